@@ -1,0 +1,20 @@
+//! Request, answer and error codes, and the wire formats as pure functions between bytes and internal types.
+//!
+//! Nothing here reads a socket, waits, or knows a server framework: a front hands in a body or a header map
+//! and gets back a call, and hands in a result and gets back an answer. [`error`] is the one list of what can
+//! go wrong with a call and the one place where that becomes an HTTP status; each contract ([`aml`], [`oip`])
+//! only chooses how the body looks. [`busy`] is where replica and router meet.
+
+pub mod aml;
+pub mod busy;
+pub mod error;
+pub mod headers;
+pub mod ids;
+pub mod oip;
+pub mod operation;
+pub mod swagger;
+
+pub use busy::BusySnapshot;
+pub use error::{CallError, ErrorCode};
+pub use ids::{IdError, RequestIds};
+pub use operation::Operation;

@@ -1,0 +1,164 @@
+//! Numbers: JSON's grammar and the value, in one pass over the digits.
+
+use super::scan::{Fault, Scanner};
+
+/// A number as it stands in the text: `±mantissa × 10^exponent`.
+pub(super) struct Number<'a> {
+    negative: bool,
+    /// Of no use if there are more than [`MAX_DIGITS`] digits.
+    mantissa: u64,
+    digits: usize,
+    exponent: i32,
+    /// Without point and exponent.
+    integer: bool,
+    text: &'a str,
+}
+
+/// Any mantissa of so many decimal digits fits 64 bits.
+const MAX_DIGITS: usize = 19;
+
+/// Up to here every integer is an `f64`.
+const MAX_EXACT_MANTISSA: u64 = 1 << 53;
+
+/// The powers of ten that are an `f64` without rounding.
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
+    1e19, 1e20, 1e21, 1e22,
+];
+
+impl<'a> Scanner<'a> {
+    /// Takes a number.
+    #[inline]
+    pub(super) fn number(&mut self) -> Result<Number<'a>, Fault> {
+        let first = self.peek();
+        let start = self.position();
+        let negative = first == Some(b'-');
+        if negative {
+            self.advance();
+        }
+        let (mut mantissa, mut digits) = (0u64, 0usize);
+        match self.byte() {
+            Some(b'0') => {
+                self.advance();
+                digits = 1;
+            }
+            Some(b'1'..=b'9') => digits += self.digits(&mut mantissa),
+            Some(b'I' | b'N') => return Err(Fault::NotFinite),
+            _ if negative => return Err(self.or_end(Fault::Number)),
+            _ => return Err(self.wrong_kind("a number")),
+        }
+        let (mut exponent, mut integer) = (0i32, true);
+        if self.byte() == Some(b'.') {
+            self.advance();
+            integer = false;
+            let count = self.digits(&mut mantissa);
+            if count == 0 {
+                return Err(self.or_end(Fault::Number));
+            }
+            digits += count;
+            exponent = i32::try_from(count).map_or(i32::MIN, |count| -count);
+        }
+        if matches!(self.byte(), Some(b'e' | b'E')) {
+            self.advance();
+            integer = false;
+            exponent = exponent.saturating_add(self.exponent()?);
+        }
+        if let Some(b'0'..=b'9') = self.byte() {
+            return Err(Fault::Number); // a leading zero
+        }
+        Ok(Number { negative, mantissa, digits, exponent, integer, text: self.since(start) })
+    }
+
+    /// Takes digits, appends them to `mantissa`, and says how many there were.
+    #[inline]
+    fn digits(&mut self, mantissa: &mut u64) -> usize {
+        let start = self.position();
+        while let Some(digit @ b'0'..=b'9') = self.byte() {
+            *mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            self.advance();
+        }
+        self.position() - start
+    }
+
+    /// Takes what follows the `e` of a number.
+    fn exponent(&mut self) -> Result<i32, Fault> {
+        let negative = self.byte() == Some(b'-');
+        if negative || self.byte() == Some(b'+') {
+            self.advance();
+        }
+        let start = self.position();
+        let mut value = 0i32;
+        while let Some(digit @ b'0'..=b'9') = self.byte() {
+            value = value.saturating_mul(10).saturating_add(i32::from(digit - b'0'));
+            self.advance();
+        }
+        if self.position() == start {
+            return Err(self.or_end(Fault::Number));
+        }
+        Ok(if negative { -value } else { value })
+    }
+}
+
+impl Number<'_> {
+    /// The integer, if it lies between `min` and `max`; a negative one as its two's complement, so that a
+    /// cast to the narrower type gives the value.
+    #[inline]
+    pub(super) fn integer(&self, min: i64, max: u64) -> Result<u64, Fault> {
+        if !self.integer {
+            return Err(Fault::Kind("an integer"));
+        }
+        let magnitude = if self.digits <= MAX_DIGITS {
+            self.mantissa
+        } else {
+            // Twenty digits may still be a `u64`.
+            self.text.trim_start_matches('-').parse().map_err(|_| Fault::Range)?
+        };
+        let limit = if self.negative { min.unsigned_abs() } else { max };
+        if magnitude > limit {
+            return Err(Fault::Range);
+        }
+        Ok(if self.negative { magnitude.wrapping_neg() } else { magnitude })
+    }
+
+    /// The nearest `f64`.
+    #[inline]
+    pub(super) fn double(&self) -> Result<f64, Fault> {
+        let value = match self.short_double() {
+            Some(value) => value,
+            None => self.text.parse().map_err(|_| Fault::Number)?,
+        };
+        if value.is_finite() { Ok(value) } else { Err(Fault::Range) }
+    }
+
+    /// The nearest `f32`.
+    ///
+    /// Going through the nearest `f64` is right unless that one lies exactly between two `f32`: every border
+    /// of rounding is an `f64`, and rounding to `f64` moves no number across one. All that come from the
+    /// short way are far from `f32`'s smallest and largest.
+    #[inline]
+    pub(super) fn single(&self) -> Result<f32, Fault> {
+        /// The bits of an `f64` that an `f32` has no place for, and their value in the middle between two
+        /// `f32`.
+        const LOST: u64 = (1 << 29) - 1;
+        const MIDDLE: u64 = 1 << 28;
+        let value = match self.short_double() {
+            Some(value) if value.to_bits() & LOST != MIDDLE => value as f32,
+            _ => self.text.parse().map_err(|_| Fault::Number)?,
+        };
+        if value.is_finite() { Ok(value) } else { Err(Fault::Range) }
+    }
+
+    /// The nearest `f64`, where one multiplication or division of exact numbers gives it.
+    ///
+    /// Source: W. D. Clinger, *How to Read Floating Point Numbers Accurately* (1990), the fast path.
+    #[inline]
+    fn short_double(&self) -> Option<f64> {
+        if self.digits > MAX_DIGITS || self.mantissa > MAX_EXACT_MANTISSA {
+            return None;
+        }
+        let power = *POWERS.get(self.exponent.unsigned_abs() as usize)?;
+        let mantissa = self.mantissa as f64;
+        let value = if self.exponent < 0 { mantissa / power } else { mantissa * power };
+        Some(if self.negative { -value } else { value })
+    }
+}

@@ -1,0 +1,282 @@
+//! A scanner over JSON text that goes forward only and knows its position.
+
+use std::borrow::Cow;
+
+/// Why scanning stopped. The scanner's position says where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    // The body is not JSON.
+    End,
+    Value,
+    Member,
+    Colon,
+    CommaOrBracket,
+    CommaOrBrace,
+    Number,
+    NotFinite,
+    String,
+    TooDeep,
+    Trailing,
+    // The body is JSON and says something else than what belongs there.
+    Null,
+    Kind(&'static str),
+    Range,
+    TooFew,
+    TooMany,
+}
+
+impl Fault {
+    /// Whether the body is not JSON at all.
+    pub(super) fn is_syntax(self) -> bool {
+        match self {
+            Self::End | Self::Value | Self::Member | Self::Colon | Self::CommaOrBracket => true,
+            Self::CommaOrBrace | Self::Number | Self::NotFinite | Self::String => true,
+            Self::TooDeep | Self::Trailing => true,
+            Self::Null | Self::Kind(_) | Self::Range | Self::TooFew | Self::TooMany => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::End => "it ends too early",
+            Self::Value => "expected a value",
+            Self::Member => "expected a member name in quotes",
+            Self::Colon => "expected `:`",
+            Self::CommaOrBracket => "expected `,` or `]`",
+            Self::CommaOrBrace => "expected `,` or `}`",
+            Self::Number => "a number has a wrong form",
+            Self::NotFinite => "NaN and infinities are no JSON numbers",
+            Self::String => "a string has a wrong form",
+            Self::TooDeep => "it is nested too deeply",
+            Self::Trailing => "something follows its end",
+            Self::Null => "null has no place here",
+            Self::Kind(expected) => return write!(f, "expected {expected}"),
+            Self::Range => "a number is out of the range of the datatype",
+            Self::TooFew => "fewer values than the shape asks for",
+            Self::TooMany => "more values than the shape asks for",
+        })
+    }
+}
+
+/// Reads JSON text from front to back.
+#[derive(Clone, Debug)]
+pub(super) struct Scanner<'a> {
+    text: &'a str,
+    at: usize,
+    max_depth: usize,
+}
+
+impl<'a> Scanner<'a> {
+    /// Starts at the front of `text`; a skipped value may be nested up to `max_depth`.
+    pub(super) fn new(text: &'a str, max_depth: usize) -> Self {
+        Self { text, at: 0, max_depth }
+    }
+
+    /// The position, in bytes from the front.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Goes to a position that [`Self::position`] has given.
+    pub(super) fn seek(&mut self, position: usize) {
+        self.at = position;
+    }
+
+    /// Bytes that are left.
+    pub(super) fn remaining(&self) -> usize {
+        self.text.len().saturating_sub(self.at)
+    }
+
+    /// The text from `start`, a position, to here.
+    pub(super) fn since(&self, start: usize) -> &'a str {
+        self.text.get(start..self.at).unwrap_or_default()
+    }
+
+    /// The byte here, without skipping anything.
+    #[inline]
+    pub(super) fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Goes one byte on.
+    #[inline]
+    pub(super) fn advance(&mut self) {
+        self.at += 1;
+    }
+
+    /// Skips white space and looks at what follows.
+    #[inline]
+    pub(super) fn peek(&mut self) -> Option<u8> {
+        loop {
+            match self.byte() {
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.advance(),
+                other => return other,
+            }
+        }
+    }
+
+    /// Skips white space and takes `wanted`, if it follows.
+    #[inline]
+    pub(super) fn take(&mut self, wanted: u8) -> bool {
+        let found = self.peek() == Some(wanted);
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    /// Whether `word` follows here, without white space before it; takes it if so.
+    pub(super) fn take_word(&mut self, word: &str) -> bool {
+        let found = self.text.as_bytes().get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes()));
+        if found {
+            self.at += word.len();
+        }
+        found
+    }
+
+    /// `fault`, or that the text has ended here.
+    pub(super) fn or_end(&self, fault: Fault) -> Fault {
+        if self.remaining() == 0 { Fault::End } else { fault }
+    }
+
+    /// What is wrong with the value here, where `expected` belongs.
+    #[cold]
+    pub(super) fn wrong_kind(&mut self, expected: &'static str) -> Fault {
+        let start = self.at;
+        let fault = match self.peek() {
+            Some(b'n') if self.take_word("null") => Fault::Null,
+            Some(b't') if self.take_word("true") => Fault::Kind(expected),
+            Some(b'f') if self.take_word("false") => Fault::Kind(expected),
+            Some(b'"' | b'{' | b'[' | b'-' | b'0'..=b'9') => Fault::Kind(expected),
+            Some(b'N' | b'I') => Fault::NotFinite,
+            Some(_) => Fault::Value,
+            None => Fault::End,
+        };
+        self.at = start;
+        fault
+    }
+
+    /// What is wrong with an array that must be too short for the number of its values.
+    #[cold]
+    pub(super) fn why_short(mut self) -> Fault {
+        if self.peek() != Some(b'[') {
+            return self.wrong_kind("an array");
+        }
+        match self.skip_value(0) {
+            Ok(()) => Fault::TooFew,
+            Err(fault) => fault,
+        }
+    }
+
+    /// Takes `{`.
+    pub(super) fn open_object(&mut self) -> Result<(), Fault> {
+        if self.take(b'{') { Ok(()) } else { Err(self.wrong_kind("an object")) }
+    }
+
+    /// Takes `[`.
+    pub(super) fn open_array(&mut self) -> Result<(), Fault> {
+        if self.take(b'[') { Ok(()) } else { Err(self.wrong_kind("an array")) }
+    }
+
+    /// Takes the next member's name and its colon, or the object's end. `first` is true right after the
+    /// opening brace.
+    pub(super) fn member(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, Fault> {
+        if self.take(b'}') {
+            return Ok(None);
+        }
+        if !first && !self.take(b',') {
+            return Err(self.or_end(Fault::CommaOrBrace));
+        }
+        if self.peek() != Some(b'"') {
+            return Err(self.or_end(Fault::Member));
+        }
+        let name = self.string()?;
+        if !self.take(b':') {
+            return Err(self.or_end(Fault::Colon));
+        }
+        Ok(Some(name))
+    }
+
+    /// Goes to the next item of an array, or past the array's end. `first` is true right after the opening
+    /// bracket.
+    #[inline]
+    pub(super) fn item(&mut self, first: bool) -> Result<bool, Fault> {
+        match self.peek() {
+            Some(b']') => {
+                self.advance();
+                Ok(false)
+            }
+            Some(_) if first => Ok(true),
+            Some(b',') => {
+                self.advance();
+                // A comma promises an item.
+                if self.peek() == Some(b']') { Err(Fault::Value) } else { Ok(true) }
+            }
+            _ => Err(self.or_end(Fault::CommaOrBracket)),
+        }
+    }
+
+    /// Takes a string; borrowed from the text unless it has an escape.
+    pub(super) fn string(&mut self) -> Result<Cow<'a, str>, Fault> {
+        if self.peek() != Some(b'"') {
+            return Err(self.wrong_kind("a string"));
+        }
+        let start = self.at;
+        self.advance();
+        let mut escaped = false;
+        loop {
+            match self.byte() {
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 2;
+                }
+                Some(0..=0x1f) => return Err(Fault::String),
+                Some(_) => self.advance(),
+                None => return Err(Fault::End),
+            }
+        }
+        self.advance();
+        if escaped {
+            return serde_json::from_str(self.since(start)).map(Cow::Owned).map_err(|_| Fault::String);
+        }
+        Ok(Cow::Borrowed(self.text.get(start + 1..self.at - 1).unwrap_or_default()))
+    }
+
+    /// Checks a value of any kind and goes past it. `depth` counts the arrays and objects around it.
+    pub(super) fn skip_value(&mut self, depth: usize) -> Result<(), Fault> {
+        if depth > self.max_depth {
+            return Err(Fault::TooDeep);
+        }
+        match self.peek() {
+            Some(b'"') => self.string().map(drop),
+            Some(b'-' | b'0'..=b'9') => self.number().map(drop),
+            Some(b'{') => {
+                self.advance();
+                let mut first = true;
+                while self.member(first)?.is_some() {
+                    self.skip_value(depth + 1)?;
+                    first = false;
+                }
+                Ok(())
+            }
+            Some(b'[') => {
+                self.advance();
+                let mut first = true;
+                while self.item(first)? {
+                    self.skip_value(depth + 1)?;
+                    first = false;
+                }
+                Ok(())
+            }
+            Some(b't') if self.take_word("true") => Ok(()),
+            Some(b'f') if self.take_word("false") => Ok(()),
+            Some(b'n') if self.take_word("null") => Ok(()),
+            Some(b'N' | b'I') => Err(Fault::NotFinite),
+            Some(_) => Err(Fault::Value),
+            None => Err(Fault::End),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a request asks for, apart from the URL it came by.
+
+/// The operations of a replica. Authorisation is asked of these and of the model, never of a URL, so that no
+/// contract can go round it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Whether the service is alive or ready.
+    Health,
+    /// Running the user's script.
+    Score,
+    /// The description of the scoring route.
+    Swagger,
+    /// Running a model on tensors.
+    Infer,
+    /// Inputs and outputs of a model, and whether it is ready.
+    ModelMetadata,
+    /// Name and version of the server.
+    ServerMetadata,
+    /// What the replica is doing; for administrators.
+    Status,
+}
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: &'static [Self] = &[
+        Self::Health,
+        Self::Score,
+        Self::Swagger,
+        Self::Infer,
+        Self::ModelMetadata,
+        Self::ServerMetadata,
+        Self::Status,
+    ];
+
+    /// Whether anybody may ask, without a key.
+    pub const fn public(self) -> bool {
+        matches!(self, Self::Health)
+    }
+
+    /// The name, for labels and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Score => "score",
+            Self::Swagger => "swagger",
+            Self::Infer => "infer",
+            Self::ModelMetadata => "model_metadata",
+            Self::ServerMetadata => "server_metadata",
+            Self::Status => "status",
+        }
+    }
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_alone_is_public() {
+        let public: Vec<_> = Operation::ALL.iter().filter(|operation| operation.public()).collect();
+        assert_eq!(public, [&Operation::Health]);
+    }
+}
