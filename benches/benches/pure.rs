@@ -1,0 +1,132 @@
+//! Criterion benchmarks of the pure parts: JSON tensors, request identifiers, frames of the worker protocol.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue};
+use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, Tensor, TensorInfo};
+use outrigger_protocol::ids::RequestIds;
+use outrigger_protocol::oip::{self, InferReply, Limits};
+use outrigger_runtime::scripts::frame::{self, CallHead};
+use outrigger_runtime::scripts::tensors;
+
+fn model() -> ModelInfo {
+    let tensor = |name: &str, width: i64| TensorInfo {
+        name: name.into(),
+        data_type: DataType::Fp32,
+        shape: vec![-1, width],
+        symbols: vec!["batch".into(), String::new()],
+    };
+    ModelInfo { inputs: vec![tensor("x", 64)], outputs: vec![tensor("y", 10)] }
+}
+
+fn request(rows: usize) -> String {
+    let row: Vec<String> = (0..64).map(|pixel| format!("{}.5", pixel % 16)).collect();
+    let data = vec![row.join(","); rows].join(",");
+    format!(
+        "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[{rows},64],\"datatype\":\"FP32\",\"data\":[{data}]}}]}}"
+    )
+}
+
+fn tensor(rows: i64, width: i64) -> Tensor {
+    let shape = Shape::new([rows, width]).expect("a shape");
+    let values = (0..rows * width).flat_map(|at| (at as f32 * 0.37).to_le_bytes()).collect::<Vec<_>>();
+    Tensor::new(DataType::Fp32, shape, values.into()).expect("a tensor")
+}
+
+fn json(criterion: &mut Criterion) {
+    let (model, limits) = (model(), Limits::default());
+    let mut group = criterion.benchmark_group("json_tensors");
+    for rows in [1, 32, 1024] {
+        let body = request(rows);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(format!("parse {rows}x64"), |bencher| {
+            bencher.iter(|| oip::parse_infer(black_box(body.as_bytes()), &model, &limits));
+        });
+        let tensors = [tensor(rows as i64, 10)];
+        let reply = InferReply {
+            model_name: "m",
+            model_version: Some("1"),
+            id: None,
+            model: &model,
+            outputs: &[0],
+            tensors: &tensors,
+        };
+        group.throughput(Throughput::Elements(rows as u64 * 10));
+        group.bench_function(format!("write {rows}x10"), |bencher| {
+            bencher.iter(|| oip::encode_infer(black_box(&reply)))
+        });
+    }
+    group.finish();
+}
+
+fn ids(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("request_ids");
+    let none = HeaderMap::new();
+    group.bench_function("generated", |bencher| {
+        bencher.iter(|| {
+            let mut answer = HeaderMap::with_capacity(8);
+            RequestIds::from_headers(black_box(&none)).expect("ids").write(&mut answer);
+            answer
+        });
+    });
+    let mut sent = HeaderMap::new();
+    sent.insert("x-request-id", HeaderValue::from_static("2f0c6c1e-7d3a-4b57-9c3f-0c9b8f1f6a55"));
+    group.bench_function("echoed", |bencher| {
+        bencher.iter(|| {
+            let mut answer = HeaderMap::with_capacity(8);
+            RequestIds::from_headers(black_box(&sent)).expect("ids").write(&mut answer);
+            answer
+        });
+    });
+    group.finish();
+}
+
+fn frames(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("frames");
+    let mut out = Vec::with_capacity(1024);
+    group.bench_function("call", |bencher| {
+        bencher.iter(|| {
+            let head = CallHead {
+                id: 1,
+                get: false,
+                request_id: b"2f0c6c1e-7d3a-4b57-9c3f-0c9b8f1f6a55",
+                query: b"",
+                headers: None,
+                body: 300,
+            };
+            frame::encode_call(black_box(&head), &mut out);
+        });
+    });
+    let mut payload = vec![0u8; 16];
+    payload.extend_from_slice(&[b'1'; 300]);
+    let payload = Bytes::from(payload);
+    group.bench_function("reply", |bencher| bencher.iter(|| frame::decode_reply(black_box(payload.clone()))));
+
+    let image = tensor(1, 64);
+    group.bench_function("tensors", |bencher| {
+        bencher.iter(|| tensors::encode_tensors(1, black_box(&[("image", &image)])));
+    });
+    let block = tensors::encode_tensors(1, &[("image", &image)]).concat();
+    let mut infer = vec![6, 0, 0, 0, 0, 0, 0, 0];
+    infer.extend_from_slice(b"digits");
+    infer.resize(64, 0);
+    infer.extend_from_slice(&block[frame::HEADER..]);
+    group.bench_function("infer", |bencher| {
+        bencher.iter(|| {
+            let mut payload = Buffer::zeroed(infer.len()).expect("memory");
+            payload.copy_from_slice(&infer);
+            tensors::decode_infer(black_box(payload))
+        });
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = pure;
+    config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
+    targets = json, ids, frames
+}
+criterion_main!(pure);

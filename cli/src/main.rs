@@ -1,0 +1,20 @@
+//! `outrigger`: the one executable. It reads the command line and joins the crates; what they do is theirs.
+
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Command;
+
+fn main() -> ExitCode {
+    let command = Command::new("outrigger")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Serves machine-learning models: entry scripts and ONNX files behind one HTTP front")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(serve::command());
+    match command.get_matches().subcommand() {
+        Some(("serve", matches)) => serve::run(matches),
+        _ => ExitCode::from(2),
+    }
+}

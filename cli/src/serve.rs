@@ -1,0 +1,217 @@
+//! `outrigger serve`: reads the configuration, runs a replica, ends it in order.
+
+mod failure;
+mod log;
+mod sources;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use outrigger_auth::KeyOrigin;
+use outrigger_runtime::config::key::KEYS;
+use outrigger_runtime::config::{self, Config, Kind, Settings};
+use outrigger_runtime::{Replica, ReplicaError};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The configuration is wrong, or an address is taken: nothing was started.
+const EXIT_CONFIG: u8 = 2;
+/// The script or a model did not come up, as in the system we succeed.
+const EXIT_START: u8 = 3;
+/// A second signal, or calls that did not finish in time.
+const EXIT_BROKEN_OFF: u8 = 4;
+
+/// The command line of `serve`: a flag for each configuration key.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new("serve")
+        .about("Starts a replica: serves an entry script, models, or both")
+        .long_about(
+            "Starts a replica: serves an entry script (Python init() and run()), models without a script, or both.\n\n\
+             Every setting is a key of the configuration file, an environment variable (script.workers is \
+             OUTRIGGER_SCRIPT_WORKERS) and a flag; flag beats environment beats file. AzureML's variables are honoured.\n\n\
+             Exit codes: 0 ended in order, 2 wrong configuration or address taken, 3 script or model did not come up, \
+             4 calls were broken off at the end.",
+        )
+        .arg(Arg::new("config").long("config").short('c').value_name("FILE").help("Configuration file (TOML) [env: OUTRIGGER_CONFIG]"))
+        .arg(
+            Arg::new("check")
+                .long("check")
+                .action(ArgAction::SetTrue)
+                .help("Validates the configuration, prints it with where each value came from, and ends"),
+        )
+        .arg(
+            Arg::new("model")
+                .long("model")
+                .value_name("NAME=PATH")
+                .action(ArgAction::Append)
+                .help("Serves the model file at PATH as NAME; may be repeated"),
+        );
+    for key in KEYS {
+        let default =
+            if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
+        let aliases: String = key.aliases.iter().map(|alias| format!(", {}", alias.variable)).collect();
+        let mut arg = Arg::new(key.name)
+            .long(key.flag())
+            .value_name(value_name(key.kind))
+            .allow_hyphen_values(true)
+            .help(format!("{}{default} [env: {}{aliases}]", key.doc, key.variable()));
+        if matches!(key.kind, Kind::List) {
+            arg = arg.action(ArgAction::Append);
+        }
+        if matches!(key.kind, Kind::Flag) {
+            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+        }
+        // A key on the command line is seen by everybody on the machine.
+        if !matches!(key.kind, Kind::Secret) {
+            command = command.arg(arg);
+        }
+    }
+    command
+}
+
+fn value_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Text | Kind::Secret | Kind::List => "TEXT",
+        Kind::Path => "PATH",
+        Kind::Count { .. } => "N",
+        Kind::Flag => "true|false",
+        Kind::Duration => "TIME",
+        Kind::Size { .. } => "SIZE",
+        Kind::Address => "IP:PORT",
+        Kind::Endpoint => "IP:PORT|unix:PATH",
+        Kind::OneOf(_) => "WORD",
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
+    let sources = match sources::collect(matches) {
+        Ok(sources) => sources,
+        Err(error) => {
+            eprintln!("outrigger: {error:#}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let (config, settings) = match config::load(&sources) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => {
+            eprintln!("outrigger: the configuration has {} mistake(s):", mistakes.len());
+            for mistake in mistakes {
+                eprintln!("  {mistake}");
+            }
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if matches.get_flag("check") {
+        return check(&config, &settings);
+    }
+    log::start(&config.log);
+    for variable in &settings.strangers {
+        tracing::warn!(variable, "environment variable looks like a setting and is none");
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(config.threads).enable_all().build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(config, settings.show()));
+            // A thread that is stuck in a model must not keep the process from ending.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+            code
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot start threads");
+            ExitCode::from(EXIT_START)
+        }
+    }
+}
+
+/// `--check`: the effective configuration, and whether the files that it names are there.
+fn check(config: &Config, settings: &Settings) -> ExitCode {
+    // A closed pipe is the reader's choice.
+    let _ = std::io::stdout().write_all(settings.show().as_bytes());
+    let mut missing = Vec::new();
+    if let Some(script) = &config.script {
+        missing.extend((!script.entry.is_file()).then(|| ("script.entry", script.entry.clone())));
+    }
+    if let Some(directory) = &config.model_dir {
+        missing.extend((!directory.is_dir()).then(|| ("model_dir", directory.clone())));
+    }
+    for model in config.models.values() {
+        missing.extend((!model.path.is_file()).then(|| ("models", model.path.clone())));
+    }
+    for (key, path) in &missing {
+        eprintln!("outrigger: `{key}`: there is no {}", path.display());
+    }
+    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) }
+}
+
+async fn serve(config: Config, effective: String) -> ExitCode {
+    // Installed first, so that a signal during the start ends it in order too.
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "cannot wait for signals");
+                return ExitCode::from(EXIT_START);
+            }
+        };
+    let replica = match Replica::listen(config.clone(), effective) {
+        Ok(replica) => replica,
+        Err(error) => return failed(&error, &config),
+    };
+    announce(&replica, &config);
+    tokio::select! {
+        loaded = replica.load() => if let Err(error) = loaded {
+            let code = failed(&error, &config);
+            replica.stop().await;
+            return code;
+        },
+        _ = terminate.recv() => return ExitCode::SUCCESS,
+        _ = interrupt.recv() => return ExitCode::SUCCESS,
+    }
+    tracing::info!(score = %replica.addresses().score, "ready");
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM, ending in order"),
+        _ = interrupt.recv() => tracing::info!("SIGINT, ending in order; again to end at once"),
+    }
+    tokio::select! {
+        drained = replica.stop() => {
+            tracing::info!(drained, "ended");
+            if drained { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN_OFF) }
+        }
+        _ = terminate.recv() => ExitCode::from(EXIT_BROKEN_OFF),
+        _ = interrupt.recv() => ExitCode::from(EXIT_BROKEN_OFF),
+    }
+}
+
+/// Says where the replica listens and how calls are let in. Keys go to a terminal only, never to a log.
+fn announce(replica: &Arc<Replica>, config: &Config) {
+    let addresses = replica.addresses();
+    tracing::info!(score = %addresses.score, observe = %addresses.observe, admin = %addresses.admin, "listening");
+    if !config.auth.enabled {
+        tracing::warn!("auth.enabled = false: anybody who reaches score.listen can score");
+    }
+    let Some(keys) = replica.keys() else { return };
+    let origin = match &keys.origin {
+        KeyOrigin::FromFile(path) => format!("in {}", path.display()),
+        KeyOrigin::Generated(path) => format!("made now and written to {}", path.display()),
+        _ => "from the configuration".to_owned(),
+    };
+    tracing::info!(keys = origin, "scoring needs a key: `Authorization: Bearer KEY`");
+    let mut stdout = std::io::stdout();
+    if stdout.is_terminal() && matches!(keys.origin, KeyOrigin::Generated(_)) {
+        let _ = writeln!(stdout, "primary key:   {}", keys.primary.expose());
+        if let Some(secondary) = &keys.secondary {
+            let _ = writeln!(stdout, "secondary key: {}", secondary.expose());
+        }
+    }
+}
+
+fn failed(error: &ReplicaError, config: &Config) -> ExitCode {
+    failure::report(error, config);
+    ExitCode::from(match error {
+        ReplicaError::Bind(_) | ReplicaError::Keys(_) => EXIT_CONFIG,
+        _ => EXIT_START,
+    })
+}

@@ -1,0 +1,331 @@
+//! Everything from outside is hostile: each mistake gets its clear error, and the next good request is answered.
+
+use std::time::Duration;
+
+use outrigger_testkit::onnx;
+use serde_json::{Value, json};
+
+use crate::support::{ECHO, client, header, infer, outcome, outrigger, raw, score, still_serves};
+
+/// A replica with a script that gives back its input and a model that adds: `x` and `y` of shape `[batch, 3]`.
+fn replica(args: &[&str]) -> outrigger_testkit::ReplicaProcess {
+    let launch = outrigger().file("add.onnx", onnx::add(3)).script(ECHO);
+    launch.args(["--model", "add=add.onnx"]).args(args.iter().copied()).start()
+}
+
+fn tensor(name: &str, shape: Value, datatype: &str, data: Value) -> Value {
+    json!({"name": name, "shape": shape, "datatype": datatype, "data": data})
+}
+
+#[tokio::test]
+async fn bad_tensors_are_named_and_refused() {
+    let replica = replica(&[]);
+    let good = || tensor("y", json!([1, 3]), "FP32", json!([1, 2, 3]));
+    let with = |x: Value| json!({"inputs": [x, good()]}).to_string();
+    let cases: Vec<(String, &str, &str)> = vec![
+        ("{\"inputs\": [".into(), "malformed_json", ""),
+        ("[1, 2]".into(), "bad_request", ""),
+        ("".into(), "malformed_json", ""),
+        (with(tensor("x", json!([1, 4]), "FP32", json!([1, 2, 3, 4]))), "invalid_tensor", "shape"),
+        (with(tensor("x", json!([3]), "FP32", json!([1, 2, 3]))), "invalid_tensor", "shape"),
+        (with(tensor("x", json!([1, 3]), "INT64", json!([1, 2, 3]))), "invalid_tensor", "INT64"),
+        (with(tensor("x", json!([1, 3]), "FP32", json!(["a", "b", "c"]))), "invalid_tensor", "x"),
+        (with(tensor("x", json!([1, 3]), "FP32", json!([1, 2]))), "invalid_tensor", "x"),
+        (with(tensor("x", json!([1, 3]), "FP32", json!([1, 2, 3, 4]))), "invalid_tensor", "x"),
+        (with(tensor("x", json!([1, 3]), "FP32", json!([1, null, 3]))), "invalid_tensor", "x"),
+        (with(tensor("x", json!([1, 3]), "FP32", json!([1e39, 2, 3]))), "invalid_tensor", "x"),
+        (with(tensor("x", json!([-1, 3]), "FP32", json!([1, 2, 3]))), "invalid_tensor", "x"),
+        (with(tensor("x", json!([1u64 << 40, 3]), "FP32", json!([1, 2, 3]))), "invalid_tensor", "x"),
+        (with(tensor("z", json!([1, 3]), "FP32", json!([1, 2, 3]))), "invalid_tensor", "z"),
+        (json!({"inputs": [good()]}).to_string(), "invalid_tensor", "x"),
+        (
+            with(tensor("x", json!([1, 3]), "FP32", json!([1, 2, 3]))).replace("[1,2,3]", "[1,NaN,3]"),
+            "malformed_json",
+            "",
+        ),
+        (
+            with(tensor("x", json!([1, 3]), "FP32", json!([1, 2, 3]))).replace("[1,2,3]", "[1,Infinity,3]"),
+            "malformed_json",
+            "",
+        ),
+        (with(tensor("x", json!([2, 3]), "FP32", json!([1, 2, 3, 4, 5, 6]))), "invalid_tensor", ""),
+    ];
+    for (body, code, part) in cases {
+        let response = infer(&replica, "add", body.clone()).send().await.unwrap();
+        assert_eq!(header(&response, "outrigger-retryable"), "false");
+        let (status, got, answer) = outcome(response).await;
+        assert_eq!((status, got.as_str()), (400, code), "{body}: {answer}");
+        let text = answer["error"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        assert!(text.contains(part), "{body}: {text}");
+    }
+    let body =
+        json!({"inputs": [tensor("x", json!([1, 3]), "FP32", json!([10, 20, 30])), good()]}).to_string();
+    let (status, _, answer) = outcome(infer(&replica, "add", body).send().await.unwrap()).await;
+    assert_eq!((status, &answer["outputs"][0]["data"]), (200, &json!([11.0, 22.0, 33.0])), "{answer}");
+    still_serves(&replica).await;
+}
+
+#[tokio::test]
+async fn models_that_are_not_there_are_404() {
+    let replica = replica(&[]);
+    let response = infer(&replica, "ad", "{}").send().await.unwrap();
+    let (status, code, answer) = outcome(response).await;
+    assert_eq!((status, code.as_str()), (404, "model_not_found"));
+    assert!(answer["error"].as_str().unwrap().contains("did you mean `add`?"), "{answer}");
+    for name in ["..%2f..%2fetc%2fpasswd", "%ff%fe", "add%00", &"x".repeat(3000)] {
+        let (status, code, _) = outcome(infer(&replica, name, "{}").send().await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (404, "model_not_found"), "{name}");
+    }
+    still_serves(&replica).await;
+}
+
+#[tokio::test]
+async fn keys_are_needed_for_everything_but_health() {
+    let replica = replica(&[]);
+    let routes = [
+        ("POST", "/score"),
+        ("GET", "/score"),
+        ("GET", "/swagger.json"),
+        ("GET", "/v2"),
+        ("GET", "/v2/models/add"),
+        ("GET", "/v2/models/add/ready"),
+        ("POST", "/v2/models/add/infer"),
+        ("POST", "/v2/models/unknown/infer"),
+        ("POST", "/v2/models/add/versions/1/infer"),
+    ];
+    for (method, path) in routes {
+        for credential in
+            [None, Some("Bearer wrong-key-0123456789-wrong"), Some("Basic dTpw"), Some("Bearer"), Some("")]
+        {
+            let mut request = client().request(method.parse().unwrap(), format!("{}{path}", replica.score));
+            if let Some(credential) = credential {
+                request = request.header("authorization", credential);
+            }
+            let response = request.send().await.unwrap();
+            assert_eq!(header(&response, "www-authenticate"), "Bearer");
+            assert!(!header(&response, "x-request-id").is_empty());
+            let (status, code, body) = outcome(response).await;
+            assert_eq!((status, code.as_str()), (401, "unauthenticated"), "{method} {path} {credential:?}");
+            assert!(!body.to_string().contains("wrong-key"), "{body}");
+        }
+    }
+    for path in ["/", "/v2/health/live", "/v2/health/ready"] {
+        assert_eq!(
+            client().get(format!("{}{path}", replica.score)).send().await.unwrap().status(),
+            200,
+            "{path}"
+        );
+    }
+    let secondary = client()
+        .post(format!("{}/score", replica.score))
+        .bearer_auth(outrigger_testkit::replica::SECONDARY_KEY);
+    assert_eq!(secondary.body("x").send().await.unwrap().status(), 200);
+    let log = replica.log_text();
+    assert!(!log.contains(outrigger_testkit::replica::KEY), "a key must never be logged");
+}
+
+#[tokio::test]
+async fn bodies_and_headers_have_limits() {
+    let replica =
+        replica(&["--limits-body", "64KiB", "--limits-header", "4KiB", "--limits-body-timeout", "300ms"]);
+    let exact = "x".repeat(64 * 1024);
+    assert_eq!(
+        score(&replica, exact.clone()).send().await.unwrap().status(),
+        200,
+        "exactly the limit is allowed"
+    );
+    let announced = score(&replica, exact.clone() + "x").send().await.unwrap();
+    let (status, code, body) = outcome(announced).await;
+    assert_eq!((status, code.as_str()), (413, "body_too_large"));
+    assert!(body["message"].as_str().unwrap().contains("65536"), "{body}");
+
+    // Chunked, so that the size is known only when it is over.
+    let chunk = format!("8000\r\n{}\r\n", "x".repeat(0x8000));
+    let head = format!(
+        "POST /score HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+        outrigger_testkit::replica::KEY
+    );
+    let answer = raw(&replica, format!("{head}{chunk}{chunk}{chunk}0\r\n\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+
+    // A body that never comes.
+    let answer = raw(&replica, format!("{head}5\r\nab").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("body_timeout"), "{answer}");
+
+    let over = score(&replica, "x").header("x-long", "y".repeat(5000)).send().await.unwrap();
+    let (status, code, body) = outcome(over).await;
+    assert_eq!((status, code.as_str()), (431, "header_too_large"), "{body}");
+    let far_over = format!("GET / HTTP/1.1\r\nHost: t\r\nx-long: {}\r\n\r\n", "y".repeat(2 << 20));
+    let answer = raw(&replica, far_over.as_bytes());
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let many: String = (0..1000).map(|number| format!("x-{number}: 1\r\n")).collect();
+    let answer = raw(&replica, format!("GET / HTTP/1.1\r\nHost: t\r\n{many}\r\n").as_bytes());
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+
+    for (name, ids) in [("x-request-id", false), ("x-ms-request-id", true), ("x-ms-client-request-id", true)]
+    {
+        let response = score(&replica, "x").header(name, "i".repeat(101)).send().await.unwrap();
+        assert_eq!(!header(&response, "x-request-id").is_empty(), ids, "{name}");
+        let (status, code, _) = outcome(response).await;
+        assert_eq!((status, code.as_str()), (431, "request_id_too_long"), "{name}");
+    }
+    still_serves(&replica).await;
+}
+
+#[tokio::test]
+async fn all_bodies_together_have_a_limit() {
+    let replica = replica(&["--limits-body", "64KiB", "--limits-bodies", "64KiB"]);
+    // A client that announces a body and sends only part of it holds the memory for it.
+    let mut slow = std::net::TcpStream::connect(replica.score.trim_start_matches("http://")).unwrap();
+    let head = format!(
+        "POST /score HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\nContent-Length: 65536\r\n\r\nabc",
+        outrigger_testkit::replica::KEY
+    );
+    std::io::Write::write_all(&mut slow, head.as_bytes()).unwrap();
+    // Whether the first request has been read yet shows in the second one's answer.
+    let refused = loop {
+        let response = score(&replica, "x").send().await.unwrap();
+        if response.status() == 503 {
+            break response;
+        }
+    };
+    assert_eq!(header(&refused, "retry-after"), "1");
+    assert_eq!(outcome(refused).await.1, "overloaded");
+    drop(slow);
+    loop {
+        if score(&replica, "x").send().await.unwrap().status() == 200 {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nonsense_on_the_wire_is_answered_or_closed() {
+    let replica = replica(&[]);
+    for bytes in [
+        &b"\0\0\0\0\0\0\0\0\r\n\r\n"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /score\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nHost: t\r\nContent-Length: -5\r\nConnection: close\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999999999999999\r\nConnection: close\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nZZ\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
+        let answer = raw(&replica, bytes);
+        let known = answer.is_empty() || answer.starts_with("HTTP/1.1 4") || !answer.starts_with("HTTP/1.1 2");
+        assert!(known, "{answer}");
+    }
+    still_serves(&replica).await;
+}
+
+#[tokio::test]
+async fn scripts_that_misbehave_cost_their_own_call_only() {
+    let script = r#"
+import json, os, sys, ctypes, time
+
+def init():
+    pass
+
+def run(data):
+    what = json.loads(data)
+    if what == "raise":
+        raise ValueError("wrong")
+    if what == "exit":
+        sys.exit(3)
+    if what == "die":
+        os._exit(7)
+    if what == "crash":
+        ctypes.string_at(0)
+    if what == "python loop":
+        while True:
+            pass
+    if what == "c loop":
+        # Holds the interpreter's lock in C for far longer than the test.
+        return len(str(7 ** (10 ** 9)))
+    if what == "object":
+        return object()
+    if what == "bytes":
+        return b"x"
+    if what == "nan":
+        return {"score": float("nan")}
+    return data
+"#;
+    let replica = outrigger().script(script).args(["--script-timeout", "500ms"]).start();
+    let cases = [
+        (
+            "raise",
+            500,
+            "script_error",
+            "An unexpected error occurred in scoring script. Check the logs for more info.",
+            "True",
+        ),
+        (
+            "exit",
+            500,
+            "script_error",
+            "An unexpected error occurred in scoring script. Check the logs for more info.",
+            "True",
+        ),
+        ("die", 500, "worker_lost", "the worker ended during the call: exit code 7", "True"),
+        ("crash", 500, "worker_lost", "signal 11", "True"),
+        ("python loop", 500, "scoring_timeout", "Scoring timeout after 500 ms", "True"),
+        ("c loop", 500, "scoring_timeout", "Scoring timeout after 500 ms", "True"),
+        (
+            "object",
+            500,
+            "script_result_unserialisable",
+            "An unexpected internal error occurred. Check the logs for more info.",
+            "False",
+        ),
+        (
+            "bytes",
+            500,
+            "script_result_unserialisable",
+            "An unexpected internal error occurred. Check the logs for more info.",
+            "False",
+        ),
+        (
+            "nan",
+            500,
+            "script_result_unserialisable",
+            "An unexpected internal error occurred. Check the logs for more info.",
+            "False",
+        ),
+    ];
+    for (what, expected, code, text, failed) in cases {
+        let response = score(&replica, json!(what).to_string()).send().await.unwrap();
+        assert_eq!(header(&response, "x-ms-run-function-failed"), failed, "{what}");
+        let (status, got, body) = outcome(response).await;
+        assert_eq!((status, got.as_str()), (expected, code), "{what}: {body}");
+        assert!(body["message"].as_str().unwrap().contains(text), "{what}: {body}");
+        still_serves(&replica).await;
+    }
+    let log = replica.log_text();
+    for part in [
+        "ValueError: wrong",
+        "in run",
+        "SIGTERM",
+        "SIGSEGV",
+        "not JSON serializable",
+        "run() is over its time limit",
+    ] {
+        assert!(log.contains(part), "{part} not in\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_leaves_the_other_worker_alone() {
+    let script = "import time\ndef init():\n    pass\ndef run(data):\n    while data == 'hang':\n        time.sleep(1)\n    return data\n";
+    let replica =
+        outrigger().script(script).args(["--script-workers", "2", "--script-timeout", "2s"]).start();
+    let hanging = tokio::spawn(score(&replica, "hang").send());
+    for _ in 0..50 {
+        let answer = tokio::time::timeout(Duration::from_secs(60), score(&replica, "ok").send())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    assert_eq!(outcome(hanging.await.unwrap().unwrap()).await.1, "scoring_timeout");
+}

@@ -1,0 +1,117 @@
+//! The command line: `--check`, mistakes, addresses that are taken.
+
+use std::process::Command;
+
+use crate::support::{ECHO, outrigger};
+
+fn outrigger_command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.env_clear().env("HOME", "/nonexistent").env("PATH", std::env::var_os("PATH").unwrap());
+    command
+}
+
+#[test]
+fn check_prints_every_value_with_its_origin_and_hides_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("score.py"), "").unwrap();
+    let file = dir.path().join("o.toml");
+    std::fs::write(&file, "[script]\nentry = \"score.py\"\nworkers = 2\n").unwrap();
+    let output = outrigger_command()
+        .args(["serve", "--check", "--score-listen", "127.0.0.1:9", "--config"])
+        .arg(&file)
+        .env("OUTRIGGER_AUTH_PRIMARY_KEY", "very-secret-very-secret-very-secret")
+        .env("SCORING_TIMEOUT_MS", "1500")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown = |line: &str| {
+        let (value, origin) = line.split_once('#').unwrap();
+        assert!(
+            text.lines().any(|shown| shown
+                .split_once('#')
+                .is_some_and(|(v, o)| v.trim() == value.trim() && o.trim() == origin.trim())),
+            "{line} not in\n{text}"
+        );
+    };
+    shown("listen = \"127.0.0.1:9\" # flag --score-listen");
+    shown("timeout = \"1500ms\" # environment SCORING_TIMEOUT_MS");
+    shown(&format!("workers = 2 # {}:3", file.display()));
+    shown("primary_key = \"***\" # environment OUTRIGGER_AUTH_PRIMARY_KEY");
+    shown("body = \"100MiB\" # default");
+    assert!(!text.contains("very-secret"));
+}
+
+#[test]
+fn mistakes_end_with_2_and_all_are_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("o.toml");
+    std::fs::write(&file, "[script]\nentri = \"score.py\"\nworkers = 0\n[limts]\nbody = 1\n").unwrap();
+    let output =
+        outrigger_command().args(["serve", "--queue-wait", "soon", "--config"]).arg(&file).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    for part in [
+        "did you mean `script.entry`?",
+        "o.toml:3: `script.workers` is `0`",
+        "did you mean `limits`?",
+        "flag --queue-wait: `queue.wait` is `soon`",
+    ] {
+        assert!(text.contains(part), "{part} not in\n{text}");
+    }
+    let output = outrigger_command().args(["serve", "--config", "/no/such.toml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("/no/such.toml"));
+    let output =
+        outrigger_command().args(["serve", "--check", "--script-entry", "/no/such.py"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let output = outrigger_command().args(["serve", "--auth-primary-key", "x"]).output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "keys are not taken from the command line, which everybody can read"
+    );
+}
+
+#[test]
+fn help_names_every_key_with_its_variable() {
+    let output = outrigger_command().args(["serve", "--help"]).env("COLUMNS", "200").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "--script-workers",
+        "OUTRIGGER_SCRIPT_WORKERS",
+        "WORKER_COUNT",
+        "--limits-body",
+        "[default: 100MiB]",
+        "Exit codes",
+    ] {
+        assert!(text.contains(part), "{part} not in\n{text}");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_ends_with_2_and_names_the_key() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = outrigger().script(ECHO).env("OUTRIGGER_OBSERVE_LISTEN", &address).run();
+    assert_eq!(ended.status.code(), Some(2));
+    let text = ended.text();
+    assert!(
+        text.contains(&address) && text.contains("observe.listen") && text.contains("another process"),
+        "{text}"
+    );
+}
+
+#[test]
+fn two_replicas_do_not_share_a_state_directory_s_socket() {
+    let state = tempfile::tempdir().unwrap();
+    let first = outrigger().script(ECHO).env("OUTRIGGER_STATE_DIR", state.path()).start();
+    let second = outrigger().script(ECHO).env("OUTRIGGER_STATE_DIR", state.path()).run();
+    assert_eq!(second.status.code(), Some(2), "{}", second.text());
+    assert!(second.text().contains("admin.listen"), "{}", second.text());
+    // One that was killed leaves its socket; the next takes the path over.
+    first.signal("KILL");
+    first.wait();
+    let third = outrigger().script(ECHO).env("OUTRIGGER_STATE_DIR", state.path()).start();
+    assert_eq!(third.stop().status.code(), Some(0));
+}

@@ -1,0 +1,416 @@
+//! The busy signal: one small struct of atomics per replica, updated where a call is admitted, started and finished.
+//! Everything that shows it (JSON, Prometheus) is an encoding of [`Busy::snapshot`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use outrigger_protocol::busy::BusySnapshot;
+use portable_atomic::AtomicU128;
+
+/// The most calls that the word can count, executing and queued each; the configuration's limits stay below.
+pub(crate) const MAX_CALLS: usize = u16::MAX as usize;
+
+/// How busy a replica is.
+pub struct Busy {
+    started: Instant,
+    epoch: u64,
+    slots: usize,
+    /// Executing, queued, busy time and the start of the present busy period in one word, so that a reader never sees half
+    /// of a change and the integral is exact. See [`Word`].
+    word: AtomicU128,
+    arrived: AtomicU64,
+    refused: AtomicU64,
+    answered: AtomicU64,
+    failed: AtomicU64,
+    cancelled: AtomicU64,
+    service_nanos: AtomicU64,
+    served: AtomicU64,
+    loading: AtomicU64,
+    draining: AtomicBool,
+    ready: AtomicBool,
+    /// Bytes of request bodies that are in the house.
+    bytes: AtomicU64,
+    /// When the call that has waited longest came, in microseconds since the start, plus 1; 0 if none waits.
+    oldest: AtomicU64,
+}
+
+/// The word taken apart. Times are microseconds since the start of the replica; 48 bits of them last 8.9 years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+struct Word {
+    executing: u16,
+    queued: u16,
+    /// Busy time of all periods that have ended.
+    busy_before: u64,
+    /// Start of the present busy period; of no meaning when idle.
+    busy_since: u64,
+}
+
+const BITS_48: u128 = (1 << 48) - 1;
+
+impl Word {
+    fn unpack(word: u128) -> Self {
+        Self {
+            executing: word as u16,
+            queued: (word >> 16) as u16,
+            busy_before: ((word >> 32) & BITS_48) as u64,
+            busy_since: ((word >> 80) & BITS_48) as u64,
+        }
+    }
+
+    fn pack(self) -> u128 {
+        u128::from(self.executing)
+            | u128::from(self.queued) << 16
+            | (u128::from(self.busy_before) & BITS_48) << 32
+            | (u128::from(self.busy_since) & BITS_48) << 80
+    }
+
+    fn is_busy(self) -> bool {
+        self.executing > 0 || self.queued > 0
+    }
+
+    fn busy_micros(self, now: u64) -> u64 {
+        let present = if self.is_busy() { now.saturating_sub(self.busy_since) } else { 0 };
+        self.busy_before + present
+    }
+}
+
+impl Busy {
+    /// Makes the signal of a replica with `slots` slots.
+    pub fn new(slots: usize) -> Arc<Self> {
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Arc::new(Self {
+            started: Instant::now(),
+            // Differs from start to start, so that a reader of counters knows that they began anew.
+            epoch: since_1970.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(0)),
+            slots,
+            word: AtomicU128::new(0),
+            arrived: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            service_nanos: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            loading: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+            oldest: AtomicU64::new(0),
+        })
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Changes the counts; keeps the busy time with them. `change` returns `None` to leave all as it is.
+    fn change(&self, change: impl Fn(&mut Word) -> Option<()>) -> bool {
+        let mut old = self.word.load(Ordering::Acquire);
+        loop {
+            let before = Word::unpack(old);
+            let mut after = before;
+            if change(&mut after).is_none() {
+                return false;
+            }
+            // The clock is read only when busy and idle change over.
+            match (before.is_busy(), after.is_busy()) {
+                (false, true) => after.busy_since = self.micros(),
+                (true, false) => after.busy_before = before.busy_micros(self.micros()),
+                _ => {}
+            }
+            match self.word.compare_exchange_weak(old, after.pack(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(current) => old = current,
+            }
+        }
+    }
+
+    /// Counts a call in: into the queue, if fewer than `limit` wait there. `None` is a refusal, counted as such.
+    pub fn arrive(self: &Arc<Self>, limit: usize) -> Option<Ticket> {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+        let limit = u16::try_from(limit).unwrap_or(u16::MAX - 1);
+        let admitted = self.change(|word| {
+            // A free slot takes a call however short the queue is.
+            let room = usize::from(word.executing) + usize::from(word.queued) < self.slots;
+            (room || word.queued < limit).then(|| word.queued += 1)
+        });
+        if !admitted {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Ticket { busy: Arc::clone(self), started: None, outcome: Outcome::Cancelled })
+    }
+
+    /// Counts a call that was refused before it came to the queue: draining, no memory for its body.
+    pub fn refuse(&self) {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes since when the call at the head of the queue waits.
+    pub(crate) fn set_oldest(&self, since: Option<Instant>) {
+        let micros =
+            since.map_or(0, |since| since.saturating_duration_since(self.started).as_micros() as u64 + 1);
+        self.oldest.store(micros, Ordering::Relaxed);
+    }
+
+    /// Reserves memory for a body; `None` where more than `limit` bytes would be in the house.
+    pub fn reserve(self: &Arc<Self>, bytes: usize, limit: usize) -> Option<Reserved> {
+        let mut reserved = Reserved { busy: Arc::clone(self), bytes: 0 };
+        reserved.grow_to(bytes, limit).then_some(reserved)
+    }
+
+    /// Counts a model or worker that is being loaded, for as long as the guard lives.
+    pub fn loading(self: &Arc<Self>) -> Loading {
+        self.loading.fetch_add(1, Ordering::Relaxed);
+        Loading(Arc::clone(self))
+    }
+
+    /// Says whether calls can be taken.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// From now on the replica only finishes what it has.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Busy::set_draining`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Ready, and not draining.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.is_draining()
+    }
+
+    /// Whether nothing executes or waits.
+    pub fn is_idle(&self) -> bool {
+        !Word::unpack(self.word.load(Ordering::Acquire)).is_busy()
+    }
+
+    /// Mean service time of all calls so far; `None` before the first.
+    pub fn mean_service_time(&self) -> Option<Duration> {
+        let nanos = self.service_nanos.load(Ordering::Relaxed);
+        nanos.checked_div(self.served.load(Ordering::Relaxed)).map(Duration::from_nanos)
+    }
+
+    /// All of it at one moment.
+    pub fn snapshot(&self) -> BusySnapshot {
+        let word = Word::unpack(self.word.load(Ordering::Acquire));
+        let now = self.micros();
+        let slots = u32::try_from(self.slots).unwrap_or(u32::MAX);
+        let (answered, failed) = (self.answered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        BusySnapshot {
+            epoch: self.epoch,
+            uptime_seconds: now as f64 / 1e6,
+            slots,
+            executing: u32::from(word.executing),
+            queued: u32::from(word.queued),
+            oldest_wait_seconds: match self.oldest.load(Ordering::Relaxed) {
+                0 => None,
+                since => Some(now.saturating_sub(since - 1) as f64 / 1e6),
+            },
+            busy: word.is_busy(),
+            utilisation: f64::from(word.executing) / f64::from(slots.max(1)),
+            busy_seconds: word.busy_micros(now) as f64 / 1e6,
+            arrived: self.arrived.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            answered,
+            failed,
+            cancelled: self.cancelled.load(Ordering::Relaxed),
+            service_seconds_sum: self.service_nanos.load(Ordering::Relaxed) as f64 / 1e9,
+            service_count: self.served.load(Ordering::Relaxed),
+            loading: self.loading.load(Ordering::Relaxed) > 0,
+            draining: self.is_draining(),
+            ready: self.is_ready(),
+        }
+    }
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has its answer.
+    Answered,
+    /// It failed: the script raised, the worker was lost, the time was over.
+    Failed,
+    /// It was refused after waiting.
+    Refused,
+    /// Nobody waits for it any more.
+    Cancelled,
+}
+
+/// A call that is counted: in the queue until [`Ticket::start`], in a slot until dropped.
+pub struct Ticket {
+    busy: Arc<Busy>,
+    started: Option<Instant>,
+    outcome: Outcome,
+}
+
+impl Ticket {
+    /// The call leaves the queue and takes a slot.
+    pub fn start(&mut self) {
+        if self.started.is_none() {
+            self.started = Some(Instant::now());
+            self.busy.change(|word| {
+                word.queued = word.queued.checked_sub(1)?;
+                word.executing += 1;
+                Some(())
+            });
+        }
+    }
+
+    /// The call ends.
+    pub fn finish(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let counter = match self.outcome {
+            Outcome::Answered => &self.busy.answered,
+            Outcome::Failed => &self.busy.failed,
+            Outcome::Refused => &self.busy.refused,
+            Outcome::Cancelled => &self.busy.cancelled,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(started) = self.started {
+            let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.busy.service_nanos.fetch_add(nanos, Ordering::Relaxed);
+            self.busy.served.fetch_add(1, Ordering::Relaxed);
+            self.busy.change(|word| {
+                word.executing = word.executing.checked_sub(1)?;
+                Some(())
+            });
+        } else {
+            self.busy.change(|word| {
+                word.queued = word.queued.checked_sub(1)?;
+                Some(())
+            });
+        }
+    }
+}
+
+/// Memory of a body, given back when dropped.
+pub struct Reserved {
+    busy: Arc<Busy>,
+    bytes: u64,
+}
+
+impl Reserved {
+    /// Makes it at least `bytes`; `false` where more than `limit` bytes would be in the house.
+    pub fn grow_to(&mut self, bytes: usize, limit: usize) -> bool {
+        let more = (bytes as u64).saturating_sub(self.bytes);
+        let grown = self.busy.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            held.checked_add(more).filter(|total| *total <= limit as u64)
+        });
+        if grown.is_ok() {
+            self.bytes += more;
+        }
+        grown.is_ok()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.busy.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Something that is being loaded, until dropped.
+pub struct Loading(Arc<Busy>);
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.0.loading.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_word_keeps_every_field(executing: u16, queued: u16, before in 0u64..1 << 48, since in 0u64..1 << 48) {
+            let word = Word { executing, queued, busy_before: before, busy_since: since };
+            prop_assert_eq!(Word::unpack(word.pack()), word);
+        }
+    }
+
+    #[test]
+    fn calls_are_counted_from_arrival_to_end() {
+        let busy = Busy::new(1);
+        assert!(!busy.snapshot().busy);
+        let mut first = busy.arrive(1).unwrap();
+        first.start();
+        let second = busy.arrive(1).unwrap();
+        assert!(busy.arrive(1).is_none(), "slot and queue are full");
+        let seen = busy.snapshot();
+        assert_eq!((seen.busy, seen.executing, seen.queued, seen.arrived, seen.refused), (true, 1, 1, 3, 1));
+        assert_eq!(seen.utilisation, 1.0);
+        first.finish(Outcome::Answered);
+        drop(second);
+        let seen = busy.snapshot();
+        assert_eq!(
+            (seen.busy, seen.executing, seen.queued, seen.answered, seen.cancelled),
+            (false, 0, 0, 1, 1)
+        );
+    }
+
+    #[test]
+    fn a_queue_of_nothing_still_fills_the_slots() {
+        let busy = Busy::new(2);
+        let first = busy.arrive(0);
+        let second = busy.arrive(0);
+        assert!(first.is_some() && second.is_some() && busy.arrive(0).is_none());
+    }
+
+    #[test]
+    fn the_integral_is_exact_under_many_threads() {
+        let busy = Busy::new(4);
+        // One call spans everything, so the replica is busy from here on whatever the others do.
+        let before = busy.snapshot();
+        let whole = busy.arrive(1000).unwrap();
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut last = 0.0;
+                    for _ in 0..2000 {
+                        let mut ticket = busy.arrive(1000).unwrap();
+                        ticket.start();
+                        let seen = busy.snapshot().busy_seconds;
+                        assert!(seen >= last, "the integral never goes back");
+                        last = seen;
+                        ticket.finish(Outcome::Answered);
+                    }
+                });
+            }
+        });
+        let span = begun.elapsed().as_secs_f64();
+        drop(whole);
+        let seen = busy.snapshot();
+        assert_eq!((seen.executing, seen.queued, seen.answered), (0, 0, 8000));
+        let integral = seen.busy_seconds - before.busy_seconds;
+        assert!(integral >= span - 1e-5, "busy all along: {integral} of {span}");
+        assert_eq!(busy.snapshot().busy_seconds, seen.busy_seconds, "idle time is not counted");
+    }
+
+    #[test]
+    fn body_memory_is_bounded_and_comes_back() {
+        let busy = Busy::new(1);
+        let held = busy.reserve(80, 100).unwrap();
+        assert!(busy.reserve(21, 100).is_none());
+        assert!(busy.reserve(usize::MAX, 100).is_none());
+        drop(held);
+        assert!(busy.reserve(100, 100).is_some());
+    }
+}

@@ -1,0 +1,168 @@
+//! The table of configuration keys: name, kind, default, further names, meaning. Flags, environment variables, `--help`, the
+//! effective configuration and the README's table all come from it.
+
+use super::value::Kind;
+
+/// One configuration key.
+#[derive(Debug)]
+pub struct Key {
+    /// Dotted name in the file, such as `script.workers`.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The default as text; empty for none.
+    pub default: &'static str,
+    /// Environment variables of AzureML's that mean the same.
+    pub aliases: &'static [Alias],
+    /// One line for `--help`.
+    pub doc: &'static str,
+}
+
+/// Another environment variable for a key.
+#[derive(Debug)]
+pub struct Alias {
+    /// The variable.
+    pub variable: &'static str,
+    /// What to append to its value, where it carries no unit of its own.
+    pub suffix: &'static str,
+}
+
+impl Key {
+    /// The environment variable: `script.max_wait` is `OUTRIGGER_SCRIPT_MAX_WAIT`.
+    pub fn variable(&self) -> String {
+        format!("OUTRIGGER_{}", self.name.replace('.', "_").to_uppercase())
+    }
+
+    /// The flag without its dashes: `script.max_wait` is `script-max-wait`.
+    pub fn flag(&self) -> String {
+        self.name.replace(['.', '_'], "-")
+    }
+}
+
+const fn alias(variable: &'static str) -> Alias {
+    Alias { variable, suffix: "" }
+}
+
+macro_rules! keys {
+    ($($id:ident = $name:literal, $kind:expr, $default:literal, [$($alias:expr),*], $doc:literal;)*) => {
+        $(#[doc = $doc] pub const $id: &Key = &Key {
+            name: $name, kind: $kind, default: $default, aliases: &[$($alias),*], doc: $doc,
+        };)*
+
+        /// All keys, in the order in which they are shown.
+        pub const KEYS: &[&Key] = &[$($id),*];
+    };
+}
+
+keys! {
+    SERVICE_NAME = "service.name", Kind::Text, "ML service", [alias("SERVICE_NAME")],
+        "name of the service, shown in swagger and metrics";
+    SERVICE_VERSION = "service.version", Kind::Text, "1.0", [alias("SERVICE_VERSION")],
+        "version of the service, shown in swagger";
+    SERVICE_PATH_PREFIX = "service.path_prefix", Kind::Text, "", [alias("SERVICE_PATH_PREFIX")],
+        "path under which a router shows the service, for swagger";
+    STATE_DIR = "state_dir", Kind::Path, "", [],
+        "directory for keys and the admin socket [default: $XDG_STATE_HOME/outrigger or ~/.local/state/outrigger]";
+    THREADS = "threads", Kind::Count { min: 1, max: 1024 }, "", [],
+        "threads for network and scheduling [default: as many as cores]";
+    LOG_LEVEL = "log.level", Kind::OneOf(&["error", "warn", "info", "debug", "trace"]), "info", [alias("AZUREML_LOG_LEVEL")],
+        "least severe level that is logged";
+    LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json"]), "text", [],
+        "form of the log on stderr";
+
+    SCORE_LISTEN = "score.listen", Kind::Address, "127.0.0.1:5001", [],
+        "address for scoring requests";
+    OBSERVE_LISTEN = "observe.listen", Kind::Address, "127.0.0.1:5002", [],
+        "address for probes, the busy signal and metrics: read-only, no key needed";
+    ADMIN_LISTEN = "admin.listen", Kind::Endpoint, "", [],
+        "loopback address or unix:PATH for management [default: unix:STATE_DIR/admin.sock]";
+
+    AUTH_ENABLED = "auth.enabled", Kind::Flag, "true", [],
+        "whether scoring needs a key";
+    AUTH_ALLOW_OPEN = "auth.allow_open", Kind::Flag, "false", [],
+        "permits listening beyond loopback with auth.enabled = false";
+    AUTH_PRIMARY_KEY = "auth.primary_key", Kind::Secret, "", [],
+        "primary key, at least 22 characters [default: from auth.keys_file]";
+    AUTH_SECONDARY_KEY = "auth.secondary_key", Kind::Secret, "", [],
+        "secondary key, at least 22 characters [default: from auth.keys_file]";
+    AUTH_KEYS_FILE = "auth.keys_file", Kind::Path, "", [],
+        "file with the keys, mode 0600; made with new keys when absent [default: STATE_DIR/keys.toml]";
+
+    MODEL_DIR = "model_dir", Kind::Path, "", [alias("AZUREML_MODEL_DIR")],
+        "directory of model files; given to the script as AZUREML_MODEL_DIR, served whole when there is no script";
+
+    SCRIPT_ENTRY = "script.entry", Kind::Text, "", [alias("AZUREML_ENTRY_SCRIPT")],
+        "entry script with init() and run(), below script.app_root";
+    SCRIPT_APP_ROOT = "script.app_root", Kind::Path, "", [alias("AML_APP_ROOT")],
+        "root of the scoring code and the worker's working directory [default: the entry script's directory]";
+    SCRIPT_SOURCE_DIRECTORY = "script.source_directory", Kind::Text, "", [alias("AZUREML_SOURCE_DIRECTORY")],
+        "directory below script.app_root that is added to sys.path";
+    SCRIPT_ARGS = "script.args", Kind::List, "", [],
+        "arguments that the entry script finds in sys.argv";
+    SCRIPT_PYTHON = "script.python", Kind::Text, "python3", [],
+        "Python interpreter for workers, 3.11 or later";
+    SCRIPT_HOST = "script.host", Kind::Path, "", [],
+        "directory that holds outrigger_worker [default: beside the executable]";
+    SCRIPT_WORKERS = "script.workers", Kind::Count { min: 1, max: 1024 }, "1", [alias("WORKER_COUNT")],
+        "worker processes, each working on one call at a time";
+    SCRIPT_TIMEOUT = "script.timeout", Kind::Duration, "60s", [Alias { variable: "SCORING_TIMEOUT_MS", suffix: "ms" }],
+        "time limit of one run(); the worker is replaced when it is over";
+    SCRIPT_INIT_TIMEOUT = "script.init_timeout", Kind::Duration, "5m", [],
+        "time limit of import and init()";
+    SCRIPT_OUTPUTS_DIR = "script.outputs_dir", Kind::Path, "", [],
+        "where files that the script writes under ./outputs are kept [default: they stay in script.app_root]";
+
+    BACKENDS_PATH = "backends.path", Kind::Path, "", [],
+        "directory of backend libraries [default: beside the executable, then ../lib/outrigger]";
+    BACKENDS_ONNXRUNTIME = "backends.onnxruntime", Kind::Path, "", [],
+        "ONNX Runtime's library [default: that of the Python package onnxruntime, seen by script.python]";
+    BACKENDS_CPU_THREADS = "backends.cpu_threads", Kind::Count { min: 1, max: 1024 }, "", [],
+        "threads that run models on the CPU [default: as many as cores]";
+    BACKENDS_INTRA_THREADS = "backends.intra_threads", Kind::Count { min: 1, max: 1024 }, "1", [],
+        "threads inside one run of a model on the CPU";
+
+    LIMITS_BODY = "limits.body", Kind::Size { min: 1, max: 1 << 30 }, "100MiB", [],
+        "largest request body";
+    LIMITS_BODY_TIMEOUT = "limits.body_timeout", Kind::Duration, "60s", [],
+        "longest time for a request body to arrive";
+    LIMITS_BODIES = "limits.bodies", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
+        "memory for all request bodies that are in the house at once";
+    LIMITS_HEADER = "limits.header", Kind::Size { min: 1024, max: 1 << 20 }, "32KiB", [],
+        "largest request header block";
+    LIMITS_HEADER_TIMEOUT = "limits.header_timeout", Kind::Duration, "30s", [],
+        "longest time for a request header to arrive, and for an idle connection to be kept";
+    LIMITS_CONNECTIONS = "limits.connections", Kind::Count { min: 1, max: 1 << 20 }, "4096", [],
+        "connections per listener; further ones wait in the kernel";
+    LIMITS_STREAMS = "limits.streams", Kind::Count { min: 1, max: 1 << 16 }, "256", [],
+        "requests at once on one HTTP/2 connection";
+    LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
+        "largest answer of a script, and largest tensors of a model";
+    LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
+        "models per replica";
+
+    QUEUE_ITEMS = "queue.items", Kind::Count { min: 0, max: 60_000 }, "512", [],
+        "calls that may wait for a slot; the next one is refused with 503";
+    QUEUE_WAIT = "queue.wait", Kind::Duration, "30s", [],
+        "longest time a call waits for a slot before it is refused with 503";
+
+    SHUTDOWN_QUIET = "shutdown.quiet", Kind::Duration, "0s", [],
+        "time between not ready and closing the listeners, for routers to notice";
+    SHUTDOWN_DRAIN = "shutdown.drain", Kind::Duration, "30s", [],
+        "time for accepted calls to finish before the end";
+}
+
+/// Keys of each `[models.NAME]` table.
+pub const MODEL_PATH: &Key =
+    &Key { name: "path", kind: Kind::Path, default: "", aliases: &[], doc: "the model file (.onnx)" };
+
+/// Keys of each `[models.NAME]` table.
+pub const MODEL_INTRA_THREADS: &Key = &Key {
+    name: "intra_threads",
+    kind: Kind::Count { min: 1, max: 1024 },
+    default: "",
+    aliases: &[],
+    doc: "threads inside one run [default: backends.intra_threads]",
+};
+
+/// All keys of a `[models.NAME]` table.
+pub const MODEL_KEYS: &[&Key] = &[MODEL_PATH, MODEL_INTRA_THREADS];

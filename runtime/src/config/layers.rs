@@ -1,0 +1,364 @@
+//! Layers of settings: flag over environment over file over default, each value with where it came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::key::{KEYS, Key, MODEL_KEYS, MODEL_PATH};
+use super::value::{Kind, Value};
+
+/// The texts that settings are read from; taken as arguments, so that nothing here looks at the process.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The configuration file: its path and its text.
+    pub file: Option<(PathBuf, String)>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Flags: the key and what was given, several where a flag was repeated.
+    pub flags: Vec<(&'static Key, Vec<String>)>,
+    /// `--model NAME=PATH`.
+    pub models: Vec<String>,
+    /// What relative paths from environment and flags are relative to.
+    pub working_directory: PathBuf,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The file, with the line.
+    File(PathBuf, usize),
+    /// An environment variable.
+    Environment(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Environment(variable) => write!(f, "environment {variable}"),
+            Self::Flag(flag) => write!(f, "flag --{flag}"),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {problem}")]
+pub struct Mistake {
+    /// Where.
+    pub origin: String,
+    /// What, naming the key.
+    pub problem: String,
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The value.
+    pub value: Value,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Settings by key name.
+pub type Section = BTreeMap<&'static str, Setting>;
+
+/// All settings that have a value.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// By key.
+    pub keys: Section,
+    /// `[models.NAME]`.
+    pub models: BTreeMap<String, Section>,
+    /// Variables that look like ours but are not; harmless unless close to one that is.
+    pub strangers: Vec<String>,
+}
+
+/// Variables that are ours but no keys: read by the command line, by workers and by the project's own tests.
+const OTHER_VARIABLES: &[&str] = &["OUTRIGGER_CONFIG", "OUTRIGGER_WORKER_FD", "OUTRIGGER_ONNXRUNTIME"];
+
+/// Reads all layers; every mistake is reported, not only the first.
+pub(super) fn read(sources: &Sources) -> Result<Settings, Vec<Mistake>> {
+    let mut reader = Reader { settings: Settings::default(), mistakes: Vec::new() };
+    for key in KEYS {
+        if let Some(value) = (!key.default.is_empty()).then(|| key.kind.parse(key.default)).flatten() {
+            reader.settings.keys.insert(key.name, Setting { value, origin: Origin::Default });
+        }
+    }
+    if let Some((path, text)) = &sources.file {
+        reader.file(path, text);
+    }
+    reader.environment(sources);
+    reader.flags(sources);
+    if reader.mistakes.is_empty() { Ok(reader.settings) } else { Err(reader.mistakes) }
+}
+
+struct Reader {
+    settings: Settings,
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader {
+    fn mistake(&mut self, origin: &Origin, problem: String) {
+        self.mistakes.push(Mistake { origin: origin.to_string(), problem });
+    }
+
+    fn file(&mut self, path: &Path, text: &str) {
+        let table = match DeTable::parse(text) {
+            Ok(table) => table,
+            Err(error) => {
+                let line = line_of(text, error.span().map_or(0, |span| span.start));
+                self.mistake(&Origin::File(path.into(), line), error.message().to_owned());
+                return;
+            }
+        };
+        let base = path.parent().unwrap_or(Path::new(""));
+        let place = FilePlace { path, text, base };
+        self.table(&place, "", table.get_ref());
+    }
+
+    fn table(&mut self, place: &FilePlace<'_>, prefix: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let full = format!("{prefix}{}", name.get_ref());
+            let origin = place.origin(name);
+            match value.get_ref() {
+                DeValue::Table(inner) if full == "models" => self.models(place, inner),
+                DeValue::Table(inner) if KEYS.iter().any(|key| key.name.starts_with(&format!("{full}."))) => {
+                    self.table(place, &format!("{full}."), inner);
+                }
+                value => match KEYS.iter().find(|key| key.name == full) {
+                    Some(key) => {
+                        if let Some(value) = self.file_value(place, key, &full, &origin, value) {
+                            self.settings.keys.insert(key.name, Setting { value, origin });
+                        }
+                    }
+                    None => {
+                        let sections = KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(s, _)| s);
+                        let names = KEYS.iter().map(|key| key.name).chain(sections).chain(["models"]);
+                        let problem = format!("unknown key `{full}`{}", suggestion(&full, names));
+                        self.mistake(&origin, problem);
+                    }
+                },
+            }
+        }
+    }
+
+    fn models(&mut self, place: &FilePlace<'_>, models: &DeTable<'_>) {
+        for (name, value) in models {
+            let origin = place.origin(name);
+            let model = name.get_ref().to_string();
+            if let Err(problem) = check_model_name(&model) {
+                self.mistake(&origin, problem);
+                continue;
+            }
+            let DeValue::Table(table) = value.get_ref() else {
+                self.mistake(&origin, format!("`models.{model}` must be a table: [models.{model}]"));
+                continue;
+            };
+            let mut section = Section::new();
+            for (name, value) in table {
+                let origin = place.origin(name);
+                let full = format!("models.{model}.{}", name.get_ref());
+                match MODEL_KEYS.iter().find(|key| key.name == name.get_ref().as_ref()) {
+                    Some(key) => {
+                        if let Some(value) = self.file_value(place, key, &full, &origin, value.get_ref()) {
+                            section.insert(key.name, Setting { value, origin });
+                        }
+                    }
+                    None => {
+                        let nearest = suggestion(name.get_ref(), MODEL_KEYS.iter().map(|key| key.name));
+                        self.mistake(&origin, format!("unknown key `{full}`{nearest}"));
+                    }
+                }
+            }
+            if !section.contains_key(MODEL_PATH.name) {
+                self.mistake(&origin, format!("`models.{model}.path` is missing"));
+            }
+            self.settings.models.insert(model, section);
+        }
+    }
+
+    fn file_value(
+        &mut self,
+        place: &FilePlace<'_>,
+        key: &Key,
+        full: &str,
+        origin: &Origin,
+        value: &DeValue<'_>,
+    ) -> Option<Value> {
+        let parsed = match (key.kind, value) {
+            (Kind::Count { .. } | Kind::Text, DeValue::Integer(integer)) => key.kind.parse(integer.as_str()),
+            (Kind::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
+            (Kind::Count { .. } | Kind::Flag, _) => None,
+            (Kind::List, DeValue::Array(items)) => items
+                .iter()
+                .map(|item| match item.get_ref() {
+                    DeValue::String(text) => Some(text.to_string()),
+                    _ => None,
+                })
+                .collect::<Option<Vec<_>>>()
+                .map(Value::List),
+            (Kind::List, _) => None,
+            (_, DeValue::String(text)) => key.kind.parse(text).map(|value| rebase(value, place.base)),
+            _ => None,
+        };
+        if parsed.is_none() {
+            let problem = format!("`{full}` is {}, expected {}", shown(key, value), key.kind.expects());
+            self.mistake(origin, problem);
+        }
+        parsed
+    }
+
+    fn environment(&mut self, sources: &Sources) {
+        // AzureML's names first, so that our own win where both are set.
+        for ours in [false, true] {
+            for key in KEYS {
+                let names: Vec<(String, &str)> = if ours {
+                    vec![(key.variable(), "")]
+                } else {
+                    key.aliases.iter().map(|alias| (alias.variable.to_owned(), alias.suffix)).collect()
+                };
+                for (name, suffix) in names {
+                    let found = sources.environment.iter().find(|(variable, _)| *variable == name);
+                    // AzureML's images set some of its variables to nothing, which means the same as not at all.
+                    if let Some((_, text)) = found.filter(|(_, text)| ours || !text.is_empty()) {
+                        let origin = Origin::Environment(name);
+                        self.text(key, &format!("{text}{suffix}"), origin, &sources.working_directory);
+                    }
+                }
+            }
+        }
+        let ours: Vec<String> = KEYS.iter().map(|key| key.variable()).collect();
+        for (variable, _) in &sources.environment {
+            let known = ours.contains(variable)
+                || OTHER_VARIABLES.contains(&variable.as_str())
+                || variable.starts_with("OUTRIGGER_TEST_");
+            if !variable.starts_with("OUTRIGGER_") || known {
+                continue;
+            }
+            // Kubernetes puts variables such as OUTRIGGER_SERVICE_HOST into every pod beside a service of this name,
+            // so only what looks like a slip of the pen is a mistake.
+            match nearest(variable, ours.iter().map(String::as_str)) {
+                Some((name, distance)) if distance <= 3 => {
+                    let problem = format!("unknown variable `{variable}`, did you mean `{name}`?");
+                    self.mistake(&Origin::Environment(variable.clone()), problem);
+                }
+                _ => self.settings.strangers.push(variable.clone()),
+            }
+        }
+    }
+
+    fn flags(&mut self, sources: &Sources) {
+        for (key, values) in &sources.flags {
+            let origin = Origin::Flag(key.flag());
+            if matches!(key.kind, Kind::List) {
+                self.settings.keys.insert(key.name, Setting { value: Value::List(values.clone()), origin });
+            } else if let Some(text) = values.last() {
+                self.text(key, text, origin, &sources.working_directory);
+            }
+        }
+        for text in &sources.models {
+            let origin = Origin::Flag("model".into());
+            let Some((name, path)) = text.split_once('=').filter(|(_, path)| !path.is_empty()) else {
+                self.mistake(&origin, format!("`{text}` is not NAME=PATH"));
+                continue;
+            };
+            if let Err(problem) = check_model_name(name) {
+                self.mistake(&origin, problem);
+                continue;
+            }
+            let value = Value::Path(sources.working_directory.join(path));
+            let section = self.settings.models.entry(name.to_owned()).or_default();
+            section.insert(MODEL_PATH.name, Setting { value, origin });
+        }
+    }
+
+    fn text(&mut self, key: &'static Key, text: &str, origin: Origin, base: &Path) {
+        match key.kind.parse(text) {
+            Some(value) => {
+                self.settings.keys.insert(key.name, Setting { value: rebase(value, base), origin });
+            }
+            None => {
+                let shown = if matches!(key.kind, Kind::Secret) { "***" } else { text };
+                let problem = format!("`{}` is `{shown}`, expected {}", key.name, key.kind.expects());
+                self.mistake(&origin, problem);
+            }
+        }
+    }
+}
+
+/// The file that a table stands in.
+struct FilePlace<'a> {
+    path: &'a Path,
+    text: &'a str,
+    base: &'a Path,
+}
+
+impl FilePlace<'_> {
+    fn origin<T>(&self, spanned: &Spanned<T>) -> Origin {
+        Origin::File(self.path.into(), line_of(self.text, spanned.span().start))
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn rebase(value: Value, base: &Path) -> Value {
+    match value {
+        Value::Path(path) => Value::Path(base.join(path)),
+        value => value,
+    }
+}
+
+/// A value of the wrong kind, as an error message shows it.
+fn shown(key: &Key, value: &DeValue<'_>) -> String {
+    match value {
+        _ if matches!(key.kind, Kind::Secret) => "`***`".into(),
+        DeValue::String(text) => format!("\"{text}\""),
+        DeValue::Integer(integer) => format!("`{}`", integer.as_str()),
+        DeValue::Boolean(flag) => format!("`{flag}`"),
+        DeValue::Float(float) => format!("`{}`", float.as_str()),
+        DeValue::Datetime(_) => "a date".into(),
+        DeValue::Array(_) => "an array".into(),
+        DeValue::Table(_) => "a table".into(),
+    }
+}
+
+/// Checks a model's name by the grammar of the system we succeed: a letter or digit, then also `-`, `.`, `_`, 255 at most.
+pub(crate) fn check_model_name(name: &str) -> Result<(), String> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if first
+        && name.len() <= 255
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{name}` is no model name: a letter or digit, then letters, digits, `-`, `.` or `_`, 255 at most"
+        ))
+    }
+}
+
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<(&'a str, usize)> {
+    names.map(|known| (known, strsim::damerau_levenshtein(name, known))).min_by_key(|(_, distance)| *distance)
+}
+
+/// `, did you mean ...?` with the nearest known name, or nothing where none is near.
+pub(crate) fn suggestion<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
+    match nearest(name, names) {
+        Some((known, distance)) if distance <= name.len().max(known.len()) / 2 => {
+            format!(", did you mean `{known}`?")
+        }
+        _ => String::new(),
+    }
+}

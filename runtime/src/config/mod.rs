@@ -1,0 +1,437 @@
+//! Configuration: raw texts in, a valid [`Config`] out; after that nobody checks again.
+
+pub mod key;
+mod layers;
+mod show;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use layers::{Mistake, Origin, Section, Setting, Settings, Sources};
+pub(crate) use layers::{check_model_name, suggestion};
+pub use value::{Endpoint, Kind, Value};
+
+use key::Key;
+
+/// A valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who the service is.
+    pub service: ServiceConfig,
+    /// Keys and the admin socket live here.
+    pub state_dir: PathBuf,
+    /// Threads for network and scheduling.
+    pub threads: usize,
+    /// Least severe level, and whether lines are JSON.
+    pub log: LogConfig,
+    /// The three listeners.
+    pub listen: ListenConfig,
+    /// Keys.
+    pub auth: AuthConfig,
+    /// The entry script, if there is one.
+    pub script: Option<ScriptConfig>,
+    /// Model directory.
+    pub model_dir: Option<PathBuf>,
+    /// Models that are named one by one.
+    pub models: BTreeMap<String, ModelConfig>,
+    /// Backends.
+    pub backends: BackendsConfig,
+    /// Limits on what comes from outside.
+    pub limits: LimitsConfig,
+    /// The queue in front of the slots.
+    pub queue: QueueConfig,
+    /// The end.
+    pub shutdown: ShutdownConfig,
+}
+
+/// `[service]`.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// Name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Path prefix for swagger.
+    pub path_prefix: String,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// `error` to `trace`.
+    pub level: String,
+    /// Lines of JSON instead of text.
+    pub json: bool,
+}
+
+/// The three listeners.
+#[derive(Clone, Debug)]
+pub struct ListenConfig {
+    /// Scoring.
+    pub score: SocketAddr,
+    /// Probes, busy signal, metrics.
+    pub observe: SocketAddr,
+    /// Management.
+    pub admin: Endpoint,
+}
+
+/// `[auth]`.
+#[derive(Clone, Debug)]
+pub struct AuthConfig {
+    /// Whether scoring needs a key.
+    pub enabled: bool,
+    /// The primary key, if given.
+    pub primary: Option<outrigger_auth::Secret>,
+    /// The secondary key, if given.
+    pub secondary: Option<outrigger_auth::Secret>,
+    /// Where keys are read from, or written to when made.
+    pub keys_file: PathBuf,
+}
+
+/// `[script]`.
+#[derive(Clone, Debug)]
+pub struct ScriptConfig {
+    /// Entry script, absolute.
+    pub entry: PathBuf,
+    /// Root of the code.
+    pub app_root: PathBuf,
+    /// Directory below the root that is added to `sys.path`.
+    pub source_directory: Option<String>,
+    /// `sys.argv[1:]`.
+    pub args: Vec<String>,
+    /// Interpreter.
+    pub python: String,
+    /// Directory of `outrigger_worker`.
+    pub host: Option<PathBuf>,
+    /// Worker processes.
+    pub workers: usize,
+    /// Limit of one `run()`.
+    pub timeout: Duration,
+    /// Limit of import and `init()`.
+    pub init_timeout: Duration,
+    /// Where `./outputs` is kept.
+    pub outputs_dir: Option<PathBuf>,
+}
+
+/// `[models.NAME]`.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Threads inside one run.
+    pub intra_threads: Option<usize>,
+}
+
+/// `[backends]`.
+#[derive(Clone, Debug)]
+pub struct BackendsConfig {
+    /// Directory of libraries.
+    pub path: Option<PathBuf>,
+    /// ONNX Runtime's library.
+    pub onnxruntime: Option<PathBuf>,
+    /// Interpreter whose `onnxruntime` package is used when no library is named.
+    pub python: String,
+    /// Threads that run models.
+    pub cpu_threads: usize,
+    /// Threads inside one run.
+    pub intra_threads: usize,
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug)]
+pub struct LimitsConfig {
+    /// Largest body, bytes.
+    pub body: usize,
+    /// Longest time for a body.
+    pub body_timeout: Duration,
+    /// All bodies, bytes.
+    pub bodies: usize,
+    /// Largest header block, bytes.
+    pub header: usize,
+    /// Longest time for a header.
+    pub header_timeout: Duration,
+    /// Connections per listener.
+    pub connections: usize,
+    /// Streams per HTTP/2 connection.
+    pub streams: u32,
+    /// Largest answer, bytes.
+    pub answer: usize,
+    /// Models.
+    pub models: usize,
+}
+
+/// `[queue]`.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    /// Calls that may wait.
+    pub items: usize,
+    /// Longest wait.
+    pub wait: Duration,
+}
+
+/// `[shutdown]`.
+#[derive(Clone, Debug)]
+pub struct ShutdownConfig {
+    /// Time between not ready and closing.
+    pub quiet: Duration,
+    /// Time for accepted calls.
+    pub drain: Duration,
+}
+
+/// Reads all sources.
+///
+/// # Errors
+/// Every mistake there is, not only the first.
+pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Mistake>> {
+    let settings = layers::read(sources)?;
+    let config = build(&settings, sources)?;
+    Ok((config, settings))
+}
+
+/// Turns settings, each valid by itself, into a configuration that is valid as a whole.
+fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>> {
+    let get = Getter { settings };
+    let mut mistakes = Vec::new();
+    let mut mistake = |key: &Key, problem: String| {
+        let origin = settings.keys.get(key.name).map_or(Origin::Default, |setting| setting.origin.clone());
+        mistakes.push(Mistake { origin: origin.to_string(), problem });
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+
+    let state_dir = get.path(key::STATE_DIR).or_else(|| default_state_dir(&sources.environment));
+    if state_dir.is_none() {
+        mistake(
+            key::STATE_DIR,
+            "`state_dir` has no default here: neither XDG_STATE_HOME nor HOME is set".into(),
+        );
+    }
+    let state_dir = state_dir.unwrap_or_default();
+
+    let score = get.address(key::SCORE_LISTEN);
+    let auth_enabled = get.flag(key::AUTH_ENABLED);
+    if !auth_enabled && !score.ip().is_loopback() && !get.flag(key::AUTH_ALLOW_OPEN) {
+        mistake(
+            key::AUTH_ENABLED,
+            format!(
+                "`auth.enabled = false` while `score.listen` is {score}: anybody could score; set `auth.allow_open = true` if that is meant"
+            ),
+        );
+    }
+    let secret = |key: &Key| {
+        get.value(key).and_then(|value| match value {
+            Value::Secret(text) => Some(outrigger_auth::Secret::new(text.clone())),
+            _ => None,
+        })
+    };
+    for key in [key::AUTH_PRIMARY_KEY, key::AUTH_SECONDARY_KEY] {
+        if let Some(Err(error)) = secret(key).map(|secret| outrigger_auth::check_key(&secret)) {
+            mistake(key, format!("`{}`: {error}", key.name));
+        }
+    }
+    if get.value(key::AUTH_SECONDARY_KEY).is_some() && get.value(key::AUTH_PRIMARY_KEY).is_none() {
+        mistake(key::AUTH_SECONDARY_KEY, "`auth.secondary_key` is set, `auth.primary_key` is not".into());
+    }
+
+    let admin = match get.value(key::ADMIN_LISTEN) {
+        Some(Value::Endpoint(endpoint)) => endpoint.clone(),
+        _ => Endpoint::Unix(state_dir.join("admin.sock")),
+    };
+    if let Endpoint::Tcp(address) = &admin
+        && !address.ip().is_loopback()
+    {
+        mistake(
+            key::ADMIN_LISTEN,
+            format!("`admin.listen` is {address}; management listens on loopback or a Unix socket only"),
+        );
+    }
+
+    let models = settings
+        .models
+        .iter()
+        .map(|(name, section)| (name.clone(), model(section)))
+        .collect::<BTreeMap<_, _>>();
+    let limit = get.count(key::LIMITS_MODELS);
+    if models.len() > limit {
+        mistake(key::LIMITS_MODELS, format!("{} models are named, `limits.models` is {limit}", models.len()));
+    }
+    let model_dir = get.path(key::MODEL_DIR);
+    let script = script(&get, sources);
+    if script.is_none() && models.is_empty() && model_dir.is_none() {
+        mistake(
+            key::SCRIPT_ENTRY,
+            "nothing to serve: set `script.entry` (--script-entry), `model_dir` (--model-dir) or a [models.NAME] table (--model NAME=PATH)".into(),
+        );
+    }
+    if get.size(key::LIMITS_BODIES) < get.size(key::LIMITS_BODY) {
+        mistake(
+            key::LIMITS_BODIES,
+            "`limits.bodies` is smaller than `limits.body`, so the largest body could never come in".into(),
+        );
+    }
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+
+    Ok(Config {
+        service: ServiceConfig {
+            name: get.text(key::SERVICE_NAME),
+            version: get.text(key::SERVICE_VERSION),
+            path_prefix: get.text(key::SERVICE_PATH_PREFIX),
+        },
+        threads: get.optional_count(key::THREADS).unwrap_or(cores),
+        log: LogConfig { level: get.text(key::LOG_LEVEL), json: get.text(key::LOG_FORMAT) == "json" },
+        listen: ListenConfig { score, observe: get.address(key::OBSERVE_LISTEN), admin },
+        auth: AuthConfig {
+            enabled: auth_enabled,
+            primary: secret(key::AUTH_PRIMARY_KEY),
+            secondary: secret(key::AUTH_SECONDARY_KEY),
+            keys_file: get.path(key::AUTH_KEYS_FILE).unwrap_or_else(|| state_dir.join("keys.toml")),
+        },
+        state_dir,
+        script,
+        model_dir,
+        models,
+        backends: BackendsConfig {
+            path: get.path(key::BACKENDS_PATH),
+            onnxruntime: get.path(key::BACKENDS_ONNXRUNTIME),
+            python: get.text(key::SCRIPT_PYTHON),
+            cpu_threads: get.optional_count(key::BACKENDS_CPU_THREADS).unwrap_or(cores),
+            intra_threads: get.count(key::BACKENDS_INTRA_THREADS),
+        },
+        limits: LimitsConfig {
+            body: get.size(key::LIMITS_BODY),
+            body_timeout: get.duration(key::LIMITS_BODY_TIMEOUT),
+            bodies: get.size(key::LIMITS_BODIES),
+            header: get.size(key::LIMITS_HEADER),
+            header_timeout: get.duration(key::LIMITS_HEADER_TIMEOUT),
+            connections: get.count(key::LIMITS_CONNECTIONS),
+            streams: u32::try_from(get.count(key::LIMITS_STREAMS)).unwrap_or(u32::MAX),
+            answer: get.size(key::LIMITS_ANSWER),
+            models: limit,
+        },
+        queue: QueueConfig { items: get.count(key::QUEUE_ITEMS), wait: get.duration(key::QUEUE_WAIT) },
+        shutdown: ShutdownConfig {
+            quiet: get.duration(key::SHUTDOWN_QUIET),
+            drain: get.duration(key::SHUTDOWN_DRAIN),
+        },
+    })
+}
+
+fn model(section: &Section) -> ModelConfig {
+    let path = match section.get(key::MODEL_PATH.name).map(|setting| &setting.value) {
+        Some(Value::Path(path)) => path.clone(),
+        _ => PathBuf::new(), // `layers` has reported it
+    };
+    let intra_threads = match section.get(key::MODEL_INTRA_THREADS.name).map(|setting| &setting.value) {
+        Some(Value::Count(count)) => usize::try_from(*count).ok(),
+        _ => None,
+    };
+    ModelConfig { path, intra_threads }
+}
+
+fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
+    let setting = get.settings.keys.get(key::SCRIPT_ENTRY.name)?;
+    let Value::Text(entry) = &setting.value else { return None };
+    // Below the app root where there is one (AzureML's rule); else relative to where the setting stands, as any path.
+    let app_root = get.path(key::SCRIPT_APP_ROOT);
+    let base = match (&app_root, &setting.origin, &sources.file) {
+        (Some(root), _, _) => root.clone(),
+        (None, Origin::File(..), Some((file, _))) => file.parent().unwrap_or(Path::new("")).to_owned(),
+        _ => sources.working_directory.clone(),
+    };
+    let entry = sources.working_directory.join(base).join(entry);
+    let app_root = app_root.unwrap_or_else(|| entry.parent().unwrap_or(Path::new("/")).to_owned());
+    Some(ScriptConfig {
+        app_root: sources.working_directory.join(app_root),
+        source_directory: Some(get.text(key::SCRIPT_SOURCE_DIRECTORY)).filter(|text| !text.is_empty()),
+        args: match get.value(key::SCRIPT_ARGS) {
+            Some(Value::List(items)) => items.clone(),
+            _ => Vec::new(),
+        },
+        python: get.text(key::SCRIPT_PYTHON),
+        host: get.path(key::SCRIPT_HOST),
+        workers: get.count(key::SCRIPT_WORKERS),
+        timeout: get.duration(key::SCRIPT_TIMEOUT),
+        init_timeout: get.duration(key::SCRIPT_INIT_TIMEOUT),
+        outputs_dir: get.path(key::SCRIPT_OUTPUTS_DIR),
+        entry,
+    })
+}
+
+fn default_state_dir(environment: &[(String, String)]) -> Option<PathBuf> {
+    let variable = |name: &str| {
+        environment
+            .iter()
+            .find(|(variable, value)| variable == name && !value.is_empty())
+            .map(|(_, value)| PathBuf::from(value))
+    };
+    let base = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    base.map(|base| base.join("outrigger"))
+}
+
+/// Reads values by key. The kind of each key stands in the table, and a test reads every one of them, so a value of
+/// another kind cannot be met; the fallbacks only keep the types honest.
+struct Getter<'a> {
+    settings: &'a Settings,
+}
+
+impl Getter<'_> {
+    fn value(&self, key: &Key) -> Option<&Value> {
+        self.settings.keys.get(key.name).map(|setting| &setting.value)
+    }
+
+    fn text(&self, key: &Key) -> String {
+        match self.value(key) {
+            Some(Value::Text(text)) => text.clone(),
+            _ => String::new(),
+        }
+    }
+
+    fn path(&self, key: &Key) -> Option<PathBuf> {
+        match self.value(key) {
+            Some(Value::Path(path)) => Some(path.clone()),
+            _ => None,
+        }
+    }
+
+    fn optional_count(&self, key: &Key) -> Option<usize> {
+        match self.value(key) {
+            Some(Value::Count(count)) => usize::try_from(*count).ok(),
+            _ => None,
+        }
+    }
+
+    fn count(&self, key: &Key) -> usize {
+        self.optional_count(key).unwrap_or_default()
+    }
+
+    fn size(&self, key: &Key) -> usize {
+        match self.value(key) {
+            Some(Value::Size(size)) => usize::try_from(*size).unwrap_or(usize::MAX),
+            _ => 0,
+        }
+    }
+
+    fn flag(&self, key: &Key) -> bool {
+        matches!(self.value(key), Some(Value::Flag(true)))
+    }
+
+    fn duration(&self, key: &Key) -> Duration {
+        match self.value(key) {
+            Some(Value::Duration(duration)) => *duration,
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn address(&self, key: &Key) -> SocketAddr {
+        match self.value(key) {
+            Some(Value::Endpoint(Endpoint::Tcp(address))) => *address,
+            _ => SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The *admin* listener: a Unix socket that only this user reaches, or loopback with a key.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use outrigger_protocol::aml;
+use outrigger_protocol::operation::Operation;
+use serde::Serialize;
+
+use crate::config::Endpoint;
+use crate::replica::Replica;
+use crate::scripts::WorkerStatus;
+
+/// All routes of the listener.
+pub(crate) fn router(replica: Arc<Replica>) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .fallback(nowhere)
+        .layer(from_fn_with_state(Arc::clone(&replica), authenticated))
+        .with_state(replica)
+}
+
+/// On a Unix socket the system has said who is there; over TCP a key is needed, also where scoring needs none.
+async fn authenticated(State(replica): State<Arc<Replica>>, request: Request, next: Next) -> Response {
+    if matches!(replica.config.listen.admin, Endpoint::Tcp(_))
+        && let Err(error) = replica.authenticate_admin(request.headers(), Operation::Status)
+    {
+        return aml::encode_error(&error).map(axum::body::Body::from);
+    }
+    next.run(request).await
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    service: &'a str,
+    version: &'static str,
+    pid: u32,
+    ready: bool,
+    not_ready_because: Option<String>,
+    busy: outrigger_protocol::busy::BusySnapshot,
+    workers: Vec<WorkerStatus>,
+    worker_restarts: u64,
+    models: Vec<ModelStatus<'a>>,
+    backend: Option<&'a outrigger_backend::BackendInfo>,
+    configuration: &'a str,
+}
+
+#[derive(Serialize)]
+struct ModelStatus<'a> {
+    name: &'a str,
+    platform: &'a str,
+    device: &'a str,
+    bytes_held: u64,
+}
+
+async fn status(State(replica): State<Arc<Replica>>) -> Response {
+    let serving = replica.serving().ok();
+    let scripts = serving.and_then(|serving| serving.scripts.as_ref());
+    let status = Status {
+        service: &replica.config.service.name,
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        ready: replica.is_ready(),
+        not_ready_because: replica.not_ready_because(),
+        busy: replica.busy.snapshot(),
+        workers: scripts.map(crate::scripts::Scripts::status).unwrap_or_default(),
+        worker_restarts: scripts.map_or(0, crate::scripts::Scripts::restarts),
+        models: serving
+            .map(|serving| {
+                let status = |model: &'_ Arc<crate::models::LoadedModel>| model.bytes_held();
+                serving
+                    .models
+                    .iter()
+                    .map(|model| ModelStatus {
+                        name: &model.name,
+                        platform: &model.platform,
+                        device: &model.device,
+                        bytes_held: status(model),
+                    })
+                    .collect()
+            })
+            .unwrap_or_default(),
+        backend: serving.and_then(|serving| serving.models.backend()),
+        configuration: &replica.effective,
+    };
+    axum::Json(status).into_response()
+}
+
+async fn nowhere() -> Response {
+    aml::encode_error(&aml::not_found()).map(axum::body::Body::from)
+}

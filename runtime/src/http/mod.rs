@@ -1,0 +1,16 @@
+//! The three listeners: *score* for the contracts, *observe* for probes and metrics, *admin* for management.
+
+mod admin;
+mod body;
+mod observe;
+mod reply;
+mod score;
+mod server;
+mod v2;
+
+pub use server::{BindError, Bound};
+pub(crate) use server::{Listener, serve};
+
+pub(crate) use admin::router as admin_router;
+pub(crate) use observe::router as observe_router;
+pub(crate) use score::router as score_router;

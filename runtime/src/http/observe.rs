@@ -1,0 +1,62 @@
+//! The *observe* listener: probes, the busy signal and metrics. Read-only, without a key, and apart from scoring, so that
+//! a busy replica still answers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use outrigger_protocol::aml;
+
+use crate::replica::Replica;
+
+/// All routes of the listener.
+pub(crate) fn router(replica: Arc<Replica>) -> Router {
+    Router::new()
+        .route("/", get(async || aml::HEALTHY))
+        .route("/live", get(async || "live\n"))
+        .route("/ready", get(ready))
+        .route("/v2/health/live", get(async || "live\n"))
+        .route("/v2/health/ready", get(ready))
+        .route("/busy", get(busy))
+        .route("/metrics", get(metrics))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(replica)
+}
+
+async fn ready(State(replica): State<Arc<Replica>>) -> Response {
+    match replica.not_ready_because() {
+        None => "ready\n".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+async fn busy(State(replica): State<Arc<Replica>>) -> Response {
+    // A snapshot is numbers and flags; nothing in it can fail to be JSON.
+    let json = serde_json::to_vec(&replica.busy.snapshot()).unwrap_or_default();
+    typed("application/json", json.into())
+}
+
+async fn metrics(State(replica): State<Arc<Replica>>) -> Response {
+    match replica.metrics.encode() {
+        Ok(text) => typed("text/plain; version=0.0.4; charset=utf-8", text.into()),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn nowhere() -> Response {
+    aml::encode_error(&aml::not_found()).map(axum::body::Body::from)
+}
+
+async fn wrong_method() -> Response {
+    aml::encode_error(&super::reply::method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL))
+        .map(axum::body::Body::from)
+}
+
+fn typed(content_type: &'static str, body: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+}

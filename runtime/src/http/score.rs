@@ -1,0 +1,120 @@
+//! The *score* listener: AzureML's contract, and the doors of the others.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, header};
+use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::ids::RequestIds;
+use outrigger_protocol::operation::Operation;
+use outrigger_protocol::{aml, swagger};
+
+use super::reply::{Answer, Contract, answer, method_not_allowed, plain};
+use super::{body, v2};
+use crate::replica::Replica;
+use crate::scripts::ScriptCall;
+
+/// All routes of the listener.
+pub(crate) fn router(replica: Arc<Replica>) -> Router {
+    Router::new()
+        .route("/", any(root))
+        .route("/score", any(score))
+        .route("/swagger.json", any(swagger_json))
+        .merge(v2::routes())
+        .fallback(any(nowhere))
+        .with_state(replica)
+}
+
+/// `GET /`: `Healthy`, as the system we succeed says it.
+async fn root(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    answer(&replica, Contract::Aml, Operation::Health, request, async |_, parts, _| match parts.method {
+        Method::GET | Method::HEAD => Ok(plain("text/html; charset=utf-8", aml::HEALTHY)),
+        Method::OPTIONS => Ok(options()),
+        _ => Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL)),
+    })
+    .await
+}
+
+async fn score(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    answer(&replica, Contract::Aml, Operation::Score, request, async |ids, parts, body| {
+        answer_score(&replica, ids, parts, body).await
+    })
+    .await
+}
+
+async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: Body) -> Answer {
+    let get = match parts.method {
+        Method::POST => false,
+        Method::GET => true,
+        // A preflight carries no credentials, so it is answered without.
+        Method::OPTIONS => return Ok(plain("text/html; charset=utf-8", Bytes::new())),
+        Method::HEAD => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED)),
+        _ => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL)),
+    };
+    replica.authorize(&parts.headers, Operation::Score, None)?;
+    let serving = replica.serving()?;
+    let Some(scripts) = &serving.scripts else {
+        let text = "this replica has no entry script; its models are at /v2/models/{name}/infer";
+        return Err(CallError::new(ErrorCode::NotFound, text));
+    };
+    let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
+    let slot = replica.slots.admit().await?;
+    let call = ScriptCall {
+        request_id: ids.request_value().clone(),
+        get,
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: scripts.wants_headers().then(|| forwarded(parts.headers)),
+        body,
+    };
+    let (json, run_time) = scripts.call(call, slot).await?;
+    Ok(aml::encode_ok(json, run_time))
+}
+
+/// The headers as the script may see them: without the caller's credential.
+fn forwarded(mut headers: http::HeaderMap) -> http::HeaderMap {
+    headers.remove(header::AUTHORIZATION);
+    headers
+}
+
+async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    answer(&replica, Contract::Aml, Operation::Swagger, request, async |_, parts, _| match parts.method {
+        Method::GET | Method::HEAD => {
+            replica.authorize(&parts.headers, Operation::Swagger, None)?;
+            let version = query_value(parts.uri.query().unwrap_or_default(), "version");
+            match swagger::document(version, &replica.service) {
+                Ok(json) => Ok(plain("application/json", json)),
+                Err(text) => Err(CallError::new(ErrorCode::NotFound, text)),
+            }
+        }
+        Method::OPTIONS => Ok(options()),
+        _ => Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL)),
+    })
+    .await
+}
+
+/// Every other URL. Nobody learns here what there is, so no key is asked for.
+async fn nowhere(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    let contract = if request.uri().path().starts_with("/v2/") { Contract::Oip } else { Contract::Aml };
+    answer(&replica, contract, Operation::Health, request, async |_, _, _| Err(aml::not_found())).await
+}
+
+fn options() -> http::Response<Bytes> {
+    let mut response = plain("text/html; charset=utf-8", Bytes::new());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    response
+}
+
+/// The first value of `name` in a query string; the few that are read here need no decoding.
+fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}

@@ -1,0 +1,221 @@
+//! Accepting connections: bounded in number, in header size and in time, and drained at the end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Endpoint, LimitsConfig};
+
+/// How long a listener waits after an error of the system's, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that wait in the kernel.
+const BACKLOG: i32 = 1024;
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {endpoint} ({key}){}", hint(.source))]
+pub struct BindError {
+    /// The address.
+    pub endpoint: Endpoint,
+    /// The configuration key.
+    pub key: &'static str,
+    /// Why.
+    pub source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => ": another process has it",
+        io::ErrorKind::PermissionDenied => ": not permitted",
+        _ => "",
+    }
+}
+
+/// A listener that is bound and not yet served.
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    /// The path is removed again when dropped.
+    Unix(UnixListener, SocketPath),
+}
+
+/// Where a listener is bound.
+pub type Bound = Endpoint;
+
+pub(crate) struct SocketPath(PathBuf);
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    pub(crate) fn bind(endpoint: &Endpoint, key: &'static str) -> Result<Self, BindError> {
+        let bound = match endpoint {
+            Endpoint::Tcp(address) => bind_tcp(*address),
+            Endpoint::Unix(path) => bind_unix(path),
+        };
+        bound.map_err(|source| BindError { endpoint: endpoint.clone(), key, source })
+    }
+
+    /// The address, with the port that the system chose where 0 was asked for.
+    pub(crate) fn bound(&self) -> Option<Endpoint> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(Endpoint::Tcp),
+            Self::Unix(_, path) => Some(Endpoint::Unix(path.0.clone())),
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(Listener::Tcp(TcpListener::from_std(socket.into())?))
+}
+
+/// Binds a socket that only this user can reach. A path that a dead replica has left is taken over; a living one's is not.
+fn bind_unix(path: &std::path::Path) -> io::Result<Listener> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    if let Some(parent) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(Listener::Unix(listener, SocketPath(path.to_owned())))
+}
+
+/// Accepts connections until `stop`, then lets those that are open finish what they are at. `tracker` knows all of them.
+pub(crate) async fn serve(
+    listener: Listener,
+    router: Router,
+    limits: LimitsConfig,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+) {
+    let server = Arc::new(Server { builder: builder(&limits), router, stop: stop.clone() });
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&permits).acquire_owned() => permit,
+            () = stop.cancelled() => return,
+        };
+        // The semaphore is never closed.
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok(stream) => {
+                let server = Arc::clone(&server);
+                tracker.spawn(async move {
+                    match stream {
+                        Stream::Tcp(stream) => server.connection(stream).await,
+                        Stream::Unix(stream) => server.connection(stream).await,
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn accept(listener: &Listener) -> io::Result<Stream> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok(Stream::Tcp(stream))
+        }
+        Listener::Unix(listener, _) => {
+            let (stream, _) = listener.accept().await?;
+            // The mode of the socket keeps other users out; this also holds where a file system ignores modes.
+            let peer = stream.peer_cred()?.uid();
+            if peer != own_uid() && peer != 0 {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            Ok(Stream::Unix(stream))
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "asks for the user's number")]
+fn own_uid() -> u32 {
+    // SAFETY: `geteuid` takes nothing, touches no memory of ours and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// HTTP/1.1 and HTTP/2 in clear text. Hyper's own limits stand well above `limits.header`, so that a request that is over ours
+/// is answered in words, and one that is far over is cut off.
+fn builder(limits: &LimitsConfig) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(256)
+        .max_buf_size((limits.header * 4).max(256 * 1024));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header.saturating_mul(4)).unwrap_or(u32::MAX))
+        // A client that is gone without a word is found out, and its calls end.
+        .keep_alive_interval(Some(Duration::from_secs(20)))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+struct Server {
+    builder: Builder<TokioExecutor>,
+    router: Router,
+    stop: CancellationToken,
+}
+
+impl Server {
+    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        // Clients that go away are no event of ours.
+        if let Err(error) = result {
+            tracing::debug!(error, "connection ended");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The replica: models, scripts, slots, HTTP fronts, the busy signal, and draining.
+//!
+//! [`Replica::start`] makes one from a [`config::Config`]; [`Replica::stop`] ends it in order. Two replicas fit in one process:
+//! nothing here is global.
+
+pub mod busy;
+pub mod config;
+mod http;
+mod metrics;
+mod models;
+mod replica;
+pub mod scripts;
+mod slots;
+
+pub use http::{BindError, Bound};
+pub use metrics::Metrics;
+pub use models::{LoadedModel, Models, ModelsError, PluginError};
+pub use replica::{Addresses, Replica, ReplicaError};
+pub use slots::{Slot, Slots};

@@ -1,0 +1,223 @@
+//! Prometheus metrics: counters per operation, and the busy signal as it stands when asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_protocol::error::ErrorCode;
+use outrigger_protocol::operation::Operation;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+};
+
+use crate::busy::Busy;
+
+/// From 100 µs to 100 s, three to a decade.
+const LATENCY: &[f64] = &[
+    1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0,
+    100.0,
+];
+
+/// The metrics of a replica, in a registry of their own.
+pub struct Metrics {
+    registry: Registry,
+    /// By operation, then by code with "ok" first; found by number, since every request counts here.
+    requests: Vec<Vec<IntCounter>>,
+    seconds: Vec<Histogram>,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] if two metrics have one name: a mistake in this file.
+    pub fn new(busy: Arc<Busy>) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let total = Opts::new(
+            "outrigger_requests_total",
+            "Requests on the score listener by operation and outcome code",
+        );
+        let total = IntCounterVec::new(total, &["operation", "code"])?;
+        registry.register(Box::new(total.clone()))?;
+        let seconds =
+            HistogramOpts::new("outrigger_request_seconds", "Time from a request's head to its answer");
+        let seconds = HistogramVec::new(seconds.buckets(LATENCY.into()), &["operation"])?;
+        registry.register(Box::new(seconds.clone()))?;
+        registry.register(Box::new(BusyCollector::new(busy)?))?;
+
+        let codes: Vec<&str> =
+            std::iter::once("ok").chain(ErrorCode::ALL.iter().map(|code| code.as_str())).collect();
+        let mut requests = Vec::new();
+        let mut histograms = Vec::new();
+        for operation in Operation::ALL {
+            let row =
+                codes.iter().map(|code| total.get_metric_with_label_values(&[operation.as_str(), code]));
+            requests.push(row.collect::<Result<Vec<_>, _>>()?);
+            histograms.push(seconds.get_metric_with_label_values(&[operation.as_str()])?);
+        }
+        Ok(Self { registry, requests, seconds: histograms })
+    }
+
+    /// Counts a request that is answered.
+    pub fn request(&self, operation: Operation, code: Option<ErrorCode>, took: Duration) {
+        let Some(row) = Operation::ALL.iter().position(|known| *known == operation) else { return };
+        let column = code
+            .and_then(|code| ErrorCode::ALL.iter().position(|known| *known == code))
+            .map_or(0, |at| at + 1);
+        if let Some(counter) = self.requests.get(row).and_then(|row| row.get(column)) {
+            counter.inc();
+        }
+        if let Some(histogram) = self.seconds.get(row) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// The registry, for components that bring metrics of their own.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Everything in Prometheus's text format. Rows that never counted are left out.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] if a component gives a metric without a value.
+    pub fn encode(&self) -> Result<String, prometheus::Error> {
+        let mut families = self.registry.gather();
+        for family in &mut families {
+            if family.name() == "outrigger_requests_total" {
+                let used = family
+                    .take_metric()
+                    .into_iter()
+                    .filter(|metric| metric.get_counter().get_value() > 0.0)
+                    .collect();
+                family.set_metric(used);
+            } else if family.name() == "outrigger_request_seconds" {
+                let used = family
+                    .take_metric()
+                    .into_iter()
+                    .filter(|metric| metric.get_histogram().get_sample_count() > 0)
+                    .collect();
+                family.set_metric(used);
+            }
+        }
+        families.retain(|family| !family.get_metric().is_empty());
+        TextEncoder::new().encode_to_string(&families)
+    }
+}
+
+/// Shows the busy signal; it has no values of its own that could lag behind.
+struct BusyCollector {
+    busy: Arc<Busy>,
+    descriptions: Vec<Desc>,
+}
+
+/// Name, help, and whether it only grows.
+const BUSY: &[(&str, &str, bool)] = &[
+    ("outrigger_busy", "1 while at least one call is executing or queued", false),
+    ("outrigger_slots", "Calls that the replica accepts at once", false),
+    ("outrigger_executing", "Calls that occupy a slot", false),
+    ("outrigger_queued", "Calls that wait for a slot", false),
+    ("outrigger_utilisation", "Occupied slots over slots", false),
+    ("outrigger_oldest_wait_seconds", "How long the call at the head of the queue has waited", false),
+    ("outrigger_arrived_total", "Calls that came, refused ones counted in", true),
+    ("outrigger_refused_total", "Calls that were refused", true),
+    ("outrigger_answered_total", "Calls that were answered with a result", true),
+    ("outrigger_failed_total", "Calls that were admitted and failed", true),
+    ("outrigger_cancelled_total", "Calls whose client went away", true),
+    ("outrigger_service_seconds_total", "Time spent in slots by all finished calls", true),
+    ("outrigger_busy_seconds_total", "Time during which the replica was busy", true),
+    ("outrigger_uptime_seconds_total", "Time since the replica started", true),
+    ("outrigger_loading", "1 while a model or worker is being loaded", false),
+    ("outrigger_draining", "1 while the replica is ending", false),
+    ("outrigger_ready", "1 while the replica takes calls", false),
+    ("outrigger_epoch", "When the replica started, in milliseconds since 1970", false),
+];
+
+impl BusyCollector {
+    fn new(busy: Arc<Busy>) -> Result<Self, prometheus::Error> {
+        let describe = |(name, help, _): &(&str, &str, bool)| {
+            Desc::new((*name).into(), (*help).into(), Vec::new(), std::collections::HashMap::new())
+        };
+        Ok(Self { busy, descriptions: BUSY.iter().map(describe).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Collector for BusyCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let seen = self.busy.snapshot();
+        let flag = |flag: bool| f64::from(u8::from(flag));
+        let values = [
+            flag(seen.busy),
+            seen.slots.into(),
+            seen.executing.into(),
+            seen.queued.into(),
+            seen.utilisation,
+            seen.oldest_wait_seconds.unwrap_or(0.0),
+            seen.arrived as f64,
+            seen.refused as f64,
+            seen.answered as f64,
+            seen.failed as f64,
+            seen.cancelled as f64,
+            seen.service_seconds_sum,
+            seen.busy_seconds,
+            seen.uptime_seconds,
+            flag(seen.loading),
+            flag(seen.draining),
+            flag(seen.ready),
+            seen.epoch as f64,
+        ];
+        BUSY.iter().zip(values).map(|(about, value)| family(about, value)).collect()
+    }
+}
+
+fn family((name, help, grows): &(&str, &str, bool), value: f64) -> MetricFamily {
+    let mut metric = Metric::default();
+    let mut family = MetricFamily::default();
+    family.set_name((*name).into());
+    family.set_help((*help).into());
+    if *grows {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+        family.set_field_type(MetricType::COUNTER);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+        family.set_field_type(MetricType::GAUGE);
+    }
+    family.set_metric(vec![metric]);
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busy_signal_and_the_requests_are_shown() {
+        let busy = Busy::new(3);
+        let metrics = Metrics::new(Arc::clone(&busy)).unwrap();
+        let _ticket = busy.arrive(1).unwrap();
+        metrics.request(Operation::Score, None, Duration::from_millis(3));
+        metrics.request(Operation::Infer, Some(ErrorCode::ModelNotFound), Duration::from_millis(3));
+        let text = metrics.encode().unwrap();
+        for line in [
+            "outrigger_busy 1",
+            "outrigger_slots 3",
+            "outrigger_queued 1",
+            "outrigger_arrived_total 1",
+            "outrigger_requests_total{code=\"ok\",operation=\"score\"} 1",
+            "outrigger_requests_total{code=\"model_not_found\",operation=\"infer\"} 1",
+            "outrigger_request_seconds_bucket{operation=\"score\",le=\"0.005\"} 1",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} not in\n{text}");
+        }
+        assert!(!text.contains("swagger"), "what never counted is left out");
+    }
+}

@@ -1,0 +1,249 @@
+//! Models that the replica holds, and the threads that run them.
+
+mod discover;
+mod plugin;
+mod threads;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outrigger_backend::{BackendError, BackendInfo, Device, Instance, LoadOptions, ModelInfo, Tensor};
+use outrigger_protocol::error::{CallError, ErrorCode};
+
+use crate::busy::Busy;
+use crate::config::{Config, ModelConfig};
+use crate::slots::Slot;
+
+pub use plugin::PluginError;
+use threads::Threads;
+
+/// A model that is loaded.
+pub struct LoadedModel {
+    /// Its name.
+    pub name: String,
+    /// Its file format and library, as the Open Inference Protocol calls a platform.
+    pub platform: String,
+    /// The device it is on.
+    pub device: String,
+    /// Its inputs and outputs.
+    pub info: ModelInfo,
+    instance: Arc<dyn Instance>,
+}
+
+impl LoadedModel {
+    /// Bytes of device memory it holds; 0 if not known.
+    pub fn bytes_held(&self) -> u64 {
+        self.instance.bytes_held()
+    }
+}
+
+/// Why models cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelsError {
+    /// The backend's library is not there, or has no device.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// A model's file does not load.
+    #[error("model `{name}` ({path}) does not load")]
+    Load {
+        /// The model.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: BackendError,
+    },
+    /// The model directory cannot be read.
+    #[error("model_dir `{path}` cannot be read")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is nothing to serve.
+    #[error("model_dir `{0}` holds no .onnx file and there is no script")]
+    Nothing(PathBuf),
+    /// More models than allowed.
+    #[error("{found} models found, limits.models is {limit}")]
+    TooMany {
+        /// Found.
+        found: usize,
+        /// Allowed.
+        limit: usize,
+    },
+    /// Two files would be served under one name.
+    #[error("two files for model `{name}`: {first} and {second}")]
+    Twice {
+        /// The model.
+        name: String,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread for models")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The models of a replica.
+pub struct Models {
+    models: BTreeMap<String, Arc<LoadedModel>>,
+    threads: Option<Threads>,
+    backend: Option<BackendInfo>,
+}
+
+impl Models {
+    /// Loads every model that the configuration names, or, without a script, every model that the model directory holds.
+    /// Takes as long as loading takes; not for an async task.
+    ///
+    /// # Errors
+    /// [`ModelsError`], for the first model that fails.
+    pub fn load(config: &Config, busy: &Arc<Busy>) -> Result<Self, ModelsError> {
+        let mut wanted = config.models.clone();
+        if config.script.is_none() && wanted.is_empty() {
+            if let Some(directory) = &config.model_dir {
+                wanted = discover::models(directory, config.limits.models)?;
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(Self { models: BTreeMap::new(), threads: None, backend: None });
+        }
+        let _loading = busy.loading();
+        let backend = plugin::open_cpu(&config.backends)?;
+        let device = plugin::first_device(backend.as_ref())?;
+        let mut models = BTreeMap::new();
+        for (name, model) in wanted {
+            let loaded = load_one(&name, &model, backend.info(), device.as_ref()).map_err(|source| {
+                ModelsError::Load { name: name.clone(), path: model.path.clone(), source }
+            })?;
+            tracing::info!(model = %name, device = %loaded.device, bytes = loaded.bytes_held(), "model ready");
+            models.insert(name, Arc::new(loaded));
+        }
+        let threads = Threads::start(config.backends.cpu_threads).map_err(ModelsError::Thread)?;
+        Ok(Self { models, threads: Some(threads), backend: Some(backend.info().clone()) })
+    }
+
+    /// Every model, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<LoadedModel>> {
+        self.models.values()
+    }
+
+    /// What the backend says of itself, if one is open.
+    pub fn backend(&self) -> Option<&BackendInfo> {
+        self.backend.as_ref()
+    }
+
+    /// Finds a model.
+    ///
+    /// # Errors
+    /// `model_not_found`, naming it.
+    pub fn get(&self, name: &str) -> Result<&Arc<LoadedModel>, CallError> {
+        self.models.get(name).ok_or_else(|| {
+            let near = crate::config::suggestion(name, self.models.keys().map(String::as_str));
+            let shown: String = name.chars().take(100).collect();
+            CallError::new(ErrorCode::ModelNotFound, format!("model `{shown}` is not served here{near}"))
+        })
+    }
+
+    /// Runs a model on inputs in its own order, and gives the outputs with the numbers in `outputs`, in that order. The slot, if
+    /// the run is a call of its own, is taken until the run is over.
+    ///
+    /// # Errors
+    /// `invalid_tensor` for inputs that do not fit, `model_failed`, `overloaded`.
+    pub async fn infer(
+        &self,
+        model: &Arc<LoadedModel>,
+        inputs: Vec<Tensor>,
+        outputs: Vec<usize>,
+        slot: Option<Slot>,
+    ) -> Result<Vec<Tensor>, CallError> {
+        let threads =
+            self.threads.as_ref().ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
+        threads
+            .run(Arc::clone(model), inputs, outputs, slot)
+            .await?
+            .map_err(|error| call_error(&model.name, &error))
+    }
+
+    /// Runs a model for a script: inputs by name, all outputs with theirs.
+    ///
+    /// # Errors
+    /// As [`Models::get`] and [`Models::infer`].
+    pub async fn infer_named(
+        &self,
+        name: &str,
+        mut inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, CallError> {
+        let model = self.get(name)?;
+        let invalid = |text: String| CallError::new(ErrorCode::InvalidTensor, text);
+        let mut ordered = Vec::with_capacity(model.info.inputs.len());
+        for wanted in &model.info.inputs {
+            let at = inputs
+                .iter()
+                .position(|(given, _)| *given == wanted.name)
+                .ok_or_else(|| invalid(format!("input `{}` of model `{name}` is missing", wanted.name)))?;
+            ordered.push(inputs.swap_remove(at).1);
+        }
+        if let Some((extra, _)) = inputs.first() {
+            return Err(invalid(format!("model `{name}` has no input `{extra}`")));
+        }
+        let outputs = (0..model.info.outputs.len()).collect();
+        let tensors = self.infer(model, ordered, outputs, None).await?;
+        Ok(model.info.outputs.iter().map(|output| output.name.clone()).zip(tensors).collect())
+    }
+
+    /// A model's inputs and outputs as JSON, for a script.
+    ///
+    /// # Errors
+    /// As [`Models::get`].
+    pub fn describe(&self, name: &str) -> Result<Bytes, CallError> {
+        let model = self.get(name)?;
+        Ok(outrigger_protocol::oip::model_metadata(&model.name, &["1"], &model.platform, &model.info))
+    }
+
+    /// Ends the threads; calls that wait for one are answered with an error.
+    pub fn stop(&self) {
+        if let Some(threads) = &self.threads {
+            threads.stop();
+        }
+    }
+}
+
+fn load_one(
+    name: &str,
+    config: &ModelConfig,
+    backend: &BackendInfo,
+    device: &dyn Device,
+) -> Result<LoadedModel, BackendError> {
+    let model =
+        device.load(&LoadOptions { path: config.path.clone(), intra_threads: config.intra_threads })?;
+    let instance = model.instance()?;
+    let format = backend.formats.first().map_or("unknown", String::as_str);
+    Ok(LoadedModel {
+        name: name.to_owned(),
+        platform: format!("{format}_{}", backend.name),
+        device: backend.devices.first().map_or_else(String::new, |device| device.name.clone()),
+        info: model.info().clone(),
+        instance,
+    })
+}
+
+/// A backend's error as the caller sees it. What the caller did wrong is said in full; the rest is for the log.
+fn call_error(model: &str, error: &BackendError) -> CallError {
+    match error {
+        BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text.clone()),
+        BackendError::OutOfMemory(_) => {
+            tracing::error!(model, %error, "model ran out of memory");
+            CallError::new(ErrorCode::ModelUnavailable, format!("model `{model}` ran out of memory"))
+        }
+        error => {
+            tracing::error!(model, %error, "model failed");
+            CallError::new(ErrorCode::ModelFailed, format!("model `{model}` failed; the log says why"))
+        }
+    }
+}

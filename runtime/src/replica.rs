@@ -1,0 +1,278 @@
+//! A replica: everything that serves one service, put together, started and ended in order.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use outrigger_auth::{Authenticator, KeyConfig, KeyError, KeyRing, KeySource, ResolvedKeys};
+use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::oip;
+use outrigger_protocol::operation::Operation;
+use outrigger_protocol::swagger::ServiceInfo;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::busy::{self, Busy};
+use crate::config::{Config, Endpoint};
+use crate::http::{self, BindError, Bound, Listener};
+use crate::metrics::Metrics;
+use crate::models::{Models, ModelsError};
+use crate::scripts::{ScriptError, ScriptLimits, Scripts};
+use crate::slots::Slots;
+
+/// How long workers have to end after the last call.
+const WORKER_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a replica does not come up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplicaError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The keys cannot be read or made.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// A model does not load.
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    /// The script does not come up.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    /// The metrics contradict each other.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A task of ours ended by a panic.
+    #[error("start was broken off")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+/// Where a replica listens.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Scoring.
+    pub score: Bound,
+    /// Probes, busy signal, metrics.
+    pub observe: Bound,
+    /// Management.
+    pub admin: Bound,
+}
+
+/// A replica.
+pub struct Replica {
+    pub(crate) config: Config,
+    /// The effective configuration as text, secrets masked.
+    pub(crate) effective: String,
+    pub(crate) busy: Arc<Busy>,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) metrics: Metrics,
+    pub(crate) service: ServiceInfo,
+    pub(crate) tensor_limits: oip::Limits,
+    auth: Authenticator,
+    admin_auth: Authenticator,
+    keys: Option<ResolvedKeys>,
+    addresses: Addresses,
+    /// Set once everything is loaded.
+    serving: OnceLock<Serving>,
+    connections: TaskTracker,
+    stop_listening: CancellationToken,
+}
+
+/// What answers calls.
+pub(crate) struct Serving {
+    pub(crate) models: Arc<Models>,
+    pub(crate) scripts: Option<Scripts>,
+}
+
+impl Replica {
+    /// Binds the listeners and serves them; probes are answered from here on. Calls are refused until [`Replica::load`] is through.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Bind`], [`ReplicaError::Keys`].
+    pub fn listen(config: Config, effective: String) -> Result<Arc<Self>, ReplicaError> {
+        let score = Listener::bind(&Endpoint::Tcp(config.listen.score), "score.listen")?;
+        let observe = Listener::bind(&Endpoint::Tcp(config.listen.observe), "observe.listen")?;
+        let admin = Listener::bind(&config.listen.admin, "admin.listen")?;
+        let bound = |listener: &Listener, asked: &Endpoint| listener.bound().unwrap_or_else(|| asked.clone());
+        let addresses = Addresses {
+            score: bound(&score, &Endpoint::Tcp(config.listen.score)),
+            observe: bound(&observe, &Endpoint::Tcp(config.listen.observe)),
+            admin: bound(&admin, &config.listen.admin),
+        };
+
+        // Management over TCP needs a key even where scoring needs none.
+        let keyed = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
+        let keys = keyed.then(|| resolve_keys(&config)).transpose()?;
+        let authenticator = |needed: bool| match keys.as_ref().filter(|_| needed) {
+            Some(keys) => KeyRing::new(keys).map(Authenticator::Keys).map_err(KeyError::Random),
+            None => Ok(Authenticator::Off),
+        };
+        let (auth, admin_auth) = (authenticator(config.auth.enabled)?, authenticator(true)?);
+
+        let slots = match &config.script {
+            Some(script) => script.workers,
+            None => config.backends.cpu_threads,
+        };
+        let busy = Busy::new(slots.min(busy::MAX_CALLS));
+        let replica = Arc::new(Self {
+            slots: Slots::new(Arc::clone(&busy), slots, config.queue.items, config.queue.wait),
+            metrics: Metrics::new(Arc::clone(&busy))?,
+            service: ServiceInfo {
+                title: config.service.name.clone(),
+                version: config.service.version.clone(),
+                path_prefix: config.service.path_prefix.clone(),
+            },
+            tensor_limits: oip::Limits { tensor_bytes: config.limits.answer, ..oip::Limits::default() },
+            auth,
+            admin_auth,
+            keys,
+            addresses,
+            serving: OnceLock::new(),
+            connections: TaskTracker::new(),
+            stop_listening: CancellationToken::new(),
+            busy,
+            effective,
+            config,
+        });
+        for (listener, router) in [
+            (score, http::score_router(Arc::clone(&replica))),
+            (observe, http::observe_router(Arc::clone(&replica))),
+            (admin, http::admin_router(Arc::clone(&replica))),
+        ] {
+            let limits = replica.config.limits.clone();
+            let stop = replica.stop_listening.clone();
+            let serve = http::serve(listener, router, limits, replica.connections.clone(), stop);
+            replica.connections.spawn(serve);
+        }
+        Ok(replica)
+    }
+
+    /// Loads models, starts workers, and says ready once each has come up.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Models`], [`ReplicaError::Script`].
+    pub async fn load(self: &Arc<Self>) -> Result<(), ReplicaError> {
+        let replica = Arc::clone(self);
+        let load = move || Models::load(&replica.config, &replica.busy);
+        let models = Arc::new(tokio::task::spawn_blocking(load).await??);
+        let scripts = match &self.config.script {
+            Some(script) => {
+                let limits =
+                    ScriptLimits { answer: self.config.limits.answer, queue_wait: self.config.queue.wait };
+                let model_dir = self.config.model_dir.as_deref();
+                Some(
+                    Scripts::start(script, model_dir, Arc::clone(&models), Arc::clone(&self.busy), limits)
+                        .await?,
+                )
+            }
+            None => None,
+        };
+        if self.serving.set(Serving { models, scripts }).is_err() {
+            tracing::error!("the replica was loaded twice");
+        }
+        self.busy.set_ready(true);
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The keys, for showing them on a terminal; `None` where none are needed.
+    pub fn keys(&self) -> Option<&ResolvedKeys> {
+        self.keys.as_ref()
+    }
+
+    /// Ends in order: not ready, a quiet period, no new connections or calls, the accepted ones finish, workers and threads end.
+    /// Returns whether all calls finished within `shutdown.drain`.
+    pub async fn stop(&self) -> bool {
+        self.busy.set_ready(false);
+        tokio::time::sleep(self.config.shutdown.quiet).await;
+        self.busy.set_draining();
+        tracing::info!(executing = self.busy.snapshot().executing, "draining");
+        self.stop_listening.cancel();
+        self.connections.close();
+        let drained = tokio::time::timeout(self.config.shutdown.drain, self.connections.wait()).await.is_ok();
+        if !drained {
+            tracing::warn!("calls were still running after shutdown.drain and are broken off");
+        }
+        if let Some(serving) = self.serving.get() {
+            if let Some(scripts) = &serving.scripts {
+                scripts.stop(WORKER_GRACE).await;
+            }
+            let models = Arc::clone(&serving.models);
+            let _ = tokio::task::spawn_blocking(move || models.stop()).await;
+        }
+        drained
+    }
+
+    /// What answers calls.
+    ///
+    /// # Errors
+    /// `not_ready` while it is being loaded.
+    pub(crate) fn serving(&self) -> Result<&Serving, CallError> {
+        self.serving.get().ok_or_else(|| {
+            CallError::new(ErrorCode::NotReady, "the replica is still loading")
+                .with_retry_after(Duration::from_secs(1))
+        })
+    }
+
+    /// Whether calls can be taken.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.not_ready_because().is_none()
+    }
+
+    /// Why calls cannot be taken.
+    pub(crate) fn not_ready_because(&self) -> Option<String> {
+        let Some(serving) = self.serving.get() else {
+            return Some("models and workers are being loaded".into());
+        };
+        if self.busy.is_draining() || !self.busy.is_ready() {
+            return Some("the replica is shutting down".into());
+        }
+        if serving.scripts.as_ref().is_some_and(|scripts| !scripts.is_alive()) {
+            return Some("no worker of the entry script is alive".into());
+        }
+        None
+    }
+
+    /// Whether the caller may do this; asked of the operation and the model, never of a URL.
+    ///
+    /// # Errors
+    /// `unauthenticated` or `forbidden`.
+    pub(crate) fn authorize(
+        &self,
+        headers: &::http::HeaderMap,
+        operation: Operation,
+        model: Option<&str>,
+    ) -> Result<(), CallError> {
+        check(&self.auth, headers, operation, model)
+    }
+
+    /// The same for the admin listener.
+    pub(crate) fn authenticate_admin(
+        &self,
+        headers: &::http::HeaderMap,
+        operation: Operation,
+    ) -> Result<(), CallError> {
+        check(&self.admin_auth, headers, operation, None)
+    }
+}
+
+fn check(
+    auth: &Authenticator,
+    headers: &::http::HeaderMap,
+    operation: Operation,
+    model: Option<&str>,
+) -> Result<(), CallError> {
+    auth.check(headers, operation, model)?;
+    Ok(())
+}
+
+fn resolve_keys(config: &Config) -> Result<ResolvedKeys, KeyError> {
+    KeySource::resolve(KeyConfig {
+        primary: config.auth.primary.clone(),
+        secondary: config.auth.secondary.clone(),
+        file: config.auth.keys_file.clone(),
+    })
+}
