@@ -74,6 +74,7 @@ fn value_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Text | Kind::Secret | Kind::List => "TEXT",
         Kind::Path => "PATH",
+        Kind::Program => "PROGRAM",
         Kind::Count { .. } => "N",
         Kind::Flag => "true|false",
         Kind::Duration => "TIME",

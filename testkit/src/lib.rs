@@ -19,3 +19,22 @@ pub fn python() -> std::path::PathBuf {
     assert!(python.is_file(), "{} is missing: run `cargo xtask setup`", python.display());
     python
 }
+
+/// ONNX Runtime's library: `OUTRIGGER_ONNXRUNTIME`, else that of the project's environment.
+///
+/// # Panics
+/// If there is none; the message says how to get it.
+pub fn onnxruntime() -> std::path::PathBuf {
+    if let Some(path) = std::env::var_os("OUTRIGGER_ONNXRUNTIME") {
+        return path.into();
+    }
+    let libraries = repository().join(".venv/lib");
+    let found = std::fs::read_dir(&libraries).into_iter().flatten().flatten().find_map(|python| {
+        let folder = python.path().join("site-packages/onnxruntime/capi");
+        let files = std::fs::read_dir(folder).ok()?.flatten();
+        files.map(|file| file.path()).find(|file| {
+            file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libonnxruntime.so"))
+        })
+    });
+    found.unwrap_or_else(|| panic!("no ONNX Runtime below {}: run `cargo xtask setup`", libraries.display()))
+}

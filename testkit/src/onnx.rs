@@ -1,1 +1,208 @@
-//! Models made in memory.
+//! Small ONNX models, made in memory: no binary file is kept for tests.
+//!
+//! Source of the field numbers: `onnx.proto3` of ONNX 1.16; the wire format is Protocol Buffers'.
+
+use outrigger_backend::DataType;
+
+/// The opset of the models.
+const OPSET: u64 = 17;
+/// The version of the file format, understood by every ONNX Runtime since 1.10.
+const IR_VERSION: u64 = 8;
+
+/// `z = x + y`, all `FP32` of shape `[batch, width]`.
+pub fn add(width: i64) -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("batch"), Dim::Fixed(width)]);
+    graph.input("y", DataType::Fp32, &[Dim::Named("batch"), Dim::Fixed(width)]);
+    graph.output("z", DataType::Fp32, &[Dim::Named("batch"), Dim::Fixed(width)]);
+    graph.node("Add", &["x", "y"], &["z"]);
+    graph.model()
+}
+
+/// `y = x`, of any type and shape.
+pub fn identity(data_type: DataType, shape: &[Dim<'_>]) -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", data_type, shape);
+    graph.output("y", data_type, shape);
+    graph.node("Identity", &["x"], &["y"]);
+    graph.model()
+}
+
+/// A perceptron with rectifiers between its layers: `x` of `[batch, widths[0]]` to `y` of `[batch, widths[last]]`, `FP32`. Its
+/// weights are small and the same in every run; biases are zero.
+pub fn mlp(widths: &[i64]) -> Vec<u8> {
+    let mut graph = Graph::default();
+    let (first, last) = (widths[0], widths[widths.len() - 1]);
+    graph.input("x", DataType::Fp32, &[Dim::Named("batch"), Dim::Fixed(first)]);
+    graph.output("y", DataType::Fp32, &[Dim::Named("batch"), Dim::Fixed(last)]);
+    let layers = widths.len() - 1;
+    let mut before = "x".to_owned();
+    for (number, pair) in widths.windows(2).enumerate() {
+        let weights: Vec<f32> =
+            (0..pair[0] * pair[1]).map(|at| ((at * 7919 % 1013) as f32 / 1013.0 - 0.5) / pair[0] as f32).collect();
+        let (weight, bias) = (format!("w{number}"), format!("b{number}"));
+        graph.initializer(&weight, &[pair[0], pair[1]], &weights);
+        graph.initializer(&bias, &[pair[1]], &vec![0.0; pair[1] as usize]);
+        let is_last = number + 1 == layers;
+        let after = if is_last { "y".to_owned() } else { format!("h{number}") };
+        graph.node("Gemm", &[&before, &weight, &bias], &[&after]);
+        before = after;
+        if !is_last {
+            let rectified = format!("r{number}");
+            graph.node("Relu", &[&before], &[&rectified]);
+            before = rectified;
+        }
+    }
+    graph.model()
+}
+
+/// The indices of the values of `x` (`FP32`, `[n]`) that are not zero: `y`, `INT64`, `[1, found]`. The shape of the output is known
+/// only after the run.
+pub fn non_zero() -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("n")]);
+    graph.output("y", DataType::Int64, &[Dim::Fixed(1), Dim::Named("found")]);
+    graph.node("NonZero", &["x"], &["y"]);
+    graph.model()
+}
+
+/// An extent of an input or output.
+#[derive(Clone, Copy, Debug)]
+pub enum Dim<'a> {
+    /// This many.
+    Fixed(i64),
+    /// Any number; equal wherever the name is.
+    Named(&'a str),
+}
+
+/// A graph that is being put together.
+#[derive(Default)]
+pub struct Graph {
+    nodes: Vec<Vec<u8>>,
+    initializers: Vec<Vec<u8>>,
+    inputs: Vec<Vec<u8>>,
+    outputs: Vec<Vec<u8>>,
+}
+
+impl Graph {
+    /// Adds an input.
+    pub fn input(&mut self, name: &str, data_type: DataType, shape: &[Dim<'_>]) {
+        self.inputs.push(value_info(name, data_type, shape));
+    }
+
+    /// Adds an output.
+    pub fn output(&mut self, name: &str, data_type: DataType, shape: &[Dim<'_>]) {
+        self.outputs.push(value_info(name, data_type, shape));
+    }
+
+    /// Adds an operator.
+    pub fn node(&mut self, operator: &str, inputs: &[&str], outputs: &[&str]) {
+        let mut node = Vec::new();
+        inputs.iter().for_each(|input| bytes(&mut node, 1, input.as_bytes()));
+        outputs.iter().for_each(|output| bytes(&mut node, 2, output.as_bytes()));
+        bytes(&mut node, 4, operator.as_bytes());
+        self.nodes.push(node);
+    }
+
+    /// Adds a constant.
+    pub fn initializer(&mut self, name: &str, shape: &[i64], values: &[f32]) {
+        let mut tensor = Vec::new();
+        shape.iter().for_each(|extent| number(&mut tensor, 1, *extent as u64));
+        number(&mut tensor, 2, element_type(DataType::Fp32));
+        bytes(&mut tensor, 8, name.as_bytes());
+        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        bytes(&mut tensor, 9, &raw);
+        self.initializers.push(tensor);
+    }
+
+    /// The finished file.
+    pub fn model(&self) -> Vec<u8> {
+        let mut graph = Vec::new();
+        self.nodes.iter().for_each(|node| bytes(&mut graph, 1, node));
+        bytes(&mut graph, 2, b"graph");
+        self.initializers.iter().for_each(|tensor| bytes(&mut graph, 5, tensor));
+        self.inputs.iter().for_each(|input| bytes(&mut graph, 11, input));
+        self.outputs.iter().for_each(|output| bytes(&mut graph, 12, output));
+        let mut opset = Vec::new();
+        number(&mut opset, 2, OPSET);
+        let mut model = Vec::new();
+        number(&mut model, 1, IR_VERSION);
+        bytes(&mut model, 7, &graph);
+        bytes(&mut model, 8, &opset);
+        model
+    }
+}
+
+fn value_info(name: &str, data_type: DataType, shape: &[Dim<'_>]) -> Vec<u8> {
+    let mut dimensions = Vec::new();
+    for dim in shape {
+        let mut dimension = Vec::new();
+        match dim {
+            Dim::Fixed(extent) => number(&mut dimension, 1, *extent as u64),
+            Dim::Named(symbol) => bytes(&mut dimension, 2, symbol.as_bytes()),
+        }
+        bytes(&mut dimensions, 1, &dimension);
+    }
+    let mut tensor_type = Vec::new();
+    number(&mut tensor_type, 1, element_type(data_type));
+    bytes(&mut tensor_type, 2, &dimensions);
+    let mut type_proto = Vec::new();
+    bytes(&mut type_proto, 1, &tensor_type);
+    let mut info = Vec::new();
+    bytes(&mut info, 1, name.as_bytes());
+    bytes(&mut info, 2, &type_proto);
+    info
+}
+
+/// `TensorProto.DataType`.
+fn element_type(data_type: DataType) -> u64 {
+    match data_type {
+        DataType::Fp32 => 1,
+        DataType::Uint8 => 2,
+        DataType::Int8 => 3,
+        DataType::Uint16 => 4,
+        DataType::Int16 => 5,
+        DataType::Int32 => 6,
+        DataType::Int64 => 7,
+        DataType::Bytes => 8,
+        DataType::Bool => 9,
+        DataType::Fp16 => 10,
+        DataType::Fp64 => 11,
+        DataType::Uint32 => 12,
+        DataType::Uint64 => 13,
+        DataType::Bf16 => 16,
+        other => panic!("{other} has no ONNX type"),
+    }
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn number(out: &mut Vec<u8>, field: u64, value: u64) {
+    varint(out, field << 3);
+    varint(out, value);
+}
+
+fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
+    varint(out, field << 3 | 2);
+    varint(out, value.len() as u64);
+    out.extend_from_slice(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_written_as_protocol_buffers_are() {
+        let mut out = Vec::new();
+        number(&mut out, 1, 300);
+        bytes(&mut out, 2, b"ab");
+        assert_eq!(out, [0x08, 0xac, 0x02, 0x12, 2, b'a', b'b']);
+    }
+}

@@ -1,7 +1,8 @@
 //! CPU time per request of whole processes, side by side in one run: a bare axum echo, a replica with a trivial `run()`, a replica
 //! with a small ONNX model and no script. The three take turns, so that a noisy machine is noisy for all of them.
 //!
-//! `cargo run --release -p outrigger-benches --bin cpu_per_request -- [--rounds N] [--seconds S] [--connections 1,16,64]`
+//! `cargo run --release -p outrigger-benches --bin cpu_per_request -- [--rounds N] [--seconds S] [--connections 1,16,64]
+//! [--servers script,model]`
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ struct Options {
     rounds: usize,
     seconds: f64,
     connections: Vec<usize>,
+    servers: Vec<String>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -39,45 +41,34 @@ fn main() -> anyhow::Result<()> {
     let mut echo = Echo::start(&folder)?;
     let outrigger = folder.join("outrigger");
     ensure!(outrigger.is_file(), "{} is missing: cargo build --release", outrigger.display());
-    let script = Launch::new(&outrigger).script(SCRIPT).start();
-    let models = tempfile::tempdir()?;
-    let model = models.path().join("mlp.onnx");
-    std::fs::write(&model, onnx::mlp(&[64, 128, 128, 10]))?;
-    let bare = Launch::new(&outrigger).args(["--model", &format!("mlp={}", model.display())]).start();
+    println!("{} cores, {}; {} rounds of {} s each", std::thread::available_parallelism()?, cpu::name(), options.rounds, options.seconds);
 
     let body = format!("{{\"data\": [[{row}]]}}");
-    let tensors = format!(
-        "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,64],\"datatype\":\"FP32\",\"data\":[{row}]}}]}}"
-    );
-    let contenders = [
-        Contender {
-            name: "axum echo",
-            pid: echo.child.id(),
-            address: echo.address,
-            request: load::post("/score", None, &body),
-        },
-        contender("script", &script, load::post("/score", Some(KEY), &body))?,
-        contender("model", &bare, load::post("/v2/models/mlp/infer", Some(KEY), &tensors))?,
-    ];
-    let run_time = own_run_time(&folder, &model)?;
+    let echoed = load::post("/score", None, &body);
+    let mut contenders = vec![Contender { name: "axum echo", pid: echo.child.id(), address: echo.address, request: echoed }];
+    let mut replicas = Vec::new();
+    if options.servers.iter().any(|server| server == "script") {
+        let script = Launch::new(&outrigger).script(SCRIPT).start();
+        contenders.push(contender("script", &script, load::post("/score", Some(KEY), &body))?);
+        replicas.push(script);
+    }
+    if options.servers.iter().any(|server| server == "model") {
+        let tensors = format!("{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,64],\"datatype\":\"FP32\",\"data\":[{row}]}}]}}");
+        let launch = Launch::new(&outrigger).file("mlp.onnx", onnx::mlp(&[64, 128, 128, 10]));
+        let run_time = own_run_time(&folder, &launch.directory().join("mlp.onnx"))?;
+        println!("the model's own Run: {run_time:.1} us CPU per call, one thread");
+        let model = launch.args(["--model", "mlp=mlp.onnx"]).start();
+        contenders.push(contender("model", &model, load::post("/v2/models/mlp/infer", Some(KEY), &tensors))?);
+        replicas.push(model);
+    }
 
-    println!(
-        "{} cores, {}; {} rounds of {} s each",
-        std::thread::available_parallelism()?,
-        cpu::name(),
-        options.rounds,
-        options.seconds
-    );
-    println!("the model's own Run: {run_time:.1} us CPU per call, one thread\n");
-    println!(
-        "| connections | server | CPU us/request | ratio to echo (95 %) | requests/s | p50 ms | p99 ms |"
-    );
+    println!("\n| connections | server | CPU us/request | ratio to echo (95 %) | requests/s | p50 ms | p99 ms |");
     println!("|---|---|---|---|---|---|---|");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for &connections in &options.connections {
         runtime.block_on(compare(&contenders, connections, &options))?;
     }
-    drop((script, bare));
+    drop(replicas);
     echo.child.kill()?;
     echo.child.wait()?;
     Ok(())
@@ -188,7 +179,7 @@ fn executable_folder() -> anyhow::Result<PathBuf> {
 }
 
 fn options() -> anyhow::Result<Options> {
-    let mut options = Options { rounds: 7, seconds: 2.0, connections: vec![1, 16, 64] };
+    let mut options = Options { rounds: 7, seconds: 2.0, connections: vec![1, 16, 64], servers: vec!["script".into(), "model".into()] };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
         let value = args.next().with_context(|| format!("{flag} needs a value"))?;
@@ -198,7 +189,8 @@ fn options() -> anyhow::Result<Options> {
             "--connections" => {
                 options.connections = value.split(',').map(str::parse).collect::<Result<_, _>>()?
             }
-            _ => anyhow::bail!("unknown flag {flag}: --rounds N, --seconds S, --connections LIST"),
+            "--servers" => options.servers = value.split(',').map(str::to_owned).collect(),
+            _ => anyhow::bail!("unknown flag {flag}: --rounds N, --seconds S, --connections LIST, --servers LIST"),
         }
     }
     Ok(options)

@@ -115,3 +115,28 @@ fn two_replicas_do_not_share_a_state_directory_s_socket() {
     let third = outrigger().script(ECHO).env("OUTRIGGER_STATE_DIR", state.path()).start();
     assert_eq!(third.stop().status.code(), Some(0));
 }
+
+/// The README's table of keys, as the table of keys in the code has it.
+fn key_table() -> String {
+    let mut table = String::from("| key | default | meaning |\n|---|---|---|\n");
+    for key in outrigger_runtime::config::key::KEYS {
+        let default = if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
+        let aliases: String = key.aliases.iter().map(|alias| format!(" (`{}`)", alias.variable)).collect();
+        table += &format!("| `{}`{aliases} | {default} | {} |\n", key.name, key.doc.replace('|', "\\|"));
+    }
+    table
+}
+
+/// `OUTRIGGER_TEST_UPDATE=1` writes the table instead of comparing it.
+#[test]
+fn the_readme_shows_every_key() {
+    let path = outrigger_testkit::repository().join("README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once("<!-- keys -->\n").unwrap();
+    let (shown, after) = rest.split_once("<!-- /keys -->").unwrap();
+    if std::env::var_os("OUTRIGGER_TEST_UPDATE").is_some() {
+        std::fs::write(&path, format!("{before}<!-- keys -->\n{}<!-- /keys -->{after}", key_table())).unwrap();
+    } else {
+        assert!(shown == key_table(), "README's table of keys is not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger readme");
+    }
+}

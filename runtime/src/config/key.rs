@@ -64,7 +64,7 @@ keys! {
     STATE_DIR = "state_dir", Kind::Path, "", [],
         "directory for keys and the admin socket [default: $XDG_STATE_HOME/outrigger or ~/.local/state/outrigger]";
     THREADS = "threads", Kind::Count { min: 1, max: 1024 }, "", [],
-        "threads for network and scheduling [default: as many as cores]";
+        "threads for network and scheduling [default: half the cores; workers and models need the others]";
     LOG_LEVEL = "log.level", Kind::OneOf(&["error", "warn", "info", "debug", "trace"]), "info", [alias("AZUREML_LOG_LEVEL")],
         "least severe level that is logged";
     LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json"]), "text", [],
@@ -99,7 +99,7 @@ keys! {
         "directory below script.app_root that is added to sys.path";
     SCRIPT_ARGS = "script.args", Kind::List, "", [],
         "arguments that the entry script finds in sys.argv";
-    SCRIPT_PYTHON = "script.python", Kind::Text, "python3", [],
+    SCRIPT_PYTHON = "script.python", Kind::Program, "python3", [],
         "Python interpreter for workers, 3.11 or later";
     SCRIPT_HOST = "script.host", Kind::Path, "", [],
         "directory that holds outrigger_worker [default: beside the executable]";

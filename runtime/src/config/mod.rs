@@ -283,7 +283,7 @@ fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>>
             version: get.text(key::SERVICE_VERSION),
             path_prefix: get.text(key::SERVICE_PATH_PREFIX),
         },
-        threads: get.optional_count(key::THREADS).unwrap_or(cores),
+        threads: get.optional_count(key::THREADS).unwrap_or((cores / 2).max(1)),
         log: LogConfig { level: get.text(key::LOG_LEVEL), json: get.text(key::LOG_FORMAT) == "json" },
         listen: ListenConfig { score, observe: get.address(key::OBSERVE_LISTEN), admin },
         auth: AuthConfig {
@@ -388,6 +388,7 @@ impl Getter<'_> {
     fn text(&self, key: &Key) -> String {
         match self.value(key) {
             Some(Value::Text(text)) => text.clone(),
+            Some(Value::Path(path)) => path.to_string_lossy().into_owned(),
             _ => String::new(),
         }
     }

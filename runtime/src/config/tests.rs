@@ -171,3 +171,12 @@ fn the_effective_configuration_is_itself_a_valid_file_and_hides_secrets() {
     let (config, _) = load(&sources).unwrap();
     assert_eq!(config.script.unwrap().args, ["a", "b c"]);
 }
+
+#[test]
+fn a_program_is_a_name_or_a_path_relative_to_where_it_stands() {
+    let python = |sources: &Sources| load(sources).unwrap().0.script.unwrap().python;
+    let file = |python: &str| format!("[script]\nentry = 's.py'\npython = '{python}'");
+    assert_eq!(python(&sources(&file("python3"), &[])), "python3");
+    assert_eq!(python(&sources(&file(".venv/bin/python"), &[])), "/etc/.venv/bin/python");
+    assert_eq!(python(&sources(&file("x"), &[("OUTRIGGER_SCRIPT_PYTHON", "bin/python")])), "/work/bin/python");
+}

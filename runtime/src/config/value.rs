@@ -12,6 +12,8 @@ pub enum Kind {
     Text,
     /// A file or directory; relative to the configuration file, or to the working directory from flag and environment.
     Path,
+    /// A program: a name that is looked up in PATH, or, with a slash, a path.
+    Program,
     /// A whole number.
     Count {
         /// Smallest.
@@ -80,6 +82,7 @@ impl Kind {
         match self {
             Self::Text | Self::Secret => "text".into(),
             Self::Path => "a path".into(),
+            Self::Program => "a program's name or path".into(),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
             Self::Flag => "true or false".into(),
             Self::Duration => "a time with its unit, such as 500ms, 30s, 5m or 1h".into(),
@@ -98,8 +101,9 @@ impl Kind {
         Some(match self {
             Self::Text => Value::Text(text.to_owned()),
             Self::Secret => Value::Secret(text.to_owned()),
-            Self::Path if text.is_empty() => return None,
-            Self::Path => Value::Path(PathBuf::from(text)),
+            Self::Path | Self::Program if text.is_empty() => return None,
+            Self::Program if !text.contains('/') => Value::Text(text.to_owned()),
+            Self::Path | Self::Program => Value::Path(PathBuf::from(text)),
             Self::Count { min, max } => {
                 Value::Count(text.trim().parse().ok().filter(|count| (min..=max).contains(count))?)
             }
