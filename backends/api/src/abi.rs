@@ -1,0 +1,350 @@
+//! The table of functions that a backend library exports, and what its entries take and give.
+//!
+//! A library exports [`SYMBOL`], of type [`EntryPoint`]. It takes nothing and returns a [`Table`] that stays valid and
+//! unchanged for the life of the process; the host never unloads the library.
+//!
+//! # Versions
+//! `major` must be equal on both sides. Within a major version [`Table`] only grows at its end, and `minor` counts
+//! that growth; every other struct here is frozen. The host copies the smaller of the two sizes over a table of nulls, so
+//! that an entry which the library does not know is null. Each entry names the minor version since which it exists; those
+//! since 0 must not be null.
+//!
+//! # What holds for every entry
+//! - It returns a [`code`], and on failure writes why into the [`Message`], which is the host's and may be null.
+//! - What an `out` pointer points to is written on success and left alone on failure. No `out` pointer is null.
+//! - Pointers given to the library are valid for the time of the call only, unless the entry says otherwise.
+//! - It may be called from any thread. Calls may overlap, also on the same handle, with one exception: the entry that
+//!   ends a handle runs alone, when no other call on that handle or on anything made from it is under way, and after
+//!   all that was made from it has been ended: instances before their model, models before their device, devices
+//!   before their backend.
+//! - It neither unwinds nor jumps out of its frame.
+
+pub use crate::dlpack::{DLDataType, DLDevice, DLManagedTensor, DLTensor, KDL_CPU, KDL_OPAQUE_HANDLE};
+
+/// The one symbol that a library exports.
+pub const SYMBOL: &str = "outrigger_backend_v1";
+
+/// The version whose tables are understood; the symbol's name carries it too.
+pub const MAJOR: u32 = 1;
+
+/// How far the table has grown within [`MAJOR`].
+pub const MINOR: u32 = 0;
+
+/// The type of [`SYMBOL`].
+pub type EntryPoint = unsafe extern "C" fn() -> *const Table;
+
+/// What every entry returns.
+pub mod code {
+    /// It worked.
+    pub const OK: i32 = 0;
+    /// The library, its driver or something it needs is not there.
+    pub const UNAVAILABLE: i32 = 1;
+    /// The model's files cannot be read, or are no model for this backend.
+    pub const LOAD: i32 = 2;
+    /// An input has the wrong count, type or shape.
+    pub const INPUT: i32 = 3;
+    /// The device has not enough memory.
+    pub const OUT_OF_MEMORY: i32 = 4;
+    /// The model failed while it ran.
+    pub const RUN: i32 = 5;
+    /// A bug in the backend. The host reads every code that it does not know as this one.
+    pub const INTERNAL: i32 = 6;
+}
+
+/// What [`Device::kind`] says. Others are read as a broken description.
+pub mod kind {
+    /// The processor.
+    pub const CPU: u32 = 0;
+    /// An NVIDIA GPU.
+    pub const CUDA: u32 = 1;
+    /// A GPU reached through Vulkan, Metal or DX12.
+    pub const GPU: u32 = 2;
+    /// An FPGA.
+    pub const FPGA: u32 = 3;
+}
+
+macro_rules! handles {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug)]
+        pub struct $name {
+            _opaque: [u8; 0],
+        }
+    )*};
+}
+
+handles! {
+    /// An open backend; the library's own.
+    BackendHandle
+    /// An open device; the library's own.
+    DeviceHandle
+    /// A loaded model; the library's own.
+    ModelHandle
+    /// That which runs a model; the library's own.
+    InstanceHandle
+}
+
+/// UTF-8 text with a length and no terminator. Whoever made it owns it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    /// The first byte; may be null if `len` is 0.
+    pub data: *const u8,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// Room for the reason of a failure. The host owns it; the library writes at most `capacity` bytes of UTF-8 to `data`
+/// and sets `len` to how many it wrote.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Message {
+    /// The first byte of the room.
+    pub data: *mut u8,
+    /// Bytes of room.
+    pub capacity: usize,
+    /// Bytes written; 0 at first.
+    pub len: usize,
+}
+
+/// One setting.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its name.
+    pub key: Text,
+    /// Its value.
+    pub value: Text,
+}
+
+/// What a backend says of itself. All that it points to belongs to the backend's handle.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Description {
+    /// Short name: `cpu`, `cuda`, `gpu`, `fpga`.
+    pub name: Text,
+    /// The backend's version, and that of the library it drives.
+    pub version: Text,
+    /// File formats it takes.
+    pub formats: *const Text,
+    /// How many.
+    pub format_count: usize,
+    /// The devices that are there.
+    pub devices: *const Device,
+    /// How many.
+    pub device_count: usize,
+    /// Why there are no devices; of length 0 where there are some.
+    pub reason: Text,
+}
+
+/// One device.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Device {
+    /// `cpu:0`, `cuda:1`.
+    pub name: Text,
+    /// One of [`kind`].
+    pub kind: u32,
+    /// 1 if it can be used now, else 0.
+    pub healthy: u32,
+    /// Memory in all, in bytes; 0 if not known.
+    pub memory_total: u64,
+    /// Memory free when described, in bytes; 0 if not known.
+    pub memory_free: u64,
+}
+
+/// What to load, and how.
+#[repr(C)]
+#[derive(Debug)]
+pub struct LoadRequest {
+    /// The model file, as the bytes of a path of the operating system (on Unix any bytes but 0; elsewhere UTF-8).
+    pub path: Text,
+    /// Threads inside one run; 0 lets the backend decide.
+    pub intra_threads: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Inputs and outputs of a model. All that it points to belongs to the model's handle.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Signature {
+    /// In the order in which [`Table::instance_infer`] takes them.
+    pub inputs: *const TensorType,
+    /// How many.
+    pub input_count: usize,
+    /// In the order of [`Output::index`].
+    pub outputs: *const TensorType,
+    /// How many.
+    pub output_count: usize,
+}
+
+/// Name, type and shape of an input or output.
+#[repr(C)]
+#[derive(Debug)]
+pub struct TensorType {
+    /// The name.
+    pub name: Text,
+    /// The element type. Strings are code [`KDL_OPAQUE_HANDLE`] with 0 bits; they are named, not yet carried.
+    pub data_type: DLDataType,
+    /// Dimensions, at most 32.
+    pub rank: u32,
+    /// One extent for each dimension, −1 where free.
+    pub shape: *const i64,
+    /// A name for each dimension, of length 0 where it has none; may be null if none has one.
+    pub symbols: *const Text,
+}
+
+/// One output asked for.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Output {
+    /// Which of [`Signature::outputs`].
+    pub index: usize,
+    /// Where to write it: dense, row-major, host memory of the host's, which nobody else touches during the call.
+    /// Null if the library is to allocate.
+    pub place: *const DLTensor,
+    /// Set by the library where it allocated: always if `place` is null, and otherwise only if the result does not have
+    /// the shape of the place. The host owns it after success and ends it by its deleter, from any thread, at any
+    /// time before the model is unloaded. After a failure the host does not look at it. Null when called.
+    pub allocated: *mut DLManagedTensor,
+}
+
+/// See [`Table::backend_open`].
+pub type BackendOpen = unsafe extern "C" fn(
+    settings: *const Setting,
+    count: usize,
+    out: *mut *mut BackendHandle,
+    message: *mut Message,
+) -> i32;
+/// See [`Table::backend_close`].
+pub type BackendClose = unsafe extern "C" fn(backend: *mut BackendHandle);
+/// See [`Table::backend_describe`].
+pub type BackendDescribe =
+    unsafe extern "C" fn(*mut BackendHandle, out: *mut *const Description, message: *mut Message) -> i32;
+/// See [`Table::device_open`].
+pub type DeviceOpen = unsafe extern "C" fn(
+    backend: *mut BackendHandle,
+    index: usize,
+    out: *mut *mut DeviceHandle,
+    message: *mut Message,
+) -> i32;
+/// See [`Table::device_close`].
+pub type DeviceClose = unsafe extern "C" fn(device: *mut DeviceHandle);
+/// See [`Table::model_load`].
+pub type ModelLoad = unsafe extern "C" fn(
+    device: *mut DeviceHandle,
+    request: *const LoadRequest,
+    out: *mut *mut ModelHandle,
+    message: *mut Message,
+) -> i32;
+/// See [`Table::model_unload`].
+pub type ModelUnload = unsafe extern "C" fn(model: *mut ModelHandle);
+/// See [`Table::model_info`].
+pub type ModelInfo =
+    unsafe extern "C" fn(model: *mut ModelHandle, out: *mut *const Signature, message: *mut Message) -> i32;
+/// See [`Table::instance_create`].
+pub type InstanceCreate = unsafe extern "C" fn(
+    model: *mut ModelHandle,
+    out: *mut *mut InstanceHandle,
+    message: *mut Message,
+) -> i32;
+/// See [`Table::instance_destroy`].
+pub type InstanceDestroy = unsafe extern "C" fn(instance: *mut InstanceHandle);
+/// See [`Table::instance_bytes_held`].
+pub type InstanceBytesHeld =
+    unsafe extern "C" fn(instance: *mut InstanceHandle, out: *mut u64, message: *mut Message) -> i32;
+/// See [`Table::instance_infer`].
+pub type InstanceInfer = unsafe extern "C" fn(
+    instance: *mut InstanceHandle,
+    inputs: *const *mut DLManagedTensor,
+    input_count: usize,
+    outputs: *mut Output,
+    output_count: usize,
+    message: *mut Message,
+) -> i32;
+
+/// What a library exports. The module's text says what holds for all entries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// Must be [`MAJOR`].
+    pub major: u32,
+    /// The [`MINOR`] that the library was made with.
+    pub minor: u32,
+    /// The size of the library's table in bytes.
+    pub size: usize,
+
+    /// Opens the backend. The host owns the handle and ends it with `backend_close`. A library that lacks its driver
+    /// opens all the same and describes no devices and the reason; a setting that it does not know is
+    /// [`code::UNAVAILABLE`]. Since 1.0.
+    pub backend_open: Option<BackendOpen>,
+    /// Ends a backend. The handle is gone afterwards. Since 1.0.
+    pub backend_close: Option<BackendClose>,
+    /// Describes the backend. What `out` gets belongs to the backend, does not change, and is valid until
+    /// `backend_close`. Since 1.0.
+    pub backend_describe: Option<BackendDescribe>,
+
+    /// Opens device number `index` of the description. The host owns the handle and ends it with `device_close`. No
+    /// such device is [`code::INPUT`]. Since 1.0.
+    pub device_open: Option<DeviceOpen>,
+    /// Ends a device. The handle is gone afterwards. Since 1.0.
+    pub device_close: Option<DeviceClose>,
+
+    /// Loads a model. The host owns the handle and ends it with `model_unload`. Since 1.0.
+    pub model_load: Option<ModelLoad>,
+    /// Ends a model and everything it holds. The handle is gone afterwards. Since 1.0.
+    pub model_unload: Option<ModelUnload>,
+    /// Tells inputs and outputs. What `out` gets belongs to the model, does not change, and is valid until
+    /// `model_unload`. Since 1.0.
+    pub model_info: Option<ModelInfo>,
+
+    /// Makes an instance. The host owns the handle and ends it with `instance_destroy`. Since 1.0.
+    pub instance_create: Option<InstanceCreate>,
+    /// Ends an instance. The handle is gone afterwards. Since 1.0.
+    pub instance_destroy: Option<InstanceDestroy>,
+    /// Tells the bytes of device memory that the instance holds, its share of the weights counted in; 0 if not known.
+    /// Since 1.0.
+    pub instance_bytes_held: Option<InstanceBytesHeld>,
+    /// Runs the model and returns when the results are there. Since 1.0.
+    ///
+    /// The library owns each of `inputs` from the call on, whether it succeeds or fails, and ends each by its deleter
+    /// exactly once, on any thread, when it likes: so an input may also be handed back as an output without a copy.
+    /// Inputs are dense, row-major, in host memory, of any alignment, and only read, for others may read them too;
+    /// null strides mean dense. A placed output is written in its place; see [`Output`] for who owns the others.
+    pub instance_infer: Option<InstanceInfer>,
+}
+
+impl Table {
+    /// A table without entries.
+    pub(crate) const EMPTY: Self = Self {
+        major: 0,
+        minor: 0,
+        size: 0,
+        backend_open: None,
+        backend_close: None,
+        backend_describe: None,
+        device_open: None,
+        device_close: None,
+        model_load: None,
+        model_unload: None,
+        model_info: None,
+        instance_create: None,
+        instance_destroy: None,
+        instance_bytes_held: None,
+        instance_infer: None,
+    };
+}
+
+impl Text {
+    /// Text that borrows `text`; as valid as that is.
+    pub const fn of(text: &str) -> Self {
+        Self::of_bytes(text.as_bytes())
+    }
+
+    /// Text of bytes that need not be UTF-8: a path.
+    pub const fn of_bytes(bytes: &[u8]) -> Self {
+        Self { data: bytes.as_ptr(), len: bytes.len() }
+    }
+}

@@ -1,0 +1,276 @@
+//! DLPack: how tensors cross the table, both ways.
+//!
+//! Source: `dlpack.h` of DLPack 1.x, structs `DLTensor` and `DLManagedTensor`.
+
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{DataType, MAX_RANK, Shape, ShapeError, Tensor};
+
+/// DLPack's device type for host memory.
+pub const KDL_CPU: i32 = 1;
+/// DLPack's type code for what it has no other code for; with 0 bits it stands for [`DataType::Bytes`].
+pub const KDL_OPAQUE_HANDLE: u8 = 3;
+
+/// Where the data is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DLDevice {
+    /// What kind of memory; [`KDL_CPU`] is the only one that crosses in this version.
+    pub device_type: i32,
+    /// Which of that kind.
+    pub device_id: i32,
+}
+
+/// The type of one element.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DLDataType {
+    /// Signed, unsigned, float and so on; see [`DataType::dlpack`].
+    pub code: u8,
+    /// Bits of one element.
+    pub bits: u8,
+    /// Always 1 here.
+    pub lanes: u16,
+}
+
+/// A tensor that somebody else owns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct DLTensor {
+    /// The allocation.
+    pub data: *mut c_void,
+    /// Where it is.
+    pub device: DLDevice,
+    /// Dimensions.
+    pub ndim: i32,
+    /// The element type.
+    pub dtype: DLDataType,
+    /// One extent for each dimension.
+    pub shape: *mut i64,
+    /// Elements from one index to the next for each dimension; null for dense and row-major.
+    pub strides: *mut i64,
+    /// Bytes from `data` to the first element.
+    pub byte_offset: u64,
+}
+
+/// A tensor that owns itself, and ends by its deleter.
+#[repr(C)]
+#[derive(Debug)]
+pub struct DLManagedTensor {
+    /// The tensor.
+    pub dl_tensor: DLTensor,
+    /// For whoever made it.
+    pub manager_ctx: *mut c_void,
+    /// Ends it; null if nothing is to be done.
+    pub deleter: Option<unsafe extern "C" fn(*mut DLManagedTensor)>,
+}
+
+/// Why a tensor that came over the table is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("the tensor is null")]
+    Null,
+    #[error("the tensor is on device type {0}, not in host memory")]
+    Device(i32),
+    #[error("rank {0} is not between 0 and {MAX_RANK}")]
+    Rank(i32),
+    #[error("element type (code {}, bits {}, lanes {}) is not known", .0.code, .0.bits, .0.lanes)]
+    Type(DLDataType),
+    #[error("the shape is null")]
+    NullShape,
+    #[error("the data is null")]
+    NullData,
+    #[error("the strides are not those of a dense, row-major tensor")]
+    Strides,
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+}
+
+/// What a checked [`DLTensor`] points to.
+pub(crate) struct View {
+    pub(crate) data_type: DataType,
+    pub(crate) shape: Shape,
+    pub(crate) data: NonNull<u8>,
+    pub(crate) len: usize,
+}
+
+impl DLDataType {
+    /// The form that crosses the table.
+    pub(crate) fn of(data_type: DataType) -> Self {
+        let (code, bits) = data_type.dlpack().unwrap_or((KDL_OPAQUE_HANDLE, 0));
+        Self { code, bits, lanes: 1 }
+    }
+
+    /// The reverse of [`DLDataType::of`].
+    pub(crate) fn data_type(self) -> Option<DataType> {
+        match (self.lanes, self.code, self.bits) {
+            (1, KDL_OPAQUE_HANDLE, 0) => Some(DataType::Bytes),
+            (1, code, bits) => DataType::from_dlpack(code, bits),
+            _ => None,
+        }
+    }
+}
+
+/// Describes dense memory; valid as long as `shape` and what `data` points to.
+pub(crate) fn describe(data_type: DataType, shape: &Shape, data: *mut u8) -> DLTensor {
+    DLTensor {
+        data: data.cast(),
+        device: DLDevice { device_type: KDL_CPU, device_id: 0 },
+        ndim: i32::try_from(shape.extents().len()).unwrap_or(i32::MAX), // at most MAX_RANK
+        dtype: DLDataType::of(data_type),
+        shape: shape.extents().as_ptr().cast_mut(),
+        strides: std::ptr::null_mut(),
+        byte_offset: 0,
+    }
+}
+
+/// A tensor on its way to the other side.
+struct Given {
+    managed: DLManagedTensor,
+    /// Owns what `managed` points to.
+    _tensor: Tensor,
+}
+
+/// Gives a tensor to the other side, which ends it by its deleter. No byte of data is copied.
+pub(crate) fn give(tensor: Tensor) -> *mut DLManagedTensor {
+    let data = tensor.data().as_ptr().cast_mut();
+    // The extents and the bytes are on the heap, so moving the tensor does not move them.
+    let dl_tensor = describe(tensor.data_type(), tensor.shape(), data);
+    let managed = DLManagedTensor { dl_tensor, manager_ctx: std::ptr::null_mut(), deleter: Some(end_given) };
+    let given = Box::into_raw(Box::new(Given { managed, _tensor: tensor }));
+    // SAFETY: `given` is a live allocation that nobody else has yet.
+    unsafe {
+        (*given).managed.manager_ctx = given.cast();
+        &raw mut (*given).managed
+    }
+}
+
+unsafe extern "C" fn end_given(managed: *mut DLManagedTensor) {
+    // Whatever the bytes belong to may run code when dropped, and no panic may pass to the other side.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the deleter is called once, with the pointer that `give` returned, whose context is the box.
+        drop(unsafe { Box::from_raw((*managed).manager_ctx.cast::<Given>()) });
+    }));
+}
+
+/// A tensor that came from the other side; ended when dropped.
+struct Taken {
+    managed: NonNull<DLManagedTensor>,
+    data: NonNull<u8>,
+    len: usize,
+    /// What the bytes may be part of; dropped after the tensor is ended.
+    _keeps: Option<Keep>,
+}
+
+/// Something that has to live as long as a tensor.
+pub(crate) type Keep = Arc<dyn Send + Sync>;
+
+// SAFETY: by the table's contract a tensor may be read and ended on any thread, and nobody writes to it.
+unsafe impl Send for Taken {}
+// SAFETY: as above; reading is all that a shared reference allows.
+unsafe impl Sync for Taken {}
+
+impl AsRef<[u8]> for Taken {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `take` has checked pointer and length as far as they can be; the deleter has not been called yet.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // SAFETY: the tensor was given to this side, which ends it here and nowhere else.
+        unsafe {
+            if let Some(deleter) = self.managed.as_ref().deleter {
+                deleter(self.managed.as_ptr());
+            }
+        }
+    }
+}
+
+/// Takes a tensor from the other side, without a copy. It is ended when the last clone of the result is dropped, and
+/// at once if it is refused. `keeps` lives until then too.
+///
+/// # Safety
+/// `managed` is null, or a tensor by the table's contract that is this side's from now on.
+pub(crate) unsafe fn take(managed: *mut DLManagedTensor, keeps: Option<Keep>) -> Result<Tensor, Fault> {
+    let managed = NonNull::new(managed).ok_or(Fault::Null)?;
+    let mut taken = Taken { managed, data: NonNull::dangling(), len: 0, _keeps: keeps };
+    // SAFETY: the caller promises that the tensor is one.
+    let view = unsafe { view(&managed.as_ref().dl_tensor) }?;
+    (taken.data, taken.len) = (view.data, view.len);
+    Ok(Tensor::new(view.data_type, view.shape, Bytes::from_owner(taken))?)
+}
+
+/// Checks everything about `tensor` that can be checked.
+///
+/// # Safety
+/// `shape` and `strides` are null or point to `ndim` extents.
+pub(crate) unsafe fn view(tensor: &DLTensor) -> Result<View, Fault> {
+    if tensor.device.device_type != KDL_CPU {
+        return Err(Fault::Device(tensor.device.device_type));
+    }
+    let rank = usize::try_from(tensor.ndim).ok().filter(|rank| *rank <= MAX_RANK);
+    let rank = rank.ok_or(Fault::Rank(tensor.ndim))?;
+    let data_type = tensor.dtype.data_type().ok_or(Fault::Type(tensor.dtype))?;
+    // SAFETY: promised by the caller; the rank has been checked.
+    // SAFETY: the caller promises what the shape points to, and the rank has been checked.
+    let extents = unsafe { copy_extents(tensor.shape, rank) }.ok_or(Fault::NullShape)?;
+    let shape = Shape::new(extents)?;
+    let len = shape.bytes(data_type)?;
+    if !tensor.strides.is_null() {
+        // SAFETY: as for the shape.
+        let strides = unsafe { copy_extents(tensor.strides, rank) }.ok_or(Fault::Strides)?;
+        if !is_dense(shape.extents(), &strides) {
+            return Err(Fault::Strides);
+        }
+    }
+    let offset = usize::try_from(tensor.byte_offset).map_err(|_| ShapeError::Overflow)?;
+    let start = (tensor.data as usize).checked_add(offset).ok_or(ShapeError::Overflow)?;
+    if isize::try_from(len).is_err() || start.checked_add(len).is_none() {
+        return Err(ShapeError::Overflow.into());
+    }
+    let data = match NonNull::new(tensor.data.cast::<u8>()) {
+        // No more than a pointer is made; what it may reach is bounded by `len`.
+        Some(data) => NonNull::new(data.as_ptr().wrapping_add(offset)).ok_or(Fault::NullData)?,
+        None if len == 0 => NonNull::dangling(),
+        None => return Err(Fault::NullData),
+    };
+    Ok(View { data_type, shape, data, len })
+}
+
+/// Copies `rank` extents; `None` if there should be some and there are none.
+///
+/// # Safety
+/// `data` is null or points to `rank` extents.
+unsafe fn copy_extents(data: *const i64, rank: usize) -> Option<Vec<i64>> {
+    if rank == 0 {
+        return Some(Vec::new());
+    }
+    if data.is_null() || !data.is_aligned() {
+        return None;
+    }
+    // SAFETY: neither null nor misaligned, and the caller promises the rest.
+    Some(unsafe { std::slice::from_raw_parts(data, rank) }.to_vec())
+}
+
+/// Whether `strides` are those of a dense, row-major tensor. The stride of an extent of 1 does not matter, nor does any
+/// where there are no elements.
+fn is_dense(extents: &[i64], strides: &[i64]) -> bool {
+    if extents.contains(&0) {
+        return true;
+    }
+    let mut expected = 1i64;
+    for (extent, stride) in extents.iter().zip(strides).rev() {
+        if *extent != 1 && *stride != expected {
+            return false;
+        }
+        expected = expected.wrapping_mul(*extent); // a product that overflows is refused for its bytes
+    }
+    true
+}

@@ -1,0 +1,40 @@
+//! What can go wrong in a backend.
+
+/// A backend's failure. The variants are the codes of the C ABI; the text is for the log and for whoever asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The library, its driver or something it needs is not there. The text lists what was tried.
+    #[error("backend `{backend}` is not available: {reason}")]
+    Unavailable {
+        /// The backend's name or its library's path.
+        backend: String,
+        /// What is missing, and where it was looked for.
+        reason: String,
+    },
+    /// The library speaks another version of the table.
+    #[error("backend `{backend}` speaks ABI {actual}, this host needs {expected}")]
+    Version {
+        /// The library's path.
+        backend: String,
+        /// The version the host needs.
+        expected: String,
+        /// The version the library has.
+        actual: String,
+    },
+    /// The model's files cannot be read, or are no model this backend can run.
+    #[error("model cannot be loaded: {0}")]
+    Load(String),
+    /// An input has the wrong name, type, rank or shape: the caller's mistake.
+    #[error("{0}")]
+    Input(String),
+    /// The device has not enough memory.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// The model failed while it ran.
+    #[error("model failed on its device: {0}")]
+    Run(String),
+    /// A bug in the backend: it panicked, or broke the contract of the table.
+    #[error("internal error of the backend: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,95 @@
+//! Opens a backend's library and makes the table of [`crate::abi`] a [`Backend`] again.
+//!
+//! Whatever comes back over the table is checked as far as it can be: a library that breaks the contract is
+//! [`BackendError::Internal`], or at worst a wrong number, wherever its pointers are at least readable.
+
+mod describe;
+mod handles;
+mod library;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::abi::{self, Message, Setting, Text, code};
+use crate::{Backend, BackendError};
+
+/// Opens the library at `path` and its backend with `settings`, key and value. The library stays loaded until the process
+/// ends, for threads and thread-local data of its own may outlive every handle.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] if there is no library at `path`, it cannot be opened or its settings are refused,
+/// [`BackendError::Version`] if it speaks another version, [`BackendError::Internal`] if its table is broken.
+pub fn load(path: &Path, settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
+    let name = path.display().to_string();
+    let table = library::open(path)?;
+    // SAFETY: a library that exports the symbol promises the contract of its table, and is never unloaded.
+    unsafe { attach(table, &name, settings) }
+}
+
+/// Where the library of backend `name` is: the first of `directories` that has `liboutrigger_<name>.so` (or what the
+/// operating system calls it).
+///
+/// # Errors
+/// [`BackendError::Unavailable`], listing the paths tried.
+pub fn find(name: &str, directories: &[PathBuf]) -> Result<PathBuf, BackendError> {
+    let file = libloading::library_filename(format!("outrigger_{name}"));
+    let tried: Vec<PathBuf> = directories.iter().map(|directory| directory.join(&file)).collect();
+    if let Some(found) = tried.iter().find(|path| path.is_file()) {
+        return Ok(found.clone());
+    }
+    let list: Vec<String> = tried.iter().map(|path| format!("`{}`", path.display())).collect();
+    let reason = if list.is_empty() {
+        "no folder to look in".into()
+    } else {
+        format!("no such file, tried {}", list.join(", "))
+    };
+    Err(BackendError::Unavailable { backend: name.into(), reason })
+}
+
+/// Opens the backend behind a table, which is copied. `name` is for messages.
+///
+/// # Errors
+/// As [`load`].
+///
+/// # Safety
+/// `table` is null or points to a table, of the size that it says, whose functions keep the contract of [`crate::abi`] and
+/// stay callable until the process ends.
+pub unsafe fn attach(
+    table: *const abi::Table,
+    name: &str,
+    settings: &[(String, String)],
+) -> Result<Arc<dyn Backend>, BackendError> {
+    // SAFETY: promised by the caller.
+    let entries = unsafe { library::entries(table, name) }?;
+    let settings: Vec<Setting> =
+        settings.iter().map(|(key, value)| Setting { key: Text::of(key), value: Text::of(value) }).collect();
+    Ok(Arc::new(handles::HostBackend::open(entries, name, &settings)?))
+}
+
+/// Room for the reason of a failure; longer ones are cut.
+const MESSAGE_BYTES: usize = 2048;
+
+/// Calls an entry and reads what it returns. `name` is the backend's.
+fn call(name: &str, entry: impl FnOnce(*mut Message) -> i32) -> Result<(), BackendError> {
+    let mut room = [0u8; MESSAGE_BYTES];
+    let mut message = Message { data: room.as_mut_ptr(), capacity: room.len(), len: 0 };
+    let code = entry(&mut message);
+    if code == code::OK {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&room[..message.len.min(room.len())]).into_owned();
+    Err(match code {
+        code::UNAVAILABLE => BackendError::Unavailable { backend: name.into(), reason: text },
+        code::LOAD => BackendError::Load(text),
+        code::INPUT => BackendError::Input(text),
+        code::OUT_OF_MEMORY => BackendError::OutOfMemory(text),
+        code::RUN => BackendError::Run(text),
+        code::INTERNAL => BackendError::Internal(text),
+        other => BackendError::Internal(format!("code {other}: {text}")),
+    })
+}
+
+/// A broken contract.
+fn broken(name: &str, what: impl std::fmt::Display) -> BackendError {
+    BackendError::Internal(format!("backend `{name}` broke the contract of the table: {what}"))
+}

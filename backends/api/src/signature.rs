@@ -1,0 +1,276 @@
+//! What follows from a model's inputs and outputs: whether a call fits them, and which shapes its results will have.
+
+use crate::{BackendError, Buffer, DataType, ModelInfo, Output, Shape, Tensor, TensorInfo};
+
+impl ModelInfo {
+    /// Checks count, type, rank and fixed extents of `inputs`, and that free extents of one name are equal.
+    ///
+    /// # Errors
+    /// [`BackendError::Input`], naming the input, what came and what the model takes.
+    pub fn check_inputs(&self, inputs: &[Tensor]) -> Result<(), BackendError> {
+        if inputs.len() != self.inputs.len() {
+            return Err(BackendError::Input(format!(
+                "{} inputs given, the model takes {}",
+                inputs.len(),
+                self.inputs.len()
+            )));
+        }
+        let mut bound = Bound::default();
+        for (info, tensor) in self.inputs.iter().zip(inputs) {
+            check_input(info, tensor)?;
+            bound.add(info, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that each of `outputs` is one of the model's, of a type that is carried, asked for once, and that its
+    /// place, if it has one, is of the model's type.
+    ///
+    /// # Errors
+    /// [`BackendError::Input`].
+    pub fn check_outputs(&self, outputs: &mut [Output]) -> Result<(), BackendError> {
+        let mut seen = vec![false; self.outputs.len()];
+        for output in outputs {
+            let index = output.index();
+            let (Some(info), Some(seen)) = (self.outputs.get(index), seen.get_mut(index)) else {
+                return Err(BackendError::Input(format!(
+                    "output number {index} asked for, the model has {}",
+                    self.outputs.len()
+                )));
+            };
+            let name = &info.name;
+            if std::mem::replace(seen, true) {
+                return Err(BackendError::Input(format!("output `{name}` is asked for twice")));
+            }
+            if info.data_type == DataType::Bytes {
+                return Err(not_carried("output", name));
+            }
+            if let Some((placed, ..)) = output.place_mut()
+                && placed != info.data_type
+            {
+                return Err(BackendError::Input(format!(
+                    "output `{name}` has a place of type {placed}, the model gives {}",
+                    info.data_type
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The shape of each output for these inputs, as far as the model's text tells it: a free extent is known if an input
+    /// has one of the same name. `None` where an extent stays unknown.
+    pub fn resolve_outputs(&self, inputs: &[Tensor]) -> Vec<Option<Shape>> {
+        let mut bound = Bound::default();
+        for (info, tensor) in self.inputs.iter().zip(inputs) {
+            // Extents that contradict each other are `check_inputs`' to report.
+            let _ = bound.add(info, tensor);
+        }
+        self.outputs.iter().map(|info| bound.resolve(info)).collect()
+    }
+
+    /// Asks for the outputs `indices`: placed in fresh memory where the shape is known before the run, else allocated by
+    /// the backend. An index that the model has not is left for [`ModelInfo::check_outputs`] to refuse.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`] if the memory cannot be had.
+    pub fn place_outputs(&self, inputs: &[Tensor], indices: &[usize]) -> Result<Vec<Output>, BackendError> {
+        let mut shapes = self.resolve_outputs(inputs);
+        indices
+            .iter()
+            .map(|&index| {
+                let shape = shapes.get_mut(index).and_then(Option::take);
+                match (self.outputs.get(index), shape) {
+                    (Some(info), Some(shape)) => place(index, info, shape),
+                    _ => Ok(Output::allocate(index)),
+                }
+            })
+            .collect()
+    }
+}
+
+fn place(index: usize, info: &TensorInfo, shape: Shape) -> Result<Output, BackendError> {
+    let Ok(bytes) = shape.bytes(info.data_type) else { return Ok(Output::allocate(index)) };
+    let buffer = Buffer::zeroed(bytes)
+        .map_err(|_| BackendError::OutOfMemory(format!("output `{}` takes {bytes} bytes", info.name)))?;
+    Ok(Output::place(index, info.data_type, shape, buffer).unwrap_or_else(|_| Output::allocate(index)))
+}
+
+/// Extents by the name that the model gives them, and the input that said so. Models have few names, for which a list is
+/// faster than a map, and this is made for each call.
+#[derive(Default)]
+struct Bound<'a>(Vec<(&'a str, i64, &'a str)>);
+
+impl<'a> Bound<'a> {
+    fn add(&mut self, info: &'a TensorInfo, tensor: &Tensor) -> Result<(), BackendError> {
+        for ((declared, symbol), extent) in dimensions(info).zip(tensor.shape().extents()) {
+            if declared >= 0 || symbol.is_empty() {
+                continue;
+            }
+            let Some((first, from)) = self.find(symbol) else {
+                self.0.push((symbol, *extent, &info.name));
+                continue;
+            };
+            if first != *extent {
+                return Err(BackendError::Input(format!(
+                    "`{symbol}` is {first} in input `{from}` and {extent} in input `{}`",
+                    info.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, symbol: &str) -> Option<(i64, &'a str)> {
+        let found = self.0.iter().find(|(bound, ..)| *bound == symbol);
+        found.map(|(_, extent, from)| (*extent, *from))
+    }
+
+    fn resolve(&self, info: &TensorInfo) -> Option<Shape> {
+        let extents = dimensions(info).map(|(declared, symbol)| {
+            if declared >= 0 { Some(declared) } else { self.find(symbol).map(|(extent, _)| extent) }
+        });
+        Shape::new(extents.collect::<Option<Vec<_>>>()?).ok()
+    }
+}
+
+/// Each extent with its name, which is empty where it has none.
+fn dimensions(info: &TensorInfo) -> impl Iterator<Item = (i64, &str)> {
+    let symbols = info.symbols.iter().map(String::as_str).chain(std::iter::repeat(""));
+    info.shape.iter().copied().zip(symbols)
+}
+
+fn check_input(info: &TensorInfo, tensor: &Tensor) -> Result<(), BackendError> {
+    let name = &info.name;
+    if info.data_type == DataType::Bytes {
+        return Err(not_carried("input", name));
+    }
+    if tensor.data_type() != info.data_type {
+        return Err(BackendError::Input(format!(
+            "input `{name}` has type {}, the model takes {}",
+            tensor.data_type(),
+            info.data_type
+        )));
+    }
+    let extents = tensor.shape().extents();
+    let fits = |(declared, extent): (&i64, &i64)| *declared < 0 || declared == extent;
+    if extents.len() != info.shape.len() || !info.shape.iter().zip(extents).all(fits) {
+        return Err(BackendError::Input(format!(
+            "input `{name}` has shape {extents:?}, the model takes {:?}",
+            info.shape
+        )));
+    }
+    Ok(())
+}
+
+fn not_carried(what: &str, name: &str) -> BackendError {
+    BackendError::Input(format!("{what} `{name}` is of type BYTES, which is not carried yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn info(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
+        TensorInfo {
+            name: name.into(),
+            data_type,
+            shape: dimensions.iter().map(|(extent, _)| *extent).collect(),
+            symbols: dimensions.iter().map(|(_, symbol)| (*symbol).into()).collect(),
+        }
+    }
+
+    fn tensor(data_type: DataType, extents: &[i64]) -> Tensor {
+        let shape = Shape::new(extents).unwrap();
+        let bytes = shape.bytes(data_type).unwrap();
+        Tensor::new(data_type, shape, Bytes::from(vec![0; bytes])).unwrap()
+    }
+
+    /// x: FP32 [batch, 64], mask: INT64 [batch, length] → y: FP32 [batch, 10], attention: FP32 [batch, length, length],
+    /// picked: INT64 [?], label: BYTES [batch]
+    fn model() -> ModelInfo {
+        use DataType::{Bytes, Fp32, Int64};
+        ModelInfo {
+            inputs: vec![
+                info("x", Fp32, &[(-1, "batch"), (64, "")]),
+                info("mask", Int64, &[(-1, "batch"), (-1, "length")]),
+            ],
+            outputs: vec![
+                info("y", Fp32, &[(-1, "batch"), (10, "")]),
+                info("attention", Fp32, &[(-1, "batch"), (-1, "length"), (-1, "length")]),
+                info("picked", Int64, &[(-1, "")]),
+                info("label", Bytes, &[(-1, "batch")]),
+            ],
+        }
+    }
+
+    #[test]
+    fn inputs_that_do_not_fit_are_named() {
+        use DataType::{Fp32, Fp64, Int64};
+        let check = |inputs: &[Tensor], expected: Result<(), &str>| {
+            let got = model().check_inputs(inputs).map_err(|error| error.to_string());
+            assert_eq!(got, expected.map_err(str::to_owned));
+        };
+        let mask = tensor(Int64, &[2, 7]);
+        check(&[tensor(Fp32, &[2, 64]), mask.clone()], Ok(()));
+        check(&[tensor(Fp32, &[0, 64]), tensor(Int64, &[0, 0])], Ok(()));
+        check(std::slice::from_ref(&mask), Err("1 inputs given, the model takes 2"));
+        check(&[tensor(Fp64, &[2, 64]), mask.clone()], Err("input `x` has type FP64, the model takes FP32"));
+        check(
+            &[tensor(Fp32, &[2, 3]), mask.clone()],
+            Err("input `x` has shape [2, 3], the model takes [-1, 64]"),
+        );
+        check(
+            &[tensor(Fp32, &[64]), mask.clone()],
+            Err("input `x` has shape [64], the model takes [-1, 64]"),
+        );
+        check(&[tensor(Fp32, &[3, 64]), mask], Err("`batch` is 3 in input `x` and 2 in input `mask`"));
+    }
+
+    #[test]
+    fn strings_are_refused_by_name() {
+        let model =
+            ModelInfo { inputs: vec![info("text", DataType::Bytes, &[(-1, "")])], outputs: Vec::new() };
+        let error = model.check_inputs(&[tensor(DataType::Uint8, &[3])]).unwrap_err();
+        assert_eq!(error.to_string(), "input `text` is of type BYTES, which is not carried yet");
+    }
+
+    #[test]
+    fn free_extents_follow_the_inputs() {
+        let check = |x: &[i64], mask: &[i64], expected: [Option<&[i64]>; 4]| {
+            let inputs = [tensor(DataType::Fp32, x), tensor(DataType::Int64, mask)];
+            let got = model().resolve_outputs(&inputs);
+            let got: Vec<_> = got.iter().map(|shape| shape.as_ref().map(Shape::extents)).collect();
+            assert_eq!(got, expected);
+        };
+        check(&[2, 64], &[2, 7], [Some(&[2, 10]), Some(&[2, 7, 7]), None, Some(&[2])]);
+        check(&[0, 64], &[0, 1], [Some(&[0, 10]), Some(&[0, 1, 1]), None, Some(&[0])]);
+        // Too few inputs leave unknown what they would have told.
+        let got = model().resolve_outputs(&[tensor(DataType::Fp32, &[5, 64])]);
+        assert_eq!(got, [Some(Shape::new([5, 10]).unwrap()), None, None, Some(Shape::new([5]).unwrap())]);
+    }
+
+    #[test]
+    fn known_shapes_are_placed_and_the_rest_is_allocated() {
+        let inputs = [tensor(DataType::Fp32, &[2, 64]), tensor(DataType::Int64, &[2, 7])];
+        let mut outputs = model().place_outputs(&inputs, &[0, 1, 2, 3, 9]).unwrap();
+        let placed: Vec<_> =
+            outputs.iter_mut().map(|o| o.place_mut().map(|(.., bytes)| bytes.len())).collect();
+        assert_eq!(placed, [Some(80), Some(392), None, None, None]);
+    }
+
+    #[test]
+    fn outputs_that_the_model_has_not_are_refused() {
+        let check = |mut outputs: Vec<Output>, expected: Result<(), &str>| {
+            let got = model().check_outputs(&mut outputs).map_err(|error| error.to_string());
+            assert_eq!(got, expected.map_err(str::to_owned));
+        };
+        let wrong = Output::place(0, DataType::Int64, Shape::new([1]).unwrap(), Buffer::zeroed(8).unwrap());
+        check(vec![Output::allocate(2), Output::allocate(0)], Ok(()));
+        check(vec![Output::allocate(4)], Err("output number 4 asked for, the model has 4"));
+        check(vec![Output::allocate(1), Output::allocate(1)], Err("output `attention` is asked for twice"));
+        check(vec![Output::allocate(3)], Err("output `label` is of type BYTES, which is not carried yet"));
+        check(vec![wrong.unwrap()], Err("output `y` has a place of type INT64, the model gives FP32"));
+    }
+}

@@ -1,0 +1,205 @@
+//! Libraries that break the contract of the table: whatever can be seen is an error, never undefined behaviour.
+#![allow(unsafe_code, reason = "plays a library on the other side of the C boundary")]
+
+#[path = "../examples/adder.rs"]
+mod adder;
+
+use std::ffi::c_void;
+use std::ptr::{null, null_mut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use outrigger_backend::abi::{
+    self, DLDataType, DLDevice, DLManagedTensor, DLTensor, KDL_CPU, Message, Table, Text,
+};
+use outrigger_backend::conformance::{fp32, instance};
+use outrigger_backend::export::{Open, table};
+use outrigger_backend::{Backend, BackendError, Output, Tensor, host};
+
+struct Adder;
+
+impl Open for Adder {
+    fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
+        adder::open(settings)
+    }
+}
+
+fn attach(table: &Table) -> Result<Arc<dyn Backend>, BackendError> {
+    // SAFETY: the tables of these tests lie in what they say, but their pointers are readable.
+    unsafe { host::attach(table, "hostile", &[]) }
+}
+
+fn refused(change: impl FnOnce(&mut Table)) -> String {
+    let mut table = table::<Adder>();
+    change(&mut table);
+    attach(&table).err().expect("the table is refused").to_string()
+}
+
+#[test]
+fn tables_are_checked_before_they_are_used() {
+    let broken = |what: &str| {
+        format!("internal error of the backend: backend `hostile` broke the contract of the table: {what}")
+    };
+    assert_eq!(refused(|table| table.major = 2), "backend `hostile` speaks ABI 2.0, this host needs 1.0");
+    assert_eq!(refused(|table| table.size = 8), broken("its table has a size of 8 bytes"));
+    assert_eq!(refused(|table| table.model_load = None), broken("its table has no `model_load`"));
+    // A table that ends early has nulls where ours goes on; one that goes on where ours ends is read as far as ours.
+    let short = std::mem::offset_of!(Table, instance_infer);
+    assert_eq!(refused(|table| table.size = short), broken("its table has no `instance_infer`"));
+    let mut long = table::<Adder>();
+    (long.size, long.minor) = (4096, 7);
+    assert!(attach(&long).is_ok());
+    // SAFETY: null is allowed.
+    let error = unsafe { host::attach(null(), "hostile", &[]) }.err().unwrap().to_string();
+    assert_eq!(error, broken("it has no table"));
+}
+
+#[test]
+fn handles_and_descriptions_are_checked() {
+    unsafe extern "C" fn open_null(
+        _: *const abi::Setting,
+        _: usize,
+        _: *mut *mut abi::BackendHandle,
+        _: *mut Message,
+    ) -> i32 {
+        0
+    }
+    unsafe extern "C" fn describe_null(
+        _: *mut abi::BackendHandle,
+        _: *mut *const abi::Description,
+        _: *mut Message,
+    ) -> i32 {
+        0
+    }
+    unsafe extern "C" fn describe_wrongly(
+        _: *mut abi::BackendHandle,
+        out: *mut *const abi::Description,
+        _: *mut Message,
+    ) -> i32 {
+        let name = Text { data: [0xff].as_ptr(), len: 1 };
+        let description = abi::Description {
+            name,
+            version: Text::of("1"),
+            formats: null(),
+            format_count: 0,
+            devices: null(),
+            device_count: 0,
+            reason: Text::of(""),
+        };
+        // SAFETY: `out` is the host's. What it gets is leaked.
+        unsafe { *out = Box::leak(Box::new(description)) };
+        0
+    }
+    unsafe extern "C" fn lie_about_the_message(
+        _: *mut abi::BackendHandle,
+        _: *mut *const abi::Description,
+        message: *mut Message,
+    ) -> i32 {
+        // SAFETY: `message` is the host's.
+        unsafe { (*message).len = usize::MAX };
+        77
+    }
+    let check = |error: String, expected: &str| assert!(error.contains(expected), "{error}");
+    check(refused(|table| table.backend_open = Some(open_null)), "it made a handle that is null");
+    check(refused(|table| table.backend_describe = Some(describe_null)), "its description is null");
+    check(refused(|table| table.backend_describe = Some(describe_wrongly)), "`name` is no UTF-8 text");
+    check(refused(|table| table.backend_describe = Some(lie_about_the_message)), "code 77");
+}
+
+static ENDED: AtomicUsize = AtomicUsize::new(0);
+static CASE: AtomicUsize = AtomicUsize::new(0);
+
+const CASES: [(&str, &str); 12] = [
+    ("good", ""),
+    ("device", "the tensor is on device type 2, not in host memory"),
+    ("rank over", "rank 33 is not between"),
+    ("rank under", "rank -1 is not between"),
+    ("type", "element type (code 9, bits 7, lanes 1) is not known"),
+    ("lanes", "element type (code 2, bits 32, lanes 4) is not known"),
+    ("null shape", "the shape is null"),
+    ("null data", "the data is null"),
+    ("negative", "extent -3 is negative"),
+    ("overflow", "the number of elements overflows"),
+    ("strides", "the strides are not those of a dense"),
+    ("other type", "is of type INT32, not FP32"),
+];
+
+unsafe extern "C" fn end(tensor: *mut DLManagedTensor) {
+    ENDED.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: `infer` boxed it.
+    drop(unsafe { Box::from_raw(tensor) });
+}
+
+unsafe extern "C" fn infer(
+    _: *mut abi::InstanceHandle,
+    inputs: *const *mut DLManagedTensor,
+    input_count: usize,
+    outputs: *mut abi::Output,
+    _: usize,
+    _: *mut Message,
+) -> i32 {
+    static DATA: [f32; 3] = [1., 2., 3.];
+    let shape = |extents: [i64; 2]| Box::leak(Box::new(extents)).as_mut_ptr();
+    let float = DLDataType { code: 2, bits: 32, lanes: 1 };
+    let mut tensor = DLTensor {
+        data: DATA.as_ptr().cast::<c_void>().cast_mut(),
+        device: DLDevice { device_type: KDL_CPU, device_id: 0 },
+        ndim: 2,
+        dtype: float,
+        shape: shape([1, 3]),
+        strides: shape([3, 1]),
+        byte_offset: 0,
+    };
+    match CASES[CASE.load(Ordering::Relaxed)].0 {
+        "device" => tensor.device.device_type = 2,
+        "rank over" => tensor.ndim = 33,
+        "rank under" => tensor.ndim = -1,
+        "type" => tensor.dtype = DLDataType { code: 9, bits: 7, lanes: 1 },
+        "lanes" => tensor.dtype.lanes = 4,
+        "null shape" => tensor.shape = null_mut(),
+        "null data" => tensor.data = null_mut(),
+        "negative" => tensor.shape = shape([1, -3]),
+        "overflow" => tensor.shape = shape([i64::MAX, i64::MAX]),
+        "strides" => (tensor.shape, tensor.strides) = (shape([2, 3]), shape([4, 1])),
+        "other type" => tensor.dtype.code = 0,
+        _ => {}
+    }
+    let managed = DLManagedTensor { dl_tensor: tensor, manager_ctx: null_mut(), deleter: Some(end) };
+    // SAFETY: the host passes as many inputs as it says, to be ended here, and one output.
+    unsafe {
+        for number in 0..input_count {
+            let input = *inputs.add(number);
+            (*input).deleter.unwrap()(input);
+        }
+        (*outputs).allocated = Box::into_raw(Box::new(managed));
+    }
+    0
+}
+
+#[test]
+fn tensors_that_come_back_are_checked_and_ended() {
+    let mut table = table::<Adder>();
+    table.instance_infer = Some(infer);
+    let backend = attach(&table).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    std::fs::write(&path, "add x y").unwrap();
+    let (_, instance) = instance(&*backend.open(0).unwrap(), &path);
+    let input = fp32(&[1, 3], &[1., 2., 3.]);
+    for (number, (case, expected)) in CASES.into_iter().enumerate() {
+        CASE.store(number, Ordering::Relaxed);
+        let mut outputs = [Output::allocate(0)];
+        let result = instance.infer(&[input.clone(), input.clone()], &mut outputs);
+        let [output] = outputs;
+        match result {
+            Ok(()) => {
+                assert_eq!(output.into_tensor().as_ref().map(Tensor::data), Some(input.data()), "{case}")
+            }
+            Err(BackendError::Internal(text)) => {
+                assert!(!expected.is_empty() && text.contains(expected), "{case}: {text}");
+            }
+            Err(error) => panic!("{case}: {error:?}"),
+        }
+        assert_eq!(ENDED.load(Ordering::Relaxed), number + 1, "{case}: every tensor is ended once");
+    }
+}

@@ -1,0 +1,142 @@
+//! Running a model. Instances of one model share its session, which any number of threads may run at once.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use outrigger_backend::{BackendError, Buffer, Instance, Output, Tensor};
+
+use crate::error;
+use crate::model::Loaded;
+use crate::raw::{self, Allocated, Borrowed};
+
+pub(crate) struct OnnxInstance(Arc<Loaded>);
+
+impl OnnxInstance {
+    pub(crate) fn new(loaded: Arc<Loaded>) -> Self {
+        loaded.instances.fetch_add(1, Ordering::Relaxed);
+        Self(loaded)
+    }
+
+    /// Runs once. Without `in_place` ONNX Runtime allocates every output, also those that have a place.
+    fn run(
+        &self,
+        inputs: &[Tensor],
+        outputs: &mut [Output],
+        in_place: bool,
+    ) -> ort::Result<Vec<Option<Allocated>>> {
+        let memory = &self.0.runtime.memory;
+        let values =
+            inputs.iter().map(|input| Borrowed::input(memory, input)).collect::<Result<Vec<_>, _>>()?;
+        let wanted = outputs.iter_mut().map(|output| {
+            let index = output.index();
+            let passed_on = self.0.passed_on.get(index).copied().unwrap_or(false);
+            let place = output.place_mut().filter(|(data_type, _, bytes)| {
+                in_place && !passed_on && is_aligned(bytes, data_type.size().unwrap_or(1))
+            });
+            let place =
+                place.map(|(data_type, shape, bytes)| Borrowed::place(memory, data_type, shape, bytes));
+            Ok((index, place.transpose()?))
+        });
+        let wanted = wanted.collect::<ort::Result<Vec<_>>>()?;
+        raw::run(&self.0.session, &self.0.names, &values, &wanted)
+    }
+
+    /// Hands over an allocated result: into the output's place if it has one of that shape, else as it is.
+    fn deliver(
+        &self,
+        output: &mut Output,
+        allocated: Allocated,
+        inputs: &[Tensor],
+    ) -> Result<(), BackendError> {
+        let index = output.index();
+        let tensor = allocated.into_tensor().map_err(|error| {
+            let name = self.0.info.outputs.get(index).map_or("", |info| &info.name);
+            BackendError::Internal(format!("output `{name}`: {error}"))
+        })?;
+        match output.place_mut() {
+            Some((data_type, shape, place)) if data_type == tensor.data_type() && shape == tensor.shape() => {
+                place.copy_from_slice(tensor.data());
+                return Ok(());
+            }
+            Some((_, shape, _)) => {
+                // The place was not what came. If it was what the model's text promises, the next one would fail as well.
+                let promised = self.0.info.resolve_outputs(inputs).into_iter().nth(index).flatten();
+                if promised.as_ref() == Some(shape) {
+                    self.0.promises_wrong_shapes.store(true, Ordering::Relaxed);
+                }
+            }
+            None => {}
+        }
+        output.set(detached(tensor, inputs)?);
+        Ok(())
+    }
+}
+
+impl Instance for OnnxInstance {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
+        let loaded = &*self.0;
+        loaded.info.check_inputs(inputs)?;
+        loaded.info.check_outputs(outputs)?;
+        if outputs.is_empty() {
+            return Ok(());
+        }
+        let inputs = aligned(inputs)?;
+        let in_place = !loaded.promises_wrong_shapes.load(Ordering::Relaxed);
+        let results = match self.run(&inputs, outputs, in_place) {
+            Err(error) if in_place && error::is_misplaced(&error) => self.run(&inputs, outputs, false),
+            results => results,
+        };
+        let results = results.map_err(|error| error::run(&error, loaded.has_free_extents))?;
+        for (output, result) in outputs.iter_mut().zip(results) {
+            if let Some(allocated) = result {
+                self.deliver(output, allocated, &inputs)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes_held(&self) -> u64 {
+        self.0.bytes / (self.0.instances.load(Ordering::Relaxed).max(1) as u64)
+    }
+}
+
+impl Drop for OnnxInstance {
+    fn drop(&mut self) {
+        self.0.instances.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// ONNX Runtime reads elements as such, so a tensor that lies at an odd address is copied to one that fits: the only copy of
+/// an input. It happens where a tensor is cut out of a message without padding.
+fn aligned(inputs: &[Tensor]) -> Result<Cow<'_, [Tensor]>, BackendError> {
+    let fits = |tensor: &Tensor| is_aligned(tensor.data(), tensor.data_type().size().unwrap_or(1));
+    if inputs.iter().all(fits) {
+        return Ok(Cow::Borrowed(inputs));
+    }
+    inputs.iter().map(|tensor| if fits(tensor) { Ok(tensor.clone()) } else { copy(tensor) }).collect()
+}
+
+/// A result that ONNX Runtime did not allocate but took from an input, as it does where a model passes an input on, must
+/// not outlive the input's borrow, so it is copied.
+fn detached(tensor: Tensor, inputs: &[Tensor]) -> Result<Tensor, BackendError> {
+    let range = tensor.data().as_ptr_range();
+    let overlaps = |input: &Tensor| {
+        let input = input.data().as_ptr_range();
+        range.start < input.end && input.start < range.end
+    };
+    if inputs.iter().any(overlaps) { copy(&tensor) } else { Ok(tensor) }
+}
+
+fn is_aligned(bytes: &[u8], size: usize) -> bool {
+    (bytes.as_ptr() as usize).is_multiple_of(size)
+}
+
+fn copy(tensor: &Tensor) -> Result<Tensor, BackendError> {
+    let bytes = tensor.data();
+    let mut buffer = Buffer::zeroed(bytes.len())
+        .map_err(|error| BackendError::OutOfMemory(format!("{} bytes for a tensor: {error}", bytes.len())))?;
+    buffer.copy_from_slice(bytes);
+    Tensor::new(tensor.data_type(), tensor.shape().clone(), buffer.freeze())
+        .map_err(|error| BackendError::Internal(error.to_string()))
+}

@@ -1,0 +1,130 @@
+//! Loading a model: a session of ONNX Runtime, and what it takes and gives.
+
+use std::ffi::CString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+use ort::value::{Outlet, ValueType};
+use outrigger_backend::{BackendError, Instance, LoadOptions, Model, ModelInfo, TensorInfo};
+
+use crate::error;
+use crate::instance::OnnxInstance;
+use crate::raw::{self, Names};
+use crate::runtime::Runtime;
+
+/// What a session takes beside its weights, measured with ONNX Runtime 1.32 and many small models.
+const SESSION_BYTES: u64 = 100 * 1024;
+
+pub(crate) struct OnnxModel(Arc<Loaded>);
+
+/// What all instances of a model share.
+pub(crate) struct Loaded {
+    pub(crate) session: Arc<Session>,
+    pub(crate) names: Names,
+    pub(crate) info: ModelInfo,
+    pub(crate) runtime: &'static Runtime,
+    /// Whether any extent is free, so that a run can fail for its inputs.
+    pub(crate) has_free_extents: bool,
+    /// For each output whether it is an input under the same name. ONNX Runtime hands such an input through and leaves a
+    /// place for it unwritten, without an error.
+    pub(crate) passed_on: Vec<bool>,
+    /// Set once a result did not have the shape that the model's text promises; from then on none is placed.
+    pub(crate) promises_wrong_shapes: AtomicBool,
+    /// Bytes of the session, estimated: the file, which is mostly weights, and what comes with each session.
+    pub(crate) bytes: u64,
+    /// Instances that there are.
+    pub(crate) instances: AtomicUsize,
+}
+
+impl OnnxModel {
+    pub(crate) fn load(runtime: &'static Runtime, options: &LoadOptions) -> Result<Self, BackendError> {
+        let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
+        let metadata = std::fs::metadata(&options.path).map_err(|error| failed(&error))?;
+        if !metadata.is_file() {
+            return Err(failed(&"is no file"));
+        }
+        let session =
+            || -> ort::Result<Session> { builder(runtime, options)?.commit_from_file(&options.path) };
+        // `ort` panics on some types of inputs and outputs that it does not know.
+        let session = catch_unwind(AssertUnwindSafe(session))
+            .map_err(|_| failed(&"has an input or output of a type that cannot be read"))?
+            .map_err(|error| failed(&error.message()))?;
+        let describe = |outlets: &[Outlet]| {
+            let infos = outlets.iter().map(|outlet| describe(outlet).map_err(|error| failed(&error)));
+            infos.collect::<Result<Vec<_>, _>>()
+        };
+        let info = ModelInfo { inputs: describe(session.inputs())?, outputs: describe(session.outputs())? };
+        let names = |infos: &[TensorInfo]| {
+            infos.iter().map(|info| CString::new(info.name.as_str())).collect::<Result<Vec<_>, _>>()
+        };
+        let names =
+            names(&info.inputs).and_then(|inputs| Ok(Names { inputs, outputs: names(&info.outputs)? }));
+        let loaded = Loaded {
+            session: Arc::new(session),
+            names: names.map_err(|error| failed(&error))?,
+            has_free_extents: info.inputs.iter().any(|info| info.shape.iter().any(|extent| *extent < 0)),
+            passed_on: info
+                .outputs
+                .iter()
+                .map(|output| info.inputs.iter().any(|input| input.name == output.name))
+                .collect(),
+            info,
+            runtime,
+            promises_wrong_shapes: AtomicBool::new(false),
+            bytes: metadata.len() + SESSION_BYTES,
+            instances: AtomicUsize::new(0),
+        };
+        Ok(Self(Arc::new(loaded)))
+    }
+}
+
+fn builder(runtime: &Runtime, options: &LoadOptions) -> ort::Result<SessionBuilder> {
+    let builder = Session::builder(&runtime.environment)?.with_env_allocators()?;
+    Ok(match options.intra_threads {
+        None => builder,
+        // A number of its own means threads of its own: the shared pool has one size for all.
+        Some(threads) => builder
+            .with_independent_thread_pool()?
+            .with_intra_threads(threads)?
+            .with_inter_threads(1)?
+            .with_intra_op_spinning(false)?,
+    })
+}
+
+/// Why an input or output cannot be served.
+#[derive(Debug, thiserror::Error)]
+enum OutletError {
+    #[error("`{name}` is a {kind}, only tensors are carried (scikit-learn: convert with `zipmap=False`)")]
+    NoTensor { name: String, kind: String },
+    #[error("`{name}` has elements of type {element}, which is not carried")]
+    Type { name: String, element: String },
+}
+
+fn describe(outlet: &Outlet) -> Result<TensorInfo, OutletError> {
+    let name = outlet.name().to_owned();
+    let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
+        return Err(OutletError::NoTensor { name, kind: outlet.dtype().to_string() });
+    };
+    let Some(data_type) = raw::data_type((*ty).into()) else {
+        return Err(OutletError::Type { name, element: ty.to_string() });
+    };
+    Ok(TensorInfo {
+        name,
+        data_type,
+        shape: shape.iter().map(|extent| (*extent).max(-1)).collect(),
+        symbols: dimension_symbols.to_vec(),
+    })
+}
+
+impl Model for OnnxModel {
+    fn info(&self) -> &ModelInfo {
+        &self.0.info
+    }
+
+    fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
+        Ok(Arc::new(OnnxInstance::new(Arc::clone(&self.0))))
+    }
+}

@@ -1,0 +1,285 @@
+//! The calls that `ort` has no safe form for: tensors over memory of the caller's, and runs from many threads at once.
+
+use std::error::Error;
+use std::ffi::{CStr, CString, c_char};
+use std::marker::PhantomData;
+use std::path::Path;
+use std::ptr::{NonNull, null, null_mut};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ort::AsPointer;
+use ort::environment::Environment;
+use ort::memory::MemoryInfo;
+use ort::session::Session;
+use ort::sys::{ONNXTensorElementDataType as ElementType, OrtApiBase, OrtStatusPtr, OrtValue};
+use outrigger_backend::{DataType, Shape, ShapeError, Tensor};
+
+/// Asks the library at `path` for its version.
+pub(crate) fn version(path: &Path) -> Result<String, String> {
+    // SAFETY: that the library may be loaded is what the setting says. It stays loaded, as `ort` keeps it too.
+    let library =
+        Box::leak(Box::new(unsafe { libloading::Library::new(path) }.map_err(|error| chain(&error))?));
+    // SAFETY: the type is that of ONNX Runtime's C API, in all its versions.
+    let base = unsafe { library.get::<unsafe extern "system" fn() -> *const OrtApiBase>("OrtGetApiBase") }
+        .map_err(|_| "is no ONNX Runtime, for it exports no `OrtGetApiBase`".to_owned())?;
+    // SAFETY: the function takes nothing and returns a static; its version is a static string.
+    unsafe {
+        let base = base().as_ref().ok_or("its `OrtGetApiBase` returns nothing")?;
+        Ok(CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned())
+    }
+}
+
+/// An error with its causes: the loader's own words are in the source.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Makes one allocator for all sessions that ask for it, which saves each an arena of its own.
+pub(crate) fn share_allocator(environment: &Environment, arena: &MemoryInfo<'_>) -> ort::Result<()> {
+    // SAFETY: both pointers are live; no arena configuration means the default one.
+    check(unsafe {
+        (ort::api().CreateAndRegisterAllocator)(environment.ptr().cast_mut(), arena.ptr(), null())
+    })
+}
+
+/// A tensor of ONNX Runtime's.
+struct Value(NonNull<OrtValue>);
+
+// SAFETY: a value has no tie to a thread, and is only read once a run has made it.
+unsafe impl Send for Value {}
+// SAFETY: as above; reads may overlap.
+unsafe impl Sync for Value {}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        // SAFETY: the value is owned, and released only here.
+        unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) }
+    }
+}
+
+/// A tensor over memory of the caller's, borrowed as long as this lives.
+pub(crate) struct Borrowed<'a>(Value, PhantomData<&'a mut [u8]>);
+
+impl<'a> Borrowed<'a> {
+    /// Over memory that is only read. Its address must be aligned to the element.
+    pub(crate) fn input(memory: &MemoryInfo<'_>, tensor: &'a Tensor) -> ort::Result<Self> {
+        // ONNX Runtime's call takes a pointer to mutable data, but runs never write to an input.
+        let data = tensor.data().as_ptr().cast_mut();
+        Self::new(memory, tensor.data_type(), tensor.shape(), data, tensor.data().len())
+    }
+
+    /// Over memory that a run writes to. Its address must be aligned to the element.
+    pub(crate) fn place(
+        memory: &MemoryInfo<'_>,
+        data_type: DataType,
+        shape: &Shape,
+        bytes: &'a mut [u8],
+    ) -> ort::Result<Self> {
+        Self::new(memory, data_type, shape, bytes.as_mut_ptr(), bytes.len())
+    }
+
+    fn new(
+        memory: &MemoryInfo<'_>,
+        data_type: DataType,
+        shape: &Shape,
+        data: *mut u8,
+        len: usize,
+    ) -> ort::Result<Self> {
+        let extents = shape.extents();
+        let mut value = null_mut();
+        // SAFETY: the memory is borrowed for `'a` and `len` bytes long; the extents are copied.
+        check(unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                memory.ptr(),
+                data.cast(),
+                len,
+                extents.as_ptr(),
+                extents.len(),
+                element_type(data_type),
+                &mut value,
+            )
+        })?;
+        Ok(Self(made(value)?, PhantomData))
+    }
+}
+
+/// A session's input and output names, in the form that a run takes.
+pub(crate) struct Names {
+    pub(crate) inputs: Vec<CString>,
+    pub(crate) outputs: Vec<CString>,
+}
+
+/// Runs a session for the outputs `wanted`, each with its place if it has one; gives back those that ONNX Runtime
+/// allocated.
+///
+/// ONNX Runtime promises that runs of one session may overlap, which `ort` does not allow: its `Session::run` is for
+/// execution providers that break that promise, and the CPU's, the only one here, keeps it.
+pub(crate) fn run(
+    session: &Arc<Session>,
+    names: &Names,
+    inputs: &[Borrowed<'_>],
+    wanted: &[(usize, Option<Borrowed<'_>>)],
+) -> ort::Result<Vec<Option<Allocated>>> {
+    let input_names: Vec<*const c_char> = names.inputs.iter().map(|name| name.as_ptr()).collect();
+    let outputs = wanted.iter().map(|(index, _)| names.outputs.get(*index).map(|name| name.as_ptr()));
+    let output_names = outputs.collect::<Option<Vec<*const c_char>>>();
+    let output_names = output_names.ok_or_else(|| ort::Error::new("no such output"))?;
+    if input_names.len() != inputs.len() {
+        return Err(ort::Error::new("another number of inputs than the model takes"));
+    }
+    let inputs: Vec<*const OrtValue> = inputs.iter().map(|input| input.0.0.as_ptr().cast_const()).collect();
+    let place = |place: &Option<Borrowed<'_>>| place.as_ref().map_or(null_mut(), |place| place.0.0.as_ptr());
+    let mut outputs: Vec<*mut OrtValue> = wanted.iter().map(|(_, given)| place(given)).collect();
+    // SAFETY: names and values are as many as is said and live until the end of the call; the session is live.
+    let status = unsafe {
+        (ort::api().Run)(
+            session.ptr().cast_mut(),
+            null(),
+            input_names.as_ptr(),
+            inputs.as_ptr(),
+            inputs.len(),
+            output_names.as_ptr(),
+            output_names.len(),
+            outputs.as_mut_ptr(),
+        )
+    };
+    // Whatever came is owned before an error can return.
+    let made = outputs.into_iter().zip(wanted).map(|(value, (_, place))| match place {
+        Some(_) => None,
+        None => {
+            NonNull::new(value).map(|value| Allocated { value: Value(value), _session: Arc::clone(session) })
+        }
+    });
+    let made: Vec<Option<Allocated>> = made.collect();
+    check(status)?;
+    Ok(made)
+}
+
+/// A tensor that ONNX Runtime allocated. It may be part of the session's memory (a constant of the model), so it keeps the
+/// session.
+pub(crate) struct Allocated {
+    value: Value,
+    _session: Arc<Session>,
+}
+
+/// Why an allocated tensor cannot be handed on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TensorError {
+    #[error(transparent)]
+    Runtime(#[from] ort::Error),
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    #[error("it has element type {0:?}, which is not carried")]
+    Type(ElementType),
+    #[error("it has no data")]
+    Null,
+}
+
+impl Allocated {
+    /// The tensor, which frees itself when its last clone is dropped.
+    pub(crate) fn into_tensor(self) -> Result<Tensor, TensorError> {
+        let value = self.value.0.as_ptr();
+        let mut element = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+        let (mut extents, mut rank, mut data) = (null(), 0, null_mut());
+        // SAFETY: the value is live, and all pointers are places of this frame.
+        unsafe {
+            check((ort::api().GetTensorElementTypeAndShapeDataReference)(
+                value,
+                &mut element,
+                &mut extents,
+                &mut rank,
+            ))?;
+            check((ort::api().GetTensorMutableData)(value, &mut data))?;
+        }
+        let extents = match rank {
+            0 => Vec::new(),
+            // SAFETY: ONNX Runtime says that there are `rank` extents, in memory of the value's.
+            _ if !extents.is_null() => unsafe { std::slice::from_raw_parts(extents, rank) }.to_vec(),
+            _ => return Err(TensorError::Null),
+        };
+        let data_type = data_type(element).ok_or(TensorError::Type(element))?;
+        let shape = Shape::new(extents)?;
+        let len = shape.bytes(data_type)?;
+        let data = match NonNull::new(data.cast::<u8>()) {
+            Some(data) => data,
+            None if len == 0 => NonNull::dangling(),
+            None => return Err(TensorError::Null),
+        };
+        Ok(Tensor::new(data_type, shape, Bytes::from_owner(Owner { data, len, _allocated: self }))?)
+    }
+}
+
+/// The bytes of an allocated tensor.
+struct Owner {
+    data: NonNull<u8>,
+    len: usize,
+    /// Owns what `data` points to.
+    _allocated: Allocated,
+}
+
+// SAFETY: the bytes are not written to any more, and go with the value that owns them.
+unsafe impl Send for Owner {}
+// SAFETY: as above; a shared reference allows reading only.
+unsafe impl Sync for Owner {}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the value has as many bytes as its type and shape take, and lives as long as this.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
+fn check(status: OrtStatusPtr) -> ort::Result<()> {
+    // SAFETY: the status comes from a call of the API, and is consumed here.
+    unsafe { ort::Error::result_from_status(status) }
+}
+
+fn made(value: *mut OrtValue) -> ort::Result<Value> {
+    NonNull::new(value).map(Value).ok_or_else(|| ort::Error::new("ONNX Runtime made no value"))
+}
+
+macro_rules! element_types {
+    ($($data_type:ident $element:ident)*) => {
+        fn element_type(data_type: DataType) -> ElementType {
+            match data_type {
+                $(DataType::$data_type => ElementType::$element,)*
+                _ => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED,
+            }
+        }
+
+        /// `None` for what has no [`DataType`].
+        pub(crate) fn data_type(element: ElementType) -> Option<DataType> {
+            Some(match element {
+                $(ElementType::$element => DataType::$data_type,)*
+                _ => return None,
+            })
+        }
+    };
+}
+
+element_types! {
+    Bool ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL
+    Uint8 ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
+    Uint16 ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT16
+    Uint32 ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT32
+    Uint64 ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64
+    Int8 ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8
+    Int16 ONNX_TENSOR_ELEMENT_DATA_TYPE_INT16
+    Int32 ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32
+    Int64 ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64
+    Fp16 ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16
+    Bf16 ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16
+    Fp32 ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+    Fp64 ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE
+    Bytes ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING
+}

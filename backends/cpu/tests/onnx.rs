@@ -1,0 +1,291 @@
+//! The backend on real models, in process and as a plug-in.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use outrigger_backend::conformance::{self, Fixtures, fp32, infer, instance, values};
+use outrigger_backend::{
+    Backend, BackendError, Buffer, DataType, Instance, LoadOptions, Model, Output, Shape, Tensor, host,
+};
+use outrigger_testkit::onnx::{self, Dim, Graph};
+use support::Mlp;
+use tempfile::TempDir;
+
+fn settings() -> Vec<(String, String)> {
+    let path = outrigger_testkit::onnxruntime().display().to_string();
+    vec![("onnxruntime".into(), path), ("intra_threads".into(), "2".into())]
+}
+
+fn backend() -> Arc<dyn Backend> {
+    outrigger_cpu::open(&settings()).unwrap()
+}
+
+/// The plug-in, which `cargo test` builds beside the tests.
+fn plugin() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let file = format!("{}outrigger_cpu{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let plugin = test.parent().unwrap().parent().unwrap().join(file);
+    assert!(plugin.is_file(), "{} is missing: run `cargo build -p outrigger-cpu`", plugin.display());
+    plugin
+}
+
+struct Loaded {
+    model: Arc<dyn Model>,
+    instance: Arc<dyn Instance>,
+    _folder: TempDir,
+}
+
+impl Loaded {
+    fn new(bytes: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(folder.path(), "model.onnx", bytes);
+        let (model, instance) = instance(&*backend().open(0).unwrap(), &path);
+        Self { model, instance, _folder: folder }
+    }
+
+    fn infer(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, BackendError> {
+        infer(&*self.model, &*self.instance, inputs)
+    }
+
+    fn allocated(&self, inputs: &[Tensor]) -> Result<Tensor, BackendError> {
+        let mut outputs = [Output::allocate(0)];
+        self.instance.infer(inputs, &mut outputs)?;
+        let [output] = outputs;
+        Ok(output.into_tensor().unwrap())
+    }
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn load_error(bytes: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "model.onnx", bytes);
+    let error = backend().open(0).unwrap().load(&LoadOptions { path, intra_threads: None }).err().unwrap();
+    assert!(matches!(error, BackendError::Load(_)), "{error:?}");
+    error.to_string()
+}
+
+/// `got` is within `1e-5 + 1e-5 * |expected|`: single precision over sums of some hundred terms.
+fn all_close(got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len());
+    for (got, expected) in got.iter().zip(expected) {
+        assert!((got - expected).abs() <= 1e-5 + 1e-5 * expected.abs(), "{got} is not {expected}");
+    }
+}
+
+fn conforms(backend: &dyn Backend) {
+    use DataType::*;
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = folder.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let types = [Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64];
+    let identity = |data_type: DataType| {
+        let path = write(
+            folder.path(),
+            data_type.name(),
+            &onnx::identity(data_type, &[Dim::Named("batch"), Dim::Fixed(2)]),
+        );
+        (data_type, path)
+    };
+    let fixtures = Fixtures {
+        add: write(folder.path(), "add", &onnx::add(3)),
+        identity: types.into_iter().map(identity).collect(),
+        nonzero: write(folder.path(), "nonzero", &onnx::non_zero()),
+        scratch,
+    };
+    conformance::all(backend, &fixtures);
+}
+
+#[test]
+fn conforms_in_process() {
+    conforms(&*backend());
+}
+
+#[test]
+fn conforms_as_a_plugin() {
+    let backend = host::load(&plugin(), &settings()).unwrap();
+    let info = backend.info();
+    assert_eq!((info.name.as_str(), info.formats.as_slice()), ("cpu", ["onnx".to_owned()].as_slice()));
+    assert!(info.version.contains("ONNX Runtime 1."), "{}", info.version);
+    assert!(info.devices[0].memory_total > 0 && info.devices[0].memory_free > 0);
+    conforms(&*backend);
+}
+
+#[test]
+fn numbers_agree_with_plain_arithmetic() {
+    let mlp = Mlp::new(&[64, 128, 128, 10]);
+    let loaded = Loaded::new(&mlp.encode());
+    for batch in [1, 3, 32] {
+        let x: Vec<f32> = (0..batch * 64).map(|number| (number % 17) as f32 / 8. - 1.).collect();
+        let outputs = loaded.infer(&[fp32(&[batch as i64, 64], &x)]).unwrap();
+        let expected: Vec<f32> = x.chunks(64).flat_map(|row| mlp.run(row)).collect();
+        all_close(&values(&outputs[0]), &expected);
+        assert!(expected.iter().any(|value| value.abs() > 1e-3), "the test says something");
+    }
+    assert!(loaded.instance.bytes_held() > 4 * (64 * 128 + 128 * 128 + 128 * 10));
+}
+
+#[test]
+fn eight_threads_run_one_session() {
+    let mlp = Mlp::new(&[64, 128, 128, 10]);
+    let loaded = Loaded::new(&mlp.encode());
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (mlp, loaded) = (&mlp, &loaded);
+            scope.spawn(move || {
+                let x: Vec<f32> = (0..64).map(|number| ((number + thread) % 13) as f32 / 6. - 1.).collect();
+                let expected = mlp.run(&x);
+                for _ in 0..200 {
+                    let outputs = loaded.infer(&[fp32(&[1, 64], &x)]).unwrap();
+                    all_close(&values(&outputs[0]), &expected);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn threads_of_its_own_give_the_same_numbers() {
+    let mlp = Mlp::new(&[64, 32, 10]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "mlp.onnx", &mlp.encode());
+    for threads in [1, 2] {
+        let options = LoadOptions { path: path.clone(), intra_threads: Some(threads) };
+        let model = backend().open(0).unwrap().load(&options).unwrap();
+        let x = [0.25; 64];
+        let outputs = infer(&*model, &*model.instance().unwrap(), &[fp32(&[1, 64], &x)]).unwrap();
+        all_close(&values(&outputs[0]), &mlp.run(&x));
+    }
+}
+
+#[test]
+fn a_model_that_passes_its_input_on_copies_it() {
+    // No node at all: ONNX Runtime gives back the input's own memory.
+    let shape = [Dim::Named("batch"), Dim::Fixed(2)];
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &shape);
+    graph.output("x", DataType::Fp32, &shape);
+    let loaded = Loaded::new(&graph.model());
+    let input = fp32(&[1, 2], &[1., 2.]);
+    let placed = loaded.infer(std::slice::from_ref(&input)).unwrap();
+    assert_eq!(values(&placed[0]), [1., 2.]);
+    let output = loaded.allocated(std::slice::from_ref(&input)).unwrap();
+    assert_ne!(output.data().as_ptr(), input.data().as_ptr());
+    drop(input);
+    assert_eq!(values(&output), [1., 2.]);
+}
+
+#[test]
+fn constants_come_out_placed_and_allocated() {
+    let free = [Dim::Named("n")];
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &free);
+    graph.initializer("c", &[2], &[5., 6.]);
+    graph.node("Relu", &["x"], &["y"]);
+    graph.output("c", DataType::Fp32, &[Dim::Fixed(2)]);
+    graph.output("y", DataType::Fp32, &free);
+    let loaded = Loaded::new(&graph.model());
+    let input = fp32(&[3], &[-1., 0., 1.]);
+    let outputs = loaded.infer(std::slice::from_ref(&input)).unwrap();
+    assert_eq!((values(&outputs[0]), values(&outputs[1])), (vec![5., 6.], vec![0., 0., 1.]));
+    assert_eq!(values(&input), [-1., 0., 1.], "an input is never written to");
+    let constant = loaded.allocated(&[input]).unwrap();
+    drop(loaded);
+    assert_eq!(values(&constant), [5., 6.], "what is part of the session keeps the session");
+}
+
+#[test]
+fn shapes_that_a_model_promises_wrongly_are_allocated() {
+    // Says that y is as long as x; it is the transpose of [n, m].
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("n"), Dim::Named("m")]);
+    graph.node("Transpose", &["x"], &["y"]);
+    graph.output("y", DataType::Fp32, &[Dim::Named("n"), Dim::Named("m")]);
+    let loaded = Loaded::new(&graph.model());
+    for _ in 0..3 {
+        let outputs = loaded.infer(&[fp32(&[2, 3], &[1., 2., 3., 4., 5., 6.])]).unwrap();
+        assert_eq!(outputs[0].shape().extents(), [3, 2]);
+        assert_eq!(values(&outputs[0]), [1., 4., 2., 5., 3., 6.]);
+    }
+    // Where the shape happens to be the promised one the result is in its place again.
+    let outputs = loaded.infer(&[fp32(&[2, 2], &[1., 2., 3., 4.])]).unwrap();
+    assert_eq!(values(&outputs[0]), [1., 3., 2., 4.]);
+}
+
+#[test]
+fn extents_that_do_not_go_together_are_the_callers_mistake() {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("")]);
+    graph.input("y", DataType::Fp32, &[Dim::Named("")]);
+    graph.node("Add", &["x", "y"], &["z"]);
+    graph.output("z", DataType::Fp32, &[Dim::Named("")]);
+    let error = Loaded::new(&graph.model()).infer(&[fp32(&[2], &[0.; 2]), fp32(&[3], &[0.; 3])]).unwrap_err();
+    assert!(matches!(&error, BackendError::Input(text) if !text.contains('\n')), "{error:?}");
+    assert!(error.to_string().contains("broadcast"), "{error}");
+}
+
+#[test]
+fn strings_are_named_and_refused() {
+    let shape = [Dim::Named("n")];
+    let mut graph = Graph::default();
+    graph.input("text", DataType::Bytes, &shape);
+    graph.input("x", DataType::Fp32, &shape);
+    graph.node("Identity", &["text"], &["same"]);
+    graph.node("Relu", &["x"], &["y"]);
+    graph.output("same", DataType::Bytes, &shape);
+    graph.output("y", DataType::Fp32, &shape);
+    let loaded = Loaded::new(&graph.model());
+    let info = loaded.model.info();
+    assert_eq!((info.inputs[0].data_type, info.outputs[0].data_type), (DataType::Bytes, DataType::Bytes));
+    let x = fp32(&[1], &[1.]);
+    let text = conformance::tensor(DataType::Uint8, &[1], &[65]);
+    let error = loaded.infer(&[text, x]).unwrap_err();
+    assert_eq!(error.to_string(), "input `text` is of type BYTES, which is not carried yet");
+}
+
+#[test]
+fn models_that_do_not_load_say_why() {
+    let shape = [Dim::Named("n")];
+    let mut unknown = Graph::default();
+    unknown.input("x", DataType::Fp32, &shape);
+    unknown.node("NoSuchOperator", &["x"], &["y"]);
+    unknown.output("y", DataType::Fp32, &shape);
+    let text = load_error(&unknown.model());
+    assert!(text.contains("NoSuchOperator") && !text.contains('\n'), "{text}");
+    let text = load_error(&support::sequence());
+    assert!(text.contains("`y` is a Sequence<") && text.contains("only tensors"), "{text}");
+}
+
+#[test]
+fn more_memory_than_there_is_is_an_error() {
+    // 2^20 x 1 plus 1 x 2^22 broadcasts to 2^42 elements, 16 TiB.
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("n"), Dim::Fixed(1)]);
+    graph.input("y", DataType::Fp32, &[Dim::Fixed(1), Dim::Named("m")]);
+    graph.node("Add", &["x", "y"], &["z"]);
+    graph.output("z", DataType::Fp32, &[Dim::Named("n"), Dim::Named("m")]);
+    let loaded = Loaded::new(&graph.model());
+    let (x, y) = (fp32(&[1 << 20, 1], &vec![0.; 1 << 20]), fp32(&[1, 1 << 22], &vec![0.; 1 << 22]));
+    let placed = loaded.infer(&[x.clone(), y.clone()]).unwrap_err();
+    assert!(matches!(placed, BackendError::OutOfMemory(_)), "{placed:?}");
+    let allocated = loaded.allocated(&[x, y]).unwrap_err();
+    assert!(matches!(allocated, BackendError::OutOfMemory(_)), "{allocated:?}");
+}
+
+#[test]
+fn a_place_of_the_wrong_size_is_not_written_past() {
+    let loaded = Loaded::new(&onnx::add(3));
+    let buffer = Buffer::zeroed(12).unwrap();
+    let mut outputs = [Output::place(0, DataType::Fp32, Shape::new([1, 3]).unwrap(), buffer).unwrap()];
+    let x = fp32(&[2, 3], &[1.; 6]);
+    loaded.instance.infer(&[x.clone(), x], &mut outputs).unwrap();
+    let [output] = outputs;
+    let output = output.into_tensor().unwrap();
+    assert_eq!((output.shape().extents(), values(&output)), ([2, 3].as_slice(), vec![2.; 6]));
+}
