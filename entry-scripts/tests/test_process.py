@@ -1,0 +1,246 @@
+"""The process around the script: its end, signals, output, descriptors, forks."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from conftest import Launch
+from harness import CALL, ENTRY_SCRIPTS, PATIENCE, POST, RAISED, call_payload, frame, parse_reply
+
+
+def test_the_runtime_hangs_up(serve: Launch) -> None:
+    worker = serve("import atexit\natexit.register(print, 'in order')\ndef run(data):\n    return data\n")
+    assert worker.post("x").json() == "x"
+    worker.hang_up()
+    assert worker.wait() == 0
+    assert worker.process.communicate() == ("in order\n", "")
+
+
+def test_the_runtime_hangs_up_during_a_call(serve: Launch) -> None:
+    worker = serve("import sys\ndef run(data):\n    print('in run')\n    return sys.stdin.read()\n")
+    worker.send_call(1, call_payload(POST))
+    assert worker.process.stdout.readline() == "in run\n"
+    worker.hang_up()
+    assert worker.wait() == 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x00" * 5, frame(CALL, 1, b"x" * 100)[:50]])
+def test_the_runtime_hangs_up_in_the_middle(serve: Launch, sent: bytes) -> None:
+    worker = serve("def run(data):\n    return data\n")
+    worker.send(sent)
+    worker.hang_up()
+    assert worker.wait() == 0
+
+
+def test_the_runtime_hangs_up_before_start(launch: Launch) -> None:
+    worker = launch()
+    worker.hang_up()
+    assert worker.wait() == 0
+
+
+@pytest.mark.parametrize("descriptor", [None, "", "x", "-1", "999"])
+def test_without_a_socket(descriptor: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OUTRIGGER_WORKER_FD"}
+    environment |= {"PYTHONPATH": str(ENTRY_SCRIPTS), "PYTHONDONTWRITEBYTECODE": "1"}
+    if descriptor is not None:
+        environment["OUTRIGGER_WORKER_FD"] = descriptor
+    command = [sys.executable, "-m", "outrigger_worker"]
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("OUTRIGGER_WORKER_FD must name an open socket")
+
+
+LOOPS = {
+    "python": "while True: pass",
+    "c": "sum(range(10**12))",
+    "integer power": "7 ** (10 ** 8)",
+    "regular expression": "import re; re.match('(a*)*b', 'a' * 60)",
+    "sleep": "import time; time.sleep(10**6)",
+    "lock": "import threading; lock = threading.Lock(); lock.acquire(); lock.acquire()",
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_sigterm_dumps_the_stack_and_ends(serve: Launch, loop: str) -> None:
+    worker = serve(f"def deep():\n    {LOOPS[loop]}\n\ndef run(data):\n    print('in run')\n    deep()\n")
+    worker.send_call(1, call_payload(POST))
+    assert worker.process.stdout.readline() == "in run\n"
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait() == -signal.SIGTERM
+    trace = worker.process.communicate()[1]
+    assert "most recent call first" in trace
+    assert "score.py" in trace and "in run\n" in trace
+
+
+def test_sigterm_dumps_all_threads(serve: Launch) -> None:
+    script = """
+import threading
+gate = threading.Barrier(2)
+def helper():
+    gate.wait()
+    threading.Event().wait()
+def run(data):
+    threading.Thread(target=helper, daemon=True).start()
+    gate.wait()
+    print("in run")
+    threading.Event().wait()
+"""
+    worker = serve(script)
+    worker.send_call(1, call_payload(POST))
+    assert worker.process.stdout.readline() == "in run\n"
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait() == -signal.SIGTERM
+    trace = worker.process.communicate()[1]
+    assert "in helper\n" in trace and "in run\n" in trace
+
+
+def test_sigterm_when_idle(serve: Launch) -> None:
+    worker = serve("def run(data):\n    return data\n")
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait() == -signal.SIGTERM
+
+
+def test_a_sigterm_handler_of_the_script_runs_after_the_dump(serve: Launch) -> None:
+    script = """
+import signal, sys
+def init():
+    signal.signal(signal.SIGTERM, lambda *_: (print("flushed"), sys.exit(0)))
+def run(data):
+    return data
+"""
+    worker = serve(script)
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    out, trace = worker.process.communicate()
+    assert out == "flushed\n"
+    assert "most recent call first" in trace
+
+
+def test_a_crash_dumps_the_stack(serve: Launch) -> None:
+    worker = serve("import ctypes\ndef run(data):\n    ctypes.string_at(0)\n")
+    worker.send_call(1, call_payload(POST))
+    assert worker.wait() == -signal.SIGSEGV
+    trace = worker.process.communicate()[1]
+    assert "Segmentation fault" in trace and "in run\n" in trace
+
+
+def test_sigint_is_ignored(serve: Launch) -> None:
+    worker = serve(
+        "import os, signal\ndef run(data):\n    os.kill(os.getpid(), signal.SIGINT)\n    return 'here'\n"
+    )
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.post().json() == "here"
+
+
+def test_an_exception_from_a_signal_handler_of_the_script(serve: Launch) -> None:
+    script = """
+import signal
+def late(*_):
+    raise TimeoutError("too late")
+def init():
+    signal.signal(signal.SIGALRM, late)
+def run(data):
+    if data:
+        return data
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    while True:
+        pass
+"""
+    worker = serve(script)
+    answer = worker.post()
+    assert (answer.outcome, answer.message) == (RAISED, "TimeoutError: too late")
+    assert worker.post("next", number=2).json() == "next"
+
+
+def test_a_worker_that_dies_closes_the_socket(serve: Launch) -> None:
+    worker = serve("import os\ndef run(data):\n    os._exit(7)\n")
+    worker.send_call(1, call_payload(POST))
+    assert worker.sock.recv(1) == b""
+    assert worker.wait() == 7
+
+
+def test_output_is_line_buffered(serve: Launch) -> None:
+    worker = serve(
+        "import sys\ndef run(data):\n    print('out')\n    print('err', file=sys.stderr)\n    return data\n"
+    )
+    worker.post()
+    assert worker.process.stdout.readline() == "out\n"
+    assert worker.process.stderr.readline() == "err\n"
+
+
+def test_the_socket_is_not_inherited(serve: Launch) -> None:
+    script = """
+import os, subprocess, sys
+LIST = "import os; print([os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')])"
+def run(data):
+    command = [sys.executable, "-c", LIST]
+    listed = subprocess.run(command, close_fds=False, stdout=subprocess.PIPE, text=True, check=True)
+    return [listed.stdout, os.environ.get("OUTRIGGER_WORKER_FD")]
+"""
+    listed, variable = serve(script).post().json()
+    assert "socket" not in listed
+    assert variable is None
+
+
+def test_a_forked_child_does_not_keep_the_socket_open(serve: Launch) -> None:
+    script = """
+import os
+def run(data):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.close(write)
+        # Ends when the worker has.
+        os.read(read, 1)
+        os._exit(0)
+    globals()["kept"] = write
+    return "forked"
+"""
+    worker = serve(script)
+    assert worker.post().json() == "forked"
+    # The child closes its copy of the socket when it starts, and with the worker dead there is no other.
+    worker.process.kill()
+    assert worker.sock.recv(1) == b""
+
+
+def test_a_forked_child_that_returns_from_run(serve: Launch) -> None:
+    script = """
+import os
+def run(data):
+    child = os.fork()
+    if child == 0:
+        return "from the child"
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+    worker = serve(script)
+    assert worker.post().json() == 1
+    assert worker.post(number=2).json() == 1
+    worker.hang_up()
+    assert "a process forked by the entry script returned from run()" in worker.process.communicate()[1]
+
+
+def test_multiprocessing(serve: Launch) -> None:
+    script = """
+import multiprocessing
+def square(number):
+    return number * number
+def run(data):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(square, range(4))
+"""
+    worker = serve(script)
+    assert worker.post().json() == [0, 1, 4, 9]
+    assert worker.post(number=2).json() == [0, 1, 4, 9]
+
+
+def test_replies_go_on_after_failures(serve: Launch) -> None:
+    worker = serve("def run(data):\n    return 1 / int(data)\n")
+    for number in range(1, 200):
+        worker.send_call(number, call_payload(POST, body=b"%d" % (number % 3)))
+        answer = parse_reply(worker.receive())
+        assert answer.number == number
+        assert answer.outcome == (RAISED if number % 3 == 0 else 0)
