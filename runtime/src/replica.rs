@@ -19,6 +19,8 @@ use crate::models::{Models, ModelsError};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::slots::Slots;
 
+/// How long answers to calls that are broken off have to reach their clients.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long workers have to end after the last call.
 const WORKER_GRACE: Duration = Duration::from_secs(5);
 
@@ -193,11 +195,14 @@ impl Replica {
         self.stop_listening.cancel();
         self.connections.close();
         let drained = tokio::time::timeout(self.config.shutdown.drain, self.connections.wait()).await.is_ok();
-        if !drained {
-            tracing::warn!("calls were still running after shutdown.drain and are broken off");
-        }
         if let Some(serving) = self.serving.get() {
             if let Some(scripts) = &serving.scripts {
+                if !drained {
+                    tracing::warn!("calls were still running after shutdown.drain and are broken off");
+                    scripts.break_off();
+                    // Their answers still go out.
+                    let _ = tokio::time::timeout(LAST_ANSWERS, self.connections.wait()).await;
+                }
                 scripts.stop(WORKER_GRACE).await;
             }
             let models = Arc::clone(&serving.models);

@@ -22,7 +22,7 @@ async fn readiness_comes_only_after_init() {
     assert_eq!(client().get(&live).send().await.unwrap().status(), 200);
     let response = client().get(&ready).send().await.unwrap();
     assert_eq!(response.status(), 503);
-    assert!(response.text().await.unwrap().contains("loading"));
+    assert!(response.text().await.unwrap().contains("being loaded"));
     let (status, code, _) = outcome(score(&replica, "x").send().await.unwrap()).await;
     assert_eq!((status, code.as_str()), (503, "not_ready"));
     std::fs::write(&flag, "").unwrap();
@@ -130,7 +130,7 @@ async fn calls_that_outlast_the_drain_are_broken_off_with_exit_code_4() {
     while outcome(client().get(&busy).send().await.unwrap()).await.2["executing"] != 1 {}
     let ended = replica.stop();
     assert_eq!(ended.status.code(), Some(4), "{}", ended.text());
-    assert!(call.await.unwrap().is_err());
+    assert_eq!(outcome(call.await.unwrap().unwrap()).await.1, "draining", "the caller is told");
 }
 
 #[tokio::test]

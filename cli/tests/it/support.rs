@@ -9,30 +9,30 @@ use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 
 /// A replica of this build, to be started.
-pub fn outrigger() -> Launch {
+pub(crate) fn outrigger() -> Launch {
     Launch::new(env!("CARGO_BIN_EXE_outrigger"))
 }
 
 /// A script that gives back what it gets.
-pub const ECHO: &str = "import json\n\ndef init():\n    pass\n\ndef run(data):\n    return data\n";
+pub(crate) const ECHO: &str = "import json\n\ndef init():\n    pass\n\ndef run(data):\n    return data\n";
 
 /// A client.
-pub fn client() -> Client {
+pub(crate) fn client() -> Client {
     Client::builder().no_proxy().build().unwrap()
 }
 
 /// `POST /score` with the primary key.
-pub fn score(replica: &ReplicaProcess, body: impl Into<reqwest::Body>) -> RequestBuilder {
+pub(crate) fn score(replica: &ReplicaProcess, body: impl Into<reqwest::Body>) -> RequestBuilder {
     client().post(format!("{}/score", replica.score)).bearer_auth(KEY).body(body)
 }
 
 /// `POST /v2/models/{model}/infer` with the primary key.
-pub fn infer(replica: &ReplicaProcess, model: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+pub(crate) fn infer(replica: &ReplicaProcess, model: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
     client().post(format!("{}/v2/models/{model}/infer", replica.score)).bearer_auth(KEY).body(body)
 }
 
 /// Status, `outrigger-code`, and the JSON body of an answer.
-pub async fn outcome(response: Response) -> (u16, String, Value) {
+pub(crate) async fn outcome(response: Response) -> (u16, String, Value) {
     let status = response.status().as_u16();
     let code = header(&response, "outrigger-code");
     let body = response.bytes().await.unwrap();
@@ -42,12 +42,12 @@ pub async fn outcome(response: Response) -> (u16, String, Value) {
 }
 
 /// A header's text, empty where there is none.
-pub fn header(response: &Response, name: &str) -> String {
+pub(crate) fn header(response: &Response, name: &str) -> String {
     response.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
 }
 
 /// Sends bytes as they are and reads until the server closes.
-pub fn raw(replica: &ReplicaProcess, request: &[u8]) -> String {
+pub(crate) fn raw(replica: &ReplicaProcess, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(replica.score.trim_start_matches("http://")).unwrap();
     // A server that refuses early may close before everything is written.
     let _ = stream.write_all(request);
@@ -57,7 +57,7 @@ pub fn raw(replica: &ReplicaProcess, request: &[u8]) -> String {
 }
 
 /// The next good request is answered, and nothing panicked.
-pub async fn still_serves(replica: &ReplicaProcess) {
+pub(crate) async fn still_serves(replica: &ReplicaProcess) {
     let response = score(replica, "\"good\"").send().await.unwrap();
     let (status, _, body) = outcome(response).await;
     assert_eq!((status, body), (200, Value::String("\"good\"".into())), "{}", replica.log_text());

@@ -104,6 +104,8 @@ struct Shared {
     idle: Mutex<Vec<usize>>,
     came_idle: Notify,
     stop: CancellationToken,
+    /// Calls that are still running are not waited for any more.
+    break_off: CancellationToken,
     restarts: AtomicU64,
     alive: AtomicU64,
     /// The last start of a worker failed.
@@ -151,6 +153,7 @@ impl Scripts {
             idle: Mutex::new(Vec::with_capacity(config.workers)),
             came_idle: Notify::new(),
             stop: CancellationToken::new(),
+            break_off: CancellationToken::new(),
             restarts: AtomicU64::new(0),
             alive: AtomicU64::new(0),
             broken: AtomicBool::new(false),
@@ -240,6 +243,11 @@ impl Scripts {
         })
     }
 
+    /// Ends the calls that are still running, each with an answer that says so.
+    pub fn break_off(&self) {
+        self.shared.break_off.cancel();
+    }
+
     /// Ends all workers in order, each within `grace`.
     pub async fn stop(&self, grace: Duration) {
         self.shared.stop.cancel();
@@ -264,6 +272,8 @@ enum After {
         served: u64,
     },
     Stop(Worker),
+    /// The service is over, and the worker too.
+    End,
 }
 
 impl Shared {
@@ -271,6 +281,7 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Starts a worker, and counts it as alive; `run_lane` counts it out again.
     async fn start_worker(&self, number: usize) -> Result<Worker, StartError> {
         let _loading = self.busy.loading();
         let launch = Launch {
@@ -280,6 +291,7 @@ impl Shared {
             worker: number,
         };
         let worker = Worker::start(&launch, Arc::clone(&self.models), self.limit).await?;
+        self.alive.fetch_add(1, Ordering::AcqRel);
         tracing::info!(worker = number, pid = worker.pid(), python = %worker.ready.python, mode = %worker.ready.mode, "worker ready");
         Ok(worker)
     }
@@ -296,7 +308,6 @@ impl Shared {
         let mut deaths = 0u32;
         while let Some(ready) = worker.take() {
             pid.store(ready.pid(), Ordering::Relaxed);
-            self.alive.fetch_add(1, Ordering::AcqRel);
             let after = self.serve(number, ready, &mut jobs).await;
             self.alive.fetch_sub(1, Ordering::AcqRel);
             pid.store(0, Ordering::Relaxed);
@@ -307,15 +318,20 @@ impl Shared {
                 }
                 After::Restart { served } => {
                     deaths = if served > 0 { 0 } else { deaths + 1 };
-                    worker = self.start_again(number, &mut deaths).await;
+                    worker = self.start_again(number, &mut deaths, &mut jobs).await;
                 }
-                After::Next(_) => return,
+                After::Next(_) | After::End => return,
             }
         }
     }
 
     /// Starts a worker until one comes up, ever more slowly; `None` when the service ends meanwhile.
-    async fn start_again(&self, number: usize, deaths: &mut u32) -> Option<Worker> {
+    async fn start_again(
+        &self,
+        number: usize,
+        deaths: &mut u32,
+        jobs: &mut mpsc::Receiver<Job>,
+    ) -> Option<Worker> {
         loop {
             // The first start after a good time is made at once.
             if *deaths > 1 {
@@ -342,6 +358,10 @@ impl Shared {
                         self.broken.store(true, Ordering::Release);
                         // Whoever waits for a worker hears at once.
                         self.came_idle.notify_waiters();
+                        if let Ok(job) = jobs.try_recv() {
+                            job.slot.finish(Outcome::Refused);
+                            let _ = job.reply.send(Err(restarting()));
+                        }
                         tracing::error!(worker = number, %error, "worker did not start again");
                         *deaths += 1;
                     }
@@ -356,7 +376,14 @@ impl Shared {
         self.offer(number);
         loop {
             tokio::select! {
+                // A death is seen before a job is taken: a job that was never begun waits for the next worker.
                 biased;
+                error = worker.closed() => {
+                    let death = worker.bury().await;
+                    tracing::error!(worker = number, %error, %death, "worker ended between calls");
+                    self.withdraw(number);
+                    return After::Restart { served };
+                }
                 job = jobs.recv() => {
                     let Some(job) = job else { return After::Stop(worker) };
                     match self.work(number, worker, job, served).await {
@@ -365,14 +392,8 @@ impl Shared {
                     }
                     served += 1;
                 }
-                error = worker.closed() => {
-                    let death = worker.bury().await;
-                    tracing::error!(worker = number, %error, %death, "worker ended between calls");
-                    self.withdraw(number, jobs);
-                    return After::Restart { served };
-                }
                 () = self.stop.cancelled() => {
-                    self.withdraw(number, jobs);
+                    self.withdraw(number);
                     return After::Stop(worker);
                 }
             }
@@ -385,19 +406,25 @@ impl Shared {
         self.came_idle.notify_one();
     }
 
-    /// Takes lane `number` off the list. A job that was sent to it in the same moment was never begun: whoever sent it hears so.
-    fn withdraw(&self, number: usize, jobs: &mut mpsc::Receiver<Job>) {
+    /// Takes lane `number` off the list. A job that was sent to it in the same moment stays in its channel.
+    fn withdraw(&self, number: usize) {
         self.idle().retain(|idle| *idle != number);
-        if let Ok(job) = jobs.try_recv() {
-            job.slot.finish(Outcome::Refused);
-            let _ = job.reply.send(Err(restarting()));
-        }
     }
 
     async fn work(&self, number: usize, mut worker: Worker, job: Job, served: u64) -> After {
         let Job { call, slot, reply } = job;
         let request = &call.request_id;
-        let exchange = tokio::time::timeout(self.config.timeout, worker.call(served, &call)).await;
+        let exchange = tokio::select! {
+            biased;
+            exchange = tokio::time::timeout(self.config.timeout, worker.call(served, &call)) => exchange,
+            () = self.break_off.cancelled() => {
+                tracing::warn!(worker = number, ?request, "call broken off by the end of shutdown.drain");
+                slot.finish(Outcome::Failed);
+                let _ = reply.send(Err(crate::slots::draining()));
+                worker.terminate().await;
+                return After::End;
+            }
+        };
         match exchange {
             Ok(Ok((answer, run))) => {
                 let result = interpret(answer, run, request);
