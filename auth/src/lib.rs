@@ -5,6 +5,8 @@
 //! [`Authenticator`] is what the request path asks: may this caller do this operation on this model? It is
 //! never asked about a URL.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the data path never panics")]
+
 mod authenticator;
 mod file;
 mod key;

@@ -25,8 +25,8 @@ class TensorInfo(NamedTuple):
 class Model:
     """A handle of a model in the replica. `model` makes it.
 
-    Every thread of the worker may use it. The replica works for it while a call or `init()` is under way; what
-    a thread asks for between two calls is sent when the next one comes. It is of no use in a forked process.
+    Every thread of the worker may use it. The replica works for it while a call or `init()` is under way;
+    what a thread asks for between two calls is sent when the next comes. It is of no use in a forked process.
     """
 
     __slots__ = ("_channel", "_name", "_inputs", "_outputs")

@@ -2,6 +2,7 @@
 
 import math
 import struct
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def encode(prefix: bytes, arrays: list[tuple[str, np.ndarray]]) -> tuple[list[An
 def allocate(size: int) -> np.ndarray:
     """A buffer for a payload: aligned like its tensors, and not cleared, since it is about to be filled."""
     room = np.empty(size + frames.ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % frames.ALIGNMENT
+    start = -room.__array_interface__["data"][0] % frames.ALIGNMENT
     return room[start : start + size]
 
 
@@ -117,7 +118,7 @@ def decode(payload: memoryview) -> dict[str, np.ndarray]:
     Raises ProtocolError when it does not parse.
     """
     try:
-        return _decode(payload)
+        return _decode(payload.toreadonly())
     except (ValueError, IndexError, struct.error) as error:
         raise ProtocolError(f"a tensor block does not parse: {error}") from error
 
@@ -147,17 +148,12 @@ def _decode(payload: memoryview) -> dict[str, np.ndarray]:
             raise ValueError(f"output `{name}` comes twice")
         if at + size * dtype.itemsize > len(payload) and size:
             raise ValueError(f"output `{name}` is longer than the block")
-        array = (
-            np.frombuffer(payload, np.uint8, size * dtype.itemsize, at if size else 0)
-            .view(dtype)
-            .reshape(shape)
-        )
-        array.flags.writeable = False
-        arrays[name] = array
-        at += array.nbytes
+        arrays[name] = np.frombuffer(payload, dtype, size, at if size else 0).reshape(shape)
+        at += size * dtype.itemsize
     return arrays
 
 
+@cache
 def _dtype_of(code: int, bits: int) -> np.dtype:
     """Raises ValueError for a type that NumPy has no equal of."""
     if code in (_INT, _UINT, _FLOAT) and bits in (8, 16, 32, 64) and (code, bits) != (_FLOAT, 8):

@@ -66,10 +66,10 @@ def _work(channel: Channel) -> int:
         channel.announce(frames.json_frame(frames.FAILED, 0, failure))
         return 3
     stopping.prepare_again()
-    channel.announce(frames.json_frame(frames.READY, 0, _ready(script)))
     # What init() has made lives as long as the process: the garbage collector need not look at it again.
     gc.collect()
     gc.freeze()
+    channel.announce(frames.json_frame(frames.READY, 0, _ready(script)))
     serve(channel, script, start["strict"])
     return 0
 

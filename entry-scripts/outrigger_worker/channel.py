@@ -187,8 +187,11 @@ class Channel:
         number = next(self._numbers)
         waiter = self._waiters[number] = _Waiter(allocate)
         try:
+            frame = (frames.HEADER.pack(length, kind, number), *parts)
+            if length <= JOIN_LIMIT:
+                frame = (b"".join(frame),)
             with self._sending:
-                self._held_back.append((frames.HEADER.pack(length, kind, number), *parts))
+                self._held_back.append(frame)
                 if self._working:
                     self._send_held_back()
             return self._wait_for_answer(number, waiter)

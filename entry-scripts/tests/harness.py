@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -100,12 +101,18 @@ class Worker:
                 text=True,
             )
 
+        # Ends what waits for output that never comes.
+        self._watchdog = threading.Timer(2 * PATIENCE, self.process.kill)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
+        self._watchdog.cancel()
         self.sock.close()
         if kind is not None:
             self.process.kill()

@@ -5,6 +5,8 @@
 //! go wrong with a call and the one place where that becomes an HTTP status; each contract ([`aml`], [`oip`])
 //! only chooses how the body looks. [`busy`] is where replica and router meet.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the data path never panics")]
+
 pub mod aml;
 pub mod busy;
 pub mod error;

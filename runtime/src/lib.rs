@@ -1,7 +1,9 @@
 //! The replica: models, scripts, slots, HTTP fronts, the busy signal, and draining.
 //!
-//! [`Replica::start`] makes one from a [`config::Config`]; [`Replica::stop`] ends it in order. Two replicas fit in one process:
+//! [`Replica::listen`] makes one from a [`config::Config`], [`Replica::load`] brings it up, [`Replica::stop`] ends it in order. Two replicas fit in one process:
 //! nothing here is global.
+
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the data path never panics")]
 
 pub mod busy;
 pub mod config;

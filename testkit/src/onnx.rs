@@ -38,8 +38,9 @@ pub fn mlp(widths: &[i64]) -> Vec<u8> {
     let layers = widths.len() - 1;
     let mut before = "x".to_owned();
     for (number, pair) in widths.windows(2).enumerate() {
-        let weights: Vec<f32> =
-            (0..pair[0] * pair[1]).map(|at| ((at * 7919 % 1013) as f32 / 1013.0 - 0.5) / pair[0] as f32).collect();
+        let weights: Vec<f32> = (0..pair[0] * pair[1])
+            .map(|at| ((at * 7919 % 1013) as f32 / 1013.0 - 0.5) / pair[0] as f32)
+            .collect();
         let (weight, bias) = (format!("w{number}"), format!("b{number}"));
         graph.initializer(&weight, &[pair[0], pair[1]], &weights);
         graph.initializer(&bias, &[pair[1]], &vec![0.0; pair[1] as usize]);

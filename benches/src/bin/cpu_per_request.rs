@@ -41,11 +41,18 @@ fn main() -> anyhow::Result<()> {
     let mut echo = Echo::start(&folder)?;
     let outrigger = folder.join("outrigger");
     ensure!(outrigger.is_file(), "{} is missing: cargo build --release", outrigger.display());
-    println!("{} cores, {}; {} rounds of {} s each", std::thread::available_parallelism()?, cpu::name(), options.rounds, options.seconds);
+    println!(
+        "{} cores, {}; {} rounds of {} s each",
+        std::thread::available_parallelism()?,
+        cpu::name(),
+        options.rounds,
+        options.seconds
+    );
 
     let body = format!("{{\"data\": [[{row}]]}}");
     let echoed = load::post("/score", None, &body);
-    let mut contenders = vec![Contender { name: "axum echo", pid: echo.child.id(), address: echo.address, request: echoed }];
+    let mut contenders =
+        vec![Contender { name: "axum echo", pid: echo.child.id(), address: echo.address, request: echoed }];
     let mut replicas = Vec::new();
     if options.servers.iter().any(|server| server == "script") {
         let script = Launch::new(&outrigger).script(SCRIPT).start();
@@ -53,7 +60,9 @@ fn main() -> anyhow::Result<()> {
         replicas.push(script);
     }
     if options.servers.iter().any(|server| server == "model") {
-        let tensors = format!("{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,64],\"datatype\":\"FP32\",\"data\":[{row}]}}]}}");
+        let tensors = format!(
+            "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,64],\"datatype\":\"FP32\",\"data\":[{row}]}}]}}"
+        );
         let launch = Launch::new(&outrigger).file("mlp.onnx", onnx::mlp(&[64, 128, 128, 10]));
         let run_time = own_run_time(&folder, &launch.directory().join("mlp.onnx"))?;
         println!("the model's own Run: {run_time:.1} us CPU per call, one thread");
@@ -62,7 +71,9 @@ fn main() -> anyhow::Result<()> {
         replicas.push(model);
     }
 
-    println!("\n| connections | server | CPU us/request | ratio to echo (95 %) | requests/s | p50 ms | p99 ms |");
+    println!(
+        "\n| connections | server | CPU us/request | ratio to echo (95 %) | requests/s | p50 ms | p99 ms |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for &connections in &options.connections {
@@ -179,7 +190,12 @@ fn executable_folder() -> anyhow::Result<PathBuf> {
 }
 
 fn options() -> anyhow::Result<Options> {
-    let mut options = Options { rounds: 7, seconds: 2.0, connections: vec![1, 16, 64], servers: vec!["script".into(), "model".into()] };
+    let mut options = Options {
+        rounds: 7,
+        seconds: 2.0,
+        connections: vec![1, 16, 64],
+        servers: vec!["script".into(), "model".into()],
+    };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
         let value = args.next().with_context(|| format!("{flag} needs a value"))?;
@@ -190,7 +206,9 @@ fn options() -> anyhow::Result<Options> {
                 options.connections = value.split(',').map(str::parse).collect::<Result<_, _>>()?
             }
             "--servers" => options.servers = value.split(',').map(str::to_owned).collect(),
-            _ => anyhow::bail!("unknown flag {flag}: --rounds N, --seconds S, --connections LIST, --servers LIST"),
+            _ => anyhow::bail!(
+                "unknown flag {flag}: --rounds N, --seconds S, --connections LIST, --servers LIST"
+            ),
         }
     }
     Ok(options)

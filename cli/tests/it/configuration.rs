@@ -135,8 +135,12 @@ fn the_readme_shows_every_key() {
     let (before, rest) = readme.split_once("<!-- keys -->\n").unwrap();
     let (shown, after) = rest.split_once("<!-- /keys -->").unwrap();
     if std::env::var_os("OUTRIGGER_TEST_UPDATE").is_some() {
-        std::fs::write(&path, format!("{before}<!-- keys -->\n{}<!-- /keys -->{after}", key_table())).unwrap();
+        std::fs::write(&path, format!("{before}<!-- keys -->\n{}<!-- /keys -->{after}", key_table()))
+            .unwrap();
     } else {
-        assert!(shown == key_table(), "README's table of keys is not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger readme");
+        assert!(
+            shown == key_table(),
+            "README's table of keys is not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger readme"
+        );
     }
 }

@@ -178,5 +178,8 @@ fn a_program_is_a_name_or_a_path_relative_to_where_it_stands() {
     let file = |python: &str| format!("[script]\nentry = 's.py'\npython = '{python}'");
     assert_eq!(python(&sources(&file("python3"), &[])), "python3");
     assert_eq!(python(&sources(&file(".venv/bin/python"), &[])), "/etc/.venv/bin/python");
-    assert_eq!(python(&sources(&file("x"), &[("OUTRIGGER_SCRIPT_PYTHON", "bin/python")])), "/work/bin/python");
+    assert_eq!(
+        python(&sources(&file("x"), &[("OUTRIGGER_SCRIPT_PYTHON", "bin/python")])),
+        "/work/bin/python"
+    );
 }

@@ -105,10 +105,11 @@ impl Models {
     /// [`ModelsError`], for the first model that fails.
     pub fn load(config: &Config, busy: &Arc<Busy>) -> Result<Self, ModelsError> {
         let mut wanted = config.models.clone();
-        if config.script.is_none() && wanted.is_empty() {
-            if let Some(directory) = &config.model_dir {
-                wanted = discover::models(directory, config.limits.models)?;
-            }
+        if config.script.is_none()
+            && wanted.is_empty()
+            && let Some(directory) = &config.model_dir
+        {
+            wanted = discover::models(directory, config.limits.models)?;
         }
         if wanted.is_empty() {
             return Ok(Self { models: BTreeMap::new(), threads: None, backend: None });

@@ -1,0 +1,85 @@
+//! `cargo xtask check`: what is checked about the code without running it.
+
+mod advisories;
+mod arrows;
+mod licences;
+mod spdx;
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::args::{Arguments, Spec};
+use crate::process;
+use crate::repo::Repo;
+use crate::say;
+use crate::table::{self, Align};
+
+pub(crate) const SPEC: Spec = Spec {
+    name: "check",
+    about: "format, lints, documentation, licences, direction of dependencies",
+    details: "\
+Without names all of them run, also after one has failed:
+  fmt         cargo fmt --all --check
+  arrows      dependencies between our crates are those of ci/arrows.toml
+  licences    licence and source of every crate are in ci/licences.toml
+  advisories  cargo deny or cargo audit, where one is installed with its database on disk
+  clippy      cargo clippy --workspace --all-targets -- -D warnings
+  doc         cargo doc --workspace --no-deps, with warnings as errors",
+    operands: Some("NAME ..."),
+    flags: &[],
+};
+
+/// A check returns what is wrong, a line for each; an error means that it could not be made.
+type Check = fn(&Repo) -> Result<Vec<String>>;
+
+/// The quick ones first.
+const CHECKS: &[(&str, Check)] = &[
+    // The names of files are enough: `cargo fmt --all` mends them.
+    ("fmt", |repo| by_cargo(repo.cargo(["fmt", "--all", "--check", "--", "--files-with-diff"]))),
+    ("arrows", arrows::check),
+    ("licences", licences::check),
+    ("advisories", advisories::check),
+    ("clippy", |repo| {
+        by_cargo(repo.cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    }),
+    ("doc", |repo| {
+        let mut command = repo.cargo(["doc", "--workspace", "--no-deps"]);
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        by_cargo(command)
+    }),
+];
+
+/// Cargo says itself what is wrong, and shows its own progress on a terminal.
+fn by_cargo(command: Command) -> Result<Vec<String>> {
+    let text = process::shown(&command);
+    let status = process::status(command)?;
+    Ok(if status.success() { Vec::new() } else { vec![format!("`{text}` failed: {status}")] })
+}
+
+pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
+    let wanted = &arguments.operands;
+    if let Some(unknown) = wanted.iter().find(|name| CHECKS.iter().all(|(known, _)| known != name)) {
+        let names: Vec<&str> = CHECKS.iter().map(|(name, _)| *name).collect();
+        bail!("there is no check `{unknown}`, only {}", names.join(", "));
+    }
+    let chosen =
+        CHECKS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name));
+    let mut rows = Vec::new();
+    let mut failed = false;
+    for (name, check) in chosen {
+        say::step(&format!("check {name}"));
+        let start = Instant::now();
+        let problems = check(repo).unwrap_or_else(|error| vec![format!("{error:#}")]);
+        for problem in &problems {
+            println!("{name}: {problem}");
+        }
+        failed |= !problems.is_empty();
+        let verdict = if problems.is_empty() { "ok" } else { "failed" };
+        rows.push(vec![name.to_string(), verdict.into(), format!("{:.1}", start.elapsed().as_secs_f64())]);
+    }
+    let header = [("check", Align::Left), ("result", Align::Left), ("seconds", Align::Right)];
+    println!("\n{}", table::render(&header, &rows));
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

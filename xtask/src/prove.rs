@@ -1,0 +1,119 @@
+//! `cargo xtask prove NAME`: evidence that takes too long for every change.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+
+use crate::args::{Arguments, Spec, aligned};
+use crate::process;
+use crate::repo::Repo;
+use crate::say;
+
+pub(crate) const SPEC: Spec = Spec {
+    name: "prove",
+    about: "long proofs; without a name, the list of them",
+    details: "Each writes what it did and saw to target/prove.",
+    operands: Some("NAME"),
+    flags: &[],
+};
+
+/// A proof: its name, what it shows, and how.
+struct Proof {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Repo, &mut Log) -> Result<()>,
+}
+
+const PROOFS: &[Proof] = &[Proof {
+    name: "demo-fresh",
+    about: "demo and tests run from a fresh clone of what is committed",
+    run: demo_fresh,
+}];
+
+pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
+    let [name] = &arguments.operands[..] else {
+        let rows: Vec<_> = PROOFS.iter().map(|proof| (proof.name.to_owned(), proof.about)).collect();
+        print!("cargo xtask prove NAME, with one of\n{}", aligned(&rows));
+        return Ok(if arguments.operands.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) });
+    };
+    let proof = PROOFS.iter().find(|proof| proof.name == name);
+    let proof = proof.with_context(|| format!("there is no proof `{name}`, see `cargo xtask prove`"))?;
+    let mut log = Log::create(&repo.target()?.join("prove"), name)?;
+    say::step(&format!("proof {name}: {}", proof.about));
+    let start = Instant::now();
+    let result = (proof.run)(repo, &mut log);
+    let verdict = match &result {
+        Ok(()) => format!("{name} holds, after {:.0} s", start.elapsed().as_secs_f64()),
+        Err(error) => format!("{name} does not hold: {error:#}"),
+    };
+    log.line(&verdict)?;
+    say::line(&format!("its log is {}", repo.shown(&log.path)));
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Clones the last commit beside everything that is here, so that nothing left over can help.
+fn demo_fresh(repo: &Repo, log: &mut Log) -> Result<()> {
+    let folder = env::temp_dir().join(format!("outrigger-fresh-{}", std::process::id()));
+    if folder.exists() {
+        bail!("{} exists already", folder.display());
+    }
+    let git = |arguments: &[&str]| {
+        let mut command = repo.command("git");
+        command.args(arguments);
+        command
+    };
+    log.line(&format!("commit {}", process::capture(git(&["rev-parse", "HEAD"]))?.trim()))?;
+    if !process::capture(git(&["status", "--porcelain"]))?.is_empty() {
+        log.line("note: what is not committed takes no part")?;
+    }
+    let mut clone = git(&["clone", "--quiet"]);
+    clone.arg(&repo.root).arg(&folder);
+    log.run(clone)?;
+    for task in [&["demo", "--once", "--port", "0"][..], &["test"]] {
+        let mut command = repo.cargo(["xtask"]);
+        command.args(task).current_dir(&folder).env_remove("CARGO_TARGET_DIR");
+        log.run(command).with_context(|| format!("the clone is kept in {}", folder.display()))?;
+    }
+    fs::remove_dir_all(&folder).with_context(|| format!("could not remove {}", folder.display()))
+}
+
+/// What a proof did and saw: on stdout and in a file.
+struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    fn create(folder: &Path, name: &str) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let path = folder.join(format!("{name}-{now}.log"));
+        let file = File::create(&path).with_context(|| format!("could not create {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn line(&mut self, text: &str) -> Result<()> {
+        println!("{text}");
+        writeln!(self.file, "{text}").with_context(|| format!("could not write {}", self.path.display()))
+    }
+
+    fn run(&mut self, command: Command) -> Result<()> {
+        let (text, start) = (process::shown(&command), Instant::now());
+        self.line(&format!("$ {text}"))?;
+        let mut written = Ok(());
+        let status = process::lines(command, |line| {
+            let result = self.line(line);
+            if written.is_ok() {
+                written = result;
+            }
+        })?;
+        written?;
+        self.line(&format!("{status} after {:.0} s", start.elapsed().as_secs_f64()))?;
+        process::succeeded(&text, status)
+    }
+}

@@ -1,0 +1,69 @@
+//! `cargo xtask setup`: everything that building, training and testing need beside Rust.
+
+mod onnxruntime;
+mod prerequisites;
+mod stamp;
+mod venv;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::args::{Arguments, Spec};
+use crate::repo::Repo;
+use crate::say;
+
+pub(crate) use stamp::Stamp;
+
+/// The lock file that the Python environment is made from.
+pub(crate) const LOCK: &str = "entry-scripts/requirements.lock";
+
+pub(crate) const SPEC: Spec = Spec {
+    name: "setup",
+    about: "check the machine, make the Python environment in .venv",
+    details: "\
+Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
+Makes .venv from entry-scripts/requirements.lock, each package by its hash; what pip already keeps in its cache is not
+downloaded again. A second run with the same lock file does nothing.",
+    operands: None,
+    flags: &[],
+};
+
+/// What set-up leaves behind.
+pub(crate) struct Environment {
+    /// The interpreter of `.venv`.
+    pub(crate) python: PathBuf,
+    /// ONNX Runtime's library.
+    pub(crate) onnxruntime: PathBuf,
+}
+
+pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
+    let environment = ensure(repo)?;
+    say::line(&format!("Python: {}", repo.shown(&environment.python)));
+    say::line(&format!("ONNX Runtime: {}", repo.shown(&environment.onnxruntime)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does what is still to be done.
+pub(crate) fn ensure(repo: &Repo) -> Result<Environment> {
+    say::step("set-up");
+    let lock = stamp::Stamp::of("requirements", &[&repo.path(LOCK)])?;
+    let found = venv::find(repo, &lock);
+    let python = prerequisites::check(repo, found.is_none())?;
+    if let (None, Some(python)) = (&found, python) {
+        venv::make(repo, &python, &lock)?;
+    } else {
+        say::line(".venv is up to date");
+    }
+    existing(repo)
+}
+
+/// What an earlier set-up left behind.
+pub(crate) fn existing(repo: &Repo) -> Result<Environment> {
+    let python = venv::python(repo);
+    if !python.exists() {
+        bail!("there is no .venv: run `cargo xtask setup` first");
+    }
+    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)? })
+}

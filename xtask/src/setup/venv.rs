@@ -1,0 +1,113 @@
+//! The Python environment in `.venv`, made from the lock file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::stamp::Stamp;
+use super::{LOCK, onnxruntime};
+use crate::process;
+use crate::repo::Repo;
+use crate::say;
+
+const FOLDER: &str = ".venv";
+const STAMP: &str = ".venv/outrigger-setup.txt";
+
+pub(crate) fn python(repo: &Repo) -> PathBuf {
+    repo.path(FOLDER).join("bin/python")
+}
+
+/// The interpreter of an environment that is complete, was made from this lock file, and still works: its Python may
+/// have been upgraded or removed since.
+pub(crate) fn find(repo: &Repo, lock: &Stamp) -> Option<PathBuf> {
+    let stamp = stamp(repo, lock).ok()?;
+    (stamp.is_in(&repo.path(STAMP)) && onnxruntime::find(repo).is_ok()).then(|| python(repo))
+}
+
+fn stamp(repo: &Repo, lock: &Stamp) -> Result<Stamp> {
+    let mut command = repo.command(python(repo));
+    command.args(["-c", "import sys; print(sys.implementation.cache_tag, *sys.version_info[:3])"]);
+    Ok(lock.with("python", process::capture(command)?.trim()))
+}
+
+/// Makes the environment anew. One that carries no stamp of this lock file is another one, or was interrupted half-way:
+/// starting over is the only way to know what is in it.
+pub(crate) fn make(repo: &Repo, base: &Path, lock: &Stamp) -> Result<()> {
+    let folder = repo.path(FOLDER);
+    if folder.exists() {
+        say::line(".venv is out of date or incomplete: making it anew");
+        fs::remove_dir_all(&folder).with_context(|| format!("could not remove {}", folder.display()))?;
+    }
+    let spinner = say::spinner("making .venv");
+    let mut command = repo.command(base);
+    command.args(["-m", "venv", FOLDER]);
+    process::capture(command)?;
+    spinner.finish_and_clear();
+
+    let mut pip = repo.command(python(repo));
+    pip.args(["-m", "pip", "--disable-pip-version-check", "--no-input", "install"]);
+    pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement", LOCK]);
+    // Settings of the user's that contradict an environment of our own.
+    pip.env_remove("PIP_USER").env_remove("PIP_TARGET").env_remove("PYTHONPATH").env_remove("PYTHONHOME");
+    say::line(&format!("installing the packages of {LOCK}"));
+    if say::on_terminal() {
+        pip.args(["--progress-bar", "on"]);
+        process::run(pip)?; // pip draws bars with bytes and ETA itself.
+    } else {
+        pip.args(["--progress-bar", "off"]);
+        install_plainly(pip)?;
+    }
+    onnxruntime::find(repo)?;
+    stamp(repo, lock)?.write(&repo.path(STAMP))
+}
+
+/// One line for each download, and everything pip said only when it fails.
+fn install_plainly(pip: Command) -> Result<()> {
+    let command = process::shown(&pip);
+    let mut said = String::new();
+    let status = process::lines(pip, |line| {
+        if let Some(news) = news(line) {
+            say::line(&news);
+        }
+        said += line;
+        said.push('\n');
+    })?;
+    if !status.success() {
+        bail!("{said}`{command}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// The lines of pip's that are worth a line of ours.
+fn news(line: &str) -> Option<String> {
+    let line = line.trim();
+    let wheel = line.strip_prefix("Downloading ").or_else(|| line.strip_prefix("Using cached "));
+    match wheel {
+        Some(wheel) if !wheel.contains(".metadata") => {
+            Some(format!("  {}", wheel.rsplit('/').next().unwrap_or(wheel)))
+        }
+        Some(_) => None,
+        None => line.starts_with("Installing collected").then(|| "  unpacking".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pips_news() {
+        let check =
+            |line: &str, expected: Option<&str>| assert_eq!(news(line).as_deref(), expected, "{line}");
+        check("  Downloading numpy-2.4.0-cp311.whl (16.6 MB)", Some("  numpy-2.4.0-cp311.whl (16.6 MB)"));
+        check(
+            "  Using cached http://somewhere/packages/six-1.17.0-py3-none-any.whl (11 kB)",
+            Some("  six-1.17.0-py3-none-any.whl (11 kB)"),
+        );
+        check("  Using cached six-1.17.0.whl.metadata (1 kB)", None);
+        check("Collecting numpy==2.4.0", None);
+        check("Installing collected packages: six, numpy", Some("  unpacking"));
+    }
+}

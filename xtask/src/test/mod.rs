@@ -1,0 +1,109 @@
+//! `cargo xtask test`: all tests, Rust and Python, and one table of what ran.
+
+mod cargo_output;
+mod place;
+mod python;
+mod rust;
+mod skips;
+mod suite;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::args::{Arguments, Flag, Spec};
+use crate::repo::Repo;
+use crate::{say, setup, signals, train};
+use place::Place;
+use skips::Allowed;
+use suite::{Suite, Totals};
+
+pub(crate) const SPEC: Spec = Spec {
+    name: "test",
+    about: "set up, train, run all tests, Rust and Python",
+    details: "\
+Ends with a table of what ran and every skip with its reason. Fails on a failed test, on a skip that ci/allowed-skips
+does not list, and when Rust or Python ran no test at all. The last line is `N passed, N failed, N skipped`.
+The full output is kept in target/xtask.",
+    operands: None,
+    flags: &[Flag { name: "--no-setup", value: None, about: "trust that set-up and training are done" }],
+};
+
+const ALLOWED: &str = "ci/allowed-skips";
+const DIGITS: &str = ".outrigger/digits";
+
+pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
+    // Read first: a mistake in it should not cost the time of all tests.
+    let allowed =
+        fs::read_to_string(repo.path(ALLOWED)).with_context(|| format!("could not read {ALLOWED}"))?;
+    let allowed = Allowed::parse(&allowed).with_context(|| ALLOWED.to_owned())?;
+    let (environment, digits) = if arguments.has("--no-setup") {
+        (setup::existing(repo)?, repo.path(DIGITS))
+    } else {
+        let environment = setup::ensure(repo)?;
+        let digits = train::ensure(repo, &environment)?;
+        (environment, digits)
+    };
+    let logs = repo.target()?.join("xtask");
+    fs::create_dir_all(&logs).with_context(|| format!("could not make {}", logs.display()))?;
+    let place = Place {
+        variables: vec![
+            ("OUTRIGGER_ONNXRUNTIME", environment.onnxruntime),
+            ("OUTRIGGER_PYTHON", environment.python.clone()),
+            ("OUTRIGGER_TEST_DIGITS", digits),
+        ],
+        python: environment.python,
+        logs,
+    };
+    // A language whose tests could not even be started is a failed suite: the other one still has something to say.
+    let rust = rust::run(repo, &place).unwrap_or_else(|error| vec![Suite::broken("rust", &error)]);
+    stop_if_interrupted()?;
+    let python = python::run(repo, &place).unwrap_or_else(|error| Suite::broken("python", &error));
+    stop_if_interrupted()?;
+    let problems = [nothing_ran("rust", &rust), nothing_ran("python", std::slice::from_ref(&python))];
+    let suites: Vec<Suite> = rust.into_iter().chain([python]).collect();
+    Ok(finish(&suites, &allowed, problems.into_iter().flatten().collect()))
+}
+
+fn stop_if_interrupted() -> Result<()> {
+    if signals::heard() > 0 {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
+fn nothing_ran(language: &str, suites: &[Suite]) -> Option<String> {
+    (Totals::of(suites).ran() == 0).then(|| format!("{language}: no test ran"))
+}
+
+/// Prints failures, skips, the table, and at the very end the one line that machines read.
+fn finish(suites: &[Suite], allowed: &Allowed, mut problems: Vec<String>) -> ExitCode {
+    let totals = Totals::of(suites);
+    say::step("what ran");
+    println!();
+    for (title, names) in [("failed", suite::failures(suites)), ("skipped", suite::skips(suites))] {
+        if !names.is_empty() {
+            println!("{title}:\n  {}\n", names.join("\n  "));
+        }
+    }
+    let mut used = BTreeSet::new();
+    for skip in suites.iter().flat_map(|suite| &suite.skips) {
+        match allowed.line_for(skip) {
+            Some(line) => {
+                used.insert(line);
+            }
+            None => problems.push(format!("{}: this skip is not in {ALLOWED}: {}", skip.test, skip.reason)),
+        }
+    }
+    for line in allowed.unused(&used) {
+        println!("note: {ALLOWED} allows what was not skipped here: {line}\n");
+    }
+    println!("{}", suite::table(suites));
+    for problem in &problems {
+        println!("problem: {problem}");
+    }
+    println!("{}", totals.line());
+    if totals.failed == 0 && problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
