@@ -97,6 +97,7 @@ fn frames(criterion: &mut Criterion) {
                 headers: None,
                 body: 300,
             };
+            out.clear();
             frame::encode_call(black_box(&head), &mut out);
         });
     });

@@ -148,11 +148,11 @@ impl Busy {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes since when the call at the head of the queue waits.
+    /// Notes since when the call waits that has waited longest.
     pub(crate) fn set_oldest(&self, since: Option<Instant>) {
-        let micros =
-            since.map_or(0, |since| since.saturating_duration_since(self.started).as_micros() as u64 + 1);
-        self.oldest.store(micros, Ordering::Relaxed);
+        let micros = since.map(|since| since.saturating_duration_since(self.started).as_micros());
+        let word = micros.map_or(0, |micros| u64::try_from(micros).unwrap_or(u64::MAX - 1) + 1);
+        self.oldest.store(word, Ordering::Relaxed);
     }
 
     /// Reserves memory for a body; `None` where more than `limit` bytes would be in the house.

@@ -17,10 +17,12 @@ use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
 use crate::models::{Models, ModelsError};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
-use crate::slots::Slots;
+use crate::slots::{Kind, Slots};
 
 /// How long answers to calls that are broken off have to reach their clients.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Runs that wait in front of each device thread.
+const AHEAD_PER_THREAD: usize = 8;
 /// How long workers have to end after the last call.
 const WORKER_GRACE: Duration = Duration::from_secs(5);
 
@@ -83,6 +85,14 @@ pub struct Replica {
 pub(crate) struct Serving {
     pub(crate) models: Arc<Models>,
     pub(crate) scripts: Option<Scripts>,
+}
+
+impl Serving {
+    /// Whether runs of models may be handed to the device threads before a slot is free. Those take them in order, each as
+    /// soon as it can. Beside a script, whose slots are its workers, they may not: they would take its turns.
+    pub(crate) fn infer_kind(&self) -> Kind {
+        if self.scripts.is_none() { Kind::Ahead } else { Kind::Now }
+    }
 }
 
 impl Replica {
@@ -160,13 +170,14 @@ impl Replica {
             Some(script) => {
                 let limits =
                     ScriptLimits { answer: self.config.limits.answer, queue_wait: self.config.queue.wait };
-                let model_dir = self.config.model_dir.as_deref();
-                Some(
-                    Scripts::start(script, model_dir, Arc::clone(&models), Arc::clone(&self.busy), limits)
-                        .await?,
-                )
+                let (model_dir, slots) = (self.config.model_dir.as_deref(), Arc::clone(&self.slots));
+                Some(Scripts::start(script, model_dir, Arc::clone(&models), slots, limits).await?)
             }
-            None => None,
+            None => {
+                // So many find the next run at hand without sleeping in between.
+                self.slots.set_ahead(self.config.backends.cpu_threads * AHEAD_PER_THREAD);
+                None
+            }
         };
         if self.serving.set(Serving { models, scripts }).is_err() {
             tracing::error!("the replica was loaded twice");

@@ -2,6 +2,9 @@
 //!
 //! A call that finds a free slot takes it at once, with no timer and no allocation. Otherwise it waits in order, up to the
 //! queue's limits. A caller that goes away while waiting leaves the queue by dropping its future.
+//!
+//! A lane may let calls come *ahead* ([`Slots::set_ahead`]): as many are handed to it before the slot is free, so that it finds the next
+//! one at hand. They count as queued until the lane begins with them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,53 +20,74 @@ pub struct Slots {
     busy: Arc<Busy>,
     queue_items: usize,
     queue_wait: Duration,
+    count: usize,
     state: Mutex<State>,
 }
 
 struct State {
-    free: usize,
+    /// Calls that were let through and have not ended.
+    taken: usize,
+    /// Calls that may be let through: the slots, and those that come ahead.
+    limit: usize,
     waiting: VecDeque<Waiter>,
+    /// Since when those are here that were let through and have not begun, oldest first.
+    through: VecDeque<Instant>,
 }
 
 struct Waiter {
+    kind: Kind,
     since: Instant,
     place: oneshot::Sender<()>,
 }
 
-/// The right to execute one call; the slot is free again when it is dropped.
+/// Whether a call may be let through before its slot is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It executes as soon as it is let through.
+    Now,
+    /// It goes to a lane that begins with it in its turn.
+    Ahead,
+}
+
+/// The right to execute one call, from [`Slot::begin`] on; the slot is free again when it is dropped.
 pub struct Slot {
     slots: Arc<Slots>,
     ticket: Option<Ticket>,
+    begun: bool,
 }
 
 impl Slots {
     /// Makes `count` slots with a queue of `items` calls that wait at most `wait`.
     pub fn new(busy: Arc<Busy>, count: usize, items: usize, wait: Duration) -> Arc<Self> {
-        let state = Mutex::new(State { free: count, waiting: VecDeque::new() });
-        Arc::new(Self { busy, queue_items: items, queue_wait: wait, state })
+        let state =
+            Mutex::new(State { taken: 0, limit: count, waiting: VecDeque::new(), through: VecDeque::new() });
+        Arc::new(Self { busy, queue_items: items, queue_wait: wait, count, state })
     }
 
     /// Waits for a slot.
     ///
     /// # Errors
     /// `draining`, or `overloaded` when the queue is full or the wait was too long; both say when to try again.
-    pub async fn admit(self: &Arc<Self>) -> Result<Slot, CallError> {
+    pub async fn admit(self: &Arc<Self>, kind: Kind) -> Result<Slot, CallError> {
         if self.busy.is_draining() {
             self.busy.refuse();
             return Err(draining());
         }
-        let Some(mut ticket) = self.busy.arrive(self.queue_items) else {
+        let Some(ticket) = self.busy.arrive(self.queue_items) else {
             return Err(self.overloaded("all slots are taken and the queue is full"));
         };
+        let since = Instant::now();
         let waiting = {
             let mut state = self.lock();
-            if state.free > 0 {
-                state.free -= 1;
+            if state.waiting.is_empty() && state.taken < self.limit(&state, kind) {
+                state.taken += 1;
+                state.through.push_back(since);
                 None
             } else {
                 let (place, turn) = oneshot::channel();
-                state.waiting.push_back(Waiter { since: Instant::now(), place });
-                self.note_oldest(&mut state);
+                state.waiting.push_back(Waiter { kind, since, place });
+                // Those before may have gone away meanwhile.
+                self.fill(&mut state);
                 Some(turn)
             }
         };
@@ -76,8 +100,14 @@ impl Slots {
                 return Err(self.overloaded("no slot became free in time"));
             }
         }
-        ticket.start();
-        Ok(Slot { slots: Arc::clone(self), ticket: Some(ticket) })
+        Ok(Slot { slots: Arc::clone(self), ticket: Some(ticket), begun: false })
+    }
+
+    /// Lets `ahead` calls through beyond the slots.
+    pub fn set_ahead(&self, ahead: usize) {
+        let mut state = self.lock();
+        state.limit = self.count + ahead;
+        self.fill(&mut state);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -85,24 +115,51 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a slot to the first who still waits.
-    fn release(&self) {
+    fn release(&self, begun: bool) {
         let mut state = self.lock();
-        while let Some(waiter) = state.waiting.pop_front() {
-            if waiter.place.send(()).is_ok() {
-                self.note_oldest(&mut state);
-                return;
-            }
+        if !begun {
+            self.begun(&mut state);
         }
-        state.free += 1;
-        self.note_oldest(&mut state);
+        state.taken = state.taken.saturating_sub(1);
+        self.fill(&mut state);
     }
 
-    fn note_oldest(&self, state: &mut State) {
-        while state.waiting.front().is_some_and(|waiter| waiter.place.is_closed()) {
-            state.waiting.pop_front();
+    fn limit(&self, state: &State, kind: Kind) -> usize {
+        match kind {
+            Kind::Now => self.count,
+            Kind::Ahead => state.limit,
         }
-        self.busy.set_oldest(state.waiting.front().map(|waiter| waiter.since));
+    }
+
+    /// Lets through those who have waited longest and still wait, strictly in order.
+    fn fill(&self, state: &mut State) {
+        while let Some(waiter) = state.waiting.front() {
+            if !waiter.place.is_closed() && state.taken >= self.limit(state, waiter.kind) {
+                break;
+            }
+            let Some(waiter) = state.waiting.pop_front() else { break };
+            if waiter.place.send(()).is_ok() {
+                state.taken += 1;
+                state.through.push_back(waiter.since);
+            }
+        }
+        self.note_oldest(state);
+    }
+
+    /// One that was let through has begun, or will never begin. Lanes begin in order, so it is the first.
+    fn begun(&self, state: &mut State) {
+        state.through.pop_front();
+        self.note_oldest(state);
+    }
+
+    fn note_oldest(&self, state: &State) {
+        let waiting = || state.waiting.front().map(|waiter| waiter.since);
+        self.busy.set_oldest(state.through.front().copied().or_else(waiting));
+    }
+
+    /// The busy signal that the slots count in.
+    pub(crate) fn busy(&self) -> &Arc<Busy> {
+        &self.busy
     }
 
     fn overloaded(&self, reason: &'static str) -> CallError {
@@ -130,12 +187,25 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.turn.close();
         if self.turn.try_recv().is_ok() {
-            self.slots.release();
+            self.slots.release(false);
+        } else {
+            // Whoever waits behind may be of a kind that can go on.
+            self.slots.fill(&mut self.slots.lock());
         }
     }
 }
 
 impl Slot {
+    /// The call leaves the queue: from now on it is being executed.
+    pub fn begin(&mut self) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.slots.begun(&mut self.slots.lock());
+            if let Some(ticket) = &mut self.ticket {
+                ticket.start();
+            }
+        }
+    }
+
     /// The call ends so.
     pub fn finish(mut self, outcome: Outcome) {
         if let Some(ticket) = self.ticket.take() {
@@ -148,7 +218,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         // Count first, then hand on, so that there are never more executing than slots.
         drop(self.ticket.take());
-        self.slots.release();
+        self.slots.release(self.begun);
     }
 }
 
@@ -164,13 +234,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slots_are_handed_on_in_order() {
         let (busy, slots) = slots(1, 10);
-        let first = slots.admit().await.unwrap();
+        let mut first = slots.admit(Kind::Ahead).await.unwrap();
+        first.begin();
         let mut order = tokio::task::JoinSet::new();
         let seen = Arc::new(Mutex::new(Vec::new()));
         for number in 0..3 {
             let (slots, seen) = (Arc::clone(&slots), Arc::clone(&seen));
             order.spawn(async move {
-                let slot = slots.admit().await.unwrap();
+                let slot = slots.admit(Kind::Ahead).await.unwrap();
                 seen.lock().unwrap().push(number);
                 slot.finish(Outcome::Answered);
             });
@@ -189,13 +260,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_and_a_long_wait_are_refusals() {
         let (busy, slots) = slots(1, 1);
-        let _held = slots.admit().await.unwrap();
+        let mut held = slots.admit(Kind::Ahead).await.unwrap();
+        held.begin();
         let waiter = tokio::spawn({
             let slots = Arc::clone(&slots);
-            async move { slots.admit().await.err() }
+            async move { slots.admit(Kind::Ahead).await.err() }
         });
         tokio::task::yield_now().await;
-        let refused = slots.admit().await.err().unwrap();
+        let refused = slots.admit(Kind::Ahead).await.err().unwrap();
         assert_eq!(refused.code, ErrorCode::Overloaded);
         assert!(refused.retry_after.is_some());
         let late = waiter.await.unwrap().unwrap();
@@ -207,26 +279,26 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_goes_away_leaves_the_queue_and_no_slot_is_lost() {
         let (busy, slots) = slots(1, 10);
-        let held = slots.admit().await.unwrap();
+        let held = slots.admit(Kind::Ahead).await.unwrap();
         for _ in 0..3 {
             let waiter = tokio::spawn({
                 let slots = Arc::clone(&slots);
-                async move { slots.admit().await.map(|_| ()) }
+                async move { slots.admit(Kind::Ahead).await.map(|_| ()) }
             });
             tokio::task::yield_now().await;
             waiter.abort();
             assert!(waiter.await.unwrap_err().is_cancelled());
         }
         // One more that is dropped after its slot was handed to it, before it ran again.
-        let mut future = Box::pin(slots.admit());
-        assert!(futures_poll_once(&mut future).await.is_none());
+        let mut future = Box::pin(slots.admit(Kind::Ahead));
+        assert!(poll_once(&mut future).await.is_none());
         held.finish(Outcome::Answered);
         drop(future);
         assert_eq!((busy.snapshot().queued, busy.snapshot().cancelled), (0, 4));
-        assert!(slots.admit().await.is_ok(), "the slot is free again");
+        assert!(slots.admit(Kind::Ahead).await.is_ok(), "the slot is free again");
     }
 
-    async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         std::future::poll_fn(|context| {
             std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
                 std::task::Poll::Ready(output) => Some(output),
@@ -237,9 +309,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn calls_that_come_ahead_count_as_queued_until_they_begin() {
+        let (busy, slots) = slots(1, 10);
+        let mut first = slots.admit(Kind::Ahead).await.unwrap();
+        first.begin();
+        let waiter = tokio::spawn({
+            let slots = Arc::clone(&slots);
+            async move { slots.admit(Kind::Ahead).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        slots.set_ahead(1);
+        let mut second = waiter.await.unwrap().unwrap();
+        assert_eq!((busy.snapshot().executing, busy.snapshot().queued), (1, 1));
+        first.finish(Outcome::Answered);
+        second.begin();
+        assert_eq!((busy.snapshot().executing, busy.snapshot().queued), (1, 0));
+        // Withdrawn, while two are through: the next one waits until both have ended.
+        let third = slots.admit(Kind::Ahead).await.unwrap();
+        slots.set_ahead(0);
+        let mut fourth = Box::pin(slots.admit(Kind::Ahead));
+        assert!(poll_once(&mut fourth).await.is_none());
+        second.finish(Outcome::Answered);
+        assert!(poll_once(&mut fourth).await.is_none());
+        drop(third);
+        assert!(poll_once(&mut fourth).await.is_some());
+    }
+
+    #[tokio::test]
     async fn draining_refuses() {
         let (busy, slots) = slots(1, 1);
         busy.set_draining();
-        assert_eq!(slots.admit().await.err().unwrap().code, ErrorCode::Draining);
+        assert_eq!(slots.admit(Kind::Ahead).await.err().unwrap().code, ErrorCode::Draining);
     }
 }

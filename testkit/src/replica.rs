@@ -228,6 +228,20 @@ impl ReplicaProcess {
         }
     }
 
+    /// Waits until the log holds a text, whenever it came.
+    ///
+    /// # Panics
+    /// If the replica ends without it.
+    pub fn wait_for_text(&mut self, text: &str) {
+        while !self.log_text().contains(text) {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(_) => {}
+                Err(_) if self.log_text().contains(text) => {}
+                Err(_) => panic!("`{text}` did not come; the log:\n{}", self.log_text()),
+            }
+        }
+    }
+
     /// Everything logged so far.
     pub fn log_text(&self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);

@@ -107,11 +107,10 @@ async fn a_script_asks_for_what_is_not_there_and_gets_a_clear_error() {
     let script = "from outrigger import model\nhandle = None\ndef init():\n    pass\ndef run(data):\n    return model(data).name\n";
     let model = folder().join("digits.onnx");
     let launch: Launch = crate::support::outrigger().script(script);
-    let replica = launch.args(["--model", &format!("digits={}", model.display())]).start();
+    let mut replica = launch.args(["--model", &format!("digits={}", model.display())]).start();
     let (status, _, body) = outcome(score(&replica, "digits").send().await.unwrap()).await;
     assert_eq!((status, body), (200, Value::from("digits")));
     let (status, code, _) = outcome(score(&replica, "digit").send().await.unwrap()).await;
     assert_eq!((status, code.as_str()), (500, "script_error"));
-    let log = replica.log_text();
-    assert!(log.contains("model `digit` is not served here, did you mean `digits`?"), "{log}");
+    replica.wait_for_text("model `digit` is not served here, did you mean `digits`?");
 }

@@ -47,10 +47,8 @@ async fn prints_are_in_the_log_line_by_line() {
     let script = "import sys\ndef init():\n    print('from init')\ndef run(data):\n    print('one\\ntwo')\n    print('loud', file=sys.stderr)\n    print('x' * 100000)\n    return data\n";
     let mut replica = outrigger().script(script).start();
     score(&replica, "x").send().await.unwrap();
-    replica.wait_for(|line| line["fields"]["message"].as_str().is_some_and(|text| text.starts_with("xxx")));
-    let log = replica.log_text();
-    for part in ["\"from init\"", "\"one\"", "\"two\"", "\"loud\""] {
-        assert!(log.contains(part), "{part} not in\n{}", &log[..2000.min(log.len())]);
+    for part in ["\"from init\"", "\"one\"", "\"two\"", "\"loud\"", "\"xxx"] {
+        replica.wait_for_text(part);
     }
 }
 
@@ -112,4 +110,42 @@ async fn a_worker_that_keeps_dying_is_started_ever_more_slowly_and_said_so() {
     assert_eq!(ready.status(), 503);
     std::fs::remove_file(replica.directory().join("app/broken")).unwrap();
     replica.wait_for(|line| line["fields"]["message"] == "worker ready");
+}
+
+#[tokio::test]
+async fn a_dying_worker_takes_the_call_it_is_at_and_no_other() {
+    let script = "import os\ndef init():\n    pass\ndef run(data):\n    if data == 'die':\n        os._exit(1)\n    return data\n";
+    let replica = outrigger().script(script).start();
+    // Fast calls in a row, so that the next ones are sent to the worker ahead.
+    for _ in 0..64 {
+        assert_eq!(score(&replica, "warm").send().await.unwrap().status(), 200);
+    }
+    let client = crate::support::client();
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..120 {
+        let body = if number % 40 == 17 { "die".to_owned() } else { number.to_string() };
+        let request =
+            client.post(format!("{}/score", replica.score)).bearer_auth(outrigger_testkit::replica::KEY);
+        let request = request.body(body.clone());
+        calls.spawn(async move { (body, outcome(request.send().await.unwrap()).await) });
+    }
+    let mut lost = 0;
+    while let Some(done) = calls.join_next().await {
+        let (sent, (status, code, body)) = done.unwrap();
+        if sent == "die" {
+            assert_eq!((status, code.as_str()), (500, "worker_lost"));
+            lost += 1;
+        } else {
+            assert_eq!((status, body), (200, json!(sent)), "{code}");
+        }
+    }
+    assert_eq!(lost, 3);
+    let busy = crate::support::client().get(format!("{}/busy", replica.observe)).send().await.unwrap();
+    let busy = outcome(busy).await.2;
+    assert_eq!(
+        (&busy["executing"], &busy["queued"], &busy["failed"]),
+        (&json!(0), &json!(0), &json!(3)),
+        "{busy}"
+    );
+    assert_eq!(busy["arrived"], json!(64 + 120));
 }

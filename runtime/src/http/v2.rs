@@ -137,7 +137,7 @@ async fn infer(
         let model = serving.models.get(&name)?;
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
         let call = oip::parse_infer(&body, &model.info, &replica.tensor_limits)?;
-        let slot = replica.slots.admit().await?;
+        let slot = replica.slots.admit(serving.infer_kind()).await?;
         let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
         let reply = InferReply {
             model_name: &model.name,

@@ -84,10 +84,13 @@ impl Threads {
 }
 
 fn work(messages: &Receiver<Message>) {
-    while let Ok(Message::Run(job)) = messages.recv() {
+    while let Ok(Message::Run(mut job)) = messages.recv() {
         // Nobody waits any more: the caller went away while the job was in the channel.
         if job.done.is_closed() {
             continue;
+        }
+        if let Some(slot) = &mut job.slot {
+            slot.begin();
         }
         let answer = run(&job);
         if let Some(slot) = job.slot {

@@ -115,9 +115,9 @@ pub struct CallHead<'a> {
     pub body: usize,
 }
 
-/// Writes everything of a CALL up to its body into `out`, which is cleared first.
+/// Appends everything of a CALL up to its body to `out`.
 pub fn encode_call(head: &CallHead<'_>, out: &mut Vec<u8>) {
-    out.clear();
+    let frame = out.len();
     out.extend_from_slice(&[0; HEADER]);
     out.put_u8(u8::from(!head.get));
     out.put_u8(0);
@@ -140,8 +140,8 @@ pub fn encode_call(head: &CallHead<'_>, out: &mut Vec<u8>) {
     }
     let written = (out.len() - start) as u32;
     out[block..block + 4].copy_from_slice(&written.to_le_bytes());
-    let header = Header { length: out.len() - HEADER + head.body, kind: Kind::Call, id: head.id };
-    out[..HEADER].copy_from_slice(&header.encode());
+    let header = Header { length: out.len() - frame - HEADER + head.body, kind: Kind::Call, id: head.id };
+    out[frame..frame + HEADER].copy_from_slice(&header.encode());
 }
 
 /// What became of a call in the worker.
@@ -206,6 +206,7 @@ mod tests {
         let mut headers = http::HeaderMap::new();
         headers.insert("x-a", http::HeaderValue::from_static("b"));
         let mut out = vec![9; 3];
+        // What was there before stays.
         let head = CallHead {
             id: 7,
             get: false,
@@ -215,6 +216,7 @@ mod tests {
             body: 5,
         };
         encode_call(&head, &mut out);
+        let out = out.split_off(3);
         let payload = 16 + 3 + 3 + 4 + 3 + 1 + 5;
         assert_eq!(out[..4], (payload as u32).to_le_bytes());
         assert_eq!((out[4], out[8]), (2, 7));

@@ -61,7 +61,8 @@ impl Process {
         ours.set_nonblocking(true)?;
         let mut command = Command::new(&launch.config.python);
         command
-            .args(["-m", "outrigger_worker"])
+            // -P: the working directory is the script's root, and must not come before the standard library.
+            .args(["-P", "-m", "outrigger_worker"])
             .current_dir(&launch.config.app_root)
             .env("PYTHONPATH", python_path(launch.host))
             .env("OUTRIGGER_WORKER_FD", theirs.as_raw_fd().to_string())

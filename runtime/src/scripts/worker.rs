@@ -40,6 +40,8 @@ struct Start<'a> {
     source_directory: Option<&'a str>,
     args: &'a [String],
     strict: bool,
+    /// The largest frame that we take.
+    max_payload: usize,
 }
 
 /// What FAILED says.
@@ -145,6 +147,7 @@ impl Worker {
             source_directory: config.source_directory.as_deref(),
             args: &config.args,
             strict: true,
+            max_payload: self.limit,
         };
         let json = serde_json::to_vec(&start).map_err(|_| FrameError::Malformed("START"))?;
         let header = Header { length: json.len(), kind: Kind::Start, id: 0 };
@@ -171,23 +174,36 @@ impl Worker {
         self.process.pid()
     }
 
-    /// Has the worker work on one call; models that it asks for meanwhile are served.
-    pub(super) async fn call(
-        &mut self,
-        id: u64,
-        call: &ScriptCall,
-    ) -> Result<(Reply, Duration), ExchangeError> {
-        let head = CallHead {
-            id,
-            get: call.get,
-            request_id: call.request_id.as_bytes(),
-            query: call.query.as_bytes(),
-            headers: call.headers.as_ref().filter(|_| self.ready.request_headers),
-            body: call.body.len(),
-        };
-        frame::encode_call(&head, &mut self.outbox);
-        let mut pieces = [IoSlice::new(&self.outbox), IoSlice::new(&call.body)];
+    /// Sends calls, one after the other, in one write where the system allows it.
+    pub(super) async fn send(&mut self, calls: &[(u64, &ScriptCall)]) -> Result<(), ExchangeError> {
+        self.outbox.clear();
+        let mut ends = Vec::with_capacity(calls.len());
+        for (id, call) in calls {
+            let head = CallHead {
+                id: *id,
+                get: call.get,
+                request_id: call.request_id.as_bytes(),
+                query: call.query.as_bytes(),
+                headers: call.headers.as_ref().filter(|_| self.ready.request_headers),
+                body: call.body.len(),
+            };
+            frame::encode_call(&head, &mut self.outbox);
+            ends.push(self.outbox.len());
+        }
+        let mut pieces = Vec::with_capacity(2 * calls.len());
+        let mut start = 0;
+        for ((_, call), end) in calls.iter().zip(ends) {
+            pieces.push(IoSlice::new(&self.outbox[start..end]));
+            pieces.push(IoSlice::new(&call.body));
+            start = end;
+        }
         write_pieces(&mut self.process.stream, &mut pieces).await?;
+        Ok(())
+    }
+
+    /// Waits for the reply to call `id`, the first that was sent and not yet answered; models that it asks for meanwhile are
+    /// served. Not to be dropped before it is through, unless the worker is ended.
+    pub(super) async fn reply(&mut self, id: u64) -> Result<(Reply, Duration), ExchangeError> {
         loop {
             match self.next_frame().await? {
                 Frame::Bytes(Header { kind: Kind::Reply, id: answered, .. }, payload) if answered == id => {
@@ -275,7 +291,7 @@ impl Worker {
     }
 
     /// Reads tensors into aligned memory of their own. Not to be dropped in the middle, and never is: it is only reached
-    /// inside `call` and `begin`, whose end in between ends the worker.
+    /// inside `reply` and `begin`, whose end in between ends the worker.
     async fn infer_frame(&mut self, header: Header) -> Result<Frame, ExchangeError> {
         let mut payload = Buffer::zeroed(header.length)
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
