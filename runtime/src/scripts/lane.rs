@@ -55,10 +55,20 @@ pub(super) struct Lane {
 enum End {
     /// It is gone; `served` calls were answered before.
     Lost { served: u64 },
-    /// The service is over, the worker is well.
-    Stop(Worker),
-    /// The service is over, and the worker too.
+    /// The service is over, and so is the worker.
     Over,
+}
+
+/// What a call says of its worker.
+enum Verdict {
+    /// It can take the next one.
+    Well,
+    /// It died, or broke the protocol.
+    Gone(ExchangeError),
+    /// It does not come back from `run()`.
+    Hangs,
+    /// The service does not wait for it any more.
+    BrokenOff,
 }
 
 impl Lane {
@@ -81,9 +91,6 @@ impl Lane {
             self.shared.alive.fetch_sub(1, Ordering::AcqRel);
             self.pid.store(0, Ordering::Relaxed);
             match end {
-                End::Stop(worker) => {
-                    worker.stop(STOP_GRACE).await;
-                }
                 End::Over => {}
                 End::Lost { served } => {
                     self.sent = 0;
@@ -153,11 +160,15 @@ impl Lane {
                     }
                     job = self.jobs.recv() => match job {
                         Some(job) => self.taken.push_back(job),
-                        None => return End::Stop(worker),
+                        None => {
+                            worker.stop(STOP_GRACE).await;
+                            return End::Over;
+                        }
                     },
                     () = shared.stop.cancelled() => {
                         self.withdraw();
-                        return End::Stop(worker);
+                        worker.stop(STOP_GRACE).await;
+                        return End::Over;
                     }
                 }
             }
@@ -166,51 +177,59 @@ impl Lane {
             {
                 self.taken.push_back(job);
             }
-            match self.one_call(worker).await {
-                Ok(well) => worker = well,
-                Err(End::Lost { .. }) => return End::Lost { served },
-                Err(end) => return end,
+            match self.one_call(&mut worker).await {
+                Verdict::Well => served += 1,
+                Verdict::Gone(error) => {
+                    let death = worker.bury().await;
+                    self.lose(&error, &death);
+                    return End::Lost { served };
+                }
+                Verdict::Hangs => {
+                    let death = worker.terminate().await;
+                    tracing::warn!(worker = self.number, %death, "worker ended");
+                    // It did come up well: the next one is started at once.
+                    return End::Lost { served: served + 1 };
+                }
+                Verdict::BrokenOff => {
+                    self.refuse_all(&crate::slots::draining());
+                    worker.terminate().await;
+                    return End::Over;
+                }
             }
-            served += 1;
         }
     }
 
-    /// Has the worker work on the first job that is taken, and answers it.
-    async fn one_call(&mut self, mut worker: Worker) -> Result<Worker, End> {
+    /// Has the worker work on the first job that is taken, and answers it, unless the worker is gone.
+    async fn one_call(&mut self, worker: &mut Worker) -> Verdict {
         let shared = Arc::clone(&self.shared);
-        let Some(front) = self.taken.front_mut() else { return Ok(worker) };
+        let Some(front) = self.taken.front_mut() else { return Verdict::Well };
         front.slot.begin();
         let limit = shared.config.timeout;
         let exchange = tokio::select! {
             biased;
-            exchange = tokio::time::timeout(limit, self.exchange(&mut worker)) => exchange,
+            exchange = tokio::time::timeout(limit, self.exchange(worker)) => exchange,
             () = shared.break_off.cancelled() => {
                 tracing::warn!(worker = self.number, "calls broken off by the end of shutdown.drain");
-                self.refuse_all(&crate::slots::draining());
-                worker.terminate().await;
-                return Err(End::Over);
+                return Verdict::BrokenOff;
             }
         };
-        let Some(job) = self.taken.pop_front() else { return Ok(worker) };
-        let request = &job.call.request_id;
+        let exchange = match exchange {
+            Ok(Err(error)) => return Verdict::Gone(error),
+            Ok(Ok(reply)) => Some(reply),
+            Err(_) => None,
+        };
+        let Some(job) = self.taken.pop_front() else { return Verdict::Well };
         match exchange {
-            Ok(Ok((reply, run))) => {
+            Some((reply, run)) => {
                 self.sent -= 1;
                 self.next += 1;
-                let result = interpret(reply, run, request);
-                let calm = if run <= CALM_TIME { self.calm.saturating_add(1) } else { 0 };
-                self.set_calm(calm);
+                self.set_calm(if run <= CALM_TIME { self.calm.saturating_add(1) } else { 0 });
+                let result = interpret(reply, run, &job.call.request_id);
                 job.answer(result);
-                Ok(worker)
+                Verdict::Well
             }
-            Ok(Err(error)) => {
-                let death = worker.bury().await;
-                tracing::error!(worker = self.number, ?request, %error, %death, "worker lost during a call");
-                job.answer(Err(lost(&death)));
-                Err(End::Lost { served: 0 })
-            }
-            Err(_) => {
-                let millis = limit.as_millis();
+            None => {
+                let (request, millis) = (&job.call.request_id, limit.as_millis());
                 tracing::error!(
                     worker = self.number,
                     ?request,
@@ -219,10 +238,18 @@ impl Lane {
                 );
                 // The caller need not wait for the worker's end.
                 job.answer(Err(outrigger_protocol::aml::scoring_timeout(limit)));
-                let death = worker.terminate().await;
-                tracing::warn!(worker = self.number, %death, "worker ended");
-                Err(End::Lost { served: 0 })
+                Verdict::Hangs
             }
+        }
+    }
+
+    /// The worker is gone, and the first job with it.
+    fn lose(&mut self, error: &ExchangeError, death: &Death) {
+        if let Some(job) = self.taken.pop_front() {
+            let request = &job.call.request_id;
+            tracing::error!(worker = self.number, ?request, %error, %death, "worker lost during a call");
+            let message = format!("the worker ended during the call: {death}");
+            job.answer(Err(CallError::new(ErrorCode::WorkerLost, message)));
         }
     }
 
@@ -306,10 +333,6 @@ impl Job {
         self.slot.finish(if result.is_ok() { Outcome::Answered } else { Outcome::Failed });
         let _ = self.reply.send(result);
     }
-}
-
-fn lost(death: &Death) -> CallError {
-    CallError::new(ErrorCode::WorkerLost, format!("the worker ended during the call: {death}"))
 }
 
 /// A script's reply as the caller sees it; what belongs in the log goes there.
