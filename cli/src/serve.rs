@@ -77,7 +77,7 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Program => "PROGRAM",
         Kind::Count { .. } => "N",
         Kind::Flag => "true|false",
-        Kind::Duration => "TIME",
+        Kind::Duration | Kind::Timeout => "TIME",
         Kind::Size { .. } => "SIZE",
         Kind::Address => "IP:PORT",
         Kind::Endpoint => "IP:PORT|unix:PATH",

@@ -29,6 +29,7 @@ pub struct Busy {
     loading: AtomicU64,
     draining: AtomicBool,
     ready: AtomicBool,
+    able: AtomicBool,
     /// Bytes of request bodies that are in the house.
     bytes: AtomicU64,
     /// When the call that has waited longest came, in microseconds since the start, plus 1; 0 if none waits.
@@ -95,6 +96,7 @@ impl Busy {
             loading: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             ready: AtomicBool::new(false),
+            able: AtomicBool::new(true),
             bytes: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
         })
@@ -182,14 +184,19 @@ impl Busy {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// Ready, and not draining.
-    pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) && !self.is_draining()
+    /// Says whether there is a lane that can work.
+    pub fn set_able(&self, able: bool) {
+        self.able.store(able, Ordering::Release);
     }
 
-    /// Whether nothing executes or waits.
-    pub fn is_idle(&self) -> bool {
-        !Word::unpack(self.word.load(Ordering::Acquire)).is_busy()
+    /// Whether there is a lane that can work.
+    pub fn is_able(&self) -> bool {
+        self.able.load(Ordering::Acquire)
+    }
+
+    /// Ready, able, and not draining.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && self.is_able() && !self.is_draining()
     }
 
     /// Mean service time of all calls so far; `None` before the first.
@@ -200,8 +207,9 @@ impl Busy {
 
     /// All of it at one moment.
     pub fn snapshot(&self) -> BusySnapshot {
-        let word = Word::unpack(self.word.load(Ordering::Acquire));
+        // The clock first: a call that ends in between must not count for longer than it will have lasted.
         let now = self.micros();
+        let word = Word::unpack(self.word.load(Ordering::Acquire));
         let slots = u32::try_from(self.slots).unwrap_or(u32::MAX);
         let (answered, failed) = (self.answered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
         BusySnapshot {

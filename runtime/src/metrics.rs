@@ -73,11 +73,6 @@ impl Metrics {
         }
     }
 
-    /// The registry, for components that bring metrics of their own.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
     /// Everything in Prometheus's text format. Rows that never counted are left out.
     ///
     /// # Errors

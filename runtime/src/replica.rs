@@ -12,17 +12,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::busy::{self, Busy};
-use crate::config::{Config, Endpoint};
+use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
-use crate::models::{Models, ModelsError};
+use crate::models::{self, Models, ModelsError};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::slots::{Kind, Slots};
 
 /// How long answers to calls that are broken off have to reach their clients.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// Runs that wait in front of each device thread.
-const AHEAD_PER_THREAD: usize = 8;
 /// How long workers have to end after the last call.
 const WORKER_GRACE: Duration = Duration::from_secs(5);
 
@@ -77,8 +75,31 @@ pub struct Replica {
     addresses: Addresses,
     /// Set once everything is loaded.
     serving: OnceLock<Serving>,
+    /// The score listener's connections, which a drain waits for.
+    calls: Door,
+    /// Those of the other listeners, which stay open to the end.
+    others: Door,
+}
+
+/// What accepts connections, and how it is told to stop.
+#[derive(Default)]
+struct Door {
     connections: TaskTracker,
-    stop_listening: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Door {
+    fn open(&self, listener: Listener, router: axum::Router, limits: LimitsConfig) {
+        let serve = http::serve(listener, router, limits, self.connections.clone(), self.stop.clone());
+        self.connections.spawn(serve);
+    }
+
+    /// Takes no new connections and waits for those that there are; `false` if they take too long.
+    async fn close(&self, patience: Duration) -> bool {
+        self.stop.cancel();
+        self.connections.close();
+        tokio::time::timeout(patience, self.connections.wait()).await.is_ok()
+    }
 }
 
 /// What answers calls.
@@ -139,22 +160,16 @@ impl Replica {
             keys,
             addresses,
             serving: OnceLock::new(),
-            connections: TaskTracker::new(),
-            stop_listening: CancellationToken::new(),
+            calls: Door::default(),
+            others: Door::default(),
             busy,
             effective,
             config,
         });
-        for (listener, router) in [
-            (score, http::score_router(Arc::clone(&replica))),
-            (observe, http::observe_router(Arc::clone(&replica))),
-            (admin, http::admin_router(Arc::clone(&replica))),
-        ] {
-            let limits = replica.config.limits.clone();
-            let stop = replica.stop_listening.clone();
-            let serve = http::serve(listener, router, limits, replica.connections.clone(), stop);
-            replica.connections.spawn(serve);
-        }
+        let limits = &replica.config.limits;
+        replica.calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone());
+        replica.others.open(observe, http::observe_router(Arc::clone(&replica)), limits.clone());
+        replica.others.open(admin, http::admin_router(Arc::clone(&replica)), limits.clone());
         Ok(replica)
     }
 
@@ -170,12 +185,13 @@ impl Replica {
             Some(script) => {
                 let limits =
                     ScriptLimits { answer: self.config.limits.answer, queue_wait: self.config.queue.wait };
-                let (model_dir, slots) = (self.config.model_dir.as_deref(), Arc::clone(&self.slots));
-                Some(Scripts::start(script, model_dir, Arc::clone(&models), slots, limits).await?)
+                let (model_dir, busy) = (self.config.model_dir.as_deref(), Arc::clone(&self.busy));
+                let scripts = Scripts::start(script, model_dir, Arc::clone(&models), busy, limits).await?;
+                self.slots.set_ahead(scripts.ahead());
+                Some(scripts)
             }
             None => {
-                // So many find the next run at hand without sleeping in between.
-                self.slots.set_ahead(self.config.backends.cpu_threads * AHEAD_PER_THREAD);
+                self.slots.set_ahead(models::ahead(&self.config));
                 None
             }
         };
@@ -196,30 +212,44 @@ impl Replica {
         self.keys.as_ref()
     }
 
-    /// Ends in order: not ready, a quiet period, no new connections or calls, the accepted ones finish, workers and threads end.
-    /// Returns whether all calls finished within `shutdown.drain`.
+    /// Ends in order: not ready, a quiet period, no new connections or calls, the accepted ones finish, workers and threads end,
+    /// and last the probes. Returns whether all calls finished within `shutdown.drain`.
     pub async fn stop(&self) -> bool {
         self.busy.set_ready(false);
-        tokio::time::sleep(self.config.shutdown.quiet).await;
+        if self.serving.get().is_some() {
+            tokio::time::sleep(self.config.shutdown.quiet).await;
+        }
         self.busy.set_draining();
         tracing::info!(executing = self.busy.snapshot().executing, "draining");
-        self.stop_listening.cancel();
-        self.connections.close();
-        let drained = tokio::time::timeout(self.config.shutdown.drain, self.connections.wait()).await.is_ok();
+        let drained = self.calls.close(self.config.shutdown.drain).await;
+        if !drained {
+            tracing::warn!("calls were still running after shutdown.drain and are broken off");
+            self.break_off();
+            // Their answers still go out.
+            self.calls.close(LAST_ANSWERS).await;
+        }
         if let Some(serving) = self.serving.get() {
             if let Some(scripts) = &serving.scripts {
-                if !drained {
-                    tracing::warn!("calls were still running after shutdown.drain and are broken off");
-                    scripts.break_off();
-                    // Their answers still go out.
-                    let _ = tokio::time::timeout(LAST_ANSWERS, self.connections.wait()).await;
-                }
                 scripts.stop(WORKER_GRACE).await;
             }
             let models = Arc::clone(&serving.models);
-            let _ = tokio::task::spawn_blocking(move || models.stop()).await;
+            let ended = tokio::task::spawn_blocking(move || models.stop());
+            // A model that does not come back cannot be called back; it ends with the process.
+            if tokio::time::timeout(WORKER_GRACE, ended).await.is_err() {
+                tracing::warn!("a model is still running");
+            }
         }
+        self.others.close(LAST_ANSWERS).await;
         drained
+    }
+
+    fn break_off(&self) {
+        self.slots.close();
+        let Some(serving) = self.serving.get() else { return };
+        serving.models.break_off();
+        if let Some(scripts) = &serving.scripts {
+            scripts.break_off();
+        }
     }
 
     /// What answers calls.
@@ -235,21 +265,20 @@ impl Replica {
 
     /// Whether calls can be taken.
     pub(crate) fn is_ready(&self) -> bool {
-        self.not_ready_because().is_none()
+        self.busy.is_ready()
     }
 
     /// Why calls cannot be taken.
-    pub(crate) fn not_ready_because(&self) -> Option<String> {
-        let Some(serving) = self.serving.get() else {
-            return Some("models and workers are being loaded".into());
-        };
-        if self.busy.is_draining() || !self.busy.is_ready() {
-            return Some("the replica is shutting down".into());
+    pub(crate) fn not_ready_because(&self) -> Option<&'static str> {
+        if self.busy.is_ready() {
+            None
+        } else if self.serving.get().is_none() {
+            Some("models and workers are being loaded")
+        } else if !self.busy.is_able() {
+            Some("no worker of the entry script is alive")
+        } else {
+            Some("the replica is shutting down")
         }
-        if serving.scripts.as_ref().is_some_and(|scripts| !scripts.is_alive()) {
-            return Some("no worker of the entry script is alive".into());
-        }
-        None
     }
 
     /// Whether the caller may do this; asked of the operation and the model, never of a URL.

@@ -3,8 +3,9 @@
 //! A call that finds a free slot takes it at once, with no timer and no allocation. Otherwise it waits in order, up to the
 //! queue's limits. A caller that goes away while waiting leaves the queue by dropping its future.
 //!
-//! A lane may let calls come *ahead* ([`Slots::set_ahead`]): as many are handed to it before the slot is free, so that it finds the next
-//! one at hand. They count as queued until the lane begins with them.
+//! Lanes may let calls come *ahead* ([`Slots::set_ahead`]): so many are handed to them before a slot is free, so that they find the next
+//! one at hand. They count as queued until a lane begins with them. Calls come ahead only while they are fast: behind a slow one, a
+//! call that has left the queue could wait for longer than the queue's limit.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,11 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
 use crate::busy::{Busy, Outcome, Ticket};
+
+/// Calls are fast when this many in a row...
+const CALM_CALLS: u32 = 32;
+/// ...took at most this long each.
+const CALM_TIME: Duration = Duration::from_millis(1);
 
 /// The slots of a replica.
 pub struct Slots {
@@ -27,8 +33,12 @@ pub struct Slots {
 struct State {
     /// Calls that were let through and have not ended.
     taken: usize,
-    /// Calls that may be let through: the slots, and those that come ahead.
-    limit: usize,
+    /// Calls that may come ahead when calls are fast.
+    ahead: usize,
+    /// Fast calls in a row.
+    calm: u32,
+    /// Set at the end: nobody is let through any more.
+    closed: bool,
     waiting: VecDeque<Waiter>,
     /// Since when those are here that were let through and have not begun, oldest first.
     through: VecDeque<Instant>,
@@ -53,14 +63,20 @@ pub enum Kind {
 pub struct Slot {
     slots: Arc<Slots>,
     ticket: Option<Ticket>,
-    begun: bool,
+    begun: Option<Instant>,
 }
 
 impl Slots {
     /// Makes `count` slots with a queue of `items` calls that wait at most `wait`.
     pub fn new(busy: Arc<Busy>, count: usize, items: usize, wait: Duration) -> Arc<Self> {
-        let state =
-            Mutex::new(State { taken: 0, limit: count, waiting: VecDeque::new(), through: VecDeque::new() });
+        let state = Mutex::new(State {
+            taken: 0,
+            ahead: 0,
+            calm: 0,
+            closed: false,
+            waiting: VecDeque::new(),
+            through: VecDeque::new(),
+        });
         Arc::new(Self { busy, queue_items: items, queue_wait: wait, count, state })
     }
 
@@ -79,6 +95,10 @@ impl Slots {
         let since = Instant::now();
         let waiting = {
             let mut state = self.lock();
+            if state.closed {
+                ticket.finish(Outcome::Refused);
+                return Err(draining());
+            }
             if state.waiting.is_empty() && state.taken < self.limit(&state, kind) {
                 state.taken += 1;
                 state.through.push_back(since);
@@ -86,28 +106,46 @@ impl Slots {
             } else {
                 let (place, turn) = oneshot::channel();
                 state.waiting.push_back(Waiter { kind, since, place });
-                // Those before may have gone away meanwhile.
+                // Those before may have gone away meanwhile; the signal bounds only those who are still there.
+                if state.waiting.len() > self.queue_items + self.count + 16 {
+                    state.waiting.retain(|waiter| !waiter.place.is_closed());
+                }
                 self.fill(&mut state);
                 Some(turn)
             }
         };
         if let Some(turn) = waiting {
             let mut turn = Turn { slots: self, turn };
-            if tokio::time::timeout(self.queue_wait, &mut turn.turn).await.is_err()
-                && turn.turn.try_recv().is_err()
-            {
-                ticket.finish(Outcome::Refused);
-                return Err(self.overloaded("no slot became free in time"));
+            match tokio::time::timeout(self.queue_wait, &mut turn.turn).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => {
+                    ticket.finish(Outcome::Refused);
+                    return Err(draining());
+                }
+                // It may have come in the last moment.
+                Err(_) if turn.turn.try_recv().is_ok() => {}
+                Err(_) => {
+                    ticket.finish(Outcome::Refused);
+                    return Err(self.overloaded("no slot became free in time"));
+                }
             }
         }
-        Ok(Slot { slots: Arc::clone(self), ticket: Some(ticket), begun: false })
+        Ok(Slot { slots: Arc::clone(self), ticket: Some(ticket), begun: None })
     }
 
-    /// Lets `ahead` calls through beyond the slots.
+    /// Lets up to `ahead` calls through beyond the slots while calls are fast.
     pub fn set_ahead(&self, ahead: usize) {
         let mut state = self.lock();
-        state.limit = self.count + ahead;
+        state.ahead = ahead;
         self.fill(&mut state);
+    }
+
+    /// Refuses all who wait and all who come.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.waiting.clear();
+        self.note_oldest(&state);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -115,10 +153,12 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn release(&self, begun: bool) {
+    fn release(&self, begun: Option<Instant>) {
         let mut state = self.lock();
-        if !begun {
-            self.begun(&mut state);
+        match begun {
+            None => self.begun(&mut state),
+            Some(begun) if begun.elapsed() <= CALM_TIME => state.calm = state.calm.saturating_add(1),
+            Some(_) => state.calm = 0,
         }
         state.taken = state.taken.saturating_sub(1);
         self.fill(&mut state);
@@ -126,8 +166,8 @@ impl Slots {
 
     fn limit(&self, state: &State, kind: Kind) -> usize {
         match kind {
-            Kind::Now => self.count,
-            Kind::Ahead => state.limit,
+            Kind::Ahead if state.calm >= CALM_CALLS => self.count + state.ahead,
+            Kind::Now | Kind::Ahead => self.count,
         }
     }
 
@@ -157,11 +197,6 @@ impl Slots {
         self.busy.set_oldest(state.through.front().copied().or_else(waiting));
     }
 
-    /// The busy signal that the slots count in.
-    pub(crate) fn busy(&self) -> &Arc<Busy> {
-        &self.busy
-    }
-
     fn overloaded(&self, reason: &'static str) -> CallError {
         // The queue ahead, at the mean service time so far: when a new try has a chance.
         let seen = self.busy.snapshot();
@@ -187,7 +222,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.turn.close();
         if self.turn.try_recv().is_ok() {
-            self.slots.release(false);
+            self.slots.release(None);
         } else {
             // Whoever waits behind may be of a kind that can go on.
             self.slots.fill(&mut self.slots.lock());
@@ -198,7 +233,8 @@ impl Drop for Turn<'_> {
 impl Slot {
     /// The call leaves the queue: from now on it is being executed.
     pub fn begin(&mut self) {
-        if !std::mem::replace(&mut self.begun, true) {
+        if self.begun.is_none() {
+            self.begun = Some(Instant::now());
             self.slots.begun(&mut self.slots.lock());
             if let Some(ticket) = &mut self.ticket {
                 ticket.start();
@@ -308,32 +344,56 @@ mod tests {
         .await
     }
 
-    #[tokio::test]
-    async fn calls_that_come_ahead_count_as_queued_until_they_begin() {
+    #[tokio::test(start_paused = true)]
+    async fn fast_calls_come_ahead_and_count_as_queued_until_they_begin() {
         let (busy, slots) = slots(1, 10);
+        slots.set_ahead(1);
         let mut first = slots.admit(Kind::Ahead).await.unwrap();
         first.begin();
-        let waiter = tokio::spawn({
-            let slots = Arc::clone(&slots);
-            async move { slots.admit(Kind::Ahead).await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiter.is_finished());
-        slots.set_ahead(1);
-        let mut second = waiter.await.unwrap().unwrap();
+        let mut second = Box::pin(slots.admit(Kind::Ahead));
+        assert!(poll_once(&mut second).await.is_none(), "nobody knows yet whether calls are fast");
+        drop(second);
+        drop(first);
+        for _ in 0..CALM_CALLS {
+            let mut fast = slots.admit(Kind::Ahead).await.unwrap();
+            fast.begin();
+            fast.finish(Outcome::Answered);
+        }
+        let mut first = slots.admit(Kind::Ahead).await.unwrap();
+        first.begin();
+        let mut second = slots.admit(Kind::Ahead).await.unwrap();
         assert_eq!((busy.snapshot().executing, busy.snapshot().queued), (1, 1));
+        let mut now = Box::pin(slots.admit(Kind::Now));
+        assert!(poll_once(&mut now).await.is_none(), "this kind waits for a slot");
         first.finish(Outcome::Answered);
         second.begin();
-        assert_eq!((busy.snapshot().executing, busy.snapshot().queued), (1, 0));
-        // Withdrawn, while two are through: the next one waits until both have ended.
-        let third = slots.admit(Kind::Ahead).await.unwrap();
-        slots.set_ahead(0);
-        let mut fourth = Box::pin(slots.admit(Kind::Ahead));
-        assert!(poll_once(&mut fourth).await.is_none());
+        assert_eq!((busy.snapshot().executing, busy.snapshot().queued), (1, 1));
         second.finish(Outcome::Answered);
-        assert!(poll_once(&mut fourth).await.is_none());
-        drop(third);
-        assert!(poll_once(&mut fourth).await.is_some());
+        assert!(poll_once(&mut now).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn closing_tells_all_who_wait() {
+        let (_, slots) = slots(1, 10);
+        let _held = slots.admit(Kind::Now).await.unwrap();
+        let mut waiting = Box::pin(slots.admit(Kind::Now));
+        assert!(poll_once(&mut waiting).await.is_none());
+        slots.close();
+        assert_eq!(waiting.await.err().unwrap().code, ErrorCode::Draining);
+        assert_eq!(slots.admit(Kind::Now).await.err().unwrap().code, ErrorCode::Draining);
+    }
+
+    #[tokio::test]
+    async fn callers_that_come_and_go_leave_nothing_behind() {
+        let (_, slots) = slots(1, 10);
+        let _held = slots.admit(Kind::Now).await.unwrap();
+        let mut head = Box::pin(slots.admit(Kind::Now));
+        assert!(poll_once(&mut head).await.is_none());
+        for _ in 0..10_000 {
+            let mut gone = Box::pin(slots.admit(Kind::Now));
+            assert!(poll_once(&mut gone).await.is_none());
+        }
+        assert!(slots.lock().waiting.len() <= 10 + 1 + 16 + 1);
     }
 
     #[tokio::test]

@@ -67,6 +67,16 @@ pub fn non_zero() -> Vec<u8> {
     graph.model()
 }
 
+/// `y = x · z` for `x` of `[n, m]` and `z` of `[m, n]`, `FP32`: the output can be far larger than the inputs.
+pub fn outer() -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("n"), Dim::Named("m")]);
+    graph.input("z", DataType::Fp32, &[Dim::Named("m"), Dim::Named("n")]);
+    graph.output("y", DataType::Fp32, &[Dim::Named("n"), Dim::Named("n")]);
+    graph.node("MatMul", &["x", "z"], &["y"]);
+    graph.model()
+}
+
 /// An extent of an input or output.
 #[derive(Clone, Copy, Debug)]
 pub enum Dim<'a> {

@@ -68,6 +68,21 @@ impl ModelInfo {
         self.outputs.iter().map(|info| bound.resolve(info)).collect()
     }
 
+    /// Bytes that those of the outputs `indices` take whose shapes are known before the run; `usize::MAX` for more than can be
+    /// counted. Free extents come from whoever sends the inputs, so this is to be held against a limit before memory is taken.
+    pub fn output_bytes(&self, inputs: &[Tensor], indices: &[usize]) -> usize {
+        let shapes = self.resolve_outputs(inputs);
+        let known = indices
+            .iter()
+            .filter_map(|&index| Some((self.outputs.get(index)?, shapes.get(index)?.as_ref()?)));
+        known
+            .map(|(info, shape)| match info.data_type.size() {
+                Some(_) => shape.bytes(info.data_type).unwrap_or(usize::MAX),
+                None => 0,
+            })
+            .fold(0, usize::saturating_add)
+    }
+
     /// Asks for the outputs `indices`: placed in fresh memory where the shape is known before the run, else allocated by
     /// the backend. An index that the model has not is left for [`ModelInfo::check_outputs`] to refuse.
     ///

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use outrigger_runtime::config::LogConfig;
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging. `RUST_LOG`, where set, refines the level by module.
+/// Starts logging. `RUST_LOG`, where set and valid, takes the place of the level; it can name modules.
 pub(super) fn start(config: &LogConfig) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

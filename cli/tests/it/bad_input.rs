@@ -333,3 +333,33 @@ async fn a_call_that_hangs_leaves_the_other_worker_alone() {
     }
     assert_eq!(outcome(hanging.await.unwrap().unwrap()).await.1, "scoring_timeout");
 }
+
+#[tokio::test]
+async fn outputs_have_a_limit_too() {
+    let replica = outrigger().file("outer.onnx", onnx::outer()).args(["--model", "outer=outer.onnx"]);
+    let replica = replica.args(["--limits-answer", "1MiB"]).start();
+    let request = |n: u64, m: u64, data: Value| {
+        json!({"inputs": [tensor("x", json!([n, m]), "FP32", data.clone()), tensor("z", json!([m, n]), "FP32", data)]}).to_string()
+    };
+    // A few bytes that ask for 40 GB, then for a bit more than the limit.
+    for (n, m, data) in [(100_000, 0, json!([])), (600, 1, json!(vec![1; 600]))] {
+        let (status, code, body) =
+            outcome(infer(&replica, "outer", request(n, m, data)).send().await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (400, "invalid_tensor"), "{body}");
+        assert!(body["error"].as_str().unwrap().contains("limits.answer"), "{body}");
+    }
+    let (status, _, body) =
+        outcome(infer(&replica, "outer", request(2, 1, json!([1, 2]))).send().await.unwrap()).await;
+    assert_eq!((status, &body["outputs"][0]["data"]), (200, &json!([1.0, 2.0, 2.0, 4.0])), "{body}");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_closed() {
+    let replica = replica(&["--limits-header-timeout", "200ms"]);
+    for said in ["", "PRI * HT", "GET / HTTP/1.1\r\nHo"] {
+        // Reading to the end returns only when the replica has closed.
+        let answer = raw(&replica, said.as_bytes());
+        assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
+    }
+    still_serves(&replica).await;
+}

@@ -116,6 +116,18 @@ fn two_replicas_do_not_share_a_state_directory_s_socket() {
     assert_eq!(third.stop().status.code(), Some(0));
 }
 
+#[test]
+fn a_file_in_the_socket_s_place_is_never_removed() {
+    let launch = outrigger().file("precious.txt", "data").script(ECHO);
+    let file = launch.directory().join("precious.txt");
+    let kept = tempfile::tempdir().unwrap();
+    let copy = kept.path().join("precious.txt");
+    std::fs::copy(&file, &copy).unwrap();
+    let ended = launch.args(["--admin-listen", &format!("unix:{}", copy.display())]).run();
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.text());
+    assert_eq!(std::fs::read_to_string(&copy).unwrap(), "data");
+}
+
 /// The README's table of keys, as the table of keys in the code has it.
 fn key_table() -> String {
     let mut table = String::from("| key | default | meaning |\n|---|---|---|\n");

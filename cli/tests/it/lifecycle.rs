@@ -114,6 +114,12 @@ async fn sigterm_finishes_what_was_accepted_and_exits_with_0() {
     while outcome(client().get(&busy).send().await.unwrap()).await.2["executing"] != 1 {}
     replica.signal("TERM");
     replica.wait_for(|line| line["fields"]["message"] == "draining");
+    let draining = outcome(client().get(&busy).send().await.unwrap()).await.2;
+    assert_eq!(
+        (&draining["draining"], &draining["executing"]),
+        (&true.into(), &1.into()),
+        "probes answer to the end"
+    );
     // The listener closes in a moment; from then on there are no new connections.
     while client().get(format!("{}/", replica.score)).send().await.is_ok() {}
     std::fs::write(&flag, "").unwrap();
@@ -186,4 +192,24 @@ async fn workers_die_with_a_replica_that_is_killed() {
 fn alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
+}
+
+#[tokio::test]
+async fn what_a_script_has_started_does_not_keep_its_lane() {
+    // A process in a session of its own that keeps the worker's stderr open for as long as a file is there.
+    let script = r#"
+import os, subprocess
+def init():
+    pass
+def run(data):
+    if data == "die":
+        loop = "while [ -e alive ]; do sleep 0.05; done"
+        subprocess.Popen(["sh", "-c", loop], start_new_session=True)
+        os._exit(5)
+    return data
+"#;
+    let replica = outrigger().file("app/alive", "").script(script).start();
+    assert_eq!(outcome(score(&replica, "die").send().await.unwrap()).await.1, "worker_lost");
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+    std::fs::remove_file(replica.directory().join("app/alive")).unwrap();
 }

@@ -56,7 +56,7 @@ macro_rules! keys {
 
 keys! {
     SERVICE_NAME = "service.name", Kind::Text, "ML service", [alias("SERVICE_NAME")],
-        "name of the service, shown in swagger and metrics";
+        "name of the service, shown in swagger and status";
     SERVICE_VERSION = "service.version", Kind::Text, "1.0", [alias("SERVICE_VERSION")],
         "version of the service, shown in swagger";
     SERVICE_PATH_PREFIX = "service.path_prefix", Kind::Text, "", [alias("SERVICE_PATH_PREFIX")],
@@ -66,7 +66,7 @@ keys! {
     THREADS = "threads", Kind::Count { min: 1, max: 1024 }, "", [],
         "threads for network and scheduling [default: half the cores; workers and models need the others]";
     LOG_LEVEL = "log.level", Kind::OneOf(&["error", "warn", "info", "debug", "trace"]), "info", [alias("AZUREML_LOG_LEVEL")],
-        "least severe level that is logged";
+        "least severe level that is logged; RUST_LOG, where set, takes its place";
     LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json"]), "text", [],
         "form of the log on stderr";
 
@@ -105,9 +105,9 @@ keys! {
         "directory that holds outrigger_worker [default: beside the executable]";
     SCRIPT_WORKERS = "script.workers", Kind::Count { min: 1, max: 1024 }, "1", [alias("WORKER_COUNT")],
         "worker processes, each working on one call at a time";
-    SCRIPT_TIMEOUT = "script.timeout", Kind::Duration, "60s", [Alias { variable: "SCORING_TIMEOUT_MS", suffix: "ms" }],
+    SCRIPT_TIMEOUT = "script.timeout", Kind::Timeout, "60s", [Alias { variable: "SCORING_TIMEOUT_MS", suffix: "ms" }],
         "time limit of one run(); the worker is replaced when it is over";
-    SCRIPT_INIT_TIMEOUT = "script.init_timeout", Kind::Duration, "5m", [],
+    SCRIPT_INIT_TIMEOUT = "script.init_timeout", Kind::Timeout, "5m", [],
         "time limit of import and init()";
     SCRIPT_OUTPUTS_DIR = "script.outputs_dir", Kind::Path, "", [],
         "where files that the script writes under ./outputs are kept [default: they stay in script.app_root]";
@@ -123,20 +123,20 @@ keys! {
 
     LIMITS_BODY = "limits.body", Kind::Size { min: 1, max: 1 << 30 }, "100MiB", [],
         "largest request body";
-    LIMITS_BODY_TIMEOUT = "limits.body_timeout", Kind::Duration, "60s", [],
+    LIMITS_BODY_TIMEOUT = "limits.body_timeout", Kind::Timeout, "60s", [],
         "longest time for a request body to arrive";
     LIMITS_BODIES = "limits.bodies", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
         "memory for all request bodies that are in the house at once";
     LIMITS_HEADER = "limits.header", Kind::Size { min: 1024, max: 1 << 20 }, "32KiB", [],
-        "largest request header block";
-    LIMITS_HEADER_TIMEOUT = "limits.header_timeout", Kind::Duration, "30s", [],
-        "longest time for a request header to arrive, and for an idle connection to be kept";
+        "largest request header block, URL counted in";
+    LIMITS_HEADER_TIMEOUT = "limits.header_timeout", Kind::Timeout, "30s", [],
+        "longest time for a request header to arrive, on a new connection and on one that is kept";
     LIMITS_CONNECTIONS = "limits.connections", Kind::Count { min: 1, max: 1 << 20 }, "4096", [],
         "connections per listener; further ones wait in the kernel";
     LIMITS_STREAMS = "limits.streams", Kind::Count { min: 1, max: 1 << 16 }, "256", [],
         "requests at once on one HTTP/2 connection";
     LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
-        "largest answer of a script, and largest tensors of a model";
+        "largest answer of a script; largest inputs, and largest outputs, of one run of a model";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 

@@ -228,8 +228,8 @@ impl Reader {
                 };
                 for (name, suffix) in names {
                     let found = sources.environment.iter().find(|(variable, _)| *variable == name);
-                    // AzureML's images set some of its variables to nothing, which means the same as not at all.
-                    if let Some((_, text)) = found.filter(|(_, text)| ours || !text.is_empty()) {
+                    // Images set variables to nothing, which means the same as not at all.
+                    if let Some((_, text)) = found.filter(|(_, text)| !text.is_empty()) {
                         let origin = Origin::Environment(name);
                         self.text(key, &format!("{text}{suffix}"), origin, &sources.working_directory);
                     }

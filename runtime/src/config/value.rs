@@ -25,6 +25,8 @@ pub enum Kind {
     Flag,
     /// A number with a unit: `500ms`, `30s`, `5m`, `1h`.
     Duration,
+    /// The same, and more than nothing.
+    Timeout,
     /// A number with a unit: `512B`, `64KiB`, `100MiB`, `1GiB`.
     Size {
         /// Smallest, in bytes.
@@ -55,7 +57,7 @@ pub enum Value {
     Count(u64),
     /// Of [`Kind::Flag`].
     Flag(bool),
-    /// Of [`Kind::Duration`].
+    /// Of [`Kind::Duration`] and [`Kind::Timeout`].
     Duration(Duration),
     /// Of [`Kind::Size`], in bytes.
     Size(u64),
@@ -86,6 +88,7 @@ impl Kind {
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
             Self::Flag => "true or false".into(),
             Self::Duration => "a time with its unit, such as 500ms, 30s, 5m or 1h".into(),
+            Self::Timeout => "a time with its unit, such as 500ms, 30s, 5m or 1h, more than 0".into(),
             Self::Size { min, max } => {
                 format!("a size with its unit, such as 64KiB or 100MiB, from {} to {}", Size(min), Size(max))
             }
@@ -113,6 +116,7 @@ impl Kind {
                 _ => return None,
             }),
             Self::Duration => Value::Duration(parse_duration(text)?),
+            Self::Timeout => Value::Duration(parse_duration(text).filter(|time| !time.is_zero())?),
             Self::Size { min, max } => {
                 Value::Size(parse_size(text).filter(|size| (min..=max).contains(size))?)
             }
@@ -127,6 +131,12 @@ impl Kind {
             ),
             Self::OneOf(words) => {
                 let word = text.trim().to_ascii_lowercase();
+                // Python's names of log levels, which AzureML's variable carries.
+                let word = match word.as_str() {
+                    "warning" => "warn".to_owned(),
+                    "critical" | "fatal" => "error".to_owned(),
+                    _ => word,
+                };
                 words.contains(&word.as_str()).then_some(Value::Text(word))?
             }
         })
@@ -248,6 +258,9 @@ mod tests {
         check(Kind::Duration, "1.5s", Some("\"1500ms\""));
         check(Kind::Duration, "120s", Some("\"2m\""));
         check(Kind::Duration, "0s", Some("\"0s\""));
+        check(Kind::Timeout, "1ms", Some("\"1ms\""));
+        check(Kind::Timeout, "0s", None);
+        check(Kind::OneOf(&["warn", "error"]), "WARNING", Some("\"warn\""));
         check(Kind::Duration, "60", None);
         check(Kind::Duration, "-1s", None);
         check(Kind::Duration, "99999999999999999h", None);

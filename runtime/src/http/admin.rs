@@ -20,6 +20,7 @@ pub(crate) fn router(replica: Arc<Replica>) -> Router {
     Router::new()
         .route("/status", get(status))
         .fallback(nowhere)
+        .method_not_allowed_fallback(super::observe::wrong_method)
         .layer(from_fn_with_state(Arc::clone(&replica), authenticated))
         .with_state(replica)
 }
@@ -40,7 +41,7 @@ struct Status<'a> {
     version: &'static str,
     pid: u32,
     ready: bool,
-    not_ready_because: Option<String>,
+    not_ready_because: Option<&'static str>,
     busy: outrigger_protocol::busy::BusySnapshot,
     workers: Vec<WorkerStatus>,
     worker_restarts: u64,

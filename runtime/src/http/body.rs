@@ -45,6 +45,8 @@ async fn collect(
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut length = 0usize;
+    // At most `limits.body`, which the caller has checked.
+    let known = usize::try_from(http_body::Body::size_hint(&body).lower()).unwrap_or(0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| CallError::new(ErrorCode::BadRequest, "the body broke off"))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -60,7 +62,7 @@ async fn collect(
             first = data;
         } else {
             if rest.is_empty() {
-                rest.reserve(first.len() + data.len());
+                rest.reserve(known.max(first.len() + data.len()));
                 rest.extend_from_slice(&first);
             }
             rest.extend_from_slice(&data);

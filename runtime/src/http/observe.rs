@@ -10,6 +10,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use outrigger_protocol::aml;
+use outrigger_protocol::error::{CallError, ErrorCode};
 
 use crate::replica::Replica;
 
@@ -31,7 +32,9 @@ pub(crate) fn router(replica: Arc<Replica>) -> Router {
 async fn ready(State(replica): State<Arc<Replica>>) -> Response {
     match replica.not_ready_because() {
         None => "ready\n".into_response(),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+        Some(reason) => {
+            aml::encode_error(&CallError::new(ErrorCode::NotReady, reason)).map(axum::body::Body::from)
+        }
     }
 }
 
@@ -52,7 +55,7 @@ async fn nowhere() -> Response {
     aml::encode_error(&aml::not_found()).map(axum::body::Body::from)
 }
 
-async fn wrong_method() -> Response {
+pub(super) async fn wrong_method() -> Response {
     aml::encode_error(&super::reply::method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL))
         .map(axum::body::Body::from)
 }

@@ -64,7 +64,7 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
         let text = "this replica has no entry script; its models are at /v2/models/{name}/infer";
         return Err(CallError::new(ErrorCode::NotFound, text));
     };
-    let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
+    let (body, memory) = body::read(body, &replica.config.limits, &replica.busy).await?;
     let slot = replica.slots.admit(Kind::Ahead).await?;
     let call = ScriptCall {
         request_id: ids.request_value().clone(),
@@ -72,6 +72,7 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: scripts.wants_headers().then(|| forwarded(parts.headers)),
         body,
+        memory: Some(memory),
     };
     let (json, run_time) = scripts.call(call, slot).await?;
     Ok(aml::encode_ok(json, run_time))

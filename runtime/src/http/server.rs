@@ -20,6 +20,8 @@ use crate::config::{Endpoint, LimitsConfig};
 
 /// How long a listener waits after an error of the system's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often a connection is looked at that has sent part of HTTP/2's preface.
+const PREFACE_PAUSE: Duration = Duration::from_millis(10);
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
 
@@ -90,13 +92,19 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
 
 /// Binds a socket that only this user can reach. A path that a dead replica has left is taken over; a living one's is not.
 fn bind_unix(path: &std::path::Path) -> io::Result<Listener> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
     if let Some(parent) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        // A file that is no socket refuses connections too, and is not ours to remove.
+        Err(error)
+            if error.kind() == io::ErrorKind::ConnectionRefused
+                && std::fs::symlink_metadata(path)?.file_type().is_socket() =>
+        {
+            std::fs::remove_file(path)?;
+        }
         Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
@@ -112,7 +120,8 @@ pub(crate) async fn serve(
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
-    let server = Arc::new(Server { builder: builder(&limits), router, stop: stop.clone() });
+    let first_byte = limits.header_timeout;
+    let server = Arc::new(Server { builder: builder(&limits), router, stop: stop.clone(), first_byte });
     let permits = Arc::new(Semaphore::new(limits.connections));
     loop {
         let permit = tokio::select! {
@@ -130,7 +139,11 @@ pub(crate) async fn serve(
                 let server = Arc::clone(&server);
                 tracker.spawn(async move {
                     match stream {
-                        Stream::Tcp(stream) => server.connection(stream).await,
+                        Stream::Tcp(stream) => {
+                            if server.speaks(&stream).await {
+                                server.connection(stream).await;
+                            }
+                        }
                         Stream::Unix(stream) => server.connection(stream).await,
                     }
                     drop(permit);
@@ -199,9 +212,35 @@ struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
     stop: CancellationToken,
+    /// How long a client has until it says which protocol it speaks.
+    first_byte: Duration,
 }
 
+/// What a client that speaks HTTP/2 begins with. Source: RFC 9113, section 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 impl Server {
+    /// Waits until the client has sent enough to tell its protocol; hyper's own time limits begin only then.
+    async fn speaks(&self, stream: &tokio::net::TcpStream) -> bool {
+        let mut seen = [0; PREFACE.len()];
+        let told = async {
+            loop {
+                match stream.peek(&mut seen).await {
+                    Ok(0) | Err(_) => return false,
+                    Ok(length) if length < PREFACE.len() && seen[..length] == PREFACE[..length] => {
+                        // Part of a preface: a system call that waits for more of it does not exist.
+                        tokio::time::sleep(PREFACE_PAUSE).await;
+                    }
+                    Ok(_) => return true,
+                }
+            }
+        };
+        tokio::select! {
+            told = tokio::time::timeout(self.first_byte, told) => told.unwrap_or(false),
+            () = self.stop.cancelled() => false,
+        }
+    }
+
     async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
         let service = TowerToHyperService::new(self.router.clone());
         let connection = self.builder.serve_connection(TokioIo::new(stream), service);

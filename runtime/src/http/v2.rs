@@ -9,12 +9,12 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
+use http::Method;
 use http::request::Parts;
-use http::{Method, StatusCode};
-use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::{self, InferReply};
 use outrigger_protocol::operation::Operation;
+use outrigger_protocol::{aml, headers};
 
 use super::body;
 use super::reply::{self, Answer, Contract, method_not_allowed, plain};
@@ -55,6 +55,16 @@ async fn answer(
     .await
 }
 
+/// Work on this many bytes of JSON or tensors takes about a millisecond.
+const MUCH: usize = 256 * 1024;
+
+/// Does work on `bytes` bytes; where they are many, so that other requests on this thread go on meanwhile.
+fn apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let threads =
+        tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
+    if bytes > MUCH && threads { tokio::task::block_in_place(work) } else { work() }
+}
+
 /// The model's name from the URL. It is looked up and never becomes a path.
 fn model_name(path: Result<Path<Vec<String>>, PathRejection>) -> Result<String, CallError> {
     let not_found = |text: &'static str| CallError::new(ErrorCode::ModelNotFound, text);
@@ -89,9 +99,18 @@ async fn ready(State(replica): State<Arc<Replica>>, request: Request) -> Respons
     .await
 }
 
+/// The protocol's body; where it says no, with the headers of an error.
 fn with_status(json: Bytes, ready: bool) -> http::Response<Bytes> {
     let mut response = plain("application/json", json);
-    *response.status_mut() = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if !ready {
+        let error = oip::encode_error(&CallError::new(ErrorCode::NotReady, "not ready"));
+        *response.status_mut() = error.status();
+        for name in [headers::CODE, headers::RETRYABLE] {
+            if let Some(value) = error.headers().get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+    }
     response
 }
 
@@ -136,7 +155,8 @@ async fn infer(
         let serving = replica.serving()?;
         let model = serving.models.get(&name)?;
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
-        let call = oip::parse_infer(&body, &model.info, &replica.tensor_limits)?;
+        let call = apart(body.len(), || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
+        drop(body);
         let slot = replica.slots.admit(serving.infer_kind()).await?;
         let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
         let reply = InferReply {
@@ -147,7 +167,8 @@ async fn infer(
             outputs: &call.outputs,
             tensors: &tensors,
         };
-        Ok(oip::encode_ok(oip::encode_infer(&reply)?))
+        let bytes = reply.tensors.iter().map(|tensor| tensor.data().len()).sum();
+        Ok(oip::encode_ok(apart(bytes, || oip::encode_infer(&reply))?))
     })
     .await
 }

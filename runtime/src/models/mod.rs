@@ -19,6 +19,9 @@ use crate::slots::Slot;
 pub use plugin::PluginError;
 use threads::Threads;
 
+/// So many find the next run at hand without sleeping in between.
+const AHEAD_PER_THREAD: usize = 8;
+
 /// A model that is loaded.
 pub struct LoadedModel {
     /// Its name.
@@ -125,7 +128,8 @@ impl Models {
             tracing::info!(model = %name, device = %loaded.device, bytes = loaded.bytes_held(), "model ready");
             models.insert(name, Arc::new(loaded));
         }
-        let threads = Threads::start(config.backends.cpu_threads).map_err(ModelsError::Thread)?;
+        let threads = Threads::start(config.backends.cpu_threads, ahead(config), config.limits.answer)
+            .map_err(ModelsError::Thread)?;
         Ok(Self { models, threads: Some(threads), backend: Some(backend.info().clone()) })
     }
 
@@ -145,7 +149,9 @@ impl Models {
     /// `model_not_found`, naming it.
     pub fn get(&self, name: &str) -> Result<&Arc<LoadedModel>, CallError> {
         self.models.get(name).ok_or_else(|| {
-            let near = crate::config::suggestion(name, self.models.keys().map(String::as_str));
+            // Longer ones are no model's name, and comparing them is work that a stranger could order.
+            let known = self.models.keys().map(String::as_str).filter(|_| name.len() <= 255);
+            let near = crate::config::suggestion(name, known);
             let shown: String = name.chars().take(100).collect();
             CallError::new(ErrorCode::ModelNotFound, format!("model `{shown}` is not served here{near}"))
         })
@@ -207,12 +213,24 @@ impl Models {
         Ok(outrigger_protocol::oip::model_metadata(&model.name, &["1"], &model.platform, &model.info))
     }
 
+    /// Runs that have not begun are not begun any more.
+    pub fn break_off(&self) {
+        if let Some(threads) = &self.threads {
+            threads.break_off();
+        }
+    }
+
     /// Ends the threads; calls that wait for one are answered with an error.
     pub fn stop(&self) {
         if let Some(threads) = &self.threads {
             threads.stop();
         }
     }
+}
+
+/// Runs that may wait in front of the device threads before a slot is free, where there is no script.
+pub(crate) fn ahead(config: &Config) -> usize {
+    config.backends.cpu_threads * AHEAD_PER_THREAD
 }
 
 fn load_one(

@@ -83,7 +83,13 @@ fn find(name: &str, configured: Option<&Path>) -> Result<PathBuf, PluginError> {
 /// The library inside the Python package `onnxruntime`, as the interpreter sees it; it is found, not imported.
 fn onnxruntime_of(python: &str) -> Option<PathBuf> {
     let script = "import importlib.util as u; s = u.find_spec('onnxruntime'); print(s.submodule_search_locations[0] if s else '')";
-    let output = std::process::Command::new(python).args(["-c", script]).output().ok()?;
+    let output = std::process::Command::new(python)
+        .args(["-P", "-c", script])
+        .env_remove("OUTRIGGER_AUTH_PRIMARY_KEY")
+        .env_remove("OUTRIGGER_AUTH_SECONDARY_KEY")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .ok()?;
     let package = String::from_utf8(output.stdout).ok()?;
     let package = Some(package.trim()).filter(|package| !package.is_empty())?;
     let mut libraries: Vec<PathBuf> = std::fs::read_dir(Path::new(package).join("capi"))

@@ -1,6 +1,6 @@
 //! A lane: the task that keeps one worker alive and has it work on jobs, one after the other.
 //!
-//! Where a service has one worker and its script is fast, calls are sent to the worker *ahead*: while it works on one, the next
+//! Where a service is a script with one worker, and calls are fast (see [`crate::slots`]), calls are sent to the worker *ahead*: while it works on one, the next
 //! few lie in its socket, so that neither side has to go to sleep between two calls. The worker answers in order and one by one,
 //! so when it dies exactly the first unanswered call is lost; the others were never begun and go to its successor.
 //! With more than one worker nothing is sent ahead: a call could wait behind a slow one while another worker is idle.
@@ -19,6 +19,8 @@ use super::process::{Death, Launch};
 use super::worker::{ExchangeError, StartError, Worker};
 use super::{Job, ScriptResult, Shared, restarting};
 use crate::busy::Outcome;
+use crate::config::ScriptConfig;
+use crate::models::Models;
 
 /// The first wait before a worker that keeps dying is started again; it doubles from time to time.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -31,11 +33,6 @@ pub(super) const AHEAD: usize = 7;
 /// Bodies of calls that are sent ahead, together at most; they surely fit into the socket, so that sending never waits for a
 /// worker that is itself waiting to send.
 const AHEAD_BYTES: usize = 48 * 1024;
-/// A script is fast when this many calls in a row...
-const CALM_CALLS: u32 = 32;
-/// ...took at most this long each.
-const CALM_TIME: Duration = Duration::from_millis(1);
-
 pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     pub(super) number: usize,
@@ -47,8 +44,6 @@ pub(super) struct Lane {
     sent: usize,
     /// Number of the next call that is answered.
     next: u64,
-    /// Fast calls in a row.
-    calm: u32,
 }
 
 /// How it ended with a worker.
@@ -78,7 +73,7 @@ impl Lane {
         jobs: mpsc::Receiver<Job>,
         pid: Arc<AtomicI32>,
     ) -> Self {
-        Self { shared, number, jobs, pid, taken: VecDeque::new(), sent: 0, next: 0, calm: 0 }
+        Self { shared, number, jobs, pid, taken: VecDeque::new(), sent: 0, next: 0 }
     }
 
     /// Works on jobs for as long as the service lives; starts the worker again whenever it is lost.
@@ -88,13 +83,10 @@ impl Lane {
         while let Some(ready) = worker.take() {
             self.pid.store(ready.pid(), Ordering::Relaxed);
             let end = self.serve(ready).await;
-            self.shared.alive.fetch_sub(1, Ordering::AcqRel);
-            self.pid.store(0, Ordering::Relaxed);
             match end {
                 End::Over => {}
                 End::Lost { served } => {
                     self.sent = 0;
-                    self.set_calm(0);
                     deaths = if served > 0 { 0 } else { deaths + 1 };
                     worker = self.start_again(&mut deaths).await;
                 }
@@ -125,6 +117,7 @@ impl Lane {
             let started = tokio::select! {
                 started = shared.start_worker(self.number) => started,
                 () = shared.stop.cancelled() => return None,
+                () = shared.break_off.cancelled() => return None,
             };
             match started {
                 Ok(worker) => {
@@ -153,20 +146,25 @@ impl Lane {
                     // A death is seen before a job is taken: a job that was never begun waits for the next worker.
                     biased;
                     error = worker.closed() => {
+                        self.leave();
                         let death = worker.bury().await;
                         tracing::error!(worker = self.number, %error, %death, "worker ended between calls");
-                        self.withdraw();
                         return End::Lost { served };
                     }
                     job = self.jobs.recv() => match job {
-                        Some(job) => self.taken.push_back(job),
+                        Some(job) => {
+                            // It may have been sent without being taken off the list.
+                            self.withdraw();
+                            self.taken.push_back(job);
+                        }
                         None => {
+                            self.leave();
                             worker.stop(STOP_GRACE).await;
                             return End::Over;
                         }
                     },
                     () = shared.stop.cancelled() => {
-                        self.withdraw();
+                        self.leave();
                         worker.stop(STOP_GRACE).await;
                         return End::Over;
                     }
@@ -177,7 +175,15 @@ impl Lane {
             {
                 self.taken.push_back(job);
             }
-            match self.one_call(&mut worker).await {
+            self.drop_abandoned();
+            if self.taken.is_empty() {
+                continue;
+            }
+            let verdict = self.one_call(&mut worker).await;
+            if !matches!(verdict, Verdict::Well) {
+                self.leave();
+            }
+            match verdict {
                 Verdict::Well => served += 1,
                 Verdict::Gone(error) => {
                     let death = worker.bury().await;
@@ -223,7 +229,6 @@ impl Lane {
             Some((reply, run)) => {
                 self.sent -= 1;
                 self.next += 1;
-                self.set_calm(if run <= CALM_TIME { self.calm.saturating_add(1) } else { 0 });
                 let result = interpret(reply, run, &job.call.request_id);
                 job.answer(result);
                 Verdict::Well
@@ -277,14 +282,6 @@ impl Lane {
         worker.reply(self.next).await
     }
 
-    fn set_calm(&mut self, calm: u32) {
-        let (before, after) = (self.calm >= CALM_CALLS, calm >= CALM_CALLS);
-        self.calm = calm;
-        if before != after && self.shared.sends_ahead() {
-            self.shared.slots.set_ahead(if after { AHEAD } else { 0 });
-        }
-    }
-
     fn refuse_all(&mut self, error: &CallError) {
         while let Ok(job) = self.jobs.try_recv() {
             self.taken.push_back(job);
@@ -296,10 +293,34 @@ impl Lane {
         self.sent = 0;
     }
 
+    /// Forgets jobs whose callers have gone, as long as the worker does not have them.
+    fn drop_abandoned(&mut self) {
+        let mut at = 0;
+        let sent = self.sent;
+        // Dropping a job counts it as cancelled and frees its slot.
+        self.taken.retain(|job| {
+            at += 1;
+            at <= sent || !job.reply.is_closed()
+        });
+    }
+
     /// Says that this lane can take a job.
     fn offer(&self) {
-        self.shared.idle().push(self.number);
+        let mut idle = self.shared.idle();
+        if !idle.contains(&self.number) {
+            idle.push(self.number);
+        }
+        drop(idle);
         self.shared.came_idle.notify_one();
+    }
+
+    /// The worker can take no more jobs: off the list, and out of the count, before anything is waited for.
+    fn leave(&self) {
+        self.withdraw();
+        self.pid.store(0, Ordering::Relaxed);
+        if self.shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.busy.set_able(false);
+        }
     }
 
     /// Takes this lane off the list. A job that was sent to it in the same moment stays in its channel.
@@ -316,6 +337,7 @@ impl Shared {
         let launch = Launch { config: &self.config, host: &self.host, model_dir, worker: number };
         let worker = Worker::start(&launch, Arc::clone(&self.models), self.limit).await?;
         self.alive.fetch_add(1, Ordering::AcqRel);
+        self.busy.set_able(true);
         let (python, mode) = (&worker.ready.python, &worker.ready.mode);
         tracing::info!(worker = number, pid = worker.pid(), %python, %mode, "worker ready");
         Ok(worker)
@@ -323,8 +345,13 @@ impl Shared {
 
     /// Whether calls may be sent to the worker while it works on another.
     pub(super) fn sends_ahead(&self) -> bool {
-        self.config.workers == 1
+        sends_ahead(&self.config, &self.models)
     }
+}
+
+/// With one worker; and where models are served beside the script, their calls need slots of the same kind.
+pub(super) fn sends_ahead(config: &ScriptConfig, models: &Models) -> bool {
+    config.workers == 1 && models.iter().next().is_none()
 }
 
 impl Job {

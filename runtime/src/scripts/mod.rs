@@ -19,10 +19,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::busy::{Busy, Outcome};
+use crate::busy::{Busy, Outcome, Reserved};
 use crate::config::ScriptConfig;
 use crate::models::Models;
-use crate::slots::{Slot, Slots};
+use crate::slots::Slot;
 
 pub use outputs::OutputsError;
 pub use worker::{Failure, Ready, StartError};
@@ -39,6 +39,8 @@ pub struct ScriptCall {
     pub headers: Option<HeaderMap>,
     /// The body.
     pub body: Bytes,
+    /// The memory that the body takes, counted until the worker has it and has answered.
+    pub memory: Option<Reserved>,
 }
 
 /// What a script answers: the JSON text and the time in `run()`.
@@ -92,7 +94,6 @@ struct Shared {
     model_dir: Option<PathBuf>,
     models: Arc<Models>,
     busy: Arc<Busy>,
-    slots: Arc<Slots>,
     limit: usize,
     /// Numbers of lanes that wait for a job; the last one to come is the first to go, since its caches are warm.
     idle: Mutex<Vec<usize>>,
@@ -131,7 +132,7 @@ impl Scripts {
         config: &ScriptConfig,
         model_dir: Option<&Path>,
         models: Arc<Models>,
-        slots: Arc<Slots>,
+        busy: Arc<Busy>,
         limits: ScriptLimits,
     ) -> Result<Self, ScriptError> {
         let host = process::find_host(config.host.as_deref()).map_err(|tried| ScriptError::Host { tried })?;
@@ -142,8 +143,7 @@ impl Scripts {
             host,
             model_dir: model_dir.map(Path::to_owned),
             models,
-            busy: Arc::clone(slots.busy()),
-            slots,
+            busy,
             // A reply's message and a tensor block's names come on top.
             limit: limits.answer.saturating_add(1 << 20),
             idle: Mutex::new(Vec::with_capacity(config.workers)),
@@ -182,6 +182,11 @@ impl Scripts {
         self.wants_headers
     }
 
+    /// Calls that may come ahead of their slots.
+    pub fn ahead(&self) -> usize {
+        if self.shared.sends_ahead() { lane::AHEAD } else { 0 }
+    }
+
     /// Whether at least one worker can take calls.
     pub fn is_alive(&self) -> bool {
         self.shared.alive.load(Ordering::Acquire) > 0
@@ -210,6 +215,10 @@ impl Scripts {
         let patience = tokio::time::sleep(self.shared.queue_wait);
         tokio::pin!(patience);
         loop {
+            // Enabled before the list is looked at, so that a lane which comes in between is not missed.
+            let arrival = self.shared.came_idle.notified();
+            tokio::pin!(arrival);
+            arrival.as_mut().enable();
             let idle = self.shared.idle().pop();
             // A slot without an idle worker, while the only one is alive, is for a call that comes ahead.
             let ahead = (idle.is_none() && self.shared.sends_ahead() && self.is_alive()).then_some(0);
@@ -229,9 +238,12 @@ impl Scripts {
                 job.slot.finish(Outcome::Refused);
                 return Err(restarting());
             }
-            // A lane that came meanwhile has left a permit here.
             tokio::select! {
-                () = self.shared.came_idle.notified() => {}
+                () = arrival => {}
+                () = self.shared.break_off.cancelled() => {
+                    job.slot.finish(Outcome::Refused);
+                    return Err(crate::slots::draining());
+                }
                 () = &mut patience => {
                     job.slot.finish(Outcome::Refused);
                     return Err(restarting());

@@ -19,6 +19,8 @@ use crate::config::ScriptConfig;
 const LINE_LIMIT: usize = 8 * 1024;
 /// Lines of stderr that are kept, to say why a worker died.
 const TAIL_LINES: usize = 50;
+/// How long a dead worker's output is read on: something that it has started may keep the pipes open for ever.
+const OUTPUT_GRACE: Duration = Duration::from_millis(250);
 /// How long a worker has between SIGTERM, which makes it print its stack, and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_millis(500);
 
@@ -29,6 +31,16 @@ pub(super) struct Process {
     pid: i32,
     tail: Arc<Mutex<VecDeque<String>>>,
     output: JoinSet<()>,
+    reaped: bool,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // What the script has started goes with it.
+        if !self.reaped {
+            sys::kill(-self.pid, libc::SIGKILL);
+        }
+    }
 }
 
 /// How a process ended.
@@ -65,17 +77,20 @@ impl Process {
             .args(["-P", "-m", "outrigger_worker"])
             .current_dir(&launch.config.app_root)
             .env("PYTHONPATH", python_path(launch.host))
-            .env("OUTRIGGER_WORKER_FD", theirs.as_raw_fd().to_string())
             .env("AML_APP_ROOT", &launch.config.app_root)
-            // Keys are the replica's business, not the script's.
-            .env_remove("OUTRIGGER_AUTH_PRIMARY_KEY")
-            .env_remove("OUTRIGGER_AUTH_SECONDARY_KEY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             // A group of its own: Ctrl-C on a terminal reaches the replica only, which then ends its workers in order.
             .process_group(0)
             .kill_on_drop(true);
+        // The replica's settings, keys among them, are not the script's business.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OUTRIGGER_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("OUTRIGGER_WORKER_FD", theirs.as_raw_fd().to_string());
         if let Some(model_dir) = launch.model_dir {
             command.env("AZUREML_MODEL_DIR", model_dir);
         }
@@ -91,7 +106,7 @@ impl Process {
         if let Some(stderr) = child.stderr.take() {
             output.spawn(log_lines(stderr, launch.worker, pid, "stderr", Some(Arc::clone(&tail))));
         }
-        Ok(Self { stream: UnixStream::from_std(ours)?, child, pid, tail, output })
+        Ok(Self { stream: UnixStream::from_std(ours)?, child, pid, tail, output, reaped: false })
     }
 
     /// The process's number.
@@ -107,7 +122,11 @@ impl Process {
         let status = self.child.wait().await;
         // What the script started itself goes with it, and so the pipes close.
         sys::kill(-self.pid, libc::SIGKILL);
-        while self.output.join_next().await.is_some() {}
+        self.reaped = true;
+        let rest = async { while self.output.join_next().await.is_some() {} };
+        if tokio::time::timeout(OUTPUT_GRACE, rest).await.is_err() {
+            self.output.abort_all();
+        }
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
         Death { status: describe(status), tail }
     }
