@@ -4,9 +4,10 @@
 //! times, which cost 1.4 `sched_yield` calls and about 10 µs of CPU for each run of a small model.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use outrigger_backend::{BackendError, Tensor};
@@ -20,6 +21,15 @@ use crate::slots::Slot;
 /// Jobs that may wait for a thread. Calls are admitted by slots, and a worker asks for one run at a time in each of its
 /// threads, so only a script with very many threads can come near it.
 const WAITING: usize = 1024;
+
+/// Runs are short when this many in a row...
+const SHORT_RUNS: u32 = 32;
+/// ...took at most this long each.
+const SHORT_TIME: Duration = Duration::from_micros(100);
+/// Messages that one thread is left with while others sleep.
+const BACKLOG: usize = 16;
+/// How long a run that was left to a thread which is awake may take before another is woken.
+const SHORT_WAIT: Duration = Duration::from_millis(1);
 
 type Answer = Result<Vec<Tensor>, BackendError>;
 
@@ -43,6 +53,9 @@ struct Feed {
     receiver: Receiver<Message>,
     /// Threads that sleep, or are about to or have just done so.
     sleeping: AtomicUsize,
+    threads: usize,
+    /// Short runs in a row, about.
+    short_runs: AtomicU32,
     bed: Mutex<()>,
     alarm: Condvar,
     /// Bytes that the outputs of one run may take.
@@ -62,7 +75,18 @@ impl Threads {
         let (sender, receiver) = crossbeam_channel::bounded(ahead + WAITING);
         let (bed, alarm) = (Mutex::new(()), Condvar::new());
         let (sleeping, broken_off) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let feed = Arc::new(Feed { sender, receiver, sleeping, bed, alarm, output_limit, broken_off });
+        let short_runs = AtomicU32::new(0);
+        let feed = Arc::new(Feed {
+            threads: count,
+            short_runs,
+            sender,
+            receiver,
+            sleeping,
+            bed,
+            alarm,
+            output_limit,
+            broken_off,
+        });
         let mut handles = Vec::with_capacity(count);
         for number in 0..count {
             let feed = Arc::clone(&feed);
@@ -80,13 +104,21 @@ impl Threads {
         outputs: Vec<usize>,
         slot: Option<Slot>,
     ) -> Result<Answer, CallError> {
-        let (done, answer) = oneshot::channel();
-        match self.feed.sender.try_send(Message::Run(Job { model, inputs, outputs, slot, done })) {
+        let (done, mut answer) = oneshot::channel();
+        let awake = match self.feed.sender.try_send(Message::Run(Job { model, inputs, outputs, slot, done }))
+        {
             Ok(()) => self.feed.wake(),
             Err(TrySendError::Full(_)) => {
                 return Err(CallError::new(ErrorCode::Overloaded, "too many runs wait for a device thread"));
             }
             Err(TrySendError::Disconnected(_)) => return Err(crate::slots::draining()),
+        };
+        if !awake {
+            match tokio::time::timeout(SHORT_WAIT, &mut answer).await {
+                Ok(answer) => return answer.map_err(|_| crate::slots::draining()),
+                // The thread that was relied on is at a longer run after all.
+                Err(_) => self.feed.alarm(),
+            }
         }
         answer.await.map_err(|_| crate::slots::draining())
     }
@@ -102,7 +134,7 @@ impl Threads {
         for _ in &handles {
             // An error means that all threads have ended already.
             let _ = self.feed.sender.send(Message::Stop);
-            self.feed.wake();
+            self.feed.alarm();
         }
         for handle in handles {
             if handle.join().is_err() {
@@ -113,14 +145,33 @@ impl Threads {
 }
 
 impl Feed {
-    fn wake(&self) {
+    /// Sees to it that a thread takes the message that was just sent. Where runs are short and a thread is awake, that one comes to it
+    /// soon enough, and waking another would cost more than the run; `false` says that this was relied on.
+    fn wake(&self) -> bool {
         // Pairs with the one in `take`: either the count is seen here, or the message there.
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) > 0 {
-            // Whoever counts as sleeping and holds the lock is not waiting yet and would miss the alarm.
-            drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
-            self.alarm.notify_one();
+        let sleeping = self.sleeping.load(Ordering::Relaxed);
+        let soon = self.short_runs.load(Ordering::Relaxed) >= SHORT_RUNS && self.receiver.len() <= BACKLOG;
+        if sleeping > 0 && sleeping < self.threads && soon {
+            return false;
         }
+        if sleeping > 0 {
+            self.alarm();
+        }
+        true
+    }
+
+    fn alarm(&self) {
+        // Whoever counts as sleeping and holds the lock is not waiting yet and would miss the alarm.
+        drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
+        self.alarm.notify_one();
+    }
+
+    fn note(&self, took: Duration) {
+        // A count, not a rule: a value lost between two threads does no harm.
+        let runs = self.short_runs.load(Ordering::Relaxed);
+        let runs = if took <= SHORT_TIME { runs.saturating_add(1) } else { 0 };
+        self.short_runs.store(runs, Ordering::Relaxed);
     }
 
     fn take(&self) -> Message {
@@ -148,9 +199,11 @@ fn work(feed: &Feed) {
         if let Some(slot) = &mut job.slot {
             slot.begin();
         }
+        let begun = Instant::now();
         // A panic is a bug of ours; it costs the run, not the thread.
         let answer = std::panic::catch_unwind(AssertUnwindSafe(|| run(&job, feed.output_limit)))
             .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())));
+        feed.note(begun.elapsed());
         if let Some(slot) = job.slot {
             slot.finish(if answer.is_ok() { Outcome::Answered } else { Outcome::Failed });
         }
