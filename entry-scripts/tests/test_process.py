@@ -27,7 +27,9 @@ def test_the_runtime_hangs_up_during_a_call(serve: Launch) -> None:
     assert worker.wait() == 0
 
 
-@pytest.mark.parametrize("sent", [b"", b"\x00" * 5, frame(CALL, 1, b"x" * 100)[:50]])
+@pytest.mark.parametrize(
+    "sent", [b"", b"\x00" * 5, frame(CALL, 1, b"x" * 100)[:50]], ids=lambda sent: f"{len(sent)}-bytes"
+)
 def test_the_runtime_hangs_up_in_the_middle(serve: Launch, sent: bytes) -> None:
     worker = serve("def run(data):\n    return data\n")
     worker.send(sent)

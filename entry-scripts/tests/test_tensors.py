@@ -167,6 +167,7 @@ def one(
         one(rank=2, extents=struct.pack("<qq", 0, -1)),
         encode_block({"a": 1}).replace(b"\x01\x00", b"\x02\x00", 1),
     ],
+    ids=lambda payload: f"{len(payload)}-bytes",
 )
 def test_decode_refuses_nonsense(payload: bytes) -> None:
     with pytest.raises(ProtocolError):

@@ -39,6 +39,7 @@ fn check_prints_every_value_with_its_origin_and_hides_keys() {
     shown(&format!("workers = 2 # {}:3", file.display()));
     shown("primary_key = \"***\" # environment OUTRIGGER_AUTH_PRIMARY_KEY");
     shown("body = \"100MiB\" # default");
+    shown("keys_file = \"/nonexistent/.local/state/outrigger/keys.toml\" # default");
     assert!(!text.contains("very-secret"));
 }
 

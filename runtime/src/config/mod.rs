@@ -188,9 +188,27 @@ pub struct ShutdownConfig {
 /// # Errors
 /// Every mistake there is, not only the first.
 pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Mistake>> {
-    let settings = layers::read(sources)?;
+    let mut settings = layers::read(sources)?;
     let config = build(&settings, sources)?;
+    fill(&mut settings, &config);
     Ok((config, settings))
+}
+
+/// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.
+fn fill(settings: &mut Settings, config: &Config) {
+    let count = |count: usize| Value::Count(count as u64);
+    let defaults = [
+        (key::STATE_DIR, Value::Path(config.state_dir.clone())),
+        (key::THREADS, count(config.threads)),
+        (key::ADMIN_LISTEN, Value::Endpoint(config.listen.admin.clone())),
+        (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys_file.clone())),
+        (key::BACKENDS_CPU_THREADS, count(config.backends.cpu_threads)),
+    ];
+    let root =
+        config.script.iter().map(|script| (key::SCRIPT_APP_ROOT, Value::Path(script.app_root.clone())));
+    for (key, value) in defaults.into_iter().chain(root) {
+        settings.keys.entry(key.name).or_insert(Setting { value, origin: Origin::Default });
+    }
 }
 
 /// Turns settings, each valid by itself, into a configuration that is valid as a whole.
