@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
 use crate::error::{CallError, ErrorCode};
-use crate::headers::{MS_CLIENT_REQUEST_ID, MS_REQUEST_ID, REQUEST_ID, TRACE_ID};
+use crate::headers::{MS_CLIENT_REQUEST_ID, MS_REQUEST_ID, REQUEST_ID};
 
 /// The most characters that an identifier may have.
 pub const MAX_ID_CHARS: usize = 100;
@@ -63,12 +63,6 @@ impl RequestIds {
         })
     }
 
-    /// Makes identifiers for a request that has none.
-    pub fn generate() -> Self {
-        let request = new_id();
-        Self { legacy: request.clone(), client: None, request }
-    }
-
     /// Puts the identifiers into an answer, in place of any that are there.
     pub fn write(&self, headers: &mut HeaderMap) {
         headers.insert(REQUEST_ID, self.request.clone());
@@ -93,11 +87,6 @@ impl RequestIds {
     pub fn client_request_id(&self) -> Option<&HeaderValue> {
         self.client.as_ref()
     }
-
-    /// Whether `headers` use `x-ms-request-id`, which the contract calls deprecated.
-    pub fn uses_deprecated(headers: &HeaderMap) -> bool {
-        headers.get(MS_REQUEST_ID).is_some_and(|value| !value.is_empty())
-    }
 }
 
 impl IdError {
@@ -120,13 +109,6 @@ impl IdError {
 impl From<IdError> for CallError {
     fn from(error: IdError) -> Self {
         Self::new(ErrorCode::RequestIdTooLong, error.to_string())
-    }
-}
-
-/// Puts the request's `TraceId` into the answer, if it has one.
-pub fn echo_trace_id(request: &HeaderMap, answer: &mut HeaderMap) {
-    if let Some(trace_id) = request.get(TRACE_ID) {
-        answer.insert(TRACE_ID, trace_id.clone());
     }
 }
 
@@ -200,7 +182,8 @@ mod tests {
 
     #[test]
     fn two_requests_get_two_ids() {
-        assert_ne!(RequestIds::generate(), RequestIds::generate());
+        let new = || RequestIds::from_headers(&HeaderMap::new()).unwrap();
+        assert_ne!(new(), new());
     }
 
     #[test]
@@ -241,15 +224,5 @@ mod tests {
         let sent = headers("some-request-id", "-", "-");
         let ids = RequestIds::from_headers(&sent).unwrap();
         assert_eq!(ids.request_id().as_ptr(), sent[REQUEST_ID].as_bytes().as_ptr());
-    }
-
-    #[test]
-    fn trace_ids_are_echoed() {
-        let (mut request, mut answer) = (HeaderMap::new(), HeaderMap::new());
-        echo_trace_id(&request, &mut answer);
-        assert!(answer.is_empty());
-        request.insert("TraceId", HeaderValue::from_static("t-1"));
-        echo_trace_id(&request, &mut answer);
-        assert_eq!(answer["traceid"], "t-1");
     }
 }
