@@ -17,7 +17,7 @@ use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
 use crate::models::{self, Models, ModelsError};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
-use crate::slots::{Kind, Slots};
+use crate::slots::{Admission, Slots};
 
 /// How long answers to calls that are broken off have to reach their clients.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -111,8 +111,8 @@ pub(crate) struct Serving {
 impl Serving {
     /// Whether runs of models may be handed to the device threads before a slot is free. Those take them in order, each as
     /// soon as it can. Beside a script, whose slots are its workers, they may not: they would take its turns.
-    pub(crate) fn infer_kind(&self) -> Kind {
-        if self.scripts.is_none() { Kind::Ahead } else { Kind::Now }
+    pub(crate) fn infer_admission(&self) -> Admission {
+        if self.scripts.is_none() { Admission::Ahead } else { Admission::Now }
     }
 }
 

@@ -45,14 +45,14 @@ struct State {
 }
 
 struct Waiter {
-    kind: Kind,
+    admission: Admission,
     since: Instant,
     place: oneshot::Sender<()>,
 }
 
 /// Whether a call may be let through before its slot is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Admission {
     /// It executes as soon as it is let through.
     Now,
     /// It goes to a lane that begins with it in its turn.
@@ -84,7 +84,7 @@ impl Slots {
     ///
     /// # Errors
     /// `draining`, or `overloaded` when the queue is full or the wait was too long; both say when to try again.
-    pub async fn admit(self: &Arc<Self>, kind: Kind) -> Result<Slot, CallError> {
+    pub async fn admit(self: &Arc<Self>, admission: Admission) -> Result<Slot, CallError> {
         if self.busy.is_draining() {
             self.busy.refuse();
             return Err(draining());
@@ -99,13 +99,13 @@ impl Slots {
                 ticket.finish(Outcome::Refused);
                 return Err(draining());
             }
-            if state.waiting.is_empty() && state.taken < self.limit(&state, kind) {
+            if state.waiting.is_empty() && state.taken < self.limit(&state, admission) {
                 state.taken += 1;
                 state.through.push_back(since);
                 None
             } else {
                 let (place, turn) = oneshot::channel();
-                state.waiting.push_back(Waiter { kind, since, place });
+                state.waiting.push_back(Waiter { admission, since, place });
                 // Those before may have gone away meanwhile; the signal bounds only those who are still there.
                 if state.waiting.len() > self.queue_items + self.count + 16 {
                     state.waiting.retain(|waiter| !waiter.place.is_closed());
@@ -164,17 +164,17 @@ impl Slots {
         self.fill(&mut state);
     }
 
-    fn limit(&self, state: &State, kind: Kind) -> usize {
-        match kind {
-            Kind::Ahead if state.calm >= CALM_CALLS => self.count + state.ahead,
-            Kind::Now | Kind::Ahead => self.count,
+    fn limit(&self, state: &State, admission: Admission) -> usize {
+        match admission {
+            Admission::Ahead if state.calm >= CALM_CALLS => self.count + state.ahead,
+            Admission::Now | Admission::Ahead => self.count,
         }
     }
 
     /// Lets through those who have waited longest and still wait, strictly in order.
     fn fill(&self, state: &mut State) {
         while let Some(waiter) = state.waiting.front() {
-            if !waiter.place.is_closed() && state.taken >= self.limit(state, waiter.kind) {
+            if !waiter.place.is_closed() && state.taken >= self.limit(state, waiter.admission) {
                 break;
             }
             let Some(waiter) = state.waiting.pop_front() else { break };
@@ -270,14 +270,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slots_are_handed_on_in_order() {
         let (busy, slots) = slots(1, 10);
-        let mut first = slots.admit(Kind::Ahead).await.unwrap();
+        let mut first = slots.admit(Admission::Ahead).await.unwrap();
         first.begin();
         let mut order = tokio::task::JoinSet::new();
         let seen = Arc::new(Mutex::new(Vec::new()));
         for number in 0..3 {
             let (slots, seen) = (Arc::clone(&slots), Arc::clone(&seen));
             order.spawn(async move {
-                let slot = slots.admit(Kind::Ahead).await.unwrap();
+                let slot = slots.admit(Admission::Ahead).await.unwrap();
                 seen.lock().unwrap().push(number);
                 slot.finish(Outcome::Answered);
             });
@@ -296,14 +296,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_and_a_long_wait_are_refusals() {
         let (busy, slots) = slots(1, 1);
-        let mut held = slots.admit(Kind::Ahead).await.unwrap();
+        let mut held = slots.admit(Admission::Ahead).await.unwrap();
         held.begin();
         let waiter = tokio::spawn({
             let slots = Arc::clone(&slots);
-            async move { slots.admit(Kind::Ahead).await.err() }
+            async move { slots.admit(Admission::Ahead).await.err() }
         });
         tokio::task::yield_now().await;
-        let refused = slots.admit(Kind::Ahead).await.err().unwrap();
+        let refused = slots.admit(Admission::Ahead).await.err().unwrap();
         assert_eq!(refused.code, ErrorCode::Overloaded);
         assert!(refused.retry_after.is_some());
         let late = waiter.await.unwrap().unwrap();
@@ -315,23 +315,23 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_goes_away_leaves_the_queue_and_no_slot_is_lost() {
         let (busy, slots) = slots(1, 10);
-        let held = slots.admit(Kind::Ahead).await.unwrap();
+        let held = slots.admit(Admission::Ahead).await.unwrap();
         for _ in 0..3 {
             let waiter = tokio::spawn({
                 let slots = Arc::clone(&slots);
-                async move { slots.admit(Kind::Ahead).await.map(|_| ()) }
+                async move { slots.admit(Admission::Ahead).await.map(|_| ()) }
             });
             tokio::task::yield_now().await;
             waiter.abort();
             assert!(waiter.await.unwrap_err().is_cancelled());
         }
         // One more that is dropped after its slot was handed to it, before it ran again.
-        let mut future = Box::pin(slots.admit(Kind::Ahead));
+        let mut future = Box::pin(slots.admit(Admission::Ahead));
         assert!(poll_once(&mut future).await.is_none());
         held.finish(Outcome::Answered);
         drop(future);
         assert_eq!((busy.snapshot().queued, busy.snapshot().cancelled), (0, 4));
-        assert!(slots.admit(Kind::Ahead).await.is_ok(), "the slot is free again");
+        assert!(slots.admit(Admission::Ahead).await.is_ok(), "the slot is free again");
     }
 
     async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
@@ -348,22 +348,22 @@ mod tests {
     async fn fast_calls_come_ahead_and_count_as_queued_until_they_begin() {
         let (busy, slots) = slots(1, 10);
         slots.set_ahead(1);
-        let mut first = slots.admit(Kind::Ahead).await.unwrap();
+        let mut first = slots.admit(Admission::Ahead).await.unwrap();
         first.begin();
-        let mut second = Box::pin(slots.admit(Kind::Ahead));
+        let mut second = Box::pin(slots.admit(Admission::Ahead));
         assert!(poll_once(&mut second).await.is_none(), "nobody knows yet whether calls are fast");
         drop(second);
         drop(first);
         for _ in 0..CALM_CALLS {
-            let mut fast = slots.admit(Kind::Ahead).await.unwrap();
+            let mut fast = slots.admit(Admission::Ahead).await.unwrap();
             fast.begin();
             fast.finish(Outcome::Answered);
         }
-        let mut first = slots.admit(Kind::Ahead).await.unwrap();
+        let mut first = slots.admit(Admission::Ahead).await.unwrap();
         first.begin();
-        let mut second = slots.admit(Kind::Ahead).await.unwrap();
+        let mut second = slots.admit(Admission::Ahead).await.unwrap();
         assert_eq!((busy.snapshot().executing, busy.snapshot().queued), (1, 1));
-        let mut now = Box::pin(slots.admit(Kind::Now));
+        let mut now = Box::pin(slots.admit(Admission::Now));
         assert!(poll_once(&mut now).await.is_none(), "this kind waits for a slot");
         first.finish(Outcome::Answered);
         second.begin();
@@ -375,22 +375,22 @@ mod tests {
     #[tokio::test]
     async fn closing_tells_all_who_wait() {
         let (_, slots) = slots(1, 10);
-        let _held = slots.admit(Kind::Now).await.unwrap();
-        let mut waiting = Box::pin(slots.admit(Kind::Now));
+        let _held = slots.admit(Admission::Now).await.unwrap();
+        let mut waiting = Box::pin(slots.admit(Admission::Now));
         assert!(poll_once(&mut waiting).await.is_none());
         slots.close();
         assert_eq!(waiting.await.err().unwrap().code, ErrorCode::Draining);
-        assert_eq!(slots.admit(Kind::Now).await.err().unwrap().code, ErrorCode::Draining);
+        assert_eq!(slots.admit(Admission::Now).await.err().unwrap().code, ErrorCode::Draining);
     }
 
     #[tokio::test]
     async fn callers_that_come_and_go_leave_nothing_behind() {
         let (_, slots) = slots(1, 10);
-        let _held = slots.admit(Kind::Now).await.unwrap();
-        let mut head = Box::pin(slots.admit(Kind::Now));
+        let _held = slots.admit(Admission::Now).await.unwrap();
+        let mut head = Box::pin(slots.admit(Admission::Now));
         assert!(poll_once(&mut head).await.is_none());
         for _ in 0..10_000 {
-            let mut gone = Box::pin(slots.admit(Kind::Now));
+            let mut gone = Box::pin(slots.admit(Admission::Now));
             assert!(poll_once(&mut gone).await.is_none());
         }
         assert!(slots.lock().waiting.len() <= 10 + 1 + 16 + 1);
@@ -400,6 +400,6 @@ mod tests {
     async fn draining_refuses() {
         let (busy, slots) = slots(1, 1);
         busy.set_draining();
-        assert_eq!(slots.admit(Kind::Ahead).await.err().unwrap().code, ErrorCode::Draining);
+        assert_eq!(slots.admit(Admission::Ahead).await.err().unwrap().code, ErrorCode::Draining);
     }
 }

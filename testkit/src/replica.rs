@@ -197,6 +197,15 @@ pub fn message(line: &Value) -> &str {
     line["fields"]["message"].as_str().unwrap_or_default()
 }
 
+/// Sends a signal by its name. The shell's own `kill`, since a small system has no other.
+///
+/// # Panics
+/// If there is no such process.
+pub fn kill(signal: &str, pid: u32) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status();
+    assert!(status.expect("a shell").success(), "process {pid} is not there");
+}
+
 impl ReplicaProcess {
     /// The replica's directory.
     pub fn directory(&self) -> &Path {
@@ -253,8 +262,7 @@ impl ReplicaProcess {
     /// # Panics
     /// If there is no such process.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
-        assert!(status.expect("kill").success());
+        kill(name, self.pid());
     }
 
     /// Waits for the end.

@@ -38,3 +38,18 @@ pub enum BackendError {
     #[error("internal error of the backend: {0}")]
     Internal(String),
 }
+
+/// An error with all its causes in one line: a loader's own words are in the source of what it returns. A cause that the text
+/// before it already quotes is left out.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -27,5 +27,5 @@ pub use backend::{
     TensorInfo,
 };
 pub use buffer::Buffer;
-pub use error::BackendError;
+pub use error::{BackendError, chain};
 pub use tensor::{DataType, MAX_RANK, Shape, ShapeError, Tensor};

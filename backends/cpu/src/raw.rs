@@ -1,6 +1,5 @@
 //! The calls that `ort` has no safe form for: tensors over memory of the caller's, and runs from many threads at once.
 
-use std::error::Error;
 use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
 use std::path::Path;
@@ -18,8 +17,9 @@ use outrigger_backend::{DataType, Shape, ShapeError, Tensor};
 /// Asks the library at `path` for its version.
 pub(crate) fn version(path: &Path) -> Result<String, String> {
     // SAFETY: that the library may be loaded is what the setting says. It stays loaded, as `ort` keeps it too.
-    let library =
-        Box::leak(Box::new(unsafe { libloading::Library::new(path) }.map_err(|error| chain(&error))?));
+    let library = Box::leak(Box::new(
+        unsafe { libloading::Library::new(path) }.map_err(|error| outrigger_backend::chain(&error))?,
+    ));
     // SAFETY: the type is that of ONNX Runtime's C API, in all its versions.
     let base = unsafe { library.get::<unsafe extern "system" fn() -> *const OrtApiBase>("OrtGetApiBase") }
         .map_err(|_| "is no ONNX Runtime, for it exports no `OrtGetApiBase`".to_owned())?;
@@ -28,20 +28,6 @@ pub(crate) fn version(path: &Path) -> Result<String, String> {
         let base = base().as_ref().ok_or("its `OrtGetApiBase` returns nothing")?;
         Ok(CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned())
     }
-}
-
-/// An error with its causes: the loader's own words are in the source.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Makes one allocator for all sessions that ask for it, which saves each an arena of its own.

@@ -93,7 +93,7 @@ fn describe(path: &Path, why: &str) -> String {
 
 fn why(error: &LoadDynamicError) -> String {
     match error {
-        LoadDynamicError::Dlopen { error, .. } => raw::chain(error),
+        LoadDynamicError::Dlopen { error, .. } => outrigger_backend::chain(error),
         LoadDynamicError::BadVersion { version_str, .. } => format!("is version {version_str}"),
         other => other.to_string(),
     }

@@ -19,7 +19,7 @@ use super::reply::{Answer, Contract, answer, method_not_allowed, plain};
 use super::{body, v2};
 use crate::replica::Replica;
 use crate::scripts::ScriptCall;
-use crate::slots::Kind;
+use crate::slots::Admission;
 
 /// All routes of the listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
@@ -65,7 +65,7 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
         return Err(CallError::new(ErrorCode::NotFound, text));
     };
     let (body, memory) = body::read(body, &replica.config.limits, &replica.busy).await?;
-    let slot = replica.slots.admit(Kind::Ahead).await?;
+    let slot = replica.slots.admit(Admission::Ahead).await?;
     let call = ScriptCall {
         request_id: ids.request_value().clone(),
         get,

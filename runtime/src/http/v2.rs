@@ -18,7 +18,8 @@ use outrigger_protocol::{aml, headers};
 
 use super::body;
 use super::reply::{self, Answer, Contract, method_not_allowed, plain};
-use crate::replica::Replica;
+use crate::models::LoadedModel;
+use crate::replica::{Replica, Serving};
 
 /// Models have one version each here, and this is its name.
 const VERSION: &str = "1";
@@ -65,16 +66,26 @@ fn apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > MUCH && threads { tokio::task::block_in_place(work) } else { work() }
 }
 
-/// The model's name from the URL. It is looked up and never becomes a path.
-fn model_name(path: Result<Path<Vec<String>>, PathRejection>) -> Result<String, CallError> {
+/// `/v2/models/{model}` and, where the URL has it, `versions/{version}`.
+type ModelPath = Result<Path<Vec<String>>, PathRejection>;
+
+/// The model that a URL names, once the caller may know of it. The name is looked up and never becomes a path.
+fn find<'a>(
+    replica: &'a Replica,
+    path: ModelPath,
+    parts: &Parts,
+    operation: Operation,
+) -> Result<(&'a Serving, &'a Arc<LoadedModel>), CallError> {
+    let path = path.map_or_else(|_| Vec::new(), |Path(path)| path);
+    let name = path.first().map(String::as_str);
+    replica.authorize(&parts.headers, operation, name)?;
     let not_found = |text: &'static str| CallError::new(ErrorCode::ModelNotFound, text);
-    let Ok(Path(parts)) = path else { return Err(not_found("the model's name is not UTF-8")) };
-    let mut parts = parts.into_iter();
-    let name = parts.next().unwrap_or_default();
-    match parts.next() {
-        Some(version) if version != VERSION => Err(not_found("this version of the model is not served here")),
-        _ => Ok(name),
+    let name = name.ok_or_else(|| not_found("the model's name is not UTF-8"))?;
+    if path.get(1).is_some_and(|version| version != VERSION) {
+        return Err(not_found("this version of the model is not served here"));
     }
+    let serving = replica.serving()?;
+    Ok((serving, serving.models.get(name)?))
 }
 
 async fn server(State(replica): State<Arc<Replica>>, request: Request) -> Response {
@@ -114,50 +125,29 @@ fn with_status(json: Bytes, ready: bool) -> http::Response<Bytes> {
     response
 }
 
-async fn metadata(
-    State(replica): State<Arc<Replica>>,
-    path: Result<Path<Vec<String>>, PathRejection>,
-    request: Request,
-) -> Response {
+async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |parts, _| {
-        let name = model_name(path)?;
-        replica.authorize(&parts.headers, Operation::ModelMetadata, Some(&name))?;
-        let serving = replica.serving()?;
-        let model = serving.models.get(&name)?;
+        let (_, model) = find(&replica, path, &parts, Operation::ModelMetadata)?;
         Ok(oip::encode_ok(oip::model_metadata(&model.name, &[VERSION], &model.platform, &model.info)))
     })
     .await
 }
 
-async fn model_ready(
-    State(replica): State<Arc<Replica>>,
-    path: Result<Path<Vec<String>>, PathRejection>,
-    request: Request,
-) -> Response {
+async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |parts, _| {
-        let name = model_name(path)?;
-        replica.authorize(&parts.headers, Operation::ModelMetadata, Some(&name))?;
-        let serving = replica.serving()?;
-        let model = serving.models.get(&name)?;
+        let (_, model) = find(&replica, path, &parts, Operation::ModelMetadata)?;
         Ok(with_status(oip::model_ready(&model.name, replica.is_ready()), replica.is_ready()))
     })
     .await
 }
 
-async fn infer(
-    State(replica): State<Arc<Replica>>,
-    path: Result<Path<Vec<String>>, PathRejection>,
-    request: Request,
-) -> Response {
+async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::Infer, request, Method::POST, async |parts, body| {
-        let name = model_name(path)?;
-        replica.authorize(&parts.headers, Operation::Infer, Some(&name))?;
-        let serving = replica.serving()?;
-        let model = serving.models.get(&name)?;
+        let (serving, model) = find(&replica, path, &parts, Operation::Infer)?;
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
         let call = apart(body.len(), || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
         drop(body);
-        let slot = replica.slots.admit(serving.infer_kind()).await?;
+        let slot = replica.slots.admit(serving.infer_admission()).await?;
         let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
         let reply = InferReply {
             model_name: &model.name,

@@ -111,6 +111,7 @@ impl Lane {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = shared.stop.cancelled() => return None,
+                    () = shared.break_off.cancelled() => return None,
                 }
             }
             shared.restarts.fetch_add(1, Ordering::Relaxed);

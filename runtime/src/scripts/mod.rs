@@ -260,12 +260,12 @@ impl Scripts {
         self.shared.break_off.cancel();
     }
 
-    /// Ends all workers in order, each within `grace`.
-    pub async fn stop(&self, grace: Duration) {
+    /// Ends all workers in order; those that take longer than `limit` are killed.
+    pub async fn stop(&self, limit: Duration) {
         self.shared.stop.cancel();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         let all = async { while tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(grace + Duration::from_secs(2), all).await.is_err() {
+        if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!("workers did not end in time and were killed");
         }
     }

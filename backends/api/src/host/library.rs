@@ -1,13 +1,12 @@
 //! Opening the library and reading its table.
 
-use std::error::Error;
 use std::path::Path;
 
 use libloading::Library;
 
 use super::broken;
-use crate::BackendError;
 use crate::abi::{self, EntryPoint, MAJOR, MINOR, SYMBOL, Table};
+use crate::{BackendError, chain};
 
 /// Opens the library at `path`, never to close it, and asks it for its table.
 pub(super) fn open(path: &Path) -> Result<*const Table, BackendError> {
@@ -24,20 +23,6 @@ pub(super) fn open(path: &Path) -> Result<*const Table, BackendError> {
         .map_err(|error| unavailable(format!("it exports no `{SYMBOL}`: {}", chain(&error))))?;
     // SAFETY: takes nothing, and may be called at any time.
     Ok(unsafe { entry() })
-}
-
-/// An error with all its causes: the loader's own words are in the source.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The entries, none of them null.
