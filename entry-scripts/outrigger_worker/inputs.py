@@ -15,10 +15,12 @@ from .channel import ProtocolError
 
 #: One call: its number, the arguments of `run()`, and the reason why it cannot be run, else None. A plain
 #: tuple, for making one with names takes seven times as long.
-Call = tuple[int, dict[str, Any], str | None]
+Call = tuple[int, Any, tuple[int, str, str] | None, int, bytes]
 
 
-def plain_parser(parameter: str, wants_headers: bool) -> Callable[[int, memoryview, int, int], Call]:
+def plain_parser(
+    parameter: str, wants_headers: bool, is_batch: bool
+) -> Callable[[int, memoryview, int, int, memoryview | None], Call]:
     """A function that reads a CALL's payload, `view[start:end]`, and keeps no reference to it.
 
     The text is handed over under the name `parameter`; with `wants_headers` the headers are, as
@@ -28,10 +30,10 @@ def plain_parser(parameter: str, wants_headers: bool) -> Callable[[int, memoryvi
     head_size = frames.CALL_HEAD.size
     get, post = frames.METHOD_GET, frames.METHOD_POST
 
-    def parse(number: int, view: memoryview, start: int, end: int) -> Call:
+    def parse(number: int, view: memoryview, start: int, end: int, tail: memoryview | None) -> Call:
         if end - start < head_size:
             raise ProtocolError(f"call {number} has a payload of {end - start} bytes")
-        method, id_size, query_size, headers_size = unpack_head(view, start)
+        method, _, id_size, query_size, headers_size, limit = unpack_head(view, start)
         query_at = start + head_size + id_size
         headers_at = query_at + query_size
         body_at = headers_at + headers_size
@@ -42,16 +44,17 @@ def plain_parser(parameter: str, wants_headers: bool) -> Callable[[int, memoryvi
         if method == post:
             try:
                 # The only copy of the body: from the receive buffer into the string.
-                arguments[parameter] = str(view[body_at:end], "utf-8")
+                arguments[parameter] = str(view[body_at:end] if tail is None else tail, "utf-8")
             except UnicodeDecodeError as error:
-                refusal = f"Input cannot be decoded as UTF-8: {error}"
+                refusal = (400, f"Input cannot be decoded as UTF-8: {error}", "")
         elif method == get:
             arguments[parameter] = query_as_json(view[query_at:headers_at])
         else:
             raise ProtocolError(f"call {number} has the unknown method {method}")
         if wants_headers:
             arguments["request_headers"] = headers_as_dict(view[headers_at:body_at])
-        return number, arguments, refusal
+        request_id = bytes(view[start + head_size : query_at])
+        return number, arguments.get(parameter) if is_batch else arguments, refusal, limit, request_id
 
     return parse
 

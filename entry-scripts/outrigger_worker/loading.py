@@ -9,10 +9,13 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from json import JSONEncoder
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from . import frames
 from .failures import message_of, traceback_of
+from .inputs import plain_parser
 
 #: The name under which an entry script is imported.
 ENTRY_MODULE = "entry_module"
@@ -47,13 +50,35 @@ class Script(NamedTuple):
     #: Name of the parameter of `run()` that gets the input.
     parameter: str
     wants_headers: bool
+    warmup: Callable[[], Any] | None = None
+    shutdown: Callable[[], Any] | None = None
+    kind: str = "sync"
+    mode: str = "plain"
+    methods: list[str] = ["GET", "POST"]
+    swagger: Any = None
+    sample: Any = None
 
-    def call_init(self) -> None:
-        """Calls the script's `init()`. Raises ScriptError when that raises anything, SystemExit too."""
-        try:
-            self.init()
-        except BaseException as error:
-            raise ScriptError.raised("init", error) from error
+    @property
+    def headers(self) -> str:
+        return "all" if self.wants_headers else "none"
+
+    def parser(self) -> Callable[..., Any]:
+        """A function that makes a call of a CALL's payload."""
+        return plain_parser(self.parameter, self.wants_headers, self.kind == "batch")
+
+    def encoder(self, compat: bool, most: int) -> Callable[[Any, Any], tuple[int, int, int, bytes, Any]]:
+        """A function that makes an answer of what `run()` returns."""
+        encode = JSONEncoder(allow_nan=compat).encode
+
+        def answer(result: Any, arguments: Any) -> tuple[int, int, int, bytes, Any]:
+            if inspect.isgenerator(result) or inspect.isasyncgen(result):
+                return frames.STREAM_BEGINS, 0, 200, b"", result
+            rest = b"{}" if result is None else encode(result).encode("ascii")
+            if len(rest) > most:
+                raise ValueError(f"the answer has {len(rest)} bytes, the most is {most}")
+            return frames.RETURNED, 0, 0, b"", rest
+
+        return answer
 
 
 def load(start: dict[str, Any]) -> Script:
@@ -89,16 +114,20 @@ def _import_file(location: str) -> ModuleType:
 
 def _examine(module: ModuleType) -> Script:
     path = getattr(module, "__file__", None) or module.__name__
-    for name in ("init", "run"):
+    batch = getattr(module, "run_batch", None)
+    for name in ("init", "run") if batch is None else ("init",):
         if not hasattr(module, name):
             raise ScriptError(
                 "signature", f"User script at {path} does not have a {name}() function defined."
             )
     # A generated driver wraps the user's module. What it does in `init()` counts; its `run()` only hands on.
     inner = getattr(module, "driver_module", None)
-    run = inner.run if isinstance(inner, ModuleType) and hasattr(inner, "run") else module.run
+    run = inner.run if isinstance(inner, ModuleType) and hasattr(inner, "run") else batch or module.run
     parameter, wants_headers = _input_parameter(run)
-    return Script(path, module.init, run, parameter, wants_headers)
+    is_async = inspect.iscoroutinefunction(run) or inspect.isasyncgenfunction(run)
+    kind = "batch" if batch else "async" if is_async else "sync"
+    warmup, shutdown = getattr(module, "warmup", None), getattr(module, "shutdown", None)
+    return Script(path, module.init, run, parameter, wants_headers, warmup, shutdown, kind)
 
 
 def _input_parameter(run: Callable[..., Any]) -> tuple[str, bool]:
