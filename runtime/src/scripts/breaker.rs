@@ -22,6 +22,8 @@ pub(super) struct Breaker {
     lanes: Mutex<Vec<Lane>>,
     /// Whether any lane has failures: a look at this is all that a good call costs.
     troubled: AtomicBool,
+    /// Whether the last start of a worker failed.
+    broken: AtomicBool,
 }
 
 #[derive(Clone, Default)]
@@ -38,6 +40,7 @@ impl Breaker {
             enabled,
             lanes: Mutex::new(vec![Lane::default(); lanes]),
             troubled: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
         }
     }
 
@@ -64,8 +67,19 @@ impl Breaker {
         }
     }
 
+    /// A worker has come up.
+    pub(super) fn started(&self) {
+        self.broken.store(false, Ordering::Release);
+    }
+
+    /// Whether workers do not come up, so that waiting for one makes little sense.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
     /// A worker did not come up.
     pub(super) fn did_not_start(&self, lane: usize, error: &StartError) {
+        self.broken.store(true, Ordering::Release);
         let tail = match error {
             StartError::Died(death) | StartError::Timeout { death, .. } => &death.tail[..],
             _ => &[],

@@ -34,7 +34,6 @@ pub(super) struct ForkServer {
     shared: Arc<Shared>,
     /// Ends the reading task, and so the process, when dropped.
     _tasks: JoinSet<()>,
-    pid: i32,
 }
 
 struct Shared {
@@ -141,7 +140,7 @@ impl ForkServer {
         let mut child = command.spawn()?;
         drop(theirs);
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
-        rustix::io::ioctl_fionbio(&ours, true)?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from)?;
         // A seqpacket socket is one that also tells when the other end is gone; tokio need not know the difference.
         let socket = UnixDatagram::from_std(std::os::unix::net::UnixDatagram::from(ours))?;
         let shared = Arc::new(Shared { socket, state: Mutex::default() });
@@ -188,12 +187,7 @@ impl ForkServer {
             // Reaped here; what it had forked ends with it.
             let _ = child.wait().await;
         });
-        Ok(Self { shared, _tasks: tasks, pid })
-    }
-
-    /// The process's number.
-    pub(super) fn pid(&self) -> i32 {
-        self.pid
+        Ok(Self { shared, _tasks: tasks })
     }
 
     /// Whether it can fork no more.

@@ -503,7 +503,7 @@ impl Lane {
                 None if now >= active.deadline => {
                     let request = &active.job.call.request_id;
                     let millis = self.shared.config.timeout.as_millis();
-                    tracing::error!(worker = self.number, ?request, millis, "a call is over its time limit");
+                    tracing::error!(worker = self.number, ?request, millis, "run() is over its time limit");
                     worker.connection.put_frame(Kind::Cancel, active.id, &[OUT_OF_TIME]);
                     active.overdue = Some(now);
                     active.cancelled = true;

@@ -215,7 +215,7 @@ impl Scripts {
         let job = Job { call, slot, reply: Some(reply), since: Instant::now() };
         if shared.break_off.is_cancelled() {
             job.refuse(&crate::slots::draining());
-        } else if !shared.is_alive() && shared.breaker.reason().is_some() {
+        } else if !shared.is_alive() && shared.breaker.is_broken() {
             job.refuse(&restarting(shared));
         } else {
             shared.put(job);
@@ -423,6 +423,7 @@ impl Shared {
         let worker = Worker::start(&launch, around).await?;
         self.alive.fetch_add(1, Ordering::AcqRel);
         self.busy.set_able(true);
+        self.breaker.started();
         let Ready { python, mode, kind, .. } = &worker.ready;
         tracing::info!(worker = number, pid = worker.pid(), %python, %mode, ?kind, "worker ready");
         Ok(worker)
