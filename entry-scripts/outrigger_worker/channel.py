@@ -239,10 +239,9 @@ class Channel:
     def take_call(self) -> RawCall | None:
         """The next of the calls that `poll` has read; None when there is none."""
         while self._calls:
-            call = self._calls.popleft()
-            if call[0] not in self._cancelled:
-                return call
-            self._drop(call[0])
+            if self._calls[0][0] not in self._cancelled:
+                return self._calls.popleft()
+            self._drop_call()
         return None
 
     def poll(self) -> None:
@@ -510,10 +509,9 @@ class Channel:
             while True:
                 while not self._calls:
                     self._read_frame(by_call_loop=True)
-                call = self._calls.popleft()
-                if call[0] not in self._cancelled:
+                call = self.take_call()
+                if call is not None:
                     return parse(*call)
-                self._drop(call[0])
         except BaseException as error:
             self._examine(error)
             raise
@@ -535,10 +533,12 @@ class Channel:
         finally:
             self._leave(_CALL_LOOP)
 
-    def _drop(self, number: int) -> None:
-        """A call that was read ahead has been cancelled before it began."""
+    def _drop_call(self) -> None:
+        """The next of the calls that were read ahead has been cancelled before it began."""
+        number = self._calls.popleft()[0]
         self._cancelled.discard(number)
         self.reply(number, frames.CANCELLED, 0, 0, b"", 0, b"")
+        self.release_unused()
 
     def _wait_for_answer(self, number: int, sleeper: _Sleeper) -> Answer:
         self._asleep[number] = sleeper

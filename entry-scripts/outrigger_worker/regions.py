@@ -12,15 +12,12 @@ import os
 import socket
 import threading
 
-from . import frames
+from . import descriptors, frames
 
 #: Most bytes in the living regions of a worker's own.
 POOL_BYTES = 256 * 1024 * 1024
 #: The smallest region, in bytes. Sizes are powers of two; memory that was never written takes no room.
 SMALLEST = 64 * 1024
-
-_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class RegionError(Exception):
@@ -103,23 +100,24 @@ class Borrowed:
         """Takes messages from the socket until region `wanted` comes."""
         while wanted not in self._known:
             try:
-                flags = socket.MSG_DONTWAIT | _CLOSE_ON_EXEC
-                message, descriptors, _, _ = socket.recv_fds(self.sock, frames.REGION.size, 1, flags)
+                message, received = descriptors.receive(
+                    self.sock, frames.REGION.size, 1, socket.MSG_DONTWAIT
+                )
             except BlockingIOError:
                 raise RegionError(f"region {wanted} was not announced") from None
             try:
-                if len(message) != frames.REGION.size or len(descriptors) != 1:
-                    raise RegionError(f"a message of {len(message)} bytes with {len(descriptors)} descriptors")
+                if len(message) != frames.REGION.size or len(received) != 1:
+                    raise RegionError(f"a message of {len(message)} bytes with {len(received)} descriptors")
                 number, size = frames.REGION.unpack(message)
                 if number in self._known:
                     raise RegionError(f"region {number} comes twice")
                 try:
-                    mapping = mmap.mmap(descriptors[0], size, access=mmap.ACCESS_READ)
+                    mapping = mmap.mmap(received[0], size, access=mmap.ACCESS_READ)
                 except (OSError, ValueError, OverflowError) as error:
                     raise RegionError(f"region {number} of {size} bytes cannot be mapped: {error}") from error
                 self._known[number] = _Borrowed(mapping)
             finally:
-                for descriptor in descriptors:
+                for descriptor in received:
                     os.close(descriptor)
         return self._known[wanted]
 
@@ -233,8 +231,7 @@ class Pool:
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
                 mapping = mmap.mmap(descriptor, size)
                 message = frames.REGION.pack(number, size)
-                flags = socket.MSG_DONTWAIT | _NO_SIGNAL
-                socket.send_fds(self._sock, [message], [descriptor], flags)
+                descriptors.send(self._sock, message, [descriptor], socket.MSG_DONTWAIT)
             finally:
                 os.close(descriptor)
         except OSError:

@@ -128,42 +128,13 @@ class Region:
         os.close(self.descriptor)
 
 
-class Worker:
-    """A worker process with `script` as its entry script, `folder`/score.py. Ends with the `with` block."""
+class Exchange:
+    """The runtime's ends of the sockets of a worker that works in `folder`."""
 
-    def __init__(self, folder: str | Path, script: str | None = None, **environment: str) -> None:
+    def __init__(self, folder: str | Path, script: str | None = None) -> None:
         self.folder = Path(folder)
         if script is not None:
             (self.folder / "score.py").write_text(script)
-        self._open_sockets()
-        known = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
-        known |= {
-            "PYTHONPATH": str(ENTRY_SCRIPTS),
-            "OUTRIGGER_WORKER_FD": str(self._others[0].fileno()),
-            "OUTRIGGER_REGIONS_FD": str(self._others[1].fileno()),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "AML_APP_ROOT": str(folder),
-        }
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "outrigger_worker"],
-                pass_fds=[other.fileno() for other in self._others],
-                env=known | environment,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        finally:
-            for other in self._others:
-                other.close()
-        # Ends what waits for output that never comes.
-        self._watchdog = threading.Timer(2 * PATIENCE, self.process.kill)
-        self._watchdog.daemon = True
-        self._watchdog.start()
-
-    def _open_sockets(self) -> None:
         self.sock, stream = socket.socketpair()
         self.regions, regions = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._others = (stream, regions)
@@ -181,25 +152,8 @@ class Worker:
         self.logs: list[tuple[int, int, int, str, str]] = []
         self._own: dict[int, Region] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
-    ) -> None:
-        self._watchdog.cancel()
-        self._close_sockets()
-        if kind is not None:
-            self.process.kill()
-        try:
-            out, err = self.process.communicate(timeout=PATIENCE)
-        finally:
-            self.process.kill()
-            self.process.wait()
-        if kind is not None:
-            print(out, err, sep="\n")
-
-    def _close_sockets(self) -> None:
+    def close(self) -> None:
+        """Closes the sockets and lets go of the regions."""
         self.sock.close()
         self.regions.close()
         for region in self._own.values():
@@ -262,14 +216,6 @@ class Worker:
         ready = self.receive()
         assert (ready.kind, ready.number) == (READY, 0), ready
         return ready.json()
-
-    def fail(self, **fields: Any) -> dict[str, Any]:
-        """Sends START and gives what FAILED says, after the worker has ended with code 3."""
-        self.begin(**fields)
-        failed = self.receive()
-        assert (failed.kind, failed.number) == (FAILED, 0), failed
-        assert self.wait() == 3
-        return failed.json()
 
     def share(self, number: int, size: int) -> Region:
         """Makes a region and announces it."""
@@ -340,10 +286,6 @@ class Worker:
         self.sock.close()
         self.regions.close()
 
-    def wait(self) -> int:
-        """The exit code."""
-        return self.process.wait(timeout=PATIENCE)
-
     def _take_in(self, wanted: int) -> None:
         """Maps the region that the next message announces, as the runtime does, after a look at its seals."""
         self.regions.setblocking(False)
@@ -365,6 +307,75 @@ class Worker:
         while view:
             received = self.sock.recv_into(view)
             if not received:
-                raise EOFError(f"the worker closed the socket; {self.process.communicate(timeout=PATIENCE)}")
+                raise EOFError(f"the worker closed the socket; {self._last_words()}")
             view = view[received:]
         return bytes(data)
+
+    def _last_words(self) -> Any:
+        return None
+
+
+class Worker(Exchange):
+    """A worker process with `script` as its entry script, `folder`/score.py. Ends with the `with` block."""
+
+    def __init__(self, folder: str | Path, script: str | None = None, **environment: str) -> None:
+        super().__init__(folder, script)
+        known = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+        known |= {
+            "PYTHONPATH": str(ENTRY_SCRIPTS),
+            "OUTRIGGER_WORKER_FD": str(self._others[0].fileno()),
+            "OUTRIGGER_REGIONS_FD": str(self._others[1].fileno()),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "AML_APP_ROOT": str(folder),
+        }
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "outrigger_worker"],
+                pass_fds=[other.fileno() for other in self._others],
+                env=known | environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            for other in self._others:
+                other.close()
+        # Ends what waits for output that never comes.
+        self._watchdog = threading.Timer(2 * PATIENCE, self.process.kill)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        self._watchdog.cancel()
+        self.close()
+        if kind is not None:
+            self.process.kill()
+        try:
+            out, err = self.process.communicate(timeout=PATIENCE)
+        finally:
+            self.process.kill()
+            self.process.wait()
+        if kind is not None:
+            print(out, err, sep="\n")
+
+    def fail(self, **fields: Any) -> dict[str, Any]:
+        """Sends START and gives what FAILED says, after the worker has ended with code 3."""
+        self.begin(**fields)
+        failed = self.receive()
+        assert (failed.kind, failed.number) == (FAILED, 0), failed
+        assert self.wait() == 3
+        return failed.json()
+
+    def wait(self) -> int:
+        """The exit code."""
+        return self.process.wait(timeout=PATIENCE)
+
+    def _last_words(self) -> Any:
+        return self.process.communicate(timeout=PATIENCE)
