@@ -5,7 +5,7 @@ from time import monotonic_ns
 from typing import Any
 
 from . import context, frames
-from .calls import Encoded, failed, receiver, refused
+from .calls import CANCELLED, Encoded, failed, receiver, refused
 from .channel import Channel, ProtocolError
 from .loading import Script
 
@@ -33,16 +33,20 @@ class _Loop:
         self._numbers: set[int] = set()
         self._cancelled: set[int] = set()
         channel.on_cancel = self._cancel
+        # A call that is dropped may be the last of its batch.
+        channel.drops_cancelled = False
 
     def receive(self) -> list[Any]:
-        """The next batch. Its calls that cannot be run are answered and left out."""
+        """The next batch. Its calls that cannot be run, or need not be, are answered and left out."""
         calls, count, more = [], 0, True
         while more:
             number, more, call = self._receive(self._parse_one)
             count += 1
             if count > self._most:
                 raise ProtocolError(f"a batch has more than {self._most} calls")
-            if call[2] is not None:
+            if self._channel.was_cancelled(number):
+                self._reply(number, CANCELLED, 0)
+            elif call[2] is not None:
                 self._reply(number, refused(call[2]), 0)
             else:
                 calls.append(call)
@@ -68,7 +72,10 @@ class _Loop:
             answer = failed(frames.RAISED, error)
         took = monotonic_ns() - work.began
         for place, call in enumerate(calls):
-            self._reply(call[0], answer or self._encoded(results[place], call[1]), took)
+            if answer is None and call[0] in self._cancelled:
+                self._reply(call[0], CANCELLED, took)
+            else:
+                self._reply(call[0], answer or self._encoded(results[place], call[1]), took)
         work.began = 0
         self._numbers = set()
 

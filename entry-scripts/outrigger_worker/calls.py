@@ -19,6 +19,9 @@ LONG = 1_000_000
 #: What an encoder gives: outcome, flags, status, message, rest.
 Encoded = tuple[int, int, int, bytes, Any]
 
+#: The answer to a call that was cancelled and has ended.
+CANCELLED: Encoded = (frames.CANCELLED, 0, 0, b"", b"")
+
 
 def failed(outcome: int, error: BaseException) -> Encoded:
     """The answer to a call that `error` has ended."""

@@ -125,6 +125,7 @@ class Channel:
         "on_cancel",
         "on_credit",
         "wake_loop",
+        "drops_cancelled",
         "borrowed",
         "_sock",
         "_pid",
@@ -162,6 +163,9 @@ class Channel:
         self.on_credit: Callable[[int, int], None] = _pass_over
         #: Tells an event loop, from any thread, that it should `poll`. None when the call loop is none.
         self.wake_loop: Callable[[], None] | None = None
+        #: Whether a call that is cancelled while it waits to be received is answered right away and not given
+        #: to the loop. If not, the loop asks with `was_cancelled`.
+        self.drops_cancelled = True
         #: The regions of the runtime's.
         self.borrowed = Borrowed(regions)
         self._sock = sock
@@ -239,10 +243,17 @@ class Channel:
     def take_call(self) -> RawCall | None:
         """The next of the calls that `poll` has read; None when there is none."""
         while self._calls:
-            if self._calls[0][0] not in self._cancelled:
+            if not self.drops_cancelled or self._calls[0][0] not in self._cancelled:
                 return self._calls.popleft()
             self._drop_call()
         return None
+
+    def was_cancelled(self, number: int) -> bool:
+        """Whether a call that has been received was cancelled before that. Asked once for each call."""
+        if number not in self._cancelled:
+            return False
+        self._cancelled.discard(number)
+        return True
 
     def poll(self) -> None:
         """Reads the frames that are there, without waiting for more. Calls are kept for the loop.

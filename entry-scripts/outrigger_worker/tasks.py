@@ -15,16 +15,13 @@ from time import monotonic_ns
 from typing import Any
 
 from . import context, frames
-from .calls import Encoded, failed, refused
+from .calls import CANCELLED, Encoded, failed, refused
 from .channel import Channel, Closed, ProtocolError, RawCall
 from .loading import Script
 from .streams import NOTHING, Stream, as_bytes, close
 
 #: Seconds that tasks may take to end when the runtime is gone.
 GRACE = 2.0
-
-#: The answer to a call that ended because it was cancelled.
-CANCELLED: Encoded = (frames.CANCELLED, 0, 0, b"", b"")
 
 
 class _Task:
