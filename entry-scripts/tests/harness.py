@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "window": 64 * 1024,
     "region_threshold": 0,
     "regions": 8,
-    "concurrency": 16,
+    "concurrency": 1,
     "max_batch": 16,
 }
 
