@@ -1,6 +1,6 @@
 //! The container engine: Docker, one that answers or one of our own.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,12 @@ use super::quietly;
 use crate::repo::Repo;
 use crate::{process, say, signals};
 
+/// Longest time for a command of the client's that builds nothing, in seconds: above what `docker stop` may take.
+const COMMAND_SECONDS: &str = "120";
+/// Held by whoever runs an engine of our kind. Two on one machine would share the bridge and hand out the same addresses.
+const LOCK: &str = "/run/outrigger-engine.lock";
+/// Longest wait for it.
+const TURN: Duration = Duration::from_secs(10 * 60);
 /// Longest time until an engine of our own answers.
 const START: Duration = Duration::from_secs(30);
 /// Longest time for it to end; containers are gone by then.
@@ -39,7 +45,7 @@ pub(super) enum Found {
 pub(super) fn find(repo: &Repo) -> Result<Found> {
     let client = Client::find(repo);
     if let Err(error) = process::capture(client.command(None, ["--version"])) {
-        return Ok(Found::None(format!("no container engine: there is no docker client: {error:#}")));
+        return Ok(Found::None(format!("no container engine: no docker client: {error:#}")));
     }
     if client.answers(None) {
         return Ok(Found::Engine(Engine { client, daemon: None }));
@@ -51,19 +57,23 @@ pub(super) fn find(repo: &Repo) -> Result<Found> {
 }
 
 impl Engine {
-    /// A command of the client's.
+    /// A command of the client's that is soon over.
     pub(super) fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
-        self.client.command(self.daemon.as_ref().map(|daemon| daemon.socket.as_path()), arguments)
+        self.client.command(self.socket(), arguments)
     }
 
     /// The command that builds an image; further arguments may follow.
     pub(super) fn build(&self, context: &Path, tag: &str) -> Command {
-        let mut command = self.command(["build", "--tag", tag]);
+        let mut command = self.client.unbounded(self.socket(), ["build", "--tag", tag]);
         if self.client.has_buildkit {
             command.env("DOCKER_BUILDKIT", "1");
         }
         command.arg(context);
         command
+    }
+
+    fn socket(&self) -> Option<&Path> {
+        self.daemon.as_ref().map(|daemon| daemon.socket.as_path())
     }
 
     /// One fact about an image or a container, by a Go template.
@@ -102,6 +112,16 @@ impl Client {
     }
 
     fn command<'a>(&self, socket: Option<&Path>, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let unbounded = self.unbounded(socket, arguments);
+        let mut command = Command::new("timeout");
+        command
+            .args(["--kill-after=5", COMMAND_SECONDS])
+            .arg(unbounded.get_program())
+            .args(unbounded.get_args());
+        command
+    }
+
+    fn unbounded<'a>(&self, socket: Option<&Path>, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(&self.program);
         if let Some(socket) = socket {
             command.arg("--host").arg(format!("unix://{}", socket.display()));
@@ -121,11 +141,17 @@ struct Daemon {
     socket: PathBuf,
     /// Sockets and process files: in a short path, since a socket's name has at most 107 bytes.
     run: PathBuf,
+    /// Let go when it has ended.
+    _turn: File,
 }
 
 impl Daemon {
     /// Starts dockerd and waits until it answers; the inner error is why it cannot run here.
     fn start(repo: &Repo, client: &Client) -> Result<Result<Self, String>> {
+        let turn = match turn()? {
+            Ok(turn) => turn,
+            Err(reason) => return Ok(Err(reason)),
+        };
         let kept = repo.target()?.join("image/engine");
         fs::create_dir_all(&kept).with_context(|| format!("could not make {}", kept.display()))?;
         let run = std::env::temp_dir().join(format!("outrigger-engine-{}", std::process::id()));
@@ -152,7 +178,7 @@ impl Daemon {
                 return Ok(Err(format!("dockerd cannot be started: {error}")));
             }
         };
-        let mut daemon = Self { child, socket, run };
+        let mut daemon = Self { child, socket, run, _turn: turn };
         let begin = Instant::now();
         while !client.answers(Some(&daemon.socket)) {
             if signals::heard() > 0 {
@@ -186,6 +212,28 @@ impl Drop for Daemon {
             }
         }
         let _ = fs::remove_dir_all(&self.run);
+    }
+}
+
+/// Waits until no other engine of our kind runs on this machine; the inner error is why it cannot be waited for.
+fn turn() -> Result<Result<File, String>> {
+    let file = match File::create(LOCK) {
+        Ok(file) => file,
+        Err(error) => {
+            return Ok(Err(format!("dockerd cannot be started without being root: {LOCK}: {error}")));
+        }
+    };
+    let begin = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Ok(file)),
+            Err(TryLockError::Error(error)) => return Err(error).context(LOCK),
+            Err(TryLockError::WouldBlock) if begin.elapsed() > TURN => {
+                bail!("another run has held {LOCK} for {} s", TURN.as_secs())
+            }
+            Err(TryLockError::WouldBlock) if signals::heard() > 0 => bail!("interrupted"),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOOK),
+        }
     }
 }
 

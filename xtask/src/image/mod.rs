@@ -7,6 +7,7 @@ mod engine;
 mod smoke;
 
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -40,10 +41,16 @@ and ends it. With no engine at all it prints `skipped: reason`, and fails unless
     ],
 };
 
+/// Longest time without a line from what builds or downloads; mmdebstrap and pip say nothing while all is well.
+const SILENCE: Duration = Duration::from_secs(10 * 60);
+
 pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     let [what] = arguments.operands.as_slice() else {
         bail!("`image` takes one of build, base and smoke");
     };
+    if !cfg!(target_os = "linux") {
+        bail!("the image takes the executable that is built here, so it can be made on Linux only");
+    }
     // From here on Ctrl-C does not end this process at once: containers and the engine are ended first.
     signals::listen();
     let base: Option<String> = arguments.value("--base")?;
@@ -85,16 +92,17 @@ fn make(repo: &Repo, engine: &Engine, release: bool, base: Option<&str>, tag: &s
     Ok(())
 }
 
-/// Runs to the end; what it said is shown only if it failed.
+/// Runs to the end; what it said is shown only if it failed or fell silent.
 fn quietly(command: Command) -> Result<()> {
     let text = process::shown(&command);
     let mut said = String::new();
-    let status = process::lines(command, |line| {
+    let status = process::watched(command, SILENCE, |line| {
         said += line;
         said.push('\n');
     })?;
-    if !status.success() {
-        bail!("{said}`{text}` failed: {status}");
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => bail!("{said}`{text}` failed: {status}"),
+        None => bail!("{said}`{text}` said nothing for {} s and was killed", SILENCE.as_secs()),
     }
-    Ok(())
 }
