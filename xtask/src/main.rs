@@ -7,6 +7,8 @@ mod args;
 mod build;
 mod check;
 mod demo;
+mod http;
+mod image;
 mod metadata;
 mod process;
 mod prove;
@@ -38,6 +40,7 @@ const TASKS: &[Task] = &[
     Task { spec: &check::SPEC, run: check::run },
     Task { spec: &setup::SPEC, run: setup::run },
     Task { spec: &build::SPEC, run: build::run },
+    Task { spec: &image::SPEC, run: image::run },
     Task { spec: &prove::SPEC, run: prove::run },
 ];
 
