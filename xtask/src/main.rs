@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod demo;
 mod metadata;
+mod peers;
 mod process;
 mod prove;
 mod repo;
@@ -39,6 +40,7 @@ const TASKS: &[Task] = &[
     Task { spec: &setup::SPEC, run: setup::run },
     Task { spec: &build::SPEC, run: build::run },
     Task { spec: &prove::SPEC, run: prove::run },
+    Task { spec: &peers::SPEC, run: peers::run },
 ];
 
 fn main() -> ExitCode {
