@@ -151,6 +151,39 @@ fn ratio(values: &[f64], to: &[f64]) -> String {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_round_that_warms_up_and_those_that_count() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let route = axum::routing::post(async |body: axum::body::Bytes| body);
+        let server =
+            tokio::spawn(async { axum::serve(listener, axum::Router::new().route("/", route)).await });
+        let one = Contender {
+            address,
+            pid: std::process::id(),
+            request: load::post("/", None, "application/json", b"{}"),
+            ..contender("echo", false)
+        };
+        let options = Options {
+            rounds: 2,
+            turn: std::time::Duration::from_millis(5),
+            connections: vec![2],
+            servers: Vec::new(),
+            cases: Vec::new(),
+        };
+        let mut asides = 0;
+        let aside = || {
+            asides += 1;
+            Ok(())
+        };
+        let all = hold(&[one], 2, &options, aside).await.unwrap();
+        server.abort();
+        assert_eq!((all.len(), asides), (1, 2));
+        let Figures { cpu, rate, p50, p99 } = &all[0];
+        assert_eq!([cpu.len(), rate.len(), p50.len(), p99.len()], [2; 4]);
+        assert!(rate.iter().all(|rate| *rate > 0.0) && p50.iter().zip(p99).all(|(p50, p99)| p50 <= p99));
+    }
+
     fn contender(name: &str, is_peer: bool) -> Contender {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         Contender { name: name.into(), is_peer, pid: 0, address, request: Vec::new() }

@@ -111,3 +111,68 @@ async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) 
     }
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers each request with one of `answers`, and closes the connection after those that say so; returns how many
+    /// connections there were.
+    async fn serve(listener: TcpListener, answers: &[&str]) -> usize {
+        let (mut connections, mut open) = (0, None);
+        for answer in answers {
+            let mut stream = match open.take() {
+                Some(stream) => stream,
+                None => {
+                    connections += 1;
+                    listener.accept().await.unwrap().0
+                }
+            };
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            open = (!answer.contains("close")).then_some(stream);
+        }
+        connections
+    }
+
+    const KEPT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    const CLOSED: &str =
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    const FULL: &str = "HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_connection_is_kept_until_the_server_closes_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let request = post("/score", None, "application/json", b"{}");
+        let client = run(address, &request, 1, Duration::from_secs(3600));
+        // The fifth answer ends what would take an hour.
+        let answers = [KEPT, KEPT, CLOSED, KEPT, FULL];
+        let (client, connections) = tokio::join!(client, serve(listener, &answers));
+        assert!(client.unwrap_err().to_string().contains("503 Full"));
+        assert_eq!(connections, 2);
+    }
+
+    #[tokio::test]
+    async fn the_body_of_one_answer() {
+        for answer in [KEPT, CLOSED] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let request = post("/score", Some("key"), "application/json", b"{}");
+            let answers = [answer];
+            let (body, _) = tokio::join!(once(address, &request), serve(listener, &answers));
+            assert_eq!(body.unwrap(), b"ok");
+        }
+    }
+
+    #[test]
+    fn a_request_as_bytes() {
+        let request = String::from_utf8(post("/score", Some("secret"), "text/plain", b"hello")).unwrap();
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /score HTTP/1.1\r\n") && head.contains("\r\nContent-Length: 5"));
+        assert!(head.contains("\r\nAuthorization: Bearer secret\r\n"));
+        assert_eq!(body, "hello");
+    }
+}

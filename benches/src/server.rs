@@ -147,7 +147,8 @@ mod tests {
         // A child that ignores SIGTERM, as a worker in C code may.
         command
             .args(["-c", "sh -c 'trap \"\" TERM; echo up; while :; do sleep 1; done' & wait"])
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

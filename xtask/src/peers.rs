@@ -25,7 +25,7 @@ const FLAGS: &[Flag] = &[
     Flag { name: "--seconds", value: Some("S"), about: "length of a server's turn in a round" },
     Flag { name: "--connections", value: Some("LIST"), about: "connections at once, such as 1,16" },
     Flag { name: "--servers", value: Some("LIST"), about: "servers that take part, such as outrigger,mosec" },
-    Flag { name: "--cases", value: Some("LIST"), about: "some of trivial,tensor,stream" },
+    Flag { name: "--cases", value: Some("LIST"), about: "some of trivial,batch,tensor,stream" },
 ];
 
 /// Folders of `benches/peers` with a lock file.

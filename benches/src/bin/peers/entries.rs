@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     peer: Option<Peer>,
     /// A file below `benches/peers`.
     script: &'static str,
+    /// More of the command line; for ours alone.
+    args: &'static [&'static str],
 }
 
 #[derive(Clone, Copy)]
@@ -31,11 +33,11 @@ enum Peer {
 }
 
 const fn ours(name: &'static str, script: &'static str) -> Entry {
-    Entry { name, peer: None, script }
+    Entry { name, peer: None, script, args: &[] }
 }
 
 const fn theirs(name: &'static str, peer: Peer, script: &'static str) -> Entry {
-    Entry { name, peer: Some(peer), script }
+    Entry { name, peer: Some(peer), script, args: &[] }
 }
 
 /// JSON in, the same value out. The `-bytes` entries leave out the parsing and writing that the server's users are used to.
@@ -46,6 +48,13 @@ pub(crate) const TRIVIAL: &[Entry] = &[
     theirs("fastapi-bytes", Peer::Fastapi, "fastapi/trivial_bytes.py"),
     theirs("mosec", Peer::Mosec, "mosec/trivial.py"),
     theirs("mosec-bytes", Peer::Mosec, "mosec/trivial_bytes.py"),
+];
+
+/// The same for programs that are handed up to 16 requests at once.
+pub(crate) const BATCH: &[Entry] = &[
+    Entry { args: &["--script-max-batch", "16"], ..ours("outrigger", "outrigger/batch.py") },
+    theirs("mosec", Peer::Mosec, "mosec/batch.py"),
+    theirs("mosec-bytes", Peer::Mosec, "mosec/batch_bytes.py"),
 ];
 
 /// 1×3×224×224 `f32` in, their mean out.
@@ -65,10 +74,14 @@ pub(crate) const STREAM: &[Entry] = &[
     theirs("mosec", Peer::Mosec, "mosec/stream.py"),
 ];
 
+fn all() -> impl Iterator<Item = &'static Entry> {
+    [TRIVIAL, BATCH, TENSOR, STREAM].into_iter().flatten()
+}
+
 /// The names of all entries, each once.
 pub(crate) fn names() -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for entry in TRIVIAL.iter().chain(TENSOR).chain(STREAM) {
+    for entry in all() {
         if names.iter().all(|name| name != entry.name) {
             names.push(entry.name.into());
         }
@@ -112,7 +125,8 @@ impl Entry {
         let script = folder().join(self.script);
         let Some(peer) = self.peer else {
             let text = std::fs::read_to_string(&script).with_context(|| script.display().to_string())?;
-            return Ok(Process::Replica(Launch::new(server::outrigger()?).script(&text).start()));
+            let launch = Launch::new(server::outrigger()?).script(&text).args(self.args.iter().copied());
+            return Ok(Process::Replica(launch.start()));
         };
         let program = peer.program()?;
         let command = |address| peer.command(&program, &script, address);
@@ -207,4 +221,23 @@ pub(crate) fn folder() -> PathBuf {
 fn environments() -> anyhow::Result<PathBuf> {
     let profile = server::executable_folder()?;
     Ok(profile.parent().context("no target folder")?.join("peers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_has_its_script() {
+        for entry in all() {
+            assert!(folder().join(entry.script).is_file(), "{}", entry.script);
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_servers_and_not_of_entries() {
+        let names = names();
+        assert!(names.len() < all().count());
+        assert_eq!(names.iter().filter(|name| *name == "outrigger").count(), 1);
+    }
 }

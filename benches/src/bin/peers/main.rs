@@ -1,7 +1,7 @@
 //! Outrigger side by side with other servers, each with one worker and the smallest program that a user of it would write
 //! (`benches/peers`): azureml-inference-server-http, FastAPI on uvicorn, mosec. `cargo xtask peers` installs them and runs this.
 //!
-//! `peers [--rounds N] [--seconds S] [--connections 1,16] [--servers outrigger,fastapi] [--cases trivial,tensor,stream]`
+//! `peers [--rounds N] [--seconds S] [--connections 1,16] [--servers outrigger,fastapi] [--cases trivial,batch,tensor,stream]`
 
 mod entries;
 mod numpy;
@@ -16,7 +16,7 @@ use outrigger_benches::streaming::Client;
 use outrigger_benches::{load, stats};
 use serde_json::{Value, json};
 
-use entries::{STREAM, TENSOR, TRIVIAL};
+use entries::{BATCH, Entry, STREAM, TENSOR, TRIVIAL};
 use numpy::NumpyCall;
 
 const JSON: &str = "application/json";
@@ -33,12 +33,15 @@ async fn main() -> anyhow::Result<()> {
         turn: Duration::from_secs(2),
         connections: vec![16],
         servers: entries::names(),
-        cases: ["trivial", "tensor", "stream"].map(str::to_owned).into(),
+        cases: ["trivial", "batch", "tensor", "stream"].map(str::to_owned).into(),
     };
     let options = Options::parse(defaults, std::env::args().skip(1))?;
     println!("{}", contest::circumstances(&options));
     if options.case("trivial") {
-        trivial(&options).await.context("trivial")?;
+        trivial("trivial", TRIVIAL, &options).await.context("trivial")?;
+    }
+    if options.case("batch") {
+        trivial("batch", BATCH, &options).await.context("batch")?;
     }
     if options.case("tensor") {
         tensor(&options).await.context("tensor")?;
@@ -49,14 +52,14 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn trivial(options: &Options) -> anyhow::Result<()> {
+async fn trivial(case: &str, entries: &'static [Entry], options: &Options) -> anyhow::Result<()> {
     let scan: Vec<f64> = (0..64).map(|pixel| f64::from(pixel % 16) + 0.5).collect();
     let value = json!({ "data": [scan] });
     let body = value.to_string();
     let echo = Server::ours(&server::executable_folder()?.join("axum_echo"))?;
     let request = load::post("/score", None, JSON, body.as_bytes());
     let mut contenders = vec![Contender::server("axum echo", &echo, request)];
-    let running = entries::start(TRIVIAL, options, JSON, body.as_bytes()).await?;
+    let running = entries::start(entries, options, JSON, body.as_bytes()).await?;
     for one in &running {
         // AzureML's contract gives a script text, and what it returns is written as JSON once more.
         let is_right = |answer: &Value| match answer {
@@ -66,7 +69,7 @@ async fn trivial(options: &Options) -> anyhow::Result<()> {
         one.check(is_right).await?;
         contenders.push(one.contender()?);
     }
-    print!("\ntrivial: {} bytes of JSON, sent back\n\n{}", body.len(), contest::heading("echo", true));
+    print!("\n{case}: {} bytes of JSON, sent back\n\n{}", body.len(), contest::heading("echo", true));
     for &connections in &options.connections {
         let all = contest::hold(&contenders, connections, options, || Ok(())).await?;
         print!("{}", contest::rows(&contenders, &all, connections, &all[0].cpu, true));
