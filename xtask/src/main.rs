@@ -10,6 +10,7 @@ mod demo;
 mod http;
 mod image;
 mod metadata;
+mod peers;
 mod process;
 mod prove;
 mod repo;
@@ -42,6 +43,7 @@ const TASKS: &[Task] = &[
     Task { spec: &build::SPEC, run: build::run },
     Task { spec: &image::SPEC, run: image::run },
     Task { spec: &prove::SPEC, run: prove::run },
+    Task { spec: &peers::SPEC, run: peers::run },
 ];
 
 fn main() -> ExitCode {

@@ -15,6 +15,7 @@ use crate::repo::Repo;
 use crate::say;
 
 pub(crate) use stamp::Stamp;
+pub(crate) use venv::Venv;
 
 /// The lock file that the Python environment is made from.
 pub(crate) const LOCK: &str = "entry-scripts/requirements.lock";
@@ -48,22 +49,24 @@ pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
 /// Does what is still to be done.
 pub(crate) fn ensure(repo: &Repo) -> Result<Environment> {
     say::step("set-up");
-    let lock = stamp::Stamp::of("requirements", &[&repo.path(LOCK)])?;
-    let found = venv::find(repo, &lock);
-    let python = prerequisites::check(repo, found.is_none())?;
-    if let (None, Some(python)) = (&found, python) {
-        venv::make(repo, &python, &lock)?;
-    } else {
-        say::line(".venv is up to date");
+    let venv = venv(repo);
+    let current = venv.is_current(repo) && onnxruntime::find(repo).is_ok();
+    match prerequisites::check(repo, !current)? {
+        Some(python) => venv.make(repo, &python)?,
+        None => say::line(".venv is up to date"),
     }
     existing(repo)
 }
 
 /// What an earlier set-up left behind.
 pub(crate) fn existing(repo: &Repo) -> Result<Environment> {
-    let python = venv::python(repo);
+    let python = venv(repo).python();
     if !python.exists() {
         bail!("there is no .venv: run `cargo xtask setup` first");
     }
     Ok(Environment { python, onnxruntime: onnxruntime::find(repo)? })
+}
+
+fn venv(repo: &Repo) -> Venv {
+    Venv::new(repo.path(".venv"), LOCK)
 }
