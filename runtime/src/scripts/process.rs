@@ -94,6 +94,7 @@ impl Process {
         if let Some(model_dir) = launch.model_dir {
             command.env("AZUREML_MODEL_DIR", model_dir);
         }
+        command.envs(launch.config.environment.iter().map(|(name, value)| (name, value)));
         sys::prepare(&mut command, theirs.as_raw_fd());
         let mut child = command.spawn()?;
         drop(theirs);
