@@ -4,6 +4,7 @@ mod bad_input;
 mod configuration;
 mod contracts;
 mod digits;
+mod init;
 mod lifecycle;
 mod listeners;
 mod scripts;
