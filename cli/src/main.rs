@@ -1,6 +1,7 @@
 //! `outrigger`: the one executable. It reads the command line and joins the crates; what they do is theirs.
 
 mod exit;
+mod health;
 mod init;
 mod log;
 mod serve;
@@ -18,9 +19,11 @@ fn main() -> ExitCode {
         .about("Serves machine-learning models: entry scripts and ONNX files behind one HTTP front")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(serve::command());
+        .subcommand(serve::command())
+        .subcommand(health::command());
     match command.get_matches_from(arguments).subcommand() {
         Some(("serve", matches)) => serve::run(matches),
+        Some(("health", matches)) => health::run(matches),
         _ => ExitCode::from(exit::CONFIG),
     }
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod configuration;
 mod contracts;
 mod digits;
+mod health;
 mod init;
 mod lifecycle;
 mod listeners;
