@@ -3,6 +3,7 @@
 mod exit;
 mod health;
 mod init;
+mod lint;
 mod log;
 mod serve;
 mod sources;
@@ -20,9 +21,11 @@ fn main() -> ExitCode {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
+        .subcommand(lint::command())
         .subcommand(health::command());
     match command.get_matches_from(arguments).subcommand() {
         Some(("serve", matches)) => serve::run(matches),
+        Some(("lint", matches)) => lint::run(matches),
         Some(("health", matches)) => health::run(matches),
         _ => ExitCode::from(exit::CONFIG),
     }

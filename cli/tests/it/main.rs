@@ -7,6 +7,7 @@ mod digits;
 mod health;
 mod init;
 mod lifecycle;
+mod lint;
 mod listeners;
 mod scripts;
 mod support;
