@@ -1,5 +1,6 @@
 //! The real executable, through real sockets.
 
+mod azmlinfsrv;
 mod bad_input;
 mod configuration;
 mod contracts;
