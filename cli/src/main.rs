@@ -1,6 +1,7 @@
 //! `outrigger`: the one executable. It reads the command line and joins the crates; what they do is theirs.
 
 mod azmlinfsrv;
+mod dev;
 mod exit;
 mod health;
 mod init;
@@ -31,11 +32,13 @@ fn main() -> ExitCode {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
+        .subcommand(dev::command())
         .subcommand(lint::command())
         .subcommand(health::command())
         .subcommand(azmlinfsrv::command());
     match command.get_matches_from(arguments).subcommand() {
         Some(("serve", matches)) => serve::run(matches),
+        Some(("dev", matches)) => dev::run(matches),
         Some(("lint", matches)) => lint::run(matches),
         Some(("health", matches)) => health::run(matches),
         _ => ExitCode::from(exit::CONFIG),

@@ -4,6 +4,7 @@ mod azmlinfsrv;
 mod bad_input;
 mod configuration;
 mod contracts;
+mod dev;
 mod digits;
 mod health;
 mod init;
