@@ -101,10 +101,19 @@ fn start(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         sources.file = Some((path, text));
     }
-    // Several of these run beside each other there, and nothing of the home directory is needed: so here.
-    let state = TempDir::with_prefix("outrigger-").context("a directory for the admin socket")?;
     let mut ports = Ports::new(matches, &sources);
-    preset(&mut sources, &ports, state.path());
+    preset(&mut sources, &ports);
+    // Several of these run beside each other there, and nothing of the home directory is needed: so here.
+    let state = match variable(&sources, &key::STATE_DIR.variable()) {
+        None => Some(
+            TempDir::with_prefix("outrigger-")
+                .context("no directory for the admin socket; set OUTRIGGER_STATE_DIR")?,
+        ),
+        Some(_) => None,
+    };
+    sources
+        .presets
+        .extend(state.iter().map(|state| (key::STATE_DIR, state.path().to_string_lossy().into_owned())));
     flags(matches, &mut sources);
     let insights = Insights::new(matches, &sources);
     let original = sources.clone();
@@ -149,7 +158,7 @@ impl Ports {
 }
 
 /// Defaults of this command; what the operator says in Outrigger's own terms beats them.
-fn preset(sources: &mut Sources, ports: &Ports, state: &Path) {
+fn preset(sources: &mut Sources, ports: &Ports) {
     let observe = if ports.separate { format!("0.0.0.0:{}", ports.health) } else { "127.0.0.1:0".into() };
     let root = sources.working_directory.to_string_lossy().into_owned();
     sources.presets = vec![
@@ -158,7 +167,6 @@ fn preset(sources: &mut Sources, ports: &Ports, state: &Path) {
         (key::AUTH_ALLOW_OPEN, "true".into()),
         (key::SCORE_LISTEN, format!("0.0.0.0:{DEFAULT_PORT}")),
         (key::OBSERVE_LISTEN, observe),
-        (key::STATE_DIR, state.to_string_lossy().into_owned()),
         (key::SCRIPT_APP_ROOT, root),
         // Without an entry script there is `import main`.
         (key::SCRIPT_ENTRY, "main.py".into()),

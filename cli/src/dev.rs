@@ -199,12 +199,15 @@ impl Session {
         }
         self.score.close();
         self.observe.close();
-        let Self { mut ending, mut terminate, mut interrupt, .. } = self;
+        let Self { score, observe, mut ending, mut terminate, mut interrupt, .. } = self;
         let all = async {
             if let Some(replica) = current {
                 replica.stop().await;
             }
             while ending.join_next().await.is_some() {}
+            // The last bytes of their answers are still on the way.
+            score.finish().await;
+            observe.finish().await;
         };
         tokio::select! {
             () = all => ExitCode::SUCCESS,
@@ -224,8 +227,13 @@ impl Session {
         let mut config = self.config.clone();
         let loopback = ([127, 0, 0, 1], 0).into();
         (config.listen.score, config.listen.observe) = (loopback, loopback);
-        if let Endpoint::Unix(path) = &config.listen.admin {
-            config.listen.admin = Endpoint::Unix(path.with_extension(format!("{}.sock", self.generation)));
+        config.listen.admin = match config.listen.admin {
+            Endpoint::Unix(path) => Endpoint::Unix(path.with_extension(format!("{}.sock", self.generation))),
+            Endpoint::Tcp(_) => Endpoint::Tcp(loopback),
+        };
+        // The link to it would go with the replica that has made it, and the next one stands there without.
+        if let Some(script) = &mut config.script {
+            script.outputs_dir = None;
         }
         config
     }

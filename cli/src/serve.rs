@@ -156,6 +156,9 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
     for (key, path) in &missing {
         eprintln!("outrigger: `{key}`: there is no {}", path.display());
     }
+    for notice in &settings.notices {
+        eprintln!("outrigger: {notice}");
+    }
     if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) }
 }
 
@@ -182,6 +185,10 @@ async fn serve(config: Config, effective: String) -> ExitCode {
         },
         _ = terminate.recv() => return ExitCode::SUCCESS,
         _ = interrupt.recv() => return ExitCode::SUCCESS,
+    }
+    if let Some(script) = config.script.as_ref().filter(|_| config.compat) {
+        // As AzureML's server says it, for those who look for it.
+        tracing::info!("Scoring timeout is set to {}", script.timeout.as_millis());
     }
     tracing::info!(score = %replica.addresses().score, "ready");
     tokio::select! {

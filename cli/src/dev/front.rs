@@ -16,7 +16,7 @@ const NONE_YET: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n\
 outrigger-code: not_ready\r\noutrigger-retryable: true\r\nContent-Length: 61\r\nConnection: close\r\n\r\n\
 {\"message\": \"the script has not come up; the log says why\"}\r\n";
-/// How long a connection that was told so may stay.
+/// How long a connection may stay that has nothing more to get.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the listener waits after an error of the system's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -26,6 +26,9 @@ pub(super) struct Front {
     address: SocketAddr,
     target: watch::Sender<Option<SocketAddr>>,
     accepting: JoinHandle<()>,
+    /// One permit for each connection there may be.
+    places: Arc<Semaphore>,
+    connections: u32,
 }
 
 impl Front {
@@ -33,8 +36,10 @@ impl Front {
     pub(super) fn open(listener: TcpListener, connections: usize) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (target, follow) = watch::channel(None);
-        let accepting = tokio::spawn(accept(listener, follow, Arc::new(Semaphore::new(connections))));
-        Ok(Self { address, target, accepting })
+        let places = Arc::new(Semaphore::new(connections));
+        let accepting = tokio::spawn(accept(listener, follow, Arc::clone(&places)));
+        let connections = u32::try_from(connections).unwrap_or(u32::MAX);
+        Ok(Self { address, target, accepting, places, connections })
     }
 
     /// The address, with the port that the system chose where 0 was asked for.
@@ -52,6 +57,13 @@ impl Front {
     /// Takes no new connections.
     pub(super) fn close(&self) {
         self.accepting.abort();
+    }
+
+    /// Waits until all connections have ended, as they do soon after the replica that they lead to; not for ever, for a client may hold
+    /// its half open.
+    pub(super) async fn finish(&self) {
+        // Elapsed or not, there is nothing more to do.
+        let _ = tokio::time::timeout(LAST_WORDS, self.places.acquire_many(self.connections)).await;
     }
 }
 

@@ -56,9 +56,8 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut server = Self { child, lines, seen: Vec::new(), url: String::new() };
-        let listening = server.wait_for(" listening ");
-        let address = listening.split("score=").nth(1).unwrap().split(' ').next().unwrap();
-        server.url = format!("http://{address}");
+        server.wait_for(" listening ");
+        server.url = format!("http://{}", listening(&server, "score="));
         server.wait_for(" - ready ");
         server
     }
@@ -79,11 +78,19 @@ impl Server {
     }
 }
 
+/// What stands behind a word in the line that says where the server listens.
+fn listening(server: &Server, word: &str) -> String {
+    let line = server.seen.iter().find(|line| line.contains(" listening ")).unwrap();
+    line.split(word).nth(1).unwrap().split(' ').next().unwrap().to_owned()
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // In order, so that the directory in /tmp goes too.
-        outrigger_testkit::replica::kill("TERM", self.child.id());
-        let _ = self.child.wait();
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            outrigger_testkit::replica::kill("TERM", self.child.id());
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -232,7 +239,8 @@ async fn it_serves_without_keys_and_hands_its_variables_to_the_script() {
     outrigger_testkit::replica::kill("TERM", server.child.id());
     server.wait_for(" - ended ");
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
-    std::mem::forget(server);
+    let admin = listening(&server, "admin=unix:");
+    assert!(!Path::new(&admin).parent().unwrap().exists(), "{admin} is left behind");
 }
 
 #[tokio::test]

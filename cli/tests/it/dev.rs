@@ -59,7 +59,7 @@ async fn a_saved_script_takes_over_and_no_call_is_lost() {
     assert!(replica.log_text().contains("SyntaxError"), "{}", replica.log_text());
     assert_eq!(score(&replica.score).await, (200, "\"two\"".into()));
 
-    // Nor does what is not the script's.
+    // Modules beside the script are its files too, those in a new folder as well.
     std::fs::create_dir(replica.directory().join("app/lib")).unwrap();
     std::fs::write(replica.directory().join("app/lib/part.py"), "WORD = 'three'\n").unwrap();
     std::fs::write(
@@ -90,7 +90,7 @@ async fn a_script_that_does_not_come_up_at_first_is_answered_for_and_tried_again
 
 #[test]
 fn a_debugger_port_without_debugpy_is_said() {
-    // An interpreter without packages.
+    // Found before any package of that name, since the interpreter is started where the script is.
     let ended = dev()
         .file("app/score.py", says("one"))
         .file("app/debugpy.py", "raise ImportError('none here')\n")

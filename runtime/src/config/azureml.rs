@@ -5,12 +5,11 @@
 
 use std::path::PathBuf;
 
-use super::key::{Alias, KEYS, Key, SCORE_SERVER_VERSION, SCRIPT_APP_ROOT, SCRIPT_ENTRY};
+use super::key::{Alias, KEYS, Key, SCORE_SERVER_VERSION, SCRIPT_APP_ROOT};
 use super::layers::{Origin, Setting, Settings, Sources, read, suggestion};
 use super::value::Value;
+use super::{Getter, locate_script};
 
-/// Where the code is in AzureML's own images.
-const DEFAULT_APP_ROOT: &str = "/var/azureml-app";
 /// A `config.json` larger than this is not read.
 pub const CONFIG_JSON_LIMIT: u64 = 1 << 20;
 
@@ -46,19 +45,18 @@ pub fn candidates(sources: &Sources) -> Vec<PathBuf> {
     if !settings.compat() {
         return Vec::new();
     }
-    let app_root = match settings.keys.get(SCRIPT_APP_ROOT.name).map(|setting| &setting.value) {
-        Some(Value::Path(path)) => path.clone(),
-        _ => PathBuf::from(DEFAULT_APP_ROOT),
-    };
     let mut places = Vec::new();
     if let Some(named) = variable(&sources.environment, "AZUREML_CONFIG_FILE") {
         places.push(sources.working_directory.join(named));
     }
-    places.push(app_root.join("config.json"));
-    if let Some(Setting { value: Value::Text(entry), .. }) = settings.keys.get(SCRIPT_ENTRY.name)
-        && let Some(directory) = app_root.join(entry).parent()
-    {
-        places.push(directory.join("config.json"));
+    let get = Getter { settings: &settings };
+    match locate_script(&get, sources) {
+        Some((entry, app_root)) => {
+            places.push(app_root.join("config.json"));
+            places.extend(entry.parent().map(|directory| directory.join("config.json")));
+        }
+        // The file may name the script.
+        None => places.extend(get.path(SCRIPT_APP_ROOT).map(|root| root.join("config.json"))),
     }
     places
 }

@@ -475,7 +475,8 @@ fn model(section: &Section) -> ModelConfig {
     ModelConfig { path, intra_threads }
 }
 
-fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
+/// The entry script and the root of the code, both absolute where the working directory is.
+fn locate_script(get: &Getter<'_>, sources: &Sources) -> Option<(PathBuf, PathBuf)> {
     let setting = get.settings.keys.get(key::SCRIPT_ENTRY.name)?;
     let Value::Text(entry) = &setting.value else { return None };
     // Below the app root where there is one (AzureML's rule); else relative to where the setting stands, as any path.
@@ -486,10 +487,15 @@ fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
         _ => sources.working_directory.clone(),
     };
     let entry = sources.working_directory.join(base).join(entry);
-    let debug_port = get.optional_count(key::SCRIPT_DEBUG_PORT).and_then(|port| u16::try_from(port).ok());
     let app_root = app_root.unwrap_or_else(|| entry.parent().unwrap_or(Path::new("/")).to_owned());
+    Some((entry, sources.working_directory.join(app_root)))
+}
+
+fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
+    let (entry, app_root) = locate_script(get, sources)?;
+    let debug_port = get.optional_count(key::SCRIPT_DEBUG_PORT).and_then(|port| u16::try_from(port).ok());
     Some(ScriptConfig {
-        app_root: sources.working_directory.join(app_root),
+        app_root,
         source_directory: Some(get.text(key::SCRIPT_SOURCE_DIRECTORY)).filter(|text| !text.is_empty()),
         args: get.list(key::SCRIPT_ARGS).to_vec(),
         environment: debug_port

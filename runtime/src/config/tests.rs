@@ -257,10 +257,14 @@ fn config_json_is_looked_for_where_azureml_looks() {
         let sources = compat("{}", environment);
         azureml::candidates(&sources).iter().map(|path| path.display().to_string()).collect()
     };
+    assert_eq!(places(&[]), ["/etc/config.json", "/etc/config.json"], "beside the script, which is its root");
+    assert_eq!(places(&[("AML_APP_ROOT", "app")])[0], "/work/app/config.json");
+    let mut no_script = compat("{}", &[("AML_APP_ROOT", "/app")]);
+    no_script.file = Some((PathBuf::from("/etc/o.toml"), "compat = true".into()));
     assert_eq!(
-        places(&[]),
-        ["/var/azureml-app/config.json", "/var/azureml-app/config.json"],
-        "the root of AzureML's images, twice, for the script is there"
+        azureml::candidates(&no_script),
+        [Path::new("/app/config.json")],
+        "the file may name the script"
     );
     assert_eq!(
         places(&[
