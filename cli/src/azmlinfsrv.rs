@@ -254,8 +254,11 @@ fn environment(
     environment
         .extend(config.score.server_version.iter().map(|value| ("HTTP_X_MS_SERVER_VERSION", shown(value))));
     if !config.score.cors_origins.is_empty() {
-        let origins: Vec<_> = config.score.cors_origins.iter().map(shown).collect();
-        environment.push(("AML_CORS_ORIGINS", origins.join(", ")));
+        // As it was given, spaces and all.
+        let given = matches.get_one::<String>("access_control_allow_origins").cloned();
+        let given = given.or_else(|| variable(sources, "AML_CORS_ORIGINS"));
+        let all = || config.score.cors_origins.iter().map(shown).collect::<Vec<_>>().join(", ");
+        environment.push(("AML_CORS_ORIGINS", given.unwrap_or_else(all)));
     }
     environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

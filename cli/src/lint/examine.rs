@@ -5,10 +5,12 @@ use std::process::Stdio;
 
 use outrigger_runtime::config::ScriptConfig;
 use outrigger_runtime::scripts::{Failure, StartError};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 /// What a worker says of its script.
+#[derive(Deserialize)]
 pub(super) struct Examined {
     pub(super) mode: String,
     pub(super) kind: String,
@@ -34,13 +36,24 @@ impl Examined {
 const HOST: &str = "
 import json, sys
 from outrigger_worker.loading import ScriptError, load
+try:
+    from outrigger_worker.work import _ready
+except ImportError:
+    def _ready(script):
+        headers = 'all' if script.wants_headers else 'none'
+        python = '.'.join(map(str, sys.version_info[:3]))
+        return {'mode': 'plain', 'kind': 'sync', 'headers': headers, 'methods': ['GET', 'POST'], 'python': python}
 start, init, outcome = json.loads(sys.argv[1]), sys.argv[2] == 'true', sys.argv[3]
-sys.argv[1:] = start['args']
 try:
     script = load(start)
     if init:
-        script.call_init()
-    said = {'wants_headers': script.wants_headers, 'python': '.'.join(map(str, sys.version_info[:3]))}
+        try:
+            getattr(script, 'call_init', script.init)()
+        except ScriptError:
+            raise
+        except BaseException as error:
+            raise ScriptError.raised('init', error) from error
+    said = _ready(script)
 except ScriptError as error:
     said = {'failed': {'phase': error.phase, 'message': error.message, 'traceback': error.traceback}}
 with open(outcome, 'w') as file:
@@ -62,7 +75,7 @@ pub(super) async fn examine(
     let outcome = tempfile::NamedTempFile::new().map_err(spawn)?;
     let start = json!({
         "app_root": config.app_root, "entry_script": config.entry, "source_directory": config.source_directory,
-        "args": config.args, "strict": true,
+        "args": config.args, "strict": true, "compat": false, "concurrency": 1, "max_batch": 1,
     });
     let mut command = Command::new(&config.python);
     command
@@ -96,13 +109,5 @@ pub(super) async fn examine(
             Failure { phase: text("phase"), message: text("message"), traceback: text("traceback") };
         return Err(StartError::Script(failure));
     }
-    Ok(Examined {
-        mode: "plain".into(),
-        kind: "sync".into(),
-        headers: if said["wants_headers"] == true { "all" } else { "none" }.into(),
-        methods: vec!["GET".into(), "POST".into()],
-        python: said["python"].as_str().unwrap_or_default().to_owned(),
-        swagger: None,
-        sample: None,
-    })
+    serde_json::from_value(said).map_err(|error| spawn(error.into()))
 }
