@@ -1,20 +1,46 @@
 //! `outrigger`: the one executable. It reads the command line and joins the crates; what they do is theirs.
 
+mod azmlinfsrv;
+mod dev;
+mod exit;
+mod health;
+mod init;
+mod lint;
+mod log;
 mod serve;
+mod sources;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Command;
 
 fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Images and habits know the server under this name.
+    if arguments.first().is_some_and(|name| Path::new(name).file_stem() == Some(azmlinfsrv::NAME.as_ref())) {
+        return azmlinfsrv::run(&arguments);
+    }
+    // Its command line has rules of its own, exit codes too.
+    if arguments.get(1).is_some_and(|name| name == azmlinfsrv::NAME) {
+        return azmlinfsrv::run(&arguments[1..]);
+    }
     let command = Command::new("outrigger")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Serves machine-learning models: entry scripts and ONNX files behind one HTTP front")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(serve::command());
-    match command.get_matches().subcommand() {
+        .subcommand(serve::command())
+        .subcommand(dev::command())
+        .subcommand(lint::command())
+        .subcommand(health::command())
+        .subcommand(azmlinfsrv::command());
+    match command.get_matches_from(arguments).subcommand() {
         Some(("serve", matches)) => serve::run(matches),
-        _ => ExitCode::from(2),
+        Some(("dev", matches)) => dev::run(matches),
+        Some(("lint", matches)) => lint::run(matches),
+        Some(("health", matches)) => health::run(matches),
+        _ => ExitCode::from(exit::CONFIG),
     }
 }

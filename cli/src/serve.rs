@@ -1,8 +1,6 @@
 //! `outrigger serve`: reads the configuration, runs a replica, ends it in order.
 
-mod failure;
-mod log;
-mod sources;
+pub(crate) mod failure;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -11,20 +9,15 @@ use std::sync::Arc;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use outrigger_auth::KeyOrigin;
 use outrigger_runtime::config::key::KEYS;
-use outrigger_runtime::config::{self, Config, Kind, Settings};
+use outrigger_runtime::config::{Config, Kind, Settings};
 use outrigger_runtime::{Replica, ReplicaError};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The configuration is wrong, or an address is taken: nothing was started.
-const EXIT_CONFIG: u8 = 2;
-/// The script or a model did not come up, as in the system we succeed.
-const EXIT_START: u8 = 3;
-/// A second signal, or calls that did not finish in time.
-const EXIT_BROKEN_OFF: u8 = 4;
+use crate::{exit, init, log, sources};
 
 /// The command line of `serve`: a flag for each configuration key.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new("serve")
+    let command = Command::new("serve")
         .about("Starts a replica: serves an entry script, models, or both")
         .long_about(
             "Starts a replica: serves an entry script (Python init() and run()), models without a script, or both.\n\n\
@@ -33,12 +26,24 @@ pub(crate) fn command() -> Command {
              Exit codes: 0 ended in order, 2 wrong configuration or address taken, 3 script or model did not come up, \
              4 calls were broken off at the end.",
         )
-        .arg(Arg::new("config").long("config").short('c').value_name("FILE").help("Configuration file (TOML) [env: OUTRIGGER_CONFIG]"))
         .arg(
             Arg::new("check")
                 .long("check")
                 .action(ArgAction::SetTrue)
                 .help("Validates the configuration, prints it with where each value came from, and ends"),
+        );
+    settings(command)
+}
+
+/// Adds what a configuration can be given by: `--config`, `--model`, and a flag for each key.
+pub(crate) fn settings(command: Command) -> Command {
+    let mut command = command
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .short('c')
+                .value_name("FILE")
+                .help("Configuration file (TOML) [env: OUTRIGGER_CONFIG]"),
         )
         .arg(
             Arg::new("model")
@@ -89,40 +94,47 @@ fn value_name(kind: Kind) -> &'static str {
 pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     let sources = match sources::collect(matches) {
         Ok(sources) => sources,
-        Err(error) => {
-            eprintln!("outrigger: {error:#}");
-            return ExitCode::from(EXIT_CONFIG);
-        }
+        Err(error) => return sources::say(&error, exit::CONFIG),
     };
-    let (config, settings) = match config::load(&sources) {
+    let (config, settings) = match sources::load(sources) {
         Ok(loaded) => loaded,
-        Err(mistakes) => {
-            eprintln!("outrigger: the configuration has {} mistake(s):", mistakes.len());
-            for mistake in mistakes {
-                eprintln!("  {mistake}");
-            }
-            return ExitCode::from(EXIT_CONFIG);
-        }
+        Err(code) => return code,
     };
     if matches.get_flag("check") {
         return check(&config, &settings);
     }
+    replica(config, &settings)
+}
+
+/// Runs a replica to its end. The process must have no other thread yet.
+pub(crate) fn replica(config: Config, settings: &Settings) -> ExitCode {
+    match init::split(&config) {
+        Ok(None) => {}
+        Ok(Some(code)) => return code,
+        Err(error) => return sources::say(&anyhow::Error::new(error).context("process.init"), exit::START),
+    }
     log::start(&config.log);
+    for notice in &settings.notices {
+        tracing::warn!("{notice}");
+    }
     for variable in &settings.strangers {
         tracing::warn!(variable, "environment variable looks like a setting and is none");
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(config.threads).enable_all().build();
-    match runtime {
+    run_async(config.threads, serve(config, settings.show()))
+}
+
+/// Runs a future on `threads` threads.
+pub(crate) fn run_async(threads: usize, future: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => {
-            let code = runtime.block_on(serve(config, settings.show()));
+            let code = runtime.block_on(future);
             // A thread that is stuck in a model must not keep the process from ending.
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
             code
         }
         Err(error) => {
             tracing::error!(%error, "cannot start threads");
-            ExitCode::from(EXIT_START)
+            ExitCode::from(exit::START)
         }
     }
 }
@@ -144,7 +156,10 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
     for (key, path) in &missing {
         eprintln!("outrigger: `{key}`: there is no {}", path.display());
     }
-    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) }
+    for notice in &settings.notices {
+        eprintln!("outrigger: {notice}");
+    }
+    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) }
 }
 
 async fn serve(config: Config, effective: String) -> ExitCode {
@@ -154,7 +169,7 @@ async fn serve(config: Config, effective: String) -> ExitCode {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
             (Err(error), _) | (_, Err(error)) => {
                 tracing::error!(%error, "cannot wait for signals");
-                return ExitCode::from(EXIT_START);
+                return ExitCode::from(exit::START);
             }
         };
     let replica = match Replica::listen(config.clone(), effective) {
@@ -171,6 +186,10 @@ async fn serve(config: Config, effective: String) -> ExitCode {
         _ = terminate.recv() => return ExitCode::SUCCESS,
         _ = interrupt.recv() => return ExitCode::SUCCESS,
     }
+    if let Some(script) = config.script.as_ref().filter(|_| config.compat) {
+        // As AzureML's server says it, for those who look for it.
+        tracing::info!("Scoring timeout is set to {}", script.timeout.as_millis());
+    }
     tracing::info!(score = %replica.addresses().score, "ready");
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM, ending in order"),
@@ -179,15 +198,15 @@ async fn serve(config: Config, effective: String) -> ExitCode {
     tokio::select! {
         drained = replica.stop() => {
             tracing::info!(drained, "ended");
-            if drained { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN_OFF) }
+            if drained { ExitCode::SUCCESS } else { ExitCode::from(exit::BROKEN_OFF) }
         }
-        _ = terminate.recv() => ExitCode::from(EXIT_BROKEN_OFF),
-        _ = interrupt.recv() => ExitCode::from(EXIT_BROKEN_OFF),
+        _ = terminate.recv() => ExitCode::from(exit::BROKEN_OFF),
+        _ = interrupt.recv() => ExitCode::from(exit::BROKEN_OFF),
     }
 }
 
 /// Says where the replica listens and how calls are let in. Keys go to a terminal only, never to a log.
-fn announce(replica: &Arc<Replica>, config: &Config) {
+pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
     let addresses = replica.addresses();
     tracing::info!(score = %addresses.score, observe = %addresses.observe, admin = %addresses.admin, "listening");
     if !config.auth.enabled {
@@ -212,7 +231,7 @@ fn announce(replica: &Arc<Replica>, config: &Config) {
 fn failed(error: &ReplicaError, config: &Config) -> ExitCode {
     failure::report(error, config);
     ExitCode::from(match error {
-        ReplicaError::Bind(_) | ReplicaError::Keys(_) => EXIT_CONFIG,
-        _ => EXIT_START,
+        ReplicaError::Bind(_) | ReplicaError::Keys(_) => exit::CONFIG,
+        _ => exit::START,
     })
 }

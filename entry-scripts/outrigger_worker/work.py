@@ -76,9 +76,11 @@ def _work(channel: Channel) -> int:
     try:
         script = load(start)
         server = _server(script, channel)
-        _phase(channel, server, "init", script.init)
-        if script.warmup is not None:
-            _phase(channel, server, "warmup", script.warmup)
+        # Who only wants to know what the script is says `init: false`.
+        if start.get("init", True):
+            _phase(channel, server, "init", script.init)
+            if script.warmup is not None:
+                _phase(channel, server, "warmup", script.warmup)
     except ScriptError as error:
         failure = {"phase": error.phase, "message": error.message, "traceback": error.traceback}
         channel.announce(frames.json_frame(frames.FAILED, 0, failure))

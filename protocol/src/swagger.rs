@@ -1,4 +1,4 @@
-//! The description of the scoring route (`/swagger.json`) for a `run()` without a schema, in three versions.
+//! The description of the scoring route (`/swagger.json`), in three versions: made from the schemas of `run()`, or the user's own.
 //!
 //! Source: the model server's contract: paths, operation identifiers, names of schemas and parameters, and
 //! the two texts of a 404 are fixed, the descriptions are ours.
@@ -79,19 +79,100 @@ fn list(versions: &[Version]) -> String {
     versions.iter().map(|version| version.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The description in the version that the query parameter `version` asks for. It is the same for every
-/// request, so a front may keep it.
+/// Input and output of `run()`, as the worker reports them in READY.
+///
+/// Each version has the JSON schemas of both, or nothing where the script's types cannot be said in it (version 2 knows no
+/// arrays of mixed types).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schemas {
+    versions: [Option<[Value; 2]>; Version::ALL.len()],
+}
+
+impl Default for Schemas {
+    /// Those of a `run()` without a schema.
+    fn default() -> Self {
+        Self { versions: std::array::from_fn(|_| Some([any_object(), any_object()])) }
+    }
+}
+
+impl Schemas {
+    /// Reads READY's field `swagger`: `{"2": {"input": schema, "output": schema} or null, "3": .., "3.1": ..}`, or nothing for a
+    /// `run()` without a schema. A version that is missing counts as null, a schema that is missing as any object.
+    pub fn from_ready(swagger: Option<&Value>) -> Self {
+        let Some(Value::Object(versions)) = swagger else { return Self::default() };
+        let schema = |of: &Value, name: &str| match of.get(name) {
+            None | Some(Value::Null) => any_object(),
+            Some(schema) => schema.clone(),
+        };
+        let read = |version: Version| match versions.get(version.as_str()) {
+            None | Some(Value::Null) => None,
+            Some(of) => Some([schema(of, "input"), schema(of, "output")]),
+        };
+        Self { versions: [read(Version::V2), read(Version::V3), read(Version::V3_1)] }
+    }
+
+    fn of(&self, version: Version) -> Option<&[Value; 2]> {
+        self.versions.get(version as usize)?.as_ref()
+    }
+}
+
+fn any_object() -> Value {
+    json!({ "type": "object", "example": {} })
+}
+
+/// The names below the root of the user's code that take the place of the description that is made, in the order in which they are
+/// looked for.
+pub const USER_FILES: [(Version, &str); 4] = [
+    (Version::V2, "swagger.json"),
+    (Version::V2, "swagger2.json"),
+    (Version::V3, "swagger3.json"),
+    (Version::V3_1, "swagger3.1.json"),
+];
+
+/// All descriptions of a service, made once.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    versions: [Option<Bytes>; Version::ALL.len()],
+}
+
+impl Documents {
+    /// Makes them. `files` are the user's own, which are sent as they are; the first of a version counts.
+    pub fn new(service: &ServiceInfo, schemas: &Schemas, files: &[(Version, Bytes)]) -> Self {
+        let own = |version| files.iter().find(|(of, _)| *of == version).map(|(_, text)| text.clone());
+        let make = |version| own(version).or_else(|| describe(version, service, schemas));
+        Self { versions: [make(Version::V2), make(Version::V3), make(Version::V3_1)] }
+    }
+
+    /// The description in the version that the query parameter `version` asks for.
+    ///
+    /// # Errors
+    /// The text of the 404 if there is no such version, or the script cannot be described in it.
+    pub fn get(&self, version: Option<&str>) -> Result<Bytes, String> {
+        let of = |version: Version| self.versions.get(version as usize).and_then(Option::as_ref);
+        let supported: Vec<_> =
+            Version::ALL.iter().copied().filter(|version| of(*version).is_some()).collect();
+        let version = Version::parse(version, &supported)?;
+        // `parse` gives none but the supported ones.
+        Ok(of(version).cloned().unwrap_or_default())
+    }
+}
+
+/// The description in the version that the query parameter `version` asks for, for a service without files of its own.
 ///
 /// # Errors
-/// The text of the 404 if there is no such version.
-pub fn document(version: Option<&str>, service: &ServiceInfo) -> Result<Bytes, String> {
-    let version = Version::parse(version, Version::ALL)?;
+/// As [`Documents::get`].
+pub fn document(version: Option<&str>, service: &ServiceInfo, schemas: &Schemas) -> Result<Bytes, String> {
+    Documents::new(service, schemas, &[]).get(version)
+}
+
+fn describe(version: Version, service: &ServiceInfo, schemas: &Schemas) -> Option<Bytes> {
+    let schemas = named(schemas.of(version)?);
     let document = match version {
-        Version::V2 => swagger_2(service),
-        Version::V3 => openapi_3("3.0.3", service),
-        Version::V3_1 => openapi_3("3.1.0", service),
+        Version::V2 => swagger_2(service, &schemas),
+        Version::V3 => openapi_3("3.0.3", service, &schemas),
+        Version::V3_1 => openapi_3("3.1.0", service, &schemas),
     };
-    Ok(Bytes::from(document.to_string()))
+    Some(Bytes::from(document.to_string()))
 }
 
 const HEALTH: &str = "Whether the service is up.";
@@ -102,7 +183,7 @@ const SCORE_OK: &str = "The prediction.";
 const SWAGGER: &str = "This description.";
 const ERROR: &str = "The call failed; the body says why.";
 
-fn swagger_2(service: &ServiceInfo) -> Value {
+fn swagger_2(service: &ServiceInfo, schemas: &Value) -> Value {
     let error = json!({ "description": ERROR, "schema": { "$ref": "#/definitions/ErrorResponse" } });
     let paths = paths(
         service,
@@ -157,11 +238,11 @@ fn swagger_2(service: &ServiceInfo) -> Value {
         "produces": ["application/json"],
         "securityDefinitions": { "Bearer": bearer() },
         "paths": paths,
-        "definitions": schemas(),
+        "definitions": schemas,
     })
 }
 
-fn openapi_3(openapi: &str, service: &ServiceInfo) -> Value {
+fn openapi_3(openapi: &str, service: &ServiceInfo, schemas: &Value) -> Value {
     let error = json!({
         "description": ERROR,
         "content": { "application/json": { "schema": { "$ref": "#/components/schemas/ErrorResponse" } } },
@@ -223,7 +304,7 @@ fn openapi_3(openapi: &str, service: &ServiceInfo) -> Value {
         "info": info(service),
         "security": [{ "Bearer": [] }],
         "paths": paths,
-        "components": { "schemas": schemas(), "securitySchemes": { "Bearer": bearer() } },
+        "components": { "schemas": schemas, "securitySchemes": { "Bearer": bearer() } },
     })
 }
 
@@ -247,10 +328,10 @@ fn paths(service: &ServiceInfo, health: Value, score: Value, swagger: Value) -> 
     })
 }
 
-fn schemas() -> Value {
+fn named([input, output]: &[Value; 2]) -> Value {
     json!({
-        "ServiceInput": { "type": "object", "example": {} },
-        "ServiceOutput": { "type": "object", "example": {} },
+        "ServiceInput": input,
+        "ServiceOutput": output,
         "ErrorResponse": { "type": "object", "properties": { "message": { "type": "string" } } },
     })
 }
@@ -269,7 +350,7 @@ mod tests {
     use super::*;
 
     fn parsed(version: Option<&str>, service: &ServiceInfo) -> Value {
-        serde_json::from_slice(&document(version, service).unwrap()).unwrap()
+        serde_json::from_slice(&document(version, service, &Schemas::default()).unwrap()).unwrap()
     }
 
     #[test]
@@ -291,7 +372,7 @@ mod tests {
     fn the_two_texts_of_a_404() {
         for version in ["4", "", "2.", "3.10"] {
             assert_eq!(
-                document(Some(version), &ServiceInfo::default()).unwrap_err(),
+                document(Some(version), &ServiceInfo::default(), &Schemas::default()).unwrap_err(),
                 format!("Swagger version [{version}] is not valid. Supported versions: [2, 3, 3.1].")
             );
         }
@@ -357,5 +438,53 @@ mod tests {
             let paths: Vec<_> = document["paths"].as_object().unwrap().keys().collect();
             assert_eq!(paths, ["/api/v1/", "/api/v1/score", "/api/v1/swagger.json"]);
         }
+    }
+
+    #[test]
+    fn schemas_of_the_script_stand_in_the_description() {
+        let (input, output) = (json!({ "type": "array", "items": {} }), json!({ "type": "string" }));
+        let both = json!({ "input": input, "output": output });
+        let ready = json!({ "2": both, "3": both, "3.1": { "input": input } });
+        let schemas = Schemas::from_ready(Some(&ready));
+        let service = ServiceInfo::default();
+        let document = |version| -> Value {
+            serde_json::from_slice(&document(Some(version), &service, &schemas).unwrap()).unwrap()
+        };
+        assert_eq!(document("2")["definitions"]["ServiceInput"], input);
+        assert_eq!(document("3")["components"]["schemas"]["ServiceOutput"], output);
+        assert_eq!(document("3.1")["components"]["schemas"]["ServiceOutput"], any_object());
+        assert_eq!(Schemas::from_ready(Some(&Value::Null)), Schemas::default());
+        assert_eq!(Schemas::from_ready(None), Schemas::default());
+    }
+
+    #[test]
+    fn a_version_that_the_script_cannot_be_said_in_is_a_404() {
+        let both = json!({ "input": {}, "output": {} });
+        let schemas = Schemas::from_ready(Some(&json!({ "2": null, "3": both, "3.1": both })));
+        let documents = Documents::new(&ServiceInfo::default(), &schemas, &[]);
+        for version in [None, Some("2"), Some("2.0")] {
+            assert_eq!(
+                documents.get(version).unwrap_err(),
+                format!(
+                    "Swagger version [{}] is not supported for the scoring script. Supported swagger versions: [3, 3.1].",
+                    version.unwrap_or("2")
+                )
+            );
+        }
+        assert_eq!(
+            documents.get(Some("9")).unwrap_err(),
+            "Swagger version [9] is not valid. Supported versions: [3, 3.1]."
+        );
+        assert!(documents.get(Some("3.0")).is_ok());
+    }
+
+    #[test]
+    fn files_of_the_users_are_sent_as_they_are_and_make_their_version_supported() {
+        let schemas = Schemas::from_ready(Some(&json!({})));
+        let first = Bytes::from_static(b"{ \"mine\":  1 }");
+        let files = [(Version::V2, first.clone()), (Version::V2, Bytes::from_static(b"{}"))];
+        let documents = Documents::new(&ServiceInfo::default(), &schemas, &files);
+        assert_eq!(documents.get(None).unwrap(), first);
+        assert!(documents.get(Some("3")).unwrap_err().ends_with("Supported swagger versions: [2]."));
     }
 }

@@ -13,6 +13,7 @@ mod models;
 mod replica;
 pub mod scripts;
 mod slots;
+pub mod swagger;
 
 pub use http::{BindError, Bound};
 pub use metrics::Metrics;

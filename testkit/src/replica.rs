@@ -50,9 +50,14 @@ pub struct ReplicaProcess {
 impl Launch {
     /// `executable serve`, with free ports, keys of the tests', and a state directory of its own.
     pub fn new(executable: impl AsRef<Path>) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
         let mut command = Command::new(executable.as_ref());
         command.arg("serve");
+        Self::of(command)
+    }
+
+    /// The same for another command line: that of `command`, to which arguments are added.
+    pub fn of(mut command: Command) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
         // Nothing of the developer's own settings reaches a test.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();

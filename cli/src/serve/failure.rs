@@ -12,7 +12,7 @@ use outrigger_runtime::scripts::{ScriptError, StartError};
 const TREE_LINES: usize = 200;
 
 /// Logs why the replica does not come up.
-pub(super) fn report(error: &ReplicaError, config: &Config) {
+pub(crate) fn report(error: &ReplicaError, config: &Config) {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,10 +1,15 @@
 //! The real executable, through real sockets.
 
+mod azmlinfsrv;
 mod bad_input;
 mod configuration;
 mod contracts;
+mod dev;
 mod digits;
+mod health;
+mod init;
 mod lifecycle;
+mod lint;
 mod listeners;
 mod scripts;
 mod support;

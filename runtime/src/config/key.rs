@@ -55,6 +55,8 @@ macro_rules! keys {
 }
 
 keys! {
+    COMPAT = "compat", Kind::Flag, "false", [],
+        "behaves as AzureML's inference server where its contract and good sense differ; changes some defaults";
     SERVICE_NAME = "service.name", Kind::Text, "ML service", [alias("SERVICE_NAME")],
         "name of the service, shown in swagger and status";
     SERVICE_VERSION = "service.version", Kind::Text, "1.0", [alias("SERVICE_VERSION")],
@@ -67,11 +69,19 @@ keys! {
         "threads for network and scheduling [default: half the cores; workers and models need the others]";
     LOG_LEVEL = "log.level", Kind::OneOf(&["error", "warn", "info", "debug", "trace"]), "info", [alias("AZUREML_LOG_LEVEL")],
         "least severe level that is logged; RUST_LOG, where set, takes its place";
-    LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json"]), "text", [],
-        "form of the log on stderr";
+    LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json", "azureml"]), "text", [],
+        "form of the log: text or json on stderr, or AzureML's lines on stdout [with compat: azureml]";
+    LOG_REQUESTS = "log.requests", Kind::Flag, "false", [],
+        "whether each request of /score and /swagger.json is logged in a line [with compat: true]";
+    PROCESS_INIT = "process.init", Kind::OneOf(&["auto", "true", "false"]), "auto", [],
+        "whether a small parent process forwards signals and reaps orphans; auto: when started as process 1";
 
     SCORE_LISTEN = "score.listen", Kind::Address, "127.0.0.1:5001", [],
         "address for scoring requests";
+    SCORE_CORS_ORIGINS = "score.cors_origins", Kind::List, "", [alias("AML_CORS_ORIGINS")],
+        "origins whose pages may call, such as https://a.example; `*` for all";
+    SCORE_SERVER_VERSION = "score.server_version", Kind::Text, "", [alias("HTTP_X_MS_SERVER_VERSION")],
+        "value of the answer header x-ms-server-version, empty for none [default: outrigger/VERSION; with compat: azmlinfsrv/1.5.1]";
     OBSERVE_LISTEN = "observe.listen", Kind::Address, "127.0.0.1:5002", [],
         "address for probes, the busy signal and metrics: read-only, no key needed";
     ADMIN_LISTEN = "admin.listen", Kind::Endpoint, "", [],
@@ -99,6 +109,8 @@ keys! {
         "directory below script.app_root that is added to sys.path";
     SCRIPT_ARGS = "script.args", Kind::List, "", [],
         "arguments that the entry script finds in sys.argv";
+    SCRIPT_DEBUG_PORT = "script.debug_port", Kind::Count { min: 1, max: 65_535 }, "", [alias("AZUREML_DEBUG_PORT")],
+        "port of a waiting debugger that workers connect to with debugpy before they import the script";
     SCRIPT_PYTHON = "script.python", Kind::Program, "python3", [],
         "Python interpreter for workers, 3.11 or later";
     SCRIPT_HOST = "script.host", Kind::Path, "", [],
@@ -106,7 +118,9 @@ keys! {
     SCRIPT_WORKERS = "script.workers", Kind::Count { min: 1, max: 1024 }, "1", [alias("WORKER_COUNT")],
         "worker processes, each working on one call at a time";
     SCRIPT_TIMEOUT = "script.timeout", Kind::Timeout, "60s", [Alias { variable: "SCORING_TIMEOUT_MS", suffix: "ms" }],
-        "time limit of one run(); the worker is replaced when it is over";
+        "time limit of one run(); the worker is replaced when it is over [with compat: 1h]";
+    SCRIPT_HARD_TIMEOUT = "script.hard_timeout", Kind::Duration, "", [Alias { variable: "WORKER_TIMEOUT", suffix: "s" }],
+        "upper bound of script.timeout, whatever that says; 0s for none";
     SCRIPT_IMPORT_TIMEOUT = "script.import_timeout", Kind::Timeout, "5m", [],
         "time limit of importing the script";
     SCRIPT_INIT_TIMEOUT = "script.init_timeout", Kind::Timeout, "5m", [],
@@ -192,3 +206,11 @@ pub const MODEL_INTRA_THREADS: &Key = &Key {
 
 /// All keys of a `[models.NAME]` table.
 pub const MODEL_KEYS: &[&Key] = &[MODEL_PATH, MODEL_INTRA_THREADS];
+
+/// Defaults that are others with `compat = true`.
+pub(super) const COMPAT_DEFAULTS: &[(&Key, &str)] = &[
+    (LOG_FORMAT, "azureml"),
+    (LOG_REQUESTS, "true"),
+    (SCORE_SERVER_VERSION, "azmlinfsrv/1.5.1"),
+    (SCRIPT_TIMEOUT, "1h"),
+];

@@ -1,4 +1,5 @@
-//! Layers of settings: flag over environment over file over default, each value with where it came from.
+//! Layers of settings: flag over environment over file over AzureML's `config.json` over default, each value with where it
+//! came from.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::key::{KEYS, Key, MODEL_KEYS, MODEL_PATH};
+use super::key::{COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH};
 use super::value::{Kind, Value};
 
 /// The texts that settings are read from; taken as arguments, so that nothing here looks at the process.
@@ -15,6 +16,10 @@ use super::value::{Kind, Value};
 pub struct Sources {
     /// The configuration file: its path and its text.
     pub file: Option<(PathBuf, String)>,
+    /// AzureML's `config.json`: its path and its text; read with `compat = true` only. See [`super::azureml::candidates`].
+    pub config_json: Option<(PathBuf, String)>,
+    /// Defaults of a command that are others than the table's.
+    pub presets: Vec<(&'static Key, String)>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
     /// Flags: the key and what was given, several where a flag was repeated.
@@ -30,6 +35,12 @@ pub struct Sources {
 pub enum Origin {
     /// Nobody set it.
     Default,
+    /// Nobody set it, and `compat = true` has another default.
+    Compat,
+    /// Nobody set it, and the command has another default.
+    Preset,
+    /// AzureML's `config.json`, with the name there.
+    ConfigJson(PathBuf, String),
     /// The file, with the line.
     File(PathBuf, usize),
     /// An environment variable.
@@ -38,10 +49,20 @@ pub enum Origin {
     Flag(String),
 }
 
+impl Origin {
+    /// Whether nobody set the value.
+    pub fn is_default(&self) -> bool {
+        matches!(self, Self::Default | Self::Compat | Self::Preset)
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Compat => f.write_str("default with compat"),
+            Self::Preset => f.write_str("default of this command"),
+            Self::ConfigJson(path, name) => write!(f, "{}: {name}", path.display()),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Environment(variable) => write!(f, "environment {variable}"),
             Self::Flag(flag) => write!(f, "flag --{flag}"),
@@ -80,25 +101,48 @@ pub struct Settings {
     pub models: BTreeMap<String, Section>,
     /// Variables that look like ours but are not; harmless unless close to one that is.
     pub strangers: Vec<String>,
+    /// What the operator should know of settings that have no effect, a sentence each.
+    pub notices: Vec<String>,
 }
 
 /// Variables that are ours but no keys: read by the command line, by workers and by the project's own tests.
 const OTHER_VARIABLES: &[&str] = &["OUTRIGGER_CONFIG", "OUTRIGGER_WORKER_FD", "OUTRIGGER_ONNXRUNTIME"];
 
 /// Reads all layers; every mistake is reported, not only the first.
-pub(super) fn read(sources: &Sources) -> Result<Settings, Vec<Mistake>> {
+pub(super) fn read(sources: &Sources) -> (Settings, Vec<Mistake>) {
     let mut reader = Reader { settings: Settings::default(), mistakes: Vec::new() };
     for key in KEYS {
         if let Some(value) = (!key.default.is_empty()).then(|| key.kind.parse(key.default)).flatten() {
             reader.settings.keys.insert(key.name, Setting { value, origin: Origin::Default });
         }
     }
+    for (key, text) in &sources.presets {
+        reader.text(key, text, Origin::Preset, &sources.working_directory);
+    }
     if let Some((path, text)) = &sources.file {
         reader.file(path, text);
     }
     reader.environment(sources);
     reader.flags(sources);
-    if reader.mistakes.is_empty() { Ok(reader.settings) } else { Err(reader.mistakes) }
+    if reader.settings.compat() {
+        for (key, text) in COMPAT_DEFAULTS {
+            if reader.is_default(key) {
+                reader.text(key, text, Origin::Compat, &sources.working_directory);
+            }
+        }
+        if let Some((path, text)) = &sources.config_json {
+            reader.config_json(path, text, &sources.working_directory);
+        }
+    }
+    reader.settings.notices.extend(super::azureml::notices(&sources.environment));
+    (reader.settings, reader.mistakes)
+}
+
+impl Settings {
+    /// Whether `compat` is on.
+    pub(super) fn compat(&self) -> bool {
+        matches!(self.keys.get(COMPAT.name), Some(Setting { value: Value::Flag(true), .. }))
+    }
 }
 
 struct Reader {
@@ -109,6 +153,34 @@ struct Reader {
 impl Reader {
     fn mistake(&mut self, origin: &Origin, problem: String) {
         self.mistakes.push(Mistake { origin: origin.to_string(), problem });
+    }
+
+    /// Whether nobody has set a key.
+    fn is_default(&self, key: &Key) -> bool {
+        self.settings.keys.get(key.name).is_none_or(|setting| setting.origin.is_default())
+    }
+
+    /// AzureML's own file: values by the names of environment variables, weaker than those. Names that mean nothing are said and passed
+    /// over, as there.
+    fn config_json(&mut self, path: &Path, text: &str, base: &Path) {
+        let read = match super::azureml::read_config_json(text) {
+            Ok(read) => read,
+            Err(problem) => {
+                let origin = path.display().to_string();
+                self.mistakes.push(Mistake { origin, problem });
+                return;
+            }
+        };
+        for (name, value) in read.values {
+            let Some((key, alias)) = super::azureml::key_of(&name) else { continue };
+            if self.is_default(key) && !value.is_empty() {
+                let origin = Origin::ConfigJson(path.into(), name);
+                self.text(key, &format!("{value}{}", alias.suffix), origin, base);
+            }
+        }
+        self.settings
+            .notices
+            .extend(read.notices.iter().map(|notice| format!("{}: {notice}", path.display())));
     }
 
     fn file(&mut self, path: &Path, text: &str) {

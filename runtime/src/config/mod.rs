@@ -1,5 +1,6 @@
 //! Configuration: raw texts in, a valid [`Config`] out; after that nobody checks again.
 
+pub mod azureml;
 pub mod key;
 mod layers;
 mod show;
@@ -16,11 +17,19 @@ pub use layers::{Mistake, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use value::{Endpoint, Kind, Value};
 
+pub use http::HeaderValue;
+
 use key::Key;
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Whether AzureML's inference server is followed where its contract and good sense differ.
+    pub compat: bool,
+    /// The process itself.
+    pub process: ProcessConfig,
+    /// The scoring front.
+    pub score: ScoreConfig,
     /// Who the service is.
     pub service: ServiceConfig,
     /// Keys and the admin socket live here.
@@ -65,8 +74,48 @@ pub struct ServiceConfig {
 pub struct LogConfig {
     /// `error` to `trace`.
     pub level: String,
-    /// Lines of JSON instead of text.
-    pub json: bool,
+    /// What lines look like, and where they go.
+    pub format: LogFormat,
+    /// Whether requests to `/score` and `/swagger.json` are logged, a line each.
+    pub requests: bool,
+}
+
+/// What log lines look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text for people, on stderr.
+    Text,
+    /// A JSON object for each line, on stderr.
+    Json,
+    /// `2024-01-31 12:00:00,123 I [pid] logger - text` in UTC, on stdout.
+    AzureMl,
+}
+
+/// `[process]`.
+#[derive(Clone, Debug)]
+pub struct ProcessConfig {
+    /// Whether a parent process forwards signals and reaps orphans.
+    pub init: Init,
+}
+
+/// When the process splits into a parent that reaps and a child that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// When it is process 1.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// `[score]`, but for the address.
+#[derive(Clone, Debug)]
+pub struct ScoreConfig {
+    /// Origins whose pages may call; empty: no CORS headers. `*` stands for all.
+    pub cors_origins: Vec<HeaderValue>,
+    /// `x-ms-server-version` of answers, if they have one.
+    pub server_version: Option<HeaderValue>,
 }
 
 /// The three listeners.
@@ -104,13 +153,17 @@ pub struct ScriptConfig {
     pub source_directory: Option<String>,
     /// `sys.argv[1:]`.
     pub args: Vec<String>,
+    /// Port of a waiting debugger that workers connect to; it stands in `environment` too.
+    pub debug_port: Option<u16>,
+    /// Variables that workers get over those of this process. No key: `AZUREML_DEBUG_PORT`, and what the command line adds.
+    pub environment: Vec<(String, String)>,
     /// Interpreter.
     pub python: String,
     /// Directory of `outrigger_worker`.
     pub host: Option<PathBuf>,
     /// Worker processes.
     pub workers: usize,
-    /// Limit of one `run()`.
+    /// Limit of one `run()`: the smaller of `script.timeout` and `script.hard_timeout`.
     pub timeout: Duration,
     /// Limit of importing the script.
     pub import_timeout: Duration,
@@ -209,15 +262,40 @@ pub struct ShutdownConfig {
     pub drain: Duration,
 }
 
+/// `x-ms-server-version` where nobody says otherwise.
+const DEFAULT_SERVER_VERSION: &str = concat!("outrigger/", env!("CARGO_PKG_VERSION"));
+
 /// Reads all sources.
 ///
 /// # Errors
 /// Every mistake there is, not only the first.
 pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Mistake>> {
-    let mut settings = layers::read(sources)?;
+    let (mut settings, mistakes) = layers::read(sources);
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    azureml::apply_version_switch(&mut settings, &sources.environment);
     let config = build(&settings, sources)?;
     fill(&mut settings, &config);
     Ok((config, settings))
+}
+
+/// Whether `compat` is on; looks at nothing else, so that it can be asked of a configuration that has mistakes.
+pub fn is_compat(sources: &Sources) -> bool {
+    layers::read(sources).0.compat()
+}
+
+/// Where probes are answered, for a command that asks them. A rule that other keys break does not matter to it.
+///
+/// # Errors
+/// Every mistake in a layer.
+pub fn observe_address(sources: &Sources) -> Result<SocketAddr, Vec<Mistake>> {
+    let (settings, mistakes) = layers::read(sources);
+    if mistakes.is_empty() {
+        Ok(Getter { settings: &settings }.address(key::OBSERVE_LISTEN))
+    } else {
+        Err(mistakes)
+    }
 }
 
 /// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.
@@ -229,6 +307,7 @@ fn fill(settings: &mut Settings, config: &Config) {
         (key::ADMIN_LISTEN, Value::Endpoint(config.listen.admin.clone())),
         (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys_file.clone())),
         (key::BACKENDS_CPU_THREADS, count(config.backends.cpu_threads)),
+        (key::SCORE_SERVER_VERSION, Value::Text(DEFAULT_SERVER_VERSION.into())),
     ];
     let root =
         config.script.iter().map(|script| (key::SCRIPT_APP_ROOT, Value::Path(script.app_root.clone())));
@@ -317,18 +396,56 @@ fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>>
             "`limits.bodies` is smaller than `limits.body`, so the largest body could never come in".into(),
         );
     }
+    let cors_origins: Vec<_> =
+        get.list(key::SCORE_CORS_ORIGINS).iter().map(|text| header_value(text)).collect();
+    if cors_origins.iter().any(Option::is_none) {
+        mistake(
+            key::SCORE_CORS_ORIGINS,
+            "`score.cors_origins` holds what is no origin, such as https://a.example".into(),
+        );
+    }
+    let server_version = match get.value(key::SCORE_SERVER_VERSION) {
+        Some(Value::Text(text)) => text.as_str(),
+        _ => DEFAULT_SERVER_VERSION,
+    };
+    if header_value(server_version).is_none() && !server_version.is_empty() {
+        mistake(
+            key::SCORE_SERVER_VERSION,
+            "`score.server_version` cannot stand in a header: visible ASCII only".into(),
+        );
+    }
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
 
     Ok(Config {
+        compat: get.flag(key::COMPAT),
+        process: ProcessConfig {
+            init: match get.text(key::PROCESS_INIT).as_str() {
+                "true" => Init::Always,
+                "false" => Init::Never,
+                _ => Init::Auto,
+            },
+        },
+        score: ScoreConfig {
+            cors_origins: cors_origins.into_iter().flatten().collect(),
+            server_version: header_value(server_version),
+        },
         service: ServiceConfig {
             name: get.text(key::SERVICE_NAME),
             version: get.text(key::SERVICE_VERSION),
             path_prefix: get.text(key::SERVICE_PATH_PREFIX),
         },
         threads: get.optional_count(key::THREADS).unwrap_or((cores / 2).max(1)),
-        log: LogConfig { level: get.text(key::LOG_LEVEL), json: get.text(key::LOG_FORMAT) == "json" },
+        log: LogConfig {
+            level: get.text(key::LOG_LEVEL),
+            format: match get.text(key::LOG_FORMAT).as_str() {
+                "json" => LogFormat::Json,
+                "azureml" => LogFormat::AzureMl,
+                _ => LogFormat::Text,
+            },
+            requests: get.flag(key::LOG_REQUESTS),
+        },
         listen: ListenConfig { score, observe: get.address(key::OBSERVE_LISTEN), admin },
         auth: AuthConfig {
             enabled: auth_enabled,
@@ -366,6 +483,12 @@ fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>>
     })
 }
 
+/// A header's value of visible ASCII; `None` for anything else, nothing too.
+fn header_value(text: &str) -> Option<HeaderValue> {
+    let visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    visible.then(|| HeaderValue::from_str(text).ok()).flatten()
+}
+
 fn model(section: &Section) -> ModelConfig {
     let path = match section.get(key::MODEL_PATH.name).map(|setting| &setting.value) {
         Some(Value::Path(path)) => path.clone(),
@@ -385,7 +508,8 @@ impl ScriptConfig {
     }
 }
 
-fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
+/// The entry script, or the library that takes its place, and the root of the code, both absolute where the working directory is.
+fn locate_script(get: &Getter<'_>, sources: &Sources) -> Option<(PathBuf, PathBuf)> {
     let native = get.path(key::SCRIPT_NATIVE);
     let setting = get.settings.keys.get(key::SCRIPT_ENTRY.name);
     let setting = setting.or(get.settings.keys.get(key::SCRIPT_NATIVE.name))?;
@@ -403,14 +527,28 @@ fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
     };
     let entry = sources.working_directory.join(base).join(&entry);
     let app_root = app_root.unwrap_or_else(|| entry.parent().unwrap_or(Path::new("/")).to_owned());
+    Some((entry, sources.working_directory.join(app_root)))
+}
+
+fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
+    let (entry, app_root) = locate_script(get, sources)?;
+    let debug_port = get.optional_count(key::SCRIPT_DEBUG_PORT).and_then(|port| u16::try_from(port).ok());
     Some(ScriptConfig {
-        app_root: sources.working_directory.join(app_root),
+        app_root,
         source_directory: Some(get.text(key::SCRIPT_SOURCE_DIRECTORY)).filter(|text| !text.is_empty()),
-        args: get.list(key::SCRIPT_ARGS),
+        args: get.list(key::SCRIPT_ARGS).to_vec(),
+        environment: debug_port
+            .map(|port| ("AZUREML_DEBUG_PORT".into(), port.to_string()))
+            .into_iter()
+            .collect(),
+        debug_port,
         python: get.text(key::SCRIPT_PYTHON),
         host: get.path(key::SCRIPT_HOST),
         workers: get.count(key::SCRIPT_WORKERS),
-        timeout: get.duration(key::SCRIPT_TIMEOUT),
+        timeout: match get.duration(key::SCRIPT_HARD_TIMEOUT) {
+            Duration::ZERO => get.duration(key::SCRIPT_TIMEOUT),
+            hard => hard.min(get.duration(key::SCRIPT_TIMEOUT)),
+        },
         import_timeout: get.duration(key::SCRIPT_IMPORT_TIMEOUT),
         init_timeout: get.duration(key::SCRIPT_INIT_TIMEOUT),
         gap_timeout: get.duration(key::SCRIPT_GAP_TIMEOUT),
@@ -418,7 +556,7 @@ fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
         concurrency: get.count(key::SCRIPT_CONCURRENCY),
         max_batch: get.count(key::SCRIPT_MAX_BATCH),
         max_delay: get.duration(key::SCRIPT_MAX_DELAY),
-        preload: get.list(key::SCRIPT_PRELOAD),
+        preload: get.list(key::SCRIPT_PRELOAD).to_vec(),
         fork_server: get.flag(key::SCRIPT_FORK_SERVER),
         breaker: get.flag(key::SCRIPT_BREAKER),
         region_threshold: get.size(key::SCRIPT_REGION_THRESHOLD),
@@ -467,10 +605,10 @@ impl Getter<'_> {
         }
     }
 
-    fn list(&self, key: &Key) -> Vec<String> {
+    fn list(&self, key: &Key) -> &[String] {
         match self.value(key) {
-            Some(Value::List(items)) => items.clone(),
-            _ => Vec::new(),
+            Some(Value::List(items)) => items,
+            _ => &[],
         }
     }
 

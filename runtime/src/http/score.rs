@@ -125,7 +125,7 @@ async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> 
         Method::GET | Method::HEAD => {
             replica.authorize(&parts.headers, Operation::Swagger, None)?;
             let version = query_value(parts.uri.query().unwrap_or_default(), "version");
-            match swagger::document(version, &replica.service) {
+            match swagger::document(version, &replica.service, &swagger::Schemas::default()) {
                 Ok(json) => Ok(plain("application/json", json)),
                 Err(text) => Err(CallError::new(ErrorCode::NotFound, text)),
             }

@@ -115,7 +115,7 @@ impl Models {
             wanted = discover::models(directory, config.limits.models)?;
         }
         if wanted.is_empty() {
-            return Ok(Self { models: BTreeMap::new(), threads: None, backend: None });
+            return Ok(Self::none());
         }
         let _loading = busy.loading();
         let backend = plugin::open_cpu(&config.backends)?;
@@ -131,6 +131,11 @@ impl Models {
         let threads = Threads::start(config.backends.cpu_threads, ahead(config), config.limits.answer)
             .map_err(ModelsError::Thread)?;
         Ok(Self { models, threads: Some(threads), backend: Some(backend.info().clone()) })
+    }
+
+    /// No models at all.
+    pub(crate) fn none() -> Self {
+        Self { models: BTreeMap::new(), threads: None, backend: None }
     }
 
     /// Every model, by name.

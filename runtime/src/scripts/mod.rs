@@ -254,6 +254,38 @@ impl Scripts {
     }
 }
 
+/// Has a worker import a script, and call its `init()` only if asked to; says what the script is. The worker then ends in order. There
+/// are no models of the replica's for it.
+///
+/// # Errors
+/// The script does not come up.
+pub async fn examine(
+    config: &ScriptConfig,
+    model_dir: Option<&Path>,
+    init: bool,
+    compat: bool,
+) -> Result<Ready, StartError> {
+    let host = process::find_host(config.host.as_deref()).map_err(|_| StartError::Spawn {
+        python: config.python.clone(),
+        source: std::io::ErrorKind::NotFound.into(),
+    })?;
+    let confinement = Confinement::prepare();
+    let launch = Launch {
+        config,
+        host: &host,
+        model_dir,
+        worker: 0,
+        confinement: &confinement,
+        fork_server: None,
+    };
+    let (models, bell) = (Arc::new(Models::none()), Arc::default());
+    let around = Surroundings { models: &models, pool: None, bell: &bell, limit: 1 << 20, compat, init };
+    let worker = Worker::start(&launch, around).await?;
+    let ready = worker.ready.clone();
+    worker.stop(Duration::from_secs(2)).await;
+    Ok(ready)
+}
+
 /// Somebody who waits for an answer. When they go away, the lanes look whose call that was.
 struct Caller<'a> {
     shared: &'a Shared,
@@ -419,6 +451,7 @@ impl Shared {
             // A reply's message and a tensor block's names come on top.
             limit: self.limits.answer.saturating_add(1 << 20),
             compat: self.limits.compat,
+            init: true,
         };
         let worker = Worker::start(&launch, around).await?;
         self.alive.fetch_add(1, Ordering::AcqRel);

@@ -247,6 +247,7 @@ pub(super) fn environment(
     if let Some(model_dir) = model_dir {
         command.env("AZUREML_MODEL_DIR", model_dir);
     }
+    command.envs(config.environment.iter().map(|(name, value)| (name, value)));
 }
 
 /// How a process ended.

@@ -43,6 +43,17 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// The versions of the description, and whether the script can be said in each.
+    pub fn versions(&self) -> [(&'static str, bool); 3] {
+        let there = |version: &str| match &self.swagger {
+            Some(serde_json::Value::Object(versions)) => {
+                versions.get(version).is_some_and(|schemas| !schemas.is_null())
+            }
+            _ => true,
+        };
+        ["2", "3", "3.1"].map(|version| (version, there(version)))
+    }
+
     /// Whether requests of this method reach the script.
     pub fn takes(&self, method: &str) -> bool {
         self.methods.iter().any(|known| known == method)
@@ -89,6 +100,7 @@ struct Start<'a> {
     concurrency: usize,
     max_batch: usize,
     native: Option<&'a Path>,
+    init: bool,
 }
 
 /// What FAILED says.
@@ -154,11 +166,35 @@ pub(super) struct Surroundings<'a> {
     /// The longest payload that the worker may send.
     pub(super) limit: usize,
     pub(super) compat: bool,
+    /// Whether `init()` and `warmup()` are called.
+    pub(super) init: bool,
 }
 
 enum Begun {
     Ready(Ready),
     Failed(Failure),
+}
+
+impl CallKind {
+    /// The word that the protocol has for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+            Self::Batch => "batch",
+        }
+    }
+}
+
+impl Headers {
+    /// The word that the protocol has for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Some => "some",
+            Self::All => "all",
+        }
+    }
 }
 
 impl Worker {
@@ -219,6 +255,7 @@ impl Worker {
             concurrency: config.concurrency,
             max_batch: config.max_batch,
             native: config.native.as_deref(),
+            init: around.init,
         };
         let Ok(json) = serde_json::to_vec(&start) else {
             return Some(Err(FrameError::Malformed("START").into()));

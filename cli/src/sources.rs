@@ -1,0 +1,100 @@
+//! The texts that the configuration is read from: flags, environment, files.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use outrigger_runtime::config::key::KEYS;
+use outrigger_runtime::config::{self, Config, Settings, Sources, azureml};
+
+use crate::exit;
+
+/// Collects what the environment says, and where the process stands.
+pub(crate) fn surroundings() -> anyhow::Result<Sources> {
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let working_directory = std::env::current_dir().context("the working directory cannot be read")?;
+    Ok(Sources { environment, working_directory, ..Sources::default() })
+}
+
+/// Collects what the command line, the environment and the file say.
+pub(crate) fn collect(matches: &ArgMatches) -> anyhow::Result<Sources> {
+    let mut sources = surroundings()?;
+    let named = matches.get_one::<String>("config").cloned();
+    let path = named.or_else(|| variable(&sources, "OUTRIGGER_CONFIG"));
+    if let Some(path) = path {
+        let path = sources.working_directory.join(PathBuf::from(path));
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        sources.file = Some((path, text));
+    }
+    let given = KEYS.iter().filter(|key| {
+        matches.try_contains_id(key.name).unwrap_or(false)
+            && matches.value_source(key.name) == Some(ValueSource::CommandLine)
+    });
+    sources.flags = given
+        .map(|key| (*key, matches.get_many::<String>(key.name).unwrap_or_default().cloned().collect()))
+        .collect();
+    if matches.try_contains_id("model").unwrap_or(false) {
+        sources.models = matches.get_many::<String>("model").unwrap_or_default().cloned().collect();
+    }
+    Ok(sources)
+}
+
+/// Makes the configuration, or says on stderr what is wrong and gives the exit code.
+pub(crate) fn load(mut sources: Sources) -> Result<(Config, Settings), ExitCode> {
+    let mistaken = if config::is_compat(&sources) { exit::START } else { exit::CONFIG };
+    match find_config_json(&sources) {
+        Ok(found) => sources.config_json = found,
+        Err(error) => return Err(say(&error, mistaken)),
+    }
+    config::load(&sources).map_err(|mistakes| {
+        eprintln!("outrigger: the configuration has {} mistake(s):", mistakes.len());
+        for mistake in mistakes {
+            eprintln!("  {mistake}");
+        }
+        ExitCode::from(mistaken)
+    })
+}
+
+/// Says an error with its causes.
+pub(crate) fn say(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("outrigger: {error:#}");
+    ExitCode::from(code)
+}
+
+/// AzureML's `config.json`, where it counts and is there.
+fn find_config_json(sources: &Sources) -> anyhow::Result<Option<(PathBuf, String)>> {
+    for path in azureml::candidates(sources) {
+        if let Some(text) = read_config_json(&path)? {
+            return Ok(Some((path, text)));
+        }
+    }
+    Ok(None)
+}
+
+fn read_config_json(path: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() && found.len() > 0 => {
+            anyhow::ensure!(
+                found.len() <= azureml::CONFIG_JSON_LIMIT,
+                "{} is larger than {} bytes",
+                path.display(),
+                azureml::CONFIG_JSON_LIMIT
+            );
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(Some(text))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A variable that is set and not empty.
+pub(crate) fn variable(sources: &Sources, name: &str) -> Option<String> {
+    let found = sources.environment.iter().find(|(variable, value)| variable == name && !value.is_empty());
+    found.map(|(_, value)| value.clone())
+}
