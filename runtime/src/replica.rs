@@ -1,5 +1,6 @@
 //! A replica: everything that serves one service, put together, started and ended in order.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use outrigger_auth::{Authenticator, KeyConfig, KeyError, KeyRing, KeySource, Res
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
-use outrigger_protocol::swagger::ServiceInfo;
+use outrigger_protocol::swagger::{Documents, Schemas, ServiceInfo};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::models::{self, Models, ModelsError};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::slots::{Admission, Slots};
+use crate::swagger::{self, SwaggerFileError};
 
 /// How long answers to calls that are broken off have to reach their clients.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -40,6 +42,9 @@ pub enum ReplicaError {
     /// The script does not come up.
     #[error(transparent)]
     Script(#[from] ScriptError),
+    /// A description of the user's own cannot be sent.
+    #[error(transparent)]
+    Swagger(#[from] SwaggerFileError),
     /// The metrics contradict each other.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -106,6 +111,8 @@ impl Door {
 pub(crate) struct Serving {
     pub(crate) models: Arc<Models>,
     pub(crate) scripts: Option<Scripts>,
+    /// The descriptions of the scoring route.
+    pub(crate) swagger: Documents,
 }
 
 impl Serving {
@@ -186,7 +193,7 @@ impl Replica {
                 let limits = ScriptLimits {
                     answer: self.config.limits.answer,
                     queue_wait: self.config.queue.wait,
-                    compat: false,
+                    compat: self.config.compat,
                 };
                 let (model_dir, busy) = (self.config.model_dir.as_deref(), Arc::clone(&self.busy));
                 let scripts = Scripts::start(script, model_dir, Arc::clone(&models), busy, limits).await?;
@@ -198,7 +205,11 @@ impl Replica {
                 None
             }
         };
-        if self.serving.set(Serving { models, scripts }).is_err() {
+        let ready = scripts.as_ref().map(Scripts::ready);
+        let schemas = Schemas::from_ready(ready.and_then(|ready| ready.swagger.as_ref()));
+        let files = self.config.script.as_ref().map(|script| swagger::user_files(&script.app_root));
+        let swagger = Documents::new(&self.service, &schemas, &files.transpose()?.unwrap_or_default());
+        if self.serving.set(Serving { models, scripts, swagger }).is_err() {
             tracing::error!("the replica was loaded twice");
         }
         self.busy.set_ready(true);
@@ -272,16 +283,19 @@ impl Replica {
     }
 
     /// Why calls cannot be taken.
-    pub(crate) fn not_ready_because(&self) -> Option<&'static str> {
+    pub(crate) fn not_ready_because(&self) -> Option<Cow<'static, str>> {
         if self.busy.is_ready() {
-            None
-        } else if self.serving.get().is_none() {
-            Some("models and workers are being loaded")
-        } else if !self.busy.is_able() {
-            Some("no worker of the entry script is alive")
-        } else {
-            Some("the replica is shutting down")
+            return None;
         }
+        let Some(serving) = self.serving.get() else {
+            return Some("models and workers are being loaded".into());
+        };
+        if self.busy.is_able() {
+            return Some("the replica is shutting down".into());
+        }
+        let text = "no worker of the entry script is alive";
+        let trouble = serving.scripts.as_ref().and_then(Scripts::trouble);
+        Some(trouble.map_or(text.into(), |trouble| format!("{text}: {trouble}").into()))
     }
 
     /// Whether the caller may do this; asked of the operation and the model, never of a URL.

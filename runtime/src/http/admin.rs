@@ -41,7 +41,7 @@ struct Status<'a> {
     version: &'static str,
     pid: u32,
     ready: bool,
-    not_ready_because: Option<&'static str>,
+    not_ready_because: Option<std::borrow::Cow<'static, str>>,
     busy: outrigger_protocol::busy::BusySnapshot,
     workers: Vec<WorkerStatus>,
     worker_restarts: u64,

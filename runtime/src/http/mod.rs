@@ -2,6 +2,7 @@
 
 mod admin;
 mod body;
+mod cors;
 mod observe;
 mod reply;
 mod score;

@@ -1,6 +1,6 @@
 //! What every answer shares: identifiers, versions, and how an error looks in each contract.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -13,6 +13,7 @@ use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, headers, oip};
 
+use super::cors::Cors;
 use crate::replica::Replica;
 
 /// Whose errors look how.
@@ -48,6 +49,8 @@ pub(super) async fn answer(
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
+    let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
+    let access = access_line(replica, &parts);
     let (ids, result) = match RequestIds::from_headers(&parts.headers) {
         Err(error) => (Err(error.clone()), Err(error.into())),
         Ok(ids) => {
@@ -59,18 +62,52 @@ pub(super) async fn answer(
         }
     };
     let code = result.as_ref().err().map(|error| error.code);
+    // The system that we succeed refuses these before its own code is reached, which would add the headers.
+    let bare = replica.config.compat && result.as_ref().is_err_and(is_frameworks);
     let mut response = result.unwrap_or_else(|error| contract.error(&error).map(Body::from));
-    let headers = response.headers_mut();
-    match ids {
-        Ok(ids) => ids.write(headers),
-        Err(error) => error.write(headers),
+    if !bare {
+        let headers = response.headers_mut();
+        match &ids {
+            Ok(ids) => ids.write(headers),
+            Err(error) => error.write(headers),
+        }
+        if let Some(version) = &replica.config.score.server_version {
+            headers.insert(headers::MS_SERVER_VERSION, version.clone());
+        }
+        if let Some(trace_id) = trace_id {
+            headers.insert(headers::TRACE_ID, trace_id);
+        }
+        if let Some(cors) = cors {
+            cors.write(headers);
+        }
     }
-    headers.insert(headers::MS_SERVER_VERSION, headers::SERVER_VERSION);
-    if let Some(trace_id) = trace_id {
-        headers.insert(headers::TRACE_ID, trace_id);
+    if let Some(line) = access {
+        let request = ids.as_ref().ok().map(RequestIds::request_id);
+        write_access(&line, &response, begun.elapsed(), request);
     }
     replica.metrics.request(operation, code, begun.elapsed());
     response
+}
+
+/// Whether an error is one that the framework of the system that we succeed answers by itself.
+fn is_frameworks(error: &CallError) -> bool {
+    error.message == aml::NOT_FOUND || error.message == aml::METHOD_NOT_ALLOWED_FOR_URL
+}
+
+/// The beginning of the line that the log gets for a request: method, path and query.
+fn access_line(replica: &Replica, parts: &Parts) -> Option<String> {
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    replica.config.log.requests.then(|| format!("{} {target}", parts.method))
+}
+
+/// `POST /score 200 1.234ms 27`; the length of an answer that is streamed is `N/A`.
+fn write_access(line: &str, response: &Response, took: Duration, request: Option<&str>) {
+    let status = response.status().as_u16();
+    let millis = took.as_secs_f64() * 1e3;
+    let length = http_body::Body::size_hint(response.body()).exact();
+    let length = length.map_or_else(|| "N/A".to_owned(), |length| length.to_string());
+    let logger = "gunicorn.access";
+    tracing::info!(target: "outrigger::access", logger, request, "{line} {status} {millis:.3}ms {length}");
 }
 
 /// The header block as HTTP/1.1 writes it: name, colon, space, value, line end.

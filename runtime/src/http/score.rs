@@ -11,10 +11,10 @@ use axum::routing::any;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
+use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
-use outrigger_protocol::{aml, swagger};
 
 use super::reply::{Answer, Contract, answer, method_not_allowed, plain};
 use super::{body, v2};
@@ -125,7 +125,7 @@ async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> 
         Method::GET | Method::HEAD => {
             replica.authorize(&parts.headers, Operation::Swagger, None)?;
             let version = query_value(parts.uri.query().unwrap_or_default(), "version");
-            match swagger::document(version, &replica.service, &swagger::Schemas::default()) {
+            match replica.serving()?.swagger.get(version) {
                 Ok(json) => Ok(plain("application/json", json)),
                 Err(text) => Err(CallError::new(ErrorCode::NotFound, text)),
             }

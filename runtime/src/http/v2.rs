@@ -97,10 +97,8 @@ async fn server(State(replica): State<Arc<Replica>>, request: Request) -> Respon
 }
 
 async fn live(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Operation::Health, request, Method::GET, async |_, _| {
-        Ok(ok(oip::server_live(true)))
-    })
-    .await
+    answer(&replica, Operation::Health, request, Method::GET, async |_, _| Ok(ok(oip::server_live(true))))
+        .await
 }
 
 async fn ready(State(replica): State<Arc<Replica>>, request: Request) -> Response {

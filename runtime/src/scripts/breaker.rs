@@ -120,7 +120,10 @@ impl Breaker {
         let lanes = self.lanes();
         let worst = lanes.iter().max_by_key(|lane| lane.failures).filter(|lane| lane.failures > 0)?;
         let times = worst.failures;
-        Some(format!("a worker failed {times} time(s) in a row before it had answered a call; last: {}", worst.last))
+        Some(format!(
+            "a worker failed {times} time(s) in a row before it had answered a call; last: {}",
+            worst.last
+        ))
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use outrigger_regions::seqpacket_pair;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::Deserialize;
@@ -168,7 +168,8 @@ impl ForkServer {
                 return Err(ForkServerError::Broken(format!("{error}{tail}")));
             }
             Err(_) => {
-                let text = format!("imports took longer than script.import_timeout ({:?})", config.import_timeout);
+                let text =
+                    format!("imports took longer than script.import_timeout ({:?})", config.import_timeout);
                 return Err(ForkServerError::Broken(text));
             }
         };

@@ -558,10 +558,7 @@ mod tests {
             (200, b"\x03\x00\x09\x00x-a1"),
             (200, b"\x03\x00"),
         ] {
-            assert!(
-                decode_reply(reply_bytes(4, 0, status, block, b""), None).is_err(),
-                "{status} {block:?}"
-            );
+            assert!(decode_reply(reply_bytes(4, 0, status, block, b""), None).is_err(), "{status} {block:?}");
         }
         let many = b"\x01\x00\x00\x00a".repeat(MOST_HEADERS + 1);
         assert!(decode_reply(reply_bytes(5, 0, 200, &many, b""), None).is_err());

@@ -476,7 +476,8 @@ impl Lane {
         }
         let now = Instant::now();
         let grace = self.shared.config.cancel_grace;
-        let mut earliest: Option<Instant> = self.formed_since.map(|since| since + self.shared.config.max_delay);
+        let mut earliest: Option<Instant> =
+            self.formed_since.map(|since| since + self.shared.config.max_delay);
         let mut sooner = |at: Instant| earliest = Some(earliest.map_or(at, |known| known.min(at)));
         for active in &mut self.active {
             if let Some(stream) = &active.stream {

@@ -150,9 +150,7 @@ impl Scripts {
         let mut starts = JoinSet::new();
         for number in 0..config.workers {
             let shared = Arc::clone(&shared);
-            starts.spawn(async move {
-                (number, shared.start_worker(number, &shared.doors[number]).await)
-            });
+            starts.spawn(async move { (number, shared.start_worker(number, &shared.doors[number]).await) });
         }
         let mut tasks = JoinSet::new();
         let mut ready = Ready::default();
@@ -270,14 +268,8 @@ pub async fn examine(
         source: std::io::ErrorKind::NotFound.into(),
     })?;
     let confinement = Confinement::prepare();
-    let launch = Launch {
-        config,
-        host: &host,
-        model_dir,
-        worker: 0,
-        confinement: &confinement,
-        fork_server: None,
-    };
+    let launch =
+        Launch { config, host: &host, model_dir, worker: 0, confinement: &confinement, fork_server: None };
     let (models, bell) = (Arc::new(Models::none()), Arc::default());
     let around = Surroundings { models: &models, pool: None, bell: &bell, limit: 1 << 20, compat, init };
     let worker = Worker::start(&launch, around).await?;

@@ -281,10 +281,14 @@ impl End {
             Self::Signal(libc::SIGKILL) if ran_out => {
                 "signal 9 (SIGKILL): it used more memory than sandbox.memory allows".into()
             }
-            Self::Signal(libc::SIGKILL) => "signal 9 (SIGKILL): killed, perhaps because memory ran out".into(),
+            Self::Signal(libc::SIGKILL) => {
+                "signal 9 (SIGKILL): killed, perhaps because memory ran out".into()
+            }
             Self::Signal(libc::SIGSEGV) => "signal 11 (SIGSEGV): crashed in native code".into(),
             Self::Signal(libc::SIGABRT) => "signal 6 (SIGABRT): aborted in native code".into(),
-            Self::Signal(libc::SIGSYS) => "signal 31 (SIGSYS): made a system call that the sandbox forbids".into(),
+            Self::Signal(libc::SIGSYS) => {
+                "signal 31 (SIGSYS): made a system call that the sandbox forbids".into()
+            }
             Self::Signal(libc::SIGTERM) => "signal 15 (SIGTERM)".into(),
             Self::Signal(signal) => format!("signal {signal}"),
             Self::Unknown => "an end that nobody saw".into(),

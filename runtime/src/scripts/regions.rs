@@ -173,7 +173,8 @@ impl Drop for Filled {
     fn drop(&mut self) {
         // Regions of a worker that is gone are not used again. One that the pool has no room for stays mapped in the worker until
         // that ends: no frame can be sent from here.
-        if let Some(own) = self.own.take().filter(|_| self.pool.sole.load(Ordering::Acquire) == self.reader.0) {
+        if let Some(own) = self.own.take().filter(|_| self.pool.sole.load(Ordering::Acquire) == self.reader.0)
+        {
             self.pool.give_back(own);
         }
     }
@@ -346,8 +347,7 @@ impl Regions {
     fn receive(&mut self, wanted: u32) -> Result<Arc<Mapping>, FrameError> {
         const BAD: FrameError = FrameError::Malformed("region");
         loop {
-            let (number, size, file) =
-                receive_region(self.socket.as_fd()).map_err(|_| BAD)?.ok_or(BAD)?;
+            let (number, size, file) = receive_region(self.socket.as_fd()).map_err(|_| BAD)?.ok_or(BAD)?;
             if size > self.limit || self.theirs.len() >= MOST {
                 return Err(BAD);
             }
@@ -473,7 +473,11 @@ mod tests {
         assert_eq!(read(&Mapping::open(file, size).unwrap(), body), b"body");
         let next = second.lend(filled(&pool, b"next")).ok().unwrap();
         assert_ne!(next.region, seen.region, "it is not used again");
-        assert_eq!(read(&mapping, seen), b"body", "the worker that it was meant for could see it, nobody else");
+        assert_eq!(
+            read(&mapping, seen),
+            b"body",
+            "the worker that it was meant for could see it, nobody else"
+        );
     }
 
     #[test]

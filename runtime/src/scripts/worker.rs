@@ -204,8 +204,7 @@ impl Worker {
         let spawned = Process::spawn(launch).await;
         let (process, ends) =
             spawned.map_err(|source| StartError::Spawn { python: config.python.clone(), source })?;
-        let regions =
-            Regions::new(ends.regions, around.pool.cloned(), around.limit, Arc::clone(around.bell));
+        let regions = Regions::new(ends.regions, around.pool.cloned(), around.limit, Arc::clone(around.bell));
         let mut worker = Self {
             process,
             connection: Connection::new(ends.stream, regions, around.limit),
