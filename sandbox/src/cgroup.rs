@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{Part, Policy, sys};
+use crate::{Part, Policy, setting, sys};
 
 /// One period of the processor's budget, in microseconds: the kernel's default.
 const CPU_PERIOD: u64 = 100_000;
@@ -91,6 +91,10 @@ impl Groups {
             .collect();
         if limits.is_empty() {
             return (None, Vec::new());
+        }
+        if !policy.cgroups {
+            let why = format!("control groups are switched off ({})", setting::CGROUPS);
+            return (None, limits.into_keys().map(|controller| (controller, why.clone())).collect());
         }
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

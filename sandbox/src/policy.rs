@@ -37,6 +37,8 @@ pub struct Policy {
     pub processes: Option<u64>,
     /// Thousandths of a processor core for a worker and all that it starts.
     pub cpu_millicores: Option<u64>,
+    /// Whether limits may be held by control groups. Without, memory alone is bounded, by each process's own limit.
+    pub cgroups: bool,
     /// Parts that are not wanted. [`Part::NoNewPrivileges`] stays on as long as a part that rests on it is on.
     pub off: BTreeSet<Part>,
 }
@@ -193,6 +195,7 @@ impl Default for Policy {
             memory: None,
             processes: None,
             cpu_millicores: None,
+            cgroups: true,
             off: BTreeSet::new(),
         }
     }

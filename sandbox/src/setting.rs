@@ -20,3 +20,5 @@ pub const PROCESSES: &str = "script.pids";
 pub const CPU: &str = "script.cpu";
 /// Environment variables that a worker keeps although their name or value looks like a credential.
 pub const KEEP_ENVIRONMENT: &str = "script.keep_environment";
+/// Whether limits may be held by control groups.
+pub const CGROUPS: &str = "script.cgroups";

@@ -72,7 +72,8 @@ refused(lambda: os.setpriority(os.PRIO_PROCESS, parent, 19), errno.EPERM)
 refused(lambda: os.sched_setscheduler(parent, os.SCHED_BATCH, os.sched_param(0)), errno.EPERM)
 for name in ['environ', 'mem', 'maps', 'auxv']:
     refused(lambda: open(f'/proc/{parent}/{name}', 'rb').read(1), errno.EACCES, errno.EPERM)
-refused(lambda: os.listdir(f'/proc/{parent}/fd'), errno.EACCES, errno.EPERM)
+refused(lambda: os.readlink(f'/proc/{parent}/fd/0'), errno.EACCES, errno.EPERM)
+refused(lambda: open(f'/proc/{parent}/cwd/x'), errno.EACCES, errno.EPERM)
 for name, value in [(f'{parent}/oom_score_adj', '0'), ('self/oom_score_adj', '0'), ('sys/kernel/core_pattern', 'x')]:
     refused(lambda: open('/proc/' + name, 'w'), errno.EACCES, errno.EPERM)
 # Its own it can.

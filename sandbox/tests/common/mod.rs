@@ -1,4 +1,6 @@
 //! A folder with everything that a worker has, and Python scripts run in it under a policy.
+// Each test program uses a part of it.
+#![allow(dead_code)]
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
