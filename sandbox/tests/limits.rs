@@ -83,7 +83,7 @@ fn memory_without_bound_ends_that_worker_alone_and_is_accounted() {
     drop(other.stdin.take());
     assert!(other.wait().unwrap().success());
     drop((greedy, modest, prepared));
-    assert_eq!(groups(), [PathBuf::new(); 0]);
+    assert!(groups().is_empty(), "{:?}", groups());
 }
 
 #[test]
@@ -171,7 +171,7 @@ while True: signal.pause()
     group.kill_all();
     child.wait().unwrap();
     drop((group, prepared));
-    assert_eq!(groups(), [PathBuf::new(); 0]);
+    assert!(groups().is_empty(), "{:?}", groups());
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn what_a_dead_replica_has_left_is_removed_at_the_next_start() {
     assert_eq!(orphan.wait().unwrap().signal(), Some(libc_sigkill()));
     assert!(own.exists(), "the living replica's groups stay");
     drop((group, prepared, again));
-    assert_eq!(groups(), [PathBuf::new(); 0]);
+    assert!(groups().is_empty(), "{:?}", groups());
 }
 
 #[test]
