@@ -82,7 +82,10 @@ pub fn text(output: &Output) -> String {
 /// The project's Python, with its libraries; the system's where that was not set up.
 pub fn python() -> PathBuf {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python");
-    if ours.exists() { std::path::absolute(ours).unwrap() } else { "python3".into() }
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let systems =
+        || std::env::split_paths(&search).map(|folder| folder.join("python3")).find(|path| path.exists());
+    if ours.exists() { std::path::absolute(ours).unwrap() } else { systems().unwrap() }
 }
 
 /// Whether the machine holds a part; if not, says that the test was skipped.
