@@ -661,7 +661,6 @@ mod tests {
             libc::SYS_finit_module,
             libc::SYS_delete_module,
             libc::SYS_kexec_load,
-            libc::SYS_kexec_file_load,
             libc::SYS_pidfd_getfd,
             libc::SYS_open_by_handle_at,
             libc::SYS_name_to_handle_at,

@@ -509,3 +509,140 @@ fn removed(directory: &Path) -> bool {
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mounts of a folder that stands for `/sys/fs/cgroup`.
+    fn mounts(at: &Path, root: &str) -> String {
+        let at = at.display();
+        format!(
+            "30 1 0:20 / /proc rw - proc proc rw\n\
+             31 1 0:21 {root} {at}/memory rw,relatime shared:1 - cgroup cgroup rw,memory\n\
+             32 1 0:22 {root} {at}/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+             33 1 0:23 {root} {at}/unified rw - cgroup2 cgroup2 rw\n"
+        )
+    }
+
+    fn tree() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for path in ["memory/docker/abc", "cpu,cpuacct/docker/abc", "unified/docker/abc"] {
+            std::fs::create_dir_all(folder.path().join(path)).unwrap();
+        }
+        folder
+    }
+
+    const OWN: &str = "4:memory:/docker/abc\n1:cpu,cpuacct:/docker/abc\n5:pids:/docker/abc\n0::/docker/abc\n";
+
+    #[test]
+    fn the_replicas_own_groups_are_found() {
+        let folder = tree();
+        let found = Hierarchies::parse(OWN, &mounts(folder.path(), "/"));
+        let at = |path: &str| folder.path().join(path);
+        assert_eq!(found.unified, Some(at("unified/docker/abc")));
+        let expected = [
+            ("memory", "memory/docker/abc"),
+            ("cpu", "cpu,cpuacct/docker/abc"),
+            ("cpuacct", "cpu,cpuacct/docker/abc"),
+        ];
+        assert_eq!(
+            found.single,
+            expected.into_iter().map(|(name, path)| (name.to_owned(), at(path))).collect()
+        );
+    }
+
+    #[test]
+    fn in_a_container_that_sees_only_its_own_they_are_found_too() {
+        let folder = tree();
+        let found = Hierarchies::parse(OWN, &mounts(folder.path(), "/docker/abc"));
+        assert_eq!(found.single.get("memory"), Some(&folder.path().join("memory/")));
+        assert_eq!(found.unified, Some(folder.path().join("unified/")));
+        // Under a namespace the path is given as seen from within, and the mount's root may still be the outer one.
+        let namespaced = Hierarchies::parse("0::/\n", &mounts(folder.path(), "/docker/abc"));
+        assert_eq!(namespaced.unified, Some(folder.path().join("unified/")));
+        assert_eq!(
+            Hierarchies::parse("0::/docker/abcdef\n", &mounts(folder.path(), "/docker/abc")).unified,
+            None
+        );
+    }
+
+    #[test]
+    fn limits_are_written_as_each_version_has_them() {
+        let cases = [
+            (
+                Version::One,
+                Controller::Memory,
+                1 << 20,
+                vec![("memory.limit_in_bytes", "1048576"), ("memory.memsw.limit_in_bytes", "1048576")],
+            ),
+            (
+                Version::Two,
+                Controller::Memory,
+                1 << 20,
+                vec![("memory.max", "1048576"), ("memory.swap.max", "0")],
+            ),
+            (Version::One, Controller::Pids, 32, vec![("pids.max", "32")]),
+            (Version::Two, Controller::Pids, 32, vec![("pids.max", "32")]),
+            (
+                Version::One,
+                Controller::Cpu,
+                1500,
+                vec![("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "150000")],
+            ),
+            (Version::Two, Controller::Cpu, 250, vec![("cpu.max", "25000 100000")]),
+        ];
+        for (version, controller, limit, files) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            for (file, _) in &files {
+                std::fs::write(folder.path().join(file), "").unwrap();
+            }
+            set(version, folder.path(), controller, limit).unwrap();
+            for (file, expected) in files {
+                assert_eq!(std::fs::read_to_string(folder.path().join(file)).unwrap(), expected, "{file}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_swap_has_no_account_memory_is_limited_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("memory.max"), "").unwrap();
+        set(Version::Two, folder.path(), Controller::Memory, 5).unwrap();
+        let missing = set(Version::Two, folder.path(), Controller::Pids, 5).unwrap_err();
+        assert!(missing.to_string().starts_with("pids.max: "), "{missing}");
+    }
+
+    #[test]
+    fn the_controllers_of_version_two_are_switched_on_for_what_is_below() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("cgroup.subtree_control"), "").unwrap();
+        let all = || Controller::ALL.into_iter();
+        assert_eq!(delegate(folder.path(), all()), Ok(folder.path().to_owned()));
+        let written = std::fs::read_to_string(folder.path().join("cgroup.subtree_control")).unwrap();
+        assert_eq!(written, "+memory +pids +cpu");
+        // A replica that moved at an earlier start of its sandbox finds the same place again.
+        assert_eq!(delegate(&folder.path().join(super::OWN), all()), Ok(folder.path().to_owned()));
+        assert!(delegate(&folder.path().join("nowhere"), all()).unwrap_err().contains("nowhere"));
+    }
+
+    #[test]
+    fn a_group_is_stale_when_its_replica_is_no_more() {
+        let own = std::process::id();
+        let start = start_time(own).unwrap();
+        assert!(!is_stale(&format!("outrigger-{own}-{start}-0")));
+        assert!(is_stale(&format!("outrigger-{own}-{}-0", start + 1)));
+        for name in ["outrigger-replica", "outrigger-x-1-0", "outrigger", "user.slice", "outriggers-1-1-0"] {
+            assert!(!is_stale(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_count_is_found_by_its_whole_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("memory.events");
+        std::fs::write(&path, "max 7\noom 3\noom_kill 2\noom_group_kill 1\n").unwrap();
+        assert_eq!((keyed(&path, "oom_kill"), keyed(&path, "max"), keyed(&path, "none")), (2, 7, 0));
+        assert_eq!(keyed(Path::new("/nonexistent"), "max"), 0);
+    }
+}

@@ -36,7 +36,8 @@
 //! - With the network on (the default under compat), Unix sockets in files can be reached too. A listener that must tell
 //!   workers from operators asks [`is_confined`].
 //! - Between workers of one fork-server: they are in one Landlock domain and may signal and read each other. Workers that are
-//!   started one by one may not. All workers share `/dev/shm`, the caches in HOME and System V memory, as one user.
+//!   started one by one may not. All workers share `/dev/shm`, the caches in HOME and System V memory, as one user; a key that
+//!   a library keeps among its caches (`~/.cache/huggingface/token`) is there for them too.
 //! - Of the replica, a worker of the same user may change the processor affinity; nothing else.
 //! - Where control groups are not writable, memory is bounded for each process by itself, and neither processes nor processor
 //!   time are.
@@ -46,9 +47,9 @@
 //!
 //! # Costs
 //!
-//! The kernel keeps a table of calls that the filters always let pass, so those cost the same as without; calls whose
+//! The kernel keeps a table of calls that the filters always let pass, so those cost nearly the same as without; calls whose
 //! arguments are looked at (`socket`, `clone`, `ioctl`, `prctl`) run through the filters. Opening a file walks its parents
-//! once more. Figures are in `benches/RESULTS.md`.
+//! once more. `cargo run --release -p outrigger-sandbox --example cost` measures it.
 //!
 //! On other systems than Linux everything is reported as unavailable and nothing is confined.
 

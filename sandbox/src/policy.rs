@@ -126,20 +126,44 @@ const SYSTEM: &[&str] = &[
 ];
 
 /// Devices for everybody, and accelerators.
-const DEVICES: &[&str] = &[
-    "/dev/null",
-    "/dev/zero",
-    "/dev/full",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/dri",
-    "/dev/kfd",
-    "/dev/accel",
-];
+const DEVICES: &[&str] =
+    &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/dri", "/dev/kfd"];
 
 /// Accelerators whose nodes are numbered: what begins so.
-const DEVICE_PREFIXES: &[&str] =
-    &["nvidia", "xdma", "xclmgmt", "habanalabs", "hl", "neuron", "davinci", "nvhost"];
+const DEVICE_PREFIXES: &[&str] = &[
+    // NVIDIA: PCI, Jetson, WSL.
+    "nvidia",
+    "nvhost",
+    "nvmap",
+    "dxg",
+    // Linux' own class of accelerators, Coral, Gaudi, Trainium.
+    "accel",
+    "apex_",
+    "habanalabs",
+    "hl",
+    "neuron",
+    // Ascend.
+    "davinci",
+    "devmm_svm",
+    "hisi_hdc",
+    // FPGA cards.
+    "xdma",
+    "qdma",
+    "xclmgmt",
+    "dfl-fpga",
+];
+
+/// Variables by which an operator puts a library's cache elsewhere.
+const CACHE_VARIABLES: &[&str] = &[
+    "XDG_CACHE_HOME",
+    "CUDA_CACHE_PATH",
+    "HF_HOME",
+    "KERAS_HOME",
+    "MPLCONFIGDIR",
+    "NUMBA_CACHE_DIR",
+    "TORCH_HOME",
+    "TRITON_CACHE_DIR",
+];
 
 /// Where libraries keep what they have compiled or fetched, below HOME.
 const HOME_CACHES: &[&str] = &[
@@ -203,7 +227,8 @@ impl Default for Policy {
 
 impl Policy {
     /// The default policy, and what a Python interpreter needs: its prefix, that of the virtual environment it belongs to,
-    /// the directories in `PYTHONPATH` and `LD_LIBRARY_PATH`, user packages and the caches below `HOME`.
+    /// the directories in `PYTHONPATH` and `LD_LIBRARY_PATH`, user packages, and the caches below `HOME` or where a variable
+    /// such as `XDG_CACHE_HOME` puts them.
     ///
     /// `python` is the interpreter's path; one without a slash is looked for in `PATH`. `variable` looks up the environment
     /// that the worker will have.
@@ -214,10 +239,12 @@ impl Policy {
         for prefix in prefixes(python, &search) {
             policy.read_if_present.extend(narrowed(prefix, home.as_deref()));
         }
-        for list in ["PYTHONPATH", "LD_LIBRARY_PATH"] {
+        for list in ["PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "AZUREML_CONDA_ENVIRONMENT_PATH"] {
             let list = variable(list).unwrap_or_default();
             policy.read_if_present.extend(std::env::split_paths(&list).filter(|path| path.is_absolute()));
         }
+        let moved = CACHE_VARIABLES.iter().filter_map(|name| variable(name)).map(PathBuf::from);
+        policy.write_if_present.extend(moved.filter(|path| path.is_absolute()));
         if let Some(home) = home {
             policy.read_if_present.push(home.join(".local/lib"));
             policy.write_if_present.extend(HOME_CACHES.iter().map(|cache| home.join(cache)));
@@ -236,6 +263,23 @@ impl Policy {
                 let _ = std::fs::create_dir(home.join(cache));
             }
         }
+    }
+
+    /// Variables that a worker is to have beside those it keeps: `TMPDIR`, and places below `scratch` for the caches of
+    /// libraries where `home` has none that can be written. To be called after [`Policy::make_directories`].
+    pub fn variables(scratch: &Path, home: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
+        let has = |cache: &str| home.is_some_and(|home| home.join(cache).is_dir());
+        let mut variables = vec![("TMPDIR", scratch.to_owned())];
+        if !has(".cache") {
+            variables.push(("XDG_CACHE_HOME", scratch.join("cache")));
+        }
+        if !has(".nv") {
+            variables.push(("CUDA_CACHE_PATH", scratch.join("cache/cuda")));
+        }
+        if !has(".config/matplotlib") {
+            variables.push(("MPLCONFIGDIR", scratch.join("cache/matplotlib")));
+        }
+        variables
     }
 
     /// Whether a part is wanted.
@@ -303,6 +347,31 @@ mod tests {
                 "{wide}"
             );
         }
+    }
+
+    #[test]
+    fn caches_that_an_operator_has_moved_are_writable() {
+        let variable = |name: &str| (name == "HF_HOME").then(|| "/data/hf".into());
+        let policy = Policy::for_python(Path::new("no-such-python"), variable);
+        assert!(policy.write_if_present.contains(&"/data/hf".into()));
+    }
+
+    #[test]
+    fn a_user_without_a_home_has_his_caches_in_scratch() {
+        let scratch = Path::new("/scratch");
+        let names = |home: Option<&Path>| {
+            Policy::variables(scratch, home)
+                .into_iter()
+                .map(|(name, path)| {
+                    assert!(path.starts_with(scratch));
+                    name
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(None), ["TMPDIR", "XDG_CACHE_HOME", "CUDA_CACHE_PATH", "MPLCONFIGDIR"]);
+        let home = tempfile::tempdir().unwrap();
+        Policy::default().make_directories(Some(home.path()));
+        assert_eq!(names(Some(home.path())), ["TMPDIR", "MPLCONFIGDIR"]);
     }
 
     #[test]

@@ -75,7 +75,7 @@ for name in ['environ', 'mem', 'maps', 'auxv']:
 refused(lambda: os.readlink(f'/proc/{parent}/fd/0'), errno.EACCES, errno.EPERM)
 refused(lambda: open(f'/proc/{parent}/cwd/x'), errno.EACCES, errno.EPERM)
 for name, value in [(f'{parent}/oom_score_adj', '0'), ('self/oom_score_adj', '0'), ('sys/kernel/core_pattern', 'x')]:
-    refused(lambda: open('/proc/' + name, 'w'), errno.EACCES, errno.EPERM)
+    refused(lambda: open('/proc/' + name, 'w'), errno.EACCES, errno.EPERM, errno.EROFS)
 # Its own it can.
 os.kill(os.getpid(), 0)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
