@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "region_threshold": 0,
     "regions": 8,
     "concurrency": 1,
-    "max_batch": 16,
+    "max_batch": 1,
 }
 
 
@@ -102,7 +102,7 @@ def call_payload(
 def parse_reply(received: Frame, kind: int = REPLY) -> Answer:
     assert received.kind == kind, received
     outcome, flags, status, size, nanoseconds = REPLY_META.unpack_from(received.payload)
-    message = received.payload[16 : 16 + size].decode()
+    message = received.payload[16 : 16 + size].decode("utf-8", "surrogateescape")
     rest = received.payload[16 + size :]
     return Answer(received.number, outcome, message, nanoseconds, rest, flags, status, received.region)
 
