@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from json import JSONEncoder
-from types import ModuleType
+from types import AsyncGeneratorType, GeneratorType, ModuleType
 from typing import Any, NamedTuple
 
 from . import frames
@@ -71,7 +71,7 @@ class Script(NamedTuple):
         encode = JSONEncoder(allow_nan=compat).encode
 
         def answer(result: Any, arguments: Any) -> tuple[int, int, int, bytes, Any]:
-            if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            if isinstance(result, (GeneratorType, AsyncGeneratorType)):
                 return frames.STREAM_BEGINS, 0, 200, b"", result
             rest = b"{}" if result is None else encode(result).encode("ascii")
             if len(rest) > most:
