@@ -117,10 +117,10 @@ class Loop:
 
     def _ended(self, number: int, task: "asyncio.Task[None]") -> None:
         del self._tasks[number]
-        # What came to its end with Closed or ProtocolError.
-        error = task.exception() if not task.cancelled() else None
-        if error is not None:
-            self._stop(error)
+        # Closed or ProtocolError.
+        failure = task.exception() if not task.cancelled() else None
+        if failure is not None:
+            self._stop(failure)
             return
         try:
             self._channel.release_unused()

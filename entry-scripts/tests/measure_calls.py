@@ -5,6 +5,7 @@ that passes per call as the other side sees it. The script returns its input's l
 """
 
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -36,7 +37,7 @@ def main() -> None:
 
 def measure(folder: str, size: int, turns: int) -> tuple[float, float, float]:
     """User and system seconds of a worker that serves `turns` calls, and the seconds that the calls took."""
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with Worker(folder, SCRIPT) as worker:
         worker.start()
         payload = call_payload(POST, body=b"x" * size)
@@ -46,8 +47,8 @@ def measure(folder: str, size: int, turns: int) -> tuple[float, float, float]:
             worker.receive()
         wall = time.perf_counter() - began
         worker.hang_up()
-    after = os.times()
-    return after.children_user - before.children_user, after.children_system - before.children_system, wall
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, wall
 
 
 if __name__ == "__main__":

@@ -112,7 +112,10 @@ def test_a_tuple_and_an_array(launch: Launch) -> None:
 
 
 def test_an_item_cannot_be_a_stream(launch: Launch) -> None:
-    worker = begin(launch, "def run_batch(items):\n    return [iter_it() for _ in items]\ndef iter_it():\n    yield b'x'\n")
+    worker = begin(
+        launch,
+        "def run_batch(items):\n    return [iter_it() for _ in items]\ndef iter_it():\n    yield b'x'\n",
+    )
     (answer,) = post(worker, ["a"])
     assert answer.outcome == NOT_SERIALISABLE
     assert answer.message.startswith("TypeError: run_batch() cannot stream")

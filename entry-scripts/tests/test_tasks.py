@@ -1,6 +1,5 @@
 """Async scripts: calls at the same time, in whatever order they end, cancelled one by one."""
 
-
 import numpy as np
 import pytest
 
@@ -274,7 +273,9 @@ async def run(data):
 
 
 def test_predict_async_that_is_cancelled(launch: Launch) -> None:
-    script = USES_DOUBLE + "async def run(data):\n    return (await double.predict_async([[1, 2]])).tolist()\n"
+    script = (
+        USES_DOUBLE + "async def run(data):\n    return (await double.predict_async([[1, 2]])).tolist()\n"
+    )
     worker = begin(launch, script)
     for number in range(1, 10):
         worker.send_call(number, call_payload(POST))
@@ -349,7 +350,9 @@ async def run(data):
         asked = worker.receive()
         worker.send_call(number + 2, call_payload(POST, body=b"echo"))
         answer_model(worker, asked)
-        answers = {answer.number: answer.json() for answer in (parse_reply(worker.receive()) for _ in range(2))}
+        answers = {
+            answer.number: answer.json() for answer in (parse_reply(worker.receive()) for _ in range(2))
+        }
         assert answers == {number + 1: 2.0, number + 2: "echo"}
         worker.send_call(number + 3, call_payload(POST, body=b"thread"))
         asked = worker.receive()
@@ -418,5 +421,3 @@ async def run(data):
     worker = begin(launch, script)
     assert worker.post().json() == 1
     assert worker.post(number=2).json() == 1
-
-
