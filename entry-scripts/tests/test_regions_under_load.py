@@ -173,5 +173,3 @@ def test_a_sync_script(launch: Launch) -> None:
 
 def test_an_async_script(launch: Launch) -> None:
     run(launch, "async def", "thread.join()")
-
-

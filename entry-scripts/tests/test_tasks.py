@@ -418,6 +418,11 @@ async def run(data):
         return "from the child"
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 """
-    worker = begin(launch, script)
+    worker = begin(launch, "import atexit\natexit.register(print, 'at exit')\n" + INIT + script)
     assert worker.post().json() == 1
     assert worker.post(number=2).json() == 1
+    worker.hang_up()
+    out, err = worker.process.communicate()
+    assert out == "at exit\n", "exit handlers are the worker's"
+    message = "a process forked by the entry script returned from run(); it ends here\n"
+    assert err == 2 * message
