@@ -22,7 +22,7 @@ INIT = "import time\nfrom outrigger import ctx\ndef init():\n    pass\n\n"
 
 def begin(launch: Launch, script: str, **fields: int) -> Worker:
     worker = launch(INIT + script)
-    assert worker.start(**fields)["kind"] == "batch"
+    assert worker.start(**{"max_batch": 16} | fields)["kind"] == "batch"
     return worker
 
 

@@ -42,7 +42,7 @@ async def run(data):
 
 def begin(launch: Launch, script: str, **fields: int) -> Worker:
     worker = launch(script if "def init" in script else INIT + script)
-    worker.begin(**fields)
+    worker.begin(**{"concurrency": 16} | fields)
     ready = until(worker, READY).json()
     assert ready["kind"] == "async"
     return worker
