@@ -14,20 +14,17 @@ from . import batches, calls, connection, context, frames, printing, stopping
 from .channel import Channel, Closed, ProtocolError
 from .loading import Script, ScriptError, load
 
-#: What START says, but for `native`, which is for other workers.
-FIELDS = {
-    "app_root",
-    "entry_script",
-    "source_directory",
-    "args",
-    "compat",
-    "max_payload",
-    "window",
-    "region_threshold",
-    "regions",
-    "concurrency",
-    "max_batch",
+#: Numbers in START, and the least that each may be.
+NUMBERS = {
+    "max_payload": 1,
+    "window": 0,
+    "region_threshold": 0,
+    "regions": 0,
+    "concurrency": 1,
+    "max_batch": 1,
 }
+#: All that START says, but for `native`, which is for other workers.
+FIELDS = {"app_root", "entry_script", "source_directory", "args", "compat", *NUMBERS}
 
 
 class Server(Protocol):
@@ -103,8 +100,8 @@ def _parse_start(payload: bytes) -> dict[str, Any]:
         missing = FIELDS - start.keys()
         if missing:
             raise ValueError(f"without {', '.join(sorted(missing))}")
-        for name in ("max_payload", "window", "region_threshold", "regions", "concurrency", "max_batch"):
-            if not isinstance(start[name], int) or start[name] < 0:
+        for name, least in NUMBERS.items():
+            if not isinstance(start[name], int) or start[name] < least:
                 raise ValueError(f"`{name}` is {start[name]!r}")
     except (ValueError, AttributeError) as error:
         raise ProtocolError(f"START does not parse: {error}") from error
