@@ -38,7 +38,7 @@
 //! - Between workers of one fork-server: they are in one Landlock domain and may signal and read each other. Workers that are
 //!   started one by one may not. All workers share `/dev/shm`, the caches in HOME and System V memory, as one user; a key that
 //!   a library keeps among its caches (`~/.cache/huggingface/token`) is there for them too.
-//! - Of the replica, a worker of the same user may change the processor affinity; nothing else.
+//! - Of the replica, a worker of the same user may change the processor affinity: threads are pinned by the same call.
 //! - Where control groups are not writable, memory is bounded for each process by itself, and neither processes nor processor
 //!   time are.
 //! - A device that is handed in, such as a GPU, is as safe as its driver. Its memory is not counted.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -140,7 +141,7 @@ fn plan(policy: &Policy, machine: &Machine) -> (Steps, Report) {
     privileges(policy, machine, &mut steps, &mut report);
     let filters = lacking_filters.as_deref().map_or(Ok(()), Err);
     if policy.wants(Part::Files) {
-        report.set(Part::Files, files_state(wanted.files, version, &why_no_landlock));
+        report.set(Part::Files, files_state(policy, wanted.files, version, &why_no_landlock));
     }
     if policy.wants(Part::Signals) {
         report.set(
@@ -210,12 +211,22 @@ fn privileges(policy: &Policy, machine: &Machine, steps: &mut Steps, report: &mu
     }
 }
 
-fn files_state(held: bool, version: i32, why_not: &str) -> State {
+fn files_state(policy: &Policy, held: bool, version: i32, why_not: &str) -> State {
+    if !held {
+        return State::Unavailable(why_not.into());
+    }
     let means = format!("Landlock version {version}");
-    match (held, version) {
-        (false, _) => State::Unavailable(why_not.into()),
-        (true, 3..) => State::Active(means),
-        (true, _) => State::Partly {
+    let is_root = |path: &PathBuf| std::fs::canonicalize(path).is_ok_and(|path| path.parent().is_none());
+    // The code's root is where the replica was started, unless it was named: often the root of a container.
+    if let Some(path) = policy.read.iter().chain(&policy.write).find(|path| is_root(path)) {
+        return State::Partly {
+            means,
+            lacking: format!("{} is among what scripts may use, and so is everything", path.display()),
+        };
+    }
+    match version {
+        3.. => State::Active(means),
+        _ => State::Partly {
             means,
             lacking: "files that may only be read can be cut short (it takes Linux 6.2)".into(),
         },
