@@ -11,9 +11,9 @@ use crate::cgroup::{Cgroup, Controller, Groups};
 use crate::sys::{self, Step, Steps};
 use crate::{Network, Part, Policy, Report, State, calls, files, setting};
 
-/// Capabilities over files, and locking memory: what root in a container has them for. Where it may go is Landlock's
-/// business. `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER`, `CAP_FSETID`, `CAP_IPC_LOCK`.
-const KEPT_CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 14;
+/// Reading and writing whatever the owner (`CAP_DAC_OVERRIDE`), as far as Landlock lets it, and locking memory
+/// (`CAP_IPC_LOCK`): what root in a container is used for. Not owner and mode, which Landlock has no rule for.
+const KEPT_CAPABILITIES: u64 = 1 << 1 | 1 << 14;
 /// How much likelier than the replica a worker is to be killed when the machine's memory runs out; the scale ends at 1000.
 const OOM_SCORE_ABOVE: i32 = 300;
 const OOM_SCORE_MAX: i32 = 1000;
@@ -202,7 +202,7 @@ fn privileges(policy: &Policy, machine: &Machine, steps: &mut Steps, report: &mu
             (None, Ok(held)) => {
                 steps.capabilities = Some(KEPT_CAPABILITIES);
                 match (held & !KEPT_CAPABILITIES).count_ones() {
-                    0 => State::Active("the replica has none but those over files".into()),
+                    0 => State::Active("the replica has none but what workers keep".into()),
                     dropped => State::Active(format!("{dropped} of the replica's are dropped")),
                 }
             }

@@ -11,7 +11,7 @@ use crate::setting;
 pub enum Part {
     /// No program gains rights by being started (set-user-id bits, file capabilities).
     NoNewPrivileges,
-    /// Of root's capabilities only those over files are kept.
+    /// Of root's capabilities, only reading and writing whatever the owner is kept, and locking memory.
     Capabilities,
     /// Files outside the policy can neither be read nor written.
     Files,

@@ -222,6 +222,23 @@ fn a_running_process_can_be_put_into_a_group() {
 }
 
 #[test]
+fn workers_that_come_and_go_leave_no_descriptor_and_no_group() {
+    let _alone = alone();
+    let place = Place::new();
+    let policy = Policy { processes: Some(32), memory: Some(256 * MIB), ..place.policy() };
+    let prepared = policy.prepare();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    for _ in 0..20 {
+        let group = prepared.cgroup().unwrap();
+        assert!(place.run_in(&prepared, group.as_ref(), "").status.success());
+    }
+    assert_eq!(descriptors(), before);
+    drop(prepared);
+    assert!(groups().is_empty(), "{:?}", groups());
+}
+
+#[test]
 fn two_sandboxes_in_one_process_keep_apart() {
     let _alone = alone();
     let place = Place::new();
