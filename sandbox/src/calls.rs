@@ -221,6 +221,13 @@ fn allowed() -> Result<Rules, String> {
             | libc::CLONE_NEWNET,
     );
     rules.insert(libc::SYS_clone, vec![when(&[(0, MaskedEq(spaces), 0)])?]);
+    // Landlock has no rule for modes. Root could lend its rights to others by one.
+    let lending = value((libc::S_ISUID | libc::S_ISGID).cast_signed());
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_chmod, vec![when(&[(1, MaskedEq(lending), 0)])?]);
+    for (call, argument) in [(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (FCHMODAT2, 2)] {
+        rules.insert(call, vec![when(&[(argument, MaskedEq(lending), 0)])?]);
+    }
     // Typing into the terminal from which the replica was started.
     rules.insert(libc::SYS_ioctl, vec![when(&[(1, Ne, TIOCSTI), (1, Ne, TIOCLINUX)])?]);
     // A further filter can only make things stricter; one with a listener would need none of this.
@@ -263,8 +270,7 @@ const PRCTL: &[i32] = &[
     libc::PR_CAP_AMBIENT,
     50, // PR_SVE_SET_VL
     51, // PR_SVE_GET_VL
-    libc::PR_GET_SPECULATION_CTRL,
-    libc::PR_SET_SPECULATION_CTRL,
+    52, // PR_GET_SPECULATION_CTRL
     54, // PR_PAC_RESET_KEYS
     55, // PR_SET_TAGGED_ADDR_CTRL
     56, // PR_GET_TAGGED_ADDR_CTRL
@@ -289,9 +295,6 @@ const ALWAYS: &[i64] = &[
     libc::SYS_fadvise64,
     libc::SYS_fallocate,
     libc::SYS_fchdir,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_fcntl,
@@ -544,7 +547,6 @@ const LEGACY: &[i64] = &[
     libc::SYS_access,
     libc::SYS_alarm,
     libc::SYS_arch_prctl,
-    libc::SYS_chmod,
     libc::SYS_chown,
     libc::SYS_creat,
     libc::SYS_dup2,

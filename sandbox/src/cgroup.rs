@@ -24,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 const PREFIX: &str = "outrigger";
 /// The group that the replica itself moves to under version 2, where a group with processes cannot have limited ones below.
 const OWN: &str = "outrigger-replica";
+/// Numbers of groups. Several sandboxes may be in one process, and their groups in one directory.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A limit that a controller of the kernel holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +79,6 @@ pub(crate) struct Groups {
     limits: BTreeMap<Controller, u64>,
     /// `PID-START` of this process.
     owner: String,
-    next: AtomicU64,
     /// Directories that still held dying processes when their worker was done with.
     leftover: Mutex<Vec<PathBuf>>,
 }
@@ -145,12 +146,11 @@ impl Groups {
             parents,
             limits,
             owner: format!("{}-{}", std::process::id(), start_time(std::process::id()).unwrap_or(0)),
-            next: AtomicU64::new(0),
             leftover: Mutex::default(),
         };
         // What cannot be done is found out now, one controller at a time, and not when the first worker starts.
         for controller in groups.parents.keys().copied().collect::<Vec<_>>() {
-            let trial = groups.parents[&controller].join(groups.name("trial"));
+            let trial = groups.parents[&controller].join(groups.name());
             let outcome = std::fs::create_dir(&trial)
                 .and_then(|()| set(groups.version, &trial, controller, groups.limits[&controller]));
             let _ = std::fs::remove_dir(&trial);
@@ -177,14 +177,15 @@ impl Groups {
         }
     }
 
-    fn name(&self, what: impl std::fmt::Display) -> String {
-        format!("{PREFIX}-{}-{what}", self.owner)
+    /// A name that no other group of this process has.
+    fn name(&self) -> String {
+        format!("{PREFIX}-{}-{}", self.owner, NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Makes a group with all its limits.
     pub(crate) fn create(self: &Arc<Self>) -> io::Result<Cgroup> {
         self.sweep();
-        let name = self.name(self.next.fetch_add(1, Ordering::Relaxed));
+        let name = self.name();
         let mut group = Cgroup { groups: Arc::clone(self), directories: BTreeMap::new(), procs: Vec::new() };
         for (controller, parent) in &self.parents {
             let directory = parent.join(&name);

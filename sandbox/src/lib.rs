@@ -22,7 +22,8 @@
 //!   refused.
 //! - Mounts, namespaces, modules, BPF, keys of the kernel, performance counters, io_uring are out of reach. A call that is on
 //!   no list is refused with EPERM, and nothing is killed for it.
-//! - Root's capabilities are dropped, but for those over files: root cannot raise a limit again or configure the network.
+//! - Root's capabilities are dropped, but for reading and writing whatever the owner: root cannot raise a limit again, give
+//!   files away or configure the network.
 //! - Where control groups are writable, a worker has no more memory, processes and processor time than it was given, however
 //!   many processes it makes; it cannot leave its group.
 //!
@@ -32,13 +33,16 @@
 //!   belongs into a virtual machine or a kernel of its own (gVisor, Kata).
 //! - Paths and names: `stat`, `chdir` and `readlink` work everywhere, so that a worker learns which files exist, of what size
 //!   and when changed. Of `/proc` it sees the command line and the state of other processes.
+//! - Modes, times and attributes of files: Landlock has no rule for them, so a worker can change those of every file that its
+//!   user owns, also outside the policy; it can make a model unreadable that way, but not give away rights (set-user-id
+//!   bits). Let models, code and keys belong to another user than the one that serves.
 //! - Ports without addresses: the kernel's rule knows the port only. A declared port 50011 is reachable on every host.
 //! - With the network on (the default under compat), Unix sockets in files can be reached too. A listener that must tell
 //!   workers from operators asks [`is_confined`].
 //! - Between workers of one fork-server: they are in one Landlock domain and may signal and read each other. Workers that are
 //!   started one by one may not. All workers share `/dev/shm`, the caches in HOME and System V memory, as one user; a key that
 //!   a library keeps among its caches (`~/.cache/huggingface/token`) is there for them too.
-//! - Of the replica, a worker of the same user may change the processor affinity; nothing else.
+//! - Of the replica, a worker of the same user may change the processor affinity: threads are pinned by the same call.
 //! - Where control groups are not writable, memory is bounded for each process by itself, and neither processes nor processor
 //!   time are.
 //! - A device that is handed in, such as a GPU, is as safe as its driver. Its memory is not counted.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -10,9 +11,9 @@ use crate::cgroup::{Cgroup, Controller, Groups};
 use crate::sys::{self, Step, Steps};
 use crate::{Network, Part, Policy, Report, State, calls, files, setting};
 
-/// Capabilities over files, and locking memory: what root in a container has them for. Where it may go is Landlock's
-/// business. `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER`, `CAP_FSETID`, `CAP_IPC_LOCK`.
-const KEPT_CAPABILITIES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 14;
+/// Reading and writing whatever the owner (`CAP_DAC_OVERRIDE`), as far as Landlock lets it, and locking memory
+/// (`CAP_IPC_LOCK`): what root in a container is used for. Not owner and mode, which Landlock has no rule for.
+const KEPT_CAPABILITIES: u64 = 1 << 1 | 1 << 14;
 /// How much likelier than the replica a worker is to be killed when the machine's memory runs out; the scale ends at 1000.
 const OOM_SCORE_ABOVE: i32 = 300;
 const OOM_SCORE_MAX: i32 = 1000;
@@ -140,7 +141,7 @@ fn plan(policy: &Policy, machine: &Machine) -> (Steps, Report) {
     privileges(policy, machine, &mut steps, &mut report);
     let filters = lacking_filters.as_deref().map_or(Ok(()), Err);
     if policy.wants(Part::Files) {
-        report.set(Part::Files, files_state(wanted.files, version, &why_no_landlock));
+        report.set(Part::Files, files_state(policy, wanted.files, version, &why_no_landlock));
     }
     if policy.wants(Part::Signals) {
         report.set(
@@ -201,7 +202,7 @@ fn privileges(policy: &Policy, machine: &Machine, steps: &mut Steps, report: &mu
             (None, Ok(held)) => {
                 steps.capabilities = Some(KEPT_CAPABILITIES);
                 match (held & !KEPT_CAPABILITIES).count_ones() {
-                    0 => State::Active("the replica has none but those over files".into()),
+                    0 => State::Active("the replica has none but what workers keep".into()),
                     dropped => State::Active(format!("{dropped} of the replica's are dropped")),
                 }
             }
@@ -210,12 +211,22 @@ fn privileges(policy: &Policy, machine: &Machine, steps: &mut Steps, report: &mu
     }
 }
 
-fn files_state(held: bool, version: i32, why_not: &str) -> State {
+fn files_state(policy: &Policy, held: bool, version: i32, why_not: &str) -> State {
+    if !held {
+        return State::Unavailable(why_not.into());
+    }
     let means = format!("Landlock version {version}");
-    match (held, version) {
-        (false, _) => State::Unavailable(why_not.into()),
-        (true, 3..) => State::Active(means),
-        (true, _) => State::Partly {
+    let is_root = |path: &PathBuf| std::fs::canonicalize(path).is_ok_and(|path| path.parent().is_none());
+    // The code's root is where the replica was started, unless it was named: often the root of a container.
+    if let Some(path) = policy.read.iter().chain(&policy.write).find(|path| is_root(path)) {
+        return State::Partly {
+            means,
+            lacking: format!("{} is among what scripts may use, and so is everything", path.display()),
+        };
+    }
+    match version {
+        3.. => State::Active(means),
+        _ => State::Partly {
             means,
             lacking: "files that may only be read can be cut short (it takes Linux 6.2)".into(),
         },

@@ -11,7 +11,7 @@ use crate::setting;
 pub enum Part {
     /// No program gains rights by being started (set-user-id bits, file capabilities).
     NoNewPrivileges,
-    /// Of root's capabilities only those over files are kept.
+    /// Of root's capabilities, only reading and writing whatever the owner is kept, and locking memory.
     Capabilities,
     /// Files outside the policy can neither be read nor written.
     Files,
@@ -185,6 +185,22 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// All kinds, for a host in another language that is given its hints beforehand.
+    pub const ALL: [Self; 6] =
+        [Self::File, Self::Network, Self::Name, Self::SystemCall, Self::Memory, Self::Process];
+
+    /// A plain word for the kind.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Network => "network",
+            Self::Name => "name",
+            Self::SystemCall => "system_call",
+            Self::Memory => "memory",
+            Self::Process => "process",
+        }
+    }
+
     /// What an error number of a failed operating-system call means under the sandbox. `has_path`: the error names a file.
     /// `None` for numbers that the sandbox never gives.
     pub fn from_errno(errno: i32, has_path: bool) -> Option<Self> {

@@ -138,3 +138,20 @@ assert held('self') == held(os.getppid())
         ),
     );
 }
+
+#[test]
+fn a_policy_that_opens_everything_is_told() {
+    let place = Place::new();
+    let mut policy = place.policy();
+    if !holds(&policy, &[Part::Files]) {
+        return;
+    }
+    policy.read.push("/".into());
+    assert!(
+        policy
+            .prepare()
+            .report()
+            .unavailable()
+            .any(|(part, why)| part == Part::Files && why.starts_with("/ is"))
+    );
+}

@@ -13,7 +13,7 @@ fn numerical_libraries_work() {
     let body = r"
 import sys
 try:
-    import numpy, onnx, onnxruntime, sklearn.linear_model, joblib
+    import numpy, onnx, onnxruntime, pandas, scipy.optimize, sklearn.linear_model, joblib
 except ModuleNotFoundError as error:
     print('skipped:', error); sys.exit(0)
 import os
@@ -25,6 +25,9 @@ file = os.environ['TMPDIR'] + '/model.joblib'
 joblib.dump(model, file)
 assert numpy.allclose(joblib.load(file).coef_, [1, 2, 3])
 assert joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(i) for i in range(-4, 0)) == [4, 3, 2, 1]
+frame = pandas.DataFrame({'a': [1, 2], 'b': ['x', 'y']})
+assert frame.groupby('b').a.sum().to_dict() == {'x': 1, 'y': 2}
+assert abs(scipy.optimize.minimize(lambda v: (v[0] - 2) ** 2, [0.0]).x[0] - 2) < 1e-4
 from onnx import TensorProto, helper
 graph = helper.make_graph(
     [helper.make_node('Add', ['a', 'a'], ['b'])], 'g',

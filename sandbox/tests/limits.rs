@@ -222,6 +222,42 @@ fn a_running_process_can_be_put_into_a_group() {
 }
 
 #[test]
+fn workers_that_come_and_go_leave_no_descriptor_and_no_group() {
+    let _alone = alone();
+    let place = Place::new();
+    let policy = Policy { processes: Some(32), memory: Some(256 * MIB), ..place.policy() };
+    let prepared = policy.prepare();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    for _ in 0..20 {
+        let group = prepared.cgroup().unwrap();
+        assert!(place.run_in(&prepared, group.as_ref(), "").status.success());
+    }
+    assert_eq!(descriptors(), before);
+    drop(prepared);
+    assert!(groups().is_empty(), "{:?}", groups());
+}
+
+#[test]
+fn two_sandboxes_in_one_process_keep_apart() {
+    let _alone = alone();
+    let place = Place::new();
+    let policy = Policy { processes: Some(32), ..place.policy() };
+    let (Some(one), Some(two)) = (in_group(&policy, Part::Processes), in_group(&policy, Part::Processes))
+    else {
+        return;
+    };
+    let (first, second) = (one.cgroup().unwrap().unwrap(), two.cgroup().unwrap().unwrap());
+    let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    first.add(child.id()).unwrap();
+    drop((second, two));
+    assert_eq!(first.processes(), [child.id()]);
+    drop((first, one));
+    child.wait().unwrap();
+    assert!(groups().is_empty(), "{:?}", groups());
+}
+
+#[test]
 fn what_a_dead_replica_has_left_is_removed_at_the_next_start() {
     let _alone = alone();
     let place = Place::new();
