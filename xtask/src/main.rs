@@ -7,6 +7,7 @@ mod args;
 mod build;
 mod check;
 mod demo;
+mod headers;
 mod metadata;
 mod process;
 mod prove;
@@ -38,6 +39,7 @@ const TASKS: &[Task] = &[
     Task { spec: &check::SPEC, run: check::run },
     Task { spec: &setup::SPEC, run: setup::run },
     Task { spec: &build::SPEC, run: build::run },
+    Task { spec: &headers::SPEC, run: headers::run },
     Task { spec: &prove::SPEC, run: prove::run },
 ];
 

@@ -1,0 +1,47 @@
+//! The same as `mean.c`, in Rust; `GET` with `?count=N` streams the numbers up to N, a line each.
+
+use std::io::Write;
+
+use outrigger_script::{Error, Host, Level, Method, Request, Response, Script};
+
+struct Mean;
+
+impl Script for Mean {
+    fn init(host: &Host<'_>) -> Result<Self, Error> {
+        host.log(Level::Info, "ready for float32 values");
+        Ok(Self)
+    }
+
+    fn run(&self, request: &Request<'_>) -> Result<Response, Error> {
+        match request.method() {
+            Method::Get => count(request),
+            _ => mean(request.body()),
+        }
+    }
+}
+
+fn mean(body: &[u8]) -> Result<Response, Error> {
+    let (values, rest) = body.as_chunks::<4>();
+    if values.is_empty() || !rest.is_empty() {
+        return Err(Error::input("the body must be one or more float32 values"));
+    }
+    let sum: f64 = values.iter().map(|value| f64::from(f32::from_ne_bytes(*value))).sum();
+    let mean = sum / values.len() as f64;
+    if !mean.is_finite() {
+        return Err(Error::input("the mean is not a finite number, which JSON cannot write"));
+    }
+    Ok(Response::json(format!("{{\"mean\": {mean}}}")))
+}
+
+fn count(request: &Request<'_>) -> Result<Response, Error> {
+    let query = std::str::from_utf8(request.query())?;
+    let last = query.strip_prefix("count=").ok_or_else(|| Error::input("say ?count=N"))?;
+    let last: u64 = last.parse().map_err(|_| Error::input("say ?count=N"))?;
+    let mut stream = request.stream(Response::new("text/plain", ""))?;
+    for number in 1..=last {
+        writeln!(stream, "{number}")?;
+    }
+    Ok(stream.end())
+}
+
+outrigger_script::export!(Mean);
