@@ -12,8 +12,8 @@ pub(crate) const SPEC: Spec = Spec {
     name: "headers",
     about: "write the C headers that are made from Rust",
     details: "\
-Writes entry-scripts/native/include/outrigger_script.h out of entry-scripts/native/abi. `check` fails if that was
-forgotten.",
+Writes entry-scripts/native/include/outrigger_script.h out of entry-scripts/native/abi. `check` fails if that
+was forgotten.",
     operands: None,
     flags: &[],
 };

@@ -1,4 +1,5 @@
-//! The same as `mean.c`, in Rust; `GET` with `?count=N` streams the numbers up to N, a line each.
+//! The same as `mean.c`, in Rust. With `?running` the answer is the mean up to each value, as float32 values
+//! that are built where they are sent from; `GET` with `?count=N` streams the numbers up to N, a line each.
 
 use std::io::Write;
 
@@ -15,6 +16,7 @@ impl Script for Mean {
     fn run(&self, request: &Request<'_>) -> Result<Response, Error> {
         match request.method() {
             Method::Get => count(request),
+            _ if request.query() == b"running" => running(request),
             _ => mean(request.body()),
         }
     }
@@ -31,6 +33,19 @@ fn mean(body: &[u8]) -> Result<Response, Error> {
         return Err(Error::input("the mean is not a finite number, which JSON cannot write"));
     }
     Ok(Response::json(format!("{{\"mean\": {mean}}}")))
+}
+
+fn running(request: &Request<'_>) -> Result<Response, Error> {
+    let (values, _) = request.body().as_chunks::<4>();
+    let mut answer =
+        request.buffer(values.len() * 4).ok_or_else(|| Error::failed("no memory for the answer"))?;
+    let (means, _) = answer.as_chunks_mut::<4>();
+    let mut sum = 0.0;
+    for (number, (value, mean)) in values.iter().zip(means).enumerate() {
+        sum += f64::from(f32::from_ne_bytes(*value));
+        *mean = ((sum / (number + 1) as f64) as f32).to_ne_bytes();
+    }
+    Ok(Response::in_place("application/octet-stream", answer).header("x-values", values.len().to_string()))
 }
 
 fn count(request: &Request<'_>) -> Result<Response, Error> {

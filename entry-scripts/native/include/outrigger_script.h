@@ -9,6 +9,23 @@
 #pragma GCC visibility push(default)
 #endif
 
+// The C ABI of native entry scripts: a shared library that answers requests.
+//
+// `include/outrigger_script.h` is made from `abi/src/lib.rs` by `cargo xtask headers`, texts included.
+//
+// # Versions
+// The library says by `outrigger_script_abi` which version it was made with. The host takes the same major
+// version with the same minor version or an older one. Within a major version structs only grow at their
+// ends and minor counts that growth; `size` is what the struct has at the host. Each member says since when
+// it exists, if not since 1.0.
+//
+// # What holds for every function and callback
+// - Pointers are valid for the time of the call only, unless it says otherwise. None is null unless it says
+//   so; a `Bytes` of length 0 may have a null `data`.
+// - Functions return a code. On failure they write why into the `Message`, which is the host's.
+// - They neither unwind nor jump out of their frame.
+
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,10 +41,12 @@
 // It worked.
 #define OUTRIGGER_CODE_OK 0
 
-// The script failed; the message is for the log. The host reads every code that it does not know as this one.
+// The script failed; the message is for the log. The host reads every code that it does not know as this
+// one.
 #define OUTRIGGER_CODE_FAILED 1
 
-// The request cannot be answered, which is the caller's fault; the message is for the caller, with status 400.
+// The request cannot be answered, which is the caller's fault; the message is for the caller, with status
+// 400.
 #define OUTRIGGER_CODE_INPUT 2
 
 // A request's method.
@@ -77,7 +96,8 @@ typedef struct OutriggerBytes {
   size_t len;
 } OutriggerBytes;
 
-// What a script is told when it starts. It and all that it points to is valid until `outrigger_script_shutdown` returns.
+// What a script is told when it starts. It and all that it points to is valid until
+// `outrigger_script_shutdown` returns.
 typedef struct OutriggerHost {
   // Bytes of this struct at the host.
   size_t size;
@@ -95,8 +115,8 @@ typedef struct OutriggerHost {
   size_t arg_count;
   // For `log`.
   void *context;
-  // Writes to the replica's log: `level` is one of the `LEVEL` values, `text` is copied, each of its lines is a line of
-  // the log. From any thread, until `outrigger_script_shutdown` returns. Never null.
+  // Writes to the replica's log: `level` is one of the `LEVEL` values, `text` is copied, each of its lines
+  // is a line of the log. From any thread, until `outrigger_script_shutdown` returns. Never null.
   void (*log)(void *context, int32_t level, struct OutriggerBytes text);
 } OutriggerHost;
 
@@ -112,8 +132,8 @@ typedef struct OutriggerScript {
   uint32_t methods;
 } OutriggerScript;
 
-// Room for the reason of a failure. The host owns it; the library writes at most `capacity` bytes of UTF-8 to `data`
-// and sets `len` to how many it wrote.
+// Room for the reason of a failure. The host owns it; the library writes at most `capacity` bytes of UTF-8
+// to `data` and sets `len` to how many it wrote.
 typedef struct OutriggerMessage {
   // The first byte of the room.
   uint8_t *data;
@@ -131,12 +151,14 @@ typedef struct OutriggerHeader {
   struct OutriggerBytes value;
 } OutriggerHeader;
 
-// A response. The host owns the struct and has set `size`, and `status` to 200, everything else to zero; all that it points to is the library's.
+// A response. The host owns the struct and has set `size`, and `status` to 200, everything else to zero; all
+// that it points to is the library's.
 //
-// After `CODE_OK` the host calls `free(owner)` exactly once, when it is done with all that the response points to:
-// from any thread, also while other calls run, before it calls `outrigger_script_shutdown`. If `free` is null, all of it is valid
-// until this thread calls `outrigger_script_run` or `outrigger_script_shutdown` again, or is static.
-// After any other code, and after `begin`, the host does not look at it.
+// After `CODE_OK` the host calls `free(owner)` exactly once, when it is done with all that the response
+// points to: from any thread, also while other calls run, before it calls `outrigger_script_shutdown`. If
+// `free` is null, all of it is valid until this thread calls `outrigger_script_run` or
+// `outrigger_script_shutdown` again, or is static. After any other code, and after `begin`, the host does
+// not look at it.
 typedef struct OutriggerResponse {
   // Bytes of this struct at the host; not to be changed.
   size_t size;
@@ -144,7 +166,8 @@ typedef struct OutriggerResponse {
   uint32_t status;
   // Zero.
   uint32_t reserved;
-  // Headers. Those of the connection (`content-length`, `transfer-encoding`, `connection`) are the host's business.
+  // Headers. Those of the connection (`content-length`, `transfer-encoding`, `connection`) are the host's
+  // business.
   const struct OutriggerHeader *headers;
   // How many, at most 256; their names and values together have at most 65536 bytes.
   size_t header_count;
@@ -158,7 +181,8 @@ typedef struct OutriggerResponse {
   void *owner;
 } OutriggerResponse;
 
-// A request. It and all that it points to is the host's, read only, and valid until `outrigger_script_run` returns.
+// A request. It and all that it points to is the host's, read only, and valid until `outrigger_script_run`
+// returns.
 typedef struct OutriggerRequest {
   // Bytes of this struct at the host.
   size_t size;
@@ -180,23 +204,26 @@ typedef struct OutriggerRequest {
   uint64_t deadline;
   // For the callbacks. Valid until `outrigger_script_run` returns.
   void *context;
-  // Whether a call goes on: one of the `CANCELLED` values. From any thread until `outrigger_script_run` returns. Costs about
-  // as much as a system call. Never null.
+  // Whether a call goes on: one of the `CANCELLED` values. From any thread until `outrigger_script_run`
+  // returns. Costs about as much as a system call. Never null.
   int32_t (*cancelled)(void *context);
-  // As the host's `log`, with the request's id. From any thread until `outrigger_script_run` returns. Never null.
+  // As the host's `log`, with the request's id. From any thread until `outrigger_script_run` returns.
+  // Never null.
   void (*log)(void *context, int32_t level, struct OutriggerBytes text);
-  // Lends `len` bytes to build the response's body in, where the host can send them from without copying them. They are the
-  // host's, and the library's to write until `outrigger_script_run` returns. If the response's body lies inside them, the host sends
-  // it from there; the host ends them in any case. What they hold at first is not said: write all that you send. Null if
-  // there is no memory, if more than 16 are lent to this call, or for a length of 0. From any thread. Never null.
+  // Lends `len` bytes to build the response's body in, where the host can send them from without copying
+  // them. They are the host's, and the library's to write until `outrigger_script_run` returns. If the
+  // response's body lies inside them, the host sends it from there; the host ends them in any case. What
+  // they hold at first is not said: write all that you send. Null if there is no memory, if more than 16
+  // are lent to this call, or for a length of 0. From any thread. Never null.
   uint8_t *(*allocate)(void *context, size_t len);
-  // Begins a streamed response: `status`, `headers` and `content_type` of `response` are copied and sent, its body and `free` are
-  // not looked at. At most once in a call. Returns 0; else the head cannot be sent or the client has gone, and
-  // nothing will be sent. From the thread that runs the call. Never null.
+  // Begins a streamed response: `status`, `headers` and `content_type` of `response` are copied and sent,
+  // its body and `free` are not looked at. At most once in a call. Returns 0; else the head cannot be sent
+  // or the client has gone, and nothing will be sent. From the thread that runs the call. Never null.
   int32_t (*begin)(void *context, const struct OutriggerResponse *response);
-  // Sends a piece of a streamed response that `begin` has begun, and waits while the client takes in what it was sent.
-  // `bytes` are copied. Returns 0; anything else means that the client has gone or the call was cancelled:
-  // nothing more can be sent, the library had better return. From the thread that runs the call. Never null.
+  // Sends a piece of a streamed response that `begin` has begun, and waits while the client takes in what
+  // it was sent. `bytes` are copied. Returns 0; anything else means that the client has gone or the call
+  // was cancelled: nothing more can be sent, the library had better return. From the thread that runs the
+  // call. Never null.
   int32_t (*write)(void *context, struct OutriggerBytes bytes);
 } OutriggerRequest;
 
@@ -207,21 +234,22 @@ extern "C" {
 // Returns `ABI`. Called before anything else, from any thread.
 extern uint32_t outrigger_script_abi(void);
 
-// Starts the script: called once, before all others. On success the host calls `outrigger_script_shutdown` with
-// `script->state` at the end; after a failure it calls nothing more.
+// Starts the script: called once, before all others. On success the host calls
+// `outrigger_script_shutdown` with `script->state` at the end; after a failure it calls nothing more.
 extern int32_t outrigger_script_init(const struct OutriggerHost *host,
                                      struct OutriggerScript *script,
                                      struct OutriggerMessage *message);
 
 // Answers a request. In a worker process all calls come one after the other from the thread that called
-// `outrigger_script_init`. In the replica's own process they come from any thread: at once if the script has the flag
-// `SCRIPT_THREAD_SAFE`, else one after the other.
+// `outrigger_script_init`. In the replica's own process they come from any thread: at once if the script
+// has the flag `SCRIPT_THREAD_SAFE`, else one after the other.
 extern int32_t outrigger_script_run(void *state,
                                     const struct OutriggerRequest *request,
                                     struct OutriggerResponse *response,
                                     struct OutriggerMessage *message);
 
-// Ends the script: called once, when no call is under way and all responses have been freed. The library stays loaded.
+// Ends the script: called once, when no call is under way and all responses have been freed. The library
+// stays loaded.
 extern void outrigger_script_shutdown(void *state);
 
 #ifdef __cplusplus

@@ -1,16 +1,16 @@
 //! The C ABI of native entry scripts: a shared library that answers requests.
 //!
-//! `include/outrigger_script.h` is made from this file by `cargo xtask headers`, texts included, so they are written for
-//! readers of either.
+//! `include/outrigger_script.h` is made from `abi/src/lib.rs` by `cargo xtask headers`, texts included.
 //!
 //! # Versions
-//! The library says by `outrigger_script_abi` which version it was made with. The host takes the same major version
-//! with the same minor version or an older one. Within a major version structs only grow at their ends and minor
-//! counts that growth; `size` is what the struct has at the host. Each member says since when it exists, if not since 1.0.
+//! The library says by `outrigger_script_abi` which version it was made with. The host takes the same major
+//! version with the same minor version or an older one. Within a major version structs only grow at their
+//! ends and minor counts that growth; `size` is what the struct has at the host. Each member says since when
+//! it exists, if not since 1.0.
 //!
 //! # What holds for every function and callback
-//! - Pointers are valid for the time of the call only, unless it says otherwise. None is null unless it says so; a
-//!   `Bytes` of length 0 may have a null `data`.
+//! - Pointers are valid for the time of the call only, unless it says otherwise. None is null unless it says
+//!   so; a `Bytes` of length 0 may have a null `data`.
 //! - Functions return a code. On failure they write why into the `Message`, which is the host's.
 //! - They neither unwind nor jump out of their frame.
 
@@ -25,9 +25,11 @@ pub const ABI: u32 = (MAJOR << 16) | MINOR;
 
 /// It worked.
 pub const CODE_OK: i32 = 0;
-/// The script failed; the message is for the log. The host reads every code that it does not know as this one.
+/// The script failed; the message is for the log. The host reads every code that it does not know as this
+/// one.
 pub const CODE_FAILED: i32 = 1;
-/// The request cannot be answered, which is the caller's fault; the message is for the caller, with status 400.
+/// The request cannot be answered, which is the caller's fault; the message is for the caller, with status
+/// 400.
 pub const CODE_INPUT: i32 = 2;
 
 /// A request's method.
@@ -80,8 +82,8 @@ pub struct Header {
     pub value: Bytes,
 }
 
-/// Room for the reason of a failure. The host owns it; the library writes at most `capacity` bytes of UTF-8 to `data`
-/// and sets `len` to how many it wrote.
+/// Room for the reason of a failure. The host owns it; the library writes at most `capacity` bytes of UTF-8
+/// to `data` and sets `len` to how many it wrote.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Message {
@@ -93,7 +95,8 @@ pub struct Message {
     pub len: usize,
 }
 
-/// What a script is told when it starts. It and all that it points to is valid until `outrigger_script_shutdown` returns.
+/// What a script is told when it starts. It and all that it points to is valid until
+/// `outrigger_script_shutdown` returns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
@@ -113,8 +116,8 @@ pub struct Host {
     pub arg_count: usize,
     /// For `log`.
     pub context: *mut c_void,
-    /// Writes to the replica's log: `level` is one of the `LEVEL` values, `text` is copied, each of its lines is a line of
-    /// the log. From any thread, until `outrigger_script_shutdown` returns. Never null.
+    /// Writes to the replica's log: `level` is one of the `LEVEL` values, `text` is copied, each of its lines
+    /// is a line of the log. From any thread, until `outrigger_script_shutdown` returns. Never null.
     pub log: Option<unsafe extern "C" fn(context: *mut c_void, level: i32, text: Bytes)>,
 }
 
@@ -132,7 +135,8 @@ pub struct Script {
     pub methods: u32,
 }
 
-/// A request. It and all that it points to is the host's, read only, and valid until `outrigger_script_run` returns.
+/// A request. It and all that it points to is the host's, read only, and valid until `outrigger_script_run`
+/// returns.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -156,32 +160,37 @@ pub struct Request {
     pub deadline: u64,
     /// For the callbacks. Valid until `outrigger_script_run` returns.
     pub context: *mut c_void,
-    /// Whether a call goes on: one of the `CANCELLED` values. From any thread until `outrigger_script_run` returns. Costs about
-    /// as much as a system call. Never null.
+    /// Whether a call goes on: one of the `CANCELLED` values. From any thread until `outrigger_script_run`
+    /// returns. Costs about as much as a system call. Never null.
     pub cancelled: Option<unsafe extern "C" fn(context: *mut c_void) -> i32>,
-    /// As the host's `log`, with the request's id. From any thread until `outrigger_script_run` returns. Never null.
+    /// As the host's `log`, with the request's id. From any thread until `outrigger_script_run` returns.
+    /// Never null.
     pub log: Option<unsafe extern "C" fn(context: *mut c_void, level: i32, text: Bytes)>,
-    /// Lends `len` bytes to build the response's body in, where the host can send them from without copying them. They are the
-    /// host's, and the library's to write until `outrigger_script_run` returns. If the response's body lies inside them, the host sends
-    /// it from there; the host ends them in any case. What they hold at first is not said: write all that you send. Null if
-    /// there is no memory, if more than 16 are lent to this call, or for a length of 0. From any thread. Never null.
+    /// Lends `len` bytes to build the response's body in, where the host can send them from without copying
+    /// them. They are the host's, and the library's to write until `outrigger_script_run` returns. If the
+    /// response's body lies inside them, the host sends it from there; the host ends them in any case. What
+    /// they hold at first is not said: write all that you send. Null if there is no memory, if more than 16
+    /// are lent to this call, or for a length of 0. From any thread. Never null.
     pub allocate: Option<unsafe extern "C" fn(context: *mut c_void, len: usize) -> *mut u8>,
-    /// Begins a streamed response: `status`, `headers` and `content_type` of `response` are copied and sent, its body and `free` are
-    /// not looked at. At most once in a call. Returns 0; else the head cannot be sent or the client has gone, and
-    /// nothing will be sent. From the thread that runs the call. Never null.
+    /// Begins a streamed response: `status`, `headers` and `content_type` of `response` are copied and sent,
+    /// its body and `free` are not looked at. At most once in a call. Returns 0; else the head cannot be sent
+    /// or the client has gone, and nothing will be sent. From the thread that runs the call. Never null.
     pub begin: Option<unsafe extern "C" fn(context: *mut c_void, response: *const Response) -> i32>,
-    /// Sends a piece of a streamed response that `begin` has begun, and waits while the client takes in what it was sent.
-    /// `bytes` are copied. Returns 0; anything else means that the client has gone or the call was cancelled:
-    /// nothing more can be sent, the library had better return. From the thread that runs the call. Never null.
+    /// Sends a piece of a streamed response that `begin` has begun, and waits while the client takes in what
+    /// it was sent. `bytes` are copied. Returns 0; anything else means that the client has gone or the call
+    /// was cancelled: nothing more can be sent, the library had better return. From the thread that runs the
+    /// call. Never null.
     pub write: Option<unsafe extern "C" fn(context: *mut c_void, bytes: Bytes) -> i32>,
 }
 
-/// A response. The host owns the struct and has set `size`, and `status` to 200, everything else to zero; all that it points to is the library's.
+/// A response. The host owns the struct and has set `size`, and `status` to 200, everything else to zero; all
+/// that it points to is the library's.
 ///
-/// After `CODE_OK` the host calls `free(owner)` exactly once, when it is done with all that the response points to:
-/// from any thread, also while other calls run, before it calls `outrigger_script_shutdown`. If `free` is null, all of it is valid
-/// until this thread calls `outrigger_script_run` or `outrigger_script_shutdown` again, or is static.
-/// After any other code, and after `begin`, the host does not look at it.
+/// After `CODE_OK` the host calls `free(owner)` exactly once, when it is done with all that the response
+/// points to: from any thread, also while other calls run, before it calls `outrigger_script_shutdown`. If
+/// `free` is null, all of it is valid until this thread calls `outrigger_script_run` or
+/// `outrigger_script_shutdown` again, or is static. After any other code, and after `begin`, the host does
+/// not look at it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Response {
@@ -191,7 +200,8 @@ pub struct Response {
     pub status: u32,
     /// Zero.
     pub reserved: u32,
-    /// Headers. Those of the connection (`content-length`, `transfer-encoding`, `connection`) are the host's business.
+    /// Headers. Those of the connection (`content-length`, `transfer-encoding`, `connection`) are the host's
+    /// business.
     pub headers: *const Header,
     /// How many, at most 256; their names and values together have at most 65536 bytes.
     pub header_count: usize,
@@ -211,13 +221,13 @@ unsafe extern "C" {
     /// Returns `ABI`. Called before anything else, from any thread.
     pub fn outrigger_script_abi() -> u32;
 
-    /// Starts the script: called once, before all others. On success the host calls `outrigger_script_shutdown` with
-    /// `script->state` at the end; after a failure it calls nothing more.
+    /// Starts the script: called once, before all others. On success the host calls
+    /// `outrigger_script_shutdown` with `script->state` at the end; after a failure it calls nothing more.
     pub fn outrigger_script_init(host: *const Host, script: *mut Script, message: *mut Message) -> i32;
 
     /// Answers a request. In a worker process all calls come one after the other from the thread that called
-    /// `outrigger_script_init`. In the replica's own process they come from any thread: at once if the script has the flag
-    /// `SCRIPT_THREAD_SAFE`, else one after the other.
+    /// `outrigger_script_init`. In the replica's own process they come from any thread: at once if the script
+    /// has the flag `SCRIPT_THREAD_SAFE`, else one after the other.
     pub fn outrigger_script_run(
         state: *mut c_void,
         request: *const Request,
@@ -225,7 +235,8 @@ unsafe extern "C" {
         message: *mut Message,
     ) -> i32;
 
-    /// Ends the script: called once, when no call is under way and all responses have been freed. The library stays loaded.
+    /// Ends the script: called once, when no call is under way and all responses have been freed. The library
+    /// stays loaded.
     pub fn outrigger_script_shutdown(state: *mut c_void);
 }
 

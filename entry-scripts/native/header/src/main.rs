@@ -71,9 +71,13 @@ fn main() -> Result<ExitCode> {
 }
 
 fn generate(source: &Path) -> Result<String> {
+    let rust =
+        std::fs::read_to_string(source).with_context(|| format!("could not read `{}`", source.display()))?;
+    // What holds for all of it stands at the top, there as here.
+    let rules = rust.lines().map_while(|line| line.strip_prefix("//!")).map(|line| format!("//{line}\n"));
     let mut config = Config {
         language: Language::C,
-        header: Some(HEAD.into()),
+        header: Some(format!("{HEAD}\n\n{}", rules.collect::<String>())),
         no_includes: true,
         sys_includes: vec!["stddef.h".into(), "stdint.h".into()],
         trailer: Some(FOOT.into()),

@@ -18,7 +18,8 @@
 //! outrigger_script::export!(Echo);
 //! ```
 //!
-//! `outrigger_script_abi` has the same in C, and says what the host promises. Panics stop at the boundary and fail the call.
+//! `outrigger_script_abi` has the same in C, and says what the host promises. Panics stop at the boundary and
+//! fail the call.
 
 #[doc(hidden)]
 #[expect(unsafe_code, reason = "is called through the C boundary")]
@@ -44,7 +45,8 @@ pub trait Script: Send + Sync + Sized + 'static {
     /// Why it cannot start; the replica does not come up then.
     fn init(host: &Host<'_>) -> Result<Self, Error>;
 
-    /// Answers a request. In a worker process from one thread; in the replica's own process from several at once.
+    /// Answers a request. In a worker process from one thread; in the replica's own process from several at
+    /// once.
     ///
     /// # Errors
     /// [`Error::failed`], which any `std::error::Error` becomes, or [`Error::input`].

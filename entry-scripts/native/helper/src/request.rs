@@ -190,8 +190,8 @@ impl<'a> Request<'a> {
     }
 
     /// Memory of the host's to build the body of the response in, which is then sent without a copy
-    /// ([`Response::in_place`]). What it holds at first is not said: write all that you send. `None` where the host has none;
-    /// at most 16 in a call.
+    /// ([`Response::in_place`]). What it holds at first is not said: write all that you send. `None` where
+    /// the host has none; at most 16 in a call.
     pub fn buffer(&self, len: usize) -> Option<Buffer<'a>> {
         let allocate = self.raw.allocate?;
         // SAFETY: from any thread, while the call runs.

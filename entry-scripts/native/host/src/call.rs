@@ -90,7 +90,8 @@ pub struct Gone;
 
 /// What the host does for a call while it runs.
 pub trait Caller: Sync {
-    /// Memory for the body of an answer. Its bytes keep their address when the value is moved, until it is dropped.
+    /// Memory for the body of an answer. Its bytes keep their address when the value is moved, until it is
+    /// dropped.
     type Buffer: AsRef<[u8]> + AsMut<[u8]> + Send;
 
     /// Whether the call goes on. From any thread.

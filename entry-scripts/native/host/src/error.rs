@@ -16,8 +16,8 @@ pub enum LoadError {
     },
     /// The loader refuses it.
     #[error(
-        "`{path}` cannot be loaded: {reason}; build it as a shared library (cc -shared -fPIC, or crate-type = \
-         [\"cdylib\"]) for this machine, and install what it links to"
+        "`{path}` cannot be loaded: {reason}; build it as a shared library (cc -shared -fPIC, or \
+         crate-type = [\"cdylib\"]) for this machine, and install what it links to"
     )]
     Open {
         /// The library.
@@ -27,8 +27,8 @@ pub enum LoadError {
     },
     /// It lacks a function, or exports a null in its place.
     #[error(
-        "`{path}` does not export `{symbol}`: define it as outrigger_script.h declares it (in C++ include the header \
-         before defining it, in Rust use `outrigger_script::export!`)"
+        "`{path}` does not export `{symbol}`: define it as outrigger_script.h declares it (in C++ include that \
+         first, in Rust use `outrigger_script::export!`)"
     )]
     Symbol {
         /// The library.
@@ -38,7 +38,8 @@ pub enum LoadError {
     },
     /// It was made for another ABI.
     #[error(
-        "`{path}` was made for ABI {actual}, this host has {expected}: build it with the outrigger_script.h of this host"
+        "`{path}` was made for ABI {actual}, this host has {expected}: build it with the outrigger_script.h \
+         of this host"
     )]
     Version {
         /// The library.

@@ -14,8 +14,8 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// Opens the library at `path` and starts its script; `logger` takes the lines that it logs outside of calls. Takes as
-    /// long as the script's `init`.
+    /// Opens the library at `path` and starts its script; `logger` takes the lines that it logs outside of
+    /// calls. Takes as long as the script's `init`.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -38,8 +38,8 @@ impl InProcess {
         self.script.methods()
     }
 
-    /// Calls the script on this thread; returns when it has. It cannot be ended from outside: a script that does not look
-    /// at [`Caller::cancelled`] holds the thread for as long as it likes.
+    /// Calls the script on this thread; returns when it has. It cannot be ended from outside: a script that
+    /// does not look at [`Caller::cancelled`] holds the thread for as long as it likes.
     ///
     /// # Errors
     /// [`CallError`]; if a stream has begun, it is incomplete.

@@ -1,11 +1,11 @@
 //! Runs native entry scripts: shared libraries with the C ABI of `outrigger_script_abi`.
 //!
-//! [`Script`] opens, checks and calls a library. It has two users: [`serve_worker`], the main loop of a worker process,
-//! which speaks the protocol of `entry-scripts/PROTOCOL.md`, and [`InProcess`], for a runtime that an operator has told to
-//! trust the library: a crash of the script is then a crash of the replica.
+//! [`Library`] opens and checks one. There are two ways to run it: [`serve_worker`], the main loop of a worker
+//! process, which speaks the protocol of `entry-scripts/PROTOCOL.md`, and [`InProcess`], for a runtime that an
+//! operator has told to trust the library: a crash of the script is then a crash of the replica.
 //!
-//! What comes back over the ABI is checked before it is used: codes, statuses, headers, lengths, nulls. That pointers which
-//! are not null point to what the library says cannot be checked.
+//! What comes back over the ABI is checked before it is used: codes, statuses, headers, lengths, nulls. That
+//! pointers which are not null point to what the library says cannot be checked.
 
 mod call;
 #[expect(unsafe_code, reason = "is called through the C boundary")]
@@ -25,5 +25,7 @@ pub use error::{CallError, LoadError};
 pub use in_process::InProcess;
 pub use library::Library;
 pub use response::{Answer, Body, Head};
-pub use script::{Script, Settings};
+pub use script::Settings;
 pub use worker::serve_worker;
+
+pub(crate) use script::Script;

@@ -130,7 +130,8 @@ impl<B: AsRef<[u8]>> AsRef<[u8]> for Body<B> {
 
 impl<B: AsRef<[u8]>> Body<B> {
     /// # Safety
-    /// What `handed` points to is there until it is dropped, or, if it has no `free`, until the next run on this thread.
+    /// What `handed` points to is there until it is dropped, or, if it has no `free`, until the next run on
+    /// this thread.
     pub(crate) unsafe fn read(handed: Handed, lent: impl IntoIterator<Item = B>) -> Result<Self, CallError> {
         // SAFETY: the caller's promise.
         let body = unsafe { bytes(handed.response.body, "the body") }?;
@@ -179,8 +180,8 @@ unsafe impl Sync for Handed {}
 
 impl Handed {
     fn bytes(&self) -> &[u8] {
-        // SAFETY: it was checked when the body was read, and stays until it is freed, which is when this is dropped. Without a
-        // `free` this value is not kept beyond the thread's next run.
+        // SAFETY: it was checked when the body was read, and stays until it is freed, which is when this is
+        // dropped. Without a `free` this value is not kept beyond the thread's next run.
         unsafe { bytes(self.response.body, "the body") }.unwrap_or_default()
     }
 }

@@ -29,7 +29,7 @@ pub struct Settings {
 }
 
 /// A script that has started. Dropping the last reference shuts it down; bodies of its answers hold one.
-pub struct Script {
+pub(crate) struct Script {
     library: Library,
     state: *mut c_void,
     flags: u32,
@@ -38,7 +38,8 @@ pub struct Script {
     _told: Box<Told>,
 }
 
-// SAFETY: the ABI lets `run` be called from any thread; `call` is unsafe for scripts that are not to be called at once.
+// SAFETY: the ABI lets `run` be called from any thread; `call` is unsafe for scripts that are not to be
+// called at once.
 unsafe impl Send for Script {}
 // SAFETY: as above.
 unsafe impl Sync for Script {}
@@ -84,7 +85,7 @@ impl Script {
     ///
     /// # Errors
     /// [`LoadError::Init`], [`LoadError::Broken`].
-    pub fn start(
+    pub(crate) fn start(
         library: Library,
         settings: Settings,
         logger: impl Fn(Level, &str) + Send + Sync + 'static,
@@ -93,7 +94,8 @@ impl Script {
         let mut script =
             abi::Script { size: size_of::<abi::Script>(), state: std::ptr::null_mut(), flags: 0, methods: 0 };
         let mut room = Room::new();
-        // SAFETY: as the ABI has it: once, before all others; what `told` points into lives until after the shutdown.
+        // SAFETY: as the ABI has it: once, before all others; what `told` points into lives until after the
+        // shutdown.
         let code = unsafe { (library.init)(&raw const told.host, &raw mut script, room.message()) };
         if code != abi::CODE_OK {
             let message = room.text(code);
@@ -116,12 +118,12 @@ impl Script {
     }
 
     /// Whether it may be called from several threads at once.
-    pub fn thread_safe(&self) -> bool {
+    pub(crate) fn thread_safe(&self) -> bool {
         self.flags & abi::SCRIPT_THREAD_SAFE != 0
     }
 
     /// The methods that it takes.
-    pub fn methods(&self) -> impl Iterator<Item = Method> {
+    pub(crate) fn methods(&self) -> impl Iterator<Item = Method> {
         let bits =
             if self.methods == 0 { 1 << abi::METHOD_GET | 1 << abi::METHOD_POST } else { self.methods };
         Method::ALL.into_iter().filter(move |method| bits & 1 << *method as u32 != 0)
@@ -133,8 +135,8 @@ impl Script {
     /// [`CallError`]. A stream may have begun before.
     ///
     /// # Safety
-    /// Not while another call is under way, unless [`Script::thread_safe`]. A body without a `free` is not used
-    /// beyond the next call from this thread ([`Body::keep`]).
+    /// Not while another call is under way, unless [`Script::thread_safe`]. A body without a `free` is not
+    /// used beyond the next call from this thread ([`Body::keep`]).
     pub(crate) unsafe fn call<C: Caller>(
         self: &Arc<Self>,
         request: &Request<'_>,
@@ -164,8 +166,8 @@ impl Script {
         running.offer(&mut given);
         let mut response = abi::Response::EMPTY;
         let mut room = Room::new();
-        // SAFETY: as the ABI has it: started, not shut down, at once only where the caller may; all pointers are to
-        // values that live until it returns.
+        // SAFETY: as the ABI has it: started, not shut down, at once only where the caller may; all pointers
+        // are to values that live until it returns.
         let code =
             unsafe { (self.library.run)(self.state, &raw const given, &raw mut response, room.message()) };
         let streamed = running.streamed();
@@ -194,7 +196,8 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // SAFETY: as the ABI has it: once, when no call is under way and no body is left, for those hold references.
+        // SAFETY: as the ABI has it: once, when no call is under way and no body is left, for those hold
+        // references.
         unsafe { (self.library.shutdown)(self.state) };
     }
 }

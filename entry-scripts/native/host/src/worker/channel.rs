@@ -1,7 +1,8 @@
 //! Both sockets: frames and regions, both ways.
 //!
-//! Nothing is read while nobody asks: the runtime reads at all times, so it never depends on that, and a call costs no
-//! switch between threads. A running script that asks whether it was cancelled, or waits for credit, reads meanwhile.
+//! Nothing is read while nobody asks: the runtime reads at all times, so it never depends on that, and a call
+//! costs no switch between threads. A running script that asks whether it was cancelled, or waits for credit,
+//! reads meanwhile.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -244,7 +245,8 @@ impl Channel {
         self.send_body(Kind::Reply, id, &first, body.as_ref())
     }
 
-    /// Sends a frame whose payload ends with `body`, which goes into a region if it is large and there is one.
+    /// Sends a frame whose payload ends with `body`, which goes into a region if it is large and there is
+    /// one.
     fn send_body(&self, kind: Kind, id: u64, first: &[&[u8]], body: &[u8]) -> Result<(), End> {
         if self.goes_into_region(body.len())
             && let Some(mut lease) = self.lend(body.len())

@@ -285,3 +285,61 @@ impl<'a> Fields<'a> {
         Ok((self.take(name.into())?, self.take(value.into())?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_call_is_taken_apart_as_the_protocol_says() {
+        let mut payload = vec![1, 1, 3, 0, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+        payload.extend_from_slice(&1500u64.to_le_bytes());
+        payload.extend_from_slice(b"rid");
+        payload.extend_from_slice(b"?q");
+        payload.extend_from_slice(b"\x03\0\x02\0x-abc");
+        payload.extend_from_slice(b"body");
+        let call = Call::decode(7, payload, None).unwrap();
+        assert_eq!((call.id, call.method, call.limit), (7, Method::Post, Some(Duration::from_nanos(1500))));
+        assert_eq!((call.request_id(), call.query(), call.body()), (&b"rid"[..], &b"?q"[..], &b"body"[..]));
+        assert_eq!(call.headers(), [(&b"x-a"[..], &b"bc"[..])]);
+        assert_eq!(call.region(), None);
+    }
+
+    #[test]
+    fn replies_and_references_are_laid_out_as_the_protocol_says() {
+        let head = ReplyHead::new(Outcome::Raised, 0, 5, Duration::from_nanos(258)).encode();
+        assert_eq!(head, [1, 1, 0, 0, 5, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
+        let head = ReplyHead::new(Outcome::Whole, 404, 0, Duration::ZERO).encode();
+        assert_eq!(head[..4], [4, 0, 148, 1]);
+        let reference = Reference { region: 1, offset: 2, size: 3 };
+        assert_eq!(Reference::decode(&reference.encode()), Ok(reference));
+        let header = Header { length: 1, kind: Kind::Chunk, flags: TAIL, id: 2 };
+        assert_eq!(header.encode()[..8], [1, 0, 0, 0, 23, 1, 0, 0]);
+        assert_eq!(Header::decode(&header.encode()), Ok(header));
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_panics(payload: Vec<u8>) {
+            let _ = Reference::decode(&payload);
+            if let Ok(call) = Call::decode(0, payload, None) {
+                let _ = (call.request_id(), call.query(), call.headers(), call.body());
+            }
+        }
+
+        #[test]
+        fn no_lengths_panic(id: u16, query: u32, headers: u32, payload: Vec<u8>) {
+            let mut head = vec![1, 0];
+            head.extend_from_slice(&(id % 16).to_le_bytes());
+            head.extend_from_slice(&(query % 16).to_le_bytes());
+            head.extend_from_slice(&(headers % 16).to_le_bytes());
+            head.extend_from_slice(&[0; 12]);
+            head.extend_from_slice(&payload);
+            if let Ok(call) = Call::decode(0, head, None) {
+                let _ = (call.request_id(), call.query(), call.headers(), call.body());
+            }
+        }
+    }
+}

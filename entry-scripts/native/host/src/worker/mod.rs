@@ -27,9 +27,9 @@ const EXIT_NO_SOCKETS: u8 = 2;
 /// The script did not start; FAILED was sent.
 const EXIT_FAILED: u8 = 3;
 
-/// Runs a worker process from its first to its last line: takes the sockets that the environment names, loads the library
-/// that START names, and answers calls until the runtime closes. Returns the exit code. To be called first thing in `main`,
-/// while there is one thread.
+/// Runs a worker process from its first to its last line: takes the sockets that the environment names, loads
+/// the library that START names, and answers calls until the runtime closes. Returns the exit code. To be
+/// called first thing in `main`, while there is one thread.
 pub fn serve_worker() -> u8 {
     let sockets = match process::sockets() {
         Ok(sockets) => sockets,
@@ -109,7 +109,8 @@ fn answer(channel: &Channel, script: &Arc<Script>, call: &frame::Call) -> Result
     };
     process::enter_call(call.id);
     let context = CallContext::new(channel, call.id);
-    // SAFETY: this is the only thread that calls the script, and the answer is gone when this function returns.
+    // SAFETY: this is the only thread that calls the script, and the answer is gone when this function
+    // returns.
     let answer = unsafe { script.call(&request, &context) };
     let run = begun.elapsed();
     process::leave_call();

@@ -35,7 +35,8 @@ struct State {
     retired: Vec<u32>,
 }
 
-/// All regions of this worker's. A region belongs to one answer at a time, from [`Pool::lend`] to the runtime's RELEASE.
+/// All regions of this worker's. A region belongs to one answer at a time, from [`Pool::lend`] to the
+/// runtime's RELEASE.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pool(Arc<Mutex<State>>);
 

@@ -60,8 +60,8 @@ fn socket(variable: &str, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Arms the process: native stacks on crashes and on SIGTERM, no reaction to Ctrl-C, lines of the script's output
-/// written when they end, and forks noticed.
+/// Arms the process: native stacks on crashes and on SIGTERM, no reaction to Ctrl-C, lines of the script's
+/// output written when they end, and forks noticed.
 pub(super) fn prepare() {
     // A terminal sends Ctrl-C to the whole group; what happens to workers then is for the runtime to decide.
     // SAFETY: ignoring a signal runs no code.
@@ -99,7 +99,8 @@ pub(super) fn is_child() -> bool {
     CHILD.load(Ordering::Relaxed)
 }
 
-/// Ends a child that the script has forked and that came back from `run`. Not in order: exit handlers are the worker's.
+/// Ends a child that the script has forked and that came back from `run`. Not in order: exit handlers are the
+/// worker's.
 pub(super) fn exit_child() -> ! {
     eprintln!("a process forked by the script returned from outrigger_script_run; it ends here");
     // SAFETY: ends the process.
@@ -119,7 +120,8 @@ fn handle(signal: libc::c_int) {
     // SAFETY: an all-zero sigaction is a valid one, and its mask is empty.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_signal as *const () as libc::sighandler_t;
-    // On the alternative stack that Rust has made for its main thread: a stack that is used up has no room for this one.
+    // On the alternative stack that Rust has made for its main thread: a stack that is used up has no room
+    // for this one.
     action.sa_flags = libc::SA_RESETHAND | libc::SA_ONSTACK;
     // SAFETY: `on_signal` calls only what may be called in a handler.
     unsafe { libc::sigaction(signal, &raw const action, null_mut()) };
@@ -146,7 +148,8 @@ extern "C" fn on_signal(signal: libc::c_int) {
 #[cfg(target_env = "gnu")]
 fn write_stack() {
     let mut frames = [null_mut(); 64];
-    // SAFETY: room for 64 frames. Its library was loaded by `load_unwinder`, so that it neither loads nor allocates here.
+    // SAFETY: room for 64 frames. Its library was loaded by `load_unwinder`, so that it neither loads nor
+    // allocates here.
     unsafe {
         let count = libc::backtrace(frames.as_mut_ptr(), 64);
         libc::backtrace_symbols_fd(frames.as_ptr(), count, 2);

@@ -84,3 +84,50 @@ fn receive(socket: BorrowedFd<'_>, room: &mut [u8], wait: bool) -> Result<Option
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::frame::Kind;
+    use super::*;
+
+    fn frame(id: u64, payload: &[u8]) -> Vec<u8> {
+        let header = Header { length: payload.len() as u32, kind: Kind::Call, flags: 0, id };
+        [&header.encode()[..], payload].concat()
+    }
+
+    #[test]
+    fn frames_arrive_in_pieces_of_any_size() {
+        let large = vec![7; 3 * BUFFER];
+        let frames = [frame(1, b""), frame(2, b"abc"), frame(3, &large), frame(4, b"d")].concat();
+        for size in [1, 15, 16, 17, 1000, BUFFER, frames.len()] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let mut reader = Reader::new();
+            let mut got = Vec::new();
+            for piece in frames.chunks(size) {
+                // Read at once, so that the socket is never full.
+                for part in piece.chunks(BUFFER) {
+                    ours.write_all(part).unwrap();
+                    while let Some((header, payload)) = reader.next(theirs.as_fd(), false).unwrap() {
+                        got.push((header.id, payload));
+                    }
+                }
+            }
+            let expected = [(1, b"".to_vec()), (2, b"abc".to_vec()), (3, large.clone()), (4, b"d".to_vec())];
+            assert!(got == expected, "in pieces of {size}");
+            drop(ours);
+            assert_eq!(reader.next(theirs.as_fd(), true), Err(End::Closed));
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_the_end() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.write_all(&[0; HEADER]).unwrap();
+        let end = Reader::new().next(theirs.as_fd(), true).unwrap_err();
+        assert_eq!(end, End::protocol("a frame of an unknown kind"));
+    }
+}

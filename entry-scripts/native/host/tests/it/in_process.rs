@@ -114,8 +114,9 @@ fn a_script_sees_all_of_a_request() {
     let script = running(
         r#"
         char *text = malloc(4096);
-        int at = snprintf(text, 4096, "%u %.*s %.*s %d", request->method, (int)request->id.len, request->id.data,
-                          (int)request->query.len, request->query.data, request->size == sizeof *request);
+        int at = snprintf(text, 4096, "%u %.*s %.*s %d", request->method,
+                          (int)request->id.len, request->id.data, (int)request->query.len, request->query.data,
+                          request->size == sizeof *request);
         for (size_t i = 0; i < request->header_count; i++) {
           const OutriggerHeader *header = &request->headers[i];
           at += snprintf(text + at, 4096 - at, " %.*s=%.*s", (int)header->name.len, header->name.data,
@@ -145,18 +146,17 @@ fn a_script_sees_all_of_a_request() {
 
 #[test]
 fn a_script_is_told_where_it_is_and_logs() {
-    let init = r#"int32_t outrigger_script_init(const OutriggerHost *host, OutriggerScript *script,
-                                                OutriggerMessage *message) {
+    let init = r#"INIT {
         char text[256];
-        int len = snprintf(text, sizeof text, "%.*s %.*s %zu\n%.*s", (int)host->app_root.len, host->app_root.data,
+        int len = snprintf(text, sizeof text, "%.*s %.*s %zu\n%.*s",
+                           (int)host->app_root.len, host->app_root.data,
                            (int)host->model_dir.len, host->model_dir.data, host->arg_count,
                            (int)host->args[1].len, host->args[1].data);
         host->log(host->context, 35, (OutriggerBytes){(uint8_t *)text, len});
         script->methods = 1u << OUTRIGGER_METHOD_OPTIONS;
         return 0;
     }"#;
-    let run = r#"int32_t outrigger_script_run(void *state, const OutriggerRequest *request, OutriggerResponse *response,
-                                              OutriggerMessage *message) {
+    let run = r#"RUN {
         request->log(request->context, OUTRIGGER_LEVEL_DEBUG, TEXT("from a call"));
         request->log(request->context, 1000, (OutriggerBytes){NULL, 5});
         return 0;
@@ -186,9 +186,10 @@ fn a_body_is_the_scripts_until_it_is_dropped_and_the_script_lives_as_long() {
     // Freeing and shutting down are seen in the environment, which is one for the process.
     let before = r#"static uint8_t bytes[] = "abc";
         static void set(const char *name) { setenv(name, "1", 1); }
-        static void done(void *owner) { set(owner == bytes && !getenv("NATIVE_DOWN") ? "NATIVE_FREED" : "NATIVE_BAD"); }"#;
-    let run = r#"int32_t outrigger_script_run(void *state, const OutriggerRequest *request, OutriggerResponse *response,
-                                              OutriggerMessage *message) {
+        static void done(void *owner) {
+            set(owner == bytes && !getenv("NATIVE_DOWN") ? "NATIVE_FREED" : "NATIVE_BAD");
+        }"#;
+    let run = r#"RUN {
         response->body = (OutriggerBytes){bytes, 3};
         response->free = done;
         response->owner = bytes;
@@ -210,7 +211,8 @@ fn a_body_is_the_scripts_until_it_is_dropped_and_the_script_lives_as_long() {
 #[test]
 fn what_has_no_free_is_copied_before_the_next_call() {
     let script = running(
-        "static uint8_t one; one = request->body.data[0]; response->body = (OutriggerBytes){&one, 1}; return 0;",
+        "static uint8_t one; one = request->body.data[0]; \
+         response->body = (OutriggerBytes){&one, 1}; return 0;",
     );
     let script = start(&script.path);
     let call = |body| script.call(&post(body), &Client::default()).unwrap();
@@ -266,8 +268,12 @@ fn heads_that_http_does_not_have() {
         broken(r#"response->content_type = TEXT("a\nb"); return 0;"#),
         "the value of header `content-type` has control characters"
     );
-    let twice = r#"static OutriggerHeader header; header = (OutriggerHeader){TEXT("Content-Type"), TEXT("a/b")};
-        response->headers = &header; response->header_count = 1; response->content_type = TEXT("c/d"); return 0;"#;
+    let twice = r#"static OutriggerHeader header;
+        header = (OutriggerHeader){TEXT("Content-Type"), TEXT("a/b")};
+        response->headers = &header;
+        response->header_count = 1;
+        response->content_type = TEXT("c/d");
+        return 0;"#;
     assert_eq!(broken(twice), "it has two content types");
 }
 
@@ -377,8 +383,7 @@ fn cancelling_and_deadlines() {
 fn calls_overlap_only_if_the_script_says_so() {
     // Two calls that wait for each other would not end if they did not overlap.
     let before = "static int inside; static int most;";
-    let run = r#"int32_t outrigger_script_run(void *state, const OutriggerRequest *request, OutriggerResponse *response,
-                                              OutriggerMessage *message) {
+    let run = r#"RUN {
         int now = __atomic_add_fetch(&inside, 1, __ATOMIC_SEQ_CST);
         if (now > 1) __atomic_store_n(&most, now, __ATOMIC_SEQ_CST);
         if (request->body.len) while (__atomic_load_n(&most, __ATOMIC_SEQ_CST) < 2) usleep(100);
@@ -387,8 +392,7 @@ fn calls_overlap_only_if_the_script_says_so() {
         response->status = 200 + __atomic_load_n(&most, __ATOMIC_SEQ_CST);
         return 0;
     }"#;
-    let safe = r#"int32_t outrigger_script_init(const OutriggerHost *host, OutriggerScript *script,
-                                                OutriggerMessage *message) {
+    let safe = r#"INIT {
         script->flags = OUTRIGGER_SCRIPT_THREAD_SAFE;
         return 0;
     }"#;

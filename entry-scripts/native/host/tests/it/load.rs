@@ -31,8 +31,7 @@ fn what_is_not_there_or_no_library() {
 
 #[test]
 fn what_links_to_nothing_is_refused_at_once_and_not_when_it_is_called() {
-    let run = "int32_t nowhere(void); int32_t outrigger_script_run(void *state, const OutriggerRequest *request, \
-               OutriggerResponse *response, OutriggerMessage *message) { return nowhere(); }";
+    let run = "int32_t nowhere(void); RUN { return nowhere(); }";
     let error = refused_parts(Parts { run, ..Parts::default() });
     assert!(matches!(error, LoadError::Open { .. }) && error.to_string().contains("nowhere"), "{error}");
 }
@@ -68,10 +67,7 @@ fn other_versions() {
 #[test]
 fn an_init_that_fails_or_breaks_the_abi() {
     let with = |body: &str| {
-        let init = format!(
-            "int32_t outrigger_script_init(const OutriggerHost *host, OutriggerScript *script, OutriggerMessage \
-             *message) {{ {body} }}"
-        );
+        let init = format!("INIT {{ {body} }}");
         refused_parts(Parts { init: &init, ..Parts::default() })
     };
     let message = |error| match error {

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use outrigger_regions::{Region, send_region};
 
-use crate::support::{Call, Options, Worker, kind, running};
+use crate::support::{Call, Options, Worker, built, kind, running};
 
 const REGIONS: Options =
     Options { max_payload: 1 << 30, window: 1 << 30, region_threshold: 1000, regions: 2 };
@@ -77,6 +77,31 @@ fn what_is_no_region_ends_the_worker() {
 }
 
 #[test]
+fn more_regions_than_a_worker_can_hold() {
+    let script = running("return 0;");
+    let mut worker = Worker::ready(&script.path, REGIONS);
+    for number in 0..4096 {
+        worker.share(number, &Region::create(1).unwrap());
+        worker.call_in_region(number.into(), Call::default(), number, 0, 1);
+        worker.reply(number.into());
+        worker.next(kind::RELEASE);
+    }
+    // One that is forgotten makes place for another.
+    worker.send(kind::FORGET, 0, 7, &[]);
+    for number in [4096, 4097] {
+        worker.share(number, &Region::create(1).unwrap());
+        worker.call_in_region(number.into(), Call::default(), number, 0, 1);
+        if number == 4096 {
+            worker.reply(number.into());
+            worker.next(kind::RELEASE);
+        }
+    }
+    let (code, err) = worker.exit_code();
+    assert_eq!(code, 1);
+    assert!(err.contains("more regions than a worker can hold"), "{err}");
+}
+
+#[test]
 fn large_answers_go_into_regions_which_are_used_again() {
     let script = running(ECHO);
     let mut worker = Worker::ready(&script.path, REGIONS);
@@ -124,6 +149,22 @@ fn an_answer_that_is_built_in_place_is_sent_from_there() {
         worker.send(kind::RELEASE, 0, reply.region.unwrap().into(), &[]);
     }
     assert!(worker.mapped.len() <= 2);
+}
+
+#[test]
+fn a_script_in_rust_builds_its_answer_in_place_too() {
+    let mut worker = Worker::ready(&built("libmean.so"), REGIONS);
+    let floats = |values: &[f32]| values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<_>>();
+    let values = floats(&[1.0, 2.0, 6.0].repeat(100));
+    worker.call(1, Call { query: "running", body: &values, ..Call::default() });
+    let reply = worker.reply(1);
+    assert!(reply.region.is_some() && reply.rest.len() == 1200);
+    assert_eq!(reply.rest[..12], floats(&[1.0, 1.5, 3.0]));
+    assert!(reply.message.contains("x-values300"), "{}", reply.message);
+    // Below the threshold it is the worker's own memory.
+    worker.call(2, Call { query: "running", body: &values[..8], ..Call::default() });
+    let reply = worker.reply(2);
+    assert_eq!((reply.region, reply.rest), (None, floats(&[1.0, 1.5])));
 }
 
 #[test]

@@ -48,10 +48,8 @@ impl Default for Parts<'_> {
         Self {
             before: "",
             abi: "uint32_t outrigger_script_abi(void) { return OUTRIGGER_ABI; }",
-            init: "int32_t outrigger_script_init(const OutriggerHost *host, OutriggerScript *script, \
-                   OutriggerMessage *message) { return 0; }",
-            run: "int32_t outrigger_script_run(void *state, const OutriggerRequest *request, \
-                  OutriggerResponse *response, OutriggerMessage *message) { return 0; }",
+            init: "INIT { return 0; }",
+            run: "RUN { return 0; }",
             shutdown: "void outrigger_script_shutdown(void *state) {}",
         }
     }
@@ -65,6 +63,10 @@ const PRELUDE: &str = r#"
 #include <unistd.h>
 #include "outrigger_script.h"
 #define TEXT(text) ((OutriggerBytes){(const uint8_t *)(text), sizeof(text) - 1})
+#define INIT int32_t outrigger_script_init(const OutriggerHost *host, OutriggerScript *script, \
+                                           OutriggerMessage *message)
+#define RUN int32_t outrigger_script_run(void *state, const OutriggerRequest *request, \
+                                         OutriggerResponse *response, OutriggerMessage *message)
 static inline int32_t fail(OutriggerMessage *message, const char *text, int32_t code) {
   message->len = strlen(text);
   memcpy(message->data, text, message->len);
@@ -85,10 +87,7 @@ pub(crate) fn compile(parts: Parts<'_>) -> Compiled {
 
 /// Compiles a script whose `run` has this body.
 pub(crate) fn running(body: &str) -> Compiled {
-    let run = format!(
-        "int32_t outrigger_script_run(void *state, const OutriggerRequest *request, OutriggerResponse *response, \
-         OutriggerMessage *message) {{ {body} }}"
-    );
+    let run = format!("RUN {{ {body} }}");
     compile(Parts { run: &run, ..Parts::default() })
 }
 

@@ -49,8 +49,7 @@ fn it_starts_answers_and_ends_in_order() {
 #[test]
 fn shutdown_and_exit_handlers_run_and_output_comes_by_the_line() {
     let before = "static void at_exit(void) { fputs(\"exit handler\\n\", stderr); }";
-    let run = r#"int32_t outrigger_script_run(void *state, const OutriggerRequest *request, OutriggerResponse *response,
-                                              OutriggerMessage *message) {
+    let run = r#"RUN {
         atexit(at_exit);
         puts("a line");
         /* A worker that is killed has written it all the same. */
@@ -84,8 +83,7 @@ fn what_does_not_load_is_failed_and_exit_code_3() {
     failed(Path::new("/nowhere/at/all.so"), "import", "/nowhere/at/all.so");
     let without = compile(Parts { run: "", ..Parts::default() });
     failed(&without.path, "import", "outrigger_script_run");
-    let init = "int32_t outrigger_script_init(const OutriggerHost *host, OutriggerScript *script, OutriggerMessage \
-                *message) { return fail(message, \"no model\", 1); }";
+    let init = "INIT { return fail(message, \"no model\", 1); }";
     failed(&compile(Parts { init, ..Parts::default() }).path, "init", "failed: no model");
 }
 
@@ -306,7 +304,8 @@ fn a_stream_that_is_cancelled_or_fails_ends_with_end() {
 #[test]
 fn a_cancelled_call_knows_and_one_that_waits_is_not_begun() {
     let script = running(
-        "request->log(request->context, 20, TEXT(\"begun\")); while (!request->cancelled(request->context)) usleep(100); \
+        "request->log(request->context, 20, TEXT(\"begun\")); \
+         while (!request->cancelled(request->context)) usleep(100); \
          return request->cancelled(request->context) == OUTRIGGER_CANCELLED_OUT_OF_TIME ? 0 : 1;",
     );
     let mut worker = Worker::ready(&script.path, Options::default());
@@ -326,9 +325,29 @@ fn a_cancelled_call_knows_and_one_that_waits_is_not_begun() {
 }
 
 #[test]
+fn more_calls_than_a_worker_can_hold() {
+    let script = running("while (!request->cancelled(request->context)) usleep(100); return 0;");
+    // One that runs, and as many as may wait.
+    let holding = || {
+        let mut worker = Worker::ready(&script.path, Options::default());
+        (0..=1024).for_each(|id| worker.call(id, Call::default()));
+        worker
+    };
+    let mut worker = holding();
+    (0..=1024).for_each(|id| worker.send(kind::CANCEL, 0, id, &[1]));
+    (0..=1024).for_each(|id| assert_eq!(worker.reply(id).outcome, 6));
+    let mut worker = holding();
+    worker.call(1025, Call::default());
+    let (code, err) = worker.exit_code();
+    assert_eq!(code, 1);
+    assert!(err.contains("more calls than a worker can hold"), "{err}");
+}
+
+#[test]
 fn a_runtime_that_goes_ends_a_call_that_asks() {
     let script = running(
-        "request->log(request->context, 20, TEXT(\"begun\")); while (!request->cancelled(request->context)) usleep(100); \
+        "request->log(request->context, 20, TEXT(\"begun\")); \
+         while (!request->cancelled(request->context)) usleep(100); \
          return 0;",
     );
     let mut worker = Worker::ready(&script.path, Options::default());
