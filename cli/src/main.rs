@@ -35,12 +35,15 @@ fn main() -> ExitCode {
         .subcommand(dev::command())
         .subcommand(lint::command())
         .subcommand(health::command())
-        .subcommand(azmlinfsrv::command());
+        .subcommand(azmlinfsrv::command())
+        // Started by the replica, with two sockets, for a script that is a shared library.
+        .subcommand(Command::new("native-worker").hide(true));
     match command.get_matches_from(arguments).subcommand() {
         Some(("serve", matches)) => serve::run(matches),
         Some(("dev", matches)) => dev::run(matches),
         Some(("lint", matches)) => lint::run(matches),
         Some(("health", matches)) => health::run(matches),
+        Some(("native-worker", _)) => outrigger_native::serve_worker().into(),
         _ => ExitCode::from(exit::CONFIG),
     }
 }

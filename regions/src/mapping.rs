@@ -53,9 +53,9 @@ pub enum RegionError {
 }
 
 impl Mapping {
-    /// Checks that `file` is a memfd of plain memory, sealed against shrinking and growing, of exactly `size` bytes, and
-    /// maps it for reading. The descriptor is closed in any case. How many bytes a sender may make the process map is
-    /// for the caller to limit.
+    /// Checks that `file` is a memfd of plain memory, sealed against shrinking and growing, of exactly `size`
+    /// bytes, and maps it for reading. The descriptor is closed in any case. How many bytes a sender may make
+    /// the process map is for the caller to limit.
     ///
     /// # Errors
     /// Which of these it is not.
@@ -87,7 +87,8 @@ impl Mapping {
         self.memory.len()
     }
 
-    /// The first byte. Memory is valid for reading for as long as this value lives; the owner may write to it.
+    /// The first byte. Memory is valid for reading for as long as this value lives; the owner may write to
+    /// it.
     pub fn as_ptr(&self) -> *const u8 {
         self.memory.as_ptr()
     }
@@ -98,9 +99,10 @@ impl Mapping {
     /// [`RegionError::Range`].
     ///
     /// # Safety
-    /// The owner does not write to these bytes while the slice lives. The protocol forbids it between the frame that
-    /// refers to them and the reader's RELEASE. If the owner is not trusted to keep to that, nothing that unsafe code
-    /// relies on may be derived from these bytes: what was once checked, such as UTF-8, must be checked on a copy.
+    /// The owner does not write to these bytes while the slice lives. The protocol forbids it between the
+    /// frame that refers to them and the reader's RELEASE. If the owner is not trusted to keep to that,
+    /// nothing that unsafe code relies on may be derived from these bytes: what was once checked, such as
+    /// UTF-8, must be checked on a copy.
     #[expect(unsafe_code, reason = "reads memory that another process can write")]
     pub unsafe fn bytes(&self, offset: u64, size: u64) -> Result<&[u8], RegionError> {
         let range = || Some((usize::try_from(offset).ok()?, usize::try_from(size).ok()?));

@@ -7,7 +7,8 @@ use std::ptr::{NonNull, null_mut};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// The whole of a file, mapped shared. Valid for `len` bytes for as long as it lives, given that the file cannot shrink.
+/// The whole of a file, mapped shared. Valid for `len` bytes for as long as it lives, given that the file
+/// cannot shrink.
 #[derive(Debug)]
 pub(crate) struct Memory {
     start: NonNull<u8>,
@@ -57,8 +58,8 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         let start: *mut c_void = self.as_ptr().cast();
-        // SAFETY: mapped in `map` with this length, and no reference into it outlives `self`. It cannot fail for a range
-        // that is mapped.
+        // SAFETY: mapped in `map` with this length, and no reference into it outlives `self`. It cannot fail
+        // for a range that is mapped.
         let _ = unsafe { munmap(start, self.len) };
     }
 }

@@ -9,9 +9,9 @@ use rustix::mm::ProtFlags;
 
 use crate::memory::Memory;
 
-/// A region of this process's: only it can write there, through this mapping; whoever is given the descriptor can map it
-/// for reading. Its pages are zero until written and cost memory from then on. Unmapped and closed when dropped; the
-/// memory is given back when the last reader's mapping is gone as well.
+/// A region of this process's: only it can write there, through this mapping; whoever is given the descriptor
+/// can map it for reading. Its pages are zero until written and cost memory from then on. Unmapped and closed
+/// when dropped; the memory is given back when the last reader's mapping is gone as well.
 #[derive(Debug)]
 pub struct Region {
     memory: Memory,
@@ -22,7 +22,8 @@ impl Region {
     /// Makes a region of `size` bytes, not 0. The descriptor is closed upon `exec`.
     ///
     /// # Errors
-    /// What the kernel says: no descriptors or no memory left; a kernel before 5.1 has no seal against future writes.
+    /// What the kernel says: no descriptors or no memory left; a kernel before 5.1 has no seal against future
+    /// writes.
     pub fn create(size: usize) -> io::Result<Self> {
         let file = anonymous_file()?;
         ftruncate(&file, u64::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?)?;
@@ -49,7 +50,8 @@ impl Region {
     /// What has been written. To write and read at the same time, [`Region::as_ptr`].
     #[expect(unsafe_code, reason = "reads memory that only this value can write")]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: nobody else can write to the region, and here it takes a `&mut self`, or unsafe code's own promise.
+        // SAFETY: nobody else can write to the region, and here it takes a `&mut self`, or unsafe code's own
+        // promise.
         unsafe { self.memory.slice(0, self.len()) }.unwrap_or_default()
     }
 

@@ -21,8 +21,8 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Sends the descriptor of region `number`, which has `size` bytes. Where the socket is full it waits, or, if the socket
-/// is non-blocking, fails with [`io::ErrorKind::WouldBlock`] having sent nothing.
+/// Sends the descriptor of region `number`, which has `size` bytes. Where the socket is full it waits, or, if
+/// the socket is non-blocking, fails with [`io::ErrorKind::WouldBlock`] having sent nothing.
 ///
 /// # Errors
 /// The other side is gone, or the kernel refuses: too many descriptors are under way.
@@ -42,12 +42,13 @@ pub fn send_region(socket: BorrowedFd<'_>, number: u32, size: u64, file: Borrowe
     }
 }
 
-/// Takes the next message, if there is one: the region's number, its announced size, and a descriptor, closed upon
-/// `exec`, of which nothing is known yet ([`Mapping::open`](crate::Mapping::open) checks it). Never waits.
+/// Takes the next message, if there is one: the region's number, its announced size, and a descriptor, closed
+/// upon `exec`, of which nothing is known yet ([`Mapping::open`](crate::Mapping::open) checks it). Never
+/// waits.
 ///
 /// # Errors
-/// [`io::ErrorKind::UnexpectedEof`] when the other side has closed the socket, [`io::ErrorKind::InvalidData`] for what is not
-/// such a message; descriptors that came with it are closed.
+/// [`io::ErrorKind::UnexpectedEof`] when the other side has closed the socket, [`io::ErrorKind::InvalidData`]
+/// for what is not such a message; descriptors that came with it are closed.
 pub fn receive_region(socket: BorrowedFd<'_>) -> io::Result<Option<(u32, u64, OwnedFd)>> {
     // One byte more than a message has, so that a longer one is noticed.
     let mut message = [0; MESSAGE + 1];

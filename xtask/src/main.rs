@@ -7,6 +7,7 @@ mod args;
 mod build;
 mod check;
 mod demo;
+mod headers;
 mod http;
 mod image;
 mod metadata;
@@ -42,6 +43,7 @@ const TASKS: &[Task] = &[
     Task { spec: &setup::SPEC, run: setup::run },
     Task { spec: &build::SPEC, run: build::run },
     Task { spec: &image::SPEC, run: image::run },
+    Task { spec: &headers::SPEC, run: headers::run },
     Task { spec: &prove::SPEC, run: prove::run },
     Task { spec: &peers::SPEC, run: peers::run },
 ];

@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::args::{Arguments, Spec};
+use crate::headers;
 use crate::process;
 use crate::repo::Repo;
 use crate::say;
@@ -24,6 +25,7 @@ Without names all of them run, also after one has failed:
   fmt         cargo fmt --all --check
   arrows      dependencies between our crates are those of ci/arrows.toml
   licences    licence and source of every crate are in ci/licences.toml
+  headers     the C headers are those that `cargo xtask headers` writes
   advisories  cargo deny or cargo audit, where one is installed with its database on disk
   clippy      cargo clippy --workspace --all-targets -- -D warnings
   doc         cargo doc --workspace --no-deps, with warnings as errors",
@@ -41,6 +43,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("arrows", arrows::check),
     ("licences", licences::check),
     ("advisories", advisories::check),
+    ("headers", |repo| by_cargo(headers::command(repo, true))),
     ("clippy", |repo| {
         by_cargo(repo.cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     }),
