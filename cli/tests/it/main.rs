@@ -8,3 +8,4 @@ mod lifecycle;
 mod listeners;
 mod scripts;
 mod support;
+mod vectors;
