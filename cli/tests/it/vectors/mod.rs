@@ -9,6 +9,7 @@ mod servers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -70,8 +71,16 @@ fn every_difference_has_a_reason_and_every_name_is_unique() {
             );
             assert!(names.insert(name.clone()), "{name}: the name is taken");
         }
-        assert!(service.fails.is_some() != !service.vector.is_empty(), "{}", service.title());
+        assert_eq!(service.fails.is_some(), service.vector.is_empty(), "{}", service.title());
     }
+}
+
+/// Where a service is served.
+struct Place {
+    address: String,
+    /// The script's working directory.
+    directory: PathBuf,
+    side: Side,
 }
 
 /// Runs all vectors against one side, as many services at once as there are cores; what went wrong, an entry for each.
@@ -117,9 +126,10 @@ async fn ask_service(service: Service, side: Side) -> Vec<String> {
         Ok(Err(failures)) => return failures,
         Err(panic) => return vec![format!("{title}: it does not start\n    {}", message(panic))],
     };
+    let place = Place { address: server.address().to_owned(), directory: server.directory(), side };
     let mut failures = Vec::new();
     for vector in &service.vector {
-        let wrong = ask_vector(vector, &server, side).await;
+        let wrong = ask_vector(vector, &place).await;
         if !wrong.is_empty() {
             failures.push(format!("{title} / {}\n    {}", vector.name, wrong.join("\n    ")));
         }
@@ -148,11 +158,11 @@ fn compare_end(service: &Service, ended: &servers::Ended) -> Vec<String> {
 }
 
 /// What is wrong with the answer to one vector.
-async fn ask_vector(vector: &Vector, server: &Server, side: Side) -> Vec<String> {
-    let expected = vector.expected(side);
+async fn ask_vector(vector: &Vector, place: &Place) -> Vec<String> {
+    let expected = vector.expected(place.side);
     let answer = match &vector.during {
-        None => send(vector, server, side).await,
-        Some(other) => match send_during(vector, other, server, side).await {
+        None => send(vector, place).await,
+        Some(other) => match send_during(vector, other, place).await {
             Ok((answer, overtook)) => {
                 if Some(overtook) != expected.overtakes {
                     return vec![format!("overtook: {overtook}, expected {:?}", expected.overtakes)];
@@ -167,7 +177,7 @@ async fn ask_vector(vector: &Vector, server: &Server, side: Side) -> Vec<String>
         Err(error) => return vec![error],
     };
     let mut wrong = check::compare(&expected, answer.as_ref());
-    if let (Some(answer), false) = (&answer, side == Side::Real) {
+    if let (Some(answer), false) = (&answer, place.side == Side::Real) {
         wrong.extend(code(expected.code.as_deref(), answer));
     }
     wrong
@@ -183,7 +193,7 @@ fn code(expected: Option<&str>, answer: &Answer) -> Option<String> {
     (!right).then(|| format!("outrigger-code, outrigger-retryable: {got:?}, expected {expected:?}"))
 }
 
-async fn send(vector: &Vector, server: &Server, side: Side) -> Result<Option<Answer>, String> {
+async fn send(vector: &Vector, place: &Place) -> Result<Option<Answer>, String> {
     let mut headers: Vec<(String, String)> = Vec::new();
     for line in &vector.headers {
         let (name, value) = header(line);
@@ -192,42 +202,37 @@ async fn send(vector: &Vector, server: &Server, side: Side) -> Result<Option<Ans
             Some((text, Ok(times))) => text.repeat(times),
             _ => value.to_owned(),
         };
-        if side != Side::Strict || !name.eq_ignore_ascii_case("authorization") {
+        if place.side != Side::Strict || !name.eq_ignore_ascii_case("authorization") {
             headers.push((name.to_owned(), value));
         }
     }
-    if side == Side::Strict {
+    if place.side == Side::Strict {
         headers.push(("Authorization".into(), format!("Bearer {KEY}")));
     }
-    client::send(server.address(), vector.request_line(), &headers, vector.bytes()).await
+    client::send(&place.address, vector.request_line(), &headers, vector.bytes()).await
 }
 
 /// Sends the vector's request while another one is under way: its answer, and whether it came before the other's.
-async fn send_during(
-    vector: &Vector,
-    other: &str,
-    server: &Server,
-    side: Side,
-) -> Result<(Option<Answer>, bool), String> {
-    let address = server.address().to_owned();
+async fn send_during(vector: &Vector, other: &str, place: &Place) -> Result<(Option<Answer>, bool), String> {
+    let address = place.address.clone();
     let mut headers = Vec::new();
-    if side == Side::Strict {
+    if place.side == Side::Strict {
         headers.push(("Authorization".to_owned(), format!("Bearer {KEY}")));
     }
     let body = other.as_bytes().to_vec();
     let first =
         tokio::spawn(async move { client::send(&address, ("POST", "/score"), &headers, Some(body)).await });
     // The script says with a file that it has begun; a file ends it.
-    let (begun, release) = (server.directory().join("outputs/begun"), server.directory().join("release"));
+    let (begun, release) = (place.directory.join("outputs/begun"), place.directory.join("release"));
     while !begun.exists() {
         if first.is_finished() {
             return Err("the other request ended early".into());
         }
         tokio::task::yield_now().await;
     }
-    let second = send(vector, server, side);
+    let second = send(vector, place);
     tokio::pin!(second);
-    let free = vector.expected(side).overtakes == Some(true);
+    let free = vector.expected(place.side).overtakes == Some(true);
     let (answer, overtook) = if free {
         let answer = second.await?;
         let overtook = !first.is_finished();
