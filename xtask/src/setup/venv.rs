@@ -1,4 +1,4 @@
-//! The Python environment in `.venv`, made from the lock file.
+//! Python environments, each made from a lock file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,60 +7,72 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::stamp::Stamp;
-use super::{LOCK, onnxruntime};
 use crate::process;
 use crate::repo::Repo;
 use crate::say;
 
-const FOLDER: &str = ".venv";
-const STAMP: &str = ".venv/outrigger-setup.txt";
-
-pub(crate) fn python(repo: &Repo) -> PathBuf {
-    repo.path(FOLDER).join("bin/python")
+/// An environment: its folder, and the lock file that it is made from.
+pub(crate) struct Venv {
+    pub(crate) folder: &'static str,
+    pub(crate) lock: &'static str,
+    /// Looks for what must be in it beside Python.
+    pub(crate) check: fn(&Repo) -> Result<()>,
 }
 
-/// The interpreter of an environment that is complete, was made from this lock file, and still works: its Python may
-/// have been upgraded or removed since.
-pub(crate) fn find(repo: &Repo, lock: &Stamp) -> Option<PathBuf> {
-    let stamp = stamp(repo, lock).ok()?;
-    (stamp.is_in(&repo.path(STAMP)) && onnxruntime::find(repo).is_ok()).then(|| python(repo))
-}
-
-fn stamp(repo: &Repo, lock: &Stamp) -> Result<Stamp> {
-    let mut command = repo.command(python(repo));
-    command.args(["-c", "import sys; print(sys.implementation.cache_tag, *sys.version_info[:3])"]);
-    Ok(lock.with("python", process::capture(command)?.trim()))
-}
-
-/// Makes the environment anew. One that carries no stamp of this lock file is another one, or was interrupted half-way:
-/// starting over is the only way to know what is in it.
-pub(crate) fn make(repo: &Repo, base: &Path, lock: &Stamp) -> Result<()> {
-    let folder = repo.path(FOLDER);
-    if folder.exists() {
-        say::line(".venv is out of date or incomplete: making it anew");
-        fs::remove_dir_all(&folder).with_context(|| format!("could not remove {}", folder.display()))?;
+impl Venv {
+    pub(crate) fn python(&self, repo: &Repo) -> PathBuf {
+        repo.path(self.folder).join("bin/python")
     }
-    let spinner = say::spinner("making .venv");
-    let mut command = repo.command(base);
-    command.args(["-m", "venv", FOLDER]);
-    process::capture(command)?;
-    spinner.finish_and_clear();
 
-    let mut pip = repo.command(python(repo));
-    pip.args(["-m", "pip", "--disable-pip-version-check", "--no-input", "install"]);
-    pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement", LOCK]);
-    // Settings of the user's that contradict an environment of our own.
-    pip.env_remove("PIP_USER").env_remove("PIP_TARGET").env_remove("PYTHONPATH").env_remove("PYTHONHOME");
-    say::line(&format!("installing the packages of {LOCK}"));
-    if say::on_terminal() {
-        pip.args(["--progress-bar", "on"]);
-        process::run(pip)?; // pip draws bars with bytes and ETA itself.
-    } else {
-        pip.args(["--progress-bar", "off"]);
-        install_plainly(pip)?;
+    /// Whether it is complete, was made from the lock file as it is now, and still works: its Python may have been upgraded
+    /// or removed since.
+    pub(crate) fn is_there(&self, repo: &Repo) -> bool {
+        let is_stamped = self.stamp(repo).is_ok_and(|stamp| stamp.is_in(&self.stamp_file(repo)));
+        is_stamped && (self.check)(repo).is_ok()
     }
-    onnxruntime::find(repo)?;
-    stamp(repo, lock)?.write(&repo.path(STAMP))
+
+    fn stamp(&self, repo: &Repo) -> Result<Stamp> {
+        let mut command = repo.command(self.python(repo));
+        command.args(["-c", "import sys; print(sys.implementation.cache_tag, *sys.version_info[:3])"]);
+        let lock = Stamp::of("requirements", &[&repo.path(self.lock)])?;
+        Ok(lock.with("python", process::capture(command)?.trim()))
+    }
+
+    fn stamp_file(&self, repo: &Repo) -> PathBuf {
+        repo.path(self.folder).join("outrigger-setup.txt")
+    }
+
+    /// Makes the environment anew. One that carries no stamp of this lock file is another one, or was interrupted half-way:
+    /// starting over is the only way to know what is in it.
+    pub(crate) fn make(&self, repo: &Repo, base: &Path) -> Result<()> {
+        let Self { folder, lock, check } = *self;
+        let path = repo.path(folder);
+        if path.exists() {
+            say::line(&format!("{folder} is out of date or incomplete: making it anew"));
+            fs::remove_dir_all(&path).with_context(|| format!("could not remove {}", path.display()))?;
+        }
+        let spinner = say::spinner(&format!("making {folder}"));
+        let mut command = repo.command(base);
+        command.args(["-m", "venv", folder]);
+        process::capture(command)?;
+        spinner.finish_and_clear();
+
+        let mut pip = repo.command(self.python(repo));
+        pip.args(["-m", "pip", "--disable-pip-version-check", "--no-input", "install"]);
+        pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement", lock]);
+        // Settings of the user's that contradict an environment of our own.
+        pip.env_remove("PIP_USER").env_remove("PIP_TARGET").env_remove("PYTHONPATH").env_remove("PYTHONHOME");
+        say::line(&format!("installing the packages of {lock}"));
+        if say::on_terminal() {
+            pip.args(["--progress-bar", "on"]);
+            process::run(pip)?; // pip draws bars with bytes and ETA itself.
+        } else {
+            pip.args(["--progress-bar", "off"]);
+            install_plainly(pip)?;
+        }
+        check(repo)?;
+        self.stamp(repo)?.write(&self.stamp_file(repo))
+    }
 }
 
 /// One line for each download, and everything pip said only when it fails.
