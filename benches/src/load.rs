@@ -1,14 +1,17 @@
-//! A closed-loop load generator: so many connections, each with one request under way, over HTTP/1.1 with keep-alive.
+//! A closed-loop load generator: so many connections, each with one request under way, over HTTP/1.1 with keep-alive where the
+//! server has it.
 //!
 //! It does as little as it can (fixed request bytes, a scan for the length), so that two cores serve the server.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+
+use crate::answer::{self, Framing, Head};
 
 /// What a stretch of load came to.
 #[derive(Debug)]
@@ -22,11 +25,13 @@ pub struct Run {
 }
 
 /// A request as bytes.
-pub fn post(path: &str, key: Option<&str>, body: &str) -> Vec<u8> {
+pub fn post(path: &str, key: Option<&str>, content_type: &str, body: &[u8]) -> Vec<u8> {
     let key = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
     let length = body.len();
-    format!("POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{key}Content-Length: {length}\r\n\r\n{body}")
-        .into_bytes()
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\n{key}Content-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
 }
 
 /// Sends `request` over `connections` connections for `duration`.
@@ -51,39 +56,123 @@ pub async fn run(
     Ok(Run { requests: latencies.len() as u64, took: begun.elapsed(), latencies })
 }
 
-async fn connection(address: SocketAddr, request: Vec<u8>, until: Instant) -> anyhow::Result<Vec<f64>> {
-    let mut stream = TcpStream::connect(address).await.context("connect")?;
+/// Sends `request` once, and returns the body of the answer.
+///
+/// # Errors
+/// As [`run`].
+pub async fn once(address: SocketAddr, request: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut stream = connect(address).await?;
+    let mut buffer = Vec::new();
+    let head = exchange(&mut stream, request, &mut buffer).await?;
+    let body = buffer.split_off(head.size);
+    Ok(match head.framing {
+        Framing::Length(_) => body,
+        Framing::Chunked => answer::chunks(&body)?.body,
+    })
+}
+
+async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.context("connect")?;
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn connection(address: SocketAddr, request: Vec<u8>, until: Instant) -> anyhow::Result<Vec<f64>> {
+    let mut open = Some(connect(address).await?);
     let mut latencies = Vec::new();
     let mut buffer = Vec::with_capacity(16 * 1024);
     while Instant::now() < until {
         let sent = Instant::now();
-        stream.write_all(&request).await?;
-        buffer.clear();
-        let total = loop {
-            ensure!(stream.read_buf(&mut buffer).await? > 0, "connection closed");
-            if let Some(total) = answer_length(&buffer)? {
-                break total;
-            }
+        let mut stream = match open.take() {
+            Some(stream) => stream,
+            None => connect(address).await?,
         };
-        while buffer.len() < total {
-            ensure!(stream.read_buf(&mut buffer).await? > 0, "connection closed");
-        }
+        let head = exchange(&mut stream, &request, &mut buffer).await?;
         latencies.push(sent.elapsed().as_secs_f64());
+        if !head.closes {
+            open = Some(stream);
+        }
     }
     Ok(latencies)
 }
 
-/// The length of head and body, once the head is there.
-fn answer_length(buffer: &[u8]) -> anyhow::Result<Option<usize>> {
-    let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
-    let head = std::str::from_utf8(&buffer[..end]).context("head")?;
-    if !head.starts_with("HTTP/1.1 200") {
-        bail!("{head}\n{}", String::from_utf8_lossy(&buffer[end..]));
+/// Sends the request and reads the whole answer into `buffer`.
+async fn exchange(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> anyhow::Result<Head> {
+    stream.write_all(request).await?;
+    buffer.clear();
+    let head = loop {
+        ensure!(stream.read_buf(buffer).await? > 0, "connection closed");
+        if let Some(head) = answer::head(buffer)? {
+            break head;
+        }
+    };
+    while !head.framing.is_complete(&buffer[head.size..])? {
+        ensure!(stream.read_buf(buffer).await? > 0, "connection closed");
     }
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
-    Ok(Some(end + 4 + length.context("no content-length")?))
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers each request with one of `answers`, and closes the connection after those that say so; returns how many
+    /// connections there were.
+    async fn serve(listener: TcpListener, answers: &[&str]) -> usize {
+        let (mut connections, mut open) = (0, None);
+        for answer in answers {
+            let mut stream = match open.take() {
+                Some(stream) => stream,
+                None => {
+                    connections += 1;
+                    listener.accept().await.unwrap().0
+                }
+            };
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            open = (!answer.contains("close")).then_some(stream);
+        }
+        connections
+    }
+
+    const KEPT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    const CLOSED: &str =
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    const FULL: &str = "HTTP/1.1 503 Full\r\ncontent-length: 0\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_connection_is_kept_until_the_server_closes_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let request = post("/score", None, "application/json", b"{}");
+        let client = run(address, &request, 1, Duration::from_secs(3600));
+        // The fifth answer ends what would take an hour.
+        let answers = [KEPT, KEPT, CLOSED, KEPT, FULL];
+        let (client, connections) = tokio::join!(client, serve(listener, &answers));
+        assert!(client.unwrap_err().to_string().contains("503 Full"));
+        assert_eq!(connections, 2);
+    }
+
+    #[tokio::test]
+    async fn the_body_of_one_answer() {
+        for answer in [KEPT, CLOSED] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let request = post("/score", Some("key"), "application/json", b"{}");
+            let answers = [answer];
+            let (body, _) = tokio::join!(once(address, &request), serve(listener, &answers));
+            assert_eq!(body.unwrap(), b"ok");
+        }
+    }
+
+    #[test]
+    fn a_request_as_bytes() {
+        let request = String::from_utf8(post("/score", Some("secret"), "text/plain", b"hello")).unwrap();
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /score HTTP/1.1\r\n") && head.contains("\r\nContent-Length: 5"));
+        assert!(head.contains("\r\nAuthorization: Bearer secret\r\n"));
+        assert_eq!(body, "hello");
+    }
 }

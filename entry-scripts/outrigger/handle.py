@@ -6,12 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from outrigger_worker import connection, frames
-from outrigger_worker.channel import Channel, ProtocolError
+from outrigger_worker.channel import Answer, Channel, ProtocolError
 
 from .errors import ModelError
 
 if TYPE_CHECKING:
     import numpy
+
+    from . import tensors
 
 
 class TensorInfo(NamedTuple):
@@ -25,8 +27,7 @@ class TensorInfo(NamedTuple):
 class Model:
     """A handle of a model in the replica. `model` makes it.
 
-    Every thread of the worker may use it. The replica works for it while a call or `init()` is under way;
-    what a thread asks for between two calls is sent when the next comes. It is of no use in a forked process.
+    Every thread of the worker may use it, at any time. It is of no use in a forked process.
     """
 
     __slots__ = ("_channel", "_name", "_inputs", "_outputs")
@@ -68,7 +69,8 @@ class Model:
         integer type to a narrower one is while all values fit; floating point to integers is not.
 
         Gives the array of the one output, or a dict of arrays by name when the model has several. The arrays
-        are read-only views of the received bytes; `.copy()` makes one that can be changed.
+        are read-only views of the received bytes; `.copy()` makes one that can be changed. They stay as they are
+        for as long as they are held; large ones hold memory that is shared with the replica.
 
         Raises TypeError for missing, unknown or unsuitable inputs, ValueError when they take too many bytes,
         ModelError for what the replica reports, ConnectionError when the replica is gone, RuntimeError in a
@@ -76,18 +78,39 @@ class Model:
         """
         from . import tensors
 
+        head, data = self._question(args, inputs)
+        return self._result(self._channel.request(frames.INFER, head, data, tensors.allocate))
+
+    async def predict_async(self, /, *args: Any, **inputs: Any) -> numpy.ndarray | dict[str, numpy.ndarray]:
+        """Like `predict`, for coroutines: others run while the model works.
+
+        Other than in `predict`, the wait can be cancelled; the replica's answer is then passed over.
+        """
+        from . import waiting
+
+        head, data = self._question(args, inputs)
+        return self._result(await waiting.request(self._channel, frames.INFER, head, data))
+
+    def _question(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[bytes, tensors.Data]:
+        """The payload of an INFER."""
+        from . import tensors
+
         values = self._named(args, inputs)
-        arrays = [(info.name, tensors.conform(values[info.name], self._name, info)) for info in self._inputs]
+        accepted = [tensors.accept(values[info.name], self._name, info) for info in self._inputs]
         name = self._name.encode()
-        parts, length = tensors.encode(frames.INFER_HEAD.pack(len(name)) + name, arrays)
-        if length > self._channel.max_payload:
-            most = self._channel.max_payload
+        head, data = tensors.encode(frames.INFER_HEAD.pack(len(name)) + name, accepted)
+        length, most = len(head) + data.size, self._channel.max_payload
+        if length > most:
             raise ValueError(f"the inputs of model `{self._name}` take {length} bytes, the most is {most}")
-        kind, payload = self._channel.request(frames.INFER, parts, length, tensors.allocate)
-        if kind != frames.TENSORS:
-            raise _error_of(self._channel, kind, payload)
+        return head, data
+
+    def _result(self, answer: Answer) -> numpy.ndarray | dict[str, numpy.ndarray]:
+        from . import tensors
+
+        if answer.kind != frames.TENSORS:
+            raise _error_of(self._channel, answer)
         try:
-            results = tensors.decode(payload)
+            results = tensors.decode(answer.payload, answer.tail)
         except ProtocolError as error:
             raise self._channel.give_up(error) from None
         return next(iter(results.values())) if len(results) == 1 and len(self._outputs) == 1 else results
@@ -124,11 +147,11 @@ def model(name: str) -> Model:
     raw = name.encode()
     if not 0 < len(raw) < 1 << 16:
         raise ValueError(f"the name of a model has 1 to 65535 bytes, not {len(raw)}")
-    kind, payload = channel.request(frames.MODEL, (raw,), len(raw), bytearray)
-    if kind != frames.MODEL_INFO:
-        raise _error_of(channel, kind, payload)
+    answer = channel.request(frames.MODEL, raw, None, bytearray)
+    if answer.kind != frames.MODEL_INFO:
+        raise _error_of(channel, answer)
     try:
-        info = json.loads(bytes(payload))
+        info = json.loads(answer.whole())
         return Model(channel, str(info["name"]), _infos(info["inputs"]), _infos(info["outputs"]))
     except (ValueError, KeyError, TypeError) as error:
         raise channel.give_up(ProtocolError(f"the description of model `{name}` does not parse")) from error
@@ -140,12 +163,12 @@ def _infos(described: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
     )
 
 
-def _error_of(channel: Channel, kind: int, payload: memoryview) -> Exception:
+def _error_of(channel: Channel, answer: Answer) -> Exception:
     """The exception for an answer that is not the one hoped for."""
     try:
-        if kind != frames.MODEL_ERROR:
-            raise ValueError(f"it is of kind {kind}")
-        fields = json.loads(bytes(payload))
+        if answer.kind != frames.MODEL_ERROR:
+            raise ValueError(f"it is of kind {answer.kind}")
+        fields = json.loads(answer.whole())
         return ModelError(str(fields["code"]), str(fields["message"]))
     except (ValueError, KeyError, TypeError) as error:
         return channel.give_up(ProtocolError(f"an answer of the runtime does not parse: {error!r}"))

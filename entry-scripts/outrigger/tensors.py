@@ -3,7 +3,7 @@
 import math
 import struct
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,11 +33,23 @@ _DATATYPES = {
 }
 
 
-def conform(value: Any, model: str, info: TensorInfo) -> np.ndarray:
-    """`value` as a dense, row-major array of the type that `info`, an input of `model`, asks for.
+class Input(NamedTuple):
+    """An input of a model: an array, of whatever layout and type, and the type that it is sent as."""
 
-    A suitable array is given back as it is. Raises TypeError when the conversion would lose more than
-    precision.
+    name: str
+    array: np.ndarray
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are sent."""
+        return self.array.size * self.dtype.itemsize
+
+
+def accept(value: Any, model: str, info: TensorInfo) -> Input:
+    """`value` for `info`, an input of `model`. The array is `value` itself when that is one.
+
+    Raises TypeError when the conversion to the model's type would lose more than precision.
     """
     where = f"input `{info.name}` of model `{model}` takes {info.datatype}"
     if info.datatype not in _DATATYPES:
@@ -50,14 +62,12 @@ def conform(value: Any, model: str, info: TensorInfo) -> np.ndarray:
     if array.ndim > frames.MAX_RANK:
         raise TypeError(f"{where} in at most {frames.MAX_RANK} dimensions, not {array.ndim}")
     if array.dtype == wanted:
-        return np.asarray(array, order="C")
+        return Input(info.name, array, wanted)
     # The type of an empty array is often a guess of NumPy's: that of `[]` is float64.
     reason = _reason_to_refuse(array, wanted) if array.size else None
     if reason is not None:
         raise TypeError(f"{where}, {reason}")
-    # float64 to float32 may give infinities; the model sees them as such.
-    with np.errstate(over="ignore"):
-        return np.asarray(array, dtype=wanted, order="C")
+    return Input(info.name, array, wanted)
 
 
 def _reason_to_refuse(array: np.ndarray, wanted: np.dtype) -> str | None:
@@ -73,36 +83,63 @@ def _reason_to_refuse(array: np.ndarray, wanted: np.dtype) -> str | None:
     return None
 
 
-def encode(prefix: bytes, arrays: list[tuple[str, np.ndarray]]) -> tuple[list[Any], int]:
-    """A payload: `prefix`, then a block of `arrays`, which are dense, row-major and little-endian.
+class Data:
+    """The bytes of the inputs: the tail of an INFER. Every input starts at a multiple of 64."""
 
-    Gives its parts and their length in bytes. The parts refer to the arrays' own memory. Raises ValueError
-    for more tensors than a block may have.
+    __slots__ = ("size", "_inputs")
+
+    def __init__(self, inputs: list[Input]) -> None:
+        self._inputs = inputs
+        #: In bytes.
+        self.size = 0
+        for each in inputs:
+            self.size += -self.size % frames.ALIGNMENT + each.nbytes
+
+    def write(self, room: memoryview) -> None:
+        """Copies the arrays into `room`, straight from where they lie, converting them on the way."""
+        at = 0
+        # float64 to float32 may give infinities; the model sees them as such.
+        with np.errstate(over="ignore"):
+            for _, array, dtype in self._inputs:
+                padding = -at % frames.ALIGNMENT
+                room[at : at + padding] = bytes(padding)
+                at += padding
+                target = np.ndarray(array.shape, dtype, room, at)
+                np.copyto(target, array, casting="unsafe")
+                at += target.nbytes
+
+    def parts(self) -> list[Any]:
+        """The same as parts to be sent. They refer to the arrays' own memory where that is suitable."""
+        parts: list[Any] = []
+        at = 0
+        with np.errstate(over="ignore"):
+            for _, array, dtype in self._inputs:
+                padding = -at % frames.ALIGNMENT
+                dense = np.asarray(array, dtype=dtype, order="C")
+                # A view as bytes, because not every type (bfloat16) can be seen through the buffer protocol.
+                parts += [bytes(padding), dense.reshape(-1).view(np.uint8).data]
+                at += padding + dense.nbytes
+        return parts
+
+
+def encode(prefix: bytes, inputs: list[Input]) -> tuple[bytes, Data]:
+    """A payload: `prefix`, then a block of tensors. Gives all up to the first tensor's bytes, and those.
+
+    Raises ValueError for more tensors than a block may have.
     """
-    if len(arrays) > frames.MAX_TENSORS:
-        raise ValueError(f"{len(arrays)} tensors, the most is {frames.MAX_TENSORS}")
+    if len(inputs) > frames.MAX_TENSORS:
+        raise ValueError(f"{len(inputs)} tensors, the most is {frames.MAX_TENSORS}")
     head = bytearray(prefix)
     if head:
         head += bytes(-len(head) % frames.ALIGNMENT)
-    head += frames.BLOCK_HEAD.pack(len(arrays))
-    for name, array in arrays:
+    head += frames.BLOCK_HEAD.pack(len(inputs))
+    for name, array, dtype in inputs:
         raw_name = name.encode()
-        code, bits = _code_of(array.dtype)
+        code, bits = _code_of(dtype)
         head += frames.TENSOR_HEAD.pack(code, bits, array.ndim, len(raw_name))
         head += struct.pack(f"<{array.ndim}q", *array.shape) + raw_name
-    parts: list[Any] = [head]
-    length = len(head)
-    for _, array in arrays:
-        padding = -length % frames.ALIGNMENT
-        parts.append(bytes(padding))
-        # A view as bytes, because not every type (bfloat16) can be seen through the buffer protocol.
-        parts.append(array.reshape(-1).view(np.uint8).data)
-        length += padding + array.nbytes
-    if not arrays:
-        padding = -length % frames.ALIGNMENT
-        parts.append(bytes(padding))
-        length += padding
-    return parts, length
+    head += bytes(-len(head) % frames.ALIGNMENT)
+    return bytes(head), Data(inputs)
 
 
 def allocate(size: int) -> np.ndarray:
@@ -112,18 +149,19 @@ def allocate(size: int) -> np.ndarray:
     return room[start : start + size]
 
 
-def decode(payload: memoryview) -> dict[str, np.ndarray]:
-    """The arrays in a payload that is one tensor block, by name: read-only views of `payload`.
+def decode(payload: memoryview, tail: memoryview | None = None) -> dict[str, np.ndarray]:
+    """The arrays in a payload that is one tensor block, by name: read-only views of `payload` or `tail`.
 
-    Raises ProtocolError when it does not parse.
+    A `tail` holds the bytes of all tensors, and `payload` what is before them. Raises ProtocolError when it
+    does not parse.
     """
     try:
-        return _decode(payload.toreadonly())
+        return _decode(payload.toreadonly(), tail)
     except (ValueError, IndexError, struct.error) as error:
         raise ProtocolError(f"a tensor block does not parse: {error}") from error
 
 
-def _decode(payload: memoryview) -> dict[str, np.ndarray]:
+def _decode(payload: memoryview, tail: memoryview | None) -> dict[str, np.ndarray]:
     (number,) = frames.BLOCK_HEAD.unpack_from(payload)
     if number > frames.MAX_TENSORS:
         raise ValueError(f"{number} tensors")
@@ -140,6 +178,11 @@ def _decode(payload: memoryview) -> dict[str, np.ndarray]:
         if at > len(payload) or any(extent < 0 for extent in shape):
             raise ValueError("a description makes no sense")
         found.append((str(payload[name_at:at], "utf-8"), _dtype_of(code, bits), shape))
+    at += -at % frames.ALIGNMENT
+    if tail is not None:
+        if at != len(payload):
+            raise ValueError(f"{len(payload)} bytes before the tail, where {at} belong")
+        payload, at = tail, 0
     arrays = {}
     for name, dtype, shape in found:
         at += -at % frames.ALIGNMENT

@@ -9,34 +9,74 @@ CALL: Final = 2
 TENSORS: Final = 3
 MODEL_INFO: Final = 4
 MODEL_ERROR: Final = 5
+CANCEL: Final = 6
+CREDIT: Final = 7
+RELEASE: Final = 8
+FORGET: Final = 9
 READY: Final = 16
 FAILED: Final = 17
 REPLY: Final = 18
 INFER: Final = 19
 MODEL: Final = 20
+PHASE: Final = 21
+LOG: Final = 22
+CHUNK: Final = 23
+END: Final = 24
+LEAVE: Final = 25
+
+#: Flag of a frame: its payload ends in a region.
+TAIL: Final = 1
 
 METHOD_GET: Final = 0
 METHOD_POST: Final = 1
+METHOD_OPTIONS: Final = 2
+METHOD_HEAD: Final = 3
+
+#: Flag of a CALL: more calls of the same batch follow at once.
+MORE: Final = 1
 
 RETURNED: Final = 0
 RAISED: Final = 1
 INPUT_REFUSED: Final = 2
 NOT_SERIALISABLE: Final = 3
+WHOLE_ANSWER: Final = 4
+STREAM_BEGINS: Final = 5
+CANCELLED: Final = 6
 
-#: Frame header: payload length in bytes, kind, id.
-HEADER: Final = struct.Struct("<IB3xQ")
+#: Flag of a REPLY: the run function failed.
+RUN_FAILED: Final = 1
+
+#: Frame header: length in bytes of what follows, kind, flags, id.
+HEADER: Final = struct.Struct("<IBB2xQ")
 HEADER_SIZE: Final = HEADER.size
 
-#: Start of a CALL's payload: method, then the lengths in bytes of request id, query string and header block.
-CALL_HEAD: Final = struct.Struct("<BxHII4x")
+#: Where the tail of a payload lies: region, offset and size in bytes.
+REFERENCE: Final = struct.Struct("<I4xQQ")
+
+#: What goes with a region's descriptor: its number and its size in bytes.
+REGION: Final = struct.Struct("<I4xQ")
+
+#: Start of a CALL's payload: method, flags, lengths in bytes of request id, query string and header block,
+#: time limit of `run()` in nanoseconds.
+CALL_HEAD: Final = struct.Struct("<BBHII4xQ")
 
 #: Lengths in bytes of the name and of the value of one pair in a CALL's header block.
 HEADER_PAIR: Final = struct.Struct("<HH")
 
-#: A REPLY's frame header and the start of its payload in one: payload length, kind, id, outcome, length of
-#: the message in bytes, time in `run()` in nanoseconds.
-REPLY_HEAD: Final = struct.Struct("<IB3xQB3xIQ")
-REPLY_META_SIZE: Final = REPLY_HEAD.size - HEADER_SIZE
+#: Start of the payload of a REPLY or an END: outcome, flags, status, length of the message in bytes, time in
+#: `run()` in nanoseconds.
+REPLY_META: Final = struct.Struct("<BBHIQ")
+REPLY_META_SIZE: Final = REPLY_META.size
+#: The same with the frame header before it.
+REPLY_HEAD: Final = struct.Struct("<IBB2xQBBHIQ")
+
+#: Start of a LOG's payload: level, source, length of the logger's name in bytes.
+LOG_HEAD: Final = struct.Struct("<BBH4x")
+#: Longest text of a LOG, in bytes.
+LOG_LIMIT: Final = 8 * 1024
+
+#: A CREDIT's payload: so many more bytes of chunks.
+CREDIT_AMOUNT: Final = struct.Struct("<Q")
 
 #: Start of an INFER's payload: length in bytes of the model's name.
 INFER_HEAD: Final = struct.Struct("<H6x")
@@ -56,7 +96,11 @@ MAX_TENSORS: Final = 1024
 MAX_PAYLOAD: Final = 1 << 30
 
 
+def frame(kind: int, number: int, payload: bytes = b"") -> bytes:
+    """A whole frame."""
+    return HEADER.pack(len(payload), kind, 0, number) + payload
+
+
 def json_frame(kind: int, number: int, value: Any) -> bytes:
     """A whole frame whose payload is `value` as JSON."""
-    payload = json.dumps(value).encode()
-    return HEADER.pack(len(payload), kind, number) + payload
+    return frame(kind, number, json.dumps(value).encode())

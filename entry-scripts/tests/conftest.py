@@ -28,9 +28,9 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 def serve(launch: Launch) -> Launch:
     """Like `launch`, for the text of `run()` and what it needs; the worker is ready."""
 
-    def start(script: str, *, strict: bool = True, **environment: str) -> Worker:
+    def start(script: str, *, compat: bool = False, **environment: str) -> Worker:
         worker = launch(script if "def init" in script else INIT + script, **environment)
-        worker.start(strict=strict)
+        worker.start(compat=compat)
         return worker
 
     return start

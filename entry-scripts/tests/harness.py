@@ -1,49 +1,78 @@
-"""A runtime for tests: starts a real worker over a real socket pair and speaks its half of PROTOCOL.md."""
+"""A runtime for tests: starts a real worker over real sockets and speaks its half of PROTOCOL.md."""
 
+import fcntl
 import json
+import mmap
 import os
+import select
 import socket
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 ENTRY_SCRIPTS = Path(__file__).resolve().parent.parent
 
-START, CALL, TENSORS, MODEL_INFO, MODEL_ERROR = 1, 2, 3, 4, 5
-READY, FAILED, REPLY, INFER, MODEL = 16, 17, 18, 19, 20
-GET, POST = 0, 1
-RETURNED, RAISED, INPUT_REFUSED, NOT_SERIALISABLE = 0, 1, 2, 3
+START, CALL, TENSORS, MODEL_INFO, MODEL_ERROR, CANCEL, CREDIT, RELEASE, FORGET = range(1, 10)
+READY, FAILED, REPLY, INFER, MODEL, PHASE, LOG, CHUNK, END, LEAVE = range(16, 26)
+GET, POST, OPTIONS, HEAD = 0, 1, 2, 3
+RETURNED, RAISED, INPUT_REFUSED, NOT_SERIALISABLE, WHOLE_ANSWER, STREAM_BEGINS, CANCELLED = range(7)
+GONE, OUT_OF_TIME = 1, 2
+TAIL = 1
+MORE = 1
 
 #: Seconds until a test fails that waits for a worker. Nothing waits this long when all is well.
 PATIENCE = 60
 
 # Written out here too: a mistake in the worker's own structs must not cancel out.
 HEADER = struct.Struct("<IBBHQ")
+REFERENCE = struct.Struct("<IIQQ")
+REGION = struct.Struct("<IIQ")
+CALL_HEAD = struct.Struct("<BBHIIIQ")
+REPLY_META = struct.Struct("<BBHIQ")
+
+#: What START says when a test does not say otherwise. Regions are off.
+DEFAULTS: dict[str, Any] = {
+    "entry_script": "score.py",
+    "source_directory": None,
+    "args": [],
+    "compat": False,
+    "max_payload": 1 << 30,
+    "window": 64 * 1024,
+    "region_threshold": 0,
+    "regions": 8,
+    "concurrency": 1,
+    "max_batch": 16,
+}
 
 
 class Frame(NamedTuple):
-    """One frame from the worker."""
+    """One frame from the worker. `region` is that which its tail lay in, if any."""
 
     kind: int
     number: int
     payload: bytes
+    region: int | None = None
 
     def json(self) -> Any:
         return json.loads(self.payload)
 
 
 class Answer(NamedTuple):
-    """What a REPLY says."""
+    """What a REPLY or an END says."""
 
     number: int
     outcome: int
     message: str
     nanoseconds: int
     rest: bytes
+    flags: int
+    status: int
+    region: int | None
 
     def json(self) -> Any:
         return json.loads(self.rest)
@@ -54,45 +83,255 @@ def frame(kind: int, number: int, payload: bytes = b"") -> bytes:
 
 
 def call_payload(
-    method: int, body: bytes = b"", query: bytes = b"", headers: list[tuple[str, str]] | None = None
+    method: int,
+    body: bytes = b"",
+    query: bytes = b"",
+    headers: list[tuple[str, str]] | None = None,
+    *,
+    flags: int = 0,
+    limit: int = 0,
+    request_id: bytes = b"some-request-id",
 ) -> bytes:
-    request_id = b"some-request-id"
+    """`limit` is in nanoseconds."""
     pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers or []]
     block = b"".join(struct.pack("<HH", len(name), len(value)) + name + value for name, value in pairs)
-    head = struct.pack("<BBHIII", method, 0, len(request_id), len(query), len(block), 0)
+    head = CALL_HEAD.pack(method, flags, len(request_id), len(query), len(block), 0, limit)
     return head + request_id + query + block + body
 
 
-def parse_reply(received: Frame) -> Answer:
-    assert received.kind == REPLY, received
-    outcome, zero, zeros, size, nanoseconds = struct.unpack_from("<BBHIQ", received.payload)
-    assert (zero, zeros) == (0, 0)
+def parse_reply(received: Frame, kind: int = REPLY) -> Answer:
+    assert received.kind == kind, received
+    outcome, flags, status, size, nanoseconds = REPLY_META.unpack_from(received.payload)
     message = received.payload[16 : 16 + size].decode()
-    return Answer(received.number, outcome, message, nanoseconds, received.payload[16 + size :])
+    rest = received.payload[16 + size :]
+    return Answer(received.number, outcome, message, nanoseconds, rest, flags, status, received.region)
 
 
-class Worker:
-    """A worker process with `script` as its entry script, `folder`/score.py. Ends with the `with` block."""
+class Region:
+    """A region of the test's, as the runtime's are: nobody else can map it for writing."""
 
-    def __init__(self, folder: str | Path, script: str | None = None, **environment: str) -> None:
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self.size = size
+        self.descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        os.ftruncate(self.descriptor, size)
+        self.mapping = mmap.mmap(self.descriptor, size)
+        future_write = 0x10
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | future_write
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+
+    def write(self, data: bytes, offset: int = 0) -> None:
+        self.mapping[offset : offset + len(data)] = data
+
+    def close(self) -> None:
+        self.mapping.close()
+        os.close(self.descriptor)
+
+
+class Exchange:
+    """The runtime's ends of the sockets of a worker that works in `folder`."""
+
+    def __init__(self, folder: str | Path, script: str | None = None) -> None:
         self.folder = Path(folder)
         if script is not None:
             (self.folder / "score.py").write_text(script)
-        self.sock, other = socket.socketpair()
+        self.sock, stream = socket.socketpair()
+        self.regions, regions = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._others = (stream, regions)
         self.sock.settimeout(PATIENCE)
-        # As a runtime with an event loop hands it down.
-        other.setblocking(False)
+        self.regions.settimeout(PATIENCE)
+        # As a runtime with an event loop hands them down.
+        for other in self._others:
+            other.setblocking(False)
+        #: The worker's living regions, mapped, and how often each has been announced.
+        self.seen: dict[int, mmap.mmap] = {}
+        #: What the worker says about regions, in order: (RELEASE or FORGET or LEAVE, number).
+        self.notes: list[tuple[int, int]] = []
+        #: PHASE and LOG frames, in order.
+        self.phases: list[str] = []
+        self.logs: list[tuple[int, int, int, str, str]] = []
+        self._own: dict[int, Region] = {}
+
+    def close(self) -> None:
+        """Closes the sockets and lets go of the regions."""
+        self.sock.close()
+        self.regions.close()
+        for region in self._own.values():
+            region.close()
+        self._own.clear()
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def receive(self) -> Frame:
+        """The next frame, but for those that are noted down: PHASE, LOG, RELEASE, FORGET, LEAVE."""
+        while True:
+            received = self.receive_any()
+            if received.kind == PHASE:
+                self.phases.append(received.payload.decode())
+            elif received.kind == LOG:
+                level, source, size, _ = struct.unpack_from("<BBHI", received.payload)
+                name, text = received.payload[8 : 8 + size], received.payload[8 + size :]
+                self.logs.append((received.number, level, source, name.decode(), text.decode()))
+            elif received.kind in (RELEASE, FORGET, LEAVE):
+                assert received.payload == b""
+                self.notes.append((received.kind, received.number))
+                if received.kind == FORGET:
+                    del self.seen[received.number]
+            else:
+                return received
+
+    def receive_any(self) -> Frame:
+        """The next frame. Its tail is copied out of its region, which is not released."""
+        length, kind, flags, zeros, number = HEADER.unpack(self._exactly(16))
+        assert zeros == 0
+        data = self._exactly(length)
+        if not flags:
+            return Frame(kind, number, data)
+        assert flags == TAIL
+        region, zeros, offset, size = REFERENCE.unpack_from(data)
+        assert zeros == 0
+        if region not in self.seen:
+            self._take_in(region)
+        tail = self.seen[region][offset : offset + size]
+        assert len(tail) == size
+        return Frame(kind, number, data[REFERENCE.size :] + tail, region)
+
+    def receive_note(self, kind: int, number: int) -> None:
+        """Waits until the worker says this about a region. Nothing else may come but notes and logs."""
+        while (kind, number) not in self.notes:
+            received = self.receive_any()
+            assert received.kind in (RELEASE, FORGET, LEAVE, LOG), received
+            self.notes.append((received.kind, received.number))
+        self.notes.remove((kind, number))
+
+    def begin(self, entry_script: str | None = "score.py", **fields: Any) -> None:
+        """Sends START."""
+        start = DEFAULTS | {"app_root": str(self.folder), "entry_script": entry_script} | fields
+        self.send(frame(START, 0, json.dumps(start).encode()))
+
+    def start(self, **fields: Any) -> dict[str, Any]:
+        """Sends START and gives what READY says."""
+        self.begin(**fields)
+        ready = self.receive()
+        assert (ready.kind, ready.number) == (READY, 0), ready
+        return ready.json()
+
+    def share(self, number: int, size: int) -> Region:
+        """Makes a region and announces it."""
+        region = self._own[number] = Region(number, size)
+        socket.send_fds(self.regions, [REGION.pack(number, 0, size)], [region.descriptor])
+        return region
+
+    def send_tailed(
+        self, kind: int, number: int, payload: bytes, region: int, size: int, offset: int = 0
+    ) -> None:
+        """Sends a frame whose payload ends with `size` bytes of a region."""
+        data = REFERENCE.pack(region, 0, offset, size) + payload
+        self.send(HEADER.pack(len(data), kind, TAIL, 0, number) + data)
+
+    def send_call(self, number: int, payload: bytes) -> None:
+        self.send(frame(CALL, number, payload))
+
+    def send_body(self, number: int, body: bytes, region: Region) -> None:
+        """Sends a POST with its body in a region."""
+        region.write(body)
+        self.send_tailed(CALL, number, call_payload(POST), region.number, len(body))
+
+    def cancel(self, number: int, reason: int = GONE) -> None:
+        self.send(frame(CANCEL, number, bytes([reason])))
+
+    def credit(self, number: int, amount: int) -> None:
+        self.send(frame(CREDIT, number, struct.pack("<Q", amount)))
+
+    def release(self, number: int) -> None:
+        self.send(frame(RELEASE, number))
+
+    def post(
+        self, body: str | bytes = b"", number: int = 1, headers: list[tuple[str, str]] | None = None
+    ) -> Answer:
+        body = body.encode() if isinstance(body, str) else body
+        self.send_call(number, call_payload(POST, body=body, headers=headers))
+        return self.reply(number)
+
+    def get(self, query: str = "", number: int = 1) -> Answer:
+        self.send_call(number, call_payload(GET, query=query.encode("latin-1")))
+        return self.reply(number)
+
+    def reply(self, number: int) -> Answer:
+        """The next frame, which is the REPLY to this call."""
+        answer = parse_reply(self.receive())
+        assert answer.number == number
+        return answer
+
+    def stream(self, number: int, credit: Callable[[int], int] | None = None) -> tuple[list[bytes], Answer]:
+        """The chunks and the END of a call whose head has come; `credit` says what to give for a chunk."""
+        chunks = []
+        while (received := self.receive()).kind == CHUNK:
+            assert received.number == number
+            chunks.append(received.payload)
+            if received.region is not None:
+                self.release(received.region)
+            if credit is not None:
+                self.credit(number, credit(len(received.payload)))
+        assert received.number == number
+        return chunks, parse_reply(received, END)
+
+    def is_silent(self) -> bool:
+        """Whether nothing of the worker's waits to be received."""
+        return not select.select([self.sock], [], [], 0)[0]
+
+    def hang_up(self) -> None:
+        """Closes the runtime's ends of the sockets."""
+        self.sock.close()
+        self.regions.close()
+
+    def _take_in(self, wanted: int) -> None:
+        """Maps the region that the next message announces, as the runtime does, after a look at its seals."""
+        self.regions.setblocking(False)
+        message, descriptors, _, _ = socket.recv_fds(self.regions, 64, 4)
+        number, zeros, size = REGION.unpack(message)
+        (descriptor,) = descriptors
+        try:
+            assert (number, zeros) == (wanted, 0)
+            assert os.fstat(descriptor).st_size == size
+            seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+            assert seals & fcntl.F_SEAL_SHRINK and seals & fcntl.F_SEAL_GROW and seals & fcntl.F_SEAL_SEAL
+            self.seen[number] = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+
+    def _exactly(self, size: int) -> bytes:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            received = self.sock.recv_into(view)
+            if not received:
+                raise EOFError(f"the worker closed the socket; {self._last_words()}")
+            view = view[received:]
+        return bytes(data)
+
+    def _last_words(self) -> Any:
+        return None
+
+
+class Worker(Exchange):
+    """A worker process with `script` as its entry script, `folder`/score.py. Ends with the `with` block."""
+
+    def __init__(self, folder: str | Path, script: str | None = None, **environment: str) -> None:
+        super().__init__(folder, script)
         known = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
         known |= {
             "PYTHONPATH": str(ENTRY_SCRIPTS),
-            "OUTRIGGER_WORKER_FD": str(other.fileno()),
+            "OUTRIGGER_WORKER_FD": str(self._others[0].fileno()),
+            "OUTRIGGER_REGIONS_FD": str(self._others[1].fileno()),
             "PYTHONDONTWRITEBYTECODE": "1",
             "AML_APP_ROOT": str(folder),
         }
-        with other:
+        try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "outrigger_worker"],
-                pass_fds=[other.fileno()],
+                pass_fds=[other.fileno() for other in self._others],
                 env=known | environment,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -100,7 +339,9 @@ class Worker:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-
+        finally:
+            for other in self._others:
+                other.close()
         # Ends what waits for output that never comes.
         self._watchdog = threading.Timer(2 * PATIENCE, self.process.kill)
         self._watchdog.daemon = True
@@ -113,7 +354,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
         self._watchdog.cancel()
-        self.sock.close()
+        self.close()
         if kind is not None:
             self.process.kill()
         try:
@@ -124,27 +365,6 @@ class Worker:
         if kind is not None:
             print(out, err, sep="\n")
 
-    def send(self, data: bytes) -> None:
-        self.sock.sendall(data)
-
-    def receive(self) -> Frame:
-        length, kind, zero, zeros, number = HEADER.unpack(self._exactly(16))
-        assert (zero, zeros) == (0, 0)
-        return Frame(kind, number, self._exactly(length))
-
-    def begin(self, entry_script: str | None = "score.py", **fields: Any) -> None:
-        """Sends START."""
-        defaults = {"app_root": str(self.folder), "source_directory": None, "args": [], "strict": True}
-        start = defaults | {"entry_script": entry_script} | fields
-        self.send(frame(START, 0, json.dumps(start).encode()))
-
-    def start(self, **fields: Any) -> dict[str, Any]:
-        """Sends START and gives what READY says."""
-        self.begin(**fields)
-        ready = self.receive()
-        assert (ready.kind, ready.number) == (READY, 0), ready
-        return ready.json()
-
     def fail(self, **fields: Any) -> dict[str, Any]:
         """Sends START and gives what FAILED says, after the worker has ended with code 3."""
         self.begin(**fields)
@@ -153,39 +373,9 @@ class Worker:
         assert self.wait() == 3
         return failed.json()
 
-    def send_call(self, number: int, payload: bytes) -> None:
-        self.send(frame(CALL, number, payload))
-
-    def post(
-        self, body: str | bytes = b"", number: int = 1, headers: list[tuple[str, str]] | None = None
-    ) -> Answer:
-        body = body.encode() if isinstance(body, str) else body
-        self.send_call(number, call_payload(POST, body=body, headers=headers))
-        return self._reply(number)
-
-    def get(self, query: str = "", number: int = 1) -> Answer:
-        self.send_call(number, call_payload(GET, query=query.encode("latin-1")))
-        return self._reply(number)
-
-    def hang_up(self) -> None:
-        """Closes the runtime's end of the socket."""
-        self.sock.close()
-
     def wait(self) -> int:
         """The exit code."""
         return self.process.wait(timeout=PATIENCE)
 
-    def _reply(self, number: int) -> Answer:
-        answer = parse_reply(self.receive())
-        assert answer.number == number
-        return answer
-
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            received = self.sock.recv_into(view)
-            if not received:
-                raise EOFError(f"the worker closed the socket; {self.process.communicate(timeout=PATIENCE)}")
-            view = view[received:]
-        return bytes(data)
+    def _last_words(self) -> Any:
+        return self.process.communicate(timeout=PATIENCE)

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from conftest import Launch
-from harness import CALL, POST, RETURNED, START, call_payload, frame, parse_reply
+from harness import CALL, CALL_HEAD, DEFAULTS, POST, READY, RETURNED, START, call_payload, frame, parse_reply
 
 ECHO = "def run(data):\n    return data\n"
 LENGTH = "def run(data):\n    return len(data)\n"
@@ -58,16 +58,10 @@ def test_frames_in_pieces(serve: Launch) -> None:
 
 def test_start_and_calls_in_one_piece(launch: Launch, tmp_path: object) -> None:
     worker = launch("def init(): pass\n" + ECHO)
-    start = {
-        "app_root": str(tmp_path),
-        "entry_script": "score.py",
-        "source_directory": None,
-        "args": [],
-        "strict": True,
-    }
+    start = DEFAULTS | {"app_root": str(tmp_path)}
     calls = [frame(CALL, number, call_payload(POST, body=b"%d" % number)) for number in range(1, 100)]
     worker.send(frame(START, 0, json.dumps(start).encode()) + b"".join(calls))
-    assert worker.receive().kind == 16
+    assert worker.receive().kind == READY
     for number in range(1, 100):
         answer = parse_reply(worker.receive())
         assert (answer.number, answer.json()) == (number, str(number))
@@ -88,12 +82,12 @@ GOOD = call_payload(POST, body=b"x")
         pytest.param(frame(18, 1, b"x"), id="a kind of the worker's"),
         pytest.param(frame(START, 0, b"{}"), id="a second START"),
         pytest.param(frame(CALL, 1, b"short"), id="no room for the head"),
-        pytest.param(frame(CALL, 1, b"\x02" + GOOD[1:]), id="unknown method"),
+        pytest.param(frame(CALL, 1, b"\x09" + GOOD[1:]), id="unknown method"),
         pytest.param(
-            frame(CALL, 1, struct.pack("<BxHIII", 1, 99, 0, 0, 0)), id="request id longer than the payload"
+            frame(CALL, 1, CALL_HEAD.pack(1, 0, 99, 0, 0, 0, 0)), id="request id longer than the payload"
         ),
         pytest.param(
-            frame(CALL, 1, struct.pack("<BxHIII", 1, 0, 0, 2**32 - 1, 0)),
+            frame(CALL, 1, CALL_HEAD.pack(1, 0, 0, 0, 2**32 - 1, 0, 0)),
             id="headers longer than the payload",
         ),
     ],
@@ -109,7 +103,7 @@ def test_what_makes_no_sense_ends_the_worker(serve: Launch, data: bytes) -> None
 @pytest.mark.parametrize("block", [b"\x01", struct.pack("<HH", 1, 0), struct.pack("<HH", 1, 5) + b"abc"])
 def test_header_block_that_makes_no_sense(serve: Launch, block: bytes) -> None:
     worker = serve("def run(data, request_headers):\n    return data\n")
-    worker.send(frame(CALL, 1, struct.pack("<BxHIII", 1, 0, 0, len(block), 0) + block))
+    worker.send(frame(CALL, 1, CALL_HEAD.pack(1, 0, 0, 0, len(block), 0, 0) + block))
     assert worker.sock.recv(1) == b""
     assert worker.wait() == 1
 

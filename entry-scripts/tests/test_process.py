@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -43,19 +44,134 @@ def test_the_runtime_hangs_up_before_start(launch: Launch) -> None:
     assert worker.wait() == 0
 
 
-@pytest.mark.parametrize("descriptor", [None, "", "x", "-1", "999"])
-def test_without_a_socket(descriptor: str | None) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "OUTRIGGER_WORKER_FD"}
+@pytest.mark.parametrize("variable", ["OUTRIGGER_WORKER_FD", "OUTRIGGER_REGIONS_FD"])
+@pytest.mark.parametrize("descriptor", [None, "", "x", "-1", "999", "wrong type"])
+def test_without_a_socket(variable: str, descriptor: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     environment |= {"PYTHONPATH": str(ENTRY_SCRIPTS), "PYTHONDONTWRITEBYTECODE": "1"}
-    if descriptor is not None:
-        environment["OUTRIGGER_WORKER_FD"] = descriptor
+    stream, regions = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    good = {"OUTRIGGER_WORKER_FD": stream, "OUTRIGGER_REGIONS_FD": regions}
+    environment |= {name: str(sock.fileno()) for name, sock in good.items() if name != variable}
+    if descriptor == "wrong type":
+        (other,) = (sock for name, sock in good.items() if name != variable)
+        environment[variable] = str(other.fileno())
+    elif descriptor is not None:
+        environment[variable] = descriptor
     command = [sys.executable, "-m", "outrigger_worker"]
-    ended = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    with stream, regions:
+        ended = subprocess.run(
+            command,
+            env=environment,
+            pass_fds=[stream.fileno(), regions.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("OUTRIGGER_WORKER_FD must name an open socket")
+    assert ended.stderr.startswith(f"{variable} must name an open socket")
 
+
+def test_phases(launch: Launch) -> None:
+    script = """
+print("import")
+def init():
+    print("init")
+def warmup():
+    print("warmup")
+def shutdown():
+    print("shutdown")
+def run(data):
+    return data
+"""
+    worker = launch(script)
+    worker.start()
+    assert worker.phases == ["init", "warmup"]
+    worker.hang_up()
+    assert worker.wait() == 0
+    assert worker.process.communicate() == ("import\ninit\nwarmup\nshutdown\n", "")
+
+
+@pytest.mark.parametrize("phase", ["init", "warmup"])
+def test_a_phase_that_fails(launch: Launch, phase: str) -> None:
+    functions = {"init": "pass", "warmup": "pass", "shutdown": "print('not called')"}
+    functions[phase] = "raise ValueError('broken')"
+    worker = launch("".join(f"def {name}():\n    {what}\n" for name, what in functions.items()) + RUN)
+    failed = worker.fail()
+    assert (failed["phase"], failed["message"]) == (phase, "ValueError: broken")
+    assert f"in {phase}\n" in failed["traceback"]
+    assert worker.phases[-1] == phase
+    assert worker.process.communicate()[0] == ""
+
+
+def test_coroutines_in_a_sync_script(launch: Launch) -> None:
+    script = "async def init():\n    global x\n    x = 7\nasync def shutdown():\n    print('down')\n"
+    worker = launch(script + "def run(data):\n    return x\n")
+    worker.start()
+    assert worker.post().json() == 7
+    worker.hang_up()
+    assert worker.wait() == 0
+    assert worker.process.communicate()[0] == "down\n"
+
+
+def test_a_shutdown_that_fails(launch: Launch) -> None:
+    worker = launch("def init():\n    pass\ndef shutdown():\n    raise SystemExit('too late')\n" + RUN)
+    worker.start()
+    worker.hang_up()
+    assert worker.wait() == 0
+    assert "SystemExit: too late" in worker.process.communicate()[1]
+
+
+def test_the_runtime_closes_its_half(launch: Launch) -> None:
+    """What has come is still answered."""
+    worker = launch("def init():\n    pass\ndef shutdown():\n    print('shutdown')\n" + RUN)
+    worker.start()
+    for number in range(1, 50):
+        worker.send_call(number, call_payload(POST, body=b"x"))
+    worker.sock.shutdown(socket.SHUT_WR)
+    assert [worker.reply(number).json() for number in range(1, 50)] == ["x"] * 49
+    assert worker.wait() == 0
+    assert worker.process.communicate()[0] == "shutdown\n"
+
+
+def test_log(launch: Launch) -> None:
+    """Lines from every thread, from finalisers, and none from a forked child."""
+    script = """
+import os, threading
+from outrigger_worker import connection, context
+class Last:
+    def __del__(self):
+        log("last")
+def log(text, name=b"n"):
+    return connection.current().log(context.number(), 20, 0, name, text.encode())
+def init():
+    log("in init")
+def run(data):
+    log("x" * 10_000)
+    thread = threading.Thread(target=log, args=("in a thread",))
+    thread.start()
+    thread.join()
+    cycle = [Last()]
+    cycle.append(cycle)
+    child = os.fork()
+    if child == 0:
+        os._exit(log("in a child"))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+    worker = launch(script)
+    worker.start()
+    assert worker.post(number=5).json() == 0
+    assert worker.logs[0] == (0, 20, 0, "n", "in init")
+    assert worker.logs[1] == (5, 20, 0, "n", "x" * 8192)
+    assert worker.logs[2] == (5, 20, 0, "n", "in a thread")
+    # Cycles are collected while frames are sent, too.
+    for number in range(6, 100):
+        worker.post("y" * 100_000, number)
+    worker.hang_up()
+
+
+RUN = "def run(data):\n    return data\n"
+VARIABLES = ("OUTRIGGER_WORKER_FD", "OUTRIGGER_REGIONS_FD")
 
 LOOPS = {
     "python": "while True: pass",
@@ -175,18 +291,18 @@ def test_output_is_line_buffered(serve: Launch) -> None:
     assert worker.process.stderr.readline() == "err\n"
 
 
-def test_the_socket_is_not_inherited(serve: Launch) -> None:
+def test_the_sockets_are_not_inherited(serve: Launch) -> None:
     script = """
 import os, subprocess, sys
 LIST = "import os; print([os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')])"
 def run(data):
     command = [sys.executable, "-c", LIST]
     listed = subprocess.run(command, close_fds=False, stdout=subprocess.PIPE, text=True, check=True)
-    return [listed.stdout, os.environ.get("OUTRIGGER_WORKER_FD")]
+    return [listed.stdout, [name for name in os.environ if name.endswith("_FD")]]
 """
-    listed, variable = serve(script).post().json()
+    listed, variables = serve(script).post().json()
     assert "socket" not in listed
-    assert variable is None
+    assert variables == []
 
 
 def test_a_forked_child_does_not_keep_the_socket_open(serve: Launch) -> None:

@@ -14,7 +14,13 @@ from outrigger_worker.channel import ProtocolError
 
 
 def conform(value: Any, datatype: str) -> np.ndarray:
-    return tensors.conform(value, "m", TensorInfo("x", datatype, (-1,)))
+    """`value` as it arrives, which is the same whether it goes through a region or not."""
+    accepted = tensors.accept(value, "m", TensorInfo("x", datatype, (-1,)))
+    data = tensors.Data([accepted])
+    room = bytearray(data.size)
+    data.write(memoryview(room))
+    assert room == b"".join(data.parts())
+    return np.frombuffer(room, accepted.dtype).reshape(accepted.array.shape)
 
 
 @pytest.mark.parametrize(
@@ -75,10 +81,13 @@ def test_what_is_refused(value: Any, datatype: str, reason: str) -> None:
     assert str(caught.value).startswith(f"input `x` of model `m` takes {reason}")
 
 
-def test_a_suitable_array_is_not_copied() -> None:
-    array = np.ones((3, 4), np.float32)
-    assert conform(array, "FP32") is array
-    assert conform(array.T, "FP32").flags.c_contiguous
+@pytest.mark.parametrize("array", [np.ones((3, 4), np.float32), np.ones((3, 4)).T, np.ones(24)[::2]])
+def test_an_array_is_accepted_as_it_is(array: np.ndarray) -> None:
+    assert tensors.accept(array, "m", TensorInfo("x", "FP32", (-1,))).array is array
+
+
+def inputs(arrays: dict[str, np.ndarray]) -> list[tensors.Input]:
+    return [tensors.Input(name, array, array.dtype) for name, array in arrays.items()]
 
 
 SAMPLES = {
@@ -96,10 +105,13 @@ SAMPLES = {
 @pytest.mark.parametrize("prefix", [b"", b"digits", b"x" * 56, b"x" * 57])
 def test_encode(names: list[str], prefix: bytes) -> None:
     arrays = {name: SAMPLES[name] for name in names}
-    head = struct.pack("<HHI", len(prefix), 0, 0) + prefix if prefix else b""
-    parts, length = tensors.encode(head, list(arrays.items()))
-    payload = b"".join(parts)
-    assert len(payload) == length
+    start = struct.pack("<HHI", len(prefix), 0, 0) + prefix if prefix else b""
+    head, data = tensors.encode(start, inputs(arrays))
+    assert len(head) % 64 == 0
+    tail = bytearray(data.size)
+    data.write(memoryview(tail))
+    payload = head + tail
+    assert payload == b"".join([head, *data.parts()])
     if prefix:
         name, found = decode_infer(payload)
         assert name == prefix.decode()
@@ -111,20 +123,21 @@ def test_encode(names: list[str], prefix: bytes) -> None:
 
 def test_encode_does_not_copy() -> None:
     array = np.zeros(1000, np.float32)
-    parts, _ = tensors.encode(b"", [("x", array)])
+    _, data = tensors.encode(b"", inputs({"x": array}))
+    parts = data.parts()
     array[0] = 1
     assert bytes(parts[-1][:4]) == struct.pack("<f", 1)
 
 
 def test_encode_bfloat16() -> None:
-    parts, _ = tensors.encode(b"", [("x", np.array([1], ml_dtypes.bfloat16))])
-    assert parts[0][8:16] == struct.pack("<BBBBHH", 4, 16, 1, 0, 1, 0)
-    assert tensors.decode(memoryview(b"".join(parts)))["x"].dtype == ml_dtypes.bfloat16
+    head, data = tensors.encode(b"", inputs({"x": np.array([1], ml_dtypes.bfloat16)}))
+    assert head[8:16] == struct.pack("<BBBBHH", 4, 16, 1, 0, 1, 0)
+    assert tensors.decode(memoryview(b"".join([head, *data.parts()])))["x"].dtype == ml_dtypes.bfloat16
 
 
 def test_encode_keeps_the_limit() -> None:
     with pytest.raises(ValueError, match="1025 tensors, the most is 1024"):
-        tensors.encode(b"", [("x", np.zeros(1))] * 1025)
+        tensors.encode(b"", inputs({"x": np.zeros(1)}) * 1025)
 
 
 def test_decode_gives_views() -> None:
@@ -138,6 +151,20 @@ def test_decode_gives_views() -> None:
             assert np.shares_memory(array, payload) and array.ctypes.data % 64 == 0, name
     with pytest.raises(ValueError, match="read-only"):
         arrays["large"][0] = 1
+
+
+@pytest.mark.parametrize("names", [["scalar"], ["empty"], ["large"], list(SAMPLES)])
+def test_decode_of_a_tail(names: list[str]) -> None:
+    expected = {name: SAMPLES[name] for name in names}
+    head, data = tensors.encode(b"", inputs(expected))
+    tail = b"".join(data.parts())
+    check_equal(tensors.decode(memoryview(head), memoryview(tail)), expected)
+    for wrong in (head[:-1], head + bytes(64)):
+        with pytest.raises(ProtocolError):
+            tensors.decode(memoryview(wrong), memoryview(tail))
+    if tail:
+        with pytest.raises(ProtocolError):
+            tensors.decode(memoryview(head), memoryview(tail[:-1]))
 
 
 def one(

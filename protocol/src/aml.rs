@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response};
 
 use crate::error::{CallError, ErrorCode};
 use crate::headers::{
@@ -85,9 +85,16 @@ pub fn encode_ok(body: Bytes, run_time: Duration) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.reserve(8);
     headers.insert(CONTENT_TYPE, APPLICATION_JSON);
-    headers.insert(MS_RUN_FUNCTION_FAILED, HeaderValue::from_static("False"));
-    headers.insert(MS_RUN_FN_EXEC_MS, milliseconds(run_time));
+    mark(headers, false, Some(run_time));
     response
+}
+
+/// Puts what the contract says of `run()` into an answer: whether it failed, and its time where it has returned.
+pub fn mark(headers: &mut HeaderMap, failed: bool, run_time: Option<Duration>) {
+    headers.insert(MS_RUN_FUNCTION_FAILED, HeaderValue::from_static(if failed { "True" } else { "False" }));
+    if let Some(run_time) = run_time {
+        headers.insert(MS_RUN_FN_EXEC_MS, milliseconds(run_time));
+    }
 }
 
 /// `time` in milliseconds with three decimals, rounded to the nearest.

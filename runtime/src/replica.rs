@@ -142,7 +142,7 @@ impl Replica {
         let (auth, admin_auth) = (authenticator(config.auth.enabled)?, authenticator(true)?);
 
         let slots = match &config.script {
-            Some(script) => script.workers,
+            Some(script) => script.workers * script.calls_per_worker(),
             None => config.backends.cpu_threads,
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
@@ -183,8 +183,11 @@ impl Replica {
         let models = Arc::new(tokio::task::spawn_blocking(load).await??);
         let scripts = match &self.config.script {
             Some(script) => {
-                let limits =
-                    ScriptLimits { answer: self.config.limits.answer, queue_wait: self.config.queue.wait };
+                let limits = ScriptLimits {
+                    answer: self.config.limits.answer,
+                    queue_wait: self.config.queue.wait,
+                    compat: false,
+                };
                 let (model_dir, busy) = (self.config.model_dir.as_deref(), Arc::clone(&self.busy));
                 let scripts = Scripts::start(script, model_dir, Arc::clone(&models), busy, limits).await?;
                 self.slots.set_ahead(scripts.ahead());

@@ -50,7 +50,8 @@ pub(crate) fn plugins(repo: &Repo) -> Result<()> {
     Ok(())
 }
 
-fn packages(repo: &Repo, names: &[&str], flags: &[&str]) -> Result<Vec<Artifact>> {
+/// Builds packages of the workspace.
+pub(crate) fn packages(repo: &Repo, names: &[&str], flags: &[&str]) -> Result<Vec<Artifact>> {
     let mut arguments = vec!["build"];
     arguments.extend(flags);
     for name in names {

@@ -7,7 +7,10 @@ mod args;
 mod build;
 mod check;
 mod demo;
+mod http;
+mod image;
 mod metadata;
+mod peers;
 mod process;
 mod prove;
 mod repo;
@@ -38,7 +41,9 @@ const TASKS: &[Task] = &[
     Task { spec: &check::SPEC, run: check::run },
     Task { spec: &setup::SPEC, run: setup::run },
     Task { spec: &build::SPEC, run: build::run },
+    Task { spec: &image::SPEC, run: image::run },
     Task { spec: &prove::SPEC, run: prove::run },
+    Task { spec: &peers::SPEC, run: peers::run },
 ];
 
 fn main() -> ExitCode {

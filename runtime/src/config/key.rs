@@ -107,8 +107,34 @@ keys! {
         "worker processes, each working on one call at a time";
     SCRIPT_TIMEOUT = "script.timeout", Kind::Timeout, "60s", [Alias { variable: "SCORING_TIMEOUT_MS", suffix: "ms" }],
         "time limit of one run(); the worker is replaced when it is over";
+    SCRIPT_IMPORT_TIMEOUT = "script.import_timeout", Kind::Timeout, "5m", [],
+        "time limit of importing the script";
     SCRIPT_INIT_TIMEOUT = "script.init_timeout", Kind::Timeout, "5m", [],
-        "time limit of import and init()";
+        "time limit of init(), and of warmup()";
+    SCRIPT_GAP_TIMEOUT = "script.gap_timeout", Kind::Timeout, "60s", [],
+        "longest time between two pieces of an answer that is produced as a stream";
+    SCRIPT_CANCEL_GRACE = "script.cancel_grace", Kind::Duration, "20ms", [],
+        "time that a call which is out of time has to return by itself before its worker is ended";
+    SCRIPT_CONCURRENCY = "script.concurrency", Kind::Count { min: 1, max: 1024 }, "1", [],
+        "calls that one worker of an `async def run` works on at once";
+    SCRIPT_MAX_BATCH = "script.max_batch", Kind::Count { min: 1, max: 1024 }, "1", [],
+        "most calls that run_batch() gets at once";
+    SCRIPT_MAX_DELAY = "script.max_delay", Kind::Duration, "0s", [],
+        "longest time that a call waits for others to make a batch with";
+    SCRIPT_PRELOAD = "script.preload", Kind::List, "", [],
+        "modules that the fork-server imports once, so that workers share their memory; they must not start threads";
+    SCRIPT_FORK_SERVER = "script.fork_server", Kind::Flag, "true", [],
+        "whether workers are forked from a process that has Python loaded, rather than started as programs of their own";
+    SCRIPT_BREAKER = "script.breaker", Kind::Flag, "true", [],
+        "whether a worker that keeps failing is started again ever more slowly";
+    SCRIPT_REGION_THRESHOLD = "script.region_threshold", Kind::Size { min: 0, max: 1 << 30 }, "64KiB", [],
+        "bodies, answers and tensors of at least this size go between replica and worker in shared memory; 0: none do";
+    SCRIPT_STREAM_WINDOW = "script.stream_window", Kind::Size { min: 1024, max: 1 << 30 }, "256KiB", [],
+        "bytes of a streamed answer that a worker may be ahead of the client";
+    SCRIPT_NATIVE = "script.native", Kind::Path, "", [],
+        "shared library with outrigger_script_init and outrigger_script_run, in place of script.entry";
+    SCRIPT_TRUSTED = "script.trusted", Kind::Flag, "false", [],
+        "whether script.native runs in the replica's own process: faster, and its crash is the replica's";
     SCRIPT_OUTPUTS_DIR = "script.outputs_dir", Kind::Path, "", [],
         "where files that the script writes under ./outputs are kept [default: they stay in script.app_root]";
 

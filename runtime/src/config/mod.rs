@@ -112,8 +112,34 @@ pub struct ScriptConfig {
     pub workers: usize,
     /// Limit of one `run()`.
     pub timeout: Duration,
-    /// Limit of import and `init()`.
+    /// Limit of importing the script.
+    pub import_timeout: Duration,
+    /// Limit of `init()`, and of `warmup()`.
     pub init_timeout: Duration,
+    /// Longest time between two pieces of a streamed answer.
+    pub gap_timeout: Duration,
+    /// Time that a call which is out of time has to return by itself.
+    pub cancel_grace: Duration,
+    /// Calls at once in one worker of an async script.
+    pub concurrency: usize,
+    /// Most calls in one batch.
+    pub max_batch: usize,
+    /// Longest time that a call waits for a batch to fill.
+    pub max_delay: Duration,
+    /// Modules that the fork-server imports.
+    pub preload: Vec<String>,
+    /// Whether workers are forked.
+    pub fork_server: bool,
+    /// Whether a worker that keeps failing is made to wait.
+    pub breaker: bool,
+    /// From how many bytes on shared memory is used; 0 for never.
+    pub region_threshold: usize,
+    /// Bytes that a streamed answer may be ahead of its reader.
+    pub stream_window: usize,
+    /// Shared library that takes the place of the entry script.
+    pub native: Option<PathBuf>,
+    /// Whether that library runs in this process.
+    pub trusted: bool,
     /// Where `./outputs` is kept.
     pub outputs_dir: Option<PathBuf>,
 }
@@ -352,9 +378,22 @@ fn model(section: &Section) -> ModelConfig {
     ModelConfig { path, intra_threads }
 }
 
+impl ScriptConfig {
+    /// Calls that one worker takes at once, as far as the configuration says.
+    pub fn calls_per_worker(&self) -> usize {
+        self.concurrency.max(self.max_batch)
+    }
+}
+
 fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
-    let setting = get.settings.keys.get(key::SCRIPT_ENTRY.name)?;
-    let Value::Text(entry) = &setting.value else { return None };
+    let native = get.path(key::SCRIPT_NATIVE);
+    let setting = get.settings.keys.get(key::SCRIPT_ENTRY.name);
+    let setting = setting.or(get.settings.keys.get(key::SCRIPT_NATIVE.name))?;
+    let entry = match (&setting.value, &native) {
+        (Value::Text(entry), _) => entry.clone(),
+        (_, Some(native)) => native.to_string_lossy().into_owned(),
+        _ => return None,
+    };
     // Below the app root where there is one (AzureML's rule); else relative to where the setting stands, as any path.
     let app_root = get.path(key::SCRIPT_APP_ROOT);
     let base = match (&app_root, &setting.origin, &sources.file) {
@@ -362,20 +401,30 @@ fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
         (None, Origin::File(..), Some((file, _))) => file.parent().unwrap_or(Path::new("")).to_owned(),
         _ => sources.working_directory.clone(),
     };
-    let entry = sources.working_directory.join(base).join(entry);
+    let entry = sources.working_directory.join(base).join(&entry);
     let app_root = app_root.unwrap_or_else(|| entry.parent().unwrap_or(Path::new("/")).to_owned());
     Some(ScriptConfig {
         app_root: sources.working_directory.join(app_root),
         source_directory: Some(get.text(key::SCRIPT_SOURCE_DIRECTORY)).filter(|text| !text.is_empty()),
-        args: match get.value(key::SCRIPT_ARGS) {
-            Some(Value::List(items)) => items.clone(),
-            _ => Vec::new(),
-        },
+        args: get.list(key::SCRIPT_ARGS),
         python: get.text(key::SCRIPT_PYTHON),
         host: get.path(key::SCRIPT_HOST),
         workers: get.count(key::SCRIPT_WORKERS),
         timeout: get.duration(key::SCRIPT_TIMEOUT),
+        import_timeout: get.duration(key::SCRIPT_IMPORT_TIMEOUT),
         init_timeout: get.duration(key::SCRIPT_INIT_TIMEOUT),
+        gap_timeout: get.duration(key::SCRIPT_GAP_TIMEOUT),
+        cancel_grace: get.duration(key::SCRIPT_CANCEL_GRACE),
+        concurrency: get.count(key::SCRIPT_CONCURRENCY),
+        max_batch: get.count(key::SCRIPT_MAX_BATCH),
+        max_delay: get.duration(key::SCRIPT_MAX_DELAY),
+        preload: get.list(key::SCRIPT_PRELOAD),
+        fork_server: get.flag(key::SCRIPT_FORK_SERVER),
+        breaker: get.flag(key::SCRIPT_BREAKER),
+        region_threshold: get.size(key::SCRIPT_REGION_THRESHOLD),
+        stream_window: get.size(key::SCRIPT_STREAM_WINDOW),
+        native: get.path(key::SCRIPT_NATIVE),
+        trusted: get.flag(key::SCRIPT_TRUSTED),
         outputs_dir: get.path(key::SCRIPT_OUTPUTS_DIR),
         entry,
     })
@@ -415,6 +464,13 @@ impl Getter<'_> {
         match self.value(key) {
             Some(Value::Path(path)) => Some(path.clone()),
             _ => None,
+        }
+    }
+
+    fn list(&self, key: &Key) -> Vec<String> {
+        match self.value(key) {
+            Some(Value::List(items)) => items.clone(),
+            _ => Vec::new(),
         }
     }
 

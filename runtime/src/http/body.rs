@@ -9,6 +9,7 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 
 use crate::busy::{Busy, Reserved};
 use crate::config::LimitsConfig;
+use crate::scripts::{Body as ScriptBody, Filled, Pool};
 
 /// Reads the whole body. The memory is counted for as long as the second value lives.
 ///
@@ -19,6 +20,24 @@ pub(super) async fn read(
     limits: &LimitsConfig,
     busy: &Arc<Busy>,
 ) -> Result<(Bytes, Reserved), CallError> {
+    let (body, reserved) = read_for_script(body, limits, busy, None).await?;
+    match body {
+        ScriptBody::Bytes(bytes) => Ok((bytes, reserved)),
+        // Only where there is a pool.
+        ScriptBody::Shared(filled) => Ok((Bytes::from_owner(filled), reserved)),
+    }
+}
+
+/// The same; long bodies are read into memory of `pool`, which a worker can map.
+///
+/// # Errors
+/// As [`read`].
+pub(super) async fn read_for_script(
+    body: Body,
+    limits: &LimitsConfig,
+    busy: &Arc<Busy>,
+    pool: Option<&Arc<Pool>>,
+) -> Result<(ScriptBody, Reserved), CallError> {
     let announced = http_body::Body::size_hint(&body);
     let lower = usize::try_from(announced.lower()).unwrap_or(usize::MAX);
     if lower > limits.body {
@@ -26,49 +45,103 @@ pub(super) async fn read(
     }
     // A body of known length takes its memory before its first byte is read; others as they come.
     let reserved = busy.reserve(lower, limits.bodies).ok_or_else(|| full(busy))?;
-    tokio::time::timeout(limits.body_timeout, collect(body, limits, busy, reserved)).await.unwrap_or_else(
-        |_| {
-            Err(CallError::new(
-                ErrorCode::BodyTimeout,
-                format!("the body did not arrive within {:?}", limits.body_timeout),
-            ))
-        },
-    )
+    let gathered = Gathered::Nothing;
+    let mut collector = Collector { limits, busy, pool, known: lower, length: 0, reserved, gathered };
+    match tokio::time::timeout(limits.body_timeout, collector.collect(body)).await {
+        Ok(Ok(())) => Ok((collector.gathered.finish(), collector.reserved)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(CallError::new(
+            ErrorCode::BodyTimeout,
+            format!("the body did not arrive within {:?}", limits.body_timeout),
+        )),
+    }
 }
 
-async fn collect(
-    mut body: Body,
-    limits: &LimitsConfig,
-    busy: &Arc<Busy>,
-    mut reserved: Reserved,
-) -> Result<(Bytes, Reserved), CallError> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    let mut length = 0usize;
-    // At most `limits.body`, which the caller has checked.
-    let known = usize::try_from(http_body::Body::size_hint(&body).lower()).unwrap_or(0);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| CallError::new(ErrorCode::BadRequest, "the body broke off"))?;
-        let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
-        if length > limits.body {
-            return Err(too_large(limits));
-        }
-        if !reserved.grow_to(length, limits.bodies) {
-            return Err(full(busy));
-        }
-        // Small bodies come in one piece, which is used as it is.
-        if first.is_empty() {
-            first = data;
-        } else {
-            if rest.is_empty() {
-                rest.reserve(known.max(first.len() + data.len()));
-                rest.extend_from_slice(&first);
-            }
-            rest.extend_from_slice(&data);
+struct Collector<'a> {
+    limits: &'a LimitsConfig,
+    busy: &'a Arc<Busy>,
+    pool: Option<&'a Arc<Pool>>,
+    /// The length that was announced, at most `limits.body`; 0 if none was.
+    known: usize,
+    length: usize,
+    reserved: Reserved,
+    gathered: Gathered,
+}
+
+/// What has come so far.
+enum Gathered {
+    Nothing,
+    /// Small bodies come in one piece, which is used as it is.
+    One(Bytes),
+    Many(BytesMut),
+    Shared(Filled),
+}
+
+impl Gathered {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Nothing => &[],
+            Self::One(bytes) => bytes,
+            Self::Many(bytes) => bytes,
+            Self::Shared(filled) => filled.bytes(),
         }
     }
-    Ok((if rest.is_empty() { first } else { rest.freeze() }, reserved))
+
+    fn finish(self) -> ScriptBody {
+        match self {
+            Self::Nothing => ScriptBody::Bytes(Bytes::new()),
+            Self::One(bytes) => ScriptBody::Bytes(bytes),
+            Self::Many(bytes) => ScriptBody::Bytes(bytes.freeze()),
+            Self::Shared(filled) => ScriptBody::Shared(filled),
+        }
+    }
+}
+
+impl Collector<'_> {
+    async fn collect(&mut self, mut body: Body) -> Result<(), CallError> {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| CallError::new(ErrorCode::BadRequest, "the body broke off"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            self.length += data.len();
+            if self.length > self.limits.body {
+                return Err(too_large(self.limits));
+            }
+            if !self.reserved.grow_to(self.length, self.limits.bodies) {
+                return Err(full(self.busy));
+            }
+            self.add(data)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, data: Bytes) -> Result<(), CallError> {
+        let expected = self.known.max(self.length);
+        match &mut self.gathered {
+            Gathered::Shared(filled) => {
+                return filled.extend(&data).map_err(|_| full(self.busy));
+            }
+            gathered => {
+                let fits = self.pool.filter(|pool| expected >= pool.threshold());
+                if let Some(mut filled) = fits.and_then(|pool| Filled::new(pool, expected)) {
+                    let extended = filled.extend(gathered.bytes()).and_then(|()| filled.extend(&data));
+                    self.gathered = Gathered::Shared(filled);
+                    return extended.map_err(|_| full(self.busy));
+                }
+            }
+        }
+        match &mut self.gathered {
+            Gathered::Nothing => self.gathered = Gathered::One(data),
+            Gathered::One(first) => {
+                let mut many = BytesMut::with_capacity(expected);
+                many.extend_from_slice(first);
+                many.extend_from_slice(&data);
+                self.gathered = Gathered::Many(many);
+            }
+            Gathered::Many(many) => many.extend_from_slice(&data),
+            Gathered::Shared(_) => {}
+        }
+        Ok(())
+    }
 }
 
 fn too_large(limits: &LimitsConfig) -> CallError {

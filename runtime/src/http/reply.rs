@@ -34,7 +34,7 @@ impl Contract {
 }
 
 /// What a route comes to.
-pub(super) type Answer = Result<http::Response<Bytes>, CallError>;
+pub(super) type Answer = Result<Response, CallError>;
 
 /// Answers a request: checks what holds for all of them (identifiers, the size of the header block), has `then` do the work, gives
 /// the outcome the contract's form, and counts it.
@@ -59,7 +59,7 @@ pub(super) async fn answer(
         }
     };
     let code = result.as_ref().err().map(|error| error.code);
-    let mut response = result.unwrap_or_else(|error| contract.error(&error)).map(Body::from);
+    let mut response = result.unwrap_or_else(|error| contract.error(&error).map(Body::from));
     let headers = response.headers_mut();
     match ids {
         Ok(ids) => ids.write(headers),
@@ -90,8 +90,8 @@ pub(super) fn method_not_allowed(text: &'static str) -> CallError {
 }
 
 /// A plain answer.
-pub(super) fn plain(content_type: &'static str, body: impl Into<Bytes>) -> http::Response<Bytes> {
-    let mut response = http::Response::new(body.into());
+pub(super) fn plain(content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = http::Response::new(Body::from(body.into()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

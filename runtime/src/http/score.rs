@@ -1,6 +1,7 @@
 //! The *score* listener: AzureML's contract, and the doors of the others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -9,7 +10,7 @@ use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
@@ -18,7 +19,7 @@ use outrigger_protocol::{aml, swagger};
 use super::reply::{Answer, Contract, answer, method_not_allowed, plain};
 use super::{body, v2};
 use crate::replica::Replica;
-use crate::scripts::ScriptCall;
+use crate::scripts::{self, ReplyHead, ScriptAnswer, ScriptCall};
 use crate::slots::Admission;
 
 /// All routes of the listener.
@@ -50,38 +51,73 @@ async fn score(State(replica): State<Arc<Replica>>, request: Request) -> Respons
 }
 
 async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: Body) -> Answer {
-    let get = match parts.method {
-        Method::POST => false,
-        Method::GET => true,
-        // A preflight carries no credentials, so it is answered without.
-        Method::OPTIONS => return Ok(plain("text/html; charset=utf-8", Bytes::new())),
-        Method::HEAD => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED)),
+    let method = match parts.method {
+        Method::POST => scripts::Method::Post,
+        Method::GET => scripts::Method::Get,
+        Method::OPTIONS => scripts::Method::Options,
+        Method::HEAD => scripts::Method::Head,
         _ => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL)),
     };
+    let scripts = replica.serving().ok().and_then(|serving| serving.scripts.as_ref());
+    if !scripts.is_some_and(|scripts| scripts.ready().takes(parts.method.as_str())) {
+        match method {
+            // A preflight carries no credentials, so it is answered without.
+            scripts::Method::Options => return Ok(plain("text/html; charset=utf-8", Bytes::new())),
+            scripts::Method::Head => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED)),
+            scripts::Method::Get | scripts::Method::Post => {}
+        }
+    }
     replica.authorize(&parts.headers, Operation::Score, None)?;
     let serving = replica.serving()?;
     let Some(scripts) = &serving.scripts else {
         let text = "this replica has no entry script; its models are at /v2/models/{name}/infer";
         return Err(CallError::new(ErrorCode::NotFound, text));
     };
-    let (body, memory) = body::read(body, &replica.config.limits, &replica.busy).await?;
+    let (body, memory) =
+        body::read_for_script(body, &replica.config.limits, &replica.busy, scripts.pool()).await?;
     let slot = replica.slots.admit(Admission::Ahead).await?;
     let call = ScriptCall {
         request_id: ids.request_value().clone(),
-        get,
+        method,
         query: parts.uri.query().unwrap_or_default().to_owned(),
-        headers: scripts.wants_headers().then(|| forwarded(parts.headers)),
+        headers: forwarded(parts.headers, scripts.ready().headers),
         body,
         memory: Some(memory),
     };
-    let (json, run_time) = scripts.call(call, slot).await?;
-    Ok(aml::encode_ok(json, run_time))
+    Ok(match scripts.call(call, slot).await? {
+        ScriptAnswer::Json { text, run } => aml::encode_ok(text, run).map(Body::from),
+        ScriptAnswer::Whole { head, body, run } => made_by_script(head, Some(run), Body::from(body)),
+        ScriptAnswer::Stream { head, body } => made_by_script(head, None, Body::new(body)),
+    })
 }
 
-/// The headers as the script may see them: without the caller's credential.
-fn forwarded(mut headers: http::HeaderMap) -> http::HeaderMap {
-    headers.remove(header::AUTHORIZATION);
-    headers
+/// An answer whose status and headers are the script's.
+fn made_by_script(head: ReplyHead, run: Option<Duration>, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    aml::mark(response.headers_mut(), head.failed || head.status.is_server_error(), run);
+    response
+}
+
+/// The headers as the script may see them: those that it asks for, without the caller's credential.
+fn forwarded(mut headers: HeaderMap, wanted: scripts::Headers) -> Option<HeaderMap> {
+    match wanted {
+        scripts::Headers::None => None,
+        scripts::Headers::Some => {
+            let mut some = HeaderMap::new();
+            for name in [header::CONTENT_TYPE, header::ACCEPT, header::ACCEPT_ENCODING] {
+                if let Some(value) = headers.remove(&name) {
+                    some.insert(name, value);
+                }
+            }
+            Some(some)
+        }
+        scripts::Headers::All => {
+            headers.remove(header::AUTHORIZATION);
+            Some(headers)
+        }
+    }
 }
 
 async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> Response {
@@ -106,7 +142,7 @@ async fn nowhere(State(replica): State<Arc<Replica>>, request: Request) -> Respo
     answer(&replica, contract, Operation::Health, request, async |_, _, _| Err(aml::not_found())).await
 }
 
-fn options() -> http::Response<Bytes> {
+fn options() -> Response {
     let mut response = plain("text/html; charset=utf-8", Bytes::new());
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     response

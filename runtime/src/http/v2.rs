@@ -91,14 +91,14 @@ fn find<'a>(
 async fn server(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     answer(&replica, Operation::ServerMetadata, request, Method::GET, async |parts, _| {
         replica.authorize(&parts.headers, Operation::ServerMetadata, None)?;
-        Ok(oip::encode_ok(oip::server_metadata()))
+        Ok(ok(oip::server_metadata()))
     })
     .await
 }
 
 async fn live(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     answer(&replica, Operation::Health, request, Method::GET, async |_, _| {
-        Ok(oip::encode_ok(oip::server_live(true)))
+        Ok(ok(oip::server_live(true)))
     })
     .await
 }
@@ -111,7 +111,11 @@ async fn ready(State(replica): State<Arc<Replica>>, request: Request) -> Respons
 }
 
 /// The protocol's body; where it says no, with the headers of an error.
-fn with_status(json: Bytes, ready: bool) -> http::Response<Bytes> {
+fn ok(json: Bytes) -> Response {
+    oip::encode_ok(json).map(Body::from)
+}
+
+fn with_status(json: Bytes, ready: bool) -> Response {
     let mut response = plain("application/json", json);
     if !ready {
         let error = oip::encode_error(&CallError::new(ErrorCode::NotReady, "not ready"));
@@ -128,7 +132,7 @@ fn with_status(json: Bytes, ready: bool) -> http::Response<Bytes> {
 async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |parts, _| {
         let (_, model) = find(&replica, path, &parts, Operation::ModelMetadata)?;
-        Ok(oip::encode_ok(oip::model_metadata(&model.name, &[VERSION], &model.platform, &model.info)))
+        Ok(ok(oip::model_metadata(&model.name, &[VERSION], &model.platform, &model.info)))
     })
     .await
 }
@@ -158,7 +162,7 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
             tensors: &tensors,
         };
         let bytes = reply.tensors.iter().map(|tensor| tensor.data().len()).sum();
-        Ok(oip::encode_ok(apart(bytes, || oip::encode_infer(&reply))?))
+        Ok(ok(apart(bytes, || oip::encode_infer(&reply))?))
     })
     .await
 }

@@ -1,380 +1,627 @@
-//! A lane: the task that keeps one worker alive and has it work on jobs, one after the other.
+//! A lane: the task that keeps one worker alive and has it work on jobs.
 //!
-//! Where a service is a script with one worker, and calls are fast (see [`crate::slots`]), calls are sent to the worker *ahead*: while it works on one, the next
-//! few lie in its socket, so that neither side has to go to sleep between two calls. The worker answers in order and one by one,
-//! so when it dies exactly the first unanswered call is lost; the others were never begun and go to its successor.
-//! With more than one worker nothing is sent ahead: a call could wait behind a slow one while another worker is idle.
+//! Where a service is a script with one worker, and calls are fast (see [`crate::slots`]), calls are sent to the worker *ahead*: while
+//! it works on one, the next few lie in its socket, so that neither side has to go to sleep between two calls. A sync worker
+//! answers in order and one by one, so when it dies exactly the first unanswered call is lost; the others were never begun and go to its
+//! successor. With more than one worker nothing is sent ahead: a call could wait behind a slow one while another worker is idle.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use outrigger_protocol::error::{CallError, ErrorCode};
-use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
 
-use super::frame::Reply;
-use super::process::{Death, Launch};
-use super::worker::{ExchangeError, StartError, Worker};
-use super::{Job, ScriptResult, Shared, restarting};
-use crate::busy::Outcome;
-use crate::config::ScriptConfig;
-use crate::models::Models;
+use super::call::{Body, Job, ScriptAnswer, ScriptResult};
+use super::connection::{ExchangeError, Frame};
+use super::frame::{self, CallBody, CallHead, FrameError, Kind, Reply};
+use super::log::{self, Origin};
+use super::process::Death;
+use super::stream::{Producer, StreamError, flow};
+use super::worker::{CallKind, Worker};
+use super::{Door, Shared, restarting};
 
-/// The first wait before a worker that keeps dying is started again; it doubles from time to time.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest such wait.
-const BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// How long a worker has to end in order.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// Calls that are sent ahead.
 pub(super) const AHEAD: usize = 7;
-/// Bodies of calls that are sent ahead, together at most; they surely fit into the socket, so that sending never waits for a
-/// worker that is itself waiting to send.
+/// Calls that are sent ahead take at most so many bytes.
 const AHEAD_BYTES: usize = 48 * 1024;
+/// How often those are looked at who wait while no worker is alive.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What a client is told by CANCEL's payload.
+const CLIENT_LEFT: u8 = 1;
+const OUT_OF_TIME: u8 = 2;
+
 pub(super) struct Lane {
-    pub(super) shared: Arc<Shared>,
-    pub(super) number: usize,
-    pub(super) jobs: mpsc::Receiver<Job>,
-    pub(super) pid: Arc<AtomicI32>,
-    /// Jobs that are not answered, oldest first.
-    taken: VecDeque<Job>,
-    /// As many of them are with the worker.
-    sent: usize,
-    /// Number of the next call that is answered.
+    shared: Arc<Shared>,
+    number: usize,
+    door: Arc<Door>,
+    /// Calls that are with the worker, oldest first.
+    active: VecDeque<Active>,
+    /// Calls that are to make a batch, and since when.
+    forming: Vec<Job>,
+    formed_since: Option<Instant>,
+    /// Number of the next call.
     next: u64,
+    /// Calls that this worker has answered.
+    served: u64,
+    alarm: Alarm,
+}
+
+/// A call that is with the worker.
+struct Active {
+    id: u64,
+    job: Job,
+    /// Whether the worker is at it; false for what lies in its socket behind another.
+    begun: bool,
+    /// When it is over: the limit of `run()`, or of the gap in a stream.
+    deadline: Instant,
+    /// The worker was told that nobody waits.
+    cancelled: bool,
+    /// Since when it is over.
+    overdue: Option<Instant>,
+    stream: Option<Producer>,
+}
+
+/// One timer for all limits of a lane. It is set again only when something is due earlier than it rings; an alarm that comes too early
+/// is looked at and set again.
+#[derive(Default)]
+struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+    set: Option<Instant>,
+}
+
+impl Alarm {
+    fn set(&mut self, at: Instant) {
+        if self.set.is_some_and(|set| set <= at) {
+            return;
+        }
+        self.set = Some(at);
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().reset(at),
+            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(at))),
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.set.is_none() {
+            return Poll::Pending;
+        }
+        let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+        match sleep.as_mut().poll(context) {
+            Poll::Ready(()) => {
+                self.set = None;
+                Poll::Ready(())
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
 }
 
 /// How it ended with a worker.
 enum End {
-    /// It is gone; `served` calls were answered before.
-    Lost { served: u64 },
-    /// The service is over, and so is the worker.
+    /// It is gone, in the middle of the calls that it was at.
+    Gone(ExchangeError),
+    /// It does not come back from a call.
+    Hangs,
+    /// The service does not wait for its calls any more.
+    BrokenOff,
+    /// The service is over.
     Over,
 }
 
-/// What a call says of its worker.
-enum Verdict {
-    /// It can take the next one.
-    Well,
-    /// It died, or broke the protocol.
-    Gone(ExchangeError),
-    /// It does not come back from `run()`.
-    Hangs,
-    /// The service does not wait for it any more.
-    BrokenOff,
+/// What woke a lane.
+enum News {
+    Read(Result<(), ExchangeError>),
+    Rung,
+    Alarm,
+    Answer(super::questions::Answer),
 }
 
 impl Lane {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        number: usize,
-        jobs: mpsc::Receiver<Job>,
-        pid: Arc<AtomicI32>,
-    ) -> Self {
-        Self { shared, number, jobs, pid, taken: VecDeque::new(), sent: 0, next: 0 }
+    pub(super) fn new(shared: Arc<Shared>, number: usize, door: Arc<Door>) -> Self {
+        Self {
+            shared,
+            number,
+            door,
+            active: VecDeque::new(),
+            forming: Vec::new(),
+            formed_since: None,
+            next: 0,
+            served: 0,
+            alarm: Alarm::default(),
+        }
     }
 
     /// Works on jobs for as long as the service lives; starts the worker again whenever it is lost.
     pub(super) async fn run(mut self, worker: Worker) {
         let mut worker = Some(worker);
-        let mut deaths = 0u32;
-        while let Some(ready) = worker.take() {
-            self.pid.store(ready.pid(), Ordering::Relaxed);
-            let end = self.serve(ready).await;
+        while let Some(mut ready) = worker.take() {
+            self.door.pid.store(ready.pid(), Ordering::Relaxed);
+            self.served = 0;
+            let end = self.serve(&mut ready).await;
+            self.leave();
             match end {
-                End::Over => {}
-                End::Lost { served } => {
-                    self.sent = 0;
-                    deaths = if served > 0 { 0 } else { deaths + 1 };
-                    worker = self.start_again(&mut deaths).await;
+                End::Over => {
+                    ready.stop(STOP_GRACE).await;
+                }
+                End::BrokenOff => {
+                    self.refuse_all(&crate::slots::draining());
+                    ready.terminate().await;
+                }
+                End::Gone(error) => {
+                    let death = ready.bury().await;
+                    self.lose(&error, &death);
+                    self.shared.breaker.died(self.number, self.served, &death);
+                    worker = self.start_again().await;
+                }
+                End::Hangs => {
+                    // Its end takes as long as it takes; the next one is started meanwhile.
+                    self.shared.bury(self.number, ready);
+                    self.lose_hanging();
+                    // It did come up well: no reason to wait.
+                    worker = self.start_again().await;
                 }
             }
         }
         self.refuse_all(&crate::slots::draining());
+        self.shared.refuse_waiting(&crate::slots::draining());
     }
 
     /// Starts a worker until one comes up, ever more slowly; `None` when the service ends meanwhile.
-    async fn start_again(&mut self, deaths: &mut u32) -> Option<Worker> {
+    async fn start_again(&mut self) -> Option<Worker> {
         let shared = Arc::clone(&self.shared);
-        loop {
-            // The first start after a good time is made at once.
-            if *deaths > 1 {
-                let wait = BACKOFF_FIRST.saturating_mul(1 << (*deaths - 2).min(10)).min(BACKOFF_MOST);
-                tracing::warn!(
-                    worker = self.number,
-                    ?wait,
-                    failures = *deaths,
-                    "worker keeps failing, waiting before the next start"
-                );
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = shared.stop.cancelled() => return None,
-                    () = shared.break_off.cancelled() => return None,
-                }
+        self.put_back();
+        let look = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                shared.expire_waiting();
             }
-            shared.restarts.fetch_add(1, Ordering::Relaxed);
-            let started = tokio::select! {
-                started = shared.start_worker(self.number) => started,
-                () = shared.stop.cancelled() => return None,
-                () = shared.break_off.cancelled() => return None,
-            };
-            match started {
-                Ok(worker) => {
-                    shared.broken.store(false, Ordering::Release);
-                    return Some(worker);
-                }
-                Err(error) => {
-                    tracing::error!(worker = self.number, %error, "worker did not start again");
-                    shared.broken.store(true, Ordering::Release);
-                    // Whoever waits for a worker hears at once.
-                    shared.came_idle.notify_waiters();
-                    self.refuse_all(&restarting());
-                    *deaths += 1;
-                }
-            }
-        }
-    }
-
-    async fn serve(&mut self, mut worker: Worker) -> End {
-        let shared = Arc::clone(&self.shared);
-        let mut served = 0;
-        loop {
-            if self.taken.is_empty() {
-                self.offer();
-                tokio::select! {
-                    // A death is seen before a job is taken: a job that was never begun waits for the next worker.
-                    biased;
-                    error = worker.closed() => {
-                        self.leave();
-                        let death = worker.bury().await;
-                        tracing::error!(worker = self.number, %error, %death, "worker ended between calls");
-                        return End::Lost { served };
-                    }
-                    job = self.jobs.recv() => match job {
-                        Some(job) => {
-                            // It may have been sent without being taken off the list.
-                            self.withdraw();
-                            self.taken.push_back(job);
+        };
+        let start = async {
+            loop {
+                shared.breaker.wait(self.number).await;
+                shared.restarts.fetch_add(1, Ordering::Relaxed);
+                match shared.start_worker(self.number, &self.door).await {
+                    Ok(worker) => return worker,
+                    Err(error) => {
+                        tracing::error!(worker = self.number, %error, "worker did not start again");
+                        shared.breaker.did_not_start(self.number, &error);
+                        if !shared.is_alive() {
+                            // Whoever waits for a worker hears at once.
+                            shared.refuse_waiting(&restarting(&shared));
                         }
-                        None => {
-                            self.leave();
-                            worker.stop(STOP_GRACE).await;
-                            return End::Over;
-                        }
-                    },
-                    () = shared.stop.cancelled() => {
-                        self.leave();
-                        worker.stop(STOP_GRACE).await;
-                        return End::Over;
                     }
                 }
             }
-            while self.taken.len() <= AHEAD
-                && let Ok(job) = self.jobs.try_recv()
-            {
-                self.taken.push_back(job);
-            }
-            self.drop_abandoned();
-            if self.taken.is_empty() {
-                continue;
-            }
-            let verdict = self.one_call(&mut worker).await;
-            if !matches!(verdict, Verdict::Well) {
-                self.leave();
-            }
-            match verdict {
-                Verdict::Well => served += 1,
-                Verdict::Gone(error) => {
-                    let death = worker.bury().await;
-                    self.lose(&error, &death);
-                    return End::Lost { served };
-                }
-                Verdict::Hangs => {
-                    let death = worker.terminate().await;
-                    tracing::warn!(worker = self.number, %death, "worker ended");
-                    // It did come up well: the next one is started at once.
-                    return End::Lost { served: served + 1 };
-                }
-                Verdict::BrokenOff => {
-                    self.refuse_all(&crate::slots::draining());
-                    worker.terminate().await;
-                    return End::Over;
-                }
-            }
+        };
+        tokio::select! {
+            worker = start => Some(worker),
+            () = look => None,
+            () = shared.stop.cancelled() => None,
+            () = shared.break_off.cancelled() => None,
         }
     }
 
-    /// Has the worker work on the first job that is taken, and answers it, unless the worker is gone.
-    async fn one_call(&mut self, worker: &mut Worker) -> Verdict {
+    /// Works on jobs with one worker until that ends.
+    async fn serve(&mut self, worker: &mut Worker) -> End {
         let shared = Arc::clone(&self.shared);
-        let Some(front) = self.taken.front_mut() else { return Verdict::Well };
-        front.slot.begin();
-        let limit = shared.config.timeout;
-        let exchange = tokio::select! {
-            biased;
-            exchange = tokio::time::timeout(limit, self.exchange(worker)) => exchange,
-            () = shared.break_off.cancelled() => {
-                tracing::warn!(worker = self.number, "calls broken off by the end of shutdown.drain");
-                return Verdict::BrokenOff;
+        // Whatever happened between the start of the worker and now.
+        if let Some(end) = self.tend(worker) {
+            return end;
+        }
+        loop {
+            self.fill(worker);
+            worker.connection.release_done();
+            worker.connection.flush();
+            match poll_fn(|context| self.poll_news(worker, context)).await {
+                News::Read(Ok(())) => loop {
+                    match worker.connection.next_frame() {
+                        Ok(Some(frame)) => {
+                            if let Err(error) = self.hear(worker, frame) {
+                                return End::Gone(error.into());
+                            }
+                        }
+                        Ok(None) => break,
+                        Err(error) => return End::Gone(error.into()),
+                    }
+                },
+                News::Read(Err(error)) => return End::Gone(error),
+                News::Answer(answer) => answer.put(&mut worker.connection),
+                News::Rung | News::Alarm => {
+                    if let Some(end) = self.tend(worker) {
+                        return end;
+                    }
+                }
             }
+            if self.active.is_empty() && self.forming.is_empty() && shared.stop.is_cancelled() {
+                return End::Over;
+            }
+        }
+    }
+
+    fn poll_news(&mut self, worker: &mut Worker, context: &mut Context<'_>) -> Poll<News> {
+        if let Poll::Ready(result) = worker.connection.poll(context) {
+            return Poll::Ready(News::Read(result));
+        }
+        if let Poll::Ready(answer) = worker.questions.poll_answered(context) {
+            return Poll::Ready(News::Answer(answer));
+        }
+        if self.door.bell.poll_rung(context).is_ready() {
+            return Poll::Ready(News::Rung);
+        }
+        if self.alarm.poll(context).is_ready() {
+            return Poll::Ready(News::Alarm);
+        }
+        Poll::Pending
+    }
+
+    /// Hands the worker what it can take.
+    fn fill(&mut self, worker: &mut Worker) {
+        match worker.ready.kind {
+            CallKind::Sync => {
+                if self.active.is_empty() {
+                    let Some(job) = self.shared.take(self.number, true, usize::MAX) else { return };
+                    self.send(worker, job, true, false);
+                }
+                if self.shared.sends_ahead() {
+                    self.fill_ahead(worker);
+                }
+            }
+            CallKind::Async => {
+                while self.active.len() < self.shared.config.concurrency {
+                    let Some(job) = self.shared.take(self.number, true, usize::MAX) else { break };
+                    self.send(worker, job, true, false);
+                }
+            }
+            CallKind::Batch => self.fill_batch(worker),
+        }
+    }
+
+    /// Sends the worker small calls that it will come to next.
+    fn fill_ahead(&mut self, worker: &mut Worker) {
+        let mut room = AHEAD_BYTES;
+        for active in self.active.iter().filter(|active| !active.begun) {
+            room = room.saturating_sub(active.job.call.size());
+        }
+        while self.active.len() <= AHEAD {
+            let Some(job) = self.shared.take(self.number, false, room) else { break };
+            room -= job.call.size().min(room);
+            self.send(worker, job, false, false);
+        }
+    }
+
+    fn fill_batch(&mut self, worker: &mut Worker) {
+        if !self.active.is_empty() {
+            return;
+        }
+        let (most, delay) = (self.shared.config.max_batch, self.shared.config.max_delay);
+        while self.forming.len() < most {
+            let Some(job) = self.shared.take(self.number, true, usize::MAX) else { break };
+            self.forming.push(job);
+        }
+        self.forming.retain(|job| !job.is_abandoned());
+        if self.forming.is_empty() {
+            self.formed_since = None;
+            return;
+        }
+        let now = Instant::now();
+        let due = *self.formed_since.get_or_insert(now) + delay;
+        if self.forming.len() < most && now < due {
+            return self.alarm.set(due);
+        }
+        self.formed_since = None;
+        self.shared.not_idle(self.number);
+        let jobs = std::mem::take(&mut self.forming);
+        let last = jobs.len() - 1;
+        for (at, job) in jobs.into_iter().enumerate() {
+            self.send(worker, job, true, at < last);
+        }
+    }
+
+    fn send(&mut self, worker: &mut Worker, mut job: Job, begun: bool, more: bool) {
+        let limit = self.shared.config.timeout;
+        let now = Instant::now();
+        let id = self.next;
+        self.next += 1;
+        if begun {
+            job.slot.begin();
+        }
+        // Not before the worker is at it does its time run; until then the deadline says nothing.
+        let deadline = now + limit;
+        if begun {
+            self.alarm.set(deadline);
+        }
+        let body = std::mem::replace(&mut job.call.body, Body::Bytes(Bytes::new()));
+        let (place, bytes) = match body {
+            Body::Shared(filled) => match worker.connection.regions.lend(filled) {
+                Ok(reference) => (CallBody::In(reference), Bytes::new()),
+                Err(filled) => {
+                    let bytes = Bytes::from_owner(filled);
+                    (CallBody::Follows(bytes.len()), bytes)
+                }
+            },
+            Body::Bytes(bytes) => match worker.connection.regions.lend_copy(bytes.len(), &[(0, &bytes)]) {
+                Some(reference) => (CallBody::In(reference), Bytes::new()),
+                None => (CallBody::Follows(bytes.len()), bytes),
+            },
         };
-        let exchange = match exchange {
-            Ok(Err(error)) => return Verdict::Gone(error),
-            Ok(Ok(reply)) => Some(reply),
-            Err(_) => None,
+        let call = &job.call;
+        let head = CallHead {
+            id,
+            method: call.method,
+            more,
+            request_id: call.request_id.as_bytes(),
+            query: call.query.as_bytes(),
+            headers: call.headers.as_ref(),
+            limit,
+            body: place,
         };
-        let Some(job) = self.taken.pop_front() else { return Verdict::Well };
-        match exchange {
-            Some((reply, run)) => {
-                self.sent -= 1;
-                self.next += 1;
-                let result = interpret(reply, run, &job.call.request_id);
-                job.answer(result);
-                Verdict::Well
-            }
-            None => {
-                let (request, millis) = (&job.call.request_id, limit.as_millis());
-                tracing::error!(
-                    worker = self.number,
-                    ?request,
-                    millis,
-                    "run() is over its time limit, ending the worker"
-                );
-                // The caller need not wait for the worker's end.
-                job.answer(Err(outrigger_protocol::aml::scoring_timeout(limit)));
-                Verdict::Hangs
-            }
-        }
-    }
-
-    /// The worker is gone, and the first job with it.
-    fn lose(&mut self, error: &ExchangeError, death: &Death) {
-        if let Some(job) = self.taken.pop_front() {
-            let request = &job.call.request_id;
-            tracing::error!(worker = self.number, ?request, %error, %death, "worker lost during a call");
-            let message = format!("the worker ended during the call: {death}");
-            job.answer(Err(CallError::new(ErrorCode::WorkerLost, message)));
-        }
-    }
-
-    /// Sends what is taken and not yet sent, and waits for the first reply.
-    async fn exchange(&mut self, worker: &mut Worker) -> Result<(Reply, Duration), ExchangeError> {
-        let mut batch = Vec::with_capacity(self.taken.len() - self.sent);
-        let mut bytes: usize = self.taken.iter().take(self.sent).map(|job| job.call.size()).sum();
-        for (at, job) in self.taken.iter().enumerate().skip(self.sent) {
-            bytes += job.call.size();
-            // The first may be of any size: nothing is before it, so the worker is reading.
-            if at > 0 && bytes > AHEAD_BYTES {
-                break;
-            }
-            batch.push((self.next + at as u64, &job.call));
-        }
-        if !batch.is_empty() {
-            match worker.send(&batch).await {
-                Ok(()) => self.sent += batch.len(),
-                // The worker is gone, perhaps after it has answered calls that were sent before: those replies are still
-                // to be read. What was to be sent now was not begun.
-                Err(error) if self.sent > 0 => tracing::debug!(%error, "calls could not be sent ahead"),
-                Err(error) => return Err(error),
-            }
-        }
-        worker.reply(self.next).await
-    }
-
-    fn refuse_all(&mut self, error: &CallError) {
-        while let Ok(job) = self.jobs.try_recv() {
-            self.taken.push_back(job);
-        }
-        for job in self.taken.drain(..) {
-            job.slot.finish(Outcome::Refused);
-            let _ = job.reply.send(Err(error.clone()));
-        }
-        self.sent = 0;
-    }
-
-    /// Forgets jobs whose callers have gone, as long as the worker does not have them.
-    fn drop_abandoned(&mut self) {
-        let mut at = 0;
-        let sent = self.sent;
-        // Dropping a job counts it as cancelled and frees its slot.
-        self.taken.retain(|job| {
-            at += 1;
-            at <= sent || !job.reply.is_closed()
+        worker.connection.put(|out| frame::encode_call(&head, out));
+        worker.connection.put_bytes(bytes.clone());
+        // It goes to the next worker if this one dies before it has begun.
+        job.call.body = Body::Bytes(bytes);
+        self.active.push_back(Active {
+            id,
+            job,
+            begun,
+            deadline,
+            cancelled: false,
+            overdue: None,
+            stream: None,
         });
     }
 
-    /// Says that this lane can take a job.
-    fn offer(&self) {
-        let mut idle = self.shared.idle();
-        if !idle.contains(&self.number) {
-            idle.push(self.number);
+    /// The worker says something.
+    fn hear(&mut self, worker: &mut Worker, frame: Frame) -> Result<(), FrameError> {
+        match frame.kind {
+            Kind::Reply => self.hear_reply(frame),
+            Kind::Chunk => {
+                let gap = self.shared.config.gap_timeout;
+                let active = self.find(frame.id).ok_or(FrameError::Malformed("CHUNK"))?;
+                let stream = active.stream.as_ref().ok_or(FrameError::Malformed("CHUNK"))?;
+                let chunk = frame.tail.unwrap_or(frame.payload);
+                stream.push(chunk).map_err(|_| FrameError::Malformed("CHUNK without credit"))?;
+                active.deadline = Instant::now() + gap;
+                Ok(())
+            }
+            Kind::End => self.hear_end(frame),
+            Kind::Log => {
+                let line = frame::decode_log(frame.payload)?;
+                let request = self.find(frame.id).map(|active| active.job.call.request_id.clone());
+                let request = request.as_ref();
+                log::emit(&line, &Origin { worker: self.number, pid: worker.pid(), request });
+                Ok(())
+            }
+            _ => worker.serve(frame),
         }
-        drop(idle);
-        self.shared.came_idle.notify_one();
+    }
+
+    fn find(&mut self, id: u64) -> Option<&mut Active> {
+        self.active.iter_mut().find(|active| active.id == id)
+    }
+
+    /// Takes the call with this number, which the worker has begun, off the list; the next one has begun, then.
+    fn take_begun(&mut self, id: u64) -> Option<Active> {
+        let at = self.active.iter().position(|active| active.id == id && active.begun)?;
+        let taken = self.active.remove(at);
+        if let Some(next) = self.active.front_mut().filter(|next| !next.begun) {
+            next.begun = true;
+            next.job.slot.begin();
+            next.deadline = Instant::now() + self.shared.config.timeout;
+            self.alarm.set(next.deadline);
+        }
+        taken
+    }
+
+    fn hear_reply(&mut self, frame: Frame) -> Result<(), FrameError> {
+        const BAD: FrameError = FrameError::Malformed("REPLY");
+        let (reply, run) = frame::decode_reply(frame.payload, frame.tail)?;
+        if let Reply::Stream(head) = reply {
+            let window = self.shared.config.stream_window as u64;
+            let (producer, body) = flow(window, Arc::clone(&self.door.bell));
+            let deadline = Instant::now() + self.shared.config.gap_timeout;
+            let active =
+                self.find(frame.id).filter(|active| active.begun && active.stream.is_none()).ok_or(BAD)?;
+            active.stream = Some(producer);
+            active.deadline = deadline;
+            // A call that is over its time has been answered; its stream has lost its reader and is cancelled.
+            active.job.tell(Ok(ScriptAnswer::Stream { head, body }));
+            self.alarm.set(deadline);
+            return Ok(());
+        }
+        let active = self.take_begun(frame.id).filter(|active| active.stream.is_none()).ok_or(BAD)?;
+        self.served += 1;
+        self.shared.breaker.served(self.number);
+        let result = interpret(reply, run, &active.job.call.request_id)?;
+        active.job.answer(if active.overdue.is_some() { Err(timeout(&self.shared)) } else { result });
+        Ok(())
+    }
+
+    fn hear_end(&mut self, frame: Frame) -> Result<(), FrameError> {
+        const BAD: FrameError = FrameError::Malformed("END");
+        let (reply, run) = frame::decode_reply(frame.payload, frame.tail)?;
+        let active = self.take_begun(frame.id).ok_or(BAD)?;
+        let stream = active.stream.ok_or(BAD)?;
+        self.served += 1;
+        let request = &active.job.call.request_id;
+        let ended = match reply {
+            Reply::Returned(_) | Reply::Cancelled => Ok(()),
+            reply => match interpret(reply, run, request)? {
+                Ok(_) => return Err(BAD),
+                Err(error) => Err(error),
+            },
+        };
+        stream.end(ended.as_ref().map(|_| ()).map_err(|_| StreamError::Raised));
+        let text = Bytes::new();
+        active.job.answer(ended.map(|()| ScriptAnswer::Json { text, run }));
+        Ok(())
+    }
+
+    /// Looks after the calls: whose caller has gone, who is over time, who may send more.
+    fn tend(&mut self, worker: &mut Worker) -> Option<End> {
+        if self.shared.break_off.is_cancelled() {
+            if self.active.iter().any(|active| active.begun) {
+                tracing::warn!(worker = self.number, "calls broken off by the end of shutdown.drain");
+            }
+            return Some(End::BrokenOff);
+        }
+        let now = Instant::now();
+        let grace = self.shared.config.cancel_grace;
+        let mut earliest: Option<Instant> = self.formed_since.map(|since| since + self.shared.config.max_delay);
+        let mut sooner = |at: Instant| earliest = Some(earliest.map_or(at, |known| known.min(at)));
+        for active in &mut self.active {
+            if let Some(stream) = &active.stream {
+                if let Some(credit) = stream.take_credit() {
+                    worker.connection.put_frame(Kind::Credit, active.id, &credit.to_le_bytes());
+                    active.deadline = now + self.shared.config.gap_timeout;
+                }
+                // Who has no credit waits for the client, which is not the worker's fault.
+                if !stream.has_credit() {
+                    active.deadline = now + self.shared.config.gap_timeout;
+                }
+            }
+            let left = active.job.is_abandoned() || active.stream.as_ref().is_some_and(Producer::is_left);
+            if left && !active.cancelled {
+                active.cancelled = true;
+                worker.connection.put_frame(Kind::Cancel, active.id, &[CLIENT_LEFT]);
+            }
+            if !active.begun {
+                continue;
+            }
+            match active.overdue {
+                Some(since) if now >= since + grace => return Some(End::Hangs),
+                Some(since) => sooner(since + grace),
+                None if now >= active.deadline => {
+                    let request = &active.job.call.request_id;
+                    let millis = self.shared.config.timeout.as_millis();
+                    tracing::error!(worker = self.number, ?request, millis, "run() is over its time limit");
+                    worker.connection.put_frame(Kind::Cancel, active.id, &[OUT_OF_TIME]);
+                    active.overdue = Some(now);
+                    active.cancelled = true;
+                    // The caller need not wait for the worker.
+                    active.job.tell(Err(timeout(&self.shared)));
+                    if let Some(stream) = active.stream.take() {
+                        stream.end(Err(StreamError::Lost));
+                        active.stream = Some(flow(u64::MAX, Arc::clone(&self.door.bell)).0);
+                    }
+                    sooner(now + grace);
+                }
+                None => sooner(active.deadline),
+            }
+        }
+        if let Some(at) = earliest {
+            self.alarm.set(at);
+        }
+        None
+    }
+
+    /// The worker is gone, and what it was at with it.
+    fn lose(&mut self, error: &ExchangeError, death: &Death) {
+        for active in take_if(&mut self.active, |active| active.begun) {
+            let request = &active.job.call.request_id;
+            tracing::error!(worker = self.number, ?request, %error, %death, "worker lost during a call");
+            let message = format!("the worker ended during the call: {death}");
+            active.job.answer(if active.overdue.is_some() {
+                Err(timeout(&self.shared))
+            } else {
+                Err(CallError::new(ErrorCode::WorkerLost, message))
+            });
+        }
+        if self.active.is_empty() && self.forming.is_empty() {
+            tracing::warn!(worker = self.number, %error, %death, "worker ended");
+        }
+    }
+
+    /// The worker is being ended because of a call that does not come back; whatever else it was at ends too.
+    fn lose_hanging(&mut self) {
+        for active in take_if(&mut self.active, |active| active.begun) {
+            let message = "the worker was ended because another call of its did not come back in time";
+            active.job.answer(match active.overdue {
+                Some(_) => Err(timeout(&self.shared)),
+                None => Err(CallError::new(ErrorCode::WorkerLost, message)),
+            });
+        }
+    }
+
+    /// Calls that were never begun wait for whichever worker is next.
+    fn put_back(&mut self) {
+        let never_begun = self.active.drain(..).map(|active| active.job);
+        let jobs: Vec<Job> = never_begun.chain(self.forming.drain(..)).collect();
+        self.formed_since = None;
+        self.shared.put_back(jobs);
+    }
+
+    fn refuse_all(&mut self, error: &CallError) {
+        for active in self.active.drain(..) {
+            match active.overdue {
+                Some(_) => active.job.answer(Err(error.clone())),
+                None => active.job.refuse(error),
+            }
+        }
+        for job in self.forming.drain(..) {
+            job.refuse(error);
+        }
     }
 
     /// The worker can take no more jobs: off the list, and out of the count, before anything is waited for.
     fn leave(&self) {
-        self.withdraw();
-        self.pid.store(0, Ordering::Relaxed);
+        self.shared.not_idle(self.number);
+        self.door.pid.store(0, Ordering::Relaxed);
         if self.shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.busy.set_able(false);
         }
     }
-
-    /// Takes this lane off the list. A job that was sent to it in the same moment stays in its channel.
-    fn withdraw(&self) {
-        self.shared.idle().retain(|idle| *idle != self.number);
-    }
 }
 
-impl Shared {
-    /// Starts a worker, and counts it as alive; its lane counts it out again.
-    pub(super) async fn start_worker(&self, number: usize) -> Result<Worker, StartError> {
-        let _loading = self.busy.loading();
-        let model_dir = self.model_dir.as_deref();
-        let launch = Launch { config: &self.config, host: &self.host, model_dir, worker: number };
-        let worker = Worker::start(&launch, Arc::clone(&self.models), self.limit).await?;
-        self.alive.fetch_add(1, Ordering::AcqRel);
-        self.busy.set_able(true);
-        let (python, mode) = (&worker.ready.python, &worker.ready.mode);
-        tracing::info!(worker = number, pid = worker.pid(), %python, %mode, "worker ready");
-        Ok(worker)
-    }
-
-    /// Whether calls may be sent to the worker while it works on another.
-    pub(super) fn sends_ahead(&self) -> bool {
-        sends_ahead(&self.config, &self.models)
-    }
+/// Takes those out of a list that are of a kind, in order.
+fn take_if<T>(list: &mut VecDeque<T>, is: impl Fn(&T) -> bool) -> Vec<T> {
+    let (taken, left) = list.drain(..).partition(is);
+    *list = left;
+    let taken: VecDeque<T> = taken;
+    taken.into()
 }
 
-/// With one worker; and where models are served beside the script, their calls need slots of the same kind.
-pub(super) fn sends_ahead(config: &ScriptConfig, models: &Models) -> bool {
-    config.workers == 1 && models.iter().next().is_none()
-}
-
-impl Job {
-    /// Ends the job: the slot first, so that whoever has the answer finds it free.
-    fn answer(self, result: ScriptResult) {
-        self.slot.finish(if result.is_ok() { Outcome::Answered } else { Outcome::Failed });
-        let _ = self.reply.send(result);
-    }
+fn timeout(shared: &Shared) -> CallError {
+    outrigger_protocol::aml::scoring_timeout(shared.config.timeout)
 }
 
 /// A script's reply as the caller sees it; what belongs in the log goes there.
-fn interpret(reply: Reply, run: Duration, request: &HeaderValue) -> ScriptResult {
-    match reply {
-        Reply::Returned(body) => Ok((body, run)),
-        Reply::Raised { message, traceback } => {
-            tracing::error!(?request, %message, "run() raised\n{traceback}");
+fn interpret(reply: Reply, run: Duration, request: &HeaderValue) -> Result<ScriptResult, FrameError> {
+    Ok(match reply {
+        Reply::Returned(text) => Ok(ScriptAnswer::Json { text, run }),
+        Reply::Answer(head, body) => Ok(ScriptAnswer::Whole { head, body, run }),
+        Reply::Raised(trouble) => {
+            tracing::error!(?request, message = %trouble.message, "run() raised\n{}", trouble.traceback);
             Err(outrigger_protocol::aml::script_error())
         }
-        Reply::BadInput(message) => Err(CallError::new(ErrorCode::BadRequest, message)),
-        Reply::Unserialisable { message, traceback } => {
-            tracing::error!(?request, %message, "what run() returned cannot be serialised\n{traceback}");
+        Reply::Refused { status, message, log } => {
+            if !log.is_empty() {
+                tracing::warn!(?request, %message, "the input was refused\n{log}");
+            }
+            let code = match status {
+                400 => ErrorCode::BadRequest,
+                405 => ErrorCode::MethodNotAllowed,
+                415 => ErrorCode::UnsupportedMediaType,
+                500 => ErrorCode::ScriptError,
+                _ => return Err(FrameError::Malformed("REPLY")),
+            };
+            Err(CallError::new(code, message))
+        }
+        Reply::Unserialisable(trouble) => {
+            let message = &trouble.message;
+            tracing::error!(?request, %message, "what run() returned cannot be serialised\n{}", trouble.traceback);
             Err(outrigger_protocol::aml::internal_error(ErrorCode::ScriptResultUnserialisable))
         }
-    }
+        Reply::Cancelled => Err(CallError::new(ErrorCode::ScriptError, "the call was cancelled")),
+        Reply::Stream(_) => return Err(FrameError::Malformed("REPLY")),
+    })
 }

@@ -1,56 +1,54 @@
-//! Entry scripts: worker processes, one call at a time each, kept alive by a task each.
+//! Entry scripts: worker processes, each kept alive and fed by a task.
 
+mod bell;
+mod breaker;
+mod call;
+mod confinement;
+mod connection;
+mod forkserver;
 pub mod frame;
 mod lane;
+mod log;
 mod outputs;
 mod process;
+mod questions;
+mod regions;
+mod stream;
 pub mod tensors;
 mod worker;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
 use outrigger_protocol::error::{CallError, ErrorCode};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::busy::{Busy, Outcome, Reserved};
+use crate::busy::Busy;
 use crate::config::ScriptConfig;
 use crate::models::Models;
 use crate::slots::Slot;
 
+use bell::Bell;
+use breaker::Breaker;
+use call::Job;
+use confinement::Confinement;
+use forkserver::{ForkServer, ForkServerError};
+use process::Launch;
+use worker::{Surroundings, Worker};
+
+pub use call::{Body, ScriptAnswer, ScriptCall, ScriptResult};
+pub use frame::{Method, ReplyHead};
 pub use outputs::OutputsError;
-pub use worker::{Failure, Ready, StartError};
-
-/// What a script is called with.
-pub struct ScriptCall {
-    /// The request's id.
-    pub request_id: HeaderValue,
-    /// GET rather than POST.
-    pub get: bool,
-    /// The query string as it stands in the URL.
-    pub query: String,
-    /// The request's headers; sent only if the script asks for them.
-    pub headers: Option<HeaderMap>,
-    /// The body.
-    pub body: Bytes,
-    /// The memory that the body takes, counted until the worker has it and has answered.
-    pub memory: Option<Reserved>,
-}
-
-/// What a script answers: the JSON text and the time in `run()`.
-pub type ScriptResult = Result<(Bytes, Duration), CallError>;
-
-struct Job {
-    call: ScriptCall,
-    slot: Slot,
-    reply: oneshot::Sender<ScriptResult>,
-}
+pub use regions::{Filled, Pool};
+pub use stream::{StreamBody, StreamError};
+pub use worker::{CallKind, Failure, Headers, Ready, StartError};
 
 /// Why scripts cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -70,21 +68,22 @@ pub enum ScriptError {
     Outputs(#[from] OutputsError),
 }
 
-/// Limits of calls to a script.
+/// What holds for calls to a script.
 #[derive(Clone, Copy, Debug)]
 pub struct ScriptLimits {
     /// Largest answer, bytes.
     pub answer: usize,
     /// How long a call waits for a worker that is being started again.
     pub queue_wait: Duration,
+    /// Whether the contract is kept to the letter where that and good sense differ.
+    pub compat: bool,
 }
 
 /// The workers of a service.
 pub struct Scripts {
     shared: Arc<Shared>,
-    lanes: Vec<Arc<Door>>,
     tasks: Mutex<JoinSet<()>>,
-    wants_headers: bool,
+    ready: Ready,
     _outputs: Option<outputs::Link>,
 }
 
@@ -94,24 +93,34 @@ struct Shared {
     model_dir: Option<PathBuf>,
     models: Arc<Models>,
     busy: Arc<Busy>,
-    limit: usize,
-    /// Numbers of lanes that wait for a job; the last one to come is the first to go, since its caches are warm.
-    idle: Mutex<Vec<usize>>,
-    came_idle: Notify,
+    limits: ScriptLimits,
+    confinement: Confinement,
+    fork_server: tokio::sync::Mutex<Option<Arc<ForkServer>>>,
+    pool: Option<Arc<Pool>>,
+    queue: Mutex<Queue>,
+    doors: Vec<Arc<Door>>,
+    breaker: Breaker,
     stop: CancellationToken,
     /// Calls that are still running are not waited for any more.
     break_off: CancellationToken,
     restarts: AtomicU64,
     alive: AtomicU64,
-    /// The last start of a worker failed.
-    broken: AtomicBool,
-    queue_wait: Duration,
+    /// Workers that are being ended.
+    graves: TaskTracker,
 }
 
-/// The way to a lane's task.
+/// Jobs that no lane has taken, and lanes that wait for one. There are never more jobs than slots, those that come ahead counted in.
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Numbers of lanes; the last one to come is the first to go, since its caches are warm.
+    idle: Vec<usize>,
+}
+
+/// How a lane is reached.
 struct Door {
-    jobs: mpsc::Sender<Job>,
-    pid: Arc<AtomicI32>,
+    bell: Arc<Bell>,
+    pid: AtomicI32,
 }
 
 /// What one worker is doing, for the admin listener.
@@ -135,51 +144,37 @@ impl Scripts {
         busy: Arc<Busy>,
         limits: ScriptLimits,
     ) -> Result<Self, ScriptError> {
-        let host = process::find_host(config.host.as_deref()).map_err(|tried| ScriptError::Host { tried })?;
         let outputs =
             config.outputs_dir.as_deref().map(|kept| outputs::link(&config.app_root, kept)).transpose()?;
-        let shared = Arc::new(Shared {
-            config: config.clone(),
-            host,
-            model_dir: model_dir.map(Path::to_owned),
-            models,
-            busy,
-            // A reply's message and a tensor block's names come on top.
-            limit: limits.answer.saturating_add(1 << 20),
-            idle: Mutex::new(Vec::with_capacity(config.workers)),
-            came_idle: Notify::new(),
-            stop: CancellationToken::new(),
-            break_off: CancellationToken::new(),
-            restarts: AtomicU64::new(0),
-            alive: AtomicU64::new(0),
-            broken: AtomicBool::new(false),
-            queue_wait: limits.queue_wait,
-        });
+        let shared = Arc::new(Shared::new(config, model_dir, models, busy, limits)?);
         let mut starts = JoinSet::new();
         for number in 0..config.workers {
             let shared = Arc::clone(&shared);
-            starts.spawn(async move { (number, shared.start_worker(number).await) });
+            starts.spawn(async move {
+                (number, shared.start_worker(number, &shared.doors[number]).await)
+            });
         }
-        let mut lanes: Vec<Option<Arc<Door>>> = (0..config.workers).map(|_| None).collect();
         let mut tasks = JoinSet::new();
-        let mut wants_headers = false;
+        let mut ready = Ready::default();
         while let Some(started) = starts.join_next().await {
             // A task that panicked is a bug of ours, and the panic has been reported.
             let Ok((number, started)) = started else { continue };
             let worker = started?;
-            wants_headers |= worker.ready.request_headers;
-            let (jobs, inbox) = mpsc::channel(1 + lane::AHEAD);
-            let pid = Arc::new(AtomicI32::new(worker.pid()));
-            lanes[number] = Some(Arc::new(Door { jobs, pid: Arc::clone(&pid) }));
-            tasks.spawn(lane::Lane::new(Arc::clone(&shared), number, inbox, pid).run(worker));
+            ready = worker.ready.clone();
+            let door = Arc::clone(&shared.doors[number]);
+            tasks.spawn(lane::Lane::new(Arc::clone(&shared), number, door).run(worker));
         }
-        let lanes = lanes.into_iter().flatten().collect();
-        Ok(Self { shared, lanes, tasks: Mutex::new(tasks), wants_headers, _outputs: outputs })
+        Ok(Self { shared, tasks: Mutex::new(tasks), ready, _outputs: outputs })
     }
 
-    /// Whether calls should carry the request's headers.
-    pub fn wants_headers(&self) -> bool {
-        self.wants_headers
+    /// What the script says of itself.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Shared memory for bodies, if it is used.
+    pub fn pool(&self) -> Option<&Arc<Pool>> {
+        self.shared.pool.as_ref()
     }
 
     /// Calls that may come ahead of their slots.
@@ -189,7 +184,12 @@ impl Scripts {
 
     /// Whether at least one worker can take calls.
     pub fn is_alive(&self) -> bool {
-        self.shared.alive.load(Ordering::Acquire) > 0
+        self.shared.is_alive()
+    }
+
+    /// Why there is no worker, or fewer than there should be.
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.breaker.reason()
     }
 
     /// Workers started again so far.
@@ -199,8 +199,9 @@ impl Scripts {
 
     /// What each worker is.
     pub fn status(&self) -> Vec<WorkerStatus> {
-        let pid = |lane: &Arc<Door>| lane.pid.load(Ordering::Relaxed);
-        self.lanes.iter().enumerate().map(|(worker, lane)| WorkerStatus { worker, pid: pid(lane) }).collect()
+        let pid = |door: &Arc<Door>| door.pid.load(Ordering::Relaxed);
+        let doors = self.shared.doors.iter().enumerate();
+        doors.map(|(worker, door)| WorkerStatus { worker, pid: pid(door) }).collect()
     }
 
     /// Has a worker work on a call. The slot goes along, so that it is taken for exactly as long as a worker is, also when
@@ -209,48 +210,20 @@ impl Scripts {
     /// # Errors
     /// What [`CallError`] can say of a script: it raised, hung, died, or returned what cannot be sent.
     pub async fn call(&self, call: ScriptCall, slot: Slot) -> ScriptResult {
+        let shared = &self.shared;
         let (reply, answer) = oneshot::channel();
-        let mut job = Job { call, slot, reply };
-        // There are as many slots as workers: with a slot and no idle worker, one is being started again.
-        let patience = tokio::time::sleep(self.shared.queue_wait);
-        tokio::pin!(patience);
-        loop {
-            // Enabled before the list is looked at, so that a lane which comes in between is not missed.
-            let arrival = self.shared.came_idle.notified();
-            tokio::pin!(arrival);
-            arrival.as_mut().enable();
-            let idle = self.shared.idle().pop();
-            // A slot without an idle worker, while the only one is alive, is for a call that comes ahead.
-            let ahead = (idle.is_none() && self.shared.sends_ahead() && self.is_alive()).then_some(0);
-            if let Some(lane) = idle.or(ahead).and_then(|number| self.lanes.get(number)) {
-                match lane.jobs.try_send(job) {
-                    Ok(()) => break,
-                    // The lane ended in this very moment, or has as much as it takes.
-                    Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => {
-                        job = back;
-                        if ahead.is_none() {
-                            continue;
-                        }
-                    }
-                }
-            }
-            if self.shared.broken.load(Ordering::Acquire) && !self.is_alive() {
-                job.slot.finish(Outcome::Refused);
-                return Err(restarting());
-            }
-            tokio::select! {
-                () = arrival => {}
-                () = self.shared.break_off.cancelled() => {
-                    job.slot.finish(Outcome::Refused);
-                    return Err(crate::slots::draining());
-                }
-                () = &mut patience => {
-                    job.slot.finish(Outcome::Refused);
-                    return Err(restarting());
-                }
-            }
+        let job = Job { call, slot, reply: Some(reply), since: Instant::now() };
+        if shared.break_off.is_cancelled() {
+            job.refuse(&crate::slots::draining());
+        } else if !shared.is_alive() && shared.breaker.is_broken() {
+            job.refuse(&restarting(shared));
+        } else {
+            shared.put(job);
         }
-        answer.await.unwrap_or_else(|_| {
+        let mut caller = Caller { shared, waits: true };
+        let answer = answer.await;
+        caller.waits = false;
+        answer.unwrap_or_else(|_| {
             Err(CallError::new(ErrorCode::WorkerLost, "the worker ended during the call"))
         })
     }
@@ -258,35 +231,244 @@ impl Scripts {
     /// Ends the calls that are still running, each with an answer that says so.
     pub fn break_off(&self) {
         self.shared.break_off.cancel();
+        self.shared.wake_all();
+        if !self.shared.is_alive() {
+            self.shared.refuse_waiting(&crate::slots::draining());
+        }
     }
 
     /// Ends all workers in order; those that take longer than `limit` are killed.
     pub async fn stop(&self, limit: Duration) {
         self.shared.stop.cancel();
+        self.shared.wake_all();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        let all = async { while tasks.join_next().await.is_some() {} };
+        let all = async {
+            while tasks.join_next().await.is_some() {}
+            self.shared.graves.close();
+            self.shared.graves.wait().await;
+        };
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!("workers did not end in time and were killed");
+        }
+        self.shared.fork_server.lock().await.take();
+    }
+}
+
+/// Somebody who waits for an answer. When they go away, the lanes look whose call that was.
+struct Caller<'a> {
+    shared: &'a Shared,
+    waits: bool,
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        if self.waits {
+            self.shared.wake_all();
         }
     }
 }
 
-fn restarting() -> CallError {
-    CallError::new(ErrorCode::NotReady, "the script's workers are being started again")
+/// The refusal while there is no worker.
+fn restarting(shared: &Shared) -> CallError {
+    let why = shared.breaker.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+    CallError::new(ErrorCode::NotReady, format!("the script's workers are being started again{why}"))
         .with_retry_after(Duration::from_secs(1))
 }
 
 impl Shared {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<usize>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(
+        config: &ScriptConfig,
+        model_dir: Option<&Path>,
+        models: Arc<Models>,
+        busy: Arc<Busy>,
+        limits: ScriptLimits,
+    ) -> Result<Self, ScriptError> {
+        let host = process::find_host(config.host.as_deref()).map_err(|tried| ScriptError::Host { tried })?;
+        let door = |_| Arc::new(Door { bell: Arc::default(), pid: AtomicI32::new(0) });
+        Ok(Self {
+            host,
+            model_dir: model_dir.map(Path::to_owned),
+            models,
+            busy,
+            limits,
+            confinement: Confinement::prepare(),
+            fork_server: tokio::sync::Mutex::new(None),
+            pool: Pool::new(config.region_threshold, config.workers),
+            queue: Mutex::default(),
+            doors: (0..config.workers).map(door).collect(),
+            breaker: Breaker::new(config.workers, config.breaker),
+            stop: CancellationToken::new(),
+            break_off: CancellationToken::new(),
+            restarts: AtomicU64::new(0),
+            alive: AtomicU64::new(0),
+            graves: TaskTracker::new(),
+            config: config.clone(),
+        })
     }
-}
 
-impl ScriptCall {
-    /// Bytes that the call takes in the worker's socket, about.
-    fn size(&self) -> usize {
-        let headers = self.headers.iter().flatten();
-        let headers: usize = headers.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        self.body.len() + self.query.len() + headers + 256
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire) > 0
+    }
+
+    fn wake_all(&self) {
+        for door in &self.doors {
+            door.bell.ring();
+        }
+    }
+
+    /// Leaves a job for whichever lane is idle, or comes to it first.
+    fn put(&self, job: Job) {
+        let mut queue = self.queue();
+        queue.jobs.push_back(job);
+        let idle = queue.idle.pop();
+        drop(queue);
+        if let Some(door) = idle.and_then(|number| self.doors.get(number)) {
+            door.bell.ring();
+        }
+    }
+
+    /// Takes the job that has waited longest, if it is at most `most` bytes; a lane that is `idle` is rung for when there is none.
+    fn take(&self, lane: usize, idle: bool, most: usize) -> Option<Job> {
+        let mut queue = self.queue();
+        while let Some(job) = queue.jobs.front() {
+            // Dropping a job counts it as cancelled and frees its slot.
+            if job.is_abandoned() {
+                queue.jobs.pop_front();
+            } else if most < usize::MAX && job.call.size() > most {
+                return None;
+            } else {
+                queue.idle.retain(|number| *number != lane);
+                return queue.jobs.pop_front();
+            }
+        }
+        if idle && !queue.idle.contains(&lane) {
+            queue.idle.push(lane);
+        }
+        None
+    }
+
+    /// Takes a lane off the list of those that wait for a job.
+    fn not_idle(&self, lane: usize) {
+        self.queue().idle.retain(|number| *number != lane);
+    }
+
+    /// Gives back jobs that were taken and not begun, in their order, to the front.
+    fn put_back(&self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let mut queue = self.queue();
+        for job in jobs.into_iter().rev() {
+            queue.jobs.push_front(job);
+        }
+        let idle = std::mem::take(&mut queue.idle);
+        drop(queue);
+        for number in idle {
+            if let Some(door) = self.doors.get(number) {
+                door.bell.ring();
+            }
+        }
+    }
+
+    /// Refuses all who wait.
+    fn refuse_waiting(&self, error: &CallError) {
+        let jobs = std::mem::take(&mut self.queue().jobs);
+        for job in jobs {
+            job.refuse(error);
+        }
+    }
+
+    /// Refuses those who have waited for a worker for too long, and forgets those who have left.
+    fn expire_waiting(&self) {
+        let mut expired = Vec::new();
+        {
+            let mut queue = self.queue();
+            queue.jobs.retain(|job| !job.is_abandoned());
+            while queue.jobs.front().is_some_and(|job| job.since.elapsed() >= self.limits.queue_wait) {
+                expired.extend(queue.jobs.pop_front());
+            }
+        }
+        if !expired.is_empty() {
+            let error = restarting(self);
+            for job in expired {
+                job.refuse(&error);
+            }
+        }
+    }
+
+    /// Starts a worker, and counts it as alive; its lane counts it out again.
+    async fn start_worker(&self, number: usize, door: &Door) -> Result<Worker, StartError> {
+        let _loading = self.busy.loading();
+        let fork_server = self.fork_server().await?;
+        let launch = Launch {
+            config: &self.config,
+            host: &self.host,
+            model_dir: self.model_dir.as_deref(),
+            worker: number,
+            confinement: &self.confinement,
+            fork_server: fork_server.as_deref(),
+        };
+        let around = Surroundings {
+            models: &self.models,
+            pool: self.pool.as_ref(),
+            bell: &door.bell,
+            // A reply's message and a tensor block's names come on top.
+            limit: self.limits.answer.saturating_add(1 << 20),
+            compat: self.limits.compat,
+        };
+        let worker = Worker::start(&launch, around).await?;
+        self.alive.fetch_add(1, Ordering::AcqRel);
+        self.busy.set_able(true);
+        self.breaker.started();
+        let Ready { python, mode, kind, .. } = &worker.ready;
+        tracing::info!(worker = number, pid = worker.pid(), %python, %mode, ?kind, "worker ready");
+        Ok(worker)
+    }
+
+    /// The fork-server, started anew if it has ended; `None` where workers are programs of their own.
+    async fn fork_server(&self) -> Result<Option<Arc<ForkServer>>, StartError> {
+        if !self.config.fork_server || self.config.native.is_some() {
+            return Ok(None);
+        }
+        let mut kept = self.fork_server.lock().await;
+        if let Some(server) = kept.as_ref().filter(|server| !server.is_gone()) {
+            return Ok(Some(Arc::clone(server)));
+        }
+        let model_dir = self.model_dir.as_deref();
+        match ForkServer::start(&self.config, &self.host, model_dir, &self.confinement).await {
+            Ok(server) => Ok(Some(Arc::clone(kept.insert(Arc::new(server))))),
+            Err(ForkServerError::Preload(failure)) => Err(StartError::Script(failure)),
+            Err(ForkServerError::Spawn(source)) => {
+                Err(StartError::Spawn { python: self.config.python.clone(), source })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "workers are started as programs of their own");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether calls may be sent to the worker while it works on another.
+    fn sends_ahead(&self) -> bool {
+        // With one worker; and where models are served beside the script, their calls need slots of the same kind.
+        self.config.workers == 1
+            && self.config.concurrency == 1
+            && self.config.max_batch == 1
+            && self.models.iter().next().is_none()
+    }
+
+    /// Sees to the end of a worker that hangs, without anybody waiting for it.
+    fn bury(&self, number: usize, worker: Worker) {
+        self.graves.spawn(async move {
+            let death = worker.terminate().await;
+            for line in &death.tail {
+                tracing::debug!(worker = number, line);
+            }
+            tracing::warn!(worker = number, %death, "worker ended");
+        });
     }
 }

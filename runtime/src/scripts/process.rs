@@ -2,17 +2,21 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use outrigger_regions::seqpacket_pair;
+use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
+use super::confinement::{Cgroup, Confinement};
+use super::forkserver::{ForkServer, Forked};
 use crate::config::ScriptConfig;
 
 /// A longer line of a script's output is logged in pieces.
@@ -24,21 +28,48 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(250);
 /// How long a worker has between SIGTERM, which makes it print its stack, and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_millis(500);
 
-/// A started process and our end of its socket.
+/// A started process.
 pub(super) struct Process {
-    pub(super) stream: UnixStream,
-    child: Child,
+    handle: Handle,
     pid: i32,
-    tail: Arc<Mutex<VecDeque<String>>>,
+    tail: Tail,
     output: JoinSet<()>,
+    cgroup: Option<Cgroup>,
     reaped: bool,
+}
+
+/// How a process is watched and ended.
+enum Handle {
+    /// A child of ours.
+    Child(Box<Child>),
+    /// A child of the fork-server's, which says how it ended and ends what it leaves behind.
+    Forked(Forked),
+}
+
+/// The last lines that a process wrote to stderr.
+pub(super) type Tail = Arc<Mutex<VecDeque<String>>>;
+
+/// Our ends of what a process is started with.
+pub(super) struct Ends {
+    /// Frames.
+    pub(super) stream: UnixStream,
+    /// Descriptors of regions.
+    pub(super) regions: OwnedFd,
+}
+
+/// What a process is started with.
+pub(super) struct Inherited {
+    pub(super) stream: OwnedFd,
+    pub(super) regions: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // What the script has started goes with it.
         if !self.reaped {
-            sys::kill(-self.pid, libc::SIGKILL);
+            self.kill();
         }
     }
 }
@@ -64,49 +95,74 @@ pub(super) struct Launch<'a> {
     pub(super) host: &'a Path,
     pub(super) model_dir: Option<&'a Path>,
     pub(super) worker: usize,
+    pub(super) confinement: &'a Confinement,
+    pub(super) fork_server: Option<&'a ForkServer>,
 }
 
 impl Process {
-    /// Starts `python -m outrigger_worker` in the code's root.
-    pub(super) fn spawn(launch: &Launch<'_>) -> io::Result<Self> {
+    /// Starts a worker: forked from the fork-server where there is one that can, else as a program of its own.
+    pub(super) async fn spawn(launch: &Launch<'_>) -> io::Result<(Self, Ends)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut command = Command::new(&launch.config.python);
-        command
-            // -P: the working directory is the script's root, and must not come before the standard library.
-            .args(["-P", "-m", "outrigger_worker"])
-            .current_dir(&launch.config.app_root)
-            .env("PYTHONPATH", python_path(launch.host))
-            .env("AML_APP_ROOT", &launch.config.app_root)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A group of its own: Ctrl-C on a terminal reaches the replica only, which then ends its workers in order.
-            .process_group(0)
-            .kill_on_drop(true);
-        // The replica's settings, keys among them, are not the script's business.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("OUTRIGGER_") {
-                command.env_remove(name);
-            }
-        }
-        command.env("OUTRIGGER_WORKER_FD", theirs.as_raw_fd().to_string());
-        if let Some(model_dir) = launch.model_dir {
-            command.env("AZUREML_MODEL_DIR", model_dir);
-        }
-        sys::prepare(&mut command, theirs.as_raw_fd());
-        let mut child = command.spawn()?;
-        drop(theirs);
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
-        let tail = Arc::new(Mutex::new(VecDeque::new()));
+        let (our_regions, their_regions) = seqpacket_pair()?;
+        // A worker that does not look at what is sent to it must not hold us up.
+        rustix::io::ioctl_fionbio(&our_regions, true)?;
+        let (stdout, their_stdout) = io::pipe()?;
+        let (stderr, their_stderr) = io::pipe()?;
+        let inherited = Inherited {
+            stream: theirs.into(),
+            regions: their_regions,
+            stdout: their_stdout.into(),
+            stderr: their_stderr.into(),
+        };
+        let ends = Ends { stream: UnixStream::from_std(ours)?, regions: our_regions };
+        let (handle, pid) = match launch.fork_server {
+            Some(server) => match server.spawn(&inherited).await {
+                Ok(forked) => {
+                    let pid = forked.pid();
+                    (Handle::Forked(forked), pid)
+                }
+                Err(reason) => {
+                    tracing::warn!(worker = launch.worker, %reason, "not forked: the worker is started as a program of its own");
+                    Self::execute(launch, &inherited)?
+                }
+            },
+            None => Self::execute(launch, &inherited)?,
+        };
+        drop(inherited);
+        let cgroup = launch.confinement.cgroup(launch.worker, pid);
+        let tail = Tail::default();
         let mut output = JoinSet::new();
-        if let Some(stdout) = child.stdout.take() {
-            output.spawn(log_lines(stdout, launch.worker, pid, "stdout", None));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            output.spawn(log_lines(stderr, launch.worker, pid, "stderr", Some(Arc::clone(&tail))));
-        }
-        Ok(Self { stream: UnixStream::from_std(ours)?, child, pid, tail, output, reaped: false })
+        let pipe = |end: io::PipeReader| tokio::net::unix::pipe::Receiver::from_owned_fd(end.into());
+        output.spawn(log_lines(pipe(stdout)?, launch.worker, pid, "stdout", None));
+        output.spawn(log_lines(pipe(stderr)?, launch.worker, pid, "stderr", Some(Arc::clone(&tail))));
+        Ok((Self { handle, pid, tail, output, cgroup, reaped: false }, ends))
+    }
+
+    /// Starts `python -m outrigger_worker`, or the host of native scripts, in the code's root.
+    fn execute(launch: &Launch<'_>, inherited: &Inherited) -> io::Result<(Handle, i32)> {
+        let mut command = match &launch.config.native {
+            Some(_) => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("native-worker");
+                command
+            }
+            None => python(launch.config, launch.host, "outrigger_worker"),
+        };
+        environment(&mut command, launch.config, launch.host, launch.model_dir, launch.confinement);
+        command
+            .env("OUTRIGGER_WORKER_FD", inherited.stream.as_raw_fd().to_string())
+            .env("OUTRIGGER_REGIONS_FD", inherited.regions.as_raw_fd().to_string())
+            .stdout(inherited.stdout.try_clone()?)
+            .stderr(inherited.stderr.try_clone()?);
+        sys::prepare(
+            &mut command,
+            [inherited.stream.as_raw_fd(), inherited.regions.as_raw_fd()],
+            launch.confinement.entry(),
+        );
+        let child = command.spawn()?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
+        Ok((Handle::Child(Box::new(child)), pid))
     }
 
     /// The process's number.
@@ -114,42 +170,124 @@ impl Process {
         self.pid
     }
 
+    /// Ends the process at once, and what it has started.
+    fn kill(&self) {
+        match &self.handle {
+            Handle::Child(_) => sys::kill(-self.pid, libc::SIGKILL),
+            Handle::Forked(forked) => forked.signal(Signal::KILL),
+        }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill_all();
+        }
+    }
+
+    async fn wait(&mut self) -> End {
+        match &mut self.handle {
+            Handle::Child(child) => End::of(child.wait().await),
+            Handle::Forked(forked) => forked.wait().await,
+        }
+    }
+
     /// Waits for the end of a process that is ending by itself, at most `grace`; then ends it. Nothing of its group is left.
     pub(super) async fn reap(mut self, grace: Duration) -> Death {
-        if tokio::time::timeout(grace, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(grace, self.wait()).await.is_err() {
+            self.kill();
+        }
+        let end = self.wait().await;
+        // What the script started itself goes with it, and so the pipes close.
+        if matches!(self.handle, Handle::Child(_)) {
             sys::kill(-self.pid, libc::SIGKILL);
         }
-        let status = self.child.wait().await;
-        // What the script started itself goes with it, and so the pipes close.
-        sys::kill(-self.pid, libc::SIGKILL);
+        let ran_out = self.cgroup.as_ref().is_some_and(|cgroup| {
+            cgroup.kill_all();
+            cgroup.oom_kills() > 0
+        });
         self.reaped = true;
         let rest = async { while self.output.join_next().await.is_some() {} };
         if tokio::time::timeout(OUTPUT_GRACE, rest).await.is_err() {
             self.output.abort_all();
         }
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
-        Death { status: describe(status), tail }
+        Death { status: end.describe(ran_out), tail }
     }
 
     /// Ends a process that hangs: SIGTERM, upon which it prints its Python stack even from inside C code, then SIGKILL.
     pub(super) async fn terminate(self) -> Death {
-        sys::kill(self.pid, libc::SIGTERM);
+        match &self.handle {
+            Handle::Child(_) => sys::kill(self.pid, libc::SIGTERM),
+            Handle::Forked(forked) => forked.signal(Signal::TERM),
+        }
         self.reap(TERM_GRACE).await
     }
 }
 
-fn describe(status: io::Result<ExitStatus>) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match status {
-        Ok(status) => match (status.code(), status.signal()) {
-            (Some(code), _) => format!("exit code {code}"),
-            (_, Some(libc::SIGKILL)) => "signal 9 (SIGKILL): killed, perhaps because memory ran out".into(),
-            (_, Some(libc::SIGSEGV)) => "signal 11 (SIGSEGV): crashed in native code".into(),
-            (_, Some(libc::SIGTERM)) => "signal 15 (SIGTERM)".into(),
-            (_, Some(signal)) => format!("signal {signal}"),
-            _ => status.to_string(),
-        },
-        Err(error) => error.to_string(),
+/// `python -P -m MODULE`. -P: the working directory is the script's root, and must not come before the standard library.
+pub(super) fn python(config: &ScriptConfig, host: &Path, module: &str) -> Command {
+    let mut command = Command::new(&config.python);
+    command.args(["-P", "-m", module]).env("PYTHONPATH", python_path(host));
+    command
+}
+
+/// What every process that runs a user's code is started with.
+pub(super) fn environment(
+    command: &mut Command,
+    config: &ScriptConfig,
+    host: &Path,
+    model_dir: Option<&Path>,
+    confinement: &Confinement,
+) {
+    command
+        .current_dir(&config.app_root)
+        .stdin(Stdio::null())
+        // A group of its own: Ctrl-C on a terminal reaches the replica only, which then ends its workers in order.
+        .process_group(0)
+        .kill_on_drop(true);
+    confinement.environment(command);
+    command.env("AML_APP_ROOT", &config.app_root).env("PYTHONPATH", python_path(host));
+    if let Some(model_dir) = model_dir {
+        command.env("AZUREML_MODEL_DIR", model_dir);
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// By itself.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl End {
+    fn of(status: io::Result<ExitStatus>) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        match status {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => Self::Code(code),
+                (_, Some(signal)) => Self::Signal(signal),
+                _ => Self::Unknown,
+            },
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    /// In words. `ran_out` says that the system killed something of the worker's because memory ran out.
+    fn describe(self, ran_out: bool) -> String {
+        match self {
+            Self::Code(code) => format!("exit code {code}"),
+            Self::Signal(libc::SIGKILL) if ran_out => {
+                "signal 9 (SIGKILL): it used more memory than sandbox.memory allows".into()
+            }
+            Self::Signal(libc::SIGKILL) => "signal 9 (SIGKILL): killed, perhaps because memory ran out".into(),
+            Self::Signal(libc::SIGSEGV) => "signal 11 (SIGSEGV): crashed in native code".into(),
+            Self::Signal(libc::SIGABRT) => "signal 6 (SIGABRT): aborted in native code".into(),
+            Self::Signal(libc::SIGSYS) => "signal 31 (SIGSYS): made a system call that the sandbox forbids".into(),
+            Self::Signal(libc::SIGTERM) => "signal 15 (SIGTERM)".into(),
+            Self::Signal(signal) => format!("signal {signal}"),
+            Self::Unknown => "an end that nobody saw".into(),
+        }
     }
 }
 
@@ -186,12 +324,12 @@ pub(super) fn find_host(configured: Option<&Path>) -> Result<PathBuf, Vec<PathBu
 }
 
 /// Logs what a worker writes, line by line, until its pipe closes.
-async fn log_lines(
+pub(super) async fn log_lines(
     mut pipe: impl AsyncRead + Unpin,
     worker: usize,
     pid: i32,
     stream: &'static str,
-    tail: Option<Arc<Mutex<VecDeque<String>>>>,
+    tail: Option<Tail>,
 ) {
     let mut buffer = Vec::with_capacity(1024);
     let emit = |line: &[u8]| {
@@ -228,26 +366,30 @@ async fn log_lines(
 }
 
 #[expect(unsafe_code, reason = "signals, and what a child does between fork and exec")]
-mod sys {
+pub(super) mod sys {
     use std::os::fd::RawFd;
 
     use tokio::process::Command;
 
+    use crate::scripts::confinement::Entry;
+
     /// Sends a signal; a negative number means a process group. A process that is gone already is no error.
-    pub(super) fn kill(pid: i32, signal: i32) {
+    pub(crate) fn kill(pid: i32, signal: i32) {
         if pid.unsigned_abs() > 1 {
             // SAFETY: `kill` takes two integers and touches no memory of ours.
             unsafe { libc::kill(pid, signal) };
         }
     }
 
-    /// Lets the child keep `socket`, die with its parent, and write no core files.
-    pub(super) fn prepare(command: &mut Command, socket: RawFd) {
+    /// Lets the child keep `sockets`, die with its parent, write no core files, and enter its confinement.
+    pub(crate) fn prepare<const N: usize>(command: &mut Command, sockets: [RawFd; N], entry: Entry) {
         let parent = std::process::id();
         // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is allocated.
         unsafe {
             command.pre_exec(move || {
-                libc::fcntl(socket, libc::F_SETFD, 0);
+                for socket in sockets {
+                    libc::fcntl(socket, libc::F_SETFD, 0);
+                }
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 // The parent may have died before the line above took effect.
                 if libc::getppid().unsigned_abs() != parent {
@@ -255,7 +397,7 @@ mod sys {
                 }
                 let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 libc::setrlimit(libc::RLIMIT_CORE, &none);
-                Ok(())
+                entry.enter()
             });
         }
     }

@@ -1,9 +1,9 @@
 //! Tensor blocks of the worker protocol: named tensors, their bytes aligned and never copied.
 
 use bytes::{Buf, BufMut, Bytes};
-use outrigger_backend::{Buffer, DataType, MAX_RANK, Shape, Tensor};
+use outrigger_backend::{DataType, MAX_RANK, Shape, Tensor};
 
-use super::frame::{FrameError, HEADER, Header, Kind};
+use super::frame::{FrameError, Header, Kind};
 
 /// What the bytes of each tensor are aligned to, from the start of the payload.
 const ALIGNMENT: usize = 64;
@@ -20,13 +20,13 @@ pub struct Infer {
     pub inputs: Vec<(String, Tensor)>,
 }
 
-/// Takes an INFER's payload apart. The tensors are slices of `payload`.
+/// Takes an INFER's payload apart. The tensors are slices of `tail`, where there is one, else of `payload`, which then starts at a
+/// multiple of 64 in memory.
 ///
 /// # Errors
 /// [`FrameError::Malformed`] for anything that does not add up; sizes are checked before they are used.
-pub fn decode_infer(payload: Buffer) -> Result<Infer, FrameError> {
-    let payload = payload.freeze();
-    let mut cursor = Cursor { at: 0, payload: &payload };
+pub fn decode_infer(payload: &Bytes, tail: Option<&Bytes>) -> Result<Infer, FrameError> {
+    let mut cursor = Cursor { at: 0, payload };
     let name_length = cursor.take(8)?.get_u16_le() as usize;
     let model = cursor.text(name_length)?;
     cursor.align()?;
@@ -49,14 +49,18 @@ pub fn decode_infer(payload: Buffer) -> Result<Infer, FrameError> {
         let data_type = DataType::from_dlpack(code, bits).ok_or(BAD)?;
         heads.push((name, data_type, Shape::new(extents).map_err(|_| BAD)?));
     }
+    let mut cursor = match tail {
+        Some(tail) => Cursor { at: 0, payload: tail },
+        None => cursor,
+    };
     let mut inputs = Vec::with_capacity(count);
     for (name, data_type, shape) in heads {
         cursor.align()?;
         let length = shape.bytes(data_type).map_err(|_| BAD)?;
         let start = cursor.at;
         cursor.take(length)?;
-        let tensor = Tensor::new(data_type, shape, payload.slice(start..start + length)).map_err(|_| BAD)?;
-        inputs.push((name, tensor));
+        let data = cursor.payload.slice(start..start + length);
+        inputs.push((name, Tensor::new(data_type, shape, data).map_err(|_| BAD)?));
     }
     Ok(Infer { model, inputs })
 }
@@ -87,9 +91,19 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// A TENSORS frame in pieces to be written one after the other; the tensors' bytes are shared, not copied.
-pub fn encode_tensors(id: u64, tensors: &[(&str, &Tensor)]) -> Vec<Bytes> {
-    let mut head = vec![0; HEADER];
+/// A tensor block in two parts: what describes the tensors, up to where the first one's bytes begin, and how the bytes lie.
+pub struct Block {
+    /// From the start of the payload, a multiple of 64 long.
+    pub head: Vec<u8>,
+    /// Where each tensor's bytes begin, from the end of the head.
+    pub starts: Vec<usize>,
+    /// Bytes of all data, the gaps between counted in.
+    pub length: usize,
+}
+
+/// Lays out a block of tensors.
+pub fn lay_out(tensors: &[(&str, &Tensor)]) -> Block {
+    let mut head = Vec::with_capacity(64 * (1 + tensors.len()));
     head.put_u16_le(tensors.len() as u16);
     head.put_u16_le(0);
     head.put_u32_le(0);
@@ -107,22 +121,30 @@ pub fn encode_tensors(id: u64, tensors: &[(&str, &Tensor)]) -> Vec<Bytes> {
         }
         head.extend_from_slice(name.as_bytes());
     }
-    let padding = |length: usize| length.next_multiple_of(ALIGNMENT) - length;
-    head.resize(head.len() + padding(head.len() - HEADER), 0);
-    let mut length = head.len() - HEADER;
-    let mut pieces = Vec::with_capacity(1 + 2 * tensors.len());
-    pieces.push(Bytes::new());
-    for (number, (_, tensor)) in tensors.iter().enumerate() {
-        pieces.push(tensor.data().clone());
-        length += tensor.data().len();
-        if number + 1 < tensors.len() {
-            let zeros: &'static [u8] = &[0; ALIGNMENT];
-            pieces.push(Bytes::from_static(&zeros[..padding(length)]));
-            length += padding(length);
-        }
+    head.resize(head.len().next_multiple_of(ALIGNMENT), 0);
+    let mut starts = Vec::with_capacity(tensors.len());
+    let mut length = 0usize;
+    for (_, tensor) in tensors {
+        let start = length.next_multiple_of(ALIGNMENT);
+        starts.push(start);
+        length = start + tensor.data().len();
     }
-    head[..HEADER].copy_from_slice(&Header { length, kind: Kind::Tensors, id }.encode());
-    pieces[0] = head.into();
+    Block { head, starts, length }
+}
+
+/// A TENSORS frame in pieces to be written one after the other; the tensors' bytes are shared, not copied.
+pub fn encode_tensors(id: u64, tensors: &[(&str, &Tensor)]) -> Vec<Bytes> {
+    let block = lay_out(tensors);
+    let header = Header::new(Kind::Tensors, id, block.head.len() + block.length).encode();
+    let mut pieces = Vec::with_capacity(1 + 2 * tensors.len());
+    pieces.push([&header[..], &block.head].concat().into());
+    let mut length = 0;
+    for ((_, tensor), start) in tensors.iter().zip(block.starts) {
+        let zeros: &'static [u8] = &[0; ALIGNMENT];
+        pieces.push(Bytes::from_static(&zeros[..start - length]));
+        pieces.push(tensor.data().clone());
+        length = start + tensor.data().len();
+    }
     pieces
 }
 
@@ -130,12 +152,15 @@ pub fn encode_tensors(id: u64, tensors: &[(&str, &Tensor)]) -> Vec<Bytes> {
 mod tests {
     use proptest::prelude::*;
 
+    use outrigger_backend::Buffer;
+
+    use super::super::frame::HEADER;
     use super::*;
 
-    fn buffer(bytes: &[u8]) -> Buffer {
+    fn buffer(bytes: &[u8]) -> Bytes {
         let mut buffer = Buffer::zeroed(bytes.len()).unwrap();
         buffer.copy_from_slice(bytes);
-        buffer
+        buffer.freeze()
     }
 
     fn tensor(data_type: DataType, extents: &[i64]) -> Tensor {
@@ -160,7 +185,7 @@ mod tests {
         let (x, y) = (tensor(DataType::Fp32, &[2, 3]), tensor(DataType::Int64, &[1]));
         let payload = buffer(&infer_payload("digits", &[("x", &x), ("why", &y)]));
         let range = payload.as_ptr_range();
-        let infer = decode_infer(payload).unwrap();
+        let infer = decode_infer(&payload, None).unwrap();
         assert_eq!(infer.model, "digits");
         assert_eq!(infer.inputs, [("x".to_owned(), x), ("why".to_owned(), y)]);
         for (_, tensor) in &infer.inputs {
@@ -170,17 +195,36 @@ mod tests {
     }
 
     #[test]
+    fn tensors_in_a_region_are_slices_of_it() {
+        let (x, y) = (tensor(DataType::Fp32, &[2, 3]), tensor(DataType::Int64, &[1]));
+        let block = lay_out(&[("x", &x), ("why", &y)]);
+        let mut data = vec![0; block.length];
+        for (tensor, start) in [&x, &y].into_iter().zip(&block.starts) {
+            data[*start..start + tensor.data().len()].copy_from_slice(tensor.data());
+        }
+        let whole = infer_payload("digits", &[("x", &x), ("why", &y)]);
+        let (inline, tail) = whole.split_at(whole.len() - block.length);
+        assert_eq!(tail, data, "the tail is what lies behind the head in one payload");
+        let (inline, tail) = (buffer(inline), buffer(tail));
+        let infer = decode_infer(&inline, Some(&tail)).unwrap();
+        assert_eq!(infer.inputs, [("x".to_owned(), x), ("why".to_owned(), y)]);
+        assert!(infer.inputs.iter().all(|(_, tensor)| tail.as_ptr_range().contains(&tensor.data().as_ptr())));
+        assert!(decode_infer(&inline, Some(&tail.slice(..tail.len() - 1))).is_err());
+    }
+
+    #[test]
     fn empty_blocks_and_empty_tensors_are_fine() {
-        assert!(decode_infer(buffer(&infer_payload("m", &[]))).unwrap().inputs.is_empty());
+        assert!(decode_infer(&buffer(&infer_payload("m", &[])), None).unwrap().inputs.is_empty());
         let empty = tensor(DataType::Fp32, &[0, 3]);
-        let infer = decode_infer(buffer(&infer_payload("m", &[("x", &empty)]))).unwrap();
+        let infer = decode_infer(&buffer(&infer_payload("m", &[("x", &empty)])), None).unwrap();
         assert_eq!(infer.inputs[0].1.shape().extents(), [0, 3]);
     }
 
     proptest! {
         #[test]
         fn no_payload_panics(bytes: Vec<u8>) {
-            let _ = decode_infer(buffer(&bytes));
+            let _ = decode_infer(&buffer(&bytes), None);
+            let _ = decode_infer(&buffer(&bytes), Some(&buffer(&bytes)));
         }
 
         #[test]
@@ -189,7 +233,7 @@ mod tests {
             let mut payload = infer_payload("digits", &[("x", &x)]);
             let at = at % payload.len();
             payload[at] = byte;
-            let _ = decode_infer(buffer(&payload));
+            let _ = decode_infer(&buffer(&payload), None);
         }
     }
 }

@@ -1,36 +1,78 @@
-//! A worker that is ready, and the exchange of frames with it.
+//! A worker: a process and our end of the conversation, from its start until it is ready.
 
-use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use outrigger_backend::Buffer;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
-use super::ScriptCall;
-use super::frame::{self, CallHead, FrameError, HEADER, Header, Kind, Reply};
+use super::bell::Bell;
+use super::connection::{Connection, ExchangeError};
+use super::frame::{self, FrameError, Kind};
+use super::log::{self, Origin};
 use super::process::{Death, Launch, Process};
-use super::tensors;
+use super::questions::Questions;
+use super::regions::{self, Pool, Regions};
 use crate::config::ScriptConfig;
 use crate::models::Models;
 
-/// Small replies are read into one buffer of this size.
-const INBOX: usize = 16 * 1024;
 /// How long a worker that closed its socket has to end by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// What READY says.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Ready {
-    /// How `run()` takes its input.
+    /// How `run()` takes its input: `plain`, `schema`, `raw`, `native`.
     pub mode: String,
-    /// Whether `run()` wants the request's headers.
-    pub request_headers: bool,
-    /// The interpreter's version.
+    /// How it takes its calls.
+    pub kind: CallKind,
+    /// Which headers it asks for.
+    pub headers: Headers,
+    /// The methods that reach it.
+    pub methods: Vec<String>,
+    /// The interpreter's version; empty for a native script.
     pub python: String,
+    /// The script's file.
+    pub script: String,
+    /// Schemas of input and output for each version of the description; `null` where the version cannot express them.
+    pub swagger: Option<serde_json::Value>,
+    /// A request that the script takes.
+    pub sample: Option<serde_json::Value>,
+}
+
+impl Ready {
+    /// Whether requests of this method reach the script.
+    pub fn takes(&self, method: &str) -> bool {
+        self.methods.iter().any(|known| known == method)
+    }
+}
+
+/// How a script takes its calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallKind {
+    /// One after the other.
+    #[default]
+    Sync,
+    /// Several at once, answered in any order.
+    Async,
+    /// Several together.
+    Batch,
+}
+
+/// Which headers of a request a script asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Headers {
+    /// None.
+    #[default]
+    None,
+    /// Those that say what the body is and what the answer may be.
+    Some,
+    /// All but the caller's credentials.
+    All,
 }
 
 #[derive(Serialize)]
@@ -39,15 +81,20 @@ struct Start<'a> {
     entry_script: Option<&'a Path>,
     source_directory: Option<&'a str>,
     args: &'a [String],
-    strict: bool,
-    /// The largest frame that we take.
+    compat: bool,
     max_payload: usize,
+    window: usize,
+    region_threshold: usize,
+    regions: usize,
+    concurrency: usize,
+    max_batch: usize,
+    native: Option<&'a Path>,
 }
 
 /// What FAILED says.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Failure {
-    /// `import`, `signature` or `init`.
+    /// `import`, `signature`, `init` or `warmup`.
     pub phase: String,
     /// What went wrong.
     pub message: String,
@@ -74,188 +121,191 @@ pub enum StartError {
     /// The process ended before it was ready.
     #[error("worker ended before it was ready: {0}")]
     Died(Death),
-    /// Import and `init()` took too long.
-    #[error("import and init() took longer than script.init_timeout ({0:?})")]
-    Timeout(Duration),
-}
-
-/// Why an exchange broke off. The worker is of no use after it.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ExchangeError {
-    #[error("the worker closed its socket")]
-    Closed,
-    #[error("the worker broke the protocol: {0}")]
-    Frame(#[from] FrameError),
-    #[error("the worker's socket failed: {0}")]
-    Socket(#[from] std::io::Error),
+    /// A phase took too long.
+    #[error("{phase} took longer than {key} ({limit:?})")]
+    Timeout {
+        /// `import`, `init` or `warmup`.
+        phase: &'static str,
+        /// The key of the limit.
+        key: &'static str,
+        /// The limit.
+        limit: Duration,
+        /// What the process wrote last, its Python stack among it.
+        death: Death,
+    },
 }
 
 /// A worker and our end of the conversation.
 pub(super) struct Worker {
     process: Process,
-    inbox: BytesMut,
-    outbox: Vec<u8>,
-    models: Arc<Models>,
-    /// The largest frame that the worker may send.
-    limit: usize,
+    pub(super) connection: Connection,
+    /// What it has asked for and has no answer to yet.
+    pub(super) questions: Questions,
     pub(super) ready: Ready,
+    /// Its number among the workers, for the log.
+    pub(super) number: usize,
 }
 
-enum Frame {
-    Bytes(Header, Bytes),
-    Infer(u64, Buffer),
+/// What a worker is given beside its process.
+pub(super) struct Surroundings<'a> {
+    pub(super) models: &'a Arc<Models>,
+    pub(super) pool: Option<&'a Arc<Pool>>,
+    pub(super) bell: &'a Arc<Bell>,
+    /// The longest payload that the worker may send.
+    pub(super) limit: usize,
+    pub(super) compat: bool,
+}
+
+enum Begun {
+    Ready(Ready),
+    Failed(Failure),
 }
 
 impl Worker {
-    /// Starts a process, has it load the script, and waits until `init()` has returned.
-    pub(super) async fn start(
-        launch: &Launch<'_>,
-        models: Arc<Models>,
-        limit: usize,
-    ) -> Result<Self, StartError> {
+    /// Starts a process, has it load the script, and waits until `init()` and `warmup()` have returned.
+    pub(super) async fn start(launch: &Launch<'_>, around: Surroundings<'_>) -> Result<Self, StartError> {
         let config = launch.config;
-        let process = Process::spawn(launch)
-            .map_err(|source| StartError::Spawn { python: config.python.clone(), source })?;
-        let ready = Ready { mode: String::new(), request_headers: false, python: String::new() };
-        let (inbox, outbox) = (BytesMut::with_capacity(INBOX), Vec::with_capacity(1024));
-        let mut worker = Self { process, inbox, outbox, models, limit, ready };
-        let begun = tokio::time::timeout(config.init_timeout, worker.begin(config)).await;
-        match begun {
-            Ok(Ok(Ok(ready))) => {
+        let spawned = Process::spawn(launch).await;
+        let (process, ends) =
+            spawned.map_err(|source| StartError::Spawn { python: config.python.clone(), source })?;
+        let regions =
+            Regions::new(ends.regions, around.pool.cloned(), around.limit, Arc::clone(around.bell));
+        let mut worker = Self {
+            process,
+            connection: Connection::new(ends.stream, regions, around.limit),
+            questions: Questions::new(Arc::clone(around.models)),
+            ready: Ready::default(),
+            number: launch.worker,
+        };
+        let mut phase = Phase { name: "import", key: "script.import_timeout", limit: config.import_timeout };
+        match worker.begin(config, &around, &mut phase).await {
+            Some(Ok(Begun::Ready(ready))) => {
                 worker.ready = ready;
                 Ok(worker)
             }
-            Ok(Ok(Err(failure))) => {
+            Some(Ok(Begun::Failed(failure))) => {
                 worker.process.reap(EXIT_GRACE).await;
                 Err(StartError::Script(failure))
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 tracing::warn!(%error, "worker did not come up");
                 Err(StartError::Died(worker.process.reap(EXIT_GRACE).await))
             }
-            Err(_) => {
-                worker.process.terminate().await;
-                Err(StartError::Timeout(config.init_timeout))
+            None => {
+                let death = worker.process.terminate().await;
+                let Phase { name: phase, key, limit } = phase;
+                Err(StartError::Timeout { phase, key, limit, death })
             }
         }
     }
 
-    async fn begin(&mut self, config: &ScriptConfig) -> Result<Result<Ready, Failure>, ExchangeError> {
+    /// START and what comes up to READY or FAILED; `None` when the phase took too long.
+    async fn begin(
+        &mut self,
+        config: &ScriptConfig,
+        around: &Surroundings<'_>,
+        phase: &mut Phase,
+    ) -> Option<Result<Begun, ExchangeError>> {
         let start = Start {
             app_root: &config.app_root,
-            entry_script: Some(&config.entry),
+            entry_script: Some(&config.entry).filter(|_| config.native.is_none()).map(AsRef::as_ref),
             source_directory: config.source_directory.as_deref(),
             args: &config.args,
-            strict: true,
-            max_payload: self.limit,
+            compat: around.compat,
+            max_payload: around.limit,
+            window: config.stream_window,
+            region_threshold: around.pool.map_or(0, |pool| pool.threshold()),
+            regions: regions::MOST,
+            concurrency: config.concurrency,
+            max_batch: config.max_batch,
+            native: config.native.as_deref(),
         };
-        let json = serde_json::to_vec(&start).map_err(|_| FrameError::Malformed("START"))?;
-        let header = Header { length: json.len(), kind: Kind::Start, id: 0 };
-        self.process.stream.write_all(&[&header.encode()[..], &json].concat()).await?;
+        let Ok(json) = serde_json::to_vec(&start) else {
+            return Some(Err(FrameError::Malformed("START").into()));
+        };
+        self.connection.put_frame(Kind::Start, 0, &json);
+        self.connection.flush();
+        let mut deadline = Instant::now() + phase.limit;
         loop {
-            match self.next_frame().await? {
-                Frame::Bytes(Header { kind: Kind::Ready, .. }, payload) => {
-                    return serde_json::from_slice(&payload)
-                        .map(Ok)
-                        .map_err(|_| FrameError::Malformed("READY").into());
+            let step = tokio::time::timeout_at(deadline, self.step()).await.ok()?;
+            match step {
+                Ok(Step::Begun(begun)) => return Some(Ok(begun)),
+                Ok(Step::Next(name)) => {
+                    *phase = Phase { name, key: "script.init_timeout", limit: config.init_timeout };
+                    deadline = Instant::now() + phase.limit;
                 }
-                Frame::Bytes(Header { kind: Kind::Failed, .. }, payload) => {
-                    return serde_json::from_slice(&payload)
-                        .map(Err)
-                        .map_err(|_| FrameError::Malformed("FAILED").into());
-                }
-                frame => self.serve_model(frame).await?,
+                Ok(Step::Other) => {}
+                Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    async fn step(&mut self) -> Result<Step, ExchangeError> {
+        let frame = tokio::select! {
+            frame = self.connection.frame() => frame?,
+            answer = self.questions.answered() => {
+                answer.put(&mut self.connection);
+                self.connection.flush();
+                return Ok(Step::Other);
+            }
+        };
+        let malformed = |what| ExchangeError::from(FrameError::Malformed(what));
+        let step = match frame.kind {
+            Kind::Ready => serde_json::from_slice(&frame.payload)
+                .map(|ready| Step::Begun(Begun::Ready(ready)))
+                .map_err(|_| malformed("READY"))?,
+            Kind::Failed => serde_json::from_slice(&frame.payload)
+                .map(|failure| Step::Begun(Begun::Failed(failure)))
+                .map_err(|_| malformed("FAILED"))?,
+            Kind::Phase => match &frame.payload[..] {
+                b"init" => Step::Next("init()"),
+                b"warmup" => Step::Next("warmup()"),
+                _ => return Err(malformed("PHASE")),
+            },
+            _ => {
+                self.serve(frame)?;
+                Step::Other
+            }
+        };
+        self.connection.release_done();
+        self.connection.flush();
+        Ok(step)
+    }
+
+    /// Takes care of what a worker may say at any time. What belongs to a call is not for here.
+    ///
+    /// # Errors
+    /// The frame is malformed or has no place here.
+    pub(super) fn serve(&mut self, frame: super::connection::Frame) -> Result<(), FrameError> {
+        match frame.kind {
+            Kind::Infer => self.questions.infer(frame.id, frame.payload, frame.tail)?,
+            Kind::Model => {
+                let answer = self.questions.describe(frame.id, &frame.payload);
+                answer.put(&mut self.connection);
+            }
+            Kind::Log => {
+                let origin = Origin { worker: self.number, pid: self.pid(), request: None };
+                log::emit(&frame::decode_log(frame.payload)?, &origin);
+            }
+            Kind::Release => {
+                if let Some(number) = self.connection.regions.released(frame.id)? {
+                    self.connection.put_frame(Kind::Forget, u64::from(number), &[]);
+                }
+            }
+            Kind::Forget => self.connection.regions.forget(frame.id),
+            Kind::Leave => {
+                for number in self.connection.regions.retire() {
+                    self.connection.put_frame(Kind::Forget, u64::from(number), &[]);
+                }
+            }
+            _ => return Err(FrameError::Malformed("unexpected")),
+        }
+        Ok(())
     }
 
     /// The process's number.
     pub(super) fn pid(&self) -> i32 {
         self.process.pid()
-    }
-
-    /// Sends calls, one after the other, in one write where the system allows it.
-    pub(super) async fn send(&mut self, calls: &[(u64, &ScriptCall)]) -> Result<(), ExchangeError> {
-        self.outbox.clear();
-        let mut ends = Vec::with_capacity(calls.len());
-        for (id, call) in calls {
-            let head = CallHead {
-                id: *id,
-                get: call.get,
-                request_id: call.request_id.as_bytes(),
-                query: call.query.as_bytes(),
-                headers: call.headers.as_ref().filter(|_| self.ready.request_headers),
-                body: call.body.len(),
-            };
-            frame::encode_call(&head, &mut self.outbox);
-            ends.push(self.outbox.len());
-        }
-        let mut pieces = Vec::with_capacity(2 * calls.len());
-        let mut start = 0;
-        for ((_, call), end) in calls.iter().zip(ends) {
-            pieces.push(IoSlice::new(&self.outbox[start..end]));
-            pieces.push(IoSlice::new(&call.body));
-            start = end;
-        }
-        write_pieces(&mut self.process.stream, &mut pieces).await?;
-        Ok(())
-    }
-
-    /// Waits for the reply to call `id`, the first that was sent and not yet answered; models that it asks for meanwhile are
-    /// served. Not to be dropped before it is through, unless the worker is ended.
-    pub(super) async fn reply(&mut self, id: u64) -> Result<(Reply, Duration), ExchangeError> {
-        loop {
-            match self.next_frame().await? {
-                Frame::Bytes(Header { kind: Kind::Reply, id: answered, .. }, payload) if answered == id => {
-                    return Ok(frame::decode_reply(payload)?);
-                }
-                frame => self.serve_model(frame).await?,
-            }
-        }
-    }
-
-    async fn serve_model(&mut self, frame: Frame) -> Result<(), ExchangeError> {
-        let (id, answer) = match frame {
-            Frame::Infer(id, payload) => {
-                let infer = tensors::decode_infer(payload)?;
-                match self.models.infer_named(&infer.model, infer.inputs).await {
-                    Ok(outputs) => {
-                        let named: Vec<_> =
-                            outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-                        let pieces = tensors::encode_tensors(id, &named);
-                        let mut pieces: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-                        write_pieces(&mut self.process.stream, &mut pieces).await?;
-                        return Ok(());
-                    }
-                    Err(error) => (id, Err(error)),
-                }
-            }
-            Frame::Bytes(Header { kind: Kind::Model, id, .. }, name) => {
-                (id, self.models.describe(&String::from_utf8_lossy(&name)))
-            }
-            Frame::Bytes(..) => return Err(FrameError::Malformed("unexpected").into()),
-        };
-        let (kind, json) = match answer {
-            Ok(json) => (Kind::ModelInfo, json),
-            Err(error) => {
-                let json = serde_json::json!({"code": error.code.as_str(), "message": error.message});
-                (Kind::ModelError, json.to_string().into())
-            }
-        };
-        let header = Header { length: json.len(), kind, id }.encode();
-        write_pieces(&mut self.process.stream, &mut [IoSlice::new(&header), IoSlice::new(&json)]).await?;
-        Ok(())
-    }
-
-    /// Waits until the worker closes its socket, or says something although nobody asked.
-    pub(super) async fn closed(&mut self) -> ExchangeError {
-        // A header is enough: what would follow is not read, so this may be dropped at any time.
-        while self.inbox.len() < HEADER {
-            if let Err(error) = self.fill(INBOX / 4).await {
-                return error;
-            }
-        }
-        FrameError::Malformed("unasked").into()
     }
 
     /// The worker has failed by itself: waits for its end.
@@ -271,67 +321,21 @@ impl Worker {
     /// Has the worker end in order; its exit handlers run.
     pub(super) async fn stop(mut self, grace: Duration) -> Death {
         // Closing our half is how the worker is told.
-        let _ = self.process.stream.shutdown().await;
+        self.connection.close().await;
         self.process.reap(grace).await
-    }
-
-    /// Reads one frame. May be dropped before it is through: what has been read stays in the inbox.
-    async fn next_frame(&mut self) -> Result<Frame, ExchangeError> {
-        let mut bytes = [0; HEADER];
-        while self.inbox.len() < HEADER {
-            self.fill(INBOX / 4).await?;
-        }
-        bytes.copy_from_slice(&self.inbox[..HEADER]);
-        let header = Header::decode(&bytes, self.limit)?;
-        if header.kind == Kind::Infer {
-            return self.infer_frame(header).await;
-        }
-        while self.inbox.len() < HEADER + header.length {
-            self.fill(HEADER + header.length - self.inbox.len()).await?;
-        }
-        let mut frame = self.inbox.split_to(HEADER + header.length);
-        Ok(Frame::Bytes(header, frame.split_off(HEADER).freeze()))
-    }
-
-    /// Reads tensors into aligned memory of their own. Not to be dropped in the middle, and never is: it is only reached
-    /// inside `reply` and `begin`, whose end in between ends the worker.
-    async fn infer_frame(&mut self, header: Header) -> Result<Frame, ExchangeError> {
-        let mut payload = Buffer::zeroed(header.length)
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;
-        let _ = self.inbox.split_to(HEADER);
-        let here = self.inbox.len().min(header.length);
-        payload[..here].copy_from_slice(&self.inbox.split_to(here));
-        self.process.stream.read_exact(&mut payload[here..]).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => ExchangeError::Closed,
-            _ => error.into(),
-        })?;
-        Ok(Frame::Infer(header.id, payload))
-    }
-
-    async fn fill(&mut self, wanted: usize) -> Result<(), ExchangeError> {
-        if self.inbox.capacity() - self.inbox.len() < wanted {
-            self.inbox.reserve(wanted.max(INBOX));
-        }
-        match self.process.stream.read_buf(&mut self.inbox).await? {
-            0 => Err(ExchangeError::Closed),
-            _ => Ok(()),
-        }
     }
 }
 
-/// Writes all pieces, in as few calls to the system as it allows.
-async fn write_pieces(
-    stream: &mut tokio::net::UnixStream,
-    mut pieces: &mut [IoSlice<'_>],
-) -> std::io::Result<()> {
-    // Skips empty pieces at the front: a write of nothing would look like a closed socket.
-    IoSlice::advance_slices(&mut pieces, 0);
-    while !pieces.is_empty() {
-        let written = stream.write_vectored(pieces).await?;
-        if written == 0 {
-            return Err(std::io::ErrorKind::WriteZero.into());
-        }
-        IoSlice::advance_slices(&mut pieces, written);
-    }
-    Ok(())
+/// What a worker that is not ready is at, and how long it may be.
+struct Phase {
+    name: &'static str,
+    key: &'static str,
+    limit: Duration,
+}
+
+enum Step {
+    Begun(Begun),
+    /// It begins with the next phase.
+    Next(&'static str),
+    Other,
 }

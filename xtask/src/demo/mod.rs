@@ -1,6 +1,5 @@
 //! `cargo xtask demo`: from a fresh checkout to a service that reads handwritten digits.
 
-mod http;
 mod picture;
 mod scans;
 mod server;
@@ -15,10 +14,10 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::args::{Arguments, Flag, Spec};
+use crate::http::Client;
 use crate::repo::Repo;
 use crate::table::{self, Align};
 use crate::{build, say, setup, train};
-use http::Client;
 use picture::{Card, Ink};
 use scans::{HeldOut, Scored};
 use server::{Ports, Server};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::http::Client;
+use crate::http::Client;
 use crate::{say, signals};
 
 /// Pixels along an edge.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::http::Client;
+use crate::http::Client;
 use crate::{say, signals};
 
 /// Longest time until ready: a cold disk and Python's imports, not the model.

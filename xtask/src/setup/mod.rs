@@ -13,18 +13,15 @@ use anyhow::{Result, bail};
 use crate::args::{Arguments, Spec};
 use crate::repo::Repo;
 use crate::say;
-use venv::Venv;
 
 pub(crate) use stamp::Stamp;
+pub(crate) use venv::Venv;
 
 /// The lock file that the Python environment is made from.
 pub(crate) const LOCK: &str = "entry-scripts/requirements.lock";
 
-/// What everything of ours runs on.
-const OURS: Venv = Venv { folder: ".venv", lock: LOCK, check: |repo| onnxruntime::find(repo).map(drop) };
-/// The server that we succeed, which the contract's tests ask what is true; its packages are not to be seen in ours.
-const PREDECESSOR: Venv =
-    Venv { folder: ".venv-azml", lock: "cli/tests/contract/requirements.lock", check: |_| Ok(()) };
+/// The lock file of the server that we succeed: the contract's tests ask it what is true. Its packages are not to be seen in ours.
+const PREDECESSOR_LOCK: &str = "cli/tests/contract/requirements.lock";
 
 pub(crate) const SPEC: Spec = Spec {
     name: "setup",
@@ -55,34 +52,38 @@ pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
 
 /// Does what is still to be done.
 pub(crate) fn ensure(repo: &Repo) -> Result<Environment> {
-    make_missing(repo, &[OURS])?;
+    say::step("set-up");
+    let venv = venv(repo);
+    let current = venv.is_current(repo) && onnxruntime::find(repo).is_ok();
+    make_unless(current, repo, &venv)?;
     existing(repo)
 }
 
 /// The same, with what only tests need.
 pub(crate) fn ensure_for_tests(repo: &Repo) -> Result<Environment> {
-    make_missing(repo, &[OURS, PREDECESSOR])?;
-    existing(repo)
+    let environment = ensure(repo)?;
+    let predecessor = Venv::new(repo.path(".venv-azml"), PREDECESSOR_LOCK);
+    make_unless(predecessor.is_current(repo), repo, &predecessor)?;
+    Ok(environment)
 }
 
-fn make_missing(repo: &Repo, environments: &[Venv]) -> Result<()> {
-    say::step("set-up");
-    let is_there: Vec<bool> = environments.iter().map(|environment| environment.is_there(repo)).collect();
-    let base = prerequisites::check(repo, is_there.contains(&false))?;
-    for (environment, is_there) in environments.iter().zip(is_there) {
-        match &base {
-            Some(base) if !is_there => environment.make(repo, base)?,
-            _ => say::line(&format!("{} is up to date", environment.folder)),
-        }
+fn make_unless(current: bool, repo: &Repo, venv: &Venv) -> Result<()> {
+    match prerequisites::check(repo, !current)? {
+        Some(python) => venv.make(repo, &python)?,
+        None => say::line(&format!("{} is up to date", venv.shown(repo))),
     }
     Ok(())
 }
 
 /// What an earlier set-up left behind.
 pub(crate) fn existing(repo: &Repo) -> Result<Environment> {
-    let python = OURS.python(repo);
+    let python = venv(repo).python();
     if !python.exists() {
         bail!("there is no .venv: run `cargo xtask setup` first");
     }
     Ok(Environment { python, onnxruntime: onnxruntime::find(repo)? })
+}
+
+fn venv(repo: &Repo) -> Venv {
+    Venv::new(repo.path(".venv"), LOCK)
 }

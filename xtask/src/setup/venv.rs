@@ -11,58 +11,62 @@ use crate::process;
 use crate::repo::Repo;
 use crate::say;
 
-/// An environment: its folder, and the lock file that it is made from.
+/// In the environment's folder.
+const STAMP: &str = "outrigger-setup.txt";
+
+/// An environment, made or still to be made.
 pub(crate) struct Venv {
-    pub(crate) folder: &'static str,
-    pub(crate) lock: &'static str,
-    /// Looks for what must be in it beside Python.
-    pub(crate) check: fn(&Repo) -> Result<()>,
+    folder: PathBuf,
+    /// Relative to the root.
+    lock: String,
 }
 
 impl Venv {
-    pub(crate) fn python(&self, repo: &Repo) -> PathBuf {
-        repo.path(self.folder).join("bin/python")
+    pub(crate) fn new(folder: PathBuf, lock: impl Into<String>) -> Self {
+        Self { folder, lock: lock.into() }
     }
 
-    /// Whether it is complete, was made from the lock file as it is now, and still works: its Python may have been upgraded
-    /// or removed since.
-    pub(crate) fn is_there(&self, repo: &Repo) -> bool {
-        let is_stamped = self.stamp(repo).is_ok_and(|stamp| stamp.is_in(&self.stamp_file(repo)));
-        is_stamped && (self.check)(repo).is_ok()
+    pub(crate) fn python(&self) -> PathBuf {
+        self.folder.join("bin/python")
+    }
+
+    /// Its folder, as it reads best.
+    pub(crate) fn shown(&self, repo: &Repo) -> String {
+        repo.shown(&self.folder)
+    }
+
+    /// Whether it is complete, was made from this lock file, and still works: its Python may have been upgraded or removed since.
+    pub(crate) fn is_current(&self, repo: &Repo) -> bool {
+        self.stamp(repo).is_ok_and(|stamp| stamp.is_in(&self.folder.join(STAMP)))
     }
 
     fn stamp(&self, repo: &Repo) -> Result<Stamp> {
-        let mut command = repo.command(self.python(repo));
+        let mut command = repo.command(self.python());
         command.args(["-c", "import sys; print(sys.implementation.cache_tag, *sys.version_info[:3])"]);
-        let lock = Stamp::of("requirements", &[&repo.path(self.lock)])?;
+        let lock = Stamp::of("requirements", &[&repo.path(&self.lock)])?;
         Ok(lock.with("python", process::capture(command)?.trim()))
     }
 
-    fn stamp_file(&self, repo: &Repo) -> PathBuf {
-        repo.path(self.folder).join("outrigger-setup.txt")
-    }
-
-    /// Makes the environment anew. One that carries no stamp of this lock file is another one, or was interrupted half-way:
-    /// starting over is the only way to know what is in it.
+    /// Makes the environment anew, with a Python that is there already. One that carries no stamp of this lock file is another one,
+    /// or was interrupted half-way: starting over is the only way to know what is in it.
     pub(crate) fn make(&self, repo: &Repo, base: &Path) -> Result<()> {
-        let Self { folder, lock, check } = *self;
-        let path = repo.path(folder);
-        if path.exists() {
-            say::line(&format!("{folder} is out of date or incomplete: making it anew"));
-            fs::remove_dir_all(&path).with_context(|| format!("could not remove {}", path.display()))?;
+        let (folder, shown) = (&self.folder, self.shown(repo));
+        if folder.exists() {
+            say::line(&format!("{shown} is out of date or incomplete: making it anew"));
+            fs::remove_dir_all(folder).with_context(|| format!("could not remove {}", folder.display()))?;
         }
-        let spinner = say::spinner(&format!("making {folder}"));
+        let spinner = say::spinner(&format!("making {shown}"));
         let mut command = repo.command(base);
-        command.args(["-m", "venv", folder]);
+        command.args(["-m", "venv"]).arg(folder);
         process::capture(command)?;
         spinner.finish_and_clear();
 
-        let mut pip = repo.command(self.python(repo));
+        let mut pip = repo.command(self.python());
         pip.args(["-m", "pip", "--disable-pip-version-check", "--no-input", "install"]);
-        pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement", lock]);
+        pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement", &self.lock]);
         // Settings of the user's that contradict an environment of our own.
         pip.env_remove("PIP_USER").env_remove("PIP_TARGET").env_remove("PYTHONPATH").env_remove("PYTHONHOME");
-        say::line(&format!("installing the packages of {lock}"));
+        say::line(&format!("installing the packages of {}", self.lock));
         if say::on_terminal() {
             pip.args(["--progress-bar", "on"]);
             process::run(pip)?; // pip draws bars with bytes and ETA itself.
@@ -70,8 +74,7 @@ impl Venv {
             pip.args(["--progress-bar", "off"]);
             install_plainly(pip)?;
         }
-        check(repo)?;
-        self.stamp(repo)?.write(&self.stamp_file(repo))
+        self.stamp(repo)?.write(&folder.join(STAMP))
     }
 }
 

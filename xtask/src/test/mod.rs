@@ -17,8 +17,10 @@ use crate::args::{Arguments, Flag, Spec};
 use crate::repo::Repo;
 use crate::{say, setup, signals, train};
 use place::Place;
-use skips::Allowed;
 use suite::{Suite, Totals};
+
+pub(crate) use skips::Allowed;
+pub(crate) use suite::Skip;
 
 pub(crate) const SPEC: Spec = Spec {
     name: "test",
@@ -36,9 +38,7 @@ const DIGITS: &str = ".outrigger/digits";
 
 pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     // Read first: a mistake in it should not cost the time of all tests.
-    let allowed =
-        fs::read_to_string(repo.path(ALLOWED)).with_context(|| format!("could not read {ALLOWED}"))?;
-    let allowed = Allowed::parse(&allowed).with_context(|| ALLOWED.to_owned())?;
+    let allowed = allowed(repo)?;
     let (environment, digits) = if arguments.has("--no-setup") {
         (setup::existing(repo)?, repo.path(DIGITS))
     } else {
@@ -65,6 +65,12 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     let problems = [nothing_ran("rust", &rust), nothing_ran("python", std::slice::from_ref(&python))];
     let suites: Vec<Suite> = rust.into_iter().chain([python]).collect();
     Ok(finish(&suites, &allowed, problems.into_iter().flatten().collect()))
+}
+
+/// The skips that `ci/allowed-skips` lists.
+pub(crate) fn allowed(repo: &Repo) -> Result<Allowed> {
+    let text = fs::read_to_string(repo.path(ALLOWED)).with_context(|| format!("could not read {ALLOWED}"))?;
+    Allowed::parse(&text).with_context(|| ALLOWED.to_owned())
 }
 
 fn stop_if_interrupted() -> Result<()> {

@@ -1,0 +1,134 @@
+//! A call of a script, and its answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use outrigger_protocol::error::CallError;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::frame::{Method, ReplyHead};
+use super::regions::Filled;
+use super::stream::StreamBody;
+use crate::busy::{Outcome, Reserved};
+use crate::slots::Slot;
+
+/// What a script is called with.
+pub struct ScriptCall {
+    /// The request's id.
+    pub request_id: HeaderValue,
+    /// How it is asked.
+    pub method: Method,
+    /// The query string as it stands in the URL.
+    pub query: String,
+    /// Those of the request's headers that the script asks for.
+    pub headers: Option<HeaderMap>,
+    /// The body.
+    pub body: Body,
+    /// The memory that the body takes, counted until the worker has it and has answered.
+    pub memory: Option<Reserved>,
+}
+
+/// A request's body.
+pub enum Body {
+    /// In the replica's memory.
+    Bytes(Bytes),
+    /// In memory that a worker can map.
+    Shared(Filled),
+}
+
+impl Body {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Shared(filled) => filled.bytes().len(),
+        }
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl ScriptCall {
+    /// Bytes that the call takes in the worker's socket, about.
+    pub(super) fn size(&self) -> usize {
+        let headers = self.headers.iter().flatten();
+        let headers: usize = headers.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        self.body.len() + self.query.len() + headers + 256
+    }
+}
+
+/// What a script answers.
+pub enum ScriptAnswer {
+    /// What `run()` returned, as JSON text.
+    Json {
+        /// The text.
+        text: Bytes,
+        /// Time in `run()`.
+        run: Duration,
+    },
+    /// An answer that the script has made itself.
+    Whole {
+        /// Status and headers.
+        head: ReplyHead,
+        /// Body.
+        body: Bytes,
+        /// Time in `run()`.
+        run: Duration,
+    },
+    /// An answer that comes as it is produced.
+    Stream {
+        /// Status and headers.
+        head: ReplyHead,
+        /// Body.
+        body: StreamBody,
+    },
+}
+
+/// What becomes of a call.
+pub type ScriptResult = Result<ScriptAnswer, CallError>;
+
+/// A call on its way.
+pub(super) struct Job {
+    pub(super) call: ScriptCall,
+    pub(super) slot: Slot,
+    pub(super) reply: Option<oneshot::Sender<ScriptResult>>,
+    /// When it was let through.
+    pub(super) since: Instant,
+}
+
+impl Job {
+    /// Ends the job: the slot first, so that whoever has the answer finds it free.
+    pub(super) fn answer(mut self, result: ScriptResult) {
+        let reply = self.reply.take();
+        self.slot.finish(if result.is_ok() { Outcome::Answered } else { Outcome::Failed });
+        if let Some(reply) = reply {
+            let _ = reply.send(result);
+        }
+    }
+
+    /// Ends a job that was never begun.
+    pub(super) fn refuse(mut self, error: &CallError) {
+        let reply = self.reply.take();
+        self.slot.finish(Outcome::Refused);
+        if let Some(reply) = reply {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
+    /// Tells the caller, while the lane still works.
+    pub(super) fn tell(&mut self, result: ScriptResult) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(result);
+        }
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+}

@@ -1,0 +1,135 @@
+//! What a worker asks the replica for: descriptions of models and runs of them, several at once.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use outrigger_backend::{Buffer, Tensor};
+use outrigger_protocol::error::{CallError, ErrorCode};
+use tokio::task::JoinSet;
+
+use super::connection::Connection;
+use super::frame::{FrameError, Header, Kind, REFERENCE};
+use super::tensors::{self, Infer};
+use crate::models::Models;
+
+/// The most runs that a worker may have asked for and has no answer to.
+const MOST: usize = 1024;
+
+/// The open questions of one worker. Runs that nobody waits for any more are not begun when this is dropped.
+pub(super) struct Questions {
+    models: Arc<Models>,
+    runs: JoinSet<Answer>,
+}
+
+/// What a question comes to.
+pub(super) struct Answer {
+    id: u64,
+    content: Content,
+}
+
+enum Content {
+    Tensors(Vec<(String, Tensor)>),
+    Info(Bytes),
+    Error(CallError),
+}
+
+impl Questions {
+    pub(super) fn new(models: Arc<Models>) -> Self {
+        Self { models, runs: JoinSet::new() }
+    }
+
+    /// A model's inputs and outputs.
+    pub(super) fn describe(&self, id: u64, name: &[u8]) -> Answer {
+        let content = match self.models.describe(&String::from_utf8_lossy(name)) {
+            Ok(json) => Content::Info(json),
+            Err(error) => Content::Error(error),
+        };
+        Answer { id, content }
+    }
+
+    /// Has a model run.
+    ///
+    /// # Errors
+    /// The frame is malformed, or one too many.
+    pub(super) fn infer(&mut self, id: u64, payload: Bytes, tail: Option<Bytes>) -> Result<(), FrameError> {
+        if self.runs.len() >= MOST {
+            return Err(FrameError::Malformed("INFER"));
+        }
+        // Inputs that came over the socket move to where a device can read them; those in a region are there already.
+        let payload = if tail.is_some() { payload } else { aligned(&payload)? };
+        let Infer { model, inputs } = tensors::decode_infer(&payload, tail.as_ref())?;
+        let models = Arc::clone(&self.models);
+        self.runs.spawn(async move {
+            let content = match models.infer_named(&model, inputs).await {
+                Ok(outputs) => Content::Tensors(outputs),
+                Err(error) => Content::Error(error),
+            };
+            Answer { id, content }
+        });
+        Ok(())
+    }
+
+    /// The next answer that is there.
+    pub(super) fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Answer> {
+        loop {
+            match self.runs.poll_join_next(context) {
+                Poll::Ready(Some(Ok(answer))) => return Poll::Ready(answer),
+                // A run that panicked is a bug of ours and has been reported; the worker is left without an answer, and its call
+                // runs into its limit.
+                Poll::Ready(Some(Err(_))) => {}
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Waits for an answer.
+    pub(super) async fn answered(&mut self) -> Answer {
+        std::future::poll_fn(|context| self.poll_answered(context)).await
+    }
+}
+
+fn aligned(payload: &[u8]) -> Result<Bytes, FrameError> {
+    let mut buffer = Buffer::zeroed(payload.len()).map_err(|_| FrameError::Malformed("INFER"))?;
+    buffer.copy_from_slice(payload);
+    Ok(buffer.freeze())
+}
+
+impl Answer {
+    /// Adds the answer to what is sent to the worker.
+    pub(super) fn put(self, connection: &mut Connection) {
+        let id = self.id;
+        match self.content {
+            Content::Info(json) => connection.put_frame(Kind::ModelInfo, id, &json),
+            Content::Error(error) => put_error(connection, id, &error),
+            Content::Tensors(outputs) => put_tensors(connection, id, &outputs),
+        }
+    }
+}
+
+fn put_error(connection: &mut Connection, id: u64, error: &CallError) {
+    let json = serde_json::json!({"code": error.code.as_str(), "message": error.message});
+    connection.put_frame(Kind::ModelError, id, json.to_string().as_bytes());
+}
+
+fn put_tensors(connection: &mut Connection, id: u64, outputs: &[(String, Tensor)]) {
+    if outputs.iter().any(|(_, tensor)| tensor.data_type().dlpack().is_none()) {
+        let text = "an output has a type that has no place in a tensor block";
+        return put_error(connection, id, &CallError::new(ErrorCode::UnsupportedDatatype, text));
+    }
+    let named: Vec<_> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let block = tensors::lay_out(&named);
+    let pieces: Vec<_> =
+        block.starts.iter().copied().zip(outputs.iter().map(|(_, tensor)| tensor.data())).collect();
+    if let Some(reference) = connection.regions.lend_copy(block.length, &pieces) {
+        let length = REFERENCE + block.head.len();
+        return connection.put(|out| {
+            out.extend_from_slice(&Header { tail: true, ..Header::new(Kind::Tensors, id, length) }.encode());
+            out.extend_from_slice(&reference.encode());
+            out.extend_from_slice(&block.head);
+        });
+    }
+    for piece in tensors::encode_tensors(id, &named) {
+        connection.put_bytes(piece);
+    }
+}

@@ -1,0 +1,240 @@
+//! The body of an answer that a script produces piece by piece: a bounded flow of chunks from a lane to a client.
+//!
+//! The bound is the protocol's: a worker has at most `window` bytes of chunks unconsumed and waits for credit beyond that, so a client
+//! that reads slowly holds up its own generator and nothing else.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use super::bell::Bell;
+
+/// The worker has sent more than it had credit for.
+#[derive(Debug)]
+pub(super) struct Overrun;
+
+/// Why a streamed answer ended before it was complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The script raised.
+    #[error("the script failed while it was producing its answer")]
+    Raised,
+    /// The worker died, or its time was over.
+    #[error("the worker ended while it was producing its answer")]
+    Lost,
+}
+
+struct Flow {
+    state: Mutex<State>,
+    /// The lane's, which gives credit and cancels.
+    bell: Arc<Bell>,
+    window: u64,
+}
+
+#[derive(Default)]
+struct State {
+    chunks: VecDeque<Bytes>,
+    /// Bytes in `chunks`.
+    waiting: u64,
+    /// Bytes that the client has taken and the worker has not been told of.
+    consumed: u64,
+    end: Option<Result<(), StreamError>>,
+    /// The client has gone.
+    left: bool,
+    waker: Option<Waker>,
+}
+
+impl Flow {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The lane's end.
+pub(super) struct Producer(Arc<Flow>);
+
+/// The client's end.
+pub struct StreamBody(Arc<Flow>);
+
+/// A flow of at most `window` bytes; `bell` is rung when the lane has something to tell the worker.
+pub(super) fn flow(window: u64, bell: Arc<Bell>) -> (Producer, StreamBody) {
+    let flow = Arc::new(Flow { state: Mutex::new(State::default()), bell, window });
+    (Producer(Arc::clone(&flow)), StreamBody(flow))
+}
+
+impl Producer {
+    /// Passes a chunk on.
+    ///
+    /// # Errors
+    /// [`Overrun`] if the worker had no credit for it.
+    pub(super) fn push(&self, chunk: Bytes) -> Result<(), Overrun> {
+        let mut state = self.0.lock();
+        let length = chunk.len() as u64;
+        if state.waiting + state.consumed + length > self.0.window {
+            return Err(Overrun);
+        }
+        if state.left {
+            // Nobody takes it; the credit is given back all the same, so that the generator runs into its end.
+            state.consumed += length;
+            return Ok(());
+        }
+        if length > 0 {
+            state.waiting += length;
+            state.chunks.push_back(chunk);
+            if let Some(waker) = state.waker.take() {
+                drop(state);
+                waker.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the worker may send more at the moment.
+    pub(super) fn has_credit(&self) -> bool {
+        let state = self.0.lock();
+        state.waiting + state.consumed < self.0.window
+    }
+
+    /// Credit to give to the worker now, if it is worth a frame.
+    pub(super) fn take_credit(&self) -> Option<u64> {
+        let mut state = self.0.lock();
+        (state.consumed >= self.0.window.div_ceil(4)).then(|| std::mem::take(&mut state.consumed))
+    }
+
+    /// Whether the client has gone.
+    pub(super) fn is_left(&self) -> bool {
+        self.0.lock().left
+    }
+
+    /// No more chunks come.
+    pub(super) fn end(self, how: Result<(), StreamError>) {
+        self.finish(how);
+    }
+
+    fn finish(&self, how: Result<(), StreamError>) {
+        let mut state = self.0.lock();
+        if state.end.is_none() {
+            state.end = Some(how);
+            if let Some(waker) = state.waker.take() {
+                drop(state);
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.finish(Err(StreamError::Lost));
+    }
+}
+
+impl http_body::Body for StreamBody {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let mut state = self.0.lock();
+        if let Some(chunk) = state.chunks.pop_front() {
+            state.waiting -= chunk.len() as u64;
+            state.consumed += chunk.len() as u64;
+            let due = state.consumed >= self.0.window.div_ceil(4);
+            drop(state);
+            if due {
+                self.0.bell.ring();
+            }
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        match state.end {
+            Some(Ok(())) => Poll::Ready(None),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.left = true;
+        // Whatever waits is consumed by nobody.
+        state.consumed += std::mem::take(&mut state.waiting);
+        state.chunks.clear();
+        let over = state.end.is_some();
+        drop(state);
+        if !over {
+            self.0.bell.ring();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    fn chunk(length: usize) -> Bytes {
+        Bytes::from(vec![b'x'; length])
+    }
+
+    #[tokio::test]
+    async fn chunks_arrive_in_order_and_credit_comes_back() {
+        let bell = Arc::new(Bell::default());
+        let (producer, mut body) = flow(100, Arc::clone(&bell));
+        producer.push(Bytes::from_static(b"ab")).unwrap();
+        producer.push(chunk(90)).unwrap();
+        assert_eq!(producer.take_credit(), None, "nothing is consumed yet");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        assert_eq!(producer.take_credit(), None, "two bytes are not worth a frame");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 90);
+        std::future::poll_fn(|context| bell.poll_rung(context)).await;
+        assert_eq!(producer.take_credit(), Some(92));
+        producer.end(Ok(()));
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn more_than_the_window_is_an_overrun() {
+        let (producer, mut body) = flow(100, Arc::default());
+        producer.push(chunk(100)).unwrap();
+        assert!(!producer.has_credit());
+        assert!(producer.push(chunk(1)).is_err());
+        // What the client has taken is not credit before the worker was told.
+        body.frame().await.unwrap().unwrap();
+        assert!(producer.push(chunk(1)).is_err());
+        assert_eq!(producer.take_credit(), Some(100));
+        producer.push(chunk(1)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_end_without_a_word_is_a_loss_and_a_client_that_leaves_is_seen() {
+        let (producer, mut body) = flow(100, Arc::default());
+        producer.push(chunk(1)).unwrap();
+        drop(producer);
+        assert!(body.frame().await.unwrap().is_ok());
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), StreamError::Lost);
+
+        let bell = Arc::new(Bell::default());
+        let (producer, body) = flow(100, Arc::clone(&bell));
+        producer.push(chunk(60)).unwrap();
+        assert!(!producer.is_left());
+        drop(body);
+        std::future::poll_fn(|context| bell.poll_rung(context)).await;
+        assert!(producer.is_left());
+        assert_eq!(producer.take_credit(), Some(60), "the generator is not held up");
+        producer.push(chunk(80)).unwrap();
+        assert_eq!(producer.take_credit(), Some(80));
+    }
+}
