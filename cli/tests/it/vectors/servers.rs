@@ -107,7 +107,13 @@ pub(super) struct RealServer {
 
 impl RealServer {
     fn start(service: &Service) -> Self {
-        // It takes no port 0. Should somebody else take this one first, it says so and ends.
+        // It takes no port 0, and somebody else may take the one that was free a moment ago.
+        Self::try_start(service)
+            .or_else(|_| Self::try_start(service))
+            .unwrap_or_else(|why| panic!("the real server does not start: {why}"))
+    }
+
+    fn try_start(service: &Service) -> Result<Self, String> {
         let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
         let directory = directory(service);
         let mut command = Self::command(service, directory.path(), port);
@@ -125,8 +131,8 @@ impl RealServer {
         follow(Box::new(child.stderr.take().expect("stderr is piped")));
         drop(sender);
         let server = Self { child, directory, address: format!("127.0.0.1:{port}"), log };
-        server.wait_until_ready();
-        server
+        server.wait_until_ready()?;
+        Ok(server)
     }
 
     fn command(service: &Service, directory: &Path, port: u16) -> Command {
@@ -147,15 +153,15 @@ impl RealServer {
         command
     }
 
-    fn wait_until_ready(&self) {
+    fn wait_until_ready(&self) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = String::new();
         loop {
             match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.contains("ready for serving traffic") => return,
+                Ok(line) if line.contains("ready for serving traffic") => return Ok(()),
                 Ok(line) => seen = seen + &line + "\n",
-                Err(RecvTimeoutError::Timeout) => panic!("the real server is not ready in time:\n{seen}"),
-                Err(RecvTimeoutError::Disconnected) => panic!("the real server ended:\n{seen}"),
+                Err(RecvTimeoutError::Timeout) => return Err(format!("not ready in time:\n{seen}")),
+                Err(RecvTimeoutError::Disconnected) => return Err(format!("it ended:\n{seen}")),
             }
         }
     }
