@@ -13,3 +13,4 @@ mod lint;
 mod listeners;
 mod scripts;
 mod support;
+mod vectors;

@@ -20,13 +20,17 @@ pub(crate) use venv::Venv;
 /// The lock file that the Python environment is made from.
 pub(crate) const LOCK: &str = "entry-scripts/requirements.lock";
 
+/// The lock file of the server that we succeed: the contract's tests ask it what is true. Its packages are not to be seen in ours.
+const PREDECESSOR_LOCK: &str = "cli/tests/contract/requirements.lock";
+
 pub(crate) const SPEC: Spec = Spec {
     name: "setup",
-    about: "check the machine, make the Python environment in .venv",
+    about: "check the machine, make the Python environments in .venv and .venv-azml",
     details: "\
 Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
-Makes .venv from entry-scripts/requirements.lock, each package by its hash; what pip already keeps in its cache is not
-downloaded again. A second run with the same lock file does nothing.",
+Makes .venv from entry-scripts/requirements.lock, and .venv-azml, which only tests need, from that in cli/tests/contract,
+each package by its hash; what pip already keeps in its cache is not downloaded again. A second run with the same lock
+files does nothing.",
     operands: None,
     flags: &[],
 };
@@ -40,7 +44,7 @@ pub(crate) struct Environment {
 }
 
 pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
-    let environment = ensure(repo)?;
+    let environment = ensure_for_tests(repo)?;
     say::line(&format!("Python: {}", repo.shown(&environment.python)));
     say::line(&format!("ONNX Runtime: {}", repo.shown(&environment.onnxruntime)));
     Ok(ExitCode::SUCCESS)
@@ -51,11 +55,24 @@ pub(crate) fn ensure(repo: &Repo) -> Result<Environment> {
     say::step("set-up");
     let venv = venv(repo);
     let current = venv.is_current(repo) && onnxruntime::find(repo).is_ok();
+    make_unless(current, repo, &venv)?;
+    existing(repo)
+}
+
+/// The same, with what only tests need.
+pub(crate) fn ensure_for_tests(repo: &Repo) -> Result<Environment> {
+    let environment = ensure(repo)?;
+    let predecessor = Venv::new(repo.path(".venv-azml"), PREDECESSOR_LOCK);
+    make_unless(predecessor.is_current(repo), repo, &predecessor)?;
+    Ok(environment)
+}
+
+fn make_unless(current: bool, repo: &Repo, venv: &Venv) -> Result<()> {
     match prerequisites::check(repo, !current)? {
         Some(python) => venv.make(repo, &python)?,
-        None => say::line(".venv is up to date"),
+        None => say::line(&format!("{} is up to date", venv.shown(repo))),
     }
-    existing(repo)
+    Ok(())
 }
 
 /// What an earlier set-up left behind.

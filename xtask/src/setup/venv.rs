@@ -30,6 +30,11 @@ impl Venv {
         self.folder.join("bin/python")
     }
 
+    /// Its folder, as it reads best.
+    pub(crate) fn shown(&self, repo: &Repo) -> String {
+        repo.shown(&self.folder)
+    }
+
     /// Whether it is complete, was made from this lock file, and still works: its Python may have been upgraded or removed since.
     pub(crate) fn is_current(&self, repo: &Repo) -> bool {
         self.stamp(repo).is_ok_and(|stamp| stamp.is_in(&self.folder.join(STAMP)))
@@ -45,7 +50,7 @@ impl Venv {
     /// Makes the environment anew, with a Python that is there already. One that carries no stamp of this lock file is another one,
     /// or was interrupted half-way: starting over is the only way to know what is in it.
     pub(crate) fn make(&self, repo: &Repo, base: &Path) -> Result<()> {
-        let (folder, shown) = (&self.folder, repo.shown(&self.folder));
+        let (folder, shown) = (&self.folder, self.shown(repo));
         if folder.exists() {
             say::line(&format!("{shown} is out of date or incomplete: making it anew"));
             fs::remove_dir_all(folder).with_context(|| format!("could not remove {}", folder.display()))?;

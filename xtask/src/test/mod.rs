@@ -42,7 +42,7 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     let (environment, digits) = if arguments.has("--no-setup") {
         (setup::existing(repo)?, repo.path(DIGITS))
     } else {
-        let environment = setup::ensure(repo)?;
+        let environment = setup::ensure_for_tests(repo)?;
         let digits = train::ensure(repo, &environment)?;
         (environment, digits)
     };
