@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import batches, calls, connection, frames, stopping
+from . import batches, calls, connection, debugging, frames, stopping
 from .channel import Channel, Closed, ProtocolError
 from .loading import Script, ScriptError, load
 
@@ -74,6 +74,7 @@ def _work(channel: Channel) -> int:
     channel.max_payload = start["max_payload"]
     channel.use_regions(start["region_threshold"], start["regions"])
     try:
+        debugging.connect()
         script = load(start)
         server = _server(script, channel)
         # Who only wants to know what the script is says `init: false`.

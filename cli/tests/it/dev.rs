@@ -100,6 +100,33 @@ fn a_debugger_port_without_debugpy_is_said() {
     assert!(ended.text().contains("has no debugpy"), "{}", ended.text());
 }
 
+/// A `debugpy` that writes down what it was asked.
+const DEBUGPY: &str = "import os\n\ndef connect(port):\n    with open('asked', 'a') as file:\n        file.write(f'connect {port!r}\\n')\n\ndef wait_for_client():\n    with open('asked', 'a') as file:\n        file.write('wait\\n')\n";
+
+#[test]
+fn workers_connect_to_the_debugger_before_they_import_the_script() {
+    let script =
+        "asked = open('asked').read()\n\ndef init():\n    print(asked)\n\ndef run(data):\n    return data\n";
+    let launch = dev().file("lib/debugpy.py", DEBUGPY).file("app/score.py", script);
+    let lib = launch.directory().join("lib");
+    let mut replica = launch.env("PYTHONPATH", lib).args(["--debug-port", "5678"]).start();
+    assert!(replica.log_text().contains("not for production"), "{}", replica.log_text());
+    replica.wait_for_text("connect 5678");
+    let asked = std::fs::read_to_string(replica.directory().join("app/asked")).unwrap();
+    assert_eq!(asked, "connect 5678\nwait\n");
+}
+
+#[test]
+fn a_debugger_that_cannot_be_reached_is_said() {
+    let launch = outrigger_testkit::Launch::new(env!("CARGO_BIN_EXE_outrigger"))
+        .file("lib/debugpy.py", "def connect(port):\n    raise ConnectionRefusedError('nobody listens')\n")
+        .script(&says("one"));
+    let lib = launch.directory().join("lib");
+    let ended = launch.env("PYTHONPATH", lib).env("AZUREML_DEBUG_PORT", "5678").run();
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.text());
+    assert!(ended.text().contains("no debugger on port 5678"), "{}", ended.text());
+}
+
 #[test]
 fn it_listens_beyond_loopback_only_when_that_is_said() {
     let ended = dev().file("app/score.py", says("one")).args(["--score-listen", "0.0.0.0:0"]).run();
