@@ -169,11 +169,15 @@ impl Session {
             match next {
                 Ok(next) => {
                     let addresses = next.addresses();
-                    self.score.lead_to(&addresses.score);
-                    self.observe.lead_to(&addresses.observe);
+                    let before =
+                        [self.score.lead_to(&addresses.score), self.observe.lead_to(&addresses.observe)];
                     tracing::info!(generation = self.generation, took = ?begun.elapsed(), "ready");
                     if let Some(old) = current.replace(next) {
                         self.ending.spawn(async move {
+                            // A connection on which no request has come yet would be closed by the replica.
+                            for open in before.into_iter().flatten() {
+                                open.ended().await;
+                            }
                             old.stop().await;
                         });
                     }
