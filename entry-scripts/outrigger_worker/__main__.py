@@ -26,9 +26,7 @@ def main() -> int:
             if sock.type != kind:
                 raise ValueError(f"it is of type {sock.type}")
         except (ValueError, OSError) as error:
-            print(
-                f"{variable} must name an open socket: the runtime starts this ({error})", file=sys.stderr
-            )
+            print(f"{variable} must name an open socket: the runtime starts this ({error})", file=sys.stderr)
             return 2
         sockets.append(sock)
     return work.run(*sockets)

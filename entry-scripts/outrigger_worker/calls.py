@@ -55,12 +55,7 @@ def serve(channel: Channel, script: Script, start: dict[str, Any]) -> None:
     parse, run = script.parser(), script.run
     encode = script.encoder(start["compat"], channel.max_payload - frames.REPLY_META_SIZE)
     work = context.shared()
-
-    def cancel(number: int, reason: int) -> None:
-        if work.began and number == work.number:
-            work.reason = reason
-
-    channel.on_cancel = cancel
+    channel.on_cancel = work.cancel
     while True:
         number, arguments, refusal, limit, request_id = receive(parse)
         if refusal is not None:

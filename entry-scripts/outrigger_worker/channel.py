@@ -19,7 +19,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from . import frames
+from . import frames, printing
 from .regions import Borrowed, Own, Pool, RegionError
 
 Parsed = TypeVar("Parsed")
@@ -233,7 +233,10 @@ class Channel:
             try:
                 return self._read_call(parse)
             finally:
-                self._stop_reading()
+                # As `_stop_reading`, with a step less: there is no event loop here.
+                self._reading.release()
+                if self._asleep:
+                    self._wake_another()
         return self._wait_for_call(parse)
 
     def receive_copy(self, parse: CallParser[Parsed]) -> Parsed:
@@ -306,6 +309,8 @@ class Channel:
 
         `message` and `rest`, which is bytes-like, are together at most `max_payload` less 16 bytes long.
         """
+        if printing.begun:
+            printing.end_call(number)
         size = frames.REPLY_META_SIZE + len(message) + len(rest)
         if len(rest) >= self._threshold:
             meta = frames.REPLY_META.pack(outcome, flags, status, len(message), nanoseconds)
@@ -323,9 +328,7 @@ class Channel:
     def chunk(self, number: int, part: memoryview) -> None:
         """Sends a part of the answer to call `number`, whose credit covers it."""
         size = len(part)
-        if size >= self._threshold and self._send_with_region(
-            frames.CHUNK, number, b"", size, _Bytes(part)
-        ):
+        if size >= self._threshold and self._send_with_region(frames.CHUNK, number, b"", size, _Bytes(part)):
             return
         head = frames.HEADER.pack(size, frames.CHUNK, 0, number)
         with self._sending:
@@ -668,7 +671,12 @@ class Channel:
 
     def _handle_small(self, kind: int, number: int, length: int, tail: memoryview | None) -> None:
         """Handles a frame that concerns the channel itself or a call that is under way."""
-        sizes = {frames.CANCEL: 1, frames.CREDIT: frames.CREDIT_AMOUNT.size, frames.RELEASE: 0, frames.FORGET: 0}
+        sizes = {
+            frames.CANCEL: 1,
+            frames.CREDIT: frames.CREDIT_AMOUNT.size,
+            frames.RELEASE: 0,
+            frames.FORGET: 0,
+        }
         if kind not in sizes:
             raise ProtocolError(f"the runtime sent a frame of the unknown kind {kind}")
         if length > SMALL:

@@ -40,6 +40,11 @@ class Work:
             return None
         return max(0, self.began + self.limit - monotonic_ns()) / 1e9
 
+    def cancel(self, number: int, reason: int) -> None:
+        """Call `number` is cancelled, which may be another."""
+        if self.began and number == self.number:
+            self.reason = reason
+
     def is_cancelled(self) -> bool:
         """Looks for news of the runtime's, without waiting. True as well when the runtime is gone."""
         if not self.reason:

@@ -54,7 +54,9 @@ def main() -> int:
     try:
         sock = socket.socket(fileno=int(descriptor or ""))
     except (ValueError, OSError) as error:
-        print(f"{SOCKET_VARIABLE} must name an open socket: the runtime starts this ({error})", file=sys.stderr)
+        print(
+            f"{SOCKET_VARIABLE} must name an open socket: the runtime starts this ({error})", file=sys.stderr
+        )
         return 2
     sock.setblocking(True)
     sock.set_inheritable(False)
@@ -93,9 +95,7 @@ class ForkServer:
         message, _ = self._receive()
         if message is None:
             return True
-        modules, path = message.get("preload"), message.get("path")
-        if not _is_list_of_text(modules) or not _is_list_of_text(path):
-            raise Nonsense(f"the first message is {message!r}")
+        modules, path = _texts(message, "preload"), _texts(message, "path")
         sys.path.extend(path)
         for module in modules:
             try:
@@ -122,11 +122,12 @@ class ForkServer:
 
     def serve(self) -> Sockets | None:
         """Forks workers until the runtime closes the socket: gives None. Gives a worker its sockets."""
+        stream = self._sock.fileno()
         while True:
-            readable, _, _ = select.select([self._sock, self._ended], [], [])
+            readable, _, _ = select.select([stream, self._ended], [], [])
             if self._ended in readable:
                 self._reap()
-            if self._sock in readable:
+            if stream in readable:
                 message, received = self._receive()
                 if message is None:
                     return None
@@ -155,7 +156,9 @@ class ForkServer:
         try:
             threads = _threads()
             if len(threads) > 1:
-                self._send({"refused": number, "message": f"a preloaded module has started threads: {threads}"})
+                self._send(
+                    {"refused": number, "message": f"a preloaded module has started threads: {threads}"}
+                )
                 return None
             sys.stdout.flush()
             sys.stderr.flush()
@@ -329,8 +332,12 @@ def _wake(number: int, frame: Any) -> None:
     """The pipe does it; a handler must be there for it."""
 
 
-def _is_list_of_text(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+def _texts(message: dict[str, Any], field: str) -> list[str]:
+    """A field of the first message."""
+    value = message.get(field)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise Nonsense(f"`{field}` of the first message is {value!r}")
+    return value
 
 
 if __name__ == "__main__":

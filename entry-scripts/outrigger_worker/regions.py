@@ -100,9 +100,7 @@ class Borrowed:
         """Takes messages from the socket until region `wanted` comes."""
         while wanted not in self._known:
             try:
-                message, received = descriptors.receive(
-                    self.sock, frames.REGION.size, 1, socket.MSG_DONTWAIT
-                )
+                message, received = descriptors.receive(self.sock, frames.REGION.size, 1, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 raise RegionError(f"region {wanted} was not announced") from None
             try:

@@ -57,7 +57,9 @@ def as_bytes(chunk: Any) -> memoryview:
     return memoryview(chunk).cast("B")
 
 
-def send_all(channel: Channel, work: Work, window: int, head: Callable[[], None], chunks: Iterator[Any]) -> None:
+def send_all(
+    channel: Channel, work: Work, window: int, head: Callable[[], None], chunks: Iterator[Any]
+) -> None:
     """Sends all chunks, and END. `head` is called, to send the head of the answer, before the first of them.
 
     What `chunks` raises before its first chunk is raised; later it is told in END.

@@ -72,8 +72,9 @@ class Loop:
             except (SystemExit, KeyboardInterrupt):
                 # Of a task or a callback of the script's own; those of calls are caught.
                 traceback.print_exc()
-        self.loop.remove_reader(self._channel.fileno())
-        self._end_tasks()
+        if self._channel.is_ours():
+            self.loop.remove_reader(self._channel.fileno())
+            self._end_tasks()
         raise self._end
 
     def close(self) -> None:
@@ -102,13 +103,17 @@ class Loop:
                 self._polling = False
             if self._channel.broken is not None:
                 raise self._channel.broken
-            while len(self._tasks) < self._most:
-                call = self._channel.take_call()
-                if call is None:
-                    break
-                self._begin(call)
+            self._begin_some()
         except (Closed, ProtocolError) as error:
             self._stop(error)
+
+    def _begin_some(self) -> None:
+        """Begins with calls that have been read, as many as may run."""
+        while len(self._tasks) < self._most:
+            call = self._channel.take_call()
+            if call is None:
+                break
+            self._begin(call)
 
     def _begin(self, call: RawCall) -> None:
         known = self._tasks[call[0]] = _Task(call[0])
@@ -117,17 +122,18 @@ class Loop:
 
     def _ended(self, number: int, task: "asyncio.Task[None]") -> None:
         del self._tasks[number]
-        # What came to its end with Closed or ProtocolError.
-        error = task.exception() if not task.cancelled() else None
-        if error is not None:
-            self._stop(error)
+        # Closed or ProtocolError.
+        failure = task.exception() if not task.cancelled() else None
+        if failure is not None:
+            self._stop(failure)
+        if self._end is not None:
             return
         try:
             self._channel.release_unused()
+            # Calls may wait for this one's place.
+            self._begin_some()
         except (Closed, ProtocolError) as error:
             self._stop(error)
-        # Calls that wait for this one's place.
-        self._readable()
 
     async def _work_on(self, call: RawCall, known: _Task) -> None:
         """Answers a call. Raises Closed and ProtocolError only."""

@@ -2,7 +2,6 @@
 
 import gc
 import inspect
-import io
 import json
 import os
 import socket
@@ -11,24 +10,21 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import batches, calls, connection, debugging, frames, stopping
+from . import batches, calls, connection, context, debugging, frames, printing, stopping
 from .channel import Channel, Closed, ProtocolError
 from .loading import Script, ScriptError, load
 
-#: What START says, but for `native`, which is for other workers.
-FIELDS = {
-    "app_root",
-    "entry_script",
-    "source_directory",
-    "args",
-    "compat",
-    "max_payload",
-    "window",
-    "region_threshold",
-    "regions",
-    "concurrency",
-    "max_batch",
+#: Numbers in START, and the least that each may be.
+NUMBERS = {
+    "max_payload": 1,
+    "window": 0,
+    "region_threshold": 0,
+    "regions": 0,
+    "concurrency": 1,
+    "max_batch": 1,
 }
+#: All that START says, but for `native`, which is for other workers.
+FIELDS = {"app_root", "entry_script", "source_directory", "args", "compat", *NUMBERS}
 
 
 class Server(Protocol):
@@ -48,9 +44,7 @@ def run(sock: socket.socket, regions: socket.socket) -> int:
     """Works for the runtime at the other ends of these sockets; gives the exit code."""
     channel = Channel(sock, regions)
     stopping.prepare()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A line is in the log when it is printed, not when some buffer is full.
-        sys.stdout.reconfigure(line_buffering=True)
+    printing.capture(channel.log, context.number)
     connection.open_to_all(channel)
     worker = os.getpid()
     try:
@@ -107,8 +101,8 @@ def _parse_start(payload: bytes) -> dict[str, Any]:
         missing = FIELDS - start.keys()
         if missing:
             raise ValueError(f"without {', '.join(sorted(missing))}")
-        for name in ("max_payload", "window", "region_threshold", "regions", "concurrency", "max_batch"):
-            if not isinstance(start[name], int) or start[name] < 0:
+        for name, least in NUMBERS.items():
+            if not isinstance(start[name], int) or start[name] < least:
                 raise ValueError(f"`{name}` is {start[name]!r}")
     except (ValueError, AttributeError) as error:
         raise ProtocolError(f"START does not parse: {error}") from error
@@ -152,6 +146,7 @@ def _phase(channel: Channel, server: Server, name: str, act: Callable[[], Any]) 
         server.finish(act())
     except BaseException as error:
         raise ScriptError.raised(name, error) from error
+    printing.end_call(0)
     channel.release_unused()
 
 

@@ -46,8 +46,12 @@ DEFAULTS: dict[str, Any] = {
     "region_threshold": 0,
     "regions": 8,
     "concurrency": 1,
-    "max_batch": 16,
+    "max_batch": 1,
 }
+
+#: Seals of every region, and the one more of the runtime's.
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+FUTURE_WRITE = 0x10
 
 
 class Frame(NamedTuple):
@@ -102,7 +106,7 @@ def call_payload(
 def parse_reply(received: Frame, kind: int = REPLY) -> Answer:
     assert received.kind == kind, received
     outcome, flags, status, size, nanoseconds = REPLY_META.unpack_from(received.payload)
-    message = received.payload[16 : 16 + size].decode()
+    message = received.payload[16 : 16 + size].decode("utf-8", "surrogateescape")
     rest = received.payload[16 + size :]
     return Answer(received.number, outcome, message, nanoseconds, rest, flags, status, received.region)
 
@@ -116,9 +120,7 @@ class Region:
         self.descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
         os.ftruncate(self.descriptor, size)
         self.mapping = mmap.mmap(self.descriptor, size)
-        future_write = 0x10
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | future_write
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS | FUTURE_WRITE)
 
     def write(self, data: bytes, offset: int = 0) -> None:
         self.mapping[offset : offset + len(data)] = data
@@ -177,6 +179,7 @@ class Exchange:
                 assert received.payload == b""
                 self.notes.append((received.kind, received.number))
                 if received.kind == FORGET:
+                    self.take_in(received.number)
                     del self.seen[received.number]
             else:
                 return received
@@ -191,9 +194,7 @@ class Exchange:
         assert flags == TAIL
         region, zeros, offset, size = REFERENCE.unpack_from(data)
         assert zeros == 0
-        if region not in self.seen:
-            self._take_in(region)
-        tail = self.seen[region][offset : offset + size]
+        tail = self.take_in(region)[offset : offset + size]
         assert len(tail) == size
         return Frame(kind, number, data[REFERENCE.size :] + tail, region)
 
@@ -286,20 +287,22 @@ class Exchange:
         self.sock.close()
         self.regions.close()
 
-    def _take_in(self, wanted: int) -> None:
-        """Maps the region that the next message announces, as the runtime does, after a look at its seals."""
+    def take_in(self, wanted: int) -> mmap.mmap:
+        """The mapping of a region of the worker's, as the runtime gets it: messages up to the one for it."""
         self.regions.setblocking(False)
-        message, descriptors, _, _ = socket.recv_fds(self.regions, 64, 4)
-        number, zeros, size = REGION.unpack(message)
-        (descriptor,) = descriptors
-        try:
-            assert (number, zeros) == (wanted, 0)
-            assert os.fstat(descriptor).st_size == size
-            seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
-            assert seals & fcntl.F_SEAL_SHRINK and seals & fcntl.F_SEAL_GROW and seals & fcntl.F_SEAL_SEAL
-            self.seen[number] = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-        finally:
-            os.close(descriptor)
+        while wanted not in self.seen:
+            message, descriptors, _, _ = socket.recv_fds(self.regions, 64, 4)
+            number, zeros, size = REGION.unpack(message)
+            (descriptor,) = descriptors
+            try:
+                assert number not in self.seen and zeros == 0
+                assert os.fstat(descriptor).st_size == size
+                seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+                assert seals & SEALS == SEALS
+                self.seen[number] = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+            finally:
+                os.close(descriptor)
+        return self.seen[wanted]
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray(size)

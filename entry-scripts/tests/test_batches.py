@@ -22,7 +22,7 @@ INIT = "import time\nfrom outrigger import ctx\ndef init():\n    pass\n\n"
 
 def begin(launch: Launch, script: str, **fields: int) -> Worker:
     worker = launch(INIT + script)
-    assert worker.start(**fields)["kind"] == "batch"
+    assert worker.start(**{"max_batch": 16} | fields)["kind"] == "batch"
     return worker
 
 
@@ -112,7 +112,10 @@ def test_a_tuple_and_an_array(launch: Launch) -> None:
 
 
 def test_an_item_cannot_be_a_stream(launch: Launch) -> None:
-    worker = begin(launch, "def run_batch(items):\n    return [iter_it() for _ in items]\ndef iter_it():\n    yield b'x'\n")
+    worker = begin(
+        launch,
+        "def run_batch(items):\n    return [iter_it() for _ in items]\ndef iter_it():\n    yield b'x'\n",
+    )
     (answer,) = post(worker, ["a"])
     assert answer.outcome == NOT_SERIALISABLE
     assert answer.message.startswith("TypeError: run_batch() cannot stream")

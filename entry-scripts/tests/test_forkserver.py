@@ -217,7 +217,9 @@ def test_ends_of_workers(server: ForkServer) -> None:
 
 def test_sigterm_dumps_the_stack(server: ForkServer) -> None:
     server.begin()
-    worker = server.spawn(1, "def init():\n    pass\ndef run(data):\n    print('in run')\n    sum(range(10**12))\n")
+    worker = server.spawn(
+        1, "def init():\n    pass\ndef run(data):\n    print('in run')\n    sum(range(10**12))\n"
+    )
     worker.start()
     worker.send_call(1, call_payload(POST))
     assert worker.out.readline() == "in run\n"
@@ -292,8 +294,13 @@ def test_closed_without_workers(server: ForkServer) -> None:
 def test_preload(server: ForkServer, tmp_path: Path) -> None:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "heavy.py").write_text("import os\nMADE_BY = os.getpid()\n")
-    assert server.begin(["heavy", "colorsys"], [str(tmp_path / "modules")])["preloaded"] == ["heavy", "colorsys"]
-    worker = server.spawn(1, "import heavy\ndef init():\n    pass\ndef run(data):\n    return heavy.MADE_BY\n")
+    assert server.begin(["heavy", "colorsys"], [str(tmp_path / "modules")])["preloaded"] == [
+        "heavy",
+        "colorsys",
+    ]
+    worker = server.spawn(
+        1, "import heavy\ndef init():\n    pass\ndef run(data):\n    return heavy.MADE_BY\n"
+    )
     worker.start()
     assert worker.post().json() == server.process.pid
 

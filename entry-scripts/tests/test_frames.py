@@ -108,7 +108,14 @@ def test_header_block_that_makes_no_sense(serve: Launch, block: bytes) -> None:
     assert worker.wait() == 1
 
 
-@pytest.mark.parametrize("payload", [b"", b"no json", b"[]", b'{"app_root": "/"}'])
+WRONG = [{"concurrency": 0}, {"max_batch": 0}, {"max_payload": 0}, {"window": -1}, {"regions": "1"}]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"no json", b"[]", b'{"app_root": "/"}']
+    + [json.dumps(DEFAULTS | {"app_root": "/"} | wrong).encode() for wrong in WRONG],
+)
 def test_start_that_makes_no_sense(launch: Launch, payload: bytes) -> None:
     worker = launch()
     worker.send(frame(START, 0, payload))

@@ -432,7 +432,9 @@ def test_what_is_larger_than_all_regions_goes_inline(launch: Launch) -> None:
     assert (len(answer.rest), answer.region) == (257 * 1024 * KIB + 2, None)
 
 
-@pytest.mark.parametrize("layout", ["x", "x.T.copy().T", "x.astype('f8')", "x.repeat(2, 0)[::2]", "x.tolist()"])
+@pytest.mark.parametrize(
+    "layout", ["x", "x.T.copy().T", "x.astype('f8')", "x.repeat(2, 0)[::2]", "x.tolist()"]
+)
 def test_inputs_in_a_region(launch: Launch, layout: str) -> None:
     script = USES_DOUBLE + f"""
 import numpy

@@ -68,7 +68,9 @@ def test_a_chunk_is_sent_when_it_is_there(launch: Launch, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_stream_and_empty_chunks(launch: Launch, kind: str) -> None:
-    worker = begin(launch, f"{KINDS[kind]} run(data):\n    for part in data.split('.'):\n        yield part.encode()\n")
+    worker = begin(
+        launch, f"{KINDS[kind]} run(data):\n    for part in data.split('.'):\n        yield part.encode()\n"
+    )
     worker.send_call(1, call_payload(POST))
     head_of(worker)
     assert worker.stream(1)[0] == []
@@ -101,7 +103,9 @@ def test_a_stream_that_raises(launch: Launch, kind: str) -> None:
 @pytest.mark.parametrize("sizes", [[3] * 20, [1000], [10, 10, 1], [100, 7]])
 def test_credit(launch: Launch, kind: str, sizes: list[int]) -> None:
     """Never more than the window is under way."""
-    worker = begin(launch, f"{KINDS[kind]} run(data):\n    for size in {sizes}:\n        yield b'x' * size\n", window=10)
+    worker = begin(
+        launch, f"{KINDS[kind]} run(data):\n    for size in {sizes}:\n        yield b'x' * size\n", window=10
+    )
     worker.send_call(1, call_payload(POST))
     head_of(worker)
     left, total = 10, 0
@@ -173,7 +177,9 @@ def test_a_generator_that_does_not_close(launch: Launch, kind: str) -> None:
 
 
 def test_ctx_cancelled(launch: Launch) -> None:
-    script = "def run(data):\n    print('in run')\n    while not ctx.cancelled:\n        pass\n    return 'late'\n"
+    script = (
+        "def run(data):\n    print('in run')\n    while not ctx.cancelled:\n        pass\n    return 'late'\n"
+    )
     worker = begin(launch, script)
     for number in range(1, 4):
         worker.send_call(number, call_payload(POST))

@@ -1,6 +1,5 @@
 """Async scripts: calls at the same time, in whatever order they end, cancelled one by one."""
 
-
 import numpy as np
 import pytest
 
@@ -43,7 +42,7 @@ async def run(data):
 
 def begin(launch: Launch, script: str, **fields: int) -> Worker:
     worker = launch(script if "def init" in script else INIT + script)
-    worker.begin(**fields)
+    worker.begin(**{"concurrency": 16} | fields)
     ready = until(worker, READY).json()
     assert ready["kind"] == "async"
     return worker
@@ -274,7 +273,9 @@ async def run(data):
 
 
 def test_predict_async_that_is_cancelled(launch: Launch) -> None:
-    script = USES_DOUBLE + "async def run(data):\n    return (await double.predict_async([[1, 2]])).tolist()\n"
+    script = (
+        USES_DOUBLE + "async def run(data):\n    return (await double.predict_async([[1, 2]])).tolist()\n"
+    )
     worker = begin(launch, script)
     for number in range(1, 10):
         worker.send_call(number, call_payload(POST))
@@ -349,7 +350,9 @@ async def run(data):
         asked = worker.receive()
         worker.send_call(number + 2, call_payload(POST, body=b"echo"))
         answer_model(worker, asked)
-        answers = {answer.number: answer.json() for answer in (parse_reply(worker.receive()) for _ in range(2))}
+        answers = {
+            answer.number: answer.json() for answer in (parse_reply(worker.receive()) for _ in range(2))
+        }
         assert answers == {number + 1: 2.0, number + 2: "echo"}
         worker.send_call(number + 3, call_payload(POST, body=b"thread"))
         asked = worker.receive()
@@ -415,8 +418,11 @@ async def run(data):
         return "from the child"
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 """
-    worker = begin(launch, script)
+    worker = begin(launch, "import atexit\natexit.register(print, 'at exit')\n" + INIT + script)
     assert worker.post().json() == 1
     assert worker.post(number=2).json() == 1
-
-
+    worker.hang_up()
+    out, err = worker.process.communicate()
+    assert out == "at exit\n", "exit handlers are the worker's"
+    message = "a process forked by the entry script returned from run(); it ends here\n"
+    assert err == 2 * message

@@ -149,6 +149,28 @@ keys! {
         "shared library with outrigger_script_init and outrigger_script_run, in place of script.entry";
     SCRIPT_TRUSTED = "script.trusted", Kind::Flag, "false", [],
         "whether script.native runs in the replica's own process: faster, and its crash is the replica's";
+    SCRIPT_SANDBOX_OFF = "script.sandbox_off", Kind::List, "", [],
+        "parts of the sandbox that are not wanted, by the names that are shown at start; all: none is";
+    SCRIPT_NETWORK = "script.network", Kind::List, "", [],
+        "what scripts may reach: off, on, or TCP ports [default: off, and the port of the data collector where that is on; with compat: on]";
+    SCRIPT_UNIX_SOCKETS = "script.unix_sockets", Kind::Flag, "false", [],
+        "whether scripts may make Unix sockets while script.network is not on";
+    SCRIPT_READ = "script.read", Kind::List, "", [],
+        "paths that scripts may read, beside their code, the model directory, Python and the system's libraries";
+    SCRIPT_WRITE = "script.write", Kind::List, "", [],
+        "paths that scripts may write, beside $TMPDIR, ./outputs and the caches in HOME";
+    SCRIPT_EXECUTE = "script.execute", Kind::List, "", [],
+        "the only programs that scripts may start [default: any that they may read]";
+    SCRIPT_MEMORY = "script.memory", Kind::Size { min: 1 << 20, max: 1 << 50 }, "", [],
+        "memory of a worker and what it starts [default: nine tenths of what this machine or container has]";
+    SCRIPT_PIDS = "script.pids", Kind::Count { min: 1, max: 1 << 22 }, "1024", [],
+        "processes and threads of a worker and what it starts";
+    SCRIPT_CPU = "script.cpu", Kind::Count { min: 1, max: 1 << 20 }, "", [],
+        "thousandths of a core for a worker and what it starts [default: no limit]";
+    SCRIPT_KEEP_ENVIRONMENT = "script.keep_environment", Kind::List, "", [],
+        "environment variables that scripts see although they look like credentials";
+    SCRIPT_CGROUPS = "script.cgroups", Kind::Flag, "true", [],
+        "whether limits of workers may be held by control groups, where those can be written";
     SCRIPT_OUTPUTS_DIR = "script.outputs_dir", Kind::Path, "", [],
         "where files that the script writes under ./outputs are kept [default: they stay in script.app_root]";
 

@@ -8,7 +8,7 @@ mod show;
 mod tests;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +20,7 @@ pub use value::{Endpoint, Kind, Value};
 pub use http::HeaderValue;
 
 use key::Key;
+use outrigger_sandbox::{Network, Part};
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -195,6 +196,35 @@ pub struct ScriptConfig {
     pub trusted: bool,
     /// Where `./outputs` is kept.
     pub outputs_dir: Option<PathBuf>,
+    /// What confines the workers.
+    pub sandbox: SandboxConfig,
+}
+
+/// What confines workers: those keys of `[script]` that say so.
+#[derive(Clone, Debug)]
+pub struct SandboxConfig {
+    /// Parts that are not wanted.
+    pub off: BTreeSet<Part>,
+    /// What may be reached.
+    pub network: Network,
+    /// Whether Unix sockets may be made.
+    pub unix_sockets: bool,
+    /// Further paths that may be read.
+    pub read: Vec<PathBuf>,
+    /// Further paths that may be written.
+    pub write: Vec<PathBuf>,
+    /// The only programs that may be started; empty for any.
+    pub execute: Vec<PathBuf>,
+    /// Bytes of memory of one worker, if the configuration says so.
+    pub memory: Option<u64>,
+    /// Processes and threads of one worker.
+    pub processes: u64,
+    /// Thousandths of a core for one worker.
+    pub cpu_millicores: Option<u64>,
+    /// Variables that are kept although they look like credentials.
+    pub keep_environment: Vec<String>,
+    /// Whether control groups may be used.
+    pub cgroups: bool,
 }
 
 /// `[models.NAME]`.
@@ -390,6 +420,21 @@ fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>>
             "nothing to serve: set `script.entry` (--script-entry), `model_dir` (--model-dir) or a [models.NAME] table (--model NAME=PATH)".into(),
         );
     }
+    for part in get.list(key::SCRIPT_SANDBOX_OFF) {
+        if part != "all" && Part::from_name(part).is_none() {
+            let names: Vec<_> = Part::ALL.into_iter().map(Part::name).chain(["all"]).collect();
+            let near = suggestion(part, names.iter().copied());
+            let known = names.join(", ");
+            mistake(
+                key::SCRIPT_SANDBOX_OFF,
+                format!("`script.sandbox_off` names `{part}`{near}; the parts are {known}"),
+            );
+        }
+    }
+    if network(&get, sources, None).is_none() {
+        let problem = "`script.network` is `off`, `on`, or TCP ports from 1 to 65535".into();
+        mistake(key::SCRIPT_NETWORK, problem);
+    }
     if get.size(key::LIMITS_BODIES) < get.size(key::LIMITS_BODY) {
         mistake(
             key::LIMITS_BODIES,
@@ -564,8 +609,64 @@ fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
         native: get.path(key::SCRIPT_NATIVE),
         trusted: get.flag(key::SCRIPT_TRUSTED),
         outputs_dir: get.path(key::SCRIPT_OUTPUTS_DIR),
+        sandbox: sandbox(get, sources, debug_port),
         entry,
     })
+}
+
+fn sandbox(get: &Getter<'_>, sources: &Sources, debug_port: Option<u16>) -> SandboxConfig {
+    let paths = |key: &Key| {
+        let folder = match (get.settings.keys.get(key.name).map(|setting| &setting.origin), &sources.file) {
+            (Some(Origin::File(..)), Some((file, _))) => file.parent().unwrap_or(Path::new("")).to_owned(),
+            _ => sources.working_directory.clone(),
+        };
+        get.list(key).iter().map(|path| sources.working_directory.join(&folder).join(path)).collect()
+    };
+    let number = |key: &Key| get.optional_count(key).map(|count| count as u64);
+    let off = get.list(key::SCRIPT_SANDBOX_OFF);
+    SandboxConfig {
+        off: if off.iter().any(|part| part == "all") {
+            Part::ALL.into_iter().collect()
+        } else {
+            off.iter().filter_map(|part| Part::from_name(part)).collect()
+        },
+        network: network(get, sources, debug_port).unwrap_or(Network::Off),
+        unix_sockets: get.flag(key::SCRIPT_UNIX_SOCKETS),
+        read: paths(key::SCRIPT_READ),
+        write: paths(key::SCRIPT_WRITE),
+        execute: paths(key::SCRIPT_EXECUTE),
+        memory: get.value(key::SCRIPT_MEMORY).map(|_| get.size(key::SCRIPT_MEMORY) as u64),
+        processes: number(key::SCRIPT_PIDS).unwrap_or(u64::MAX),
+        cpu_millicores: number(key::SCRIPT_CPU),
+        keep_environment: get.list(key::SCRIPT_KEEP_ENVIRONMENT).to_vec(),
+        cgroups: get.flag(key::SCRIPT_CGROUPS),
+    }
+}
+
+/// What `script.network` says; `None` if it makes no sense.
+fn network(get: &Getter<'_>, sources: &Sources, debug_port: Option<u16>) -> Option<Network> {
+    let said = get.list(key::SCRIPT_NETWORK);
+    let mut ports = Vec::new();
+    match said {
+        [] if get.flag(key::COMPAT) => return Some(Network::On),
+        [] => ports.extend(collector_port(&sources.environment)),
+        [word] if word == "on" => return Some(Network::On),
+        [word] if word == "off" => {}
+        said => {
+            for port in said {
+                ports.push(port.parse().ok().filter(|port| *port > 0)?);
+            }
+        }
+    }
+    ports.extend(debug_port);
+    Some(if ports.is_empty() { Network::Off } else { Network::Ports(ports) })
+}
+
+/// Where scripts send what they collect, if collection is on (AzureML's data collector).
+fn collector_port(environment: &[(String, String)]) -> Option<u16> {
+    let value = |name: &str| environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value);
+    let on = value("AZUREML_MDC_ENABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    on.then(|| value("AZUREML_MDC_PORT").and_then(|port| port.parse().ok()).unwrap_or(50011))
 }
 
 fn default_state_dir(environment: &[(String, String)]) -> Option<PathBuf> {

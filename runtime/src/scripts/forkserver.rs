@@ -136,7 +136,8 @@ impl ForkServer {
             .env("OUTRIGGER_FORKSERVER_FD", theirs.as_raw_fd().to_string())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());
-        process::sys::prepare(&mut command, [theirs.as_raw_fd()], confinement.entry());
+        process::sys::prepare(&mut command, [theirs.as_raw_fd()]);
+        confinement.confine(&mut command, None)?;
         let mut child = command.spawn()?;
         drop(theirs);
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);

@@ -267,7 +267,7 @@ pub async fn examine(
         python: config.python.clone(),
         source: std::io::ErrorKind::NotFound.into(),
     })?;
-    let confinement = Confinement::prepare();
+    let confinement = Confinement::prepare(config, &host, model_dir, compat);
     let launch =
         Launch { config, host: &host, model_dir, worker: 0, confinement: &confinement, fork_server: None };
     let (models, bell) = (Arc::new(Models::none()), Arc::default());
@@ -310,12 +310,12 @@ impl Shared {
         let host = process::find_host(config.host.as_deref()).map_err(|tried| ScriptError::Host { tried })?;
         let door = |_| Arc::new(Door { bell: Arc::default(), pid: AtomicI32::new(0) });
         Ok(Self {
+            confinement: Confinement::prepare(config, &host, model_dir, limits.compat),
             host,
             model_dir: model_dir.map(Path::to_owned),
             models,
             busy,
             limits,
-            confinement: Confinement::prepare(),
             fork_server: tokio::sync::Mutex::new(None),
             pool: Pool::new(config.region_threshold, config.workers),
             queue: Mutex::default(),

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outrigger_regions::seqpacket_pair;
+use outrigger_sandbox::Cgroup;
 use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
-use super::confinement::{Cgroup, Confinement};
+use super::confinement::Confinement;
 use super::forkserver::{ForkServer, Forked};
 use crate::config::ScriptConfig;
 
@@ -116,21 +117,25 @@ impl Process {
             stderr: their_stderr.into(),
         };
         let ends = Ends { stream: UnixStream::from_std(ours)?, regions: our_regions };
+        let cgroup = launch.confinement.cgroup();
         let (handle, pid) = match launch.fork_server {
             Some(server) => match server.spawn(&inherited).await {
                 Ok(forked) => {
                     let pid = forked.pid();
+                    // It waits for START before it comes to anything of the user's.
+                    if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.add(pid.unsigned_abs())) {
+                        tracing::warn!(%error, worker = launch.worker, "a worker could not be put into its control group");
+                    }
                     (Handle::Forked(forked), pid)
                 }
                 Err(reason) => {
                     tracing::warn!(worker = launch.worker, %reason, "not forked: the worker is started as a program of its own");
-                    Self::execute(launch, &inherited)?
+                    Self::execute(launch, &inherited, cgroup.as_ref())?
                 }
             },
-            None => Self::execute(launch, &inherited)?,
+            None => Self::execute(launch, &inherited, cgroup.as_ref())?,
         };
         drop(inherited);
-        let cgroup = launch.confinement.cgroup(launch.worker, pid);
         let tail = Tail::default();
         let mut output = JoinSet::new();
         let pipe = |end: io::PipeReader| tokio::net::unix::pipe::Receiver::from_owned_fd(end.into());
@@ -140,7 +145,11 @@ impl Process {
     }
 
     /// Starts `python -m outrigger_worker`, or the host of native scripts, in the code's root.
-    fn execute(launch: &Launch<'_>, inherited: &Inherited) -> io::Result<(Handle, i32)> {
+    fn execute(
+        launch: &Launch<'_>,
+        inherited: &Inherited,
+        cgroup: Option<&Cgroup>,
+    ) -> io::Result<(Handle, i32)> {
         let mut command = match &launch.config.native {
             Some(_) => {
                 let mut command = Command::new(std::env::current_exe()?);
@@ -155,11 +164,8 @@ impl Process {
             .env("OUTRIGGER_REGIONS_FD", inherited.regions.as_raw_fd().to_string())
             .stdout(inherited.stdout.try_clone()?)
             .stderr(inherited.stderr.try_clone()?);
-        sys::prepare(
-            &mut command,
-            [inherited.stream.as_raw_fd(), inherited.regions.as_raw_fd()],
-            launch.confinement.entry(),
-        );
+        sys::prepare(&mut command, [inherited.stream.as_raw_fd(), inherited.regions.as_raw_fd()]);
+        launch.confinement.confine(&mut command, cgroup)?;
         let child = command.spawn()?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
         Ok((Handle::Child(Box::new(child)), pid))
@@ -279,7 +285,7 @@ impl End {
         match self {
             Self::Code(code) => format!("exit code {code}"),
             Self::Signal(libc::SIGKILL) if ran_out => {
-                "signal 9 (SIGKILL): it used more memory than sandbox.memory allows".into()
+                "signal 9 (SIGKILL): it used more memory than script.memory allows".into()
             }
             Self::Signal(libc::SIGKILL) => {
                 "signal 9 (SIGKILL): killed, perhaps because memory ran out".into()
@@ -376,8 +382,6 @@ pub(super) mod sys {
 
     use tokio::process::Command;
 
-    use crate::scripts::confinement::Entry;
-
     /// Sends a signal; a negative number means a process group. A process that is gone already is no error.
     pub(crate) fn kill(pid: i32, signal: i32) {
         if pid.unsigned_abs() > 1 {
@@ -386,8 +390,8 @@ pub(super) mod sys {
         }
     }
 
-    /// Lets the child keep `sockets`, die with its parent, write no core files, and enter its confinement.
-    pub(crate) fn prepare<const N: usize>(command: &mut Command, sockets: [RawFd; N], entry: Entry) {
+    /// Lets the child keep `sockets`, die with its parent, and write no core files.
+    pub(crate) fn prepare<const N: usize>(command: &mut Command, sockets: [RawFd; N]) {
         let parent = std::process::id();
         // SAFETY: between fork and exec only async-signal-safe calls are made, and nothing is allocated.
         unsafe {
@@ -402,7 +406,7 @@ pub(super) mod sys {
                 }
                 let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 libc::setrlimit(libc::RLIMIT_CORE, &none);
-                entry.enter()
+                Ok(())
             });
         }
     }
