@@ -13,7 +13,6 @@ use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use outrigger_runtime::config::{Config, HeaderValue, Sources, key};
-use tempfile::TempDir;
 
 use crate::sources::variable;
 use crate::{exit, serve, sources};
@@ -104,16 +103,7 @@ fn start(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let mut ports = Ports::new(matches, &sources);
     preset(&mut sources, &ports);
     // Several of these run beside each other there, and nothing of the home directory is needed: so here.
-    let state = match variable(&sources, &key::STATE_DIR.variable()) {
-        None => Some(
-            TempDir::with_prefix("outrigger-")
-                .context("no directory for the admin socket; set OUTRIGGER_STATE_DIR")?,
-        ),
-        Some(_) => None,
-    };
-    sources
-        .presets
-        .extend(state.iter().map(|state| (key::STATE_DIR, state.path().to_string_lossy().into_owned())));
+    let _state = sources::private_state(&mut sources)?;
     flags(matches, &mut sources);
     let insights = Insights::new(matches, &sources);
     let original = sources.clone();

@@ -17,7 +17,6 @@ use anyhow::{Context as _, bail};
 use clap::{Arg, ArgMatches, Command};
 use outrigger_runtime::config::{Config, Endpoint, ScriptConfig, Sources, key};
 use outrigger_runtime::{Replica, ReplicaError};
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -42,15 +41,12 @@ pub(crate) fn command() -> Command {
 
 /// Runs the command.
 pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
-    let state = match TempDir::with_prefix("outrigger-dev-") {
-        Ok(state) => state,
-        Err(error) => {
-            let error = anyhow::Error::new(error).context("a directory for the admin sockets");
-            return sources::say(&error, exit::CONFIG);
-        }
-    };
-    let sources = match sources::collect(matches).map(|sources| prepare(sources, matches, state.path())) {
+    let mut sources = match sources::collect(matches).map(|sources| prepare(sources, matches)) {
         Ok(sources) => sources,
+        Err(error) => return sources::say(&error, exit::CONFIG),
+    };
+    let _state = match sources::private_state(&mut sources) {
+        Ok(state) => state,
         Err(error) => return sources::say(&error, exit::CONFIG),
     };
     let (config, settings) = match sources::load(sources) {
@@ -78,9 +74,8 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     })
 }
 
-fn prepare(mut sources: Sources, matches: &ArgMatches, state: &Path) -> Sources {
-    sources.presets =
-        vec![(key::AUTH_ENABLED, "false".into()), (key::STATE_DIR, state.to_string_lossy().into_owned())];
+fn prepare(mut sources: Sources, matches: &ArgMatches) -> Sources {
+    sources.presets = vec![(key::AUTH_ENABLED, "false".into())];
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let script = text("SCRIPT").unwrap_or_default();
     let script = sources.working_directory.join(script).to_string_lossy().into_owned();
@@ -169,11 +164,15 @@ impl Session {
             match next {
                 Ok(next) => {
                     let addresses = next.addresses();
-                    self.score.lead_to(&addresses.score);
-                    self.observe.lead_to(&addresses.observe);
+                    let before =
+                        [self.score.lead_to(&addresses.score), self.observe.lead_to(&addresses.observe)];
                     tracing::info!(generation = self.generation, took = ?begun.elapsed(), "ready");
                     if let Some(old) = current.replace(next) {
                         self.ending.spawn(async move {
+                            // A connection on which no request has come yet would be closed by the replica.
+                            for open in before.into_iter().flatten() {
+                                open.ended().await;
+                            }
                             old.stop().await;
                         });
                     }

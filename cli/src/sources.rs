@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use outrigger_runtime::config::key::KEYS;
+use outrigger_runtime::config::key::{self, KEYS};
 use outrigger_runtime::config::{self, Config, Settings, Sources, azureml};
+
+use tempfile::TempDir;
 
 use crate::exit;
 
@@ -91,6 +93,17 @@ fn read_config_json(path: &Path) -> anyhow::Result<Option<String>> {
         }
         _ => Ok(None),
     }
+}
+
+/// Has the state directory be one for this process alone, unless a variable names one. It goes with what is given back.
+pub(crate) fn private_state(sources: &mut Sources) -> anyhow::Result<Option<TempDir>> {
+    if variable(sources, &key::STATE_DIR.variable()).is_some() {
+        return Ok(None);
+    }
+    let state = TempDir::with_prefix("outrigger-");
+    let state = state.context("no directory for the admin socket; set OUTRIGGER_STATE_DIR")?;
+    sources.presets.push((key::STATE_DIR, state.path().to_string_lossy().into_owned()));
+    Ok(Some(state))
 }
 
 /// A variable that is set and not empty.

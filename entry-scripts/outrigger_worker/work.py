@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import batches, calls, connection, context, frames, printing, stopping
+from . import batches, calls, connection, context, debugging, frames, printing, stopping
 from .channel import Channel, Closed, ProtocolError
 from .loading import Script, ScriptError, load
 
@@ -68,6 +68,7 @@ def _work(channel: Channel) -> int:
     channel.max_payload = start["max_payload"]
     channel.use_regions(start["region_threshold"], start["regions"])
     try:
+        debugging.connect()
         script = load(start)
         server = _server(script, channel)
         # Who only wants to know what the script is says `init: false`.

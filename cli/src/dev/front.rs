@@ -8,7 +8,7 @@ use std::time::Duration;
 use outrigger_runtime::config::Endpoint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// What is answered while there is no replica.
@@ -21,10 +21,31 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the listener waits after an error of the system's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Where connections are led.
+#[derive(Clone)]
+struct Target {
+    address: SocketAddr,
+    /// Held by each connection that is led there.
+    _open: mpsc::Sender<()>,
+}
+
+/// The connections that lead to one target.
+pub(super) struct Open(mpsc::Receiver<()>);
+
+impl Open {
+    /// Waits until they have ended; not for long, for clients keep idle ones.
+    pub(super) async fn ended(mut self) {
+        // Nothing is ever sent: it comes back when the last one is gone.
+        let _ = tokio::time::timeout(LAST_WORDS, self.0.recv()).await;
+    }
+}
+
 /// A listener and where it leads to.
 pub(super) struct Front {
     address: SocketAddr,
-    target: watch::Sender<Option<SocketAddr>>,
+    target: watch::Sender<Option<Target>>,
+    /// The connections that lead to the present target.
+    open: Option<Open>,
     accepting: JoinHandle<()>,
     /// One permit for each connection there may be.
     places: Arc<Semaphore>,
@@ -39,7 +60,7 @@ impl Front {
         let places = Arc::new(Semaphore::new(connections));
         let accepting = tokio::spawn(accept(listener, follow, Arc::clone(&places)));
         let connections = u32::try_from(connections).unwrap_or(u32::MAX);
-        Ok(Self { address, target, accepting, places, connections })
+        Ok(Self { address, target, open: None, accepting, places, connections })
     }
 
     /// The address, with the port that the system chose where 0 was asked for.
@@ -47,11 +68,12 @@ impl Front {
         self.address
     }
 
-    /// Leads new connections there; those that are open stay where they are.
-    pub(super) fn lead_to(&self, target: &Endpoint) {
-        if let Endpoint::Tcp(address) = target {
-            self.target.send_replace(Some(*address));
-        }
+    /// Leads new connections there; gives those that are open, which stay where they are.
+    pub(super) fn lead_to(&mut self, target: &Endpoint) -> Option<Open> {
+        let Endpoint::Tcp(address) = *target else { return None };
+        let (sender, receiver) = mpsc::channel(1);
+        self.target.send_replace(Some(Target { address, _open: sender }));
+        self.open.replace(Open(receiver))
     }
 
     /// Takes no new connections.
@@ -67,7 +89,7 @@ impl Front {
     }
 }
 
-async fn accept(listener: TcpListener, target: watch::Receiver<Option<SocketAddr>>, places: Arc<Semaphore>) {
+async fn accept(listener: TcpListener, target: watch::Receiver<Option<Target>>, places: Arc<Semaphore>) {
     loop {
         // The semaphore is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -75,7 +97,7 @@ async fn accept(listener: TcpListener, target: watch::Receiver<Option<SocketAddr
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let target = *target.borrow();
+        let target = target.borrow().clone();
         tokio::spawn(async move {
             // Clients that go away are no event of ours.
             let _ = lead(client, target).await;
@@ -84,9 +106,9 @@ async fn accept(listener: TcpListener, target: watch::Receiver<Option<SocketAddr
     }
 }
 
-async fn lead(mut client: TcpStream, target: Option<SocketAddr>) -> io::Result<()> {
+async fn lead(mut client: TcpStream, target: Option<Target>) -> io::Result<()> {
     let Some(target) = target else { return refuse(client).await };
-    let mut replica = TcpStream::connect(target).await?;
+    let mut replica = TcpStream::connect(target.address).await?;
     client.set_nodelay(true)?;
     replica.set_nodelay(true)?;
     tokio::io::copy_bidirectional(&mut client, &mut replica).await?;

@@ -39,6 +39,9 @@ impl Fault {
             StartError::Died(death) => {
                 Self { phase: "import".into(), message: error.to_string(), detail: death.tail.join("\n") }
             }
+            StartError::Timeout { phase, death, .. } => {
+                Self { phase: (*phase).into(), message: error.to_string(), detail: death.tail.join("\n") }
+            }
             error => Self { phase: "start".into(), message: with_causes(error), detail: String::new() },
         }
     }
@@ -106,7 +109,7 @@ impl Report {
                 "methods": examined.methods,
                 "python": examined.python,
                 "swagger": examined.versions().iter().filter(|(_, there)| *there).map(|(v, _)| *v).collect::<Vec<_>>(),
-                "sample": examined.sample,
+                "sample": sample(examined).map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text))),
                 "curl": self.curl(examined),
             }),
             Err(fault) => json!({
@@ -144,6 +147,9 @@ impl Report {
                     let _ = writeln!(text, "  {name:<9}{value}");
                 }
                 let _ = writeln!(text, "a request:\n  {}", self.curl(examined));
+                if sample(examined).is_some_and(|sample| sample.len() > SAMPLE_LIMIT) {
+                    let _ = writeln!(text, "  (sample.json: `outrigger lint --json` has it as `sample`)");
+                }
             }
             Err(fault) => {
                 let _ = writeln!(text, "{}: {}: {}", self.script, fault.phase, fault.message);
@@ -164,13 +170,10 @@ impl Report {
         if self.key_needed {
             command += " -H \"Authorization: Bearer $KEY\"";
         }
-        let body = match &examined.sample {
+        let body = match sample(examined) {
             Some(sample) => {
                 command += " -H 'Content-Type: application/json'";
-                match sample.to_string() {
-                    long if long.len() > SAMPLE_LIMIT => "@sample.json".into(),
-                    short => short,
-                }
+                if sample.len() > SAMPLE_LIMIT { "@sample.json".into() } else { sample }
             }
             None if examined.mode == "raw" => return command + " --data-binary @FILE",
             None => {
@@ -179,6 +182,15 @@ impl Report {
             }
         };
         command + " -d " + &quoted(&body)
+    }
+}
+
+/// The body of a sample request, which workers send as text.
+fn sample(examined: &Ready) -> Option<String> {
+    match examined.sample.as_ref()? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        sample => Some(sample.to_string()),
     }
 }
 

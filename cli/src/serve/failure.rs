@@ -24,7 +24,7 @@ pub(crate) fn report(error: &ReplicaError, config: &Config) {
             ScriptError::Start(StartError::Script(failure)) => {
                 let _ = write!(text, "\n{}", failure.traceback.trim_end());
             }
-            ScriptError::Start(StartError::Died(death)) => {
+            ScriptError::Start(StartError::Died(death) | StartError::Timeout { death, .. }) => {
                 for line in &death.tail {
                     let _ = write!(text, "\n  {line}");
                 }

@@ -100,6 +100,33 @@ fn a_debugger_port_without_debugpy_is_said() {
     assert!(ended.text().contains("has no debugpy"), "{}", ended.text());
 }
 
+/// A `debugpy` that says what it was asked.
+const DEBUGPY: &str =
+    "def connect(port):\n    print('connect', repr(port))\n\ndef wait_for_client():\n    print('wait')\n";
+
+#[test]
+fn workers_connect_to_the_debugger_before_they_import_the_script() {
+    let script = format!("print('imported')\n{}", says("one"));
+    let launch = dev().file("lib/debugpy.py", DEBUGPY).file("app/score.py", script);
+    let lib = launch.directory().join("lib");
+    let mut replica = launch.env("PYTHONPATH", lib).args(["--debug-port", "5678"]).start();
+    replica.wait_for_text("imported");
+    let log = replica.log_text();
+    let places = ["not for production", "connect 5678", "\"wait\"", "imported"].map(|text| log.find(text));
+    assert!(places[0].is_some() && places.is_sorted(), "{places:?} in\n{log}");
+}
+
+#[test]
+fn a_debugger_that_cannot_be_reached_is_said() {
+    let launch = outrigger_testkit::Launch::new(env!("CARGO_BIN_EXE_outrigger"))
+        .file("lib/debugpy.py", "def connect(port):\n    raise ConnectionRefusedError('nobody listens')\n")
+        .script(&says("one"));
+    let lib = launch.directory().join("lib");
+    let ended = launch.env("PYTHONPATH", lib).env("AZUREML_DEBUG_PORT", "5678").run();
+    assert_eq!(ended.status.code(), Some(3), "{}", ended.text());
+    assert!(ended.text().contains("no debugger on port 5678"), "{}", ended.text());
+}
+
 #[test]
 fn it_listens_beyond_loopback_only_when_that_is_said() {
     let ended = dev().file("app/score.py", says("one")).args(["--score-listen", "0.0.0.0:0"]).run();

@@ -93,3 +93,53 @@ fn a_script_that_is_not_there_and_an_interpreter_that_is_not_there_are_said() {
     let output = Command::new(env!("CARGO_BIN_EXE_outrigger")).arg("lint").output().unwrap();
     assert_eq!(output.status.code(), Some(2), "no script is named");
 }
+
+#[test]
+fn a_schema_gives_a_sample_to_send() {
+    let script = r#"
+import numpy as np
+from inference_schema.parameter_types.numpy_parameter_type import NumpyParameterType
+from inference_schema.parameter_types.standard_py_parameter_type import StandardPythonParameterType
+from inference_schema.schema_decorators import input_schema, output_schema
+
+def init():
+    pass
+
+@input_schema("data", NumpyParameterType(np.array([[1, 2]])))
+@output_schema(StandardPythonParameterType({"it's": 1}))
+def run(data):
+    return {"it's": int(data.sum())}
+"#;
+    let object = json_of(&lint(script, &["--json", "--auth-enabled=false"]));
+    assert_eq!(
+        (&object["mode"], &object["sample"]),
+        (&json!("schema"), &json!({"data": [[1, 2]]})),
+        "{object}"
+    );
+    assert_eq!(
+        object["curl"],
+        "curl -s http://127.0.0.1:5001/score -H 'Content-Type: application/json' -d '{\"data\": [[1, 2]]}'"
+    );
+    let long = script.replace("[[1, 2]]", "np.zeros((100, 100))");
+    let output = lint(&long, &[]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("-d '@sample.json'") && text.contains("has it as `sample`"), "{text}");
+}
+
+#[test]
+fn a_raw_script_is_shown_with_its_methods() {
+    let script = "from azureml.contrib.services.aml_request import rawhttp\n\ndef init(): pass\n\n@rawhttp\ndef run(request):\n    return 'x'\n";
+    let object = json_of(&lint(script, &["--json"]));
+    assert_eq!(object["mode"], "raw", "{object}");
+    assert!(object["curl"].as_str().unwrap().ends_with("--data-binary @FILE"), "{object}");
+    assert!(object["methods"].as_array().unwrap().contains(&json!("OPTIONS")), "{object}");
+}
+
+#[test]
+fn a_script_that_hangs_is_ended_and_shown_where() {
+    let script = "import time\nwhile True:\n    time.sleep(0.01)\n";
+    let output = lint(script, &["--script-import-timeout", "1s"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("script.import_timeout") && text.contains("score.py"), "{text}");
+}
