@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import INIT, Launch
+from harness import GET, INPUT_REFUSED, MORE, POST, call_payload, parse_reply
 
 ECHO = INIT + "def run(data):\n    return data\n"
 
@@ -15,7 +16,17 @@ def test_ready_says_what_was_loaded(launch: Launch, tmp_path: Path) -> None:
     ready = launch(ECHO).start()
     python = ".".join(map(str, sys.version_info[:3]))
     script = str(tmp_path / "score.py")
-    assert ready == {"mode": "plain", "request_headers": False, "python": python, "script": script}
+    anything = {"type": "object", "example": {}}
+    assert ready == {
+        "mode": "plain",
+        "kind": "sync",
+        "headers": "none",
+        "methods": ["GET", "POST"],
+        "python": python,
+        "script": script,
+        "swagger": dict.fromkeys(["2", "3", "3.1"], {"input": anything, "output": anything}),
+        "sample": None,
+    }
 
 
 def test_module_name_arguments_and_path(launch: Launch, tmp_path: Path) -> None:
@@ -78,7 +89,7 @@ def run(data):
     return "outer"
 """
     worker = launch(driver)
-    assert worker.start()["request_headers"] is True
+    assert worker.start()["headers"] == "all"
     assert worker.post().json() == ["inner", ["outer init"]]
 
 
@@ -127,8 +138,8 @@ def test_signatures_that_are_refused(launch: Launch, signature: str, message: st
 )
 def test_signatures_that_are_taken(launch: Launch, signature: str, result: str) -> None:
     worker = launch(INIT + f"def run({signature}):\n    return {result}\n")
-    wants_headers = worker.start()["request_headers"]
-    assert wants_headers == ("request_headers" in signature)
+    wants_headers = "request_headers" in signature
+    assert worker.start()["headers"] == ("all" if wants_headers else "none")
     answer = worker.post("x").json()
     assert answer == ["x", "dict"] if wants_headers else answer in ("x", ["x", 1])
 
@@ -139,6 +150,116 @@ def test_a_second_parameter_without_default_fails_the_call(launch: Launch) -> No
     answer = worker.post()
     assert answer.outcome == 1
     assert answer.message.startswith("TypeError: run() missing 1 required positional argument: 'more'")
+
+
+@pytest.mark.parametrize(
+    ("functions", "fields", "kind"),
+    [
+        ("def run(data): return data", {}, "sync"),
+        ("async def run(data): return data", {"concurrency": 4}, "async"),
+        ("async def run(data): yield data", {}, "async"),
+        ("class Run:\n    async def __call__(self, data): return data\nrun = Run()", {}, "async"),
+        ("def run_batch(items): return items", {}, "batch"),
+        ("def run(data): return data\ndef run_batch(items): return items", {"max_batch": 8}, "batch"),
+        ("def run(data): return data\ndef run_batch(items): return items", {"max_batch": 1}, "sync"),
+        ("def run(data): return data", {"max_batch": 8}, "sync"),
+    ],
+)
+def test_kinds(launch: Launch, functions: str, fields: dict[str, int], kind: str) -> None:
+    worker = launch(INIT + functions)
+    assert worker.start(**fields)["kind"] == kind
+
+
+@pytest.mark.parametrize(
+    ("functions", "fields", "message"),
+    [
+        (
+            "def run(data): return data",
+            {"concurrency": 4},
+            "run() takes one call at a time, but a concurrency of 4 is configured: "
+            "make it `async def run`, or configure more workers instead.",
+        ),
+        (
+            "async def run_batch(items): return items",
+            {},
+            "run_batch() cannot be `async def` or a generator: it takes a list and returns one.",
+        ),
+        (
+            "def run_batch(items, request_headers): return items",
+            {},
+            'run_batch() gets no "request_headers": it has one list, of the calls.',
+        ),
+    ],
+)
+def test_kinds_that_are_refused(
+    launch: Launch, functions: str, fields: dict[str, int], message: str
+) -> None:
+    failed = launch(INIT + functions).fail(**fields)
+    assert failed == {"phase": "signature", "message": message, "traceback": ""}
+
+
+def test_a_batch(launch: Launch) -> None:
+    worker = launch(INIT + "def run_batch(items):\n    return [[len(items), item] for item in items]\n")
+    worker.start(max_batch=4)
+    worker.send_call(1, call_payload(POST, body=b"a", flags=MORE))
+    worker.send_call(2, call_payload(POST, body=b"\xff", flags=MORE))
+    worker.send_call(3, call_payload(GET, query=b"b=1"))
+    answers = {answer.number: answer for answer in (parse_reply(worker.receive()) for _ in range(3))}
+    assert answers[2].outcome == INPUT_REFUSED
+    assert [answers[number].json() for number in (1, 3)] == [[2, "a"], [2, '{"b": 1}']]
+
+
+def test_warmup_and_shutdown(launch: Launch, tmp_path: Path) -> None:
+    worker = launch("""
+import os
+def init():
+    global seen
+    seen = ["init"]
+def warmup():
+    seen.append("warmup")
+def run(data):
+    return seen
+def shutdown():
+    with open("ended", "w") as file:
+        file.write("in order")
+""")
+    worker.start()
+    assert worker.post().json() == ["init", "warmup"]
+    worker.hang_up()
+    assert worker.wait() == 0
+    assert (tmp_path / "ended").read_text() == "in order"
+
+
+def test_a_helper_called_warmup_is_left_alone(launch: Launch) -> None:
+    worker = launch(ECHO + "def warmup(model):\n    raise ValueError\nshutdown = 3\n")
+    worker.start()
+    assert worker.post("x").json() == "x"
+
+
+def test_warmup_that_raises(launch: Launch) -> None:
+    failed = launch(ECHO + "def warmup():\n    raise ValueError('cold')\n").fail()
+    assert (failed["phase"], failed["message"]) == ("warmup", "ValueError: cold")
+
+
+def test_what_is_in_the_model_directory_when_init_fails(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "models" / "b").mkdir(parents=True)
+    (tmp_path / "models" / "b" / "weights").touch()
+    (tmp_path / "models" / "a.txt").touch()
+    (tmp_path / "models" / "loop").symlink_to("..")
+    script = "def init():\n    raise ValueError('no model')\n\ndef run(data):\n    pass\n"
+    failed = launch(script, AZUREML_MODEL_DIR=str(tmp_path / "models")).fail()
+    tree = "models/\n    a.txt\n    b/\n        weights\n    loop\n"
+    assert failed["message"] == "ValueError: no model"
+    assert failed["traceback"].endswith(f"ValueError: no model\nModel Directory Contents:\n{tree}")
+
+
+def test_a_long_tree_is_cut(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for number in range(200):
+        (tmp_path / "models" / f"{number:03}").touch()
+    script = "def init():\n    raise ValueError('no model')\n\ndef run(data):\n    pass\n"
+    failed = launch(script, AZUREML_MODEL_DIR=str(tmp_path / "models")).fail()
+    assert failed["traceback"].endswith("    198\nOutput Truncated. First 200 lines shown.\n")
 
 
 @pytest.mark.parametrize(
