@@ -191,9 +191,7 @@ def test_kinds(launch: Launch, functions: str, fields: dict[str, int], kind: str
         ),
     ],
 )
-def test_kinds_that_are_refused(
-    launch: Launch, functions: str, fields: dict[str, int], message: str
-) -> None:
+def test_kinds_that_are_refused(launch: Launch, functions: str, fields: dict[str, int], message: str) -> None:
     failed = launch(INIT + functions).fail(**fields)
     assert failed == {"phase": "signature", "message": message, "traceback": ""}
 
