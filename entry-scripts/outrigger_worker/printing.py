@@ -5,6 +5,7 @@ goes to the pipes as before. `logging` sends frames as long as the script config
 configures mostly ends in `sys.stderr`, and so here.
 """
 
+import functools
 import io
 import json
 import logging
@@ -35,10 +36,6 @@ BEGUN_LIMIT: Final = 256
 _LOGGER, _STDOUT, _STDERR = 0, 1, 2
 
 
-#: Lines that have begun and not ended, by writer, number of the call, and thread.
-Begun = dict[tuple["LineWriter", int, int], str]
-
-
 class LineWriter(io.TextIOBase):
     """A text file whose lines are LOG frames. A line that has begun is kept for its call and thread.
 
@@ -50,12 +47,11 @@ class LineWriter(io.TextIOBase):
     line_buffering = True
     write_through = False
 
-    def __init__(self, original: TextIO, source: int, log: Log, number: CallNumber, begun: Begun) -> None:
+    def __init__(self, original: TextIO, source: int, log: Log, number: CallNumber) -> None:
         self._original = original
         self._source = source
         self._log: Log | None = log
         self._number = number
-        self._begun = begun
         self.name = original.name
         self.mode = "w"
         self.buffer = _Bytes(self)
@@ -65,17 +61,20 @@ class LineWriter(io.TextIOBase):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         number = self._number()
         key = (self, number, get_ident())
-        whole = self._begun.pop(key, "") + text
+        whole = begun.pop(key, "") + text
         if "\n" in whole:
             *lines, whole = whole.split("\n")
             for line in lines:
                 self.send(number, line)
         if len(whole) > LINE_LIMIT:
-            self.send(number, whole)
-        elif whole:
-            self._begun[key] = whole
-            if len(self._begun) > BEGUN_LIMIT:
-                send_begun(self._begun, lambda key: True)
+            *pieces, last = _pieces(whole)
+            for piece in pieces:
+                self.send(number, str(piece, "utf-8"))
+            whole = str(last, "utf-8")
+        if whole:
+            begun[key] = whole
+            if len(begun) > BEGUN_LIMIT:
+                _send_begun(lambda key: True)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
@@ -85,9 +84,9 @@ class LineWriter(io.TextIOBase):
     def flush(self) -> None:
         """Sends the line that this thread has begun."""
         number = self._number()
-        begun = self._begun.pop((self, number, get_ident()), "")
-        if begun:
-            self.send(number, begun)
+        line = begun.pop((self, number, get_ident()), "")
+        if line:
+            self.send(number, line)
 
     def write_through_to_descriptor(self) -> None:
         """Sends no more frames: this is another process now."""
@@ -104,7 +103,7 @@ class LineWriter(io.TextIOBase):
 
     def close(self) -> None:
         # Some code closes what it did not open. What is printed after that is still wanted.
-        send_begun(self._begun, lambda key: key[0] is self)
+        _send_begun(lambda key: key[0] is self)
 
     def reconfigure(self, **options: Any) -> None:
         """Takes what `TextIOWrapper` takes, and leaves all as it is."""
@@ -174,38 +173,34 @@ class FrameHandler(logging.Handler):
         self._log = None
 
 
-class Capture:
-    """What is in place once `capture` has been called."""
-
-    def __init__(self, log: Log, number: CallNumber) -> None:
-        #: Lines that have begun: while this is empty, a call that ends has nothing to send.
-        self.begun: Begun = {}
-        self._writers = (
-            LineWriter(sys.stdout, _STDOUT, log, number, self.begun),
-            LineWriter(sys.stderr, _STDERR, log, number, self.begun),
-        )
-        self._handler = FrameHandler(log, number)
-        sys.stdout, sys.stderr = self._writers
-        # The handler of last resort serves while there is no other; a script's `basicConfig()` works as always.
-        logging.lastResort = self._handler
-        warnings.showwarning = _shows_warnings(log, number, warnings.showwarning)
-        threading.excepthook = _reports_threads(log, number)
-        os.register_at_fork(after_in_child=self._leave)
-
-    def end_call(self, number: int) -> None:
-        """Sends the lines that a call has begun and not ended."""
-        send_begun(self.begun, lambda key: key[1] == number)
-
-    def _leave(self) -> None:
-        self.begun.clear()
-        self._handler.write_through_to_descriptor()
-        for writer in self._writers:
-            writer.write_through_to_descriptor()
+#: Lines that have begun and not ended, by writer, number of the call, and thread. While it is empty, a call that
+#: ends has nothing to send.
+begun: dict[tuple[LineWriter, int, int], str] = {}
 
 
-def capture(log: Log, number: CallNumber) -> Capture:
-    """Turns what is printed and logged from now on, in any thread, into LOG frames."""
-    return Capture(log, number)
+def capture(log: Log, number: CallNumber) -> None:
+    """Turns what is printed and logged from now on, in any thread, into LOG frames. To be called once."""
+    writers = (LineWriter(sys.stdout, _STDOUT, log, number), LineWriter(sys.stderr, _STDERR, log, number))
+    handler = FrameHandler(log, number)
+    sys.stdout, sys.stderr = writers
+    # The handler of last resort serves while there is no other; what a script configures works as always.
+    logging.lastResort = handler
+    logging.basicConfig = _configures_when_told(logging.basicConfig)
+    warnings.showwarning = _shows_warnings(log, number, warnings.showwarning)
+    threading.excepthook = _reports_threads(log, number)
+
+    def leave() -> None:
+        begun.clear()
+        for part in (handler, *writers):
+            part.write_through_to_descriptor()
+
+    os.register_at_fork(after_in_child=leave)
+
+
+def end_call(number: int) -> None:
+    """Sends the lines that a call, or with 0 what is no call, has begun and not ended."""
+    if begun:
+        _send_begun(lambda key: key[1] == number)
 
 
 def configure_logging(app_root: str, script_folder: str) -> None:
@@ -227,8 +222,7 @@ def send_lines(log: Log, number: int, level: int, name: str, text: str) -> None:
             log(number, level, _LOGGER, logger, piece)
 
 
-def send_begun(begun: Begun, wanted: Callable[[tuple[LineWriter, int, int]], bool]) -> None:
-    """Sends the lines that have begun and are `wanted`."""
+def _send_begun(wanted: Callable[[tuple[LineWriter, int, int]], bool]) -> None:
     for key in [key for key in list(begun) if wanted(key)]:
         line = begun.pop(key, "")
         if line:
@@ -248,6 +242,18 @@ def _pieces(line: str) -> Iterator[bytes]:
             end -= 1
         yield data[at:end]
         at = end
+
+
+def _configures_when_told(configure: Callable[..., None]) -> Callable[..., None]:
+    """`logging.basicConfig`, but nothing happens when it is called with nothing, as `logging.error()` and the
+    like call it: what would be lost are the level and the name of the logger."""
+
+    @functools.wraps(configure)
+    def basic_config(**options: Any) -> None:
+        if options:
+            configure(**options)
+
+    return basic_config
 
 
 def _shows_warnings(log: Log, number: CallNumber, show: Callable[..., None]) -> Callable[..., None]:
