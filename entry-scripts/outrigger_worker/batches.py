@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from time import monotonic_ns
 from typing import Any
 
-from . import context, frames
-from .calls import CANCELLED, Encoded, failed, receiver, refused
+from . import context, frames, printing
+from .calls import Encoded, failed, receiver, refused
 from .channel import Channel, ProtocolError
 from .loading import Script
 
@@ -71,6 +71,7 @@ class _Loop:
         except BaseException as error:
             answer = failed(frames.RAISED, error)
         took = monotonic_ns() - work.began
+        printing.end_call(work.number)
         for place, call in enumerate(calls):
             if answer is None and call[0] in self._cancelled:
                 self._reply(call[0], CANCELLED, took)

@@ -19,7 +19,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from . import frames
+from . import frames, printing
 from .regions import Borrowed, Own, Pool, RegionError
 
 Parsed = TypeVar("Parsed")
@@ -309,6 +309,8 @@ class Channel:
 
         `message` and `rest`, which is bytes-like, are together at most `max_payload` less 16 bytes long.
         """
+        if printing.begun:
+            printing.end_call(number)
         size = frames.REPLY_META_SIZE + len(message) + len(rest)
         if len(rest) >= self._threshold:
             meta = frames.REPLY_META.pack(outcome, flags, status, len(message), nanoseconds)

@@ -2,7 +2,6 @@
 
 import gc
 import inspect
-import io
 import json
 import os
 import socket
@@ -11,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import batches, calls, connection, frames, stopping
+from . import batches, calls, connection, context, frames, printing, stopping
 from .channel import Channel, Closed, ProtocolError
 from .loading import Script, ScriptError, load
 
@@ -45,9 +44,7 @@ def run(sock: socket.socket, regions: socket.socket) -> int:
     """Works for the runtime at the other ends of these sockets; gives the exit code."""
     channel = Channel(sock, regions)
     stopping.prepare()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A line is in the log when it is printed, not when some buffer is full.
-        sys.stdout.reconfigure(line_buffering=True)
+    printing.capture(channel.log, context.number)
     connection.open_to_all(channel)
     worker = os.getpid()
     try:
@@ -146,6 +143,7 @@ def _phase(channel: Channel, server: Server, name: str, act: Callable[[], Any]) 
         server.finish(act())
     except BaseException as error:
         raise ScriptError.raised(name, error) from error
+    printing.end_call(0)
     channel.release_unused()
 
 

@@ -45,8 +45,8 @@ DEFAULTS: dict[str, Any] = {
     "window": 64 * 1024,
     "region_threshold": 0,
     "regions": 8,
-    "concurrency": 16,
-    "max_batch": 16,
+    "concurrency": 1,
+    "max_batch": 1,
 }
 
 #: Seals of every region, and the one more of the runtime's.
@@ -106,7 +106,7 @@ def call_payload(
 def parse_reply(received: Frame, kind: int = REPLY) -> Answer:
     assert received.kind == kind, received
     outcome, flags, status, size, nanoseconds = REPLY_META.unpack_from(received.payload)
-    message = received.payload[16 : 16 + size].decode()
+    message = received.payload[16 : 16 + size].decode("utf-8", "surrogateescape")
     rest = received.payload[16 + size :]
     return Answer(received.number, outcome, message, nanoseconds, rest, flags, status, received.region)
 
