@@ -5,7 +5,7 @@ from time import monotonic_ns
 from typing import Any
 
 from . import context, frames, printing
-from .calls import Encoded, failed, receiver, refused
+from .calls import CANCELLED, Encoded, failed, receiver, refused
 from .channel import Channel, ProtocolError
 from .loading import Script
 
