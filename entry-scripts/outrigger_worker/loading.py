@@ -8,10 +8,9 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
-from json import JSONEncoder
-from types import AsyncGeneratorType, GeneratorType, ModuleType
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable
+from types import ModuleType
+from typing import Any, Final, NamedTuple
 
 from . import aliases, formatting, inputs, printing, request, responses, schema
 from .failures import message_of, model_directory, traceback_of
@@ -97,13 +96,9 @@ class Script:
             parse = inputs.accepting(parse)
         return _single(parse, self._parameter.name) if self.kind == "batch" else parse
 
-        def answer(result: Any, arguments: Any) -> tuple[int, int, int, bytes, Any]:
-            if isinstance(result, (GeneratorType, AsyncGeneratorType)):
-                return frames.STREAM_BEGINS, 0, 200, b"", result
-            rest = b"{}" if result is None else encode(result).encode("ascii")
-            if len(rest) > most:
-                raise ValueError(f"the answer has {len(rest)} bytes, the most is {most}")
-            return frames.RETURNED, 0, 0, b"", rest
+    def encoder(self, compat: bool, most: int) -> responses.Encoder:
+        """A function that writes a REPLY, the rest of at most `most` bytes, from what `run()` has returned."""
+        return responses.encoder(compat, most, self._substitute)
 
     def _parser_of_mode(self) -> inputs.Parser:
         name, wants_headers = self._parameter.name, self._wants_headers
