@@ -152,6 +152,9 @@ class Exchange:
         #: PHASE and LOG frames, in order.
         self.phases: list[str] = []
         self.logs: list[tuple[int, int, int, str, str]] = []
+        # Lines of stdout that `printed` has not given, and frames that came before them.
+        self._lines: list[str] = []
+        self._kept: list[Frame] = []
         self._own: dict[int, Region] = {}
 
     def close(self) -> None:
@@ -168,13 +171,11 @@ class Exchange:
     def receive(self) -> Frame:
         """The next frame, but for those that are noted down: PHASE, LOG, RELEASE, FORGET, LEAVE."""
         while True:
-            received = self.receive_any()
+            received = self._kept.pop(0) if self._kept else self.receive_any()
             if received.kind == PHASE:
                 self.phases.append(received.payload.decode())
             elif received.kind == LOG:
-                level, source, size, _ = struct.unpack_from("<BBHI", received.payload)
-                name, text = received.payload[8 : 8 + size], received.payload[8 + size :]
-                self.logs.append((received.number, level, source, name.decode(), text.decode()))
+                self._note_log(received)
             elif received.kind in (RELEASE, FORGET, LEAVE):
                 assert received.payload == b""
                 self.notes.append((received.kind, received.number))
@@ -183,6 +184,23 @@ class Exchange:
                     del self.seen[received.number]
             else:
                 return received
+
+    def printed(self) -> str:
+        """The next line that the script has printed, with its end."""
+        while not self._lines:
+            received = self.receive_any()
+            if received.kind == LOG:
+                self._note_log(received)
+            else:
+                self._kept.append(received)
+        return self._lines.pop(0) + "\n"
+
+    def _note_log(self, received: Frame) -> None:
+        level, source, size, _ = struct.unpack_from("<BBHI", received.payload)
+        name, text = received.payload[8 : 8 + size].decode(), received.payload[8 + size :].decode()
+        self.logs.append((received.number, level, source, name, text))
+        if source == 1:
+            self._lines.append(text)
 
     def receive_any(self) -> Frame:
         """The next frame. Its tail is copied out of its region, which is not released."""

@@ -61,7 +61,7 @@ def test_nothing_begins_before_the_batch_is_complete(launch: Launch) -> None:
     worker.send_call(1, call_payload(POST, body=b"a", flags=MORE))
     worker.send_call(2, call_payload(POST, body=b"b"))
     assert worker.reply(1).json() == "a"
-    assert worker.process.stdout.readline() == "['a', 'b']\n"
+    assert worker.printed() == "['a', 'b']\n"
 
 
 def test_an_item_that_failed(launch: Launch) -> None:
@@ -141,7 +141,7 @@ def run_batch(items):
 """
     worker = begin(launch, script)
     send(worker, ["a", "b"])
-    assert worker.process.stdout.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     worker.cancel(1)
     worker.cancel(2)
     assert [worker.reply(number).outcome for number in (1, 2)] == [CANCELLED] * 2
@@ -158,7 +158,7 @@ def run_batch(items):
 """
     worker = begin(launch, script)
     send(worker, ["slow"])
-    assert worker.process.stdout.readline() == "['slow']\n"
+    assert worker.printed() == "['slow']\n"
     send(worker, ["a", "b", "c"], 2)
     send(worker, ["d"], 5)
     for number in (3, 4, 5, 1):
@@ -168,7 +168,7 @@ def run_batch(items):
         answer = parse_reply(worker.receive())
         outcomes[answer.number] = answer.outcome
     assert outcomes == {1: CANCELLED, 2: RETURNED, 3: CANCELLED, 4: CANCELLED, 5: CANCELLED}
-    assert worker.process.stdout.readline() == "['a']\n"
+    assert worker.printed() == "['a']\n"
 
 
 def test_more_than_max_batch_ends_the_worker(launch: Launch) -> None:

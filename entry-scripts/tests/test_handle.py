@@ -345,7 +345,7 @@ def run(data):
         for number in range(1, 20):
             print(number, file=go, flush=True)
             answer_model(worker, worker.receive())
-            assert worker.process.stdout.readline() == f"[[{2.0 * number}, 4.0]]\n"
+            assert worker.printed() == f"[[{2.0 * number}, 4.0]]\n"
             if number % 3 == 0:
                 assert worker.post("x", number=number).json() == "x"
 

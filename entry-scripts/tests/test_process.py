@@ -23,7 +23,7 @@ def test_the_runtime_hangs_up(serve: Launch) -> None:
 def test_the_runtime_hangs_up_during_a_call(serve: Launch) -> None:
     worker = serve("import sys\ndef run(data):\n    print('in run')\n    return sys.stdin.read()\n")
     worker.send_call(1, call_payload(POST))
-    assert worker.process.stdout.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     worker.hang_up()
     assert worker.wait() == 0
 
@@ -187,7 +187,7 @@ LOOPS = {
 def test_sigterm_dumps_the_stack_and_ends(serve: Launch, loop: str) -> None:
     worker = serve(f"def deep():\n    {LOOPS[loop]}\n\ndef run(data):\n    print('in run')\n    deep()\n")
     worker.send_call(1, call_payload(POST))
-    assert worker.process.stdout.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     worker.process.send_signal(signal.SIGTERM)
     assert worker.wait() == -signal.SIGTERM
     trace = worker.process.communicate()[1]
@@ -210,7 +210,7 @@ def run(data):
 """
     worker = serve(script)
     worker.send_call(1, call_payload(POST))
-    assert worker.process.stdout.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     worker.process.send_signal(signal.SIGTERM)
     assert worker.wait() == -signal.SIGTERM
     trace = worker.process.communicate()[1]
@@ -287,7 +287,7 @@ def test_output_is_line_buffered(serve: Launch) -> None:
         "import sys\ndef run(data):\n    print('out')\n    print('err', file=sys.stderr)\n    return data\n"
     )
     worker.post()
-    assert worker.process.stdout.readline() == "out\n"
+    assert worker.printed() == "out\n"
     assert worker.process.stderr.readline() == "err\n"
 
 

@@ -409,7 +409,7 @@ def test_a_release_that_lies_unread_is_found(launch: Launch) -> None:
     worker.start(region_threshold=1000, regions=1)
     for number in range(1, 4):
         worker.send_call(number, call_payload(POST))
-        assert worker.process.stdout.readline() == "in run\n"
+        assert worker.printed() == "in run\n"
         if number > 1:
             worker.release(1)
         with open(worker.folder / "go", "w"):

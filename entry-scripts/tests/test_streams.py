@@ -152,7 +152,7 @@ def test_cancel_closes_the_generator(launch: Launch, kind: str, window: int) -> 
     worker.cancel(1)
     _, end = worker.stream(1)
     assert (end.outcome, end.message, end.rest) == (RAISED, "cancelled", b"")
-    assert worker.process.stdout.readline() == "closed\n"
+    assert worker.printed() == "closed\n"
     worker.send_call(2, call_payload(POST))
     head_of(worker, 2)
 
@@ -183,7 +183,7 @@ def test_ctx_cancelled(launch: Launch) -> None:
     worker = begin(launch, script)
     for number in range(1, 4):
         worker.send_call(number, call_payload(POST))
-        assert worker.process.stdout.readline() == "in run\n"
+        assert worker.printed() == "in run\n"
         worker.cancel(99)
         worker.cancel(number)
         answer = worker.reply(number)
@@ -244,21 +244,21 @@ def run(data):
     worker.send_call(1, call_payload(POST, body=b"slow"))
     for number in range(2, 6):
         worker.send_call(number, call_payload(POST, body=b"%d" % number))
-    assert worker.process.stdout.readline() == "slow\n"
+    assert worker.printed() == "slow\n"
     worker.cancel(2)
     worker.cancel(4)
     with open(worker.folder / "go", "w"):
         pass
     outcomes = {number: worker.reply(number).outcome for number in range(1, 6)}
     assert outcomes == {1: RETURNED, 2: CANCELLED, 3: RETURNED, 4: CANCELLED, 5: RETURNED}
-    assert [worker.process.stdout.readline() for _ in range(2)] == ["3\n", "5\n"]
+    assert [worker.printed() for _ in range(2)] == ["3\n", "5\n"]
 
 
 def test_ctx_cancelled_when_the_runtime_has_gone(launch: Launch) -> None:
     script = "def run(data):\n    print('in run')\n    while not ctx.cancelled:\n        pass\n"
     worker = begin(launch, script)
     worker.send_call(1, call_payload(POST))
-    assert worker.process.stdout.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     worker.hang_up()
     assert worker.wait() == 0
 

@@ -148,11 +148,11 @@ async def run(data):
     worker = begin(launch, script)
     worker.send_call(1, call_payload(POST, body=b"one"))
     worker.send_call(2, call_payload(POST, body=b"two"))
-    assert [worker.process.stdout.readline() for _ in range(2)] == ["one\n", "two\n"]
+    assert [worker.printed() for _ in range(2)] == ["one\n", "two\n"]
     worker.cancel(2, reason)
     answer = worker.reply(2)
     assert (answer.outcome, answer.message, answer.rest) == (CANCELLED, "", b"")
-    assert worker.process.stdout.readline() == "cancelled True\n"
+    assert worker.printed() == "cancelled True\n"
     assert worker.post("short", 3).json() == "short"
     worker.cancel(1, reason)
     assert worker.reply(1).outcome == CANCELLED
@@ -189,7 +189,7 @@ async def run(data):
 """
     worker = begin(launch, script)
     worker.send_call(1, call_payload(POST))
-    assert worker.process.stdout.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     worker.cancel(1)
     assert worker.reply(1).outcome == CANCELLED
 
@@ -221,7 +221,7 @@ def test_ctx_cancelled_in_a_loop_that_does_not_wait(launch: Launch) -> None:
     script = "async def run(data):\n    print('in run')\n    while not ctx.cancelled:\n        pass\n"
     worker = begin(launch, script)
     worker.send_call(1, call_payload(POST))
-    assert worker.process.stdout.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     worker.cancel(1)
     assert worker.reply(1).outcome == CANCELLED
 
@@ -395,7 +395,7 @@ async def run(data):
 """
     worker = begin(launch, script)
     worker.send_call(1, call_payload(POST))
-    assert worker.process.stdout.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     worker.hang_up()
     assert worker.wait() == 0
     assert worker.process.communicate() == ("cleaned up\nshutdown\nat exit\n", "")
