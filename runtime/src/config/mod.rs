@@ -664,7 +664,8 @@ fn network(get: &Getter<'_>, sources: &Sources, debug_port: Option<u16>) -> Opti
 
 /// Where scripts send what they collect, if collection is on (AzureML's data collector).
 fn collector_port(environment: &[(String, String)]) -> Option<u16> {
-    let value = |name: &str| environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value);
+    let value =
+        |name: &str| environment.iter().find(|(variable, _)| variable == name).map(|(_, value)| value);
     let on = value("AZUREML_MDC_ENABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     on.then(|| value("AZUREML_MDC_PORT").and_then(|port| port.parse().ok()).unwrap_or(50011))
 }

@@ -29,7 +29,12 @@ impl Drop for Scratch {
 
 impl Confinement {
     /// Prepares everything that takes memory or opens files, and says in the log what holds.
-    pub(super) fn prepare(config: &ScriptConfig, host: &Path, model_dir: Option<&Path>, compat: bool) -> Self {
+    pub(super) fn prepare(
+        config: &ScriptConfig,
+        host: &Path,
+        model_dir: Option<&Path>,
+        compat: bool,
+    ) -> Self {
         let rules = Rules { keep: &config.sandbox.keep_environment, compat };
         let scrubbed = scrub(std::env::vars_os(), rules);
         if !scrubbed.dropped.is_empty() {
