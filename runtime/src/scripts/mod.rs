@@ -160,6 +160,7 @@ impl Scripts {
             let worker = started?;
             ready = worker.ready.clone();
             let door = Arc::clone(&shared.doors[number]);
+            door.pid.store(worker.pid(), Ordering::Relaxed);
             tasks.spawn(lane::Lane::new(Arc::clone(&shared), number, door).run(worker));
         }
         Ok(Self { shared, tasks: Mutex::new(tasks), ready, _outputs: outputs })

@@ -218,8 +218,11 @@ impl Worker {
                 worker.ready = ready;
                 Ok(worker)
             }
-            Some(Ok(Begun::Failed(failure))) => {
+            Some(Ok(Begun::Failed(mut failure))) => {
                 worker.process.reap(EXIT_GRACE).await;
+                if let Some(hint) = launch.confinement.hint(&failure.message) {
+                    failure.traceback = format!("{}\nnote: {hint}", failure.traceback.trim_end());
+                }
                 Err(StartError::Script(failure))
             }
             Some(Err(error)) => {
