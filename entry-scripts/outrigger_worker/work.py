@@ -56,7 +56,13 @@ def run(sock: socket.socket, regions: socket.socket) -> int:
             # Not in order: exit handlers are the worker's.
             os._exit(1)
         if isinstance(error, ProtocolError):
+<<<<<<< HEAD
             print(f"the worker ends: {error}", file=sys.__stderr__)
+=======
+            # What is printed from here on goes to stderr itself, for nobody reads frames any more.
+            channel.give_up(error)
+            print(f"the worker ends: {error}", file=sys.stderr)
+>>>>>>> py-core
             return 1
         return 0
     finally:

@@ -327,11 +327,11 @@ impl Worker {
                 log::emit(&frame::decode_log(frame.payload)?, &origin);
             }
             Kind::Release => {
-                if let Some(number) = self.connection.regions.released(frame.id)? {
+                if let Some(number) = self.connection.regions.released(frame.id) {
                     self.connection.put_frame(Kind::Forget, u64::from(number), &[]);
                 }
             }
-            Kind::Forget => self.connection.regions.forget(frame.id),
+            Kind::Forget => self.connection.regions.forget(frame.id)?,
             Kind::Leave => {
                 for number in self.connection.regions.retire() {
                     self.connection.put_frame(Kind::Forget, u64::from(number), &[]);
