@@ -236,8 +236,8 @@ def run(data):
     worker = serve(script)
     worker.process.send_signal(signal.SIGTERM)
     assert worker.wait() == 0
-    out, trace = worker.process.communicate()
-    assert out == "flushed\n"
+    assert worker.printed() == "flushed\n"
+    trace = worker.process.communicate()[1]
     assert "most recent call first" in trace
 
 
