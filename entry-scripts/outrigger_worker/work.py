@@ -51,8 +51,8 @@ def run(sock: socket.socket, regions: socket.socket) -> int:
         return _work(channel)
     except (Closed, ProtocolError) as error:
         if os.getpid() != worker:
-            print("a process forked by the entry script returned from run(); it ends here", file=sys.__stderr__)
-            sys.__stderr__.flush()
+            print("a process forked by the entry script returned from run(); it ends here", file=sys.stderr)
+            sys.stderr.flush()
             # Not in order: exit handlers are the worker's.
             os._exit(1)
         if isinstance(error, ProtocolError):

@@ -236,8 +236,8 @@ def run(data):
     worker = serve(script)
     worker.process.send_signal(signal.SIGTERM)
     assert worker.wait() == 0
-    assert worker.printed() == "flushed\n"
-    trace = worker.process.communicate()[1]
+    out, trace = worker.process.communicate()
+    assert out == "flushed\n"
     assert "most recent call first" in trace
 
 
