@@ -157,8 +157,9 @@ fn options() -> Response {
 }
 
 /// The first value of `name` in a query string, its escapes decoded.
-fn query_value<'a>(query: &'a str, name: &str) -> Option<std::borrow::Cow<'a, str>> {
+fn query_value(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()?;
-    Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy())
+    let spaced = value.replace('+', " ");
+    Some(percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
 }

@@ -84,7 +84,7 @@ pub struct Scripts {
     shared: Arc<Shared>,
     tasks: Mutex<JoinSet<()>>,
     ready: Ready,
-    _outputs: Option<outputs::Link>,
+    _outputs: outputs::Outputs,
 }
 
 struct Shared {
@@ -144,8 +144,7 @@ impl Scripts {
         busy: Arc<Busy>,
         limits: ScriptLimits,
     ) -> Result<Self, ScriptError> {
-        let outputs =
-            config.outputs_dir.as_deref().map(|kept| outputs::link(&config.app_root, kept)).transpose()?;
+        let outputs = outputs::prepare(&config.app_root, config.outputs_dir.as_deref())?;
         let shared = Arc::new(Shared::new(config, model_dir, models, busy, limits)?);
         let mut starts = JoinSet::new();
         for number in 0..config.workers {
