@@ -227,7 +227,7 @@ impl Drop for Slice {
 }
 
 impl Regions {
-    /// `limit` is the most bytes of one region of the worker's.
+    /// `limit` is the most bytes of a payload of the worker's, and so of what a region of its is for.
     pub(super) fn new(socket: OwnedFd, pool: Option<Arc<Pool>>, limit: usize, bell: Arc<Bell>) -> Self {
         let reader = Reader::new();
         if let Some(pool) = pool.as_ref().filter(|pool| !pool.several) {
@@ -240,7 +240,8 @@ impl Regions {
             lent: HashMap::new(),
             theirs: HashMap::new(),
             done: Arc::new(Done { numbers: Mutex::default(), bell }),
-            limit: limit as u64,
+            // Owners round up to a power of two.
+            limit: limit.checked_next_power_of_two().unwrap_or(limit) as u64,
         }
     }
 
@@ -525,6 +526,17 @@ mod tests {
         let large = Region::create(2 << 20).unwrap();
         send_region(worker.as_fd(), 11, 2 << 20, large.fd()).unwrap();
         assert!(regions.tail(Reference { region: 11, ..reference }).is_err(), "it is over the limit");
+    }
+
+    #[test]
+    fn a_worker_may_round_its_regions_up() {
+        let pool = Pool::new(1, 1).unwrap();
+        let (ours, worker) = seqpacket_pair().unwrap();
+        let mut regions = Regions::new(ours, Some(pool), 100_000, Arc::default());
+        let region = Region::create(1 << 17).unwrap();
+        send_region(worker.as_fd(), 1, 1 << 17, region.fd()).unwrap();
+        let reference = Reference { region: 1, offset: 0, size: 100_000 };
+        assert_eq!(regions.tail(reference).unwrap().len(), 100_000);
     }
 
     #[test]
