@@ -383,7 +383,11 @@ pub fn decode_reply(mut payload: Bytes, tail: Option<Bytes>) -> Result<(Reply, D
         Some(tail) => tail,
         None => payload,
     };
-    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    // What lies in a region can change while it is looked at: what is checked to be text is a copy.
+    let text = |bytes: &Bytes| {
+        String::from_utf8(bytes.to_vec())
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    };
     let trouble = || Trouble { message: text(&message), traceback: text(&rest) };
     let head = || {
         let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200);
