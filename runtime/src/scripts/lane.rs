@@ -343,6 +343,12 @@ impl Lane {
         }
         let body = std::mem::replace(&mut job.call.body, Body::Bytes(Bytes::new()));
         let (place, bytes) = match body {
+            // It may go to the next worker, which cannot read this one's regions.
+            Body::Bytes(bytes) if !begun => (CallBody::Follows(bytes.len()), bytes),
+            Body::Shared(filled) if !begun => {
+                let bytes = Bytes::from_owner(filled);
+                (CallBody::Follows(bytes.len()), bytes)
+            }
             Body::Shared(filled) => match worker.connection.regions.lend(filled) {
                 Ok(reference) => (CallBody::In(reference), Bytes::new()),
                 Err(filled) => {
