@@ -136,7 +136,8 @@ impl Lane {
             active: VecDeque::new(),
             forming: Vec::new(),
             formed_since: None,
-            next: 0,
+            // 0 stands for no call.
+            next: 1,
             served: 0,
             alarm: Alarm::default(),
         }
