@@ -251,17 +251,18 @@ impl Lane {
     }
 
     fn poll_news(&mut self, worker: &mut Worker, context: &mut Context<'_>) -> Poll<News> {
-        if let Poll::Ready(result) = worker.connection.poll(context) {
-            return Poll::Ready(News::Read(result));
-        }
-        if let Poll::Ready(answer) = worker.questions.poll_answered(context) {
-            return Poll::Ready(News::Answer(answer));
-        }
+        // The worker comes last: one that talks without end must not keep its limits from being held.
         if self.door.bell.poll_rung(context).is_ready() {
             return Poll::Ready(News::Rung);
         }
         if self.alarm.poll(context).is_ready() {
             return Poll::Ready(News::Alarm);
+        }
+        if let Poll::Ready(answer) = worker.questions.poll_answered(context) {
+            return Poll::Ready(News::Answer(answer));
+        }
+        if let Poll::Ready(result) = worker.connection.poll(context) {
+            return Poll::Ready(News::Read(result));
         }
         Poll::Pending
     }
