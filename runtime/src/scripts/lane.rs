@@ -136,7 +136,8 @@ impl Lane {
             active: VecDeque::new(),
             forming: Vec::new(),
             formed_since: None,
-            next: 0,
+            // 0 stands for no call.
+            next: 1,
             served: 0,
             alarm: Alarm::default(),
         }
@@ -250,17 +251,18 @@ impl Lane {
     }
 
     fn poll_news(&mut self, worker: &mut Worker, context: &mut Context<'_>) -> Poll<News> {
-        if let Poll::Ready(result) = worker.connection.poll(context) {
-            return Poll::Ready(News::Read(result));
-        }
-        if let Poll::Ready(answer) = worker.questions.poll_answered(context) {
-            return Poll::Ready(News::Answer(answer));
-        }
+        // The worker comes last: one that talks without end must not keep its limits from being held.
         if self.door.bell.poll_rung(context).is_ready() {
             return Poll::Ready(News::Rung);
         }
         if self.alarm.poll(context).is_ready() {
             return Poll::Ready(News::Alarm);
+        }
+        if let Poll::Ready(answer) = worker.questions.poll_answered(context) {
+            return Poll::Ready(News::Answer(answer));
+        }
+        if let Poll::Ready(result) = worker.connection.poll(context) {
+            return Poll::Ready(News::Read(result));
         }
         Poll::Pending
     }
@@ -343,6 +345,12 @@ impl Lane {
         }
         let body = std::mem::replace(&mut job.call.body, Body::Bytes(Bytes::new()));
         let (place, bytes) = match body {
+            // It may go to the next worker, which cannot read this one's regions.
+            Body::Bytes(bytes) if !begun => (CallBody::Follows(bytes.len()), bytes),
+            Body::Shared(filled) if !begun => {
+                let bytes = Bytes::from_owner(filled);
+                (CallBody::Follows(bytes.len()), bytes)
+            }
             Body::Shared(filled) => match worker.connection.regions.lend(filled) {
                 Ok(reference) => (CallBody::In(reference), Bytes::new()),
                 Err(filled) => {
