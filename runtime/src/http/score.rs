@@ -64,6 +64,10 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
             // A preflight carries no credentials, so it is answered without.
             scripts::Method::Options => return Ok(plain("text/html; charset=utf-8", Bytes::new())),
             scripts::Method::Head => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED)),
+            // A native script may take one of them alone.
+            scripts::Method::Get | scripts::Method::Post if scripts.is_some() => {
+                return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED));
+            }
             scripts::Method::Get | scripts::Method::Post => {}
         }
     }

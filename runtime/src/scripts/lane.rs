@@ -596,7 +596,11 @@ fn timeout(shared: &Shared) -> CallError {
 }
 
 /// A script's reply as the caller sees it; what belongs in the log goes there.
-fn interpret(reply: Reply, run: Duration, request: &HeaderValue) -> Result<ScriptResult, FrameError> {
+pub(super) fn interpret(
+    reply: Reply,
+    run: Duration,
+    request: &HeaderValue,
+) -> Result<ScriptResult, FrameError> {
     Ok(match reply {
         Reply::Returned(text) => Ok(ScriptAnswer::Json { text, run }),
         Reply::Answer(head, body) => Ok(ScriptAnswer::Whole { head, body, run }),
