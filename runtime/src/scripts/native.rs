@@ -449,7 +449,7 @@ impl Shared {
                 Ok(Ok(_)) | Err(_) => Err(aml::internal_error(ErrorCode::Internal)),
             },
         };
-        stream.finish(ended.as_ref().map(|()| ()).map_err(|_| StreamError::Raised));
+        stream.finish(ended.as_ref().copied().map_err(|_| StreamError::Raised));
         job.answer(ended.map(|()| ScriptAnswer::Json { text: Bytes::new(), run }));
     }
 
