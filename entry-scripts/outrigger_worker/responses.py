@@ -53,12 +53,12 @@ class AMLResponse:
     def __init__(
         self,
         message: Any,
-        status_code: int,
+        status_code: int | str,
         response_headers: dict[str, str] | None = None,
         json_str: bool = False,
         run_function_failed: bool = False,
     ) -> None:
-        self.status_code = int(status_code)
+        self.status_code = _status_of(status_code)
         self.headers = Headers()
         if json_str or message is None:
             self.headers["Content-Type"] = "application/json"
@@ -71,6 +71,8 @@ class AMLResponse:
             if name.lower() == "content-type":
                 self.headers.remove(name)
             for part in str(value).split(","):
+                if _NOT_IN_VALUE.search(part):
+                    raise ValueError(f"the header `{name}` has a control character in its value")
                 self.headers.add(name, part.strip())
 
     @property
@@ -129,6 +131,11 @@ class AMLResponse:
             if attribute is not None:
                 cookie[key][name.replace("_", "-")] = attribute
         self.headers.add("Set-Cookie", cookie[key].OutputString())
+
+
+def _status_of(code: int | str) -> int:
+    """A status; as text it may have a reason behind it, which nobody is told."""
+    return int(code.split(None, 1)[0]) if isinstance(code, str) else int(code)
 
 
 def encoder(compat: bool, most: int, substitute: Substitute) -> Encoder:

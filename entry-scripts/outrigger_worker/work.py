@@ -51,12 +51,14 @@ def run(sock: socket.socket, regions: socket.socket) -> int:
         return _work(channel)
     except (Closed, ProtocolError) as error:
         if os.getpid() != worker:
-            print("a process forked by the entry script returned from run(); it ends here", file=sys.__stderr__)
-            sys.__stderr__.flush()
+            print("a process forked by the entry script returned from run(); it ends here", file=sys.stderr)
+            sys.stderr.flush()
             # Not in order: exit handlers are the worker's.
             os._exit(1)
         if isinstance(error, ProtocolError):
-            print(f"the worker ends: {error}", file=sys.__stderr__)
+            # What is printed from here on goes to stderr itself, for nobody reads frames any more.
+            channel.give_up(error)
+            print(f"the worker ends: {error}", file=sys.stderr)
             return 1
         return 0
     finally:

@@ -162,7 +162,7 @@ def test_workers_side_by_side(server: ForkServer) -> None:
 
 def test_output(server: ForkServer) -> None:
     server.begin()
-    script = "import sys\ndef init():\n    pass\ndef run(data):\n    print('out')\n    print('err', file=sys.stderr)\n    return sys.stdin.read()\n"
+    script = "import os, sys\ndef init():\n    pass\ndef run(data):\n    os.write(1, b'out\\n')\n    os.write(2, b'err\\n')\n    return sys.stdin.read()\n"
     worker = server.spawn(1, script)
     worker.start()
     assert worker.post().json() == ""
@@ -222,7 +222,7 @@ def test_sigterm_dumps_the_stack(server: ForkServer) -> None:
     )
     worker.start()
     worker.send_call(1, call_payload(POST))
-    assert worker.out.readline() == "in run\n"
+    assert worker.printed() == "in run\n"
     signal.pidfd_send_signal(worker.pidfd, signal.SIGTERM)
     assert worker.exit() == {"signal": signal.SIGTERM}
     assert "in run\n" in worker.err.read()
@@ -275,7 +275,7 @@ def test_the_runtime_closes_the_socket(server: ForkServer) -> None:
     idle, busy = server.spawn(1), server.spawn(2, script)
     idle.start(), busy.start()
     busy.send_call(1, call_payload(POST))
-    assert busy.out.readline() == "in run\n"
+    assert busy.printed() == "in run\n"
     idle.hang_up()
     assert server.end() == 0
     for worker in (idle, busy):

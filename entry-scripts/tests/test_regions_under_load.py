@@ -66,7 +66,7 @@ KIND run(data):
     if number == LAST:
         stop.set()
         for thread in threads:
-            JOIN
+            thread.join()
         return problems
     kept = predict(number)
     if number % 50 == 0:
@@ -144,10 +144,10 @@ class Runtime:
         return region
 
 
-def run(launch: Launch, kind: str, join: str) -> None:
-    script = SCRIPT.replace("KIND", kind).replace("LAST", str(CALLS)).replace("JOIN", join)
+def run(launch: Launch, kind: str, concurrency: int) -> None:
+    script = SCRIPT.replace("KIND", kind).replace("LAST", str(CALLS))
     worker = launch(script)
-    worker.begin(region_threshold=4000, regions=3, concurrency=4)
+    worker.begin(region_threshold=4000, regions=3, concurrency=concurrency)
     until(worker, READY)
     runtime = Runtime(worker)
     sent = done = 0
@@ -168,8 +168,8 @@ def run(launch: Launch, kind: str, join: str) -> None:
 
 
 def test_a_sync_script(launch: Launch) -> None:
-    run(launch, "def", "thread.join()")
+    run(launch, "def", 1)
 
 
 def test_an_async_script(launch: Launch) -> None:
-    run(launch, "async def", "thread.join()")
+    run(launch, "async def", 4)

@@ -19,6 +19,8 @@ pub enum Operation {
     ServerMetadata,
     /// What the replica is doing; for administrators.
     Status,
+    /// Something that is not there. Nobody learns from that what there is, so no key is asked for.
+    Nowhere,
 }
 
 impl Operation {
@@ -31,11 +33,12 @@ impl Operation {
         Self::ModelMetadata,
         Self::ServerMetadata,
         Self::Status,
+        Self::Nowhere,
     ];
 
     /// Whether anybody may ask, without a key.
     pub const fn public(self) -> bool {
-        matches!(self, Self::Health)
+        matches!(self, Self::Health | Self::Nowhere)
     }
 
     /// The name, for labels and logs.
@@ -48,6 +51,7 @@ impl Operation {
             Self::ModelMetadata => "model_metadata",
             Self::ServerMetadata => "server_metadata",
             Self::Status => "status",
+            Self::Nowhere => "nowhere",
         }
     }
 }
@@ -63,8 +67,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn health_alone_is_public() {
+    fn what_says_nothing_is_public() {
         let public: Vec<_> = Operation::ALL.iter().filter(|operation| operation.public()).collect();
-        assert_eq!(public, [&Operation::Health]);
+        assert_eq!(public, [&Operation::Health, &Operation::Nowhere]);
     }
 }

@@ -99,7 +99,7 @@ def run(data):
 #[tokio::test]
 async fn a_worker_that_keeps_dying_is_started_ever_more_slowly_and_said_so() {
     let script = "import os\nfrom pathlib import Path\ndef init():\n    if Path('broken').exists():\n        raise RuntimeError('cannot')\ndef run(data):\n    Path('broken').touch()\n    os._exit(1)\n";
-    let mut replica = outrigger().script(script).start();
+    let mut replica = outrigger().script(script).args(["--script-write", "app"]).start();
     assert_eq!(outcome(score(&replica, "x").send().await.unwrap()).await.1, "worker_lost");
     replica.wait_for(|line| {
         line["fields"]["message"].as_str().is_some_and(|text| text.contains("keeps failing"))

@@ -477,7 +477,7 @@ fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>>
             },
         },
         score: ScoreConfig {
-            cors_origins: cors_origins.into_iter().flatten().collect(),
+            cors_origins: sorted(cors_origins),
             server_version: header_value(server_version),
         },
         service: ServiceConfig {
@@ -624,6 +624,13 @@ fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
         sandbox: sandbox(get, sources, debug_port),
         entry,
     })
+}
+
+/// In the order of the alphabet: the first one is named to who does not say where it comes from.
+fn sorted(origins: Vec<Option<HeaderValue>>) -> Vec<HeaderValue> {
+    let mut origins: Vec<_> = origins.into_iter().flatten().collect();
+    origins.sort();
+    origins
 }
 
 fn sandbox(get: &Getter<'_>, sources: &Sources, debug_port: Option<u16>) -> SandboxConfig {

@@ -8,29 +8,46 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method};
 
+/// Methods that pages of other origins may use.
+const METHODS: [&str; 2] = ["GET", "POST"];
+
 /// What a request says of where it comes from, kept until it is answered.
 pub(super) struct Cors {
     /// The origin that the answer names.
     allowed: Option<HeaderValue>,
-    /// Headers that a preflight asks for; `Some` for a preflight.
-    preflight: Option<Option<HeaderValue>>,
+    preflight: Option<Preflight>,
     varies: bool,
 }
 
+/// A browser asks before it sends the request itself.
+struct Preflight {
+    /// Whether the method that it asks for is one of [`METHODS`].
+    allowed: bool,
+    /// The headers that it asks for.
+    headers: Option<HeaderValue>,
+}
+
 impl Cors {
-    /// Looks at a request. With no `origins` there is nothing to say.
+    /// Looks at a request. With no `origins`, which are sorted, there is nothing to say.
     pub(super) fn of(origins: &[HeaderValue], method: &Method, headers: &HeaderMap) -> Option<Self> {
         let first = origins.first()?;
         let any = origins.iter().any(|origin| origin == "*");
-        let allowed = match headers.get(ORIGIN) {
-            _ if any => Some(HeaderValue::from_static("*")),
-            Some(origin) => origins.iter().find(|known| *known == origin).cloned(),
-            // Nobody asked; caches see what they would see.
+        let sent = headers.get(ORIGIN);
+        let known = |origin: &HeaderValue| {
+            any || origins.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+        };
+        let allowed = match sent {
+            Some(origin) => known(origin).then(|| origin.clone()),
+            None if any => Some(HeaderValue::from_static("*")),
+            // Nobody asked; caches see what the first one would see.
             None => Some(first.clone()),
         };
-        let asks = *method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        let preflight = asks.then(|| headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned());
-        Some(Self { allowed, preflight, varies: !any })
+        let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| *method == Method::OPTIONS);
+        let preflight = asked.map(|asked| Preflight {
+            allowed: METHODS.iter().any(|known| asked.as_bytes().eq_ignore_ascii_case(known.as_bytes())),
+            headers: headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned(),
+        });
+        Some(Self { allowed, preflight, varies: sent.is_some() || !any })
     }
 
     /// Says so in the answer.
@@ -40,9 +57,9 @@ impl Cors {
         }
         let Some(allowed) = self.allowed else { return };
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-        if let Some(asked) = self.preflight {
+        if let Some(asked) = self.preflight.filter(|preflight| preflight.allowed) {
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
-            if let Some(asked) = asked {
+            if let Some(asked) = asked.headers {
                 headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
             }
         }
@@ -72,22 +89,21 @@ mod tests {
 
     #[test]
     fn origins_are_named_as_the_contract_says() {
-        let two = ["http://a.example", "http://b.example"];
-        let table: [(&[&str], Option<&'static str>, Option<&str>); 6] = [
-            (&[], Some("http://a.example"), None),
-            (&two, Some("http://b.example"), Some("http://b.example")),
-            (&two, None, Some("http://a.example")),
-            (&two, Some("http://c.example"), None),
-            (&two, Some("null"), None),
-            (&["*"], Some("http://c.example"), Some("*")),
+        const A: &str = "http://a.example";
+        const B: &str = "http://b.example";
+        let table: [(&[&'static str], Option<&'static str>, Option<&str>); 8] = [
+            (&[], Some(A), None),
+            (&[A, B], Some(B), Some(B)),
+            (&[A, B], Some("HTTP://B.example"), Some("HTTP://B.example")),
+            (&[A, B], None, Some(A)),
+            (&[A, B], Some("http://c.example"), None),
+            (&[A, B], Some("null"), None),
+            (&["*"], Some("http://c.example"), Some("http://c.example")),
+            (&["*"], None, Some("*")),
         ];
         for (origins, sent, expected) in table {
-            let origins: Vec<&'static str> = origins
-                .iter()
-                .map(|origin| two.iter().find(|known| *known == origin).copied().unwrap_or("*"))
-                .collect();
             let request: Vec<_> = sent.map(|origin| ("origin", origin)).into_iter().collect();
-            let headers = answer(&origins, Method::POST, &request);
+            let headers = answer(origins, Method::POST, &request);
             let got = headers.get(ACCESS_CONTROL_ALLOW_ORIGIN).map(|value| value.to_str().unwrap());
             assert_eq!(got, expected, "{origins:?} {sent:?}");
             assert!(!headers.contains_key(ACCESS_CONTROL_ALLOW_METHODS));
@@ -105,6 +121,10 @@ mod tests {
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_METHODS], "GET, POST");
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_HEADERS], "authorization, content-type");
         assert_eq!(headers[VARY], "Origin");
+        let other = [("origin", "http://a.example"), ("access-control-request-method", "DELETE")];
+        let other = answer(&["http://a.example"], Method::OPTIONS, &other);
+        assert_eq!(other[ACCESS_CONTROL_ALLOW_ORIGIN], "http://a.example");
+        assert!(!other.contains_key(ACCESS_CONTROL_ALLOW_METHODS));
         let stranger = answer(&["http://b.example"], Method::OPTIONS, &request);
         assert!(!stranger.contains_key(ACCESS_CONTROL_ALLOW_METHODS));
     }

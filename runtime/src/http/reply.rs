@@ -52,6 +52,10 @@ pub(super) async fn answer(
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
     let access = access_line(replica, &parts);
     let (ids, result) = match RequestIds::from_headers(&parts.headers) {
+        // There, a URL that is not known is refused before anything else is looked at.
+        Err(error) if replica.config.compat && operation == Operation::Nowhere => {
+            (Err(error), Err(aml::not_found()))
+        }
         Err(error) => (Err(error.clone()), Err(error.into())),
         Ok(ids) => {
             let result = match check_size(&parts, replica.config.limits.header) {
@@ -106,7 +110,8 @@ fn write_access(line: &str, response: &Response, took: Duration, request: Option
     let millis = took.as_secs_f64() * 1e3;
     let length = http_body::Body::size_hint(response.body()).exact();
     let length = length.map_or_else(|| "N/A".to_owned(), |length| length.to_string());
-    let logger = "gunicorn.access";
+    // The name that the system that we succeed has for it.
+    let logger = "azmlinfsrv";
     tracing::info!(target: "outrigger::access", logger, request, "{line} {status} {millis:.3}ms {length}");
 }
 

@@ -62,7 +62,11 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
     if !scripts.is_some_and(|scripts| scripts.ready().takes(parts.method.as_str())) {
         match method {
             // A preflight carries no credentials, so it is answered without.
-            scripts::Method::Options => return Ok(plain("text/html; charset=utf-8", Bytes::new())),
+            scripts::Method::Options => {
+                let mut response = plain("text/html; charset=utf-8", Bytes::new());
+                aml::mark(response.headers_mut(), false, None);
+                return Ok(response);
+            }
             scripts::Method::Head => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED)),
             // A native script may take one of them alone.
             scripts::Method::Get | scripts::Method::Post if scripts.is_some() => {
@@ -91,7 +95,7 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
     Ok(match scripts.call(call, slot).await? {
         ScriptAnswer::Json { text, run } => aml::encode_ok(text, run).map(Body::from),
         ScriptAnswer::Whole { head, body, run } => made_by_script(head, Some(run), Body::from(body)),
-        ScriptAnswer::Stream { head, body } => made_by_script(head, None, Body::new(body)),
+        ScriptAnswer::Stream { head, body, run } => made_by_script(head, Some(run), Body::new(body)),
     })
 }
 
@@ -129,8 +133,12 @@ async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> 
         Method::GET | Method::HEAD => {
             replica.authorize(&parts.headers, Operation::Swagger, None)?;
             let version = query_value(parts.uri.query().unwrap_or_default(), "version");
-            match replica.serving()?.swagger.get(version) {
-                Ok(json) => Ok(plain("application/json", json)),
+            match replica.serving()?.swagger.get(version.as_deref()) {
+                Ok(json) => {
+                    let mut response = plain("application/json", json);
+                    aml::mark(response.headers_mut(), false, None);
+                    Ok(response)
+                }
                 Err(text) => Err(CallError::new(ErrorCode::NotFound, text)),
             }
         }
@@ -143,7 +151,7 @@ async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> 
 /// Every other URL. Nobody learns here what there is, so no key is asked for.
 async fn nowhere(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     let contract = if request.uri().path().starts_with("/v2/") { Contract::Oip } else { Contract::Aml };
-    answer(&replica, contract, Operation::Health, request, async |_, _, _| Err(aml::not_found())).await
+    answer(&replica, contract, Operation::Nowhere, request, async |_, _, _| Err(aml::not_found())).await
 }
 
 fn options() -> Response {
@@ -152,11 +160,10 @@ fn options() -> Response {
     response
 }
 
-/// The first value of `name` in a query string; the few that are read here need no decoding.
-fn query_value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, value)| value)
+/// The first value of `name` in a query string, its escapes decoded.
+fn query_value(query: &str, name: &str) -> Option<String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()?;
+    let spaced = value.replace('+', " ");
+    Some(percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
 }

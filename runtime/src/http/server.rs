@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,6 +175,10 @@ async fn accept(listener: &Listener) -> io::Result<Stream> {
             // The mode of the socket keeps other users out; this also holds where a file system ignores modes.
             let peer = stream.peer_cred()?.uid();
             if peer != own_uid() && peer != 0 {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            // A script runs as the same user; that it is confined is how it is told from whoever manages the replica.
+            if outrigger_sandbox::is_confined(stream.as_fd())? {
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
             Ok(Stream::Unix(stream))

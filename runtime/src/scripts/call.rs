@@ -92,6 +92,8 @@ pub enum ScriptAnswer {
         head: ReplyHead,
         /// Body.
         body: StreamBody,
+        /// Time in `run()` up to the first piece.
+        run: Duration,
     },
 }
 

@@ -294,15 +294,13 @@ impl Shared {
                 if let Some(wanted) = state.spawning.remove(&number) {
                     let _ = wanted.send(Err(said.message));
                 }
-            } else if let Some(pid) = said.exited {
-                if let Some(sender) = state.living.remove(&pid) {
-                    let end = match (said.code, said.signal) {
-                        (Some(code), _) => End::Code(code),
-                        (_, Some(signal)) => End::Signal(signal),
-                        _ => End::Unknown,
-                    };
-                    sender.send_replace(Some(end));
-                }
+            } else if let Some(sender) = said.exited.and_then(|pid| state.living.remove(&pid)) {
+                let end = match (said.code, said.signal) {
+                    (Some(code), _) => End::Code(code),
+                    (_, Some(signal)) => End::Signal(signal),
+                    _ => End::Unknown,
+                };
+                sender.send_replace(Some(end));
             }
         }
     }

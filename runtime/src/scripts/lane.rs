@@ -19,6 +19,7 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::time::{Instant, Sleep};
 
 use super::call::{Body, Job, ScriptAnswer, ScriptResult};
+use super::confinement::Confinement;
 use super::connection::{ExchangeError, Frame};
 use super::frame::{self, CallBody, CallHead, FrameError, Kind, Reply};
 use super::log::{self, Origin};
@@ -434,14 +435,14 @@ impl Lane {
             active.stream = Some(producer);
             active.deadline = deadline;
             // A call that is over its time has been answered; its stream has lost its reader and is cancelled.
-            active.job.tell(Ok(ScriptAnswer::Stream { head, body }));
+            active.job.tell(Ok(ScriptAnswer::Stream { head, body, run }));
             self.alarm.set(deadline);
             return Ok(());
         }
         let active = self.take_begun(frame.id).filter(|active| active.stream.is_none()).ok_or(BAD)?;
         self.served += 1;
         self.shared.breaker.served(self.number);
-        let result = interpret(reply, run, &active.job.call.request_id)?;
+        let result = interpret(reply, run, &active.job.call.request_id, Some(&self.shared.confinement))?;
         active.job.answer(if active.overdue.is_some() { Err(timeout(&self.shared)) } else { result });
         Ok(())
     }
@@ -455,7 +456,7 @@ impl Lane {
         let request = &active.job.call.request_id;
         let ended = match reply {
             Reply::Returned(_) | Reply::Cancelled => Ok(()),
-            reply => match interpret(reply, run, request)? {
+            reply => match interpret(reply, run, request, Some(&self.shared.confinement))? {
                 Ok(_) => return Err(BAD),
                 Err(error) => Err(error),
             },
@@ -600,12 +601,16 @@ pub(super) fn interpret(
     reply: Reply,
     run: Duration,
     request: &HeaderValue,
+    confinement: Option<&Confinement>,
 ) -> Result<ScriptResult, FrameError> {
     Ok(match reply {
         Reply::Returned(text) => Ok(ScriptAnswer::Json { text, run }),
         Reply::Answer(head, body) => Ok(ScriptAnswer::Whole { head, body, run }),
         Reply::Raised(trouble) => {
-            tracing::error!(?request, message = %trouble.message, "run() raised\n{}", trouble.traceback);
+            let hint = confinement.and_then(|confinement| confinement.hint(&trouble.message));
+            let hint = hint.map(|hint| format!("\nnote: {hint}"));
+            let (traceback, hint) = (trouble.traceback.trim_end(), hint.unwrap_or_default());
+            tracing::error!(?request, message = %trouble.message, "run() raised\n{traceback}{hint}");
             Err(outrigger_protocol::aml::script_error())
         }
         Reply::Refused { status, message, log } => {

@@ -89,7 +89,7 @@ pub struct ScriptLimits {
 pub struct Scripts {
     lanes: Lanes,
     ready: Ready,
-    _outputs: Option<outputs::Link>,
+    _outputs: outputs::Outputs,
 }
 
 enum Lanes {
@@ -161,8 +161,7 @@ impl Scripts {
         busy: Arc<Busy>,
         limits: ScriptLimits,
     ) -> Result<Self, ScriptError> {
-        let outputs =
-            config.outputs_dir.as_deref().map(|kept| outputs::link(&config.app_root, kept)).transpose()?;
+        let outputs = outputs::prepare(&config.app_root, config.outputs_dir.as_deref())?;
         let (lanes, ready) = match config.native.as_deref().filter(|_| config.trusted) {
             Some(library) => {
                 let (threads, ready) =
@@ -279,6 +278,7 @@ impl Workers {
             let worker = started?;
             ready = worker.ready.clone();
             let door = Arc::clone(&shared.doors[number]);
+            door.pid.store(worker.pid(), Ordering::Relaxed);
             tasks.spawn(lane::Lane::new(Arc::clone(&shared), number, door).run(worker));
         }
         Ok((Self { shared, tasks: Mutex::new(tasks) }, ready))

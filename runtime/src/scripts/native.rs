@@ -387,7 +387,7 @@ impl Shared {
             body: body.as_ref(),
             deadline: Some(deadline.into_std()),
         };
-        let running = Running { shared: self, seat, number, request: &id };
+        let running = Running { shared: self, seat, number, request: &id, begun };
         // A panic that comes up to here is a bug of ours; it costs the call, not the thread.
         let answer = catch_unwind(AssertUnwindSafe(|| script.call(&request, &running)));
         let run = begun.elapsed();
@@ -439,12 +439,12 @@ impl Shared {
             return job.answer(Err(self.error(over)));
         }
         let Some(stream) = stream else {
-            let result = interpret(reply, run, request);
+            let result = interpret(reply, run, request, None);
             return job.answer(result.unwrap_or_else(|_| Err(aml::internal_error(ErrorCode::Internal))));
         };
         let ended = match reply {
             Reply::Cancelled => Ok(()),
-            reply => match interpret(reply, run, request) {
+            reply => match interpret(reply, run, request, None) {
                 Ok(Err(error)) => Err(error),
                 Ok(Ok(_)) | Err(_) => Err(aml::internal_error(ErrorCode::Internal)),
             },
@@ -608,6 +608,7 @@ struct Running<'a> {
     seat: &'a Seat,
     number: usize,
     request: &'a HeaderValue,
+    begun: Instant,
 }
 
 impl Running<'_> {
@@ -649,10 +650,11 @@ impl Caller for Running<'_> {
 
     fn begin(&self, head: Head) -> Result<(), Gone> {
         let head = reply_head(&head).ok_or(Gone)?;
+        let run = self.begun.elapsed();
         let (producer, body) = flow(self.shared.stream_window, Arc::clone(&self.seat.bell));
         self.with(|active| {
             active.stream = Some(Arc::new(producer));
-            active.job.tell(Ok(ScriptAnswer::Stream { head, body }));
+            active.job.tell(Ok(ScriptAnswer::Stream { head, body, run }));
         })?;
         self.expect_piece()
     }

@@ -1,4 +1,5 @@
-//! `./outputs`: what a script writes there is kept in a configured directory, by a symbolic link in the code's root.
+//! `./outputs`: what a script writes there is kept. It is a directory in the code's root, or, by a symbolic link, a configured one
+//! elsewhere. It is there before the sandbox is made, which lets scripts write to it and not make it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,21 +26,42 @@ pub enum OutputsError {
     },
 }
 
-/// The link, removed again when dropped if it was made here.
+/// What was made here; removed again when dropped.
 #[derive(Debug)]
-pub(super) struct Link(Option<PathBuf>);
+pub(super) enum Outputs {
+    /// Nothing: it was there, or cannot be.
+    Nothing,
+    /// A link to a configured directory.
+    Link(PathBuf),
+    /// A directory, which stays if something is in it.
+    Directory(PathBuf),
+}
 
-impl Drop for Link {
+impl Drop for Outputs {
     fn drop(&mut self) {
-        if let Some(link) = &self.0 {
-            // Gone already, or another replica's by now: either way nothing is left to do.
-            let _ = std::fs::remove_file(link);
-        }
+        // Gone already, in use, or another replica's by now: either way nothing is left to do.
+        let _ = match self {
+            Self::Nothing => Ok(()),
+            Self::Link(link) => std::fs::remove_file(link),
+            Self::Directory(directory) => std::fs::remove_dir(directory),
+        };
     }
 }
 
-/// Leads `app_root/outputs` to `kept`.
-pub(super) fn link(app_root: &Path, kept: &Path) -> Result<Link, OutputsError> {
+/// Sees to it that there is `app_root/outputs`, and that it leads to `kept` where that is configured.
+pub(super) fn prepare(app_root: &Path, kept: Option<&Path>) -> Result<Outputs, OutputsError> {
+    if let Some(kept) = kept {
+        return link(app_root, kept);
+    }
+    let directory = app_root.join("outputs");
+    // Code that cannot be written to has no place for outputs.
+    Ok(match std::fs::create_dir(&directory) {
+        Ok(()) => Outputs::Directory(directory),
+        Err(_) => Outputs::Nothing,
+    })
+}
+
+fn link(app_root: &Path, kept: &Path) -> Result<Outputs, OutputsError> {
     let make = |path: &Path| {
         let path = path.to_owned();
         move |source| OutputsError::Make { path, source }
@@ -48,10 +70,10 @@ pub(super) fn link(app_root: &Path, kept: &Path) -> Result<Link, OutputsError> {
     let kept = kept.canonicalize().map_err(make(kept))?;
     let link = app_root.join("outputs");
     match std::os::unix::fs::symlink(&kept, &link) {
-        Ok(()) => Ok(Link(Some(link))),
+        Ok(()) => Ok(Outputs::Link(link)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             if link.canonicalize().is_ok_and(|there| there == kept) {
-                Ok(Link(None))
+                Ok(Outputs::Nothing)
             } else {
                 Err(OutputsError::Taken { path: link })
             }
@@ -76,6 +98,21 @@ mod tests {
         drop(made);
         assert!(!root.join("outputs").exists());
         assert_eq!(std::fs::read_to_string(kept.join("a.txt")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn a_directory_that_was_made_goes_when_nothing_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let outputs = dir.path().join("outputs");
+        drop(prepare(dir.path(), None).unwrap());
+        assert!(!outputs.exists());
+        let made = prepare(dir.path(), None).unwrap();
+        let again = prepare(dir.path(), None).unwrap();
+        assert!(matches!(again, Outputs::Nothing));
+        std::fs::write(outputs.join("a.txt"), "kept").unwrap();
+        drop((made, again));
+        assert_eq!(std::fs::read_to_string(outputs.join("a.txt")).unwrap(), "kept");
+        assert!(matches!(prepare(Path::new("/nowhere"), None).unwrap(), Outputs::Nothing));
     }
 
     #[test]

@@ -299,14 +299,11 @@ impl Regions {
         Ok(reference)
     }
 
-    /// The worker is done with a region of ours. The number comes back if the worker is to forget it.
-    ///
-    /// # Errors
-    /// The worker does not have it.
-    pub(super) fn released(&mut self, number: u64) -> Result<Option<u32>, FrameError> {
-        let own = u32::try_from(number).ok().and_then(|number| self.lent.remove(&number));
-        let own = own.ok_or(FrameError::Malformed("RELEASE"))?;
-        Ok(self.pool.as_ref().and_then(|pool| pool.give_back(own)))
+    /// The worker is done with a region of ours. The number comes back if the worker is to forget it. One that we have retired is
+    /// no news.
+    pub(super) fn released(&mut self, number: u64) -> Option<u32> {
+        let own = u32::try_from(number).ok().and_then(|number| self.lent.remove(&number))?;
+        self.pool.as_ref().and_then(|pool| pool.give_back(own))
     }
 
     /// Gives up every region of ours that the worker knows; their numbers.
@@ -318,11 +315,17 @@ impl Regions {
         numbers
     }
 
-    /// The worker has given up a region of its own.
-    pub(super) fn forget(&mut self, number: u64) {
-        if let Ok(number) = u32::try_from(number) {
-            self.theirs.remove(&number);
+    /// The worker has given up a region of its own. We may not have looked at its descriptor yet.
+    ///
+    /// # Errors
+    /// It never sent one.
+    pub(super) fn forget(&mut self, number: u64) -> Result<(), FrameError> {
+        let number = u32::try_from(number).map_err(|_| FrameError::Malformed("FORGET"))?;
+        if !self.theirs.contains_key(&number) {
+            self.receive(number)?;
         }
+        self.theirs.remove(&number);
+        Ok(())
     }
 
     /// The bytes that a frame of the worker's refers to.
@@ -413,7 +416,7 @@ mod tests {
         let (number, size, file) = receive_region(worker.as_fd()).unwrap().unwrap();
         let mapping = Mapping::open(file, size).unwrap();
         assert_eq!((number, read(&mapping, first)), (first.region, b"first".to_vec()));
-        assert_eq!(regions.released(u64::from(number)).unwrap(), None);
+        assert_eq!(regions.released(u64::from(number)), None);
         let second = regions.lend(filled(&pool, b"second")).ok().unwrap();
         assert_eq!(second.region, first.region);
         assert!(receive_region(worker.as_fd()).unwrap().is_none(), "the worker has it already");
@@ -430,7 +433,7 @@ mod tests {
         for number in 0..10u8 {
             let next = regions.lend(filled(&pool, &[number; 4])).ok().unwrap();
             assert_ne!(next.region, kept.region);
-            regions.released(u64::from(next.region)).unwrap();
+            regions.released(u64::from(next.region));
         }
         assert_eq!(read(&mapping, kept), b"kept");
         drop(regions);
@@ -447,7 +450,7 @@ mod tests {
         let one = first.lend_copy(3, &[(0, &Bytes::from_static(b"one"))]).unwrap();
         let (_, size, file) = receive_region(first_worker.as_fd()).unwrap().unwrap();
         let mapping = Mapping::open(file, size).unwrap();
-        first.released(u64::from(one.region)).unwrap();
+        first.released(u64::from(one.region));
         let two = second.lend_copy(3, &[(0, &Bytes::from_static(b"two"))]).unwrap();
         assert_ne!(two.region, one.region);
         assert_eq!(read(&mapping, one), b"one");
@@ -463,7 +466,7 @@ mod tests {
         let seen = first.lend(filled(&pool, b"seen")).ok().unwrap();
         let (_, size, file) = receive_region(first_worker.as_fd()).unwrap().unwrap();
         let mapping = Mapping::open(file, size).unwrap();
-        first.released(u64::from(seen.region)).unwrap();
+        first.released(u64::from(seen.region));
         let body = filled(&pool, b"body");
         drop(first);
         let (mut second, second_worker) = regions(&pool);
@@ -486,12 +489,12 @@ mod tests {
         let (mut regions, _worker) = regions(&pool);
         let lent = regions.lend(filled(&pool, b"lent")).ok().unwrap();
         let free = regions.lend(filled(&pool, b"free")).ok().unwrap();
-        regions.released(u64::from(free.region)).unwrap();
+        regions.released(u64::from(free.region));
         let mut retired = regions.retire();
         retired.sort_unstable();
         assert_eq!(retired, [lent.region, free.region]);
         assert_eq!((regions.counts(), pool.free().len()), ((0, 0), 0));
-        assert!(regions.released(u64::from(lent.region)).is_err());
+        assert_eq!(regions.released(u64::from(lent.region)), None, "it comes too late and means nothing");
     }
 
     #[test]
@@ -513,6 +516,12 @@ mod tests {
         assert!(regions.tail(Reference { offset: 4095, ..reference }).is_err());
         assert!(regions.tail(Reference { offset: u64::MAX, ..reference }).is_err());
         assert!(regions.tail(Reference { region: 10, ..reference }).is_err(), "it was never sent");
+        let unseen = Region::create(4096).unwrap();
+        send_region(worker.as_fd(), 12, 4096, unseen.fd()).unwrap();
+        regions.forget(12).unwrap();
+        regions.forget(9).unwrap();
+        assert_eq!(regions.counts(), (0, 0));
+        assert!(regions.forget(9).is_err());
         let large = Region::create(2 << 20).unwrap();
         send_region(worker.as_fd(), 11, 2 << 20, large.fd()).unwrap();
         assert!(regions.tail(Reference { region: 11, ..reference }).is_err(), "it is over the limit");

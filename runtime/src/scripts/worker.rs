@@ -218,8 +218,11 @@ impl Worker {
                 worker.ready = ready;
                 Ok(worker)
             }
-            Some(Ok(Begun::Failed(failure))) => {
+            Some(Ok(Begun::Failed(mut failure))) => {
                 worker.process.reap(EXIT_GRACE).await;
+                if let Some(hint) = launch.confinement.hint(&failure.message) {
+                    failure.traceback = format!("{}\nnote: {hint}", failure.traceback.trim_end());
+                }
                 Err(StartError::Script(failure))
             }
             Some(Err(error)) => {
@@ -324,11 +327,11 @@ impl Worker {
                 log::emit(&frame::decode_log(frame.payload)?, &origin);
             }
             Kind::Release => {
-                if let Some(number) = self.connection.regions.released(frame.id)? {
+                if let Some(number) = self.connection.regions.released(frame.id) {
                     self.connection.put_frame(Kind::Forget, u64::from(number), &[]);
                 }
             }
-            Kind::Forget => self.connection.regions.forget(frame.id),
+            Kind::Forget => self.connection.regions.forget(frame.id)?,
             Kind::Leave => {
                 for number in self.connection.regions.retire() {
                     self.connection.put_frame(Kind::Forget, u64::from(number), &[]);
