@@ -145,7 +145,11 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
     let _ = std::io::stdout().write_all(settings.show().as_bytes());
     let mut missing = Vec::new();
     if let Some(script) = &config.script {
-        missing.extend((!script.entry.is_file()).then(|| ("script.entry", script.entry.clone())));
+        let (key, path) = match &script.native {
+            Some(library) => ("script.native", library),
+            None => ("script.entry", &script.entry),
+        };
+        missing.extend((!path.is_file()).then(|| (key, path.clone())));
     }
     if let Some(directory) = &config.model_dir {
         missing.extend((!directory.is_dir()).then(|| ("model_dir", directory.clone())));

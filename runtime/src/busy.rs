@@ -2,7 +2,7 @@
 //! Everything that shows it (JSON, Prometheus) is an encoding of [`Busy::snapshot`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use outrigger_protocol::busy::BusySnapshot;
@@ -15,7 +15,7 @@ pub(crate) const MAX_CALLS: usize = u16::MAX as usize;
 pub struct Busy {
     started: Instant,
     epoch: u64,
-    slots: usize,
+    slots: AtomicUsize,
     /// Executing, queued, busy time and the start of the present busy period in one word, so that a reader never sees half
     /// of a change and the integral is exact. See [`Word`].
     word: AtomicU128,
@@ -84,7 +84,7 @@ impl Busy {
             started: Instant::now(),
             // Differs from start to start, so that a reader of counters knows that they began anew.
             epoch: since_1970.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(0)),
-            slots,
+            slots: AtomicUsize::new(slots),
             word: AtomicU128::new(0),
             arrived: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -100,6 +100,11 @@ impl Busy {
             bytes: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
         })
+    }
+
+    /// Says how many slots there are, at most as many as the word can count.
+    pub(crate) fn set_slots(&self, slots: usize) {
+        self.slots.store(slots.min(MAX_CALLS), Ordering::Relaxed);
     }
 
     fn micros(&self) -> u64 {
@@ -132,9 +137,10 @@ impl Busy {
     pub fn arrive(self: &Arc<Self>, limit: usize) -> Option<Ticket> {
         self.arrived.fetch_add(1, Ordering::Relaxed);
         let limit = u16::try_from(limit).unwrap_or(u16::MAX - 1);
+        let slots = self.slots.load(Ordering::Relaxed);
         let admitted = self.change(|word| {
             // A free slot takes a call however short the queue is.
-            let room = usize::from(word.executing) + usize::from(word.queued) < self.slots;
+            let room = usize::from(word.executing) + usize::from(word.queued) < slots;
             (room || word.queued < limit).then(|| word.queued += 1)
         });
         if !admitted {
@@ -210,7 +216,7 @@ impl Busy {
         // The clock first: a call that ends in between must not count for longer than it will have lasted.
         let now = self.micros();
         let word = Word::unpack(self.word.load(Ordering::Acquire));
-        let slots = u32::try_from(self.slots).unwrap_or(u32::MAX);
+        let slots = u32::try_from(self.slots.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         let (answered, failed) = (self.answered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
         BusySnapshot {
             epoch: self.epoch,

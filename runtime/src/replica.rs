@@ -197,7 +197,9 @@ impl Replica {
                 };
                 let (model_dir, busy) = (self.config.model_dir.as_deref(), Arc::clone(&self.busy));
                 let scripts = Scripts::start(script, model_dir, Arc::clone(&models), busy, limits).await?;
-                self.slots.set_ahead(scripts.ahead());
+                self.slots.set_count(scripts.slots());
+                let alone = models.iter().next().is_none();
+                self.slots.set_ahead(if alone { scripts.ahead() } else { 0 });
                 Some(scripts)
             }
             None => {
@@ -293,7 +295,7 @@ impl Replica {
         if self.busy.is_able() {
             return Some("the replica is shutting down".into());
         }
-        let text = "no worker of the entry script is alive";
+        let text = "no worker or thread of the entry script can take calls";
         let trouble = serving.scripts.as_ref().and_then(Scripts::trouble);
         Some(trouble.map_or(text.into(), |trouble| format!("{text}: {trouble}").into()))
     }

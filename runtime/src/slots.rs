@@ -26,11 +26,12 @@ pub struct Slots {
     busy: Arc<Busy>,
     queue_items: usize,
     queue_wait: Duration,
-    count: usize,
     state: Mutex<State>,
 }
 
 struct State {
+    /// Slots.
+    count: usize,
     /// Calls that were let through and have not ended.
     taken: usize,
     /// Calls that may come ahead when calls are fast.
@@ -70,6 +71,7 @@ impl Slots {
     /// Makes `count` slots with a queue of `items` calls that wait at most `wait`.
     pub fn new(busy: Arc<Busy>, count: usize, items: usize, wait: Duration) -> Arc<Self> {
         let state = Mutex::new(State {
+            count,
             taken: 0,
             ahead: 0,
             calm: 0,
@@ -77,7 +79,7 @@ impl Slots {
             waiting: VecDeque::new(),
             through: VecDeque::new(),
         });
-        Arc::new(Self { busy, queue_items: items, queue_wait: wait, count, state })
+        Arc::new(Self { busy, queue_items: items, queue_wait: wait, state })
     }
 
     /// Waits for a slot.
@@ -107,7 +109,7 @@ impl Slots {
                 let (place, turn) = oneshot::channel();
                 state.waiting.push_back(Waiter { admission, since, place });
                 // Those before may have gone away meanwhile; the signal bounds only those who are still there.
-                if state.waiting.len() > self.queue_items + self.count + 16 {
+                if state.waiting.len() > self.queue_items + state.count + 16 {
                     state.waiting.retain(|waiter| !waiter.place.is_closed());
                 }
                 self.fill(&mut state);
@@ -131,6 +133,14 @@ impl Slots {
             }
         }
         Ok(Slot { slots: Arc::clone(self), ticket: Some(ticket), begun: None })
+    }
+
+    /// Makes it `count` slots, once it is known how many lanes there are.
+    pub fn set_count(&self, count: usize) {
+        self.busy.set_slots(count);
+        let mut state = self.lock();
+        state.count = count;
+        self.fill(&mut state);
     }
 
     /// Lets up to `ahead` calls through beyond the slots while calls are fast.
@@ -166,8 +176,8 @@ impl Slots {
 
     fn limit(&self, state: &State, admission: Admission) -> usize {
         match admission {
-            Admission::Ahead if state.calm >= CALM_CALLS => self.count + state.ahead,
-            Admission::Now | Admission::Ahead => self.count,
+            Admission::Ahead if state.calm >= CALM_CALLS => state.count + state.ahead,
+            Admission::Now | Admission::Ahead => state.count,
         }
     }
 

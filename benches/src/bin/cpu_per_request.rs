@@ -1,10 +1,11 @@
-//! CPU time per request of whole processes, side by side in one run: a bare axum echo, a replica with a trivial `run()`, a replica
-//! with a small ONNX model and no script. The three take turns, so that a noisy machine is noisy for all of them.
+//! CPU time per request of whole processes, side by side in one run: a bare axum echo, a replica with a trivial `run()`, the same
+//! in C in a worker and in the replica's own process, a replica with a small ONNX model and no script. They take turns, so that a noisy machine is noisy for all of them.
 //!
 //! `cargo run --release -p outrigger-benches --bin cpu_per_request -- [--rounds N] [--seconds S] [--connections 1,16,64]
-//! [--servers script,model]`
+//! [--servers script,native,trusted,model]`
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use outrigger_backend::{LoadOptions, Shape, Tensor, host};
@@ -23,7 +24,7 @@ fn main() -> anyhow::Result<()> {
         rounds: 7,
         turn: Duration::from_secs(2),
         connections: vec![1, 16, 64],
-        servers: vec!["script".into(), "model".into()],
+        servers: ["script", "native", "trusted", "model"].map(Into::into).into(),
         cases: Vec::new(),
     };
     let options = Options::parse(defaults, std::env::args().skip(1))?;
@@ -45,6 +46,16 @@ fn main() -> anyhow::Result<()> {
         contenders.push(Contender::replica("script", &script, request)?);
         replicas.push(script);
     }
+    for (name, flags) in [("native", &[][..]), ("trusted", &["--script-trusted"])] {
+        if options.server(name) {
+            let launch = Launch::new(&outrigger);
+            compile_echo(&launch.directory().join("libecho.so"))?;
+            let native = launch.args(["--script-native", "libecho.so"]).args(flags.iter().copied()).start();
+            let request = load::post("/score", Some(KEY), JSON, body.as_bytes());
+            contenders.push(Contender::replica(name, &native, request)?);
+            replicas.push(native);
+        }
+    }
     if options.server("model") {
         let tensors = format!(
             "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,64],\"datatype\":\"FP32\",\"data\":[{row}]}}]}}"
@@ -65,6 +76,16 @@ fn main() -> anyhow::Result<()> {
         print!("{}", contest::rows(&contenders, &all, connections, &all[0].cpu, false));
     }
     drop(replicas);
+    Ok(())
+}
+
+/// Compiles the trivial native script.
+fn compile_echo(library: &Path) -> anyhow::Result<()> {
+    let repository = outrigger_testkit::repository();
+    let mut command = Command::new("cc");
+    command.args(["-O2", "-shared", "-fPIC", "-I"]).arg(repository.join("entry-scripts/native/include"));
+    command.arg("-o").arg(library).arg(repository.join("benches/src/echo.c"));
+    anyhow::ensure!(command.status()?.success(), "{command:?} failed");
     Ok(())
 }
 

@@ -32,8 +32,12 @@ pub(crate) fn report(error: &ReplicaError, config: &Config) {
             _ => {}
         }
         if let Some(script) = &config.script {
-            let there = if script.entry.is_file() { "" } else { " (not there)" };
-            let _ = write!(text, "\nexpected entry script: {}{there}", script.entry.display());
+            let (what, path) = match &script.native {
+                Some(library) => ("native script", library),
+                None => ("entry script", &script.entry),
+            };
+            let there = if path.is_file() { "" } else { " (not there)" };
+            let _ = write!(text, "\nexpected {what}: {}{there}", path.display());
         }
         match &config.model_dir {
             Some(directory) => {

@@ -11,6 +11,7 @@ mod init;
 mod lifecycle;
 mod lint;
 mod listeners;
+mod native;
 mod scripts;
 mod support;
 mod vectors;

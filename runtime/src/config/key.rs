@@ -116,7 +116,7 @@ keys! {
     SCRIPT_HOST = "script.host", Kind::Path, "", [],
         "directory that holds outrigger_worker [default: beside the executable]";
     SCRIPT_WORKERS = "script.workers", Kind::Count { min: 1, max: 1024 }, "1", [alias("WORKER_COUNT")],
-        "worker processes, each working on one call at a time";
+        "worker processes, each working on one call at a time; with script.trusted, threads";
     SCRIPT_TIMEOUT = "script.timeout", Kind::Timeout, "60s", [Alias { variable: "SCORING_TIMEOUT_MS", suffix: "ms" }],
         "time limit of one run(); the worker is replaced when it is over [with compat: 1h]";
     SCRIPT_HARD_TIMEOUT = "script.hard_timeout", Kind::Duration, "", [Alias { variable: "WORKER_TIMEOUT", suffix: "s" }],
@@ -148,7 +148,8 @@ keys! {
     SCRIPT_NATIVE = "script.native", Kind::Path, "", [],
         "shared library with outrigger_script_init and outrigger_script_run, in place of script.entry";
     SCRIPT_TRUSTED = "script.trusted", Kind::Flag, "false", [],
-        "whether script.native runs in the replica's own process: faster, and its crash is the replica's";
+        "whether script.native runs in the replica's own process, in script.workers threads where it is thread-safe: faster; \
+         not sandboxed, it sees keys and requests, its crash is the replica's, and a call of it cannot be ended";
     SCRIPT_SANDBOX_OFF = "script.sandbox_off", Kind::List, "", [],
         "parts of the sandbox that are not wanted, by the names that are shown at start; all: none is";
     SCRIPT_NETWORK = "script.network", Kind::List, "", [],

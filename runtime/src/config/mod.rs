@@ -414,10 +414,14 @@ fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>>
     }
     let model_dir = get.path(key::MODEL_DIR);
     let script = script(&get, sources);
+    if get.flag(key::SCRIPT_TRUSTED) && get.path(key::SCRIPT_NATIVE).is_none() {
+        let problem = "`script.trusted` is for `script.native`; a Python script runs in workers".into();
+        mistake(key::SCRIPT_TRUSTED, problem);
+    }
     if script.is_none() && models.is_empty() && model_dir.is_none() {
         mistake(
             key::SCRIPT_ENTRY,
-            "nothing to serve: set `script.entry` (--script-entry), `model_dir` (--model-dir) or a [models.NAME] table (--model NAME=PATH)".into(),
+            "nothing to serve: set `script.entry` (--script-entry), `script.native` (--script-native), `model_dir` (--model-dir) or a [models.NAME] table (--model NAME=PATH)".into(),
         );
     }
     for part in get.list(key::SCRIPT_SANDBOX_OFF) {
@@ -550,6 +554,14 @@ impl ScriptConfig {
     /// Calls that one worker takes at once, as far as the configuration says.
     pub fn calls_per_worker(&self) -> usize {
         self.concurrency.max(self.max_batch)
+    }
+
+    /// What workers are processes of, for a message.
+    pub(crate) fn program(&self) -> String {
+        match &self.native {
+            Some(_) => "the host of native scripts, this executable itself".into(),
+            None => format!("`{}`; set script.python to a Python 3.11 or later", self.python),
+        }
     }
 }
 

@@ -68,6 +68,10 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
                 return Ok(response);
             }
             scripts::Method::Head => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED)),
+            // A native script may take one of them alone.
+            scripts::Method::Get | scripts::Method::Post if scripts.is_some() => {
+                return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED));
+            }
             scripts::Method::Get | scripts::Method::Post => {}
         }
     }

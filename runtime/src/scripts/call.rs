@@ -41,15 +41,21 @@ pub enum Body {
 impl Body {
     /// Its length in bytes.
     pub fn len(&self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Shared(filled) => filled.bytes().len(),
-        }
+        self.as_ref().len()
     }
 
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Shared(filled) => filled.bytes(),
+        }
     }
 }
 

@@ -139,9 +139,10 @@ fn policy(
     // Outside of the root where the operator says so.
     read.extend(config.entry.parent().map(Path::to_owned));
     read.extend(model_dir.map(Path::to_owned));
-    read.extend(config.native.as_ref().and_then(|library| library.parent()).map(Path::to_owned));
-    if config.native.is_some() {
-        read.extend(std::env::current_exe().ok());
+    if let Some(library) = &config.native {
+        read.extend(library.parent().map(Path::to_owned));
+        // Where links lead: there are the libraries that it looks for beside itself.
+        read.extend(library.canonicalize().ok().as_deref().and_then(Path::parent).map(Path::to_owned));
     }
     read.extend(sandbox.read.iter().cloned());
     policy.write.extend(scratch.map(Path::to_owned));
@@ -153,7 +154,8 @@ fn policy(
         policy.write.push(config.app_root.clone());
     }
     if !sandbox.execute.is_empty() {
-        policy.execute = Execute::Only(sandbox.execute.clone());
+        let own = config.native.is_some().then(|| host.to_owned());
+        policy.execute = Execute::Only(sandbox.execute.iter().cloned().chain(own).collect());
     }
     policy.network = sandbox.network.clone();
     policy.unix_sockets = sandbox.unix_sockets;

@@ -277,12 +277,12 @@ fn encode_headers(headers: &HeaderMap, out: &mut Vec<u8>) {
 }
 
 /// The most headers that a script may answer with.
-const MOST_HEADERS: usize = 128;
+const MOST_HEADERS: usize = 256;
 
 /// Takes a header block apart. Hop-by-hop headers and the length, which are the server's own, are left out.
 ///
 /// # Errors
-/// [`FrameError::Malformed`] for a block that ends early, for a name or value that HTTP forbids, and for more than 128 headers.
+/// [`FrameError::Malformed`] for a block that ends early, for a name or value that HTTP forbids, and for more than 256 headers.
 pub fn decode_headers(mut block: &[u8]) -> Result<HeaderMap, FrameError> {
     const BAD: FrameError = FrameError::Malformed("header block of a REPLY");
     let mut headers = HeaderMap::new();

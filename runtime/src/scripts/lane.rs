@@ -450,7 +450,7 @@ impl Lane {
         let active = self.take_begun(frame.id).filter(|active| active.stream.is_none()).ok_or(BAD)?;
         self.served += 1;
         self.shared.breaker.served(self.number);
-        let result = interpret(reply, run, &active.job.call.request_id, &self.shared.confinement)?;
+        let result = interpret(reply, run, &active.job.call.request_id, Some(&self.shared.confinement))?;
         active.job.answer(if active.overdue.is_some() { Err(timeout(&self.shared)) } else { result });
         Ok(())
     }
@@ -464,7 +464,7 @@ impl Lane {
         let request = &active.job.call.request_id;
         let ended = match reply {
             Reply::Returned(_) | Reply::Cancelled => Ok(()),
-            reply => match interpret(reply, run, request, &self.shared.confinement)? {
+            reply => match interpret(reply, run, request, Some(&self.shared.confinement))? {
                 Ok(_) => return Err(BAD),
                 Err(error) => Err(error),
             },
@@ -605,17 +605,18 @@ fn timeout(shared: &Shared) -> CallError {
 }
 
 /// A script's reply as the caller sees it; what belongs in the log goes there.
-fn interpret(
+pub(super) fn interpret(
     reply: Reply,
     run: Duration,
     request: &HeaderValue,
-    confinement: &Confinement,
+    confinement: Option<&Confinement>,
 ) -> Result<ScriptResult, FrameError> {
     Ok(match reply {
         Reply::Returned(text) => Ok(ScriptAnswer::Json { text, run }),
         Reply::Answer(head, body) => Ok(ScriptAnswer::Whole { head, body, run }),
         Reply::Raised(trouble) => {
-            let hint = confinement.hint(&trouble.message).map(|hint| format!("\nnote: {hint}"));
+            let hint = confinement.and_then(|confinement| confinement.hint(&trouble.message));
+            let hint = hint.map(|hint| format!("\nnote: {hint}"));
             let (traceback, hint) = (trouble.traceback.trim_end(), hint.unwrap_or_default());
             tracing::error!(?request, message = %trouble.message, "run() raised\n{traceback}{hint}");
             Err(outrigger_protocol::aml::script_error())

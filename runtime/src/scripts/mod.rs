@@ -1,4 +1,5 @@
-//! Entry scripts: worker processes, each kept alive and fed by a task.
+//! Entry scripts: worker processes, each kept alive and fed by a task; or, for a native script that the operator trusts, threads
+//! of our own.
 
 mod bell;
 mod breaker;
@@ -9,6 +10,7 @@ mod forkserver;
 pub mod frame;
 mod lane;
 mod log;
+mod native;
 mod outputs;
 mod process;
 mod questions;
@@ -45,6 +47,7 @@ use worker::{Surroundings, Worker};
 
 pub use call::{Body, ScriptAnswer, ScriptCall, ScriptResult};
 pub use frame::{Method, ReplyHead};
+pub use native::NativeError;
 pub use outputs::OutputsError;
 pub use regions::{Filled, Pool};
 pub use stream::{StreamBody, StreamError};
@@ -66,6 +69,9 @@ pub enum ScriptError {
     /// `./outputs` cannot be led to where it is kept.
     #[error(transparent)]
     Outputs(#[from] OutputsError),
+    /// A native script does not come up in our own process.
+    #[error(transparent)]
+    Native(#[from] NativeError),
 }
 
 /// What holds for calls to a script.
@@ -79,12 +85,23 @@ pub struct ScriptLimits {
     pub compat: bool,
 }
 
-/// The workers of a service.
+/// What works on the calls of a service's script.
 pub struct Scripts {
-    shared: Arc<Shared>,
-    tasks: Mutex<JoinSet<()>>,
+    lanes: Lanes,
     ready: Ready,
     _outputs: outputs::Outputs,
+}
+
+enum Lanes {
+    Workers(Workers),
+    /// In our own process.
+    Threads(native::Threads),
+}
+
+/// The workers of a service.
+struct Workers {
+    shared: Arc<Shared>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 struct Shared {
@@ -133,7 +150,7 @@ pub struct WorkerStatus {
 }
 
 impl Scripts {
-    /// Starts all workers and waits until each has returned from `init()`.
+    /// Starts all workers, or the threads of a native script that is trusted, and waits until `init()` has returned in each.
     ///
     /// # Errors
     /// The first failure of any worker; the others are ended.
@@ -145,9 +162,111 @@ impl Scripts {
         limits: ScriptLimits,
     ) -> Result<Self, ScriptError> {
         let outputs = outputs::prepare(&config.app_root, config.outputs_dir.as_deref())?;
-        let shared = Arc::new(Shared::new(config, model_dir, models, busy, limits)?);
+        let (lanes, ready) = match config.native.as_deref().filter(|_| config.trusted) {
+            Some(library) => {
+                let (threads, ready) =
+                    native::Threads::start(library, config, model_dir, busy, limits).await?;
+                (Lanes::Threads(threads), ready)
+            }
+            None => {
+                let shared = Shared::new(config, model_dir, models, busy, limits)?;
+                let (workers, ready) = Workers::start(Arc::new(shared)).await?;
+                (Lanes::Workers(workers), ready)
+            }
+        };
+        Ok(Self { lanes, ready, _outputs: outputs })
+    }
+
+    /// What the script says of itself.
+    pub fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// Shared memory for bodies, if it is used.
+    pub fn pool(&self) -> Option<&Arc<Pool>> {
+        match &self.lanes {
+            Lanes::Workers(workers) => workers.shared.pool.as_ref(),
+            Lanes::Threads(_) => None,
+        }
+    }
+
+    /// Calls that can be worked on at once.
+    pub fn slots(&self) -> usize {
+        match &self.lanes {
+            Lanes::Workers(workers) => {
+                let config = &workers.shared.config;
+                config.workers * config.calls_per_worker()
+            }
+            Lanes::Threads(threads) => threads.count(),
+        }
+    }
+
+    /// Calls that may come ahead of their slots, where no models are served beside the script.
+    pub fn ahead(&self) -> usize {
+        match &self.lanes {
+            Lanes::Workers(workers) if workers.shared.sends_ahead() => lane::AHEAD,
+            Lanes::Workers(_) => 0,
+            Lanes::Threads(threads) => threads.ahead(),
+        }
+    }
+
+    /// Why no call can be worked on, or fewer than should be.
+    pub fn trouble(&self) -> Option<String> {
+        match &self.lanes {
+            Lanes::Workers(workers) => workers.shared.breaker.reason(),
+            Lanes::Threads(threads) => threads.trouble(),
+        }
+    }
+
+    /// Workers started again so far.
+    pub fn restarts(&self) -> u64 {
+        match &self.lanes {
+            Lanes::Workers(workers) => workers.shared.restarts.load(Ordering::Relaxed),
+            Lanes::Threads(_) => 0,
+        }
+    }
+
+    /// What each worker is; a thread has the replica's own process.
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        match &self.lanes {
+            Lanes::Workers(workers) => workers.status(),
+            Lanes::Threads(threads) => threads.status(),
+        }
+    }
+
+    /// Has a lane work on a call. The slot goes along, so that it is taken for exactly as long as a lane is, also when the caller
+    /// goes away before the end.
+    ///
+    /// # Errors
+    /// What [`CallError`] can say of a script: it raised, hung, died, or returned what cannot be sent.
+    pub async fn call(&self, call: ScriptCall, slot: Slot) -> ScriptResult {
+        match &self.lanes {
+            Lanes::Workers(workers) => workers.call(call, slot).await,
+            Lanes::Threads(threads) => threads.call(call, slot).await,
+        }
+    }
+
+    /// Ends the calls that are still running, each with an answer that says so.
+    pub fn break_off(&self) {
+        match &self.lanes {
+            Lanes::Workers(workers) => workers.break_off(),
+            Lanes::Threads(threads) => threads.break_off(),
+        }
+    }
+
+    /// Ends all lanes in order; workers that take longer than `limit` are killed.
+    pub async fn stop(&self, limit: Duration) {
+        match &self.lanes {
+            Lanes::Workers(workers) => workers.stop(limit).await,
+            Lanes::Threads(threads) => threads.stop(limit).await,
+        }
+    }
+}
+
+impl Workers {
+    async fn start(shared: Arc<Shared>) -> Result<(Self, Ready), StartError> {
         let mut starts = JoinSet::new();
-        for number in 0..config.workers {
+        for number in 0..shared.config.workers {
             let shared = Arc::clone(&shared);
             starts.spawn(async move { (number, shared.start_worker(number, &shared.doors[number]).await) });
         }
@@ -162,52 +281,16 @@ impl Scripts {
             door.pid.store(worker.pid(), Ordering::Relaxed);
             tasks.spawn(lane::Lane::new(Arc::clone(&shared), number, door).run(worker));
         }
-        Ok(Self { shared, tasks: Mutex::new(tasks), ready, _outputs: outputs })
+        Ok((Self { shared, tasks: Mutex::new(tasks) }, ready))
     }
 
-    /// What the script says of itself.
-    pub fn ready(&self) -> &Ready {
-        &self.ready
-    }
-
-    /// Shared memory for bodies, if it is used.
-    pub fn pool(&self) -> Option<&Arc<Pool>> {
-        self.shared.pool.as_ref()
-    }
-
-    /// Calls that may come ahead of their slots.
-    pub fn ahead(&self) -> usize {
-        if self.shared.sends_ahead() { lane::AHEAD } else { 0 }
-    }
-
-    /// Whether at least one worker can take calls.
-    pub fn is_alive(&self) -> bool {
-        self.shared.is_alive()
-    }
-
-    /// Why there is no worker, or fewer than there should be.
-    pub fn trouble(&self) -> Option<String> {
-        self.shared.breaker.reason()
-    }
-
-    /// Workers started again so far.
-    pub fn restarts(&self) -> u64 {
-        self.shared.restarts.load(Ordering::Relaxed)
-    }
-
-    /// What each worker is.
-    pub fn status(&self) -> Vec<WorkerStatus> {
+    fn status(&self) -> Vec<WorkerStatus> {
         let pid = |door: &Arc<Door>| door.pid.load(Ordering::Relaxed);
         let doors = self.shared.doors.iter().enumerate();
         doors.map(|(worker, door)| WorkerStatus { worker, pid: pid(door) }).collect()
     }
 
-    /// Has a worker work on a call. The slot goes along, so that it is taken for exactly as long as a worker is, also when
-    /// the caller goes away before the end.
-    ///
-    /// # Errors
-    /// What [`CallError`] can say of a script: it raised, hung, died, or returned what cannot be sent.
-    pub async fn call(&self, call: ScriptCall, slot: Slot) -> ScriptResult {
+    async fn call(&self, call: ScriptCall, slot: Slot) -> ScriptResult {
         let shared = &self.shared;
         let (reply, answer) = oneshot::channel();
         let job = Job { call, slot, reply: Some(reply), since: Instant::now() };
@@ -226,8 +309,7 @@ impl Scripts {
         })
     }
 
-    /// Ends the calls that are still running, each with an answer that says so.
-    pub fn break_off(&self) {
+    fn break_off(&self) {
         self.shared.break_off.cancel();
         self.shared.wake_all();
         if !self.shared.is_alive() {
@@ -235,8 +317,7 @@ impl Scripts {
         }
     }
 
-    /// Ends all workers in order; those that take longer than `limit` are killed.
-    pub async fn stop(&self, limit: Duration) {
+    async fn stop(&self, limit: Duration) {
         self.shared.stop.cancel();
         self.shared.wake_all();
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
@@ -263,8 +344,8 @@ pub async fn examine(
     init: bool,
     compat: bool,
 ) -> Result<Ready, StartError> {
-    let host = process::find_host(config.host.as_deref()).map_err(|_| StartError::Spawn {
-        python: config.python.clone(),
+    let host = process::find_host(config).map_err(|_| StartError::Spawn {
+        program: config.program(),
         source: std::io::ErrorKind::NotFound.into(),
     })?;
     let confinement = Confinement::prepare(config, &host, model_dir, compat);
@@ -307,7 +388,7 @@ impl Shared {
         busy: Arc<Busy>,
         limits: ScriptLimits,
     ) -> Result<Self, ScriptError> {
-        let host = process::find_host(config.host.as_deref()).map_err(|tried| ScriptError::Host { tried })?;
+        let host = process::find_host(config).map_err(|tried| ScriptError::Host { tried })?;
         let door = |_| Arc::new(Door { bell: Arc::default(), pid: AtomicI32::new(0) });
         Ok(Self {
             confinement: Confinement::prepare(config, &host, model_dir, limits.compat),
@@ -480,7 +561,7 @@ impl Shared {
             Ok(server) => Ok(Some(Arc::clone(kept.insert(Arc::new(server))))),
             Err(ForkServerError::Preload(failure)) => Err(StartError::Script(failure)),
             Err(ForkServerError::Spawn(source)) => {
-                Err(StartError::Spawn { python: self.config.python.clone(), source })
+                Err(StartError::Spawn { program: self.config.program(), source })
             }
             Err(error) => {
                 tracing::warn!(%error, "workers are started as programs of their own");

@@ -152,7 +152,7 @@ impl Process {
     ) -> io::Result<(Handle, i32)> {
         let mut command = match &launch.config.native {
             Some(_) => {
-                let mut command = Command::new(std::env::current_exe()?);
+                let mut command = Command::new(launch.host);
                 command.arg("native-worker");
                 command
             }
@@ -251,7 +251,10 @@ pub(super) fn environment(
         .process_group(0)
         .kill_on_drop(true);
     confinement.environment(command);
-    command.env("AML_APP_ROOT", &config.app_root).env("PYTHONPATH", python_path(host));
+    command.env("AML_APP_ROOT", &config.app_root);
+    if config.native.is_none() {
+        command.env("PYTHONPATH", python_path(host));
+    }
     if let Some(model_dir) = model_dir {
         command.env("AZUREML_MODEL_DIR", model_dir);
     }
@@ -313,14 +316,17 @@ fn python_path(host: &Path) -> std::ffi::OsString {
     path
 }
 
-/// Finds the directory that holds `outrigger_worker`.
+/// Finds the directory that holds `outrigger_worker`, or, for a native script, the executable that is its host: our own.
 ///
 /// # Errors
 /// The places where it was looked for.
-pub(super) fn find_host(configured: Option<&Path>) -> Result<PathBuf, Vec<PathBuf>> {
+pub(super) fn find_host(config: &ScriptConfig) -> Result<PathBuf, Vec<PathBuf>> {
+    if config.native.is_some() {
+        return std::env::current_exe().map_err(|_| vec!["/proc/self/exe".into()]);
+    }
     let mut tried = Vec::new();
-    if let Some(path) = configured {
-        tried.push(path.to_owned());
+    if let Some(path) = &config.host {
+        tried.push(path.clone());
     } else if let Ok(executable) = std::env::current_exe() {
         // Installed: PREFIX/bin beside PREFIX/share. In a checkout: target/PROFILE/outrigger beside entry-scripts; tests
         // run from target/PROFILE/deps.

@@ -100,6 +100,13 @@ impl Producer {
         state.waiting + state.consumed < self.0.window
     }
 
+    /// Bytes that may be sent at the moment by one who needs not be told of credit.
+    pub(super) fn room(&self) -> u64 {
+        self.take_credit();
+        let state = self.0.lock();
+        self.0.window.saturating_sub(state.waiting + state.consumed)
+    }
+
     /// Credit to give to the worker now, if it is worth a frame.
     pub(super) fn take_credit(&self) -> Option<u64> {
         let mut state = self.0.lock();
@@ -116,7 +123,8 @@ impl Producer {
         self.finish(how);
     }
 
-    fn finish(&self, how: Result<(), StreamError>) {
+    /// The same for one that is shared; what is said first holds.
+    pub(super) fn finish(&self, how: Result<(), StreamError>) {
         let mut state = self.0.lock();
         if state.end.is_none() {
             state.end = Some(how);

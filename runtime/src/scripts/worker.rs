@@ -119,11 +119,11 @@ pub struct Failure {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The interpreter does not start.
-    #[error("cannot start `{python}`; set script.python to a Python 3.11 or later")]
+    /// The program does not start.
+    #[error("cannot start {program}")]
     Spawn {
-        /// `script.python`.
-        python: String,
+        /// What it is, and where it is set.
+        program: String,
         /// Why.
         source: std::io::Error,
     },
@@ -203,7 +203,7 @@ impl Worker {
         let config = launch.config;
         let spawned = Process::spawn(launch).await;
         let (process, ends) =
-            spawned.map_err(|source| StartError::Spawn { python: config.python.clone(), source })?;
+            spawned.map_err(|source| StartError::Spawn { program: config.program(), source })?;
         let regions = Regions::new(ends.regions, around.pool.cloned(), around.limit, Arc::clone(around.bell));
         let mut worker = Self {
             process,

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub(super) struct Channel {
     inbox: Mutex<Inbox>,
     pool: Pool,
     limits: OnceLock<Limits>,
+    /// The runtime takes no more frames.
+    over: AtomicBool,
 }
 
 struct Inbox {
@@ -109,6 +112,7 @@ impl Channel {
             inbox: Mutex::new(inbox),
             pool: Pool::default(),
             limits: OnceLock::new(),
+            over: AtomicBool::new(false),
         }
     }
 
@@ -156,6 +160,11 @@ impl Channel {
             }
             self.take_in(&mut inbox, true)?;
         }
+    }
+
+    /// The conversation is over. What the script logs from now on goes to stderr, which the runtime reads to the end.
+    pub(super) fn hang_up(&self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 
     /// The call has returned. Whether it was cancelled.
@@ -315,6 +324,10 @@ impl Channel {
 
     /// Writes one line of the replica's log.
     pub(super) fn log(&self, id: u64, level: Level, line: &str) {
+        if self.over.load(Ordering::Relaxed) {
+            eprintln!("{line}");
+            return;
+        }
         let cut = line.char_indices().nth(LINE_CHARACTERS).map_or(line.len(), |(at, _)| at);
         // If the runtime is gone, that is noticed elsewhere.
         let _ = self.send(Kind::Log, id, &[&frame::log_head(level as u8), &line.as_bytes()[..cut]]);

@@ -64,7 +64,7 @@ fn serve(channel: &Arc<Channel>) -> Result<u8, End> {
     let methods = script.methods().map(|method| method.as_str()).collect();
     channel.send(Kind::Ready, 0, &[&start::json(&Ready::new(&start, methods))])?;
     loop {
-        let call = channel.next_call()?;
+        let call = channel.next_call().inspect_err(|_| channel.hang_up())?;
         if call.cancelled() {
             let head = ReplyHead::bare(Outcome::Cancelled, Duration::ZERO);
             channel.send(Kind::Reply, call.id, &[&head.encode()])?;
