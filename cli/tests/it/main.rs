@@ -6,6 +6,7 @@ mod configuration;
 mod contracts;
 mod dev;
 mod digits;
+mod examples;
 mod health;
 mod init;
 mod lifecycle;
