@@ -106,7 +106,9 @@ fn frames(criterion: &mut Criterion) {
     let mut payload = vec![0u8; 16];
     payload.extend_from_slice(&[b'1'; 300]);
     let payload = Bytes::from(payload);
-    group.bench_function("reply", |bencher| bencher.iter(|| frame::decode_reply(black_box(payload.clone()), None)));
+    group.bench_function("reply", |bencher| {
+        bencher.iter(|| frame::decode_reply(black_box(payload.clone()), None))
+    });
 
     let image = tensor(1, 64);
     group.bench_function("tensors", |bencher| {

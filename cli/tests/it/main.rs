@@ -4,6 +4,7 @@ mod azmlinfsrv;
 mod bad_input;
 mod configuration;
 mod contracts;
+mod copies;
 mod dev;
 mod digits;
 mod examples;

@@ -154,7 +154,7 @@ async fn a_dying_worker_takes_the_call_it_is_at_and_no_other() {
 async fn a_call_that_was_sent_ahead_to_a_dying_worker_keeps_its_body() {
     let script = "import os, time\ndef init():\n    pass\ndef run(data):\n    if data == 'die':\n        time.sleep(0.2)\n        os._exit(1)\n    return len(data)\n";
     // Everything goes through shared memory.
-    let replica = outrigger().script(script).args(["--script-region-threshold", "1"]).start();
+    let replica = outrigger().script(script).args(["--script-region-threshold", "1B"]).start();
     for _ in 0..64 {
         assert_eq!(score(&replica, "warm").send().await.unwrap().status(), 200);
     }
