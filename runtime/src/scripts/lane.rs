@@ -586,9 +586,7 @@ impl Lane {
     fn leave(&self) {
         self.shared.not_idle(self.number);
         self.door.pid.store(0, Ordering::Relaxed);
-        if self.shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.shared.busy.set_able(false);
-        }
+        self.shared.count(false);
     }
 }
 
