@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What a client is told by CANCEL's payload.
 const CLIENT_LEFT: u8 = 1;
 const OUT_OF_TIME: u8 = 2;
+/// What END says of a stream that was cancelled and raised nothing.
+const CANCELLED: &str = "cancelled";
 
 pub(super) struct Lane {
     shared: Arc<Shared>,
@@ -461,6 +463,14 @@ impl Lane {
         let active = self.take_begun(frame.id).ok_or(BAD)?;
         let stream = active.stream.ok_or(BAD)?;
         self.served += 1;
+        if active.cancelled && matches!(&reply, Reply::Raised(trouble) if trouble.message == CANCELLED) {
+            // It ended as it was told to. A job that is dropped counts as cancelled.
+            stream.end(Err(StreamError::Lost));
+            if active.overdue.is_some() {
+                active.job.answer(Err(timeout(&self.shared)));
+            }
+            return Ok(());
+        }
         let request = &active.job.call.request_id;
         let ended = match reply {
             Reply::Returned(_) | Reply::Cancelled => Ok(()),
