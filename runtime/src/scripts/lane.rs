@@ -522,8 +522,12 @@ impl Lane {
                 Some(since) => sooner(since + grace),
                 None if now >= active.deadline => {
                     let request = &active.job.call.request_id;
-                    let millis = self.shared.config.timeout.as_millis();
-                    tracing::error!(worker = self.number, ?request, millis, "run() is over its time limit");
+                    let (key, limit) = match &active.stream {
+                        Some(_) => ("script.gap_timeout", self.shared.config.gap_timeout),
+                        None => ("script.timeout", self.shared.config.timeout),
+                    };
+                    let millis = limit.as_millis();
+                    tracing::error!(worker = self.number, ?request, key, millis, "run() is over its time limit");
                     worker.connection.put_frame(Kind::Cancel, active.id, &[OUT_OF_TIME]);
                     active.overdue = Some(now);
                     active.cancelled = true;
