@@ -527,7 +527,13 @@ impl Lane {
                         None => ("script.timeout", self.shared.config.timeout),
                     };
                     let millis = limit.as_millis();
-                    tracing::error!(worker = self.number, ?request, key, millis, "run() is over its time limit");
+                    tracing::error!(
+                        worker = self.number,
+                        ?request,
+                        key,
+                        millis,
+                        "run() is over its time limit"
+                    );
                     worker.connection.put_frame(Kind::Cancel, active.id, &[OUT_OF_TIME]);
                     active.overdue = Some(now);
                     active.cancelled = true;

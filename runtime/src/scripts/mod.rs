@@ -530,7 +530,9 @@ mod tests {
         let sources = Sources {
             file: Some((
                 directory.join("outrigger.toml"),
-                format!("[script]\nentry = 'score.py'\nworkers = {workers}\nsandbox_off = ['all']\ncgroups = false"),
+                format!(
+                    "[script]\nentry = 'score.py'\nworkers = {workers}\nsandbox_off = ['all']\ncgroups = false"
+                ),
             )),
             environment: vec![("HOME".into(), "/nowhere".into())],
             working_directory: directory,
@@ -538,7 +540,8 @@ mod tests {
         };
         let (config, _) = config::load(&sources).unwrap();
         let limits = ScriptLimits { answer: 1 << 20, queue_wait: Duration::from_secs(1), compat: false };
-        Shared::new(&config.script.unwrap(), None, Arc::new(Models::none()), Busy::new(workers), limits).unwrap()
+        Shared::new(&config.script.unwrap(), None, Arc::new(Models::none()), Busy::new(workers), limits)
+            .unwrap()
     }
 
     async fn job(slots: &Arc<Slots>) -> (Job, oneshot::Receiver<ScriptResult>) {
