@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What a client is told by CANCEL's payload.
 const CLIENT_LEFT: u8 = 1;
 const OUT_OF_TIME: u8 = 2;
+/// What END says of a stream that was cancelled and raised nothing.
+const CANCELLED: &str = "cancelled";
 
 pub(super) struct Lane {
     shared: Arc<Shared>,
@@ -461,6 +463,14 @@ impl Lane {
         let active = self.take_begun(frame.id).ok_or(BAD)?;
         let stream = active.stream.ok_or(BAD)?;
         self.served += 1;
+        if active.cancelled && matches!(&reply, Reply::Raised(trouble) if trouble.message == CANCELLED) {
+            // It ended as it was told to. A job that is dropped counts as cancelled.
+            stream.end(Err(StreamError::Lost));
+            if active.overdue.is_some() {
+                active.job.answer(Err(timeout(&self.shared)));
+            }
+            return Ok(());
+        }
         let request = &active.job.call.request_id;
         let ended = match reply {
             Reply::Returned(_) | Reply::Cancelled => Ok(()),
@@ -512,8 +522,18 @@ impl Lane {
                 Some(since) => sooner(since + grace),
                 None if now >= active.deadline => {
                     let request = &active.job.call.request_id;
-                    let millis = self.shared.config.timeout.as_millis();
-                    tracing::error!(worker = self.number, ?request, millis, "run() is over its time limit");
+                    let (key, limit) = match &active.stream {
+                        Some(_) => ("script.gap_timeout", self.shared.config.gap_timeout),
+                        None => ("script.timeout", self.shared.config.timeout),
+                    };
+                    let millis = limit.as_millis();
+                    tracing::error!(
+                        worker = self.number,
+                        ?request,
+                        key,
+                        millis,
+                        "run() is over its time limit"
+                    );
                     worker.connection.put_frame(Kind::Cancel, active.id, &[OUT_OF_TIME]);
                     active.overdue = Some(now);
                     active.cancelled = true;
@@ -586,9 +606,7 @@ impl Lane {
     fn leave(&self) {
         self.shared.not_idle(self.number);
         self.door.pid.store(0, Ordering::Relaxed);
-        if self.shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.shared.busy.set_able(false);
-        }
+        self.shared.count(false);
     }
 }
 

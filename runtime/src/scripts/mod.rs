@@ -419,6 +419,16 @@ impl Shared {
         self.alive.load(Ordering::Acquire) > 0
     }
 
+    /// Counts a worker in, or out, and says whether there is one. Under a lock, so that who says it last has counted last.
+    fn count(&self, comes: bool) {
+        let _queue = self.queue();
+        match comes {
+            true => self.alive.fetch_add(1, Ordering::AcqRel),
+            false => self.alive.fetch_sub(1, Ordering::AcqRel),
+        };
+        self.busy.set_able(self.is_alive());
+    }
+
     fn wake_all(&self) {
         for door in &self.doors {
             door.bell.ring();
@@ -539,8 +549,7 @@ impl Shared {
             init: true,
         };
         let worker = Worker::start(&launch, around).await?;
-        self.alive.fetch_add(1, Ordering::AcqRel);
-        self.busy.set_able(true);
+        self.count(true);
         self.breaker.started();
         let Ready { python, mode, kind, .. } = &worker.ready;
         tracing::info!(worker = number, pid = worker.pid(), %python, %mode, ?kind, "worker ready");

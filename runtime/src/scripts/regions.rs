@@ -453,6 +453,8 @@ mod tests {
         }
         assert_eq!(read(&mapping, kept), b"kept");
         drop(regions);
+        let (next, _next_worker) = seqpacket_pair().unwrap();
+        let _next = Regions::new(next, Some(Arc::clone(&pool)), 1 << 20, Arc::default());
         drop(filled(&pool, b"later"));
         assert_eq!(read(&mapping, kept), b"kept", "also after the replica has let go of it");
     }
