@@ -1,4 +1,4 @@
-"""A user's script that tells what it sees of its container, and what it is refused: `cargo xtask image smoke` asks it."""
+"""A user's script that says what it sees of its container and what it is refused, to `cargo xtask image smoke`."""
 
 import json
 import os

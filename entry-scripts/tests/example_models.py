@@ -1,6 +1,6 @@
-"""Models and inputs for the examples: `python example_models.py FOLDER` writes what `cargo xtask test` asks them with.
+"""Models and inputs for the examples: `python example_models.py FOLDER` writes them for tests in other languages.
 
-FOLDER gets a model directory for each example, and `asked.json`: bodies, and the answers that the models themselves give.
+FOLDER gets model directories, a picture, and `asked.json`: bodies, and the answers that the models themselves give.
 """
 
 import io

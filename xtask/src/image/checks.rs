@@ -81,7 +81,7 @@ fn hardened(engine: &Engine) -> Result<()> {
     ended_in_order(&container)
 }
 
-/// A user that the image does not know, in group 0, as OpenShift starts it; without a key, so that keys are made.
+/// A user that the image does not know, in group 0, as OpenShift starts it; without a key, so keys are made.
 fn any_user(engine: &Engine) -> Result<()> {
     #[derive(serde::Deserialize)]
     struct Keys {
@@ -97,7 +97,7 @@ fn any_user(engine: &Engine) -> Result<()> {
     container.use_key(&keys.primary);
     answers(&container)?;
     is_confined(&container, &container.ask(&json!({"do": "facts"}))?)?;
-    // The file is there, and the script's own user owns it: the sandbox alone stands in between, and says so.
+    // The file is there, and the script's own user owns it: the sandbox alone stands in between.
     let refused = container.post("/score", &json!({"do": "open", "path": file}))?;
     ensure!(refused.status == 500, "the script opened {file}, or else: {}", refused.status);
     for part in ["PermissionError", file, "script.read"] {
@@ -109,7 +109,7 @@ fn any_user(engine: &Engine) -> Result<()> {
     ended_in_order(&container)
 }
 
-/// A process whose parent has gone is handed to process 1, which has to wait for it or keep its entry for ever.
+/// A process whose parent has gone is handed to process 1, which has to reap it or keep its entry for ever.
 fn orphans(engine: &Engine) -> Result<()> {
     let container = service(engine, &[], Some(KEY))?;
     let orphan = container.exec(&["sh", "-c", "(sleep 0.1 >/dev/null 2>&1 & echo $!)"])?;
@@ -238,7 +238,7 @@ fn is_healthy(container: &Container<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The script sees no settings and no keys, writes only where it may, and reaches neither the replica nor the network.
+/// The script sees no settings and no keys, writes only where it may, and reaches neither replica nor network.
 fn is_confined(container: &Container<'_>, facts: &Value) -> Result<()> {
     is_confined_as_said(container)?;
     expect(facts, "capabilities", json!(0))?;
@@ -257,8 +257,8 @@ fn is_confined(container: &Container<'_>, facts: &Value) -> Result<()> {
     manages(container)
 }
 
-/// The log says that workers are confined, and what does not hold here: the number of processes, which takes control groups that can be
-/// written. A container's cannot.
+/// The log says that workers are confined, and what does not hold here: the number of processes, which takes control
+/// groups that can be written. A container's cannot.
 fn is_confined_as_said(container: &Container<'_>) -> Result<()> {
     let log = container.log()?;
     ensure!(log.contains("workers are confined"), "workers are not confined:\n{log}");
