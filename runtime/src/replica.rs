@@ -149,7 +149,8 @@ impl Replica {
         let (auth, admin_auth) = (authenticator(config.auth.enabled)?, authenticator(true)?);
 
         let slots = match &config.script {
-            Some(script) => script.workers * script.calls_per_worker(),
+            // Until the script has said how it takes its calls.
+            Some(script) => script.workers,
             None => config.backends.cpu_threads,
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));

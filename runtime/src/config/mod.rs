@@ -20,6 +20,8 @@ pub use value::{Endpoint, Kind, Value};
 pub use http::HeaderValue;
 
 use key::Key;
+
+use crate::scripts::CallKind;
 use outrigger_sandbox::{Network, Part};
 
 /// A valid configuration.
@@ -551,9 +553,13 @@ fn model(section: &Section) -> ModelConfig {
 }
 
 impl ScriptConfig {
-    /// Calls that one worker takes at once, as far as the configuration says.
-    pub fn calls_per_worker(&self) -> usize {
-        self.concurrency.max(self.max_batch)
+    /// Calls that one worker of a script of this kind takes at once.
+    pub fn calls_per_worker(&self, kind: CallKind) -> usize {
+        match kind {
+            CallKind::Sync => 1,
+            CallKind::Async => self.concurrency,
+            CallKind::Batch => self.max_batch,
+        }
     }
 
     /// What workers are processes of, for a message.

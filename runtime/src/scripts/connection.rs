@@ -16,6 +16,8 @@ use super::regions::Regions;
 const READ: usize = 16 * 1024;
 /// Bodies up to this length are copied behind their heads, so that one piece is written.
 const JOIN: usize = 4 * 1024;
+/// A worker that leaves more bytes than this unread, or than one payload may have, is not listened to.
+const UNREAD: usize = 64 << 20;
 /// So many pieces are written in one call to the system.
 const PIECES: usize = 64;
 
@@ -58,6 +60,8 @@ struct Outbox {
     gathered: Vec<u8>,
     /// Bytes of `gathered` that have been written.
     written: usize,
+    /// Bytes that wait in `pieces`.
+    length: usize,
     /// Writing has failed: the worker is gone, which reading will tell, perhaps after what it still had to say.
     broken: bool,
 }
@@ -86,7 +90,7 @@ impl Connection {
             self.outbox.gathered.extend_from_slice(&bytes);
         } else {
             self.outbox.seal();
-            self.outbox.pieces.push_back(bytes);
+            self.outbox.push(bytes);
         }
     }
 
@@ -103,6 +107,10 @@ impl Connection {
                 Poll::Ready(Err(_)) => self.outbox.give_up(),
                 Poll::Pending => break,
             }
+        }
+        // Who asks and does not take the answers is not asked for more questions. A worker that reads, on any thread, comes on.
+        if self.outbox.length + self.outbox.gathered.len() > self.limit.max(UNREAD) {
+            return Poll::Pending;
         }
         let wanted = self.missing();
         if self.inbox.capacity() - self.inbox.len() < wanted.min(READ / 4) {
@@ -194,16 +202,22 @@ impl Outbox {
         if self.written < self.gathered.len() {
             let mut gathered = Bytes::from(std::mem::take(&mut self.gathered));
             let _ = gathered.split_to(self.written);
-            self.pieces.push_back(gathered);
+            self.push(gathered);
         } else {
             self.gathered.clear();
         }
         self.written = 0;
     }
 
+    fn push(&mut self, piece: Bytes) {
+        self.length += piece.len();
+        self.pieces.push_back(piece);
+    }
+
     fn give_up(&mut self) {
         self.broken = true;
         self.pieces.clear();
+        self.length = 0;
         self.gathered.clear();
         self.written = 0;
     }
@@ -244,9 +258,11 @@ impl Outbox {
         while let Some(piece) = self.pieces.front_mut() {
             if count < piece.len() {
                 let _ = piece.split_to(count);
+                self.length -= count;
                 return;
             }
             count -= piece.len();
+            self.length -= piece.len();
             self.pieces.pop_front();
         }
         self.written += count;

@@ -72,6 +72,8 @@ struct Active {
     /// Since when it is over.
     overdue: Option<Instant>,
     stream: Option<Producer>,
+    /// Since when its client takes nothing.
+    stalled: Option<Instant>,
 }
 
 /// One timer for all limits of a lane. It is set again only when something is due earlier than it rings; an alarm that comes too early
@@ -168,8 +170,13 @@ impl Lane {
                     worker = self.start_again().await;
                 }
                 End::Hangs => {
-                    // Its end takes as long as it takes; the next one is started meanwhile.
-                    self.shared.bury(self.number, ready);
+                    if self.active.iter().any(|active| !active.begun) {
+                        // What it had to say in its last moment tells which of the calls that lie in its socket it has begun.
+                        self.hear_out(ready).await;
+                    } else {
+                        // Its end takes as long as it takes; the next one is started meanwhile.
+                        self.shared.bury(self.number, ready);
+                    }
                     self.lose_hanging();
                     // It did come up well: no reason to wait.
                     worker = self.start_again().await;
@@ -388,6 +395,7 @@ impl Lane {
             cancelled: false,
             overdue: None,
             stream: None,
+            stalled: None,
         });
     }
 
@@ -504,9 +512,27 @@ impl Lane {
                     worker.connection.put_frame(Kind::Credit, active.id, &credit.to_le_bytes());
                     active.deadline = now + self.shared.config.gap_timeout;
                 }
-                // Who has no credit waits for the client, which is not the worker's fault.
-                if !stream.has_credit() {
+                // Who has no credit waits for the client, which is not the worker's fault. But a client that takes nothing for as
+                // long as a script may give nothing has lost its right to a lane.
+                let stalled = (!stream.has_credit()).then(|| *active.stalled.get_or_insert(now));
+                active.stalled = stalled;
+                // One that was told to end has the time that it has.
+                if let Some(since) = stalled.filter(|_| !active.cancelled) {
+                    let until = since + self.shared.config.gap_timeout;
                     active.deadline = now + self.shared.config.gap_timeout;
+                    if now < until {
+                        sooner(until);
+                    } else {
+                        let request = &active.job.call.request_id;
+                        tracing::warn!(
+                            worker = self.number,
+                            ?request,
+                            "a client does not read its stream, which is broken off"
+                        );
+                        stream.break_off(StreamError::Stalled);
+                        active.cancelled = true;
+                        worker.connection.put_frame(Kind::Cancel, active.id, &[CLIENT_LEFT]);
+                    }
                 }
             }
             let left = active.job.is_abandoned() || active.stream.as_ref().is_some_and(Producer::is_left);
@@ -552,6 +578,18 @@ impl Lane {
             self.alarm.set(at);
         }
         None
+    }
+
+    /// Ends a worker that hangs and takes the replies that were still under way, so that a call which it has begun is not begun again.
+    async fn hear_out(&mut self, worker: Worker) {
+        let number = self.number;
+        let (death, mut connection) = worker.terminate_and_keep().await;
+        tracing::warn!(worker = number, %death, "worker ended");
+        while let Ok(frame) = connection.frame().await {
+            if frame.kind == Kind::Reply && self.hear_reply(frame).is_err() {
+                break;
+            }
+        }
     }
 
     /// The worker is gone, and what it was at with it.

@@ -112,7 +112,7 @@ struct Shared {
     busy: Arc<Busy>,
     limits: ScriptLimits,
     confinement: Confinement,
-    fork_server: tokio::sync::Mutex<Option<Arc<ForkServer>>>,
+    fork_server: tokio::sync::Mutex<Kept>,
     pool: Option<Arc<Pool>>,
     queue: Mutex<Queue>,
     doors: Vec<Arc<Door>>,
@@ -133,6 +133,20 @@ struct Queue {
     /// Numbers of lanes; the last one to come is the first to go, since its caches are warm.
     idle: Vec<usize>,
 }
+
+/// What has become of the fork-server.
+#[derive(Default)]
+enum Kept {
+    /// It was not asked for yet, or is not wanted any more.
+    #[default]
+    None,
+    Running(Arc<ForkServer>),
+    /// It did not come up.
+    Failed(Instant),
+}
+
+/// How long after a failure the fork-server is not tried again.
+const FORK_SERVER_RETRY: Duration = Duration::from_secs(30);
 
 /// How a lane is reached.
 struct Door {
@@ -195,7 +209,7 @@ impl Scripts {
         match &self.lanes {
             Lanes::Workers(workers) => {
                 let config = &workers.shared.config;
-                config.workers * config.calls_per_worker()
+                config.workers * config.calls_per_worker(self.ready.kind)
             }
             Lanes::Threads(threads) => threads.count(),
         }
@@ -329,7 +343,7 @@ impl Workers {
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!("workers did not end in time and were killed");
         }
-        self.shared.fork_server.lock().await.take();
+        *self.shared.fork_server.lock().await = Kept::None;
     }
 }
 
@@ -397,7 +411,7 @@ impl Shared {
             models,
             busy,
             limits,
-            fork_server: tokio::sync::Mutex::new(None),
+            fork_server: tokio::sync::Mutex::default(),
             pool: Pool::new(config.region_threshold, config.workers),
             queue: Mutex::default(),
             doors: (0..config.workers).map(door).collect(),
@@ -562,18 +576,26 @@ impl Shared {
             return Ok(None);
         }
         let mut kept = self.fork_server.lock().await;
-        if let Some(server) = kept.as_ref().filter(|server| !server.is_gone()) {
-            return Ok(Some(Arc::clone(server)));
+        match &*kept {
+            Kept::Running(server) if !server.is_gone() => return Ok(Some(Arc::clone(server))),
+            // Whoever waited for the lock need not wait for the same failure again.
+            Kept::Failed(when) if when.elapsed() < FORK_SERVER_RETRY => return Ok(None),
+            _ => {}
         }
         let model_dir = self.model_dir.as_deref();
         match ForkServer::start(&self.config, &self.host, model_dir, &self.confinement).await {
-            Ok(server) => Ok(Some(Arc::clone(kept.insert(Arc::new(server))))),
+            Ok(server) => {
+                let server = Arc::new(server);
+                *kept = Kept::Running(Arc::clone(&server));
+                Ok(Some(server))
+            }
             Err(ForkServerError::Preload(failure)) => Err(StartError::Script(failure)),
             Err(ForkServerError::Spawn(source)) => {
                 Err(StartError::Spawn { program: self.config.program(), source })
             }
             Err(error) => {
                 tracing::warn!(%error, "workers are started as programs of their own");
+                *kept = Kept::Failed(Instant::now());
                 Ok(None)
             }
         }

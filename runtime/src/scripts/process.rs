@@ -29,6 +29,9 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(250);
 /// How long a worker has between SIGTERM, which makes it print its stack, and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_millis(500);
 
+/// How long the end of a process that was killed is waited for.
+const KILL_GRACE: Duration = Duration::from_secs(2);
+
 /// A started process.
 pub(super) struct Process {
     handle: Handle,
@@ -124,7 +127,8 @@ impl Process {
                     let pid = forked.pid();
                     // It waits for START before it comes to anything of the user's.
                     if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.add(pid.unsigned_abs())) {
-                        tracing::warn!(%error, worker = launch.worker, "a worker could not be put into its control group");
+                        forked.signal(Signal::KILL);
+                        return Err(error);
                     }
                     (Handle::Forked(forked), pid)
                 }
@@ -199,7 +203,8 @@ impl Process {
         if tokio::time::timeout(grace, self.wait()).await.is_err() {
             self.kill();
         }
-        let end = self.wait().await;
+        // Not even SIGKILL ends what hangs in the kernel, in a device's driver say. Nobody is kept waiting for that.
+        let end = tokio::time::timeout(KILL_GRACE, self.wait()).await.unwrap_or(End::Unknown);
         // What the script started itself goes with it, and so the pipes close.
         match &self.handle {
             Handle::Child(_) => sys::kill(-self.pid, libc::SIGKILL),
@@ -353,6 +358,7 @@ pub(super) async fn log_lines(
     let mut buffer = Vec::with_capacity(1024);
     let emit = |line: &[u8]| {
         let text = String::from_utf8_lossy(line);
+        let text = super::log::one_line(&text);
         tracing::info!(target: "outrigger::script", worker, pid, stream, "{text}");
         if let Some(tail) = &tail {
             let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use outrigger_backend::{Buffer, Tensor};
+use outrigger_backend::{Buffer, DataType, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::task::JoinSet;
 
@@ -16,16 +16,23 @@ use crate::models::Models;
 /// The most runs that a worker may have asked for and has no answer to.
 const MOST: usize = 1024;
 
+/// The most bytes of inputs, in runs that are open, that came over the socket.
+const MOST_BYTES: usize = 1 << 30;
+
 /// The open questions of one worker. Runs that nobody waits for any more are not begun when this is dropped.
 pub(super) struct Questions {
     models: Arc<Models>,
     runs: JoinSet<Answer>,
+    /// Bytes of inputs of the open runs that we hold a copy of.
+    bytes: usize,
 }
 
 /// What a question comes to.
 pub(super) struct Answer {
     id: u64,
     content: Content,
+    /// Bytes that were held for it.
+    bytes: usize,
 }
 
 enum Content {
@@ -36,7 +43,7 @@ enum Content {
 
 impl Questions {
     pub(super) fn new(models: Arc<Models>) -> Self {
-        Self { models, runs: JoinSet::new() }
+        Self { models, runs: JoinSet::new(), bytes: 0 }
     }
 
     /// A model's inputs and outputs.
@@ -45,7 +52,7 @@ impl Questions {
             Ok(json) => Content::Info(json),
             Err(error) => Content::Error(error),
         };
-        Answer { id, content }
+        Answer { id, content, bytes: 0 }
     }
 
     /// Has a model run.
@@ -57,15 +64,25 @@ impl Questions {
             return Err(FrameError::Malformed("INFER"));
         }
         // Inputs that came over the socket move to where a device can read them; those in a region are there already.
+        let bytes = if tail.is_some() { 0 } else { payload.len() };
+        if self.bytes + bytes > MOST_BYTES && !self.runs.is_empty() {
+            return Err(FrameError::Malformed("INFER"));
+        }
         let payload = if tail.is_some() { payload } else { aligned(&payload)? };
-        let Infer { model, inputs } = tensors::decode_infer(&payload, tail.as_ref())?;
+        let Infer { model, mut inputs } = tensors::decode_infer(&payload, tail.as_ref())?;
+        if tail.is_some() {
+            for (_, tensor) in &mut inputs {
+                keep_still(tensor)?;
+            }
+        }
+        self.bytes += bytes;
         let models = Arc::clone(&self.models);
         self.runs.spawn(async move {
             let content = match models.infer_named(&model, inputs).await {
                 Ok(outputs) => Content::Tensors(outputs),
                 Err(error) => Content::Error(error),
             };
-            Answer { id, content }
+            Answer { id, content, bytes }
         });
         Ok(())
     }
@@ -74,7 +91,10 @@ impl Questions {
     pub(super) fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Answer> {
         loop {
             match self.runs.poll_join_next(context) {
-                Poll::Ready(Some(Ok(answer))) => return Poll::Ready(answer),
+                Poll::Ready(Some(Ok(answer))) => {
+                    self.bytes -= answer.bytes;
+                    return Poll::Ready(answer);
+                }
                 // A run that panicked is a bug of ours and has been reported; the worker is left without an answer, and its call
                 // runs into its limit.
                 Poll::Ready(Some(Err(_))) => {}
@@ -87,6 +107,18 @@ impl Questions {
     pub(super) async fn answered(&mut self) -> Answer {
         std::future::poll_fn(|context| self.poll_answered(context)).await
     }
+}
+
+/// A worker can write to its region while a device reads from it. Numbers that are no more than values may change, and the result is
+/// then nobody's fault but the script's. Whole numbers may be places, which a kernel checks first and goes to then: they must not
+/// change in between, so these, which are seldom large, are copied.
+fn keep_still(tensor: &mut Tensor) -> Result<(), FrameError> {
+    use DataType::{Bf16, Fp16, Fp32, Fp64};
+    if !matches!(tensor.data_type(), Bf16 | Fp16 | Fp32 | Fp64) {
+        let copy = Tensor::new(tensor.data_type(), tensor.shape().clone(), aligned(tensor.data())?);
+        *tensor = copy.map_err(|_| FrameError::Malformed("INFER"))?;
+    }
+    Ok(())
 }
 
 fn aligned(payload: &[u8]) -> Result<Bytes, FrameError> {

@@ -24,6 +24,9 @@ pub enum StreamError {
     /// The script raised.
     #[error("the script failed while it was producing its answer")]
     Raised,
+    /// The client took nothing for too long.
+    #[error("the client did not read the answer")]
+    Stalled,
     /// The worker died, or its time was over.
     #[error("the worker ended while it was producing its answer")]
     Lost,
@@ -116,6 +119,11 @@ impl Producer {
     /// Whether the client has gone.
     pub(super) fn is_left(&self) -> bool {
         self.0.lock().left
+    }
+
+    /// The client gets no more, though the script may not have ended.
+    pub(super) fn break_off(&self, why: StreamError) {
+        self.finish(Err(why));
     }
 
     /// No more chunks come.

@@ -17,6 +17,9 @@ use super::regions::{self, Pool, Regions};
 use crate::config::ScriptConfig;
 use crate::models::Models;
 
+/// What a worker does after it has imported the script, as it is shown.
+const INIT: &str = "init()";
+const WARMUP: &str = "warmup()";
 /// How long a worker that closed its socket has to end by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
@@ -274,6 +277,10 @@ impl Worker {
             match step {
                 Ok(Step::Begun(begun)) => return Some(Ok(begun)),
                 Ok(Step::Next(name)) => {
+                    // Each comes once and in order: naming one anew would be time anew.
+                    if name == phase.name || phase.name == WARMUP {
+                        return Some(Err(FrameError::Malformed("PHASE").into()));
+                    }
                     *phase = Phase { name, key: "script.init_timeout", limit: config.init_timeout };
                     deadline = Instant::now() + phase.limit;
                 }
@@ -301,8 +308,8 @@ impl Worker {
                 .map(|failure| Step::Begun(Begun::Failed(failure)))
                 .map_err(|_| malformed("FAILED"))?,
             Kind::Phase => match &frame.payload[..] {
-                b"init" => Step::Next("init()"),
-                b"warmup" => Step::Next("warmup()"),
+                b"init" => Step::Next(INIT),
+                b"warmup" => Step::Next(WARMUP),
                 _ => return Err(malformed("PHASE")),
             },
             _ => {
@@ -359,6 +366,11 @@ impl Worker {
     /// The worker hangs: ends it.
     pub(super) async fn terminate(self) -> Death {
         self.process.terminate().await
+    }
+
+    /// The worker hangs: ends it, and gives what it has sent and nobody has read.
+    pub(super) async fn terminate_and_keep(self) -> (Death, Connection) {
+        (self.process.terminate().await, self.connection)
     }
 
     /// Has the worker end in order; its exit handlers run.
