@@ -618,12 +618,12 @@ pub(super) fn interpret(
             let hint = confinement.and_then(|confinement| confinement.hint(&trouble.message));
             let hint = hint.map(|hint| format!("\nnote: {hint}"));
             let (traceback, hint) = (trouble.traceback.trim_end(), hint.unwrap_or_default());
-            tracing::error!(?request, message = %trouble.message, "run() raised\n{traceback}{hint}");
+            tracing::error!(?request, error = %trouble.message, "run() raised\n{traceback}{hint}");
             Err(outrigger_protocol::aml::script_error())
         }
         Reply::Refused { status, message, log } => {
             if !log.is_empty() {
-                tracing::warn!(?request, %message, "the input was refused\n{log}");
+                tracing::warn!(?request, error = %message, "the input was refused\n{log}");
             }
             let code = match status {
                 400 => ErrorCode::BadRequest,
@@ -635,8 +635,8 @@ pub(super) fn interpret(
             Err(CallError::new(code, message))
         }
         Reply::Unserialisable(trouble) => {
-            let message = &trouble.message;
-            tracing::error!(?request, %message, "what run() returned cannot be serialised\n{}", trouble.traceback);
+            let (error, traceback) = (&trouble.message, &trouble.traceback);
+            tracing::error!(?request, %error, "what run() returned cannot be serialised\n{traceback}");
             Err(outrigger_protocol::aml::internal_error(ErrorCode::ScriptResultUnserialisable))
         }
         Reply::Cancelled => Err(CallError::new(ErrorCode::ScriptError, "the call was cancelled")),
