@@ -450,6 +450,10 @@ impl Lane {
         let active = self.take_begun(frame.id).filter(|active| active.stream.is_none()).ok_or(BAD)?;
         self.served += 1;
         self.shared.breaker.served(self.number);
+        if active.overdue.is_none() && active.cancelled && matches!(reply, Reply::Cancelled) {
+            // Dropping the job counts it as cancelled.
+            return Ok(());
+        }
         let result = interpret(reply, run, &active.job.call.request_id, Some(&self.shared.confinement))?;
         active.job.answer(if active.overdue.is_some() { Err(timeout(&self.shared)) } else { result });
         Ok(())
@@ -461,6 +465,11 @@ impl Lane {
         let active = self.take_begun(frame.id).ok_or(BAD)?;
         let stream = active.stream.ok_or(BAD)?;
         self.served += 1;
+        self.shared.breaker.served(self.number);
+        if active.overdue.is_none() && active.cancelled && is_cancellation(&reply) {
+            // Dropping the job counts it as cancelled.
+            return Ok(());
+        }
         let request = &active.job.call.request_id;
         let ended = match reply {
             Reply::Returned(_) | Reply::Cancelled => Ok(()),
@@ -589,6 +598,15 @@ impl Lane {
         if self.shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.busy.set_able(false);
         }
+    }
+}
+
+/// Whether a stream says that it has ended because it was cancelled, and not that closing its generator raised.
+fn is_cancellation(end: &Reply) -> bool {
+    match end {
+        Reply::Cancelled => true,
+        Reply::Raised(trouble) => trouble.message == "cancelled" && trouble.traceback.is_empty(),
+        _ => false,
     }
 }
 
