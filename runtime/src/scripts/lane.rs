@@ -521,8 +521,18 @@ impl Lane {
                 Some(since) => sooner(since + grace),
                 None if now >= active.deadline => {
                     let request = &active.job.call.request_id;
-                    let millis = self.shared.config.timeout.as_millis();
-                    tracing::error!(worker = self.number, ?request, millis, "run() is over its time limit");
+                    let config = &self.shared.config;
+                    let (key, limit, text) = match active.stream {
+                        None => ("script.timeout", config.timeout, "run() is over its time limit"),
+                        Some(_) => ("script.gap_timeout", config.gap_timeout, "a stream gives nothing more"),
+                    };
+                    tracing::error!(
+                        worker = self.number,
+                        ?request,
+                        key,
+                        millis = limit.as_millis(),
+                        "{text}"
+                    );
                     worker.connection.put_frame(Kind::Cancel, active.id, &[OUT_OF_TIME]);
                     active.overdue = Some(now);
                     active.cancelled = true;
