@@ -22,7 +22,6 @@ use super::call::{Body, Job, ScriptAnswer, ScriptResult};
 use super::confinement::Confinement;
 use super::connection::{ExchangeError, Frame};
 use super::frame::{self, CallBody, CallHead, FrameError, Kind, Reply};
-use super::log::{self, Origin};
 use super::process::Death;
 use super::stream::{Producer, StreamError, flow};
 use super::worker::{CallKind, Worker};
@@ -406,8 +405,7 @@ impl Lane {
             Kind::Log => {
                 let line = frame::decode_log(frame.payload)?;
                 let request = self.find(frame.id).map(|active| active.job.call.request_id.clone());
-                let request = request.as_ref();
-                log::emit(&line, &Origin { worker: self.number, pid: worker.pid(), request });
+                worker.log(&line, request.as_ref());
                 Ok(())
             }
             _ => worker.serve(frame),
