@@ -53,6 +53,9 @@ pub use regions::{Filled, Pool};
 pub use stream::{StreamBody, StreamError};
 pub use worker::{CallKind, Failure, Headers, Ready, StartError};
 
+/// How long the fork-server may take to end when its workers have.
+const FORK_SERVER_GRACE: Duration = Duration::from_secs(2);
+
 /// Why scripts cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -329,7 +332,10 @@ impl Workers {
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!("workers did not end in time and were killed");
         }
-        self.shared.fork_server.lock().await.take();
+        let fork_server = self.shared.fork_server.lock().await.take();
+        if let Some(fork_server) = fork_server {
+            fork_server.end(FORK_SERVER_GRACE).await;
+        }
     }
 }
 
@@ -602,7 +608,9 @@ mod tests {
         let sources = Sources {
             file: Some((
                 directory.join("outrigger.toml"),
-                format!("[script]\nentry = 'score.py'\nworkers = {workers}\nsandbox_off = ['all']\ncgroups = false"),
+                format!(
+                    "[script]\nentry = 'score.py'\nworkers = {workers}\nsandbox_off = ['all']\ncgroups = false"
+                ),
             )),
             environment: vec![("HOME".into(), "/nowhere".into())],
             working_directory: directory,
@@ -610,7 +618,8 @@ mod tests {
         };
         let (config, _) = config::load(&sources).unwrap();
         let limits = ScriptLimits { answer: 1 << 20, queue_wait: Duration::from_secs(1), compat: false };
-        Shared::new(&config.script.unwrap(), None, Arc::new(Models::none()), Busy::new(workers), limits).unwrap()
+        Shared::new(&config.script.unwrap(), None, Arc::new(Models::none()), Busy::new(workers), limits)
+            .unwrap()
     }
 
     async fn job(slots: &Arc<Slots>) -> (Job, oneshot::Receiver<ScriptResult>) {
