@@ -15,6 +15,7 @@ mod outputs;
 mod process;
 mod questions;
 mod regions;
+mod scratch;
 mod stream;
 pub mod tensors;
 mod worker;
