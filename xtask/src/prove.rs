@@ -29,11 +29,43 @@ struct Proof {
     run: fn(&Repo, &mut Log) -> Result<()>,
 }
 
-const PROOFS: &[Proof] = &[Proof {
-    name: "demo-fresh",
-    about: "demo and tests run from a fresh clone of what is committed",
-    run: demo_fresh,
-}];
+const PROOFS: &[Proof] = &[
+    Proof {
+        name: "demo-fresh",
+        about: "demo and tests run from a fresh clone of what is committed",
+        run: demo_fresh,
+    },
+    Proof {
+        name: "kill-under-load",
+        about: "a worker that is killed takes its own call only, and is back at once",
+        run: |repo, log| tests(repo, log, "failures::killed_under_load"),
+    },
+    Proof {
+        name: "deadlines",
+        about: "an endless loop in C ends at its deadline, and the lane is back at once",
+        run: |repo, log| tests(repo, log, "failures::an_endless_loop_in_c"),
+    },
+    Proof {
+        name: "memory",
+        about: "a script that takes memory without bound meets its own limit, and nobody else notices",
+        run: |repo, log| tests(repo, log, "failures::memory_without_bound"),
+    },
+    Proof {
+        name: "crashes",
+        about: "10,000 crashes leave no descriptor, process, shared memory or control group",
+        run: |repo, log| tests(repo, log, "crashes::"),
+    },
+    Proof {
+        name: "isolation",
+        about: "no call sees another's data, however long a script keeps what it was given",
+        run: |repo, log| tests(repo, log, "isolation::"),
+    },
+    Proof {
+        name: "streams",
+        about: "a slow reader holds up its own generator only, in bounded memory",
+        run: |repo, log| tests(repo, log, "streaming::a_slow_reader"),
+    },
+];
 
 pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     let [name] = &arguments.operands[..] else {
@@ -54,6 +86,34 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     log.line(&verdict)?;
     say::line(&format!("its log is {}", repo.shown(&log.path)));
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs tests of the executable that do more when they are proofs; what they print is in the log.
+fn tests(repo: &Repo, log: &mut Log, filter: &str) -> Result<()> {
+    let mut commit = repo.command("git");
+    commit.args(["log", "-1", "--format=commit %h of %cs"]);
+    log.line(process::capture(commit)?.trim())?;
+    log.line(&machine())?;
+    let mut command =
+        repo.cargo(["test", "--release", "--quiet", "--package", "outrigger", "--test", "it", "--", filter]);
+    command.args(["--nocapture", "--test-threads", "1"]).env("OUTRIGGER_PROVE", "1");
+    log.run(command)
+}
+
+/// What a figure depends on.
+fn machine() -> String {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpus = text("/proc/cpuinfo");
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
+    let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = text("/proc/sys/kernel/osrelease");
+    let load = text("/proc/loadavg");
+    format!(
+        "machine: {count} x {}, Linux {}, load {}",
+        model.trim_start_matches([' ', '\t', ':']),
+        kernel.trim(),
+        load.split(' ').next().unwrap_or_default()
+    )
 }
 
 /// Clones the last commit beside everything that is here, so that nothing left over can help.

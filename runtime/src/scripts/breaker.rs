@@ -14,6 +14,9 @@ const FIRST: Duration = Duration::from_millis(100);
 /// The longest such wait.
 const MOST: Duration = Duration::from_secs(10);
 
+/// Bytes of a worker's last words that are told to whoever asks why there is none; all that is kept is in the log.
+const WORDS: usize = 1024;
+
 /// Counts the failures in a row of each worker. A worker fails when it ends before it has answered a call, or does not come up. The
 /// first start after a good time is made at once, the next ones ever more slowly.
 pub(super) struct Breaker {
@@ -32,6 +35,8 @@ struct Lane {
     until: Option<Instant>,
     /// How the last one ended.
     last: String,
+    /// The last of what it wrote to stderr.
+    words: String,
 }
 
 impl Breaker {
@@ -92,6 +97,7 @@ impl Breaker {
         let Some(lane) = lanes.get_mut(number) else { return };
         lane.failures = lane.failures.saturating_add(1);
         lane.last = how;
+        lane.words = last_words(tail);
         let wait = wait(lane.failures).filter(|_| self.enabled);
         lane.until = wait.map(|wait| Instant::now() + wait);
         self.troubled.store(true, Ordering::Relaxed);
@@ -121,10 +127,26 @@ impl Breaker {
         let worst = lanes.iter().max_by_key(|lane| lane.failures).filter(|lane| lane.failures > 0)?;
         let times = worst.failures;
         Some(format!(
-            "a worker failed {times} time(s) in a row before it had answered a call; last: {}",
-            worst.last
+            "a worker failed {times} time(s) in a row before it had answered a call; last: {}{}",
+            worst.last, worst.words
         ))
     }
+}
+
+/// The end of what a worker wrote to stderr, for whoever has no log: each line after a line break, at most [`WORDS`] bytes. Python's stacks are
+/// without the lines that every worker has.
+fn last_words(tail: &[String]) -> String {
+    let ours = ["/outrigger_worker/", "<frozen runpy>"];
+    let is_ours = |line: &str| line.starts_with("  File ") && ours.iter().any(|part| line.contains(part));
+    let told = |line: &&String| !line.trim().is_empty() && !is_ours(line);
+    let mut words: Vec<&str> = Vec::new();
+    let mut room = WORDS;
+    for line in tail.iter().rev().filter(told) {
+        let Some(left) = room.checked_sub(line.len() + 1) else { break };
+        room = left;
+        words.push(line);
+    }
+    words.iter().rev().flat_map(|line| ["\n", line]).collect()
 }
 
 /// How long to wait after so many failures in a row.
@@ -175,6 +197,29 @@ mod tests {
         let begun = Instant::now();
         breaker.wait(0).await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_last_words_are_short_and_the_user_s_own() {
+        let tail: Vec<String> = [
+            "out of paper",
+            "",
+            "Fatal Python error: Segmentation fault",
+            "  File \"/srv/app/score.py\", line 15 in init",
+            "  File \"/usr/share/outrigger/python/outrigger_worker/work.py\", line 76 in _work",
+            "  File \"<frozen runpy>\", line 198 in _run_module_as_main",
+        ]
+        .map(String::from)
+        .into();
+        assert_eq!(
+            last_words(&tail),
+            "\nout of paper\nFatal Python error: Segmentation fault\n  File \"/srv/app/score.py\", line 15 in init"
+        );
+        assert_eq!(last_words(&[]), "");
+        let long: Vec<String> = (0..50).map(|number| format!("{number} {}", "x".repeat(300))).collect();
+        let words = last_words(&long);
+        assert!(words.len() <= WORDS && words.starts_with("\n47 ") && words.contains("\n49 "), "{words}");
+        assert_eq!(last_words(&["x".repeat(8000)]), "");
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use outrigger_sandbox::{Cgroup, Execute, Policy, Prepared, Refused, Report, Rules, State, hint, scrub};
 use tokio::process::Command;
 
+use super::scratch::{self, Scratch};
 use crate::config::ScriptConfig;
 
 /// The confinement of a service's workers, prepared once.
@@ -16,15 +17,6 @@ pub(super) struct Confinement {
     environment: Vec<(OsString, OsString)>,
     /// Where workers may write what they need not keep; removed at the end.
     _scratch: Option<Scratch>,
-}
-
-/// A directory that goes when this is dropped.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 impl Confinement {
@@ -43,9 +35,10 @@ impl Confinement {
         let mut environment = scrubbed.kept;
         let home = value(&environment, "HOME").map(PathBuf::from);
         let scratch = scratch();
-        let policy = policy(config, host, model_dir, scratch.as_deref(), &environment, compat);
+        let scratch_path = scratch.as_ref().map(Scratch::path);
+        let policy = policy(config, host, model_dir, scratch_path, &environment, compat);
         policy.make_directories(home.as_deref());
-        if let Some(scratch) = &scratch {
+        if let Some(scratch) = scratch_path {
             for (name, path) in Policy::variables(scratch, home.as_deref()) {
                 environment.retain(|(known, _)| known != name);
                 environment.push((name.into(), path.into()));
@@ -53,7 +46,7 @@ impl Confinement {
         }
         let prepared = policy.prepare();
         announce(prepared.report());
-        Self { prepared, environment, _scratch: scratch.map(Scratch) }
+        Self { prepared, environment, _scratch: scratch }
     }
 
     /// Gives a command the variables that a script may see.
@@ -108,16 +101,15 @@ fn value<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a 
 }
 
 /// A directory of this replica's alone.
-fn scratch() -> Option<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).ok()?;
-    let name = format!("outrigger-scratch-{:016x}", u64::from_le_bytes(random));
-    let path = std::env::temp_dir().join(name);
-    match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-        Ok(()) => Some(path),
+fn scratch() -> Option<Scratch> {
+    let folder = std::env::temp_dir();
+    for path in scratch::remove_stale(&folder) {
+        tracing::info!(path = %path.display(), "removed what a replica that was killed has left");
+    }
+    match Scratch::create(&folder) {
+        Ok(scratch) => Some(scratch),
         Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "scripts have no directory for temporary files");
+            tracing::warn!(%error, folder = %folder.display(), "scripts have no directory for temporary files");
             None
         }
     }

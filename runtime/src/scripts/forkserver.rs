@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::confinement::Confinement;
 use super::process::{self, End, Inherited, Tail};
@@ -39,6 +40,8 @@ pub(super) struct ForkServer {
 struct Shared {
     socket: UnixDatagram,
     state: Mutex<State>,
+    /// It has ended and was reaped.
+    reaped: CancellationToken,
 }
 
 #[derive(Default)]
@@ -48,6 +51,8 @@ struct State {
     living: HashMap<i32, watch::Sender<Option<End>>>,
     /// The fork-server is gone: nothing more comes.
     gone: bool,
+    /// It was told to end.
+    ending: bool,
 }
 
 impl Shared {
@@ -144,7 +149,7 @@ impl ForkServer {
         rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from)?;
         // A seqpacket socket is one that also tells when the other end is gone; tokio need not know the difference.
         let socket = UnixDatagram::from_std(std::os::unix::net::UnixDatagram::from(ours))?;
-        let shared = Arc::new(Shared { socket, state: Mutex::default() });
+        let shared = Arc::new(Shared { socket, state: Mutex::default(), reaped: CancellationToken::new() });
 
         let tail = Tail::default();
         let mut tasks = JoinSet::new();
@@ -184,14 +189,25 @@ impl ForkServer {
         let reader = Arc::clone(&shared);
         tasks.spawn(async move {
             let error = reader.listen().await;
-            tracing::warn!(%error, "the fork-server has ended");
+            if !reader.state().ending {
+                tracing::warn!(%error, "the fork-server has ended");
+                // It may be alive and have said what makes no sense.
+                let _ = child.start_kill();
+            }
             reader.state().gone = true;
-            // It may be alive and have said what makes no sense. What it had forked ends with it, and is over only then.
-            let _ = child.start_kill();
+            // What it had forked ends with it, and is over only then.
             let _ = child.wait().await;
             reader.lose_all();
+            reader.reaped.cancel();
         });
         Ok(Self { shared, _tasks: tasks })
+    }
+
+    /// Has it end in order, after its workers, and waits at most `limit`; what takes longer is killed when this is dropped.
+    pub(super) async fn end(&self, limit: Duration) {
+        self.shared.state().ending = true;
+        let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Write);
+        let _ = tokio::time::timeout(limit, self.shared.reaped.cancelled()).await;
     }
 
     /// Whether it can fork no more.

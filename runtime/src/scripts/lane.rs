@@ -22,7 +22,6 @@ use super::call::{Body, Job, ScriptAnswer, ScriptResult};
 use super::confinement::Confinement;
 use super::connection::{ExchangeError, Frame};
 use super::frame::{self, CallBody, CallHead, FrameError, Kind, Reply};
-use super::log::{self, Origin};
 use super::process::Death;
 use super::stream::{Producer, StreamError, flow};
 use super::worker::{CallKind, Worker};
@@ -40,8 +39,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What a client is told by CANCEL's payload.
 const CLIENT_LEFT: u8 = 1;
 const OUT_OF_TIME: u8 = 2;
-/// What END says of a stream that was cancelled and raised nothing.
-const CANCELLED: &str = "cancelled";
 
 pub(super) struct Lane {
     shared: Arc<Shared>,
@@ -416,8 +413,7 @@ impl Lane {
             Kind::Log => {
                 let line = frame::decode_log(frame.payload)?;
                 let request = self.find(frame.id).map(|active| active.job.call.request_id.clone());
-                let request = request.as_ref();
-                log::emit(&line, &Origin { worker: self.number, pid: worker.pid(), request });
+                worker.log(&line, request.as_ref());
                 Ok(())
             }
             _ => worker.serve(frame),
@@ -460,6 +456,10 @@ impl Lane {
         let active = self.take_begun(frame.id).filter(|active| active.stream.is_none()).ok_or(BAD)?;
         self.served += 1;
         self.shared.breaker.served(self.number);
+        if active.overdue.is_none() && active.cancelled && matches!(reply, Reply::Cancelled) {
+            // Dropping the job counts it as cancelled.
+            return Ok(());
+        }
         let result = interpret(reply, run, &active.job.call.request_id, Some(&self.shared.confinement))?;
         active.job.answer(if active.overdue.is_some() { Err(timeout(&self.shared)) } else { result });
         Ok(())
@@ -471,12 +471,9 @@ impl Lane {
         let active = self.take_begun(frame.id).ok_or(BAD)?;
         let stream = active.stream.ok_or(BAD)?;
         self.served += 1;
-        if active.cancelled && matches!(&reply, Reply::Raised(trouble) if trouble.message == CANCELLED) {
-            // It ended as it was told to. A job that is dropped counts as cancelled.
-            stream.end(Err(StreamError::Lost));
-            if active.overdue.is_some() {
-                active.job.answer(Err(timeout(&self.shared)));
-            }
+        self.shared.breaker.served(self.number);
+        if active.overdue.is_none() && active.cancelled && is_cancellation(&reply) {
+            // Dropping the job counts it as cancelled.
             return Ok(());
         }
         let request = &active.job.call.request_id;
@@ -548,17 +545,17 @@ impl Lane {
                 Some(since) => sooner(since + grace),
                 None if now >= active.deadline => {
                     let request = &active.job.call.request_id;
-                    let (key, limit) = match &active.stream {
-                        Some(_) => ("script.gap_timeout", self.shared.config.gap_timeout),
-                        None => ("script.timeout", self.shared.config.timeout),
+                    let config = &self.shared.config;
+                    let (key, limit, text) = match active.stream {
+                        None => ("script.timeout", config.timeout, "run() is over its time limit"),
+                        Some(_) => ("script.gap_timeout", config.gap_timeout, "a stream gives nothing more"),
                     };
-                    let millis = limit.as_millis();
                     tracing::error!(
                         worker = self.number,
                         ?request,
                         key,
-                        millis,
-                        "run() is over its time limit"
+                        millis = limit.as_millis(),
+                        "{text}"
                     );
                     worker.connection.put_frame(Kind::Cancel, active.id, &[OUT_OF_TIME]);
                     active.overdue = Some(now);
@@ -648,6 +645,15 @@ impl Lane {
     }
 }
 
+/// Whether a stream says that it has ended because it was cancelled, and not that closing its generator raised.
+fn is_cancellation(end: &Reply) -> bool {
+    match end {
+        Reply::Cancelled => true,
+        Reply::Raised(trouble) => trouble.message == "cancelled" && trouble.traceback.is_empty(),
+        _ => false,
+    }
+}
+
 /// Takes those out of a list that are of a kind, in order.
 fn take_if<T>(list: &mut VecDeque<T>, is: impl Fn(&T) -> bool) -> Vec<T> {
     let (taken, left) = list.drain(..).partition(is);
@@ -674,12 +680,12 @@ pub(super) fn interpret(
             let hint = confinement.and_then(|confinement| confinement.hint(&trouble.message));
             let hint = hint.map(|hint| format!("\nnote: {hint}"));
             let (traceback, hint) = (trouble.traceback.trim_end(), hint.unwrap_or_default());
-            tracing::error!(?request, message = %trouble.message, "run() raised\n{traceback}{hint}");
+            tracing::error!(?request, error = %trouble.message, "run() raised\n{traceback}{hint}");
             Err(outrigger_protocol::aml::script_error())
         }
         Reply::Refused { status, message, log } => {
             if !log.is_empty() {
-                tracing::warn!(?request, %message, "the input was refused\n{log}");
+                tracing::warn!(?request, error = %message, "the input was refused\n{log}");
             }
             let code = match status {
                 400 => ErrorCode::BadRequest,
@@ -691,8 +697,8 @@ pub(super) fn interpret(
             Err(CallError::new(code, message))
         }
         Reply::Unserialisable(trouble) => {
-            let message = &trouble.message;
-            tracing::error!(?request, %message, "what run() returned cannot be serialised\n{}", trouble.traceback);
+            let (error, traceback) = (&trouble.message, &trouble.traceback);
+            tracing::error!(?request, %error, "what run() returned cannot be serialised\n{traceback}");
             Err(outrigger_protocol::aml::internal_error(ErrorCode::ScriptResultUnserialisable))
         }
         Reply::Cancelled => Err(CallError::new(ErrorCode::ScriptError, "the call was cancelled")),

@@ -15,6 +15,7 @@ mod outputs;
 mod process;
 mod questions;
 mod regions;
+mod scratch;
 mod stream;
 pub mod tensors;
 mod worker;
@@ -52,6 +53,9 @@ pub use outputs::OutputsError;
 pub use regions::{Filled, Pool};
 pub use stream::{StreamBody, StreamError};
 pub use worker::{CallKind, Failure, Headers, Ready, StartError};
+
+/// How long the fork-server may take to end when its workers have.
+const FORK_SERVER_GRACE: Duration = Duration::from_secs(2);
 
 /// Why scripts cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -343,7 +347,10 @@ impl Workers {
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!("workers did not end in time and were killed");
         }
-        *self.shared.fork_server.lock().await = Kept::None;
+        let fork_server = std::mem::take(&mut *self.shared.fork_server.lock().await);
+        if let Kept::Running(fork_server) = fork_server {
+            fork_server.end(FORK_SERVER_GRACE).await;
+        }
     }
 }
 

@@ -180,6 +180,11 @@ impl Process {
         self.pid
     }
 
+    /// Keeps a line that was meant for stderr and came another way, to say why the process died.
+    pub(super) fn remember(&self, line: &str) {
+        remember(&self.tail, line.to_owned());
+    }
+
     /// Ends the process at once, and what it has started.
     fn kill(&self) {
         match &self.handle {
@@ -361,11 +366,7 @@ pub(super) async fn log_lines(
         let text = super::log::one_line(&text);
         tracing::info!(target: "outrigger::script", worker, pid, stream, "{text}");
         if let Some(tail) = &tail {
-            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-            if tail.len() == TAIL_LINES {
-                tail.pop_front();
-            }
-            tail.push_back(text.into_owned());
+            remember(tail, text.into_owned());
         }
     };
     loop {
@@ -388,6 +389,14 @@ pub(super) async fn log_lines(
     if !buffer.is_empty() {
         emit(&buffer);
     }
+}
+
+fn remember(tail: &Tail, line: String) {
+    let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+    if tail.len() == TAIL_LINES {
+        tail.pop_front();
+    }
+    tail.push_back(line);
 }
 
 #[expect(unsafe_code, reason = "signals, and what a child does between fork and exec")]

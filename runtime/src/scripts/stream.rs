@@ -6,12 +6,17 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::Sleep;
 
 use super::bell::Bell;
+
+/// An error tears a connection down with all that has not been written yet: the head and the chunks before it get so long to go out.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// The worker has sent more than it had credit for.
 #[derive(Debug)]
@@ -62,12 +67,16 @@ impl Flow {
 pub(super) struct Producer(Arc<Flow>);
 
 /// The client's end.
-pub struct StreamBody(Arc<Flow>);
+pub struct StreamBody {
+    flow: Arc<Flow>,
+    /// Counts down while an error is held back.
+    moment: Option<Pin<Box<Sleep>>>,
+}
 
 /// A flow of at most `window` bytes; `bell` is rung when the lane has something to tell the worker.
 pub(super) fn flow(window: u64, bell: Arc<Bell>) -> (Producer, StreamBody) {
     let flow = Arc::new(Flow { state: Mutex::new(State::default()), bell, window });
-    (Producer(Arc::clone(&flow)), StreamBody(flow))
+    (Producer(Arc::clone(&flow)), StreamBody { flow, moment: None })
 }
 
 impl Producer {
@@ -158,20 +167,26 @@ impl http_body::Body for StreamBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        let mut state = self.0.lock();
+        let Self { flow, moment } = self.get_mut();
+        let mut state = flow.lock();
         if let Some(chunk) = state.chunks.pop_front() {
             state.waiting -= chunk.len() as u64;
             state.consumed += chunk.len() as u64;
-            let due = state.consumed >= self.0.window.div_ceil(4);
+            let due = state.consumed >= flow.window.div_ceil(4);
             drop(state);
             if due {
-                self.0.bell.ring();
+                flow.bell.ring();
             }
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         match state.end {
             Some(Ok(())) => Poll::Ready(None),
-            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => {
+                drop(state);
+                let moment = moment.get_or_insert_with(|| Box::pin(tokio::time::sleep(MOMENT)));
+                ready!(moment.as_mut().poll(context));
+                Poll::Ready(Some(Err(error)))
+            }
             None => {
                 state.waker = Some(context.waker().clone());
                 Poll::Pending
@@ -182,7 +197,7 @@ impl http_body::Body for StreamBody {
 
 impl Drop for StreamBody {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.flow.lock();
         state.left = true;
         // Whatever waits is consumed by nobody.
         state.consumed += std::mem::take(&mut state.waiting);
@@ -190,7 +205,7 @@ impl Drop for StreamBody {
         let over = state.end.is_some();
         drop(state);
         if !over {
-            self.0.bell.ring();
+            self.flow.bell.ring();
         }
     }
 }

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::bell::Bell;
 use super::connection::{Connection, ExchangeError};
-use super::frame::{self, FrameError, Kind};
+use super::frame::{self, FrameError, Kind, LogLine, LogSource};
 use super::log::{self, Origin};
 use super::process::{Death, Launch, Process};
 use super::questions::Questions;
@@ -334,8 +335,8 @@ impl Worker {
                 answer.put(&mut self.connection);
             }
             Kind::Log => {
-                let origin = Origin { worker: self.number, pid: self.pid(), request: None };
-                log::emit(&frame::decode_log(frame.payload)?, &origin);
+                let line = frame::decode_log(frame.payload)?;
+                self.log(&line, None);
             }
             Kind::Release => {
                 if let Some(number) = self.connection.regions.released(frame.id) {
@@ -351,6 +352,14 @@ impl Worker {
             _ => return Err(FrameError::Malformed("unexpected")),
         }
         Ok(())
+    }
+
+    /// Logs a line of the worker's.
+    pub(super) fn log(&self, line: &LogLine, request: Option<&HeaderValue>) {
+        log::emit(line, &Origin { worker: self.number, pid: self.pid(), request });
+        if line.source == LogSource::Stderr {
+            self.process.remember(&line.text);
+        }
     }
 
     /// The process's number.
