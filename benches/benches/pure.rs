@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, Tensor, TensorInfo};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::oip::{self, InferReply, Limits};
-use outrigger_runtime::scripts::frame::{self, CallHead};
+use outrigger_runtime::scripts::frame::{self, CallBody, CallHead, Method};
 use outrigger_runtime::scripts::tensors;
 
 fn model() -> ModelInfo {
@@ -91,11 +91,13 @@ fn frames(criterion: &mut Criterion) {
         bencher.iter(|| {
             let head = CallHead {
                 id: 1,
-                get: false,
+                method: Method::Post,
+                more: false,
                 request_id: b"2f0c6c1e-7d3a-4b57-9c3f-0c9b8f1f6a55",
                 query: b"",
                 headers: None,
-                body: 300,
+                limit: Duration::from_secs(60),
+                body: CallBody::Follows(300),
             };
             out.clear();
             frame::encode_call(black_box(&head), &mut out);
@@ -104,7 +106,9 @@ fn frames(criterion: &mut Criterion) {
     let mut payload = vec![0u8; 16];
     payload.extend_from_slice(&[b'1'; 300]);
     let payload = Bytes::from(payload);
-    group.bench_function("reply", |bencher| bencher.iter(|| frame::decode_reply(black_box(payload.clone()))));
+    group.bench_function("reply", |bencher| {
+        bencher.iter(|| frame::decode_reply(black_box(payload.clone()), None))
+    });
 
     let image = tensor(1, 64);
     group.bench_function("tensors", |bencher| {
@@ -119,7 +123,7 @@ fn frames(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut payload = Buffer::zeroed(infer.len()).expect("memory");
             payload.copy_from_slice(&infer);
-            tensors::decode_infer(black_box(payload))
+            tensors::decode_infer(black_box(&payload.freeze()), None)
         });
     });
     group.finish();

@@ -5,16 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
-from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
+import example_models
 from conftest import Launch
+from example_models import png
 from harness import ENTRY_SCRIPTS, INPUT_REFUSED, POST, WHOLE_ANSWER, Answer, Worker, call_payload
 from test_raw import headers_of
 from test_schema import send
@@ -25,10 +23,7 @@ EXAMPLES = ENTRY_SCRIPTS / "examples"
 @pytest.fixture(scope="module")
 def iris(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LogisticRegression, Any]:
     folder = tmp_path_factory.mktemp("iris")
-    rows, classes = load_iris(return_X_y=True)
-    model = LogisticRegression(max_iter=500).fit(rows, classes)
-    joblib.dump(model, folder / "model.joblib")
-    return folder, model, rows
+    return folder, *example_models.iris(folder)
 
 
 def begin(launch: Launch, example: str, script: str = "score.py", **environment: str) -> tuple[Worker, Any]:
@@ -51,34 +46,18 @@ def test_data_frames(launch: Launch, iris: tuple[Path, LogisticRegression, Any])
     folder, model, rows = iris
     worker, ready = begin(launch, "numpy_schema", "score_frame.py", AZUREML_MODEL_DIR=str(folder))
     assert send(worker, ready["sample"].encode()).json() == {"Results": [0]}
-    names = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
-    frame = [dict(zip(names, row, strict=True)) for row in rows.tolist()]
-    answer = send(worker, {"Inputs": {"data": frame}, "GlobalParameters": {"probabilities": True}}, number=2)
+    inputs = {"data": example_models.frame(rows)}
+    answer = send(worker, {"Inputs": inputs, "GlobalParameters": {"probabilities": True}}, number=2)
     assert np.allclose(answer.json()["Results"], model.predict_proba(rows), rtol=0, atol=1e-12)
     assert send(worker, {"Inputs": {"data": [{"sepal_length": 1}]}}, number=3).status == 400
 
 
 def test_onnx(launch: Launch, tmp_path: Path) -> None:
-    weights = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "weights"], ["y"])],
-        "linear",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])],
-        [onnx.numpy_helper.from_array(weights, "weights")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, tmp_path / "model.onnx")
+    example_models.linear(tmp_path)
     worker, _ = begin(launch, "onnx", AZUREML_MODEL_DIR=str(tmp_path))
     rows = [[1.0, 0.0, 0.0], [0.5, 1.0, 2.0]]
-    assert worker.post(json.dumps({"data": rows})).json() == {"result": (np.array(rows) @ weights).tolist()}
+    assert worker.post(json.dumps({"data": rows})).json() == {"result": (np.array(rows) @ example_models.WEIGHTS).tolist()}
     assert "data" in worker.post("{}", 2).json()["error"]
-
-
-def png(width: int, height: int, colour: tuple[int, int, int]) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(out, "PNG")
-    return out.getvalue()
 
 
 def post(

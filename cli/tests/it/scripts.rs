@@ -149,3 +149,28 @@ async fn a_dying_worker_takes_the_call_it_is_at_and_no_other() {
     );
     assert_eq!(busy["arrived"], json!(64 + 120));
 }
+
+#[tokio::test]
+async fn a_call_that_was_sent_ahead_to_a_dying_worker_keeps_its_body() {
+    let script = "import os, time\ndef init():\n    pass\ndef run(data):\n    if data == 'die':\n        time.sleep(0.2)\n        os._exit(1)\n    return len(data)\n";
+    // Everything goes through shared memory.
+    let replica = outrigger().script(script).args(["--script-region-threshold", "1B"]).start();
+    for _ in 0..64 {
+        assert_eq!(score(&replica, "warm").send().await.unwrap().status(), 200);
+    }
+    let client = crate::support::client();
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let body = if number == 0 { "die".to_owned() } else { "x".repeat(1000) };
+        let request =
+            client.post(format!("{}/score", replica.score)).bearer_auth(outrigger_testkit::replica::KEY);
+        let request = request.body(body.clone());
+        calls.spawn(async move { (body, outcome(request.send().await.unwrap()).await) });
+    }
+    while let Some(done) = calls.join_next().await {
+        let (sent, (status, code, body)) = done.unwrap();
+        if sent != "die" {
+            assert_eq!((status, body), (200, json!(1000)), "{code}");
+        }
+    }
+}

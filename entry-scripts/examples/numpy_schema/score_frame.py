@@ -27,6 +27,7 @@ def init():
 @output_schema(outputs)
 def run(Inputs, GlobalParameters={"probabilities": False}):
     """Gives a class, or the probabilities of all classes, for each row."""
-    values = Inputs["data"].to_numpy()
+    # In the model's order, whatever that of the request.
+    values = Inputs["data"][sample.columns].to_numpy()
     predict = model.predict_proba if GlobalParameters["probabilities"] else model.predict
     return {"Results": predict(values).tolist()}

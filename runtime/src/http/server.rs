@@ -200,7 +200,6 @@ fn builder(limits: &LimitsConfig) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        .max_headers(256)
         .max_buf_size((limits.header * 4).max(256 * 1024));
     builder
         .http2()

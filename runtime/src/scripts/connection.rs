@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::UnixStream;
+use tokio_util::io::poll_read_buf;
 
 use super::frame::{FrameError, HEADER, Header, Kind, REFERENCE, Reference};
 use super::regions::Regions;
@@ -102,24 +104,21 @@ impl Connection {
                 Poll::Pending => break,
             }
         }
-        loop {
-            ready!(self.stream.poll_read_ready(context))?;
-            let wanted = self.missing();
-            if self.inbox.capacity() - self.inbox.len() < wanted.min(READ / 4) {
-                self.inbox.reserve(wanted.max(READ));
-            } else if wanted > READ {
-                self.inbox.reserve(wanted);
+        let wanted = self.missing();
+        if self.inbox.capacity() - self.inbox.len() < wanted.min(READ / 4) {
+            self.inbox.reserve(wanted.max(READ));
+        } else if wanted > READ {
+            self.inbox.reserve(wanted);
+        }
+        // Not `try_read`: this one knows that a read which did not fill its room has emptied the socket, and does not ask again.
+        match ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.inbox)) {
+            Ok(0) => Poll::Ready(Err(ExchangeError::Closed)),
+            Ok(_) => Poll::Ready(Ok(())),
+            // What the worker sent before it died has been read.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Poll::Ready(Err(ExchangeError::Closed))
             }
-            match self.stream.try_read_buf(&mut self.inbox) {
-                Ok(0) => return Poll::Ready(Err(ExchangeError::Closed)),
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // What the worker sent before it died has been read.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Poll::Ready(Err(ExchangeError::Closed));
-                }
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
+            Err(error) => Poll::Ready(Err(error.into())),
         }
     }
 

@@ -185,9 +185,11 @@ impl ForkServer {
         tasks.spawn(async move {
             let error = reader.listen().await;
             tracing::warn!(%error, "the fork-server has ended");
-            reader.lose_all();
-            // Reaped here; what it had forked ends with it.
+            reader.state().gone = true;
+            // It may be alive and have said what makes no sense. What it had forked ends with it, and is over only then.
+            let _ = child.start_kill();
             let _ = child.wait().await;
+            reader.lose_all();
         });
         Ok(Self { shared, _tasks: tasks })
     }

@@ -383,7 +383,11 @@ pub fn decode_reply(mut payload: Bytes, tail: Option<Bytes>) -> Result<(Reply, D
         Some(tail) => tail,
         None => payload,
     };
-    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    // What lies in a region can change while it is looked at: what is checked to be text is a copy.
+    let text = |bytes: &Bytes| {
+        String::from_utf8(bytes.to_vec())
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    };
     let trouble = || Trouble { message: text(&message), traceback: text(&rest) };
     let head = || {
         let status = StatusCode::from_u16(status).ok().filter(|status| status.as_u16() >= 200);
@@ -441,7 +445,10 @@ pub enum LogSource {
     Stderr,
 }
 
-/// Takes a LOG apart. Control characters are escaped, so that a script's text never looks like another line.
+/// The longest line of a LOG, and the longest name of a logger, bytes: 8 Ki characters.
+const LONGEST_LINE: usize = 4 * 8 * 1024;
+
+/// Takes a LOG apart.
 ///
 /// # Errors
 /// [`FrameError::Malformed`].
@@ -465,7 +472,7 @@ pub fn decode_log(mut payload: Bytes) -> Result<LogLine, FrameError> {
     };
     let length = payload.get_u16_le() as usize;
     payload.advance(4);
-    if length > payload.len() {
+    if length > payload.len() || length > LONGEST_LINE || payload.len() - length > LONGEST_LINE {
         return Err(BAD);
     }
     let name = payload.split_to(length);
@@ -500,6 +507,17 @@ mod tests {
             limit: Duration::from_nanos(9),
             body,
         }
+    }
+
+    #[test]
+    fn a_line_of_the_log_has_an_end() {
+        let line = |length: usize| {
+            let mut payload = vec![20, 0, 0, 0, 0, 0, 0, 0];
+            payload.resize(8 + length, b'x');
+            decode_log(payload.into())
+        };
+        assert_eq!(line(LONGEST_LINE).unwrap().text.len(), LONGEST_LINE);
+        assert_eq!(line(LONGEST_LINE + 1), Err(FrameError::Malformed("LOG")));
     }
 
     #[test]

@@ -40,6 +40,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What a client is told by CANCEL's payload.
 const CLIENT_LEFT: u8 = 1;
 const OUT_OF_TIME: u8 = 2;
+/// What END says of a stream that was cancelled and raised nothing.
+const CANCELLED: &str = "cancelled";
 
 pub(super) struct Lane {
     shared: Arc<Shared>,
@@ -136,7 +138,8 @@ impl Lane {
             active: VecDeque::new(),
             forming: Vec::new(),
             formed_since: None,
-            next: 0,
+            // 0 stands for no call.
+            next: 1,
             served: 0,
             alarm: Alarm::default(),
         }
@@ -250,17 +253,18 @@ impl Lane {
     }
 
     fn poll_news(&mut self, worker: &mut Worker, context: &mut Context<'_>) -> Poll<News> {
-        if let Poll::Ready(result) = worker.connection.poll(context) {
-            return Poll::Ready(News::Read(result));
-        }
-        if let Poll::Ready(answer) = worker.questions.poll_answered(context) {
-            return Poll::Ready(News::Answer(answer));
-        }
+        // The worker comes last: one that talks without end must not keep its limits from being held.
         if self.door.bell.poll_rung(context).is_ready() {
             return Poll::Ready(News::Rung);
         }
         if self.alarm.poll(context).is_ready() {
             return Poll::Ready(News::Alarm);
+        }
+        if let Poll::Ready(answer) = worker.questions.poll_answered(context) {
+            return Poll::Ready(News::Answer(answer));
+        }
+        if let Poll::Ready(result) = worker.connection.poll(context) {
+            return Poll::Ready(News::Read(result));
         }
         Poll::Pending
     }
@@ -343,6 +347,12 @@ impl Lane {
         }
         let body = std::mem::replace(&mut job.call.body, Body::Bytes(Bytes::new()));
         let (place, bytes) = match body {
+            // It may go to the next worker, which cannot read this one's regions.
+            Body::Bytes(bytes) if !begun => (CallBody::Follows(bytes.len()), bytes),
+            Body::Shared(filled) if !begun => {
+                let bytes = Bytes::from_owner(filled);
+                (CallBody::Follows(bytes.len()), bytes)
+            }
             Body::Shared(filled) => match worker.connection.regions.lend(filled) {
                 Ok(reference) => (CallBody::In(reference), Bytes::new()),
                 Err(filled) => {
@@ -453,6 +463,14 @@ impl Lane {
         let active = self.take_begun(frame.id).ok_or(BAD)?;
         let stream = active.stream.ok_or(BAD)?;
         self.served += 1;
+        if active.cancelled && matches!(&reply, Reply::Raised(trouble) if trouble.message == CANCELLED) {
+            // It ended as it was told to. A job that is dropped counts as cancelled.
+            stream.end(Err(StreamError::Lost));
+            if active.overdue.is_some() {
+                active.job.answer(Err(timeout(&self.shared)));
+            }
+            return Ok(());
+        }
         let request = &active.job.call.request_id;
         let ended = match reply {
             Reply::Returned(_) | Reply::Cancelled => Ok(()),
@@ -504,8 +522,18 @@ impl Lane {
                 Some(since) => sooner(since + grace),
                 None if now >= active.deadline => {
                     let request = &active.job.call.request_id;
-                    let millis = self.shared.config.timeout.as_millis();
-                    tracing::error!(worker = self.number, ?request, millis, "run() is over its time limit");
+                    let (key, limit) = match &active.stream {
+                        Some(_) => ("script.gap_timeout", self.shared.config.gap_timeout),
+                        None => ("script.timeout", self.shared.config.timeout),
+                    };
+                    let millis = limit.as_millis();
+                    tracing::error!(
+                        worker = self.number,
+                        ?request,
+                        key,
+                        millis,
+                        "run() is over its time limit"
+                    );
                     worker.connection.put_frame(Kind::Cancel, active.id, &[OUT_OF_TIME]);
                     active.overdue = Some(now);
                     active.cancelled = true;
@@ -578,9 +606,7 @@ impl Lane {
     fn leave(&self) {
         self.shared.not_idle(self.number);
         self.door.pid.store(0, Ordering::Relaxed);
-        if self.shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.shared.busy.set_able(false);
-        }
+        self.shared.count(false);
     }
 }
 

@@ -419,6 +419,16 @@ impl Shared {
         self.alive.load(Ordering::Acquire) > 0
     }
 
+    /// Counts a worker in, or out, and says whether there is one. Under a lock, so that who says it last has counted last.
+    fn count(&self, comes: bool) {
+        let _queue = self.queue();
+        match comes {
+            true => self.alive.fetch_add(1, Ordering::AcqRel),
+            false => self.alive.fetch_sub(1, Ordering::AcqRel),
+        };
+        self.busy.set_able(self.is_alive());
+    }
+
     fn wake_all(&self) {
         for door in &self.doors {
             door.bell.ring();
@@ -456,9 +466,21 @@ impl Shared {
         None
     }
 
-    /// Takes a lane off the list of those that wait for a job.
+    /// Takes a lane off the list of those that wait for a job. One that it has been rung for, and does not come to take, is for the
+    /// others.
     fn not_idle(&self, lane: usize) {
-        self.queue().idle.retain(|number| *number != lane);
+        let mut queue = self.queue();
+        queue.idle.retain(|number| *number != lane);
+        if queue.jobs.is_empty() {
+            return;
+        }
+        let idle = std::mem::take(&mut queue.idle);
+        drop(queue);
+        for number in idle {
+            if let Some(door) = self.doors.get(number) {
+                door.bell.ring();
+            }
+        }
     }
 
     /// Gives back jobs that were taken and not begun, in their order, to the front.
@@ -527,8 +549,7 @@ impl Shared {
             init: true,
         };
         let worker = Worker::start(&launch, around).await?;
-        self.alive.fetch_add(1, Ordering::AcqRel);
-        self.busy.set_able(true);
+        self.count(true);
         self.breaker.started();
         let Ready { python, mode, kind, .. } = &worker.ready;
         tracing::info!(worker = number, pid = worker.pid(), %python, %mode, ?kind, "worker ready");
@@ -576,5 +597,67 @@ impl Shared {
             }
             tracing::warn!(worker = number, %death, "worker ended");
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Sources};
+    use crate::slots::{Admission, Slots};
+
+    fn shared(workers: usize) -> Shared {
+        let directory = std::env::temp_dir();
+        let sources = Sources {
+            file: Some((
+                directory.join("outrigger.toml"),
+                format!(
+                    "[script]\nentry = 'score.py'\nworkers = {workers}\nsandbox_off = ['all']\ncgroups = false"
+                ),
+            )),
+            environment: vec![("HOME".into(), "/nowhere".into())],
+            working_directory: directory,
+            ..Sources::default()
+        };
+        let (config, _) = config::load(&sources).unwrap();
+        let limits = ScriptLimits { answer: 1 << 20, queue_wait: Duration::from_secs(1), compat: false };
+        Shared::new(&config.script.unwrap(), None, Arc::new(Models::none()), Busy::new(workers), limits)
+            .unwrap()
+    }
+
+    async fn job(slots: &Arc<Slots>) -> (Job, oneshot::Receiver<ScriptResult>) {
+        let (reply, answer) = oneshot::channel();
+        let call = ScriptCall {
+            request_id: http::HeaderValue::from_static("id"),
+            method: Method::Post,
+            query: String::new(),
+            headers: None,
+            body: Body::Bytes(bytes::Bytes::new()),
+            memory: None,
+        };
+        let slot = slots.admit(Admission::Now).await.ok().unwrap();
+        (Job { call, slot, reply: Some(reply), since: Instant::now() }, answer)
+    }
+
+    async fn is_rung(shared: &Shared, lane: usize) -> bool {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(shared.doors[lane].bell.poll_rung(context).is_ready())
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_job_that_a_lane_was_rung_for_and_cannot_take_is_another_s() {
+        let shared = shared(2);
+        let slots = Slots::new(Arc::clone(&shared.busy), 2, 0, Duration::ZERO);
+        assert!(shared.take(0, true, usize::MAX).is_none());
+        assert!(shared.take(1, true, usize::MAX).is_none());
+        let (first, _answer) = job(&slots).await;
+        shared.put(first);
+        assert!(is_rung(&shared, 1).await && !is_rung(&shared, 0).await);
+        // Its worker dies before it comes to take the job.
+        shared.not_idle(1);
+        assert!(is_rung(&shared, 0).await, "the job would wait although there is an idle lane");
+        assert!(shared.take(0, true, usize::MAX).is_some());
     }
 }

@@ -201,8 +201,10 @@ impl Process {
         }
         let end = self.wait().await;
         // What the script started itself goes with it, and so the pipes close.
-        if matches!(self.handle, Handle::Child(_)) {
-            sys::kill(-self.pid, libc::SIGKILL);
+        match &self.handle {
+            Handle::Child(_) => sys::kill(-self.pid, libc::SIGKILL),
+            // The fork-server has seen to its group; where that is gone, nobody has seen the end.
+            Handle::Forked(forked) => forked.signal(Signal::KILL),
         }
         let ran_out = self.cgroup.as_ref().is_some_and(|cgroup| {
             cgroup.kill_all();

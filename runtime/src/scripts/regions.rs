@@ -98,7 +98,18 @@ impl Pool {
 
     /// Takes a region back. What is too much to keep is given up; the number of such a one.
     fn give_back(&self, own: Own) -> Option<u32> {
+        self.keep(&mut self.free(), own)
+    }
+
+    /// The same for one that was filled for a worker, if that is still the one that bodies are for.
+    fn give_back_for(&self, own: Own, reader: Reader) {
         let mut free = self.free();
+        if self.sole.load(Ordering::Acquire) == reader.0 {
+            self.keep(&mut free, own);
+        }
+    }
+
+    fn keep(&self, free: &mut Vec<Own>, own: Own) -> Option<u32> {
         let kept: usize = free.iter().map(|own| own.region.len()).sum();
         if free.len() < MOST && kept + own.region.len() <= KEPT_BYTES {
             free.push(own);
@@ -173,9 +184,8 @@ impl Drop for Filled {
     fn drop(&mut self) {
         // Regions of a worker that is gone are not used again. One that the pool has no room for stays mapped in the worker until
         // that ends: no frame can be sent from here.
-        if let Some(own) = self.own.take().filter(|_| self.pool.sole.load(Ordering::Acquire) == self.reader.0)
-        {
-            self.pool.give_back(own);
+        if let Some(own) = self.own.take() {
+            self.pool.give_back_for(own, self.reader);
         }
     }
 }
@@ -227,7 +237,7 @@ impl Drop for Slice {
 }
 
 impl Regions {
-    /// `limit` is the most bytes of one region of the worker's.
+    /// `limit` is the most bytes of a payload of the worker's, and so of what a region of its is for.
     pub(super) fn new(socket: OwnedFd, pool: Option<Arc<Pool>>, limit: usize, bell: Arc<Bell>) -> Self {
         let reader = Reader::new();
         if let Some(pool) = pool.as_ref().filter(|pool| !pool.several) {
@@ -240,7 +250,8 @@ impl Regions {
             lent: HashMap::new(),
             theirs: HashMap::new(),
             done: Arc::new(Done { numbers: Mutex::default(), bell }),
-            limit: limit as u64,
+            // Owners round up to a power of two.
+            limit: limit.checked_next_power_of_two().unwrap_or(limit) as u64,
         }
     }
 
@@ -380,6 +391,11 @@ impl Regions {
 
 impl Drop for Regions {
     fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            // Nothing that is for this worker comes back to the pool after this.
+            let _free = pool.free();
+            let _ = pool.sole.compare_exchange(self.reader.0, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
         // Whoever the worker has left behind may still have them mapped.
         self.retire();
     }
@@ -437,6 +453,8 @@ mod tests {
         }
         assert_eq!(read(&mapping, kept), b"kept");
         drop(regions);
+        let (next, _next_worker) = seqpacket_pair().unwrap();
+        let _next = Regions::new(next, Some(Arc::clone(&pool)), 1 << 20, Arc::default());
         drop(filled(&pool, b"later"));
         assert_eq!(read(&mapping, kept), b"kept", "also after the replica has let go of it");
     }
@@ -525,6 +543,30 @@ mod tests {
         let large = Region::create(2 << 20).unwrap();
         send_region(worker.as_fd(), 11, 2 << 20, large.fd()).unwrap();
         assert!(regions.tail(Reference { region: 11, ..reference }).is_err(), "it is over the limit");
+    }
+
+    #[test]
+    fn a_worker_may_round_its_regions_up() {
+        let pool = Pool::new(1, 1).unwrap();
+        let (ours, worker) = seqpacket_pair().unwrap();
+        let mut regions = Regions::new(ours, Some(pool), 100_000, Arc::default());
+        let region = Region::create(1 << 17).unwrap();
+        send_region(worker.as_fd(), 1, 1 << 17, region.fd()).unwrap();
+        let reference = Reference { region: 1, offset: 0, size: 100_000 };
+        assert_eq!(regions.tail(reference).unwrap().len(), 100_000);
+    }
+
+    #[test]
+    fn a_body_that_outlives_its_worker_leaves_nothing_in_the_pool() {
+        let pool = Pool::new(1, 1).unwrap();
+        let (mut regions, _worker) = regions(&pool);
+        let seen = regions.lend(filled(&pool, b"seen")).ok().unwrap();
+        regions.released(u64::from(seen.region));
+        let body = filled(&pool, b"body");
+        drop(regions);
+        drop(body);
+        assert_eq!(pool.free().len(), 0, "nobody could ever use it");
+        assert!(Filled::new(&pool, 1).is_none(), "there is no worker");
     }
 
     #[test]

@@ -42,6 +42,13 @@ pub(super) struct Start<'a> {
 impl<'a> Container<'a> {
     /// Starts a container and waits until it says that it is ready.
     pub(super) fn start(engine: &'a Engine, start: &Start<'_>) -> Result<Self> {
+        let container = Self::launch(engine, start)?;
+        container.wait_until_ready()?;
+        Ok(container)
+    }
+
+    /// Starts a container, which may take its time to be ready.
+    pub(super) fn launch(engine: &'a Engine, start: &Start<'_>) -> Result<Self> {
         let publish = ["--publish", "127.0.0.1::5001", "--publish", "127.0.0.1::5002"];
         let mut command = engine.command(["run", "--detach"].into_iter().chain(publish));
         if let Some(key) = start.key {
@@ -55,7 +62,6 @@ impl<'a> Container<'a> {
         let mut container = Self { engine, id, score: nowhere, observe: nowhere, key };
         container.score = container.published("5001")?;
         container.observe = container.published("5002")?;
-        container.wait_until_ready()?;
         Ok(container)
     }
 

@@ -12,7 +12,6 @@ use crate::setup::{Environment, Stamp};
 
 const DOCKERFILE: &str = "deploy/Dockerfile";
 const LOCK: &str = "deploy/requirements.lock";
-const HEALTH_CHECK: &str = "deploy/ready.py";
 const PYTHON_PACKAGES: &[&str] = &["outrigger", "outrigger_worker"];
 
 /// Debian 12's interpreter and C library, which the wheels have to suit.
@@ -36,7 +35,6 @@ impl Context {
         copy(executable, &prefix.join("bin/outrigger"))?;
         let library = "liboutrigger_cpu.so";
         copy(&built.join(library), &prefix.join("lib/outrigger").join(library))?;
-        copy(&repo.path(HEALTH_CHECK), &prefix.join("share/outrigger/ready.py"))?;
         for package in PYTHON_PACKAGES {
             let source = repo.path("entry-scripts").join(package);
             copy_package(&source, &prefix.join("share/outrigger/python").join(package))?;

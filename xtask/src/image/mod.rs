@@ -1,6 +1,7 @@
 //! `cargo xtask image`: the container image, and proof on a real engine that it works.
 
 mod base;
+mod checks;
 mod container;
 mod context;
 mod engine;
@@ -25,7 +26,7 @@ pub(crate) const SPEC: Spec = Spec {
   build  outrigger-python, with the executable, the CPU backend, ONNX Runtime, the worker host and Python
   base   outrigger-base:bookworm, a small Debian 12, for where no registry is; needs mmdebstrap
   smoke  builds both and a user's image upon them, and checks what shapes a service in a container: user id, process 1,
-         /dev/shm, addresses, keys, and the end
+         /dev/shm, addresses, keys, what a script is refused, and the end
 
 `smoke` needs Docker. Where none answers and dockerd is installed, it starts one of its own in target/image, as root,
 and ends it. With no engine at all it prints `skipped: reason`, and fails unless ci/allowed-skips lists that.",
