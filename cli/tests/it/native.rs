@@ -249,6 +249,24 @@ async fn a_thread_that_hangs_leaves_the_others_and_is_counted() {
 }
 
 #[tokio::test]
+async fn who_waits_too_long_for_a_thread_is_refused() {
+    let launch = launch(TRUSTED).args(["--queue-wait", "300ms"]);
+    let go = launch.directory().join("app/go");
+    let replica = launch.start();
+    // Fast calls in a row, so that the next ones come ahead of their slots.
+    for _ in 0..64 {
+        echoes(&replica).await;
+    }
+    let held = tokio::spawn(post(&replica, "hold").send());
+    while observe(&replica, "/busy").await.1["executing"] != 1 {}
+    let (status, code, _) = outcome(post(&replica, "").send().await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (503, "overloaded"));
+    std::fs::write(go, "").unwrap();
+    assert_eq!(held.await.unwrap().unwrap().status(), 200);
+    echoes(&replica).await;
+}
+
+#[tokio::test]
 async fn a_library_that_is_not_thread_safe_has_one_thread() {
     let replica = launch(TRUSTED).args(["--script-workers", "3", "--script-args", "serial"]).start();
     let mut calls = tokio::task::JoinSet::new();
