@@ -209,3 +209,30 @@ def run(data):
         "{busy}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_nothing_for_too_long_loses_the_worker() {
+    let script = r#"
+def init():
+    pass
+def run(data):
+    if data != "stream":
+        return data
+    return pieces()
+def pieces():
+    try:
+        while True:
+            yield b"x" * 100_000
+    finally:
+        print("closed")
+"#;
+    let args = ["--script-gap-timeout", "100ms", "--script-stall-timeout", "300ms"];
+    let mut replica = outrigger().script(script).args(args).start();
+    let (mut stream, _) = curl(&replica, "stream", "*/*");
+    // The only worker: this one waits until it is free.
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+    replica.wait_for_text("\"closed\"");
+    assert!(replica.log_text().contains("a client does not read its stream"), "{}", replica.log_text());
+    // What was on the way comes, and then the body breaks off instead of ending.
+    while chunk(&mut stream).is_some() {}
+}

@@ -127,6 +127,8 @@ keys! {
         "time limit of init(), and of warmup()";
     SCRIPT_GAP_TIMEOUT = "script.gap_timeout", Kind::Timeout, "60s", [],
         "longest time between two pieces of an answer that is produced as a stream";
+    SCRIPT_STALL_TIMEOUT = "script.stall_timeout", Kind::Timeout, "60s", [],
+        "longest time that a client may take nothing of its stream before that is broken off and the worker free again";
     SCRIPT_CANCEL_GRACE = "script.cancel_grace", Kind::Duration, "20ms", [],
         "time that a call which is out of time has to return by itself before its worker is ended";
     SCRIPT_CONCURRENCY = "script.concurrency", Kind::Count { min: 1, max: 1024 }, "1", [],

@@ -174,6 +174,8 @@ pub struct ScriptConfig {
     pub init_timeout: Duration,
     /// Longest time between two pieces of a streamed answer.
     pub gap_timeout: Duration,
+    /// Longest time that a client may take nothing of its stream.
+    pub stall_timeout: Duration,
     /// Time that a call which is out of time has to return by itself.
     pub cancel_grace: Duration,
     /// Calls at once in one worker of an async script.
@@ -615,6 +617,7 @@ fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig> {
         import_timeout: get.duration(key::SCRIPT_IMPORT_TIMEOUT),
         init_timeout: get.duration(key::SCRIPT_INIT_TIMEOUT),
         gap_timeout: get.duration(key::SCRIPT_GAP_TIMEOUT),
+        stall_timeout: get.duration(key::SCRIPT_STALL_TIMEOUT),
         cancel_grace: get.duration(key::SCRIPT_CANCEL_GRACE),
         concurrency: get.count(key::SCRIPT_CONCURRENCY),
         max_batch: get.count(key::SCRIPT_MAX_BATCH),

@@ -509,13 +509,13 @@ impl Lane {
                     worker.connection.put_frame(Kind::Credit, active.id, &credit.to_le_bytes());
                     active.deadline = now + self.shared.config.gap_timeout;
                 }
-                // Who has no credit waits for the client, which is not the worker's fault. But a client that takes nothing for as
-                // long as a script may give nothing has lost its right to a lane.
+                // Who has no credit waits for the client, which is not the worker's fault. But a client that takes nothing for
+                // too long has lost its right to a lane.
                 let stalled = (!stream.has_credit()).then(|| *active.stalled.get_or_insert(now));
                 active.stalled = stalled;
                 // One that was told to end has the time that it has.
                 if let Some(since) = stalled.filter(|_| !active.cancelled) {
-                    let until = since + self.shared.config.gap_timeout;
+                    let until = since + self.shared.config.stall_timeout;
                     active.deadline = now + self.shared.config.gap_timeout;
                     if now < until {
                         sooner(until);

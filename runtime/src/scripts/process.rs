@@ -29,6 +29,8 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(250);
 /// How long a worker has between SIGTERM, which makes it print its stack, and SIGKILL.
 const TERM_GRACE: Duration = Duration::from_millis(500);
 
+/// How often a control group is made anew that has gone before a process was in it.
+const GROUP_TRIES: usize = 5;
 /// How long the end of a process that was killed is waited for.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 
@@ -120,24 +122,17 @@ impl Process {
             stderr: their_stderr.into(),
         };
         let ends = Ends { stream: UnixStream::from_std(ours)?, regions: our_regions };
-        let cgroup = launch.confinement.cgroup();
-        let (handle, pid) = match launch.fork_server {
-            Some(server) => match server.spawn(&inherited).await {
-                Ok(forked) => {
-                    let pid = forked.pid();
-                    // It waits for START before it comes to anything of the user's.
-                    if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.add(pid.unsigned_abs())) {
-                        forked.signal(Signal::KILL);
-                        return Err(error);
-                    }
-                    (Handle::Forked(forked), pid)
+        let mut tries = 0;
+        let (handle, pid, cgroup) = loop {
+            let cgroup = launch.confinement.cgroup();
+            match Self::begin(launch, &inherited, cgroup.as_ref()).await {
+                // A replica in another namespace of processes does not see ours alive, and takes groups that are still empty for a dead one's.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) && tries < GROUP_TRIES => tries += 1,
+                begun => {
+                    let (handle, pid) = begun?;
+                    break (handle, pid, cgroup);
                 }
-                Err(reason) => {
-                    tracing::warn!(worker = launch.worker, %reason, "not forked: the worker is started as a program of its own");
-                    Self::execute(launch, &inherited, cgroup.as_ref())?
-                }
-            },
-            None => Self::execute(launch, &inherited, cgroup.as_ref())?,
+            }
         };
         drop(inherited);
         let tail = Tail::default();
@@ -146,6 +141,29 @@ impl Process {
         output.spawn(log_lines(pipe(stdout)?, launch.worker, pid, "stdout", None));
         output.spawn(log_lines(pipe(stderr)?, launch.worker, pid, "stderr", Some(Arc::clone(&tail))));
         Ok((Self { handle, pid, tail, output, cgroup, reaped: false }, ends))
+    }
+
+    /// Has a process forked, or starts a program; either way it is in its control group before it comes to anything of the user's.
+    async fn begin(
+        launch: &Launch<'_>,
+        inherited: &Inherited,
+        cgroup: Option<&Cgroup>,
+    ) -> io::Result<(Handle, i32)> {
+        let Some(server) = launch.fork_server else { return Self::execute(launch, inherited, cgroup) };
+        match server.spawn(inherited).await {
+            Ok(forked) => {
+                let pid = forked.pid();
+                if let Some(Err(error)) = cgroup.map(|cgroup| cgroup.add(pid.unsigned_abs())) {
+                    forked.signal(Signal::KILL);
+                    return Err(error);
+                }
+                Ok((Handle::Forked(forked), pid))
+            }
+            Err(reason) => {
+                tracing::warn!(worker = launch.worker, %reason, "not forked: the worker is started as a program of its own");
+                Self::execute(launch, inherited, cgroup)
+            }
+        }
     }
 
     /// Starts `python -m outrigger_worker`, or the host of native scripts, in the code's root.
