@@ -65,7 +65,7 @@ const WAYS: &[u8] = b"eskatfgxesklc";
 
 async fn crash(url: String, client: reqwest::Client, number: usize) -> (u8, Option<(u16, String)>) {
     let how = WAYS[number % WAYS.len()];
-    let size = if number % 2 == 0 { 100 } else { 150_000 };
+    let size = if number.is_multiple_of(2) { 100 } else { 150_000 };
     let mut body = vec![b'.'; size];
     body[0] = how;
     let answer = client.post(url).bearer_auth(KEY).body(body).send().await.unwrap();

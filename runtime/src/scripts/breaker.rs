@@ -138,8 +138,8 @@ impl Breaker {
 fn last_words(tail: &[String]) -> String {
     let ours = ["/outrigger_worker/", "<frozen runpy>"];
     let told = |line: &&String| {
-        !line.trim().is_empty()
-            && !(line.starts_with("  File ") && ours.iter().any(|part| line.contains(part)))
+        let is_ours = line.starts_with("  File ") && ours.iter().any(|part| line.contains(part));
+        !is_ours && !line.trim().is_empty()
     };
     let mut words: Vec<&str> = Vec::new();
     let mut room = WORDS;
