@@ -199,7 +199,10 @@ impl Groups {
             group.directories.insert(*controller, directory.clone());
             set(self.version, &directory, *controller, self.limits[controller])?;
             if new {
-                group.procs.push(File::options().write(true).open(directory.join("cgroup.procs"))?);
+                let procs = File::options().write(true).open(directory.join("cgroup.procs"))?;
+                // Says to replicas that see other process numbers that this group has somebody. It goes with the process.
+                let _ = procs.try_lock();
+                group.procs.push(procs);
             }
         }
         Ok(group)
@@ -211,7 +214,7 @@ impl Groups {
         for parent in parents {
             for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
                 let name = entry.file_name();
-                if name.to_str().is_some_and(is_stale) {
+                if name.to_str().is_some_and(is_stale) && !is_held(&entry.path()) {
                     self.discard(entry.path());
                 }
             }
@@ -463,6 +466,12 @@ fn is_stale(name: &str) -> bool {
     start_time(pid) != Some(start)
 }
 
+/// Whether a living replica has locked a group. One in another namespace of processes has numbers that mean nothing here.
+fn is_held(directory: &Path) -> bool {
+    File::open(directory.join("cgroup.procs"))
+        .is_ok_and(|procs| matches!(procs.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
+}
+
 /// When a process was started, in clock ticks after boot: field 22 of `/proc/PID/stat`.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -636,6 +645,18 @@ mod tests {
         for name in ["outrigger-replica", "outrigger-x-1-0", "outrigger", "user.slice", "outriggers-1-1-0"] {
             assert!(!is_stale(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_group_is_held_for_as_long_as_its_file_is_locked() {
+        let group = tempfile::tempdir().unwrap();
+        assert!(!is_held(group.path()));
+        let procs = File::create(group.path().join("cgroup.procs")).unwrap();
+        assert!(!is_held(group.path()));
+        procs.try_lock().unwrap();
+        assert!(is_held(group.path()));
+        drop(procs);
+        assert!(!is_held(group.path()));
     }
 
     #[test]

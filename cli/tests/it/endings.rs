@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use outrigger_testkit::Launch;
 use outrigger_testkit::replica::message;
-use outrigger_testkit::{Launch, ReplicaProcess};
 use rustix::process::Signal;
 
 use crate::proof::{descendants, fork_server, groups, signal, state};
@@ -41,12 +41,6 @@ fn a_phase_that_takes_too_long_names_its_key_and_shows_its_stack() {
     }
 }
 
-/// The directory of its own that a replica has for temporary files.
-fn scratch_of(replica: &ReplicaProcess, temporary: &std::path::Path) -> Vec<PathBuf> {
-    let _ = replica;
-    left(temporary)
-}
-
 fn left(temporary: &std::path::Path) -> Vec<PathBuf> {
     std::fs::read_dir(temporary).unwrap().flatten().map(|entry| entry.path()).collect()
 }
@@ -80,7 +74,7 @@ async fn sigterm_ends_workers_in_order_and_leaves_nothing() {
         let launch = in_directory(temporary.path()).script(TIDY).args(args).args(extra.iter().copied());
         let replica = launch.start();
         assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
-        assert_eq!(scratch_of(&replica, temporary.path()).len(), 1, "one directory, and all is in it");
+        assert_eq!(left(temporary.path()).len(), 1, "one directory, and all is in it");
         let below = descendants(replica.pid());
         assert!(below.len() >= 2, "{below:?}");
         let numbers: Vec<u32> = below.iter().copied().chain([replica.pid()]).collect();
@@ -93,7 +87,7 @@ async fn sigterm_ends_workers_in_order_and_leaves_nothing() {
         for pid in below {
             assert_eq!(state(pid), None, "process {pid} is left: {text}");
         }
-        assert!(left(temporary.path()).is_empty(), "{extra:?}");
+        assert!(left(temporary.path()).is_empty(), "{extra:?}: {:?}", left(temporary.path()));
         for pid in numbers {
             assert!(groups(pid).is_empty(), "control groups are left: {:?}", groups(pid));
         }

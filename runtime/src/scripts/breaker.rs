@@ -137,8 +137,10 @@ impl Breaker {
 /// without the lines that every worker has.
 fn last_words(tail: &[String]) -> String {
     let ours = ["/outrigger_worker/", "<frozen runpy>"];
-    let is_ours = |line: &str| line.starts_with("  File ") && ours.iter().any(|part| line.contains(part));
-    let told = |line: &&String| !line.trim().is_empty() && !is_ours(line);
+    let told = |line: &&String| {
+        let is_ours = line.starts_with("  File ") && ours.iter().any(|part| line.contains(part));
+        !is_ours && !line.trim().is_empty()
+    };
     let mut words: Vec<&str> = Vec::new();
     let mut room = WORDS;
     for line in tail.iter().rev().filter(told) {
