@@ -77,7 +77,7 @@ fn configured(matches: &ArgMatches, path: &str) -> anyhow::Result<Target> {
 }
 
 /// The address to ask at where a replica listens on all.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

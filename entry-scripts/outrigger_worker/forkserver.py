@@ -24,7 +24,7 @@ from typing import Any
 # `tasks` and `outrigger` are not used here: the workers shall have them ready.
 import outrigger  # noqa: F401
 
-from . import descriptors, tasks, work  # noqa: F401
+from . import aliases, descriptors, tasks, work  # noqa: F401
 from .failures import message_of, traceback_of
 
 #: Names the descriptor of the socket.
@@ -97,6 +97,8 @@ class ForkServer:
             return True
         modules, path = _texts(message, "preload"), _texts(message, "path")
         sys.path.extend(path)
+        # Before anything of the user's: it may import what an installed AzureML server has under the same names.
+        aliases.install()
         for module in modules:
             try:
                 importlib.import_module(module)

@@ -88,7 +88,7 @@ impl Report {
             script: script.entry.display().to_string(),
             outcome: outcome.map_err(|error| Fault::new(&error)),
             warnings,
-            address: config.listen.score,
+            address: crate::health::reachable(config.listen.score),
             key_needed: config.auth.enabled,
         }
     }

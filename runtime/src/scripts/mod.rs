@@ -574,6 +574,10 @@ impl Shared {
         self.breaker.started();
         let Ready { python, mode, kind, .. } = &worker.ready;
         tracing::info!(worker = number, pid = worker.pid(), %python, %mode, ?kind, "worker ready");
+        if self.limits.compat {
+            // What tools of the system that we succeed look for in its log.
+            tracing::info!("Worker with pid {} ready for serving traffic", worker.pid());
+        }
         Ok(worker)
     }
 
