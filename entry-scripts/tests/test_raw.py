@@ -283,7 +283,6 @@ def test_changing_a_response(serve: Launch, change: str, headers: list[tuple[str
 @pytest.mark.parametrize(
     ("response", "message"),
     [
-        ("'x', 200, {'A': 'b\\r\\nC: d'}", "ValueError: not a header: 'A': 'b\\r\\nC: d'"),
         ("'x', 200, {'A\\n': 'b'}", "ValueError: not a header: 'A\\n': 'b'"),
         ("'x', 200, {'A': '\u20ac'}", "UnicodeEncodeError: "),
         ("'x', 200, {'A': 'b' * 70000}", "ValueError: the headers of the answer have more than 65536 bytes"),

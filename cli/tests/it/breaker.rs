@@ -49,18 +49,15 @@ async fn breaks(how: &str, why: &str, args: &[&str]) {
     assert_eq!((status, code.as_str()), (503, "not_ready"), "{how}: {refusal}");
     let log = replica.log_text();
     let warned = log.lines().find(|line| line.contains("keeps failing")).unwrap();
-    for (place, text) in [
-        ("the log", warned),
-        ("/ready", body["message"].as_str().unwrap()),
-        ("the refusal", refusal["message"].as_str().unwrap()),
-    ] {
-        assert!(text.contains(why), "{how}: {place} says why: {text}\n{log}");
-        if how != "raise" {
-            assert!(
-                text.contains("last words of Python"),
-                "{how}: {place} has the last words: {text}\n{log}"
-            );
-        }
+    assert!(warned.contains(why), "{how}: {log}");
+    // Whoever asks there may have no key: the kind of the end is told, what the script said is not.
+    let brief = if how == "raise" { "the script failed in init" } else { why };
+    for text in [body["message"].as_str().unwrap(), refusal["message"].as_str().unwrap()] {
+        assert!(text.contains(brief), "{how}: {text}");
+        assert!(!text.contains("last words") && !text.contains("weights"), "{how}: {text}");
+    }
+    if how != "raise" {
+        assert!(warned.contains("last words of Python"), "{how}: {log}");
     }
     std::fs::remove_file(&file).unwrap();
     replica.wait_for(|line| line["fields"]["message"] == "worker ready");

@@ -14,9 +14,6 @@ const FIRST: Duration = Duration::from_millis(100);
 /// The longest such wait.
 const MOST: Duration = Duration::from_secs(10);
 
-/// Bytes of a worker's last words that are told to whoever asks why there is none; all that is kept is in the log.
-const WORDS: usize = 1024;
-
 /// Counts the failures in a row of each worker. A worker fails when it ends before it has answered a call, or does not come up. The
 /// first start after a good time is made at once, the next ones ever more slowly.
 pub(super) struct Breaker {
@@ -33,10 +30,8 @@ pub(super) struct Breaker {
 struct Lane {
     failures: u32,
     until: Option<Instant>,
-    /// How the last one ended.
+    /// How the last one ended, without anything that the script itself said: who asks here may have no key.
     last: String,
-    /// The last of what it wrote to stderr.
-    words: String,
 }
 
 impl Breaker {
@@ -68,7 +63,7 @@ impl Breaker {
     /// A worker has ended after it had answered `served` calls.
     pub(super) fn died(&self, lane: usize, served: u64, death: &Death) {
         if served == 0 {
-            self.fail(lane, death.status.clone(), &death.tail);
+            self.fail(lane, death.status.clone(), &death.status, &death.tail);
         }
     }
 
@@ -89,15 +84,21 @@ impl Breaker {
             StartError::Died(death) | StartError::Timeout { death, .. } => &death.tail[..],
             _ => &[],
         };
-        self.fail(lane, error.to_string(), tail);
+        let brief = match error {
+            StartError::Script(failure) => {
+                format!("the script failed in {}; the log says how", failure.phase)
+            }
+            error => error.to_string(),
+        };
+        self.fail(lane, brief, &error.to_string(), tail);
     }
 
-    fn fail(&self, number: usize, how: String, tail: &[String]) {
+    /// `brief` is for whoever asks; `how` and `tail` are for the log.
+    fn fail(&self, number: usize, brief: String, how: &str, tail: &[String]) {
         let mut lanes = self.lanes();
         let Some(lane) = lanes.get_mut(number) else { return };
         lane.failures = lane.failures.saturating_add(1);
-        lane.last = how;
-        lane.words = last_words(tail);
+        lane.last = brief;
         let wait = wait(lane.failures).filter(|_| self.enabled);
         lane.until = wait.map(|wait| Instant::now() + wait);
         self.troubled.store(true, Ordering::Relaxed);
@@ -107,7 +108,7 @@ impl Breaker {
                 worker = number,
                 failures = lane.failures,
                 ?wait,
-                last = lane.last,
+                last = how,
                 "worker keeps failing before it has answered a call, waiting before the next start{lines}"
             );
         }
@@ -127,28 +128,10 @@ impl Breaker {
         let worst = lanes.iter().max_by_key(|lane| lane.failures).filter(|lane| lane.failures > 0)?;
         let times = worst.failures;
         Some(format!(
-            "a worker failed {times} time(s) in a row before it had answered a call; last: {}{}",
-            worst.last, worst.words
+            "a worker failed {times} time(s) in a row before it had answered a call; last: {}",
+            worst.last
         ))
     }
-}
-
-/// The end of what a worker wrote to stderr, for whoever has no log: each line after a line break, at most [`WORDS`] bytes. Python's stacks are
-/// without the lines that every worker has.
-fn last_words(tail: &[String]) -> String {
-    let ours = ["/outrigger_worker/", "<frozen runpy>"];
-    let told = |line: &&String| {
-        let is_ours = line.starts_with("  File ") && ours.iter().any(|part| line.contains(part));
-        !is_ours && !line.trim().is_empty()
-    };
-    let mut words: Vec<&str> = Vec::new();
-    let mut room = WORDS;
-    for line in tail.iter().rev().filter(told) {
-        let Some(left) = room.checked_sub(line.len() + 1) else { break };
-        room = left;
-        words.push(line);
-    }
-    words.iter().rev().flat_map(|line| ["\n", line]).collect()
 }
 
 /// How long to wait after so many failures in a row.
@@ -199,29 +182,6 @@ mod tests {
         let begun = Instant::now();
         breaker.wait(0).await;
         assert_eq!(begun.elapsed(), Duration::ZERO);
-    }
-
-    #[test]
-    fn the_last_words_are_short_and_the_user_s_own() {
-        let tail: Vec<String> = [
-            "out of paper",
-            "",
-            "Fatal Python error: Segmentation fault",
-            "  File \"/srv/app/score.py\", line 15 in init",
-            "  File \"/usr/share/outrigger/python/outrigger_worker/work.py\", line 76 in _work",
-            "  File \"<frozen runpy>\", line 198 in _run_module_as_main",
-        ]
-        .map(String::from)
-        .into();
-        assert_eq!(
-            last_words(&tail),
-            "\nout of paper\nFatal Python error: Segmentation fault\n  File \"/srv/app/score.py\", line 15 in init"
-        );
-        assert_eq!(last_words(&[]), "");
-        let long: Vec<String> = (0..50).map(|number| format!("{number} {}", "x".repeat(300))).collect();
-        let words = last_words(&long);
-        assert!(words.len() <= WORDS && words.starts_with("\n47 ") && words.contains("\n49 "), "{words}");
-        assert_eq!(last_words(&["x".repeat(8000)]), "");
     }
 
     #[tokio::test(start_paused = true)]
