@@ -111,21 +111,27 @@ pub(super) struct Job {
 
 impl Job {
     /// Ends the job: the slot first, so that whoever has the answer finds it free.
-    pub(super) fn answer(mut self, result: ScriptResult) {
+    fn settle(mut self, outcome: Outcome, result: ScriptResult) {
         let reply = self.reply.take();
-        self.slot.finish(if result.is_ok() { Outcome::Answered } else { Outcome::Failed });
+        self.slot.finish(outcome);
         if let Some(reply) = reply {
             let _ = reply.send(result);
         }
     }
 
+    /// Ends a job that a lane has worked on.
+    pub(super) fn answer(self, result: ScriptResult) {
+        self.settle(if result.is_ok() { Outcome::Answered } else { Outcome::Failed }, result);
+    }
+
     /// Ends a job that was never begun.
-    pub(super) fn refuse(mut self, error: &CallError) {
-        let reply = self.reply.take();
-        self.slot.finish(Outcome::Refused);
-        if let Some(reply) = reply {
-            let _ = reply.send(Err(error.clone()));
-        }
+    pub(super) fn refuse(self, error: &CallError) {
+        self.settle(Outcome::Refused, Err(error.clone()));
+    }
+
+    /// Ends a job whose caller has the answer already.
+    pub(super) fn finish(self, outcome: Outcome) {
+        self.slot.finish(outcome);
     }
 
     /// Tells the caller, while the lane still works.

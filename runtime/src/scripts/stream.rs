@@ -130,18 +130,8 @@ impl Producer {
         self.0.lock().left
     }
 
-    /// The client gets no more, though the script may not have ended.
-    pub(super) fn break_off(&self, why: StreamError) {
-        self.finish(Err(why));
-    }
-
-    /// No more chunks come.
-    pub(super) fn end(self, how: Result<(), StreamError>) {
-        self.finish(how);
-    }
-
-    /// The same for one that is shared; what is said first holds.
-    pub(super) fn finish(&self, how: Result<(), StreamError>) {
+    /// No more chunks come to the client. What is said first holds.
+    pub(super) fn end(&self, how: Result<(), StreamError>) {
         let mut state = self.0.lock();
         if state.end.is_none() {
             state.end = Some(how);
@@ -155,7 +145,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        self.finish(Err(StreamError::Lost));
+        self.end(Err(StreamError::Lost));
     }
 }
 

@@ -63,7 +63,7 @@ impl Active {
         self.over = Some(over);
         self.job.tell(Err(error));
         if let Some(stream) = &self.stream {
-            stream.finish(Err(StreamError::Lost));
+            stream.end(Err(StreamError::Lost));
         }
         bell.ring();
     }

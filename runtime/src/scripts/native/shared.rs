@@ -191,7 +191,7 @@ impl Shared {
                 Ok(Ok(_)) | Err(_) => Err(aml::internal_error(ErrorCode::Internal)),
             },
         };
-        stream.finish(ended.as_ref().copied().map_err(|_| StreamError::Raised));
+        stream.end(ended.as_ref().copied().map_err(|_| StreamError::Raised));
         job.answer(ended.map(|()| ScriptAnswer::Json { text: Bytes::new(), run }));
     }
 
