@@ -23,9 +23,10 @@ use tokio::time::Instant;
 use super::call::Job;
 use super::connection::ExchangeError;
 use super::process::Death;
+use super::queue::Door;
 use super::stream::Producer;
 use super::worker::Worker;
-use super::{Door, Shared, restarting};
+use super::workers::{Shared, restarting};
 use alarm::Alarm;
 
 pub(super) use hearing::interpret;
@@ -145,7 +146,7 @@ impl Lane {
             }
         }
         self.refuse_all(&crate::slots::draining());
-        self.shared.refuse_waiting(&crate::slots::draining());
+        self.shared.queue.refuse_all(&crate::slots::draining());
     }
 
     /// Starts a worker until one comes up, ever more slowly; `None` when the service ends meanwhile.
@@ -169,7 +170,7 @@ impl Lane {
                         shared.breaker.did_not_start(self.number, &error);
                         if !shared.is_alive() {
                             // Whoever waits for a worker hears at once.
-                            shared.refuse_waiting(&restarting(&shared));
+                            shared.queue.refuse_all(&restarting(&shared));
                         }
                     }
                 }
@@ -270,7 +271,7 @@ impl Lane {
         let never_begun = self.active.drain(..).map(|active| active.job);
         let jobs: Vec<Job> = never_begun.chain(self.forming.drain(..)).collect();
         self.formed_since = None;
-        self.shared.put_back(jobs);
+        self.shared.queue.put_back(jobs);
     }
 
     fn refuse_all(&mut self, error: &CallError) {
@@ -287,9 +288,9 @@ impl Lane {
 
     /// The worker can take no more jobs: off the list, and out of the count, before anything is waited for.
     fn leave(&self) {
-        self.shared.not_idle(self.number);
+        self.shared.queue.not_idle(self.number);
         self.door.pid.store(0, Ordering::Relaxed);
-        self.shared.count(false);
+        self.shared.goes();
     }
 }
 

@@ -17,7 +17,7 @@ impl Lane {
         match worker.ready.kind {
             CallKind::Sync => {
                 if self.active.is_empty() {
-                    let Some(job) = self.shared.take(self.number, true, usize::MAX) else { return };
+                    let Some(job) = self.shared.queue.take(self.number, true, usize::MAX) else { return };
                     self.send(worker, job, true, false);
                 }
                 if self.shared.sends_ahead() {
@@ -26,7 +26,7 @@ impl Lane {
             }
             CallKind::Async => {
                 while self.active.len() < self.shared.config.concurrency {
-                    let Some(job) = self.shared.take(self.number, true, usize::MAX) else { break };
+                    let Some(job) = self.shared.queue.take(self.number, true, usize::MAX) else { break };
                     self.send(worker, job, true, false);
                 }
             }
@@ -41,7 +41,7 @@ impl Lane {
             room = room.saturating_sub(active.job.call.size());
         }
         while self.active.len() <= AHEAD {
-            let Some(job) = self.shared.take(self.number, false, room) else { break };
+            let Some(job) = self.shared.queue.take(self.number, false, room) else { break };
             room -= job.call.size().min(room);
             self.send(worker, job, false, false);
         }
@@ -53,7 +53,7 @@ impl Lane {
         }
         let (most, delay) = (self.shared.config.max_batch, self.shared.config.max_delay);
         while self.forming.len() < most {
-            let Some(job) = self.shared.take(self.number, true, usize::MAX) else { break };
+            let Some(job) = self.shared.queue.take(self.number, true, usize::MAX) else { break };
             self.forming.push(job);
         }
         self.forming.retain(|job| !job.is_abandoned());
@@ -67,7 +67,7 @@ impl Lane {
             return self.alarm.set(due);
         }
         self.formed_since = None;
-        self.shared.not_idle(self.number);
+        self.shared.queue.not_idle(self.number);
         let jobs = std::mem::take(&mut self.forming);
         let last = jobs.len() - 1;
         for (at, job) in jobs.into_iter().enumerate() {
