@@ -5,10 +5,11 @@
 
 use std::path::PathBuf;
 
+use super::getter::Getter;
 use super::key::{Alias, KEYS, Key, SCORE_SERVER_VERSION, SCRIPT_APP_ROOT};
 use super::layers::{Origin, Setting, Settings, Sources, read, suggestion};
+use super::script::locate_script;
 use super::value::Value;
-use super::{Getter, locate_script};
 
 /// A `config.json` larger than this is not read.
 pub const CONFIG_JSON_LIMIT: u64 = 1 << 20;

@@ -1,5 +1,7 @@
 //! Tests of the layers and of the rules across keys.
 
+use std::path::Path;
+
 use super::*;
 
 fn sources(file: &str, environment: &[(&str, &str)]) -> Sources {
@@ -357,4 +359,44 @@ fn probes_are_found_in_a_configuration_that_serves_nothing() {
     assert_eq!(observe_address(&sources).unwrap().to_string(), "0.0.0.0:7");
     sources.environment.push(("OUTRIGGER_OBSERVE_LISTEN".into(), "x".into()));
     assert!(observe_address(&sources).is_err());
+}
+
+#[test]
+fn what_scripts_may_reach_is_off_on_or_ports() {
+    use outrigger_sandbox::Network;
+    let network = |said: &str, environment: &[(&str, &str)]| {
+        let file = format!("[script]\nentry = 'score.py'\n{said}");
+        load(&sources(&file, environment)).map(|(config, _)| config.script.unwrap().sandbox.network)
+    };
+    let table: [(&str, &[(&str, &str)], Network); 8] = [
+        ("", &[], Network::Off),
+        ("network = ['off']", &[("AZUREML_MDC_ENABLED", "true")], Network::Off),
+        ("network = ['on']", &[], Network::On),
+        ("network = ['5432', '6379']", &[], Network::Ports(vec![5432, 6379])),
+        ("", &[("OUTRIGGER_COMPAT", "true")], Network::On),
+        ("", &[("AZUREML_MDC_ENABLED", "True")], Network::Ports(vec![50011])),
+        ("", &[("AZUREML_MDC_ENABLED", "true"), ("AZUREML_MDC_PORT", "7")], Network::Ports(vec![7])),
+        ("debug_port = 5678", &[], Network::Ports(vec![5678])),
+    ];
+    for (said, environment, expected) in table {
+        assert_eq!(network(said, environment).unwrap(), expected, "{said} {environment:?}");
+    }
+    for wrong in ["['of']", "['0']", "['65536']", "['on', '80']"] {
+        let mistakes = network(&format!("network = {wrong}"), &[]).unwrap_err();
+        assert!(mistakes[0].problem.contains("`script.network`"), "{wrong}: {mistakes:?}");
+    }
+}
+
+#[test]
+fn parts_of_the_sandbox_go_by_their_names() {
+    use outrigger_sandbox::Part;
+    let off = |parts: &str| {
+        let file = format!("[script]\nentry = 'score.py'\nsandbox_off = {parts}");
+        load(&sources(&file, &[])).map(|(config, _)| config.script.unwrap().sandbox.off)
+    };
+    assert!(off("[]").unwrap().is_empty());
+    assert_eq!(off("['files', 'network']").unwrap().into_iter().collect::<Vec<_>>().len(), 2);
+    assert_eq!(off("['all']").unwrap().len(), Part::ALL.len());
+    let mistakes = off("['file']").unwrap_err();
+    assert!(mistakes[0].problem.contains("did you mean `files`?"), "{mistakes:?}");
 }

@@ -1,0 +1,256 @@
+//! From settings, each valid by itself, to a configuration that is valid as a whole.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use outrigger_sandbox::Part;
+
+use super::getter::Getter;
+use super::key::{self, Key};
+use super::script::{self, script};
+use super::value::{Endpoint, Value};
+use super::{
+    AuthConfig, BackendsConfig, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
+    ListenConfig, LogConfig, LogFormat, Mistake, ModelConfig, Origin, ProcessConfig, QueueConfig,
+    ScoreConfig, Section, ServiceConfig, Setting, Settings, ShutdownConfig, Sources, suggestion,
+};
+
+/// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.
+pub(super) fn fill(settings: &mut Settings, config: &Config) {
+    let count = |count: usize| Value::Count(count as u64);
+    let defaults = [
+        (key::STATE_DIR, Value::Path(config.state_dir.clone())),
+        (key::THREADS, count(config.threads)),
+        (key::ADMIN_LISTEN, Value::Endpoint(config.listen.admin.clone())),
+        (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys_file.clone())),
+        (key::BACKENDS_CPU_THREADS, count(config.backends.cpu_threads)),
+        (key::SCORE_SERVER_VERSION, Value::Text(DEFAULT_SERVER_VERSION.into())),
+    ];
+    let root =
+        config.script.iter().map(|script| (key::SCRIPT_APP_ROOT, Value::Path(script.app_root.clone())));
+    for (key, value) in defaults.into_iter().chain(root) {
+        settings.keys.entry(key.name).or_insert(Setting { value, origin: Origin::Default });
+    }
+}
+
+/// Turns settings, each valid by itself, into a configuration that is valid as a whole.
+pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>> {
+    let get = Getter { settings };
+    let mut mistakes = Vec::new();
+    let mut mistake = |key: &Key, problem: String| {
+        let origin = settings.keys.get(key.name).map_or(Origin::Default, |setting| setting.origin.clone());
+        mistakes.push(Mistake { origin: origin.to_string(), problem });
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+
+    let state_dir = get.path(key::STATE_DIR).or_else(|| default_state_dir(&sources.environment));
+    if state_dir.is_none() {
+        mistake(
+            key::STATE_DIR,
+            "`state_dir` has no default here: neither XDG_STATE_HOME nor HOME is set".into(),
+        );
+    }
+    let state_dir = state_dir.unwrap_or_default();
+
+    let score = get.address(key::SCORE_LISTEN);
+    let auth_enabled = get.flag(key::AUTH_ENABLED);
+    if !auth_enabled && !score.ip().is_loopback() && !get.flag(key::AUTH_ALLOW_OPEN) {
+        mistake(
+            key::AUTH_ENABLED,
+            format!(
+                "`auth.enabled = false` while `score.listen` is {score}: anybody could score; set `auth.allow_open = true` if that is meant"
+            ),
+        );
+    }
+    let secret = |key: &Key| {
+        get.value(key).and_then(|value| match value {
+            Value::Secret(text) => Some(outrigger_auth::Secret::new(text.clone())),
+            _ => None,
+        })
+    };
+    for key in [key::AUTH_PRIMARY_KEY, key::AUTH_SECONDARY_KEY] {
+        if let Some(Err(error)) = secret(key).map(|secret| outrigger_auth::check_key(&secret)) {
+            mistake(key, format!("`{}`: {error}", key.name));
+        }
+    }
+    if get.value(key::AUTH_SECONDARY_KEY).is_some() && get.value(key::AUTH_PRIMARY_KEY).is_none() {
+        mistake(key::AUTH_SECONDARY_KEY, "`auth.secondary_key` is set, `auth.primary_key` is not".into());
+    }
+
+    let admin = match get.value(key::ADMIN_LISTEN) {
+        Some(Value::Endpoint(endpoint)) => endpoint.clone(),
+        _ => Endpoint::Unix(state_dir.join("admin.sock")),
+    };
+    if let Endpoint::Tcp(address) = &admin
+        && !address.ip().is_loopback()
+    {
+        mistake(
+            key::ADMIN_LISTEN,
+            format!("`admin.listen` is {address}; management listens on loopback or a Unix socket only"),
+        );
+    }
+
+    let models = settings
+        .models
+        .iter()
+        .map(|(name, section)| (name.clone(), model(section)))
+        .collect::<BTreeMap<_, _>>();
+    let limit = get.count(key::LIMITS_MODELS);
+    if models.len() > limit {
+        mistake(key::LIMITS_MODELS, format!("{} models are named, `limits.models` is {limit}", models.len()));
+    }
+    let model_dir = get.path(key::MODEL_DIR);
+    let script = script(&get, sources);
+    if get.flag(key::SCRIPT_TRUSTED) && get.path(key::SCRIPT_NATIVE).is_none() {
+        let problem = "`script.trusted` is for `script.native`; a Python script runs in workers".into();
+        mistake(key::SCRIPT_TRUSTED, problem);
+    }
+    if script.is_none() && models.is_empty() && model_dir.is_none() {
+        mistake(
+            key::SCRIPT_ENTRY,
+            "nothing to serve: set `script.entry` (--script-entry), `script.native` (--script-native), `model_dir` (--model-dir) or a [models.NAME] table (--model NAME=PATH)".into(),
+        );
+    }
+    for part in get.list(key::SCRIPT_SANDBOX_OFF) {
+        if part != "all" && Part::from_name(part).is_none() {
+            let names: Vec<_> = Part::ALL.into_iter().map(Part::name).chain(["all"]).collect();
+            let near = suggestion(part, names.iter().copied());
+            let known = names.join(", ");
+            mistake(
+                key::SCRIPT_SANDBOX_OFF,
+                format!("`script.sandbox_off` names `{part}`{near}; the parts are {known}"),
+            );
+        }
+    }
+    if script::network(&get, sources, None).is_none() {
+        let problem = "`script.network` is `off`, `on`, or TCP ports from 1 to 65535".into();
+        mistake(key::SCRIPT_NETWORK, problem);
+    }
+    if get.size(key::LIMITS_BODIES) < get.size(key::LIMITS_BODY) {
+        mistake(
+            key::LIMITS_BODIES,
+            "`limits.bodies` is smaller than `limits.body`, so the largest body could never come in".into(),
+        );
+    }
+    let cors_origins: Vec<_> =
+        get.list(key::SCORE_CORS_ORIGINS).iter().map(|text| header_value(text)).collect();
+    if cors_origins.iter().any(Option::is_none) {
+        mistake(
+            key::SCORE_CORS_ORIGINS,
+            "`score.cors_origins` holds what is no origin, such as https://a.example".into(),
+        );
+    }
+    let server_version = match get.value(key::SCORE_SERVER_VERSION) {
+        Some(Value::Text(text)) => text.as_str(),
+        _ => DEFAULT_SERVER_VERSION,
+    };
+    if header_value(server_version).is_none() && !server_version.is_empty() {
+        mistake(
+            key::SCORE_SERVER_VERSION,
+            "`score.server_version` cannot stand in a header: visible ASCII only".into(),
+        );
+    }
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+
+    Ok(Config {
+        compat: get.flag(key::COMPAT),
+        process: ProcessConfig {
+            init: match get.text(key::PROCESS_INIT).as_str() {
+                "true" => Init::Always,
+                "false" => Init::Never,
+                _ => Init::Auto,
+            },
+        },
+        score: ScoreConfig {
+            cors_origins: sorted(cors_origins),
+            server_version: header_value(server_version),
+        },
+        service: ServiceConfig {
+            name: get.text(key::SERVICE_NAME),
+            version: get.text(key::SERVICE_VERSION),
+            path_prefix: get.text(key::SERVICE_PATH_PREFIX),
+        },
+        threads: get.optional_count(key::THREADS).unwrap_or((cores / 2).max(1)),
+        log: LogConfig {
+            level: get.text(key::LOG_LEVEL),
+            format: match get.text(key::LOG_FORMAT).as_str() {
+                "json" => LogFormat::Json,
+                "azureml" => LogFormat::AzureMl,
+                _ => LogFormat::Text,
+            },
+            requests: get.flag(key::LOG_REQUESTS),
+        },
+        listen: ListenConfig { score, observe: get.address(key::OBSERVE_LISTEN), admin },
+        auth: AuthConfig {
+            enabled: auth_enabled,
+            primary: secret(key::AUTH_PRIMARY_KEY),
+            secondary: secret(key::AUTH_SECONDARY_KEY),
+            keys_file: get.path(key::AUTH_KEYS_FILE).unwrap_or_else(|| state_dir.join("keys.toml")),
+        },
+        state_dir,
+        script,
+        model_dir,
+        models,
+        backends: BackendsConfig {
+            path: get.path(key::BACKENDS_PATH),
+            onnxruntime: get.path(key::BACKENDS_ONNXRUNTIME),
+            python: get.text(key::SCRIPT_PYTHON),
+            cpu_threads: get.optional_count(key::BACKENDS_CPU_THREADS).unwrap_or(cores),
+            intra_threads: get.count(key::BACKENDS_INTRA_THREADS),
+        },
+        limits: LimitsConfig {
+            body: get.size(key::LIMITS_BODY),
+            body_timeout: get.duration(key::LIMITS_BODY_TIMEOUT),
+            bodies: get.size(key::LIMITS_BODIES),
+            header: get.size(key::LIMITS_HEADER),
+            header_timeout: get.duration(key::LIMITS_HEADER_TIMEOUT),
+            connections: get.count(key::LIMITS_CONNECTIONS),
+            streams: u32::try_from(get.count(key::LIMITS_STREAMS)).unwrap_or(u32::MAX),
+            answer: get.size(key::LIMITS_ANSWER),
+            models: limit,
+        },
+        queue: QueueConfig { items: get.count(key::QUEUE_ITEMS), wait: get.duration(key::QUEUE_WAIT) },
+        shutdown: ShutdownConfig {
+            quiet: get.duration(key::SHUTDOWN_QUIET),
+            drain: get.duration(key::SHUTDOWN_DRAIN),
+        },
+    })
+}
+
+/// A header's value of visible ASCII; `None` for anything else, nothing too.
+fn header_value(text: &str) -> Option<HeaderValue> {
+    let visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    visible.then(|| HeaderValue::from_str(text).ok()).flatten()
+}
+
+fn model(section: &Section) -> ModelConfig {
+    let path = match section.get(key::MODEL_PATH.name).map(|setting| &setting.value) {
+        Some(Value::Path(path)) => path.clone(),
+        _ => PathBuf::new(), // `layers` has reported it
+    };
+    let intra_threads = match section.get(key::MODEL_INTRA_THREADS.name).map(|setting| &setting.value) {
+        Some(Value::Count(count)) => usize::try_from(*count).ok(),
+        _ => None,
+    };
+    ModelConfig { path, intra_threads }
+}
+
+/// In the order of the alphabet: the first one is named to who does not say where it comes from.
+fn sorted(origins: Vec<Option<HeaderValue>>) -> Vec<HeaderValue> {
+    let mut origins: Vec<_> = origins.into_iter().flatten().collect();
+    origins.sort();
+    origins
+}
+
+fn default_state_dir(environment: &[(String, String)]) -> Option<PathBuf> {
+    let variable = |name: &str| {
+        environment
+            .iter()
+            .find(|(variable, value)| variable == name && !value.is_empty())
+            .map(|(_, value)| PathBuf::from(value))
+    };
+    let base = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    base.map(|base| base.join("outrigger"))
+}
