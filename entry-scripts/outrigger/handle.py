@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from outrigger_worker import connection, frames
-from outrigger_worker.channel import Answer, Channel, ProtocolError
+from outrigger_worker.channel import Answer, Channel
+from outrigger_worker.link import ProtocolError
 
 from .errors import ModelError
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from outrigger_worker import frames
-from outrigger_worker.channel import ProtocolError
+from outrigger_worker.link import ProtocolError
 
 from .handle import TensorInfo
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from . import context, frames, printing
 from .calls import CANCELLED, Encoded, failed, receiver, refused
-from .channel import Channel, ProtocolError
+from .channel import Channel
+from .link import ProtocolError
 from .loading import Script
 
 

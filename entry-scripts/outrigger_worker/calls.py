@@ -9,7 +9,8 @@ from time import monotonic_ns
 from typing import Any
 
 from . import context, frames, streams
-from .channel import Channel, Closed, ProtocolError
+from .channel import Channel
+from .link import Closed, ProtocolError
 from .failures import message_of, to_bytes, traceback_of
 from .loading import Script
 

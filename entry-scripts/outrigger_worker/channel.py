@@ -9,17 +9,19 @@ does not sleep on a queue: it watches the socket, and is told when a thread leav
 The runtime reads at all times, so whoever has something to send sends it.
 """
 
-import errno
 import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from . import frames, printing
+from .inbox import Inbox
+from .link import Closed, Link, ProtocolError
+from .outbox import Outbox
 from .regions import Borrowed, Own, Pool, RegionError
 
 Parsed = TypeVar("Parsed")
@@ -31,10 +33,6 @@ CallParser = Callable[[int, memoryview, int, int, memoryview | None], Parsed]
 #: Gives a writable buffer of so many bytes.
 Allocator = Callable[[int], Any]
 
-#: Frames up to this size, in bytes, are received into one buffer that is made once.
-BUFFER_SIZE = 256 * 1024
-#: A buffer made for a longer frame is kept, up to this size, until a frame comes that does without.
-SPARE_LIMIT = 16 * 1024 * 1024
 #: Up to this size, in bytes, joining the parts of a frame costs less than handing the kernel a list.
 JOIN_LIMIT = 8 * 1024
 #: Longest payload of CANCEL, CREDIT, RELEASE and FORGET, in bytes.
@@ -43,21 +41,7 @@ SMALL = 64
 _ANSWERS = (frames.TENSORS, frames.MODEL_INFO, frames.MODEL_ERROR)
 # Who waits under this number is the call loop; requests count from 1.
 _CALL_LOOP = 0
-_GONE = (errno.ECONNRESET, errno.EPIPE, errno.EBADF, errno.ENOTCONN)
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
-_PARTS_AT_ONCE = max(16, os.sysconf("SC_IOV_MAX"))
 _NEVER = 1 << 62
-
-
-class Closed(ConnectionError):
-    """The runtime has closed the connection."""
-
-    def __init__(self) -> None:
-        super().__init__("the runtime has closed the connection")
-
-
-class ProtocolError(Exception):
-    """The runtime sent what PROTOCOL.md does not allow, or a transfer was cut short."""
 
 
 class Answer(NamedTuple):
@@ -127,25 +111,18 @@ class Channel:
         "wake_loop",
         "drops_cancelled",
         "borrowed",
-        "_sock",
+        "_link",
+        "_inbox",
+        "_outbox",
         "_pid",
         "_pool",
         "_threshold",
-        "_sending",
-        "_aside",
         "_reading",
         "_waiters",
         "_asleep",
         "_calls",
         "_cancelled",
         "_numbers",
-        "_buffer",
-        "_view",
-        "_start",
-        "_end",
-        "_spare",
-        "_inside_frame",
-        "_broken",
         "__weakref__",
     )
 
@@ -168,15 +145,14 @@ class Channel:
         self.drops_cancelled = True
         #: The regions of the runtime's.
         self.borrowed = Borrowed(regions)
-        self._sock = sock
+        self._link = Link(sock, self._break_off)
+        self._inbox = Inbox(self._link)
+        self._outbox = Outbox(self._link)
         self._pid = os.getpid()
         self._pool = Pool(regions, 0)
         # Tails of at least so many bytes go into regions.
         self._threshold = _NEVER
-        # Reentrant only so that what a finaliser sends while its own thread is sending can be told apart: it
-        # waits in `_aside`, as whole frames or as functions that give them.
-        self._sending = threading.RLock()
-        self._aside: deque[bytes | Callable[[], bytes]] = deque()
+        # Its holder uses the inbox.
         self._reading = threading.Lock()
         # Whose answers have not come, and who sleeps or is about to, which a thread that still sends is not.
         self._waiters: dict[int, Waiter] = {}
@@ -185,25 +161,16 @@ class Channel:
         self._calls: deque[RawCall] = deque()
         self._cancelled: set[int] = set()
         self._numbers = count(_CALL_LOOP + 1)
-        # What has been received and not yet been taken is `_buffer[_start:_end]`. These, `_spare` and
-        # `_inside_frame` belong to the holder of the reading lock.
-        self._buffer = bytearray(BUFFER_SIZE)
-        self._view = memoryview(self._buffer)
-        self._start = 0
-        self._end = 0
-        self._spare: bytearray | None = None
-        self._inside_frame = False
-        self._broken: Exception | None = None
         os.register_at_fork(after_in_parent=self._after_fork, after_in_child=self._abandon)
 
     def close(self) -> None:
         """Closes the sockets."""
-        self._sock.close()
+        self._link.sock.close()
         self.borrowed.abandon()
 
     def fileno(self) -> int:
         """The descriptor that an event loop watches."""
-        return self._sock.fileno()
+        return self._link.sock.fileno()
 
     def use_regions(self, threshold: int, most: int) -> None:
         """From now on tails of at least `threshold` bytes go into regions, of which at most `most` live."""
@@ -213,15 +180,15 @@ class Channel:
     def receive_start(self) -> bytes:
         """The payload of START, the first frame."""
         try:
-            length, kind, flags, _ = self._next_header()
+            length, kind, flags, _ = self._inbox.begin_frame()
             if kind != frames.START:
                 raise ProtocolError(f"the first frame is of kind {kind}, not START")
             length, tail = self._tail(length, flags)
-            payload = self._receive(memoryview(bytearray(length)))
-            self._inside_frame = False
+            payload = self._inbox.receive(memoryview(bytearray(length)))
+            self._inbox.end_frame()
             return Answer(kind, payload, tail).whole()
         except BaseException as error:
-            self._examine(error)
+            self._inbox.examine(error)
             raise
 
     def receive_call(self, parse: CallParser[Parsed]) -> Parsed:
@@ -266,9 +233,17 @@ class Channel:
         """
         if self._reading.acquire(False):
             try:
-                self._read_what_is_there()
+                more = True
+                while True:
+                    while self._inbox.has_frame():
+                        self._read_frame(by_call_loop=False)
+                    if self._link.broken is not None:
+                        raise self._link.broken
+                    if not more:
+                        return
+                    more = self._inbox.receive_what_is_there()
             except BaseException as error:
-                self._examine(error)
+                self._inbox.examine(error)
                 raise
             finally:
                 self._reading.release()
@@ -285,7 +260,7 @@ class Channel:
                         while not done():
                             self._read_frame(by_call_loop=False)
                     except BaseException as error:
-                        self._examine(error)
+                        self._inbox.examine(error)
                         raise
                     finally:
                         self._stop_reading()
@@ -319,11 +294,11 @@ class Channel:
         head = frames.REPLY_HEAD.pack(
             size, kind, 0, number, outcome, flags, status, len(message), nanoseconds
         )
-        with self._sending:
+        with self._outbox.lock:
             if size <= JOIN_LIMIT:
-                self._send((head + message + rest,))
+                self._outbox.send((head + message + rest,))
             else:
-                self._send((head, message, rest))
+                self._outbox.send((head, message, rest))
 
     def chunk(self, number: int, part: memoryview) -> None:
         """Sends a part of the answer to call `number`, whose credit covers it."""
@@ -331,25 +306,25 @@ class Channel:
         if size >= self._threshold and self._send_with_region(frames.CHUNK, number, b"", size, _Bytes(part)):
             return
         head = frames.HEADER.pack(size, frames.CHUNK, 0, number)
-        with self._sending:
-            self._send((head + part,) if size <= JOIN_LIMIT else (head, part))
+        with self._outbox.lock:
+            self._outbox.send((head + part,) if size <= JOIN_LIMIT else (head, part))
 
     def announce(self, frame: bytes) -> None:
         """Sends READY, FAILED or PHASE."""
-        with self._sending:
-            self._send((frame,))
+        with self._outbox.lock:
+            self._outbox.send((frame,))
 
     def log(self, call: int, level: int, source: int, name: bytes, text: bytes) -> bool:
         """Sends a line of the log, cut at 8 KiB. Gives False when it cannot be sent, in a forked process too.
 
         A line that comes out of a finaliser while its own thread is sending is sent right after.
         """
-        if self._broken is not None or not self.is_ours():
+        if self._link.broken is not None or not self.is_ours():
             return False
         name = name[: frames.LOG_LIMIT]
         payload = frames.LOG_HEAD.pack(level, source, len(name)) + name + text[: frames.LOG_LIMIT]
         try:
-            self._send_when_possible(frames.frame(frames.LOG, call, payload))
+            self._outbox.send_when_possible(frames.frame(frames.LOG, call, payload))
         except (Closed, ProtocolError):
             return False
         return True
@@ -373,7 +348,7 @@ class Channel:
             raise RuntimeError(
                 "a model handle works in the worker process only, not in a process forked from it"
             )
-        if self._sending._is_owned():  # type: ignore[attr-defined]
+        if self._outbox.is_interrupted:
             raise RuntimeError("a model cannot be used where code has interrupted the sending of a frame")
         self.release_unused()
         number = next(self._numbers)
@@ -388,8 +363,8 @@ class Channel:
                 parts += tail.parts()
             if len(head) + size <= JOIN_LIMIT:
                 parts = [b"".join(parts)]
-            with self._sending:
-                self._send(parts)
+            with self._outbox.lock:
+                self._outbox.send(parts)
         except BaseException:
             self._waiters.pop(number, None)
             raise
@@ -405,21 +380,11 @@ class Channel:
             numbers = self.borrowed.unused()
             if numbers:
                 released = [frames.frame(frames.RELEASE, number) for number in numbers]
-                self._send_when_possible(b"".join(released))
+                self._outbox.send_when_possible(b"".join(released))
 
     def give_up(self, reason: Exception) -> Exception:
         """Ends all use of the connection, wakes all who wait, gives the reason that holds from now on."""
-        if self._broken is None:
-            self._broken = reason
-            try:
-                self._sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            for waiter in [*self._waiters.values(), *self._asleep.values()]:
-                waiter.break_off()
-            if self.wake_loop is not None:
-                self.wake_loop()
-        return self._broken
+        return self._link.give_up(reason)
 
     def is_ours(self) -> bool:
         """Whether this is the process that the channel is for, not one forked from it."""
@@ -428,7 +393,7 @@ class Channel:
     @property
     def broken(self) -> Exception | None:
         """Why the connection cannot be used any more; None while it can."""
-        return self._broken
+        return self._link.broken
 
     def _send_with_region(self, kind: int, number: int, head: bytes, size: int, tail: Tail) -> bool:
         """Sends a frame whose tail of `size` bytes lies in a region; gives False when there is none for it."""
@@ -446,11 +411,11 @@ class Channel:
             raise
         reference = frames.REFERENCE.pack(region.number, 0, size)
         header = frames.HEADER.pack(len(reference) + len(head), kind, frames.TAIL, number)
-        with self._sending:
-            self._send((self._pool.forgotten() + header + reference + head,))
+        with self._outbox.lock:
+            self._outbox.send((self._pool.forgotten() + header + reference + head,))
             self._pool.sent(region)
             if region.doomed:
-                self._send((self._pool.forgotten(),))
+                self._outbox.send((self._pool.forgotten(),))
         return True
 
     @staticmethod
@@ -458,68 +423,20 @@ class Channel:
         with region.room(size) as room:
             tail.write(room)
 
-    def _send_when_possible(self, data: bytes) -> None:
-        """Sends whole frames now, or right after what this thread is sending."""
-        if self._sending._is_owned():  # type: ignore[attr-defined]
-            self._aside.append(data)
-        else:
-            with self._sending:
-                self._send((data,))
-
-    def _send(self, parts: Sequence[Any]) -> None:
-        """Sends `parts`, bytes-like and contiguous, in one piece. The caller holds the sending lock."""
-        if self._broken is not None:
-            raise self._broken
-        try:
-            if self._aside:
-                self._send_aside()
-            if len(parts) == 1:
-                # Nearly always: a small frame, which the kernel takes whole.
-                sent = self._sock.send(parts[0], _NO_SIGNAL)
-                if sent != len(parts[0]):
-                    self._send_parts((memoryview(parts[0])[sent:],))
-            else:
-                self._send_parts(parts)
-            if self._aside:
-                self._send_aside()
-        except BaseException as error:
-            if _says_gone(error):
-                raise self.give_up(Closed()) from error
-            # A handler of some signal raised. How much is sent is not known, and cannot be taken back.
-            self.give_up(ProtocolError(f"sending was cut short by {error!r}"))
-            raise
-
-    def _send_parts(self, parts: Sequence[Any]) -> None:
-        waiting = deque(memoryview(part) for part in parts if len(part))
-        while waiting:
-            some = [waiting[place] for place in range(min(len(waiting), _PARTS_AT_ONCE))]
-            sent = self._sock.sendmsg(some, (), _NO_SIGNAL)
-            while waiting and sent >= len(waiting[0]):
-                sent -= len(waiting.popleft())
-            if sent:
-                waiting[0] = waiting[0][sent:]
-
-    def _send_aside(self) -> None:
-        while self._aside:
-            data = self._aside.popleft()
-            if callable(data):
-                data = data()
-            self._send_parts((data,))
+    def _break_off(self) -> None:
+        """Wakes all who wait: the connection cannot be used any more."""
+        for waiter in [*self._waiters.values(), *self._asleep.values()]:
+            waiter.break_off()
+        if self.wake_loop is not None:
+            self.wake_loop()
 
     def _read_call(self, parse: CallParser[Parsed]) -> Parsed:
         """Reads up to the next CALL. The caller holds the reading lock."""
         try:
-            if self._start == self._end and not self._calls and self._broken is None:
-                # Nearly always: one whole frame, and nothing else, in one go.
-                size = self._sock.recv_into(self._view)
-                if size >= frames.HEADER_SIZE:
-                    length, kind, flags, number = frames.HEADER.unpack_from(self._buffer)
-                    if kind == frames.CALL and not flags and length == size - frames.HEADER_SIZE:
-                        self._spare = None
-                        return parse(number, self._view, frames.HEADER_SIZE, size, None)
-                elif not size:
-                    raise Closed
-                self._start, self._end = 0, size
+            if not self._calls and self._link.broken is None and self._inbox.is_empty:
+                whole = self._inbox.receive_call()
+                if whole is not None:
+                    return parse(whole[0], self._inbox.view, frames.HEADER_SIZE, whole[1], None)
             while True:
                 while not self._calls:
                     self._read_frame(by_call_loop=True)
@@ -527,7 +444,7 @@ class Channel:
                 if call is not None:
                     return parse(*call)
         except BaseException as error:
-            self._examine(error)
+            self._inbox.examine(error)
             raise
 
     def _wait_for_call(self, parse: CallParser[Parsed]) -> Parsed:
@@ -580,7 +497,7 @@ class Channel:
                         return answer
                 self._read_frame(by_call_loop=False)
         except BaseException as error:
-            self._examine(error)
+            self._inbox.examine(error)
             raise
 
     def _leave(self, number: int) -> None:
@@ -610,64 +527,29 @@ class Channel:
         if self.wake_loop is not None:
             self.wake_loop()
 
-    def _read_what_is_there(self) -> None:
-        """Handles all frames that have come in full. The caller holds the reading lock."""
-        more = True
-        while True:
-            waiting = self._end - self._start
-            wanted = frames.HEADER_SIZE
-            if waiting >= frames.HEADER_SIZE:
-                wanted += frames.HEADER.unpack_from(self._buffer, self._start)[0]
-                if waiting >= wanted or wanted > BUFFER_SIZE:
-                    self._read_frame(by_call_loop=False)
-                    continue
-            if self._broken is not None:
-                raise self._broken
-            if not more:
-                return
-            if not waiting:
-                self._start = self._end = 0
-            elif self._start + wanted > BUFFER_SIZE:
-                self._move_to_front()
-            # What lies here is of earlier frames; `_examine` must not take it for news.
-            self._view[self._end : frames.HEADER_SIZE] = bytes(max(0, frames.HEADER_SIZE - self._end))
-            room = self._view[self._end :]
-            # Should a handler of some signal raise between receiving and counting, nobody knows what came.
-            self._inside_frame = True
-            try:
-                received = self._sock.recv_into(room, 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                received = -1
-            if received > 0:
-                self._end += received
-            self._inside_frame = False
-            if not received:
-                raise Closed
-            more = received == len(room)
-
     def _read_frame(self, by_call_loop: bool) -> None:
         """Reads one frame and hands it to whom it is for. The caller holds the reading lock.
 
         The call loop uses a CALL before it reads on, so it gets it in the buffer; others leave it a copy.
         """
-        length, kind, flags, number = self._next_header()
+        length, kind, flags, number = self._inbox.begin_frame()
         length, tail = self._tail(length, flags)
         if kind == frames.CALL and by_call_loop:
-            self._calls.append((number, *self._payload(length), tail))
+            self._calls.append((number, *self._inbox.payload(length), tail))
         elif kind == frames.CALL:
-            payload = self._receive(memoryview(bytearray(length)))
+            payload = self._inbox.receive(memoryview(bytearray(length)))
             self._calls.append((number, payload, 0, length, tail))
             self._tell_loop()
         elif kind in _ANSWERS:
             # Nobody waits any more when a handler of some signal has thrown the thread out of its wait.
             waiter = self._waiters.pop(number, None)
             allocate = waiter.allocate if waiter is not None and kind == frames.TENSORS else bytearray
-            payload = self._receive(memoryview(allocate(length)))
+            payload = self._inbox.receive(memoryview(allocate(length)))
             if waiter is not None:
                 waiter.deliver(Answer(kind, payload, tail))
         else:
             self._handle_small(kind, number, length, tail)
-        self._inside_frame = False
+        self._inbox.end_frame()
 
     def _handle_small(self, kind: int, number: int, length: int, tail: memoryview | None) -> None:
         """Handles a frame that concerns the channel itself or a call that is under way."""
@@ -681,7 +563,7 @@ class Channel:
             raise ProtocolError(f"the runtime sent a frame of the unknown kind {kind}")
         if length > SMALL:
             raise ProtocolError(f"a frame of kind {kind} has {length} bytes")
-        payload = Answer(kind, self._receive(memoryview(bytearray(length))), tail).whole()
+        payload = Answer(kind, self._inbox.receive(memoryview(bytearray(length))), tail).whole()
         if len(payload) != sizes[kind]:
             raise ProtocolError(f"a frame of kind {kind} has {len(payload)} bytes")
         if kind == frames.CANCEL:
@@ -698,29 +580,13 @@ class Channel:
         else:
             self._of_region(self.borrowed.forget, number)
 
-    def _next_header(self) -> tuple[int, int, int, int]:
-        """Length of what follows, kind, flags and id of the next frame."""
-        if self._broken is not None:
-            raise self._broken
-        if self._end - self._start < frames.HEADER_SIZE:
-            self._move_to_front()
-            # Cleared, so that `_examine` can see whether anything came.
-            self._view[self._end : frames.HEADER_SIZE] = bytes(frames.HEADER_SIZE - self._end)
-            self._fill(frames.HEADER_SIZE)
-        header = frames.HEADER.unpack_from(self._buffer, self._start)
-        self._start += frames.HEADER_SIZE
-        self._inside_frame = True
-        return header
-
     def _tail(self, length: int, flags: int) -> tuple[int, memoryview | None]:
         """Takes the reference to a region off a frame. Gives the length of what follows, and the tail."""
         if not flags & frames.TAIL:
             return length, None
         if length < frames.REFERENCE.size:
             raise ProtocolError(f"a frame with a tail has {length} bytes")
-        self._fill(frames.REFERENCE.size)
-        number, offset, size = frames.REFERENCE.unpack_from(self._buffer, self._start)
-        self._start += frames.REFERENCE.size
+        number, offset, size = self._inbox.reference()
         return length - frames.REFERENCE.size, self._of_region(self.borrowed.view, number, offset, size)
 
     @staticmethod
@@ -730,70 +596,17 @@ class Channel:
         except RegionError as error:
             raise ProtocolError(f"the runtime refers to a region in vain: {error}") from error
 
-    def _payload(self, length: int) -> tuple[memoryview, int, int]:
-        """A payload that is used before the next frame is read: a view, and where in it the payload is."""
-        if length <= BUFFER_SIZE:
-            self._spare = None
-            self._fill(length)
-            start = self._start
-            self._start += length
-            return self._view, start, self._start
-        room = self._spare
-        if room is None or len(room) < length:
-            room = bytearray(length)
-            self._spare = room if length <= SPARE_LIMIT else None
-        return self._receive(memoryview(room)[:length]), 0, length
-
-    def _fill(self, size: int) -> None:
-        """Receives until at least `size` bytes, which the buffer has room for, wait in it."""
-        if self._start + size > BUFFER_SIZE:
-            self._move_to_front()
-        while self._end - self._start < size:
-            received = self._sock.recv_into(self._view[self._end :])
-            if not received:
-                raise Closed
-            self._end += received
-
-    def _move_to_front(self) -> None:
-        waiting = bytes(self._view[self._start : self._end])
-        self._start, self._end = 0, len(waiting)
-        self._view[: self._end] = waiting
-
-    def _receive(self, target: memoryview) -> memoryview:
-        """Fills `target`, first with what waits in the buffer."""
-        done = min(self._end - self._start, len(target))
-        target[:done] = self._view[self._start : self._start + done]
-        self._start += done
-        while done < len(target):
-            received = self._sock.recv_into(target[done:], 0, socket.MSG_WAITALL)
-            if not received:
-                raise Closed
-            done += received
-        return target
-
-    def _examine(self, error: BaseException) -> None:
-        """Decides whether reading can go on after `error`. The caller holds the reading lock."""
-        if isinstance(error, (Closed, ProtocolError)):
-            self.give_up(error)
-        elif _says_gone(error):
-            raise self.give_up(Closed()) from error
-        elif self._inside_frame or any(self._view[self._end : frames.HEADER_SIZE]):
-            # A handler of some signal raised, or memory is short: nobody knows where the next frame begins.
-            # The second case is that of a handler that ran after bytes had arrived and before they were
-            # counted.
-            self.give_up(ProtocolError(f"receiving was cut short by {error!r}"))
-
     def _after_fork(self) -> None:
         """In the process that has forked: the child may hold views of regions, and nobody can count them."""
-        if self._broken is not None or not self.is_ours():
+        if self._link.broken is not None or not self.is_ours():
             return
         try:
-            if self._sending._is_owned() or self._pool.lock._is_owned():  # type: ignore[attr-defined]
-                # A finaliser has forked. Nothing else goes out before this does.
-                self._aside.append(self._leaving)
+            if self._outbox.is_interrupted or self._pool.lock._is_owned():  # type: ignore[attr-defined]
+                # A finaliser has forked.
+                self._outbox.send_next(self._leaving)
             else:
-                with self._sending:
-                    self._send((self._leaving(),))
+                with self._outbox.lock:
+                    self._outbox.send((self._leaving(),))
         except (Closed, ProtocolError):
             # Whoever uses the channel next hears of it.
             pass
@@ -804,9 +617,10 @@ class Channel:
 
     def _abandon(self) -> None:
         """In a forked child: a socket that it kept open would hide the worker's death from the runtime."""
-        self._sock.close()
-        # Other threads, which the child does not have, may have held the locks.
-        self._sending, self._reading = threading.RLock(), threading.Lock()
+        self._link.sock.close()
+        # Other threads, which the child does not have, may have held it.
+        self._reading = threading.Lock()
+        self._outbox.abandon()
         self.borrowed.abandon()
         self._pool.abandon()
 
@@ -833,8 +647,3 @@ def _copied(number: int, view: memoryview, start: int, end: int, tail: memoryvie
 
 def _pass_over(number: int, what: int) -> None:
     """For frames about calls that nobody knows, or knows no more."""
-
-
-def _says_gone(error: BaseException) -> bool:
-    # Not every OSError is the socket's: TimeoutError is one too, and handlers of SIGALRM like to raise it.
-    return isinstance(error, OSError) and error.errno in _GONE

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from time import monotonic_ns
 
 from . import connection
-from .channel import Closed, ProtocolError
+from .link import Closed, ProtocolError
 
 
 class Work:

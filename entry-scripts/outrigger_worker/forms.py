@@ -10,7 +10,7 @@ from email.parser import HeaderParser
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from .headers import Headers, MultiDict
+from .headers import Headers, MultiDict, Typed
 
 #: Most fields, and most parts of a multipart body.
 FIELD_LIMIT: Final = 1000
@@ -26,7 +26,7 @@ class FormError(ValueError):
     """The body is not the form that its type says, or holds too much."""
 
 
-class FileStorage:
+class FileStorage(Typed):
     """A file that came with a form."""
 
     def __init__(self, content: memoryview, name: str, filename: str, headers: Headers) -> None:
@@ -45,15 +45,6 @@ class FileStorage:
         if self._stream is None:
             self._stream = io.BytesIO(self.view)
         return self._stream
-
-    @property
-    def content_type(self) -> str | None:
-        value: str | None = self.headers.get("Content-Type")
-        return value
-
-    @property
-    def mimetype(self) -> str:
-        return (self.content_type or "").partition(";")[0].strip().lower()
 
     @property
     def content_length(self) -> int:

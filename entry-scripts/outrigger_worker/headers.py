@@ -103,6 +103,22 @@ class Headers:
         return [(name.lower(), value) for name, value in self._pairs]
 
 
+class Typed:
+    """What has headers that say of which media type it is."""
+
+    headers: Headers
+
+    @property
+    def content_type(self) -> str | None:
+        value: str | None = self.headers.get("Content-Type")
+        return value
+
+    @property
+    def mimetype(self) -> str:
+        """The media type in lower case, without parameters."""
+        return (self.content_type or "").partition(";")[0].strip().lower()
+
+
 class MultiDict(dict[str, Any]):
     """Fields by name, as of a form: as a dict it has the first value of each name."""
 

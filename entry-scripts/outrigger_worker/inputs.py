@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote
 
 from . import frames
-from .channel import ProtocolError
+from .link import ProtocolError
 
 #: The parameter of `run()` that receives the headers of the request.
 HEADERS_PARAMETER: Final = "request_headers"

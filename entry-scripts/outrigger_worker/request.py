@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from . import inputs
 from .forms import FormError, multipart, urlencoded
-from .headers import Headers, MultiDict
+from .headers import Headers, MultiDict, Typed
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ class RequestError(Exception):
         self.description = description
 
 
-class AMLRequest:
+class AMLRequest(Typed):
     """An HTTP request. `method` is one of GET, POST, OPTIONS, HEAD; `view` is the body, read-only, not copied."""
 
     path = PATH
@@ -147,16 +147,6 @@ class AMLRequest:
     @property
     def is_json(self) -> bool:
         return inputs.is_json(self.mimetype)
-
-    @property
-    def content_type(self) -> str | None:
-        value: str | None = self.headers.get("Content-Type")
-        return value
-
-    @property
-    def mimetype(self) -> str:
-        """The media type in lower case, without parameters."""
-        return (self.content_type or "").partition(";")[0].strip().lower()
 
     @property
     def content_length(self) -> int:

@@ -16,7 +16,8 @@ from typing import Any
 
 from . import context, frames
 from .calls import CANCELLED, Encoded, failed, refused
-from .channel import Channel, Closed, ProtocolError, RawCall
+from .channel import Channel, RawCall
+from .link import Closed, ProtocolError
 from .loading import Script
 from .streams import NOTHING, Stream, as_bytes, close
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import batches, calls, connection, context, debugging, frames, printing, stopping
-from .channel import Channel, Closed, ProtocolError
+from .channel import Channel
+from .link import Closed, ProtocolError
 from .loading import Script, ScriptError, load
 
 #: Numbers in START, and the least that each may be.

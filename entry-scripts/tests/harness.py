@@ -336,30 +336,40 @@ class Exchange:
         return None
 
 
+def spawn(
+    module: str, folder: str | Path, sockets: dict[str, socket.socket], environment: dict[str, str]
+) -> subprocess.Popen[str]:
+    """Starts a module of the worker's as the runtime does; `sockets` are handed over by these variables."""
+    known = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+    known |= {
+        "PYTHONPATH": str(ENTRY_SCRIPTS),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "AML_APP_ROOT": str(folder),
+    }
+    known |= {variable: str(sock.fileno()) for variable, sock in sockets.items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", module],
+        pass_fds=[sock.fileno() for sock in sockets.values()],
+        env=known | environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 class Worker(Exchange):
     """A worker process with `script` as its entry script, `folder`/score.py. Ends with the `with` block."""
 
     def __init__(self, folder: str | Path, script: str | None = None, **environment: str) -> None:
         super().__init__(folder, script)
-        known = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
-        known |= {
-            "PYTHONPATH": str(ENTRY_SCRIPTS),
-            "OUTRIGGER_WORKER_FD": str(self._others[0].fileno()),
-            "OUTRIGGER_REGIONS_FD": str(self._others[1].fileno()),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "AML_APP_ROOT": str(folder),
+        sockets = {
+            "OUTRIGGER_WORKER_FD": self._others[0],
+            "OUTRIGGER_REGIONS_FD": self._others[1],
         }
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "outrigger_worker"],
-                pass_fds=[other.fileno() for other in self._others],
-                env=known | environment,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            self.process = spawn("outrigger_worker", folder, sockets, environment)
         finally:
             for other in self._others:
                 other.close()

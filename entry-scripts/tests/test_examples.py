@@ -56,7 +56,9 @@ def test_onnx(launch: Launch, tmp_path: Path) -> None:
     example_models.linear(tmp_path)
     worker, _ = begin(launch, "onnx", AZUREML_MODEL_DIR=str(tmp_path))
     rows = [[1.0, 0.0, 0.0], [0.5, 1.0, 2.0]]
-    assert worker.post(json.dumps({"data": rows})).json() == {"result": (np.array(rows) @ example_models.WEIGHTS).tolist()}
+    assert worker.post(json.dumps({"data": rows})).json() == {
+        "result": (np.array(rows) @ example_models.WEIGHTS).tolist()
+    }
     assert "data" in worker.post("{}", 2).json()["error"]
 
 

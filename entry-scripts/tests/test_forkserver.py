@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 
-from harness import ENTRY_SCRIPTS, PATIENCE, POST, RETURNED, Exchange, Worker, call_payload
+from harness import ENTRY_SCRIPTS, PATIENCE, POST, RETURNED, Exchange, Worker, call_payload, spawn
 
 ECHO = "def init():\n    pass\n\ndef run(data):\n    return data\n"
 
@@ -25,24 +25,9 @@ class ForkServer:
         self.folder = folder
         self.sock, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(PATIENCE)
-        known = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
-        known |= {
-            "PYTHONPATH": str(ENTRY_SCRIPTS),
-            "OUTRIGGER_FORKSERVER_FD": str(other.fileno()),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "AML_APP_ROOT": str(folder),
-        }
         with other:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "outrigger_worker.forkserver"],
-                pass_fds=[other.fileno()],
-                env=known | environment,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            sockets = {"OUTRIGGER_FORKSERVER_FD": other}
+            self.process = spawn("outrigger_worker.forkserver", folder, sockets, environment)
         self.workers: list[Forked] = []
         self.exits: dict[int, dict[str, int]] = {}
 

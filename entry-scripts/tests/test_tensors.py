@@ -10,7 +10,7 @@ import pytest
 from blocks import decode_block, decode_infer, encode_block
 from outrigger import tensors
 from outrigger.handle import TensorInfo
-from outrigger_worker.channel import ProtocolError
+from outrigger_worker.link import ProtocolError
 
 
 def conform(value: Any, datatype: str) -> np.ndarray:
