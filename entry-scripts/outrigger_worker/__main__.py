@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 
-from . import work
+from . import stopping, work
 
 #: Name the descriptors of the worker's ends of the sockets.
 STREAM_VARIABLE = "OUTRIGGER_WORKER_FD"
@@ -17,6 +17,7 @@ REGIONS_VARIABLE = "OUTRIGGER_REGIONS_FD"
 
 def main() -> int:
     """Runs the worker; gives its exit code."""
+    stopping.reset()
     sockets = []
     for variable, kind in ((STREAM_VARIABLE, socket.SOCK_STREAM), (REGIONS_VARIABLE, socket.SOCK_SEQPACKET)):
         # Popped, for a process that the script starts has no business with it.

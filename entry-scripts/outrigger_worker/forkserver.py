@@ -24,7 +24,7 @@ from typing import Any
 # `tasks` and `outrigger` are not used here: the workers shall have them ready.
 import outrigger  # noqa: F401
 
-from . import aliases, descriptors, tasks, work  # noqa: F401
+from . import aliases, descriptors, stopping, tasks, work  # noqa: F401
 from .failures import message_of, traceback_of
 
 #: Names the descriptor of the socket.
@@ -206,7 +206,7 @@ class ForkServer:
             # The fork-server ended before it could be told to take us along.
             os._exit(1)
         signal.set_wakeup_fd(-1)
-        _reset_signals()
+        stopping.reset()
         self._sock.close()
         os.close(self._ended)
         os.close(self._wakeup)
@@ -299,20 +299,6 @@ def _control(option: int, value: int) -> None:
     if library.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"prctl({option}, {value}): {os.strerror(error)}")
-
-
-def _reset_signals() -> None:
-    """Handles signals as Python does when it starts."""
-    for number in signal.valid_signals():
-        if number in (signal.SIGKILL, signal.SIGSTOP):
-            continue
-        ignored = number in (signal.SIGPIPE, signal.SIGXFSZ)
-        wanted: Any = signal.SIG_IGN if ignored else signal.SIG_DFL
-        if number == signal.SIGINT:
-            wanted = signal.default_int_handler
-        if signal.getsignal(number) != wanted:
-            signal.signal(number, wanted)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _reseed() -> None:

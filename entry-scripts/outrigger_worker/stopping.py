@@ -8,6 +8,25 @@ gets a SIGKILL.
 
 import faulthandler
 import signal
+from typing import Any
+
+
+def reset() -> None:
+    """Handles signals as Python does when it starts, whatever this process was handed down.
+
+    A parent's handlers come with a fork, and what a parent ignores or blocks (`nohup` ignores SIGHUP) even
+    outlives an exec: a script's own children would never hear of it.
+    """
+    for number in signal.valid_signals():
+        if number in (signal.SIGKILL, signal.SIGSTOP):
+            continue
+        ignored = number in (signal.SIGPIPE, signal.SIGXFSZ)
+        wanted: Any = signal.SIG_IGN if ignored else signal.SIG_DFL
+        if number == signal.SIGINT:
+            wanted = signal.default_int_handler
+        if signal.getsignal(number) != wanted:
+            signal.signal(number, wanted)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def prepare() -> None:

@@ -174,7 +174,13 @@ def run(data):
 
 
 def test_a_forked_worker_is_as_a_fresh_one(server: ForkServer, tmp_path: Path) -> None:
-    with Worker(tmp_path, STATE) as fresh:
+    # As under `nohup`: neither kind of worker may go on with it.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        fresh = Worker(tmp_path, STATE)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with fresh:
         fresh.start()
         expected = fresh.post().json()
     server.begin()

@@ -368,7 +368,8 @@ fn what_scripts_may_reach_is_off_on_or_ports() {
         let file = format!("[script]\nentry = 'score.py'\n{said}");
         load(&sources(&file, environment)).map(|(config, _)| config.script.unwrap().sandbox.network)
     };
-    let table: [(&str, &[(&str, &str)], Network); 8] = [
+    type Case = (&'static str, &'static [(&'static str, &'static str)], Network);
+    let table: [Case; 8] = [
         ("", &[], Network::Off),
         ("network = ['off']", &[("AZUREML_MDC_ENABLED", "true")], Network::Off),
         ("network = ['on']", &[], Network::On),

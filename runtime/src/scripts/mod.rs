@@ -188,7 +188,7 @@ impl Scripts {
     /// goes away before the end.
     ///
     /// # Errors
-    /// What [`CallError`] can say of a script: it raised, hung, died, or returned what cannot be sent.
+    /// What the error (`outrigger_protocol::CallError`) can say of a script: it raised, hung, died, or returned what cannot be sent.
     pub async fn call(&self, call: ScriptCall, slot: Slot) -> ScriptResult {
         match &self.lanes {
             Lanes::Workers(workers) => workers.call(call, slot).await,
