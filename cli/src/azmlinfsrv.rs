@@ -104,7 +104,7 @@ fn start(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     preset(&mut sources, &ports);
     // Several of these run beside each other there, and nothing of the home directory is needed: so here.
     let _state = sources::private_state(&mut sources)?;
-    flags(matches, &mut sources);
+    flags(matches, &mut sources, &ports);
     let insights = Insights::new(matches, &sources);
     let original = sources.clone();
     let (mut config, settings) = match sources::load(sources) {
@@ -163,7 +163,7 @@ fn preset(sources: &mut Sources, ports: &Ports) {
     ];
 }
 
-fn flags(matches: &ArgMatches, sources: &mut Sources) {
+fn flags(matches: &ArgMatches, sources: &mut Sources, ports: &Ports) {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let real = |path: String| {
         let path = sources.working_directory.join(path);
@@ -174,6 +174,9 @@ fn flags(matches: &ArgMatches, sources: &mut Sources) {
     flags.extend(text("model_dir").map(|path| (key::MODEL_DIR, vec![path])));
     let port = matches.get_one::<u16>("port").map(|port| format!("0.0.0.0:{port}"));
     flags.extend(port.map(|address| (key::SCORE_LISTEN, vec![address])));
+    if ports.separate && matches.contains_id("health_port") {
+        flags.push((key::OBSERVE_LISTEN, vec![format!("0.0.0.0:{}", ports.health)]));
+    }
     let workers = matches.get_one::<u16>("worker_count").map(ToString::to_string);
     flags.extend(workers.map(|count| (key::SCRIPT_WORKERS, vec![count])));
     flags.extend(text("access_control_allow_origins").map(|origins| {

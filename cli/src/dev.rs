@@ -58,7 +58,7 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     {
         return sources::say(&error, exit::CONFIG);
     }
-    log::start(&config.log);
+    let _log = log::start(&config.log);
     for notice in &settings.notices {
         tracing::warn!("{notice}");
     }

@@ -113,7 +113,7 @@ pub(crate) fn replica(config: Config, settings: &Settings) -> ExitCode {
         Ok(Some(code)) => return code,
         Err(error) => return sources::say(&anyhow::Error::new(error).context("process.init"), exit::START),
     }
-    log::start(&config.log);
+    let _log = log::start(&config.log);
     for notice in &settings.notices {
         tracing::warn!("{notice}");
     }

@@ -310,7 +310,7 @@ class Channel:
             self._outbox.send((head + part,) if size <= JOIN_LIMIT else (head, part))
 
     def announce(self, frame: bytes) -> None:
-        """Sends READY, FAILED or PHASE."""
+        """Sends READY, FAILED, PHASE or CANCELLING."""
         with self._outbox.lock:
             self._outbox.send((frame,))
 

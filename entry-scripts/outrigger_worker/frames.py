@@ -23,6 +23,11 @@ LOG: Final = 22
 CHUNK: Final = 23
 END: Final = 24
 LEAVE: Final = 25
+CANCELLING: Final = 26
+
+#: Reasons of a CANCEL.
+CLIENT_LEFT: Final = 1
+OUT_OF_TIME: Final = 2
 
 #: Flag of a frame: its payload ends in a region.
 TAIL: Final = 1

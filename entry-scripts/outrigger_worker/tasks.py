@@ -242,11 +242,23 @@ class Loop:
             self.loop.call_soon_threadsafe(self._on_cancel, number, reason)
             return
         known = self._tasks.get(number)
-        if known is not None and not known.work.reason:
+        if known is None:
+            return
+        if reason == frames.OUT_OF_TIME:
+            # The loop turns, so that the others need not end with this one.
+            self.loop.call_soon(self._say_ending, number)
+        if not known.work.reason:
             known.work.reason = reason
             # A task that has not begun sees the reason when it does.
             if known.work.began and known.task is not None:
                 known.task.cancel()
+
+    def _say_ending(self, number: int) -> None:
+        if number in self._tasks and self._end is None:
+            try:
+                self._channel.announce(frames.frame(frames.CANCELLING, number))
+            except (Closed, ProtocolError) as error:
+                self._stop(error)
 
     def _on_credit(self, number: int, amount: int) -> None:
         if get_ident() != self._thread:

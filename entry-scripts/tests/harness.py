@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 ENTRY_SCRIPTS = Path(__file__).resolve().parent.parent
 
 START, CALL, TENSORS, MODEL_INFO, MODEL_ERROR, CANCEL, CREDIT, RELEASE, FORGET = range(1, 10)
-READY, FAILED, REPLY, INFER, MODEL, PHASE, LOG, CHUNK, END, LEAVE = range(16, 26)
+READY, FAILED, REPLY, INFER, MODEL, PHASE, LOG, CHUNK, END, LEAVE, CANCELLING = range(16, 27)
 GET, POST, OPTIONS, HEAD = 0, 1, 2, 3
 RETURNED, RAISED, INPUT_REFUSED, NOT_SERIALISABLE, WHOLE_ANSWER, STREAM_BEGINS, CANCELLED = range(7)
 GONE, OUT_OF_TIME = 1, 2
@@ -149,6 +149,8 @@ class Exchange:
         self.seen: dict[int, mmap.mmap] = {}
         #: What the worker says about regions, in order: (RELEASE or FORGET or LEAVE, number).
         self.notes: list[tuple[int, int]] = []
+        #: Calls whose CANCELLING has come.
+        self.cancelling: list[int] = []
         #: PHASE and LOG frames, in order.
         self.phases: list[str] = []
         self.logs: list[tuple[int, int, int, str, str]] = []
@@ -169,13 +171,15 @@ class Exchange:
         self.sock.sendall(data)
 
     def receive(self) -> Frame:
-        """The next frame, but for those that are noted down: PHASE, LOG, RELEASE, FORGET, LEAVE."""
+        """The next frame, but for those that are noted down: PHASE, LOG, CANCELLING, RELEASE, FORGET, LEAVE."""
         while True:
             received = self._kept.pop(0) if self._kept else self.receive_any()
             if received.kind == PHASE:
                 self.phases.append(received.payload.decode())
             elif received.kind == LOG:
                 self._note_log(received)
+            elif received.kind == CANCELLING:
+                self.cancelling.append(received.number)
             elif received.kind in (RELEASE, FORGET, LEAVE):
                 assert received.payload == b""
                 self.notes.append((received.kind, received.number))

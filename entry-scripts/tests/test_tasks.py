@@ -156,6 +156,8 @@ async def run(data):
     assert worker.post("short", 3).json() == "short"
     worker.cancel(1, reason)
     assert worker.reply(1).outcome == CANCELLED
+    # Where there is a time limit to be held, the runtime is told that the loop turns.
+    assert worker.cancelling == ([2, 1] if reason == OUT_OF_TIME else [])
 
 
 def test_cancel_in_the_same_piece_as_the_call(launch: Launch) -> None:

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use outrigger_protocol::busy::BusySnapshot;
 use portable_atomic::AtomicU128;
 
@@ -32,6 +33,8 @@ pub struct Busy {
     able: AtomicBool,
     /// Bytes of request bodies that are in the house.
     bytes: AtomicU64,
+    /// Bytes of answers that clients have not taken.
+    unsent: AtomicU64,
     /// When the call that has waited longest came, in microseconds since the start, plus 1; 0 if none waits.
     oldest: AtomicU64,
 }
@@ -98,6 +101,7 @@ impl Busy {
             ready: AtomicBool::new(false),
             able: AtomicBool::new(true),
             bytes: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
         })
     }
@@ -167,6 +171,25 @@ impl Busy {
     pub fn reserve(self: &Arc<Self>, bytes: usize, limit: usize) -> Option<Reserved> {
         let mut reserved = Reserved { busy: Arc::clone(self), bytes: 0 };
         reserved.grow_to(bytes, limit).then_some(reserved)
+    }
+
+    /// Counts the bytes of an answer for as long as any of them is there: in the house, that is until the kernel has all of it.
+    pub fn hold(self: &Arc<Self>, answer: Bytes) -> Bytes {
+        if answer.is_empty() {
+            return answer;
+        }
+        self.unsent.fetch_add(answer.len() as u64, Ordering::Relaxed);
+        Bytes::from_owner(Unsent { busy: Arc::clone(self), answer })
+    }
+
+    /// Bytes of answers that clients have not taken.
+    pub fn unsent(&self) -> u64 {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of request bodies that are in the house.
+    pub fn bodies(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Counts a model or worker that is being loaded, for as long as the guard lives.
@@ -333,6 +356,24 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         self.busy.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// An answer that is counted until dropped.
+struct Unsent {
+    busy: Arc<Busy>,
+    answer: Bytes,
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.answer
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.busy.unsent.fetch_sub(self.answer.len() as u64, Ordering::Relaxed);
     }
 }
 

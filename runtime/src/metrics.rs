@@ -126,6 +126,12 @@ const BUSY: &[(&str, &str, bool)] = &[
     ("outrigger_loading", "1 while a model or worker is being loaded", false),
     ("outrigger_draining", "1 while the replica is ending", false),
     ("outrigger_ready", "1 while the replica takes calls", false),
+    ("outrigger_body_bytes", "Memory that request bodies hold, of limits.bodies", false),
+    (
+        "outrigger_answer_bytes",
+        "Memory that answers hold which clients have not taken, of limits.answers",
+        false,
+    ),
     ("outrigger_epoch", "When the replica started, in milliseconds since 1970", false),
 ];
 
@@ -164,6 +170,8 @@ impl Collector for BusyCollector {
             flag(seen.loading),
             flag(seen.draining),
             flag(seen.ready),
+            self.busy.bodies() as f64,
+            self.busy.unsent() as f64,
             seen.epoch as f64,
         ];
         BUSY.iter().zip(values).map(|(about, value)| family(about, value)).collect()

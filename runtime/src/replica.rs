@@ -12,13 +12,13 @@ use outrigger_protocol::swagger::{Documents, Schemas, ServiceInfo};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::busy::{self, Busy};
+use crate::busy::{self, Busy, Outcome};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
 use crate::models::{self, Models, ModelsError};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
-use crate::slots::{Admission, Slots};
+use crate::slots::{Admission, Slot, Slots};
 use crate::swagger::{self, SwaggerFileError};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -299,6 +299,22 @@ impl Replica {
         let text = "no worker or thread of the entry script can take calls";
         let trouble = serving.scripts.as_ref().and_then(Scripts::trouble);
         Some(trouble.map_or(text.into(), |trouble| format!("{text}: {trouble}").into()))
+    }
+
+    /// Waits for a slot.
+    ///
+    /// # Errors
+    /// As [`Slots::admit`], and `overloaded` while answers that clients do not take hold all the memory that there is for them.
+    pub(crate) async fn admit(&self, admission: Admission) -> Result<Slot, CallError> {
+        let slot = self.slots.admit(admission).await?;
+        // After the wait, so that no more answers can come on top than there are slots.
+        if self.busy.unsent() < self.config.limits.answers as u64 {
+            return Ok(slot);
+        }
+        slot.finish(Outcome::Refused);
+        let text =
+            "answers that their clients do not take hold all the memory there is for them (limits.answers)";
+        Err(CallError::new(ErrorCode::Overloaded, text).with_retry_after(Duration::from_secs(1)))
     }
 
     /// Whether the caller may do this; asked of the operation and the model, never of a URL.

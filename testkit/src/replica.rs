@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -39,12 +39,40 @@ pub struct ReplicaProcess {
     directory: TempDir,
     log: Arc<Mutex<Vec<Value>>>,
     lines: Receiver<Value>,
+    gate: Arc<Gate>,
     /// `http://IP:PORT` of the score listener.
     pub score: String,
     /// `http://IP:PORT` of the observe listener.
     pub observe: String,
     /// The admin listener's address.
     pub admin: String,
+}
+
+/// Keeps the log from being read.
+pub struct PausedLog(Arc<Gate>);
+
+impl Drop for PausedLog {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn set(&self, closed: bool) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = closed;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_while(closed, |closed| *closed));
+    }
 }
 
 impl Launch {
@@ -146,11 +174,14 @@ impl Launch {
         let log = Arc::new(Mutex::new(Vec::new()));
         let (sender, lines) = std::sync::mpsc::channel();
         let kept = Arc::clone(&log);
+        let gate = Arc::new(Gate::default());
+        let opened = Arc::clone(&gate);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 kept.lock().unwrap_or_else(PoisonError::into_inner).push(line.clone());
                 let _ = sender.send(line);
+                opened.pass();
             }
         });
         let none = String::new;
@@ -159,6 +190,7 @@ impl Launch {
             directory: self.directory,
             log,
             lines,
+            gate,
             score: none(),
             observe: none(),
             admin: none(),
@@ -169,6 +201,11 @@ impl Launch {
         replica.observe = format!("http://{}", field("observe"));
         replica.admin = field("admin");
         replica
+    }
+
+    /// The command as it stands, for who starts it in another way; the directory goes when the second value is dropped.
+    pub fn into_command(self) -> (Command, TempDir) {
+        (self.command, self.directory)
     }
 
     /// Runs it to its end, which must come by itself.
@@ -256,6 +293,12 @@ impl ReplicaProcess {
         }
     }
 
+    /// Stops reading the log, so that the replica's pipe fills, until the value is dropped.
+    pub fn pause_log(&self) -> PausedLog {
+        self.gate.set(true);
+        PausedLog(Arc::clone(&self.gate))
+    }
+
     /// Everything logged so far.
     pub fn log_text(&self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -287,6 +330,14 @@ impl ReplicaProcess {
         while self.lines.recv().is_ok() {}
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ended { status, log }
+    }
+
+    /// Its exit status, if it has ended.
+    ///
+    /// # Panics
+    /// If the system does not know the process.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
     }
 
     /// SIGTERM, then the end.

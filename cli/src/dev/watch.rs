@@ -1,5 +1,7 @@
 //! Which files have been saved.
 
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ impl Changes {
     /// Begins to watch.
     pub(super) fn below(folder: &Path) -> anyhow::Result<Self> {
         let (sender, paths) = mpsc::channel(REMEMBERED);
+        let own = own_output();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return };
             // Read or touched is not saved.
@@ -35,7 +38,7 @@ impl Changes {
                 return;
             }
             for path in event.paths {
-                if counts(&path) {
+                if counts(&path) && !own.iter().any(|own| identity(&path).as_ref() == Some(own)) {
                     let _ = sender.try_send(path);
                 }
             }
@@ -96,6 +99,19 @@ impl Changes {
         }
         Ok(())
     }
+}
+
+/// Where this process writes its log to: that changes whenever something is said of a change.
+fn own_output() -> Vec<(u64, u64)> {
+    let copies =
+        [std::io::stdout().as_fd().try_clone_to_owned(), std::io::stderr().as_fd().try_clone_to_owned()];
+    let files = copies.into_iter().flatten().map(std::fs::File::from);
+    files.filter_map(|file| file.metadata().ok()).map(|metadata| (metadata.dev(), metadata.ino())).collect()
+}
+
+/// Device and number of a file.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Whether a file or folder of this name is somebody's work, rather than made by a program.

@@ -298,7 +298,9 @@ async fn probes_have_a_port_of_their_own_where_that_is_asked_for() {
         let mut command = azmlinfsrv(directory.path());
         command
             .args(["--entry_script", "score.py", "--health_port", &port.to_string()])
-            .env(spelling, "true");
+            .env(spelling, "true")
+            // A flag beats the environment.
+            .env("OUTRIGGER_OBSERVE_LISTEN", "127.0.0.1:1");
         let server = Server::start(command);
         assert_eq!(server.ask(&["HEALTH_PORT"]).await["HEALTH_PORT"], port.to_string());
         for (path, body) in [("", "Healthy"), ("ready", "ready\n")] {

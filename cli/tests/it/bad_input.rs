@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use outrigger_testkit::onnx;
+use outrigger_testkit::{ReplicaProcess, onnx};
 use serde_json::{Value, json};
 
 use crate::support::{ECHO, client, header, infer, outcome, outrigger, raw, score, still_serves};
 
 /// A replica with a script that gives back its input and a model that adds: `x` and `y` of shape `[batch, 3]`.
-fn replica(args: &[&str]) -> outrigger_testkit::ReplicaProcess {
+fn replica(args: &[&str]) -> ReplicaProcess {
     let launch = outrigger().file("add.onnx", onnx::add(3)).script(ECHO);
     launch.args(["--model", "add=add.onnx"]).args(args.iter().copied()).start()
 }
@@ -195,6 +195,53 @@ async fn all_bodies_together_have_a_limit() {
     drop(slow);
     // The memory is free again as soon as the replica has seen the client go.
     while score(&replica, "x").send().await.unwrap().status() != 200 {}
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_have_a_limit_and_a_time() {
+    use std::io::{Read, Write};
+    // More than the kernel holds between two sockets.
+    const SIZE: usize = 64 << 20;
+    let script = format!(
+        "def init():\n    pass\ndef run(data):\n    return 'x' * {SIZE} if data == 'much' else data\n"
+    );
+    let ask = |replica: &ReplicaProcess| {
+        let mut stream = std::net::TcpStream::connect(replica.score.trim_start_matches("http://")).unwrap();
+        let key = outrigger_testkit::replica::KEY;
+        let head = "POST /score HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 4";
+        write!(stream, "{head}\r\nAuthorization: Bearer {key}\r\n\r\nmuch").unwrap();
+        // The answer has begun.
+        stream.read_exact(&mut [0; 12]).unwrap();
+        stream
+    };
+    let held = async |replica: &ReplicaProcess| {
+        let metrics = client().get(format!("{}/metrics", replica.observe)).send().await.unwrap();
+        let metrics = metrics.text().await.unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("outrigger_answer_bytes "));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+
+    let replica = outrigger().script(&script).args(["--limits-answers", "1MiB"]).start();
+    let mut slow = ask(&replica);
+    assert!(held(&replica).await > SIZE);
+    let refused = score(&replica, "x").send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), header(&refused, "retry-after")), (503, "1".into()));
+    let (_, code, body) = outcome(refused).await;
+    assert!(code == "overloaded" && body["message"].as_str().unwrap().contains("limits.answers"), "{body}");
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() > SIZE, "the whole answer");
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+    assert_eq!(held(&replica).await, 0);
+
+    let replica = outrigger().script(&script).args(["--limits-write-timeout", "300ms"]).start();
+    let mut slow = ask(&replica);
+    while held(&replica).await > 0 {}
+    let mut rest = Vec::new();
+    // Cut off, or reset.
+    let _ = slow.read_to_end(&mut rest);
+    assert!(rest.len() < SIZE, "{}", rest.len());
+    still_serves(&replica).await;
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! `outrigger dev`: a script that changes while it is served.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use outrigger_testkit::Launch;
-use outrigger_testkit::replica::message;
+use outrigger_testkit::replica::{kill, message};
 
 use crate::support::client;
 
@@ -86,6 +88,47 @@ async fn a_script_that_does_not_come_up_at_first_is_answered_for_and_tried_again
     std::fs::write(replica.directory().join("app/score.py"), says("one")).unwrap();
     replica.wait_for(|line| message(line) == "ready");
     assert_eq!(score(&replica.score).await, (200, "\"one\"".into()));
+}
+
+/// Waits until a file holds so many lines with a text.
+async fn until_said(log: &Path, text: &str, times: usize) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let said = std::fs::read_to_string(log).unwrap();
+        if said.matches(text).count() >= times {
+            return said;
+        }
+        assert!(Instant::now() < deadline, "`{text}` was not said {times} times:\n{said}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn its_own_log_in_the_folder_is_no_change() {
+    let launch = dev().file("app/score.py", says("0")).file("app/said.txt", "");
+    let app = launch.directory().join("app");
+    let log = app.join("said.txt");
+    let (mut command, _directory) = launch.into_command();
+    let file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+    let mut child = Child(command.stderr(file).spawn().unwrap());
+    for generation in 1..4 {
+        until_said(&log, "\"ready\"", generation).await;
+        std::fs::write(app.join("score.py"), says(&generation.to_string())).unwrap();
+    }
+    let said = until_said(&log, "\"ready\"", 4).await;
+    assert_eq!(said.matches("starting anew").count(), 3, "{said}");
+    kill("TERM", child.0.id());
+    assert!(child.0.wait().unwrap().success());
+}
+
+/// Ends with the test.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

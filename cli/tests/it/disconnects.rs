@@ -94,6 +94,58 @@ async def run(data):
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coroutine_that_is_out_of_time_has_longer_to_end_than_its_neighbours_lives() {
+    // A stream has limits of its own, so that one call is out of time and the other is not.
+    let script = r#"
+import asyncio
+done = None
+def init():
+    pass
+async def run(data):
+    global done
+    if data == "stream":
+        done = asyncio.Event()
+        return pieces()
+    if data != "hang":
+        return data
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            # Ten times the grace of a worker that says nothing.
+            await asyncio.sleep(0.2)
+            if done.is_set():
+                continue
+            done.set()
+            raise
+async def pieces():
+    yield b"a"
+    await done.wait()
+    yield b"b"
+"#;
+    let flags = ["--script-concurrency", "4", "--script-timeout", "300ms", "--script-task-grace", "5s"];
+    let replica = outrigger().script(script).args(flags).start();
+    let mut stream = score(&replica, "stream").send().await.unwrap();
+    assert_eq!(stream.chunk().await.unwrap().unwrap(), "a");
+    let late = score(&replica, "hang").send().await.unwrap();
+    assert_eq!(outcome(late).await.1, "scoring_timeout");
+    assert_eq!(stream.chunk().await.unwrap().unwrap(), "b", "the worker lives");
+    assert!(stream.chunk().await.unwrap().is_none());
+
+    // One that never ends does end, and the worker with it.
+    let flags = ["--script-concurrency", "4", "--script-timeout", "300ms", "--script-task-grace", "400ms"];
+    let endless = script.replace("done.is_set()", "True");
+    let mut replica = outrigger().script(&endless).args(flags).start();
+    let mut stream = score(&replica, "stream").send().await.unwrap();
+    assert_eq!(stream.chunk().await.unwrap().unwrap(), "a");
+    let late = score(&replica, "hang").send().await.unwrap();
+    assert_eq!(outcome(late).await.1, "scoring_timeout");
+    assert!(stream.chunk().await.is_err(), "the neighbour's stream breaks off");
+    replica.wait_for_text("worker ended");
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_generator_is_closed() {
     for kind in ["def", "async def"] {
         let script = format!(

@@ -1,6 +1,8 @@
 //! Start and end: readiness, exit codes, what is said when something is missing, draining.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use outrigger_testkit::replica::message;
 
 use crate::support::{ECHO, client, outcome, outrigger, score};
 
@@ -208,4 +210,46 @@ def run(data):
     assert_eq!(outcome(score(&replica, "die").send().await.unwrap()).await.1, "worker_lost");
     assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
     std::fs::remove_file(replica.directory().join("app/alive")).unwrap();
+}
+
+/// Prints more than a pipe holds, ten times over.
+const NOISY: &str = "
+def init():
+    pass
+def run(data):
+    for _ in range(1000):
+        print('y' * 1000)
+    return data
+";
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_no_call() {
+    let mut replica = outrigger().script(NOISY).args(["--log-buffer", "10"]).start();
+    let paused = replica.pause_log();
+    for _ in 0..5 {
+        assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+    }
+    drop(paused);
+    let lost = replica.wait_for(|line| message(line).contains("lines of the log are lost"));
+    assert!(lost["fields"]["lines"].as_u64() > Some(0), "{lost}");
+    let ended = replica.stop();
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(ended.text().ends_with("ended\n"), "what was waiting is written out: {}", ended.text());
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_does_not_keep_the_replica_from_ending() {
+    let mut replica = outrigger().script(NOISY).start();
+    let _paused = replica.pause_log();
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+    replica.signal("TERM");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        match replica.ended() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < deadline, "it does not end"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(status.code(), Some(0));
 }

@@ -191,6 +191,26 @@ async fn streams_wait_for_their_reader_and_hear_when_it_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_for_too_long_loses_its_stream() {
+    for trusted in BOTH {
+        let flags = ["--script-stream-window", "64KiB", "--script-stall-timeout", "300ms"];
+        let mut replica = launch(trusted).args(flags).start();
+        let unread = post(&replica, "flood").send().await.unwrap();
+        replica.wait_for_text("nobody reads");
+        // There is one worker, or one thread.
+        echoes(&replica).await;
+        let (_, busy) = observe(&replica, "/busy").await;
+        assert_eq!(
+            (&busy["cancelled"], &busy["failed"]),
+            (&1.into(), &0.into()),
+            "trusted {trusted}: {busy}"
+        );
+        assert!(replica.log_text().contains("a client does not read its stream"));
+        drop(unread);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_script_hears_that_its_client_has_gone_and_that_its_time_is_over() {
     for trusted in BOTH {
         let flags = ["--script-timeout", "2s", "--script-cancel-grace", "60s"];

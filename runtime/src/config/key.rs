@@ -71,6 +71,8 @@ keys! {
         "least severe level that is logged; RUST_LOG, where set, takes its place";
     LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json", "azureml"]), "text", [],
         "form of the log: text or json on stderr, or AzureML's lines on stdout [with compat: azureml]";
+    LOG_BUFFER = "log.buffer", Kind::Count { min: 1, max: 1 << 20 }, "16384", [],
+        "lines of the log that may wait to be written; when nobody reads it, further ones are lost, and their number is logged";
     LOG_REQUESTS = "log.requests", Kind::Flag, "false", [],
         "whether each request of /score and /swagger.json is logged in a line [with compat: true]";
     PROCESS_INIT = "process.init", Kind::OneOf(&["auto", "true", "false"]), "auto", [],
@@ -131,6 +133,8 @@ keys! {
         "longest time that a client may take nothing of its stream before that is broken off and the worker free again";
     SCRIPT_CANCEL_GRACE = "script.cancel_grace", Kind::Duration, "20ms", [],
         "time that a call which is out of time has to return by itself before its worker is ended";
+    SCRIPT_TASK_GRACE = "script.task_grace", Kind::Duration, "2s", [],
+        "the same for a call of an `async def run` whose event loop still turns, since other calls would end with its worker";
     SCRIPT_CONCURRENCY = "script.concurrency", Kind::Count { min: 1, max: 1024 }, "1", [],
         "calls that one worker of an `async def run` works on at once";
     SCRIPT_MAX_BATCH = "script.max_batch", Kind::Count { min: 1, max: 1024 }, "1", [],
@@ -202,6 +206,10 @@ keys! {
         "requests at once on one HTTP/2 connection";
     LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
         "largest answer of a script; largest inputs, and largest outputs, of one run of a model";
+    LIMITS_ANSWERS = "limits.answers", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
+        "memory for all answers that clients have not taken yet; calls beyond are refused with 503";
+    LIMITS_WRITE_TIMEOUT = "limits.write_timeout", Kind::Timeout, "60s", [],
+        "longest time that a client may take nothing of what it is sent before its connection is closed";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 

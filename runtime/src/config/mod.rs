@@ -80,6 +80,8 @@ pub struct LogConfig {
     pub level: String,
     /// What lines look like, and where they go.
     pub format: LogFormat,
+    /// Lines that may wait to be written.
+    pub buffer: usize,
     /// Whether requests to `/score` and `/swagger.json` are logged, a line each.
     pub requests: bool,
 }
@@ -189,6 +191,10 @@ pub struct LimitsConfig {
     pub streams: u32,
     /// Largest answer, bytes.
     pub answer: usize,
+    /// All answers that clients have not taken, bytes.
+    pub answers: usize,
+    /// Longest time that a client may take nothing of what it is sent.
+    pub write_timeout: Duration,
     /// Models.
     pub models: usize,
 }

@@ -45,6 +45,8 @@ pub struct ScriptConfig {
     pub stall_timeout: Duration,
     /// Time that a call which is out of time has to return by itself.
     pub cancel_grace: Duration,
+    /// The same for a call of an async script whose loop has cancelled its task.
+    pub task_grace: Duration,
     /// Calls at once in one worker of an async script.
     pub concurrency: usize,
     /// Most calls in one batch.
@@ -163,6 +165,7 @@ pub(super) fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig
         gap_timeout: get.duration(key::SCRIPT_GAP_TIMEOUT),
         stall_timeout: get.duration(key::SCRIPT_STALL_TIMEOUT),
         cancel_grace: get.duration(key::SCRIPT_CANCEL_GRACE),
+        task_grace: get.duration(key::SCRIPT_TASK_GRACE),
         concurrency: get.count(key::SCRIPT_CONCURRENCY),
         max_batch: get.count(key::SCRIPT_MAX_BATCH),
         max_delay: get.duration(key::SCRIPT_MAX_DELAY),

@@ -83,7 +83,7 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
     };
     let (body, memory) =
         body::read_for_script(body, &replica.config.limits, &replica.busy, scripts.pool()).await?;
-    let slot = replica.slots.admit(Admission::Ahead).await?;
+    let slot = replica.admit(Admission::Ahead).await?;
     let call = ScriptCall {
         request_id: ids.request_value().clone(),
         method,
@@ -93,8 +93,12 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
         memory: Some(memory),
     };
     Ok(match scripts.call(call, slot).await? {
-        ScriptAnswer::Json { text, run } => aml::encode_ok(text, run).map(Body::from),
-        ScriptAnswer::Whole { head, body, run } => made_by_script(head, Some(run), Body::from(body)),
+        ScriptAnswer::Json { text, run } => {
+            aml::encode_ok(text, run).map(|text| Body::from(replica.busy.hold(text)))
+        }
+        ScriptAnswer::Whole { head, body, run } => {
+            made_by_script(head, Some(run), Body::from(replica.busy.hold(body)))
+        }
         ScriptAnswer::Stream { head, body, run } => made_by_script(head, Some(run), Body::new(body)),
     })
 }
@@ -123,6 +127,8 @@ fn forwarded(mut headers: HeaderMap, wanted: scripts::Headers) -> Option<HeaderM
         }
         scripts::Headers::All => {
             headers.remove(header::AUTHORIZATION);
+            // Meant for a proxy on the way, if it has come this far at all.
+            headers.remove(header::PROXY_AUTHORIZATION);
             Some(headers)
         }
     }

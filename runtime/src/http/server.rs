@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -122,7 +123,9 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let first_byte = limits.header_timeout;
-    let server = Arc::new(Server { builder: builder(&limits), router, stop: stop.clone(), first_byte });
+    let write = limits.write_timeout;
+    let server =
+        Arc::new(Server { builder: builder(&limits), router, stop: stop.clone(), first_byte, write });
     let permits = Arc::new(Semaphore::new(limits.connections));
     loop {
         let permit = tokio::select! {
@@ -218,6 +221,8 @@ struct Server {
     stop: CancellationToken,
     /// How long a client has until it says which protocol it speaks.
     first_byte: Duration,
+    /// How long it may take nothing of what it is sent.
+    write: Duration,
 }
 
 /// What a client that speaks HTTP/2 begins with. Source: RFC 9113, section 3.4.
@@ -247,7 +252,9 @@ impl Server {
 
     async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
         let service = TowerToHyperService::new(self.router.clone());
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.write));
+        let connection = self.builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
         tokio::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,

@@ -149,7 +149,7 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
         let call = apart(body.len(), || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
         drop(body);
-        let slot = replica.slots.admit(serving.infer_admission()).await?;
+        let slot = replica.admit(serving.infer_admission()).await?;
         let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
         let reply = InferReply {
             model_name: &model.name,
@@ -160,7 +160,7 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
             tensors: &tensors,
         };
         let bytes = reply.tensors.iter().map(|tensor| tensor.data().len()).sum();
-        Ok(ok(apart(bytes, || oip::encode_infer(&reply))?))
+        Ok(ok(replica.busy.hold(apart(bytes, || oip::encode_infer(&reply))?)))
     })
     .await
 }

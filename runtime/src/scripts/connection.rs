@@ -168,10 +168,13 @@ impl Connection {
         Ok(Some(Frame { kind: header.kind, id: header.id, payload, tail }))
     }
 
-    /// Tells the worker that we are done with what it has lent.
+    /// Tells the worker that we are done with what it has lent, and what of ours it is to forget.
     pub(super) fn release_done(&mut self) {
         for number in self.regions.take_done() {
             self.put_frame(Kind::Release, u64::from(number), &[]);
+        }
+        for number in self.regions.given_up() {
+            self.put_frame(Kind::Forget, u64::from(number), &[]);
         }
     }
 

@@ -72,6 +72,8 @@ kinds! {
     End = 24;
     /// The worker has forked.
     Leave = 25;
+    /// The task of a call that is out of time has been cancelled: the loop of an async script turns.
+    Cancelling = 26;
 }
 
 impl Kind {

@@ -51,6 +51,8 @@ struct Own {
 pub struct Pool {
     threshold: usize,
     free: Mutex<Vec<Own>>,
+    /// Numbers of regions that were given up where no frame could be sent, and which worker has them mapped.
+    given_up: Mutex<Vec<(Reader, u32)>>,
     next: AtomicU32,
     /// The one worker that every body is for; 0 while there is none, and where there are several.
     sole: AtomicU64,
@@ -64,6 +66,7 @@ impl Pool {
             Arc::new(Self {
                 threshold,
                 free: Mutex::default(),
+                given_up: Mutex::default(),
                 next: AtomicU32::new(1),
                 sole: AtomicU64::new(0),
                 several: workers > 1,
@@ -105,8 +108,22 @@ impl Pool {
     fn give_back_for(&self, own: Own, reader: Reader) {
         let mut free = self.free();
         if self.sole.load(Ordering::Acquire) == reader.0 {
-            self.keep(&mut free, own);
+            let bound = own.bound;
+            if let (Some(number), Some(bound)) = (self.keep(&mut free, own), bound) {
+                self.given_up().push((bound, number));
+            }
         }
+    }
+
+    fn given_up(&self) -> std::sync::MutexGuard<'_, Vec<(Reader, u32)>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was given up of the regions that this worker has mapped.
+    fn take_given_up(&self, reader: Reader) -> Vec<u32> {
+        // Others than the one worker that bodies are read for are gone.
+        let all = std::mem::take(&mut *self.given_up());
+        all.into_iter().filter(|(bound, _)| *bound == reader).map(|(_, number)| number).collect()
     }
 
     fn keep(&self, free: &mut Vec<Own>, own: Own) -> Option<u32> {
@@ -158,7 +175,7 @@ impl Filled {
             let mut larger = self.pool.take(end.saturating_mul(2), self.reader)?;
             larger.region.bytes_mut()[..self.length].copy_from_slice(self.bytes());
             if let Some(old) = self.own.replace(larger) {
-                self.pool.give_back(old);
+                self.pool.give_back_for(old, self.reader);
             }
         }
         if let Some(own) = &mut self.own {
@@ -182,8 +199,7 @@ impl AsRef<[u8]> for Filled {
 
 impl Drop for Filled {
     fn drop(&mut self) {
-        // Regions of a worker that is gone are not used again. One that the pool has no room for stays mapped in the worker until
-        // that ends: no frame can be sent from here.
+        // Regions of a worker that is gone are not used again.
         if let Some(own) = self.own.take() {
             self.pool.give_back_for(own, self.reader);
         }
@@ -315,6 +331,15 @@ impl Regions {
     pub(super) fn released(&mut self, number: u64) -> Option<u32> {
         let own = u32::try_from(number).ok().and_then(|number| self.lent.remove(&number))?;
         self.pool.as_ref().and_then(|pool| pool.give_back(own))
+    }
+
+    /// Numbers of regions that the worker has mapped and is to forget: the pool had no room for them when a body was dropped.
+    pub(super) fn given_up(&self) -> Vec<u32> {
+        self.pool
+            .as_ref()
+            .filter(|pool| !pool.several)
+            .map(|pool| pool.take_given_up(self.reader))
+            .unwrap_or_default()
     }
 
     /// Gives up every region of ours that the worker knows; their numbers.
@@ -567,6 +592,21 @@ mod tests {
         drop(body);
         assert_eq!(pool.free().len(), 0, "nobody could ever use it");
         assert!(Filled::new(&pool, 1).is_none(), "there is no worker");
+    }
+
+    #[test]
+    fn a_worker_forgets_what_a_dropped_body_leaves_no_room_for() {
+        let pool = Pool::new(1, 1).unwrap();
+        let (mut regions, _worker) = regions(&pool);
+        let seen = regions.lend(filled(&pool, b"seen")).ok().unwrap();
+        regions.released(u64::from(seen.region));
+        let body = filled(&pool, b"body");
+        let many: Vec<_> = (0..MOST).map(|_| filled(&pool, b"x")).collect();
+        drop(many);
+        assert!(regions.given_up().is_empty(), "the worker knows none of them");
+        drop(body);
+        assert_eq!(regions.given_up(), [seen.region]);
+        assert!(regions.given_up().is_empty(), "it is told once");
     }
 
     #[test]

@@ -25,15 +25,28 @@ impl Lane {
         match frame.kind {
             Kind::Reply => self.hear_reply(frame),
             Kind::Chunk => {
-                let gap = self.shared.config.gap_timeout;
+                let (gap, stall) = (self.shared.config.gap_timeout, self.shared.config.stall_timeout);
+                let now = Instant::now();
                 let active = self.find(frame.id).ok_or(FrameError::Malformed("CHUNK"))?;
                 let stream = active.stream.as_ref().ok_or(FrameError::Malformed("CHUNK"))?;
                 let chunk = frame.tail.unwrap_or(frame.payload);
                 stream.push(chunk).map_err(|_| FrameError::Malformed("CHUNK without credit"))?;
-                active.deadline = Instant::now() + gap;
+                active.deadline = now + gap;
+                if !stream.has_credit() {
+                    // From now on it is the client that is waited for.
+                    active.stalled.get_or_insert(now);
+                    self.alarm.set(now + stall);
+                }
                 Ok(())
             }
             Kind::End => self.hear_end(frame),
+            Kind::Cancelling => {
+                // One that is not overdue was answered before it got there.
+                if let Some(active) = self.find(frame.id).filter(|active| active.overdue.is_some()) {
+                    active.ending = true;
+                }
+                Ok(())
+            }
             Kind::Log => {
                 let line = frame::decode_log(frame.payload)?;
                 let request = self.find(frame.id).map(|active| active.job.call.request_id.clone());

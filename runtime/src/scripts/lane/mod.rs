@@ -68,6 +68,8 @@ struct Active {
     cancelled: bool,
     /// Since when it is over.
     overdue: Option<Instant>,
+    /// Since then, its worker has said that it is ending the call.
+    ending: bool,
     stream: Option<Producer>,
     /// Since when its client takes nothing.
     stalled: Option<Instant>,

@@ -130,6 +130,7 @@ impl Lane {
             deadline,
             cancelled: false,
             overdue: None,
+            ending: false,
             stream: None,
             stalled: None,
         });

@@ -119,7 +119,8 @@ impl Care<'_> {
     /// Answers a call that is over its limit, and gives its worker the grace to come back from it.
     fn time(&mut self, active: &mut Active) -> Time {
         if let Some(since) = active.overdue {
-            let until = since + self.config.cancel_grace;
+            let grace = if active.ending { self.config.task_grace } else { self.config.cancel_grace };
+            let until = since + grace.max(self.config.cancel_grace);
             return if self.now >= until { Time::Over } else { Time::Until(until) };
         }
         if self.now < active.deadline {

@@ -91,6 +91,7 @@ impl Threads {
         let shared = Arc::new(Shared {
             timeout: config.timeout,
             gap_timeout: config.gap_timeout,
+            stall_timeout: config.stall_timeout,
             stream_window: config.stream_window as u64,
             limits,
             busy,

@@ -1,6 +1,7 @@
 //! A call that a thread is at, and what the library can ask of us meanwhile.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -27,11 +28,23 @@ pub(super) struct Seat {
 /// A call that a thread is at.
 pub(super) struct Active {
     pub(super) job: Job,
-    /// When it is over; `None` while it waits for the client.
-    pub(super) deadline: Option<Instant>,
+    /// When it is over; while it waits for the client, when that has waited too long.
+    pub(super) deadline: Instant,
+    pub(super) waits: Waits,
     /// Why its caller has been answered for.
     pub(super) over: Option<Over>,
     pub(super) stream: Option<Arc<Producer>>,
+}
+
+/// Whom a call waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// The library.
+    Script,
+    /// The client, to take what there is.
+    Client,
+    /// Nobody: the client has taken nothing for too long, and has lost its stream.
+    Stalled,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,8 +61,7 @@ impl Seat {
     }
 
     pub(super) fn sit(&self, job: Job, deadline: Instant) {
-        let deadline = Some(deadline);
-        *self.lock() = Some(Active { job, deadline, over: None, stream: None });
+        *self.lock() = Some(Active { job, deadline, waits: Waits::Script, over: None, stream: None });
     }
 
     pub(super) fn rise(&self) -> Option<Active> {
@@ -68,12 +80,27 @@ impl Active {
         bell.ring();
     }
 
-    pub(super) fn cancelled(&self) -> Cancelled {
+    /// Breaks off a stream whose client does not read. The library, which hears of it at its next word, has until `deadline`.
+    pub(super) fn stall(&mut self, deadline: Instant, bell: &Bell) {
+        self.waits = Waits::Stalled;
+        self.deadline = deadline;
+        if let Some(stream) = &self.stream {
+            stream.end(Err(StreamError::Stalled));
+        }
+        bell.ring();
+    }
+
+    /// Whether nobody takes its answer any more.
+    pub(super) fn is_left(&self) -> bool {
         let left = self.job.is_abandoned() || self.stream.as_ref().is_some_and(|stream| stream.is_left());
+        left || self.waits == Waits::Stalled
+    }
+
+    pub(super) fn cancelled(&self) -> Cancelled {
         match self.over {
             Some(Over::Time) => Cancelled::OutOfTime,
             Some(Over::Service) => Cancelled::ClientGone,
-            None if left => Cancelled::ClientGone,
+            None if self.is_left() => Cancelled::ClientGone,
             None => Cancelled::No,
         }
     }
@@ -97,8 +124,12 @@ impl Running<'_> {
 
     /// The next piece has to come within the limit.
     fn expect_piece(&self) -> Result<(), Gone> {
-        let deadline = Instant::now() + self.shared.gap_timeout;
-        self.with(|active| active.deadline = Some(deadline))?;
+        self.wait_for(Waits::Script, self.shared.gap_timeout)
+    }
+
+    fn wait_for(&self, whom: Waits, limit: Duration) -> Result<(), Gone> {
+        let deadline = Instant::now() + limit;
+        self.with(|active| (active.waits, active.deadline) = (whom, deadline))?;
         self.shared.look_at(deadline);
         Ok(())
     }
@@ -142,7 +173,7 @@ impl Caller for Running<'_> {
             let room = usize::try_from(stream.room()).unwrap_or(usize::MAX);
             if room == 0 {
                 // That is the client's time, not the script's.
-                self.with(|active| active.deadline = None)?;
+                self.wait_for(Waits::Client, self.shared.stall_timeout)?;
                 self.shared
                     .handle
                     .block_on(std::future::poll_fn(|context| self.seat.bell.poll_rung(context)));

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::running::{Active, Over, Running, Seat, reply_head};
+use super::running::{Active, Over, Running, Seat, Waits, reply_head};
 use crate::busy::Busy;
 use crate::scripts::ScriptLimits;
 use crate::scripts::call::{Body, Job, ScriptAnswer};
@@ -27,6 +27,7 @@ use crate::scripts::stream::StreamError;
 pub(super) struct Shared {
     pub(super) timeout: Duration,
     pub(super) gap_timeout: Duration,
+    pub(super) stall_timeout: Duration,
     pub(super) stream_window: u64,
     pub(super) limits: ScriptLimits,
     pub(super) busy: Arc<Busy>,
@@ -166,6 +167,7 @@ impl Shared {
 
     /// The thread has returned from a call.
     fn finish(&self, number: usize, active: Active, reply: Reply, run: Duration) {
+        let left = active.is_left();
         let Active { job, over, stream, .. } = active;
         let request = &job.call.request_id;
         if over == Some(Over::Time) {
@@ -184,6 +186,10 @@ impl Shared {
             let result = interpret(reply, run, request, None);
             return job.answer(result.unwrap_or_else(|_| Err(aml::internal_error(ErrorCode::Internal))));
         };
+        if left {
+            // Whatever the library makes of that. Dropping the job counts it as cancelled.
+            return;
+        }
         let ended = match reply {
             Reply::Cancelled => Ok(()),
             reply => match interpret(reply, run, request, None) {
@@ -253,7 +259,18 @@ impl Shared {
                     "a call was broken off by the end of shutdown.drain"
                 );
                 active.end(Over::Service, self.error(Over::Service), &seat.bell);
-            } else if active.deadline.is_some_and(|deadline| deadline <= now) {
+            } else if active.deadline > now {
+                self.due_by(active.deadline);
+            } else if active.waits == Waits::Client {
+                tracing::warn!(
+                    worker = number,
+                    ?request,
+                    "a client does not read its stream, which is broken off"
+                );
+                let deadline = now + self.gap_timeout;
+                active.stall(deadline, &seat.bell);
+                self.due_by(deadline);
+            } else {
                 let millis = self.timeout.as_millis();
                 tracing::error!(
                     worker = number,
@@ -263,8 +280,6 @@ impl Shared {
                 );
                 active.end(Over::Time, self.error(Over::Time), &seat.bell);
                 self.note_stuck();
-            } else if let Some(deadline) = active.deadline {
-                self.due_by(deadline);
             }
         }
         self.expire(now);

@@ -118,6 +118,8 @@ fn answer(channel: &Channel, script: &Arc<Script>, call: &frame::Call) -> Result
     channel.notice_fork()?;
     if let (true, result) = (streaming, &answer) {
         let (outcome, message) = match result {
+            // Whatever the script makes of not being able to write any more.
+            _ if cancelled => (Outcome::Raised, "cancelled".into()),
             Ok(_) => (Outcome::Returned, String::new()),
             Err(error) => (Outcome::Raised, message_of(error)),
         };
