@@ -13,6 +13,7 @@ use crate::args::{Arguments, Spec, aligned};
 use crate::process;
 use crate::repo::Repo;
 use crate::say;
+use crate::setup::{self, Venv};
 
 pub(crate) const SPEC: Spec = Spec {
     name: "prove",
@@ -65,6 +66,11 @@ const PROOFS: &[Proof] = &[
         about: "a slow reader holds up its own generator only, in bounded memory",
         run: |repo, log| tests(repo, log, "streaming::a_slow_reader"),
     },
+    Proof {
+        name: "spark",
+        about: "inference-schema's SparkParameterType works unchanged (needs java, installs 700 MB)",
+        run: spark,
+    },
 ];
 
 pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
@@ -90,14 +96,33 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
 
 /// Runs tests of the executable that do more when they are proofs; what they print is in the log.
 fn tests(repo: &Repo, log: &mut Log, filter: &str) -> Result<()> {
+    tests_with(repo, log, filter, &[])
+}
+
+fn tests_with(repo: &Repo, log: &mut Log, filter: &str, variables: &[(&str, &Path)]) -> Result<()> {
     let mut commit = repo.command("git");
     commit.args(["log", "-1", "--format=commit %h of %cs"]);
     log.line(process::capture(commit)?.trim())?;
     log.line(&machine())?;
     let mut command =
         repo.cargo(["test", "--release", "--quiet", "--package", "outrigger", "--test", "it", "--", filter]);
-    command.args(["--nocapture", "--test-threads", "1"]).env("OUTRIGGER_PROVE", "1");
+    command
+        .args(["--nocapture", "--test-threads", "1"])
+        .env("OUTRIGGER_PROVE", "1")
+        .envs(variables.iter().copied());
     log.run(command)
+}
+
+/// Makes an environment with Spark, then runs the test that needs it.
+fn spark(repo: &Repo, log: &mut Log) -> Result<()> {
+    let mut java = repo.command("java");
+    java.arg("-version");
+    log.run(java).context("no Java machine: install a JRE, 17 or later, such as openjdk-17-jre-headless")?;
+    let venv = Venv::new(repo.target()?.join("prove/spark"), "cli/tests/spark/requirements.lock");
+    if !venv.is_current(repo) {
+        venv.make(repo, &setup::existing(repo)?.python)?;
+    }
+    tests_with(repo, log, "spark::", &[("OUTRIGGER_SPARK_PYTHON", &venv.python())])
 }
 
 /// What a figure depends on.

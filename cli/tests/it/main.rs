@@ -22,6 +22,7 @@ mod listeners;
 mod native;
 mod proof;
 mod scripts;
+mod spark;
 mod streaming;
 mod support;
 mod vectors;

@@ -43,6 +43,7 @@ impl Confinement {
                 environment.retain(|(known, _)| known != name);
                 environment.push((name.into(), path.into()));
             }
+            for_java(&mut environment, scratch);
         }
         let prepared = policy.prepare();
         announce(prepared.report());
@@ -91,6 +92,9 @@ fn refused(text: &str) -> Option<Refused> {
         Some(Refused::Memory)
     } else if text.contains("can't start new thread") {
         Some(Refused::Process)
+    } else if text.contains("Java gateway process exited") {
+        // Spark talks to its Java machine over a socket of the loopback interface.
+        Some(Refused::Network)
     } else {
         None
     }
@@ -98,6 +102,20 @@ fn refused(text: &str) -> Option<Refused> {
 
 fn value<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsString> {
     environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+}
+
+/// A Java machine (Spark) keeps its temporary files in `/tmp`, whatever `TMPDIR` says, if it is not told by a name of its own. What the
+/// operator says there comes later and holds.
+fn for_java(environment: &mut Vec<(OsString, OsString)>, scratch: &Path) {
+    const NAME: &str = "JDK_JAVA_OPTIONS";
+    let mut options = OsString::from("-Djava.io.tmpdir=");
+    options.push(scratch);
+    if let Some(said) = value(environment, NAME) {
+        options.push(" ");
+        options.push(said);
+    }
+    environment.retain(|(known, _)| known != NAME);
+    environment.push((NAME.into(), options));
 }
 
 /// A directory of this replica's alone.
@@ -198,6 +216,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn java_is_told_of_the_directory_for_temporary_files_and_the_operator_has_the_last_word() {
+        let mut environment = vec![("HOME".into(), "/home".into())];
+        for_java(&mut environment, Path::new("/scratch"));
+        let said = |environment: &[(OsString, OsString)]| value(environment, "JDK_JAVA_OPTIONS").cloned();
+        assert_eq!(said(&environment).unwrap(), "-Djava.io.tmpdir=/scratch");
+        let mut environment = vec![("JDK_JAVA_OPTIONS".into(), "-Xmx1g".into())];
+        for_java(&mut environment, Path::new("/scratch"));
+        assert_eq!(said(&environment).unwrap(), "-Djava.io.tmpdir=/scratch -Xmx1g");
+    }
+
+    #[test]
     fn refusals_are_told_from_what_an_exception_says() {
         let table = [
             ("PermissionError: [Errno 13] Permission denied: '/etc/shadow'", Some(Refused::File)),
@@ -207,6 +236,7 @@ mod tests {
             ("PermissionError: [Errno 1] Operation not permitted", Some(Refused::SystemCall)),
             ("BlockingIOError: [Errno 11] Resource temporarily unavailable", Some(Refused::Process)),
             ("RuntimeError: can't start new thread", Some(Refused::Process)),
+            ("PySparkRuntimeError: Java gateway process exited before", Some(Refused::Network)),
             ("MemoryError", Some(Refused::Memory)),
             ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate", Some(Refused::Memory)),
             ("FileNotFoundError: [Errno 2] No such file or directory: 'x'", None),
