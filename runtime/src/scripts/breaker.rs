@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::process::Death;
+use super::process::{Death, TAIL_LINES};
 use super::worker::StartError;
 
 /// The first wait before a worker that keeps dying is started again; it doubles from time to time.
@@ -81,8 +81,12 @@ impl Breaker {
     pub(super) fn did_not_start(&self, lane: usize, error: &StartError) {
         self.broken.store(true, Ordering::Release);
         let tail = match error {
-            StartError::Died(death) | StartError::Timeout { death, .. } => &death.tail[..],
-            _ => &[],
+            StartError::Died(death) | StartError::Timeout { death, .. } => death.tail.clone(),
+            StartError::Script(failure) => {
+                let lines: Vec<_> = failure.traceback.lines().map(str::to_owned).collect();
+                lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
+            }
+            _ => Vec::new(),
         };
         let brief = match error {
             StartError::Script(failure) => {
@@ -90,7 +94,7 @@ impl Breaker {
             }
             error => error.to_string(),
         };
-        self.fail(lane, brief, &error.to_string(), tail);
+        self.fail(lane, brief, &error.to_string(), &tail);
     }
 
     /// `brief` is for whoever asks; `how` and `tail` are for the log.

@@ -23,7 +23,7 @@ use crate::config::ScriptConfig;
 /// A longer line of a script's output is logged in pieces.
 const LINE_LIMIT: usize = 8 * 1024;
 /// Lines of stderr that are kept, to say why a worker died.
-const TAIL_LINES: usize = 50;
+pub(super) const TAIL_LINES: usize = 50;
 /// How long a dead worker's output is read on: something that it has started may keep the pipes open for ever.
 const OUTPUT_GRACE: Duration = Duration::from_millis(250);
 /// How long a worker has between SIGTERM, which makes it print its stack, and SIGKILL.
