@@ -307,7 +307,7 @@ impl Replica {
     /// As [`Slots::admit`], and `overloaded` while answers that clients do not take hold all the memory that there is for them.
     pub(crate) async fn admit(&self, admission: Admission) -> Result<Slot, CallError> {
         let slot = self.slots.admit(admission).await?;
-        // After the wait, so that no more answers can come on top than there are slots.
+        // After the wait, so that a queue of calls does not come on top.
         if self.busy.unsent() < self.config.limits.answers as u64 {
             return Ok(slot);
         }

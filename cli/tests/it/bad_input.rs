@@ -197,6 +197,15 @@ async fn all_bodies_together_have_a_limit() {
     while score(&replica, "x").send().await.unwrap().status() != 200 {}
 }
 
+/// Waits for something that is to be so soon.
+async fn until(holds: impl AsyncFn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "it does not come to be");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn answers_that_nobody_takes_have_a_limit_and_a_time() {
     use std::io::{Read, Write};
@@ -231,12 +240,12 @@ async fn answers_that_nobody_takes_have_a_limit_and_a_time() {
     let mut rest = Vec::new();
     slow.read_to_end(&mut rest).unwrap();
     assert!(rest.len() > SIZE, "the whole answer");
+    until(async || held(&replica).await == 0).await;
     assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
-    assert_eq!(held(&replica).await, 0);
 
     let replica = outrigger().script(&script).args(["--limits-write-timeout", "300ms"]).start();
     let mut slow = ask(&replica);
-    while held(&replica).await > 0 {}
+    until(async || held(&replica).await == 0).await;
     let mut rest = Vec::new();
     // Cut off, or reset.
     let _ = slow.read_to_end(&mut rest);

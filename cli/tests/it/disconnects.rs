@@ -112,8 +112,8 @@ async def run(data):
         try:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
-            # Ten times the grace of a worker that says nothing.
-            await asyncio.sleep(0.2)
+            # Longer than the grace of a worker that says nothing.
+            await asyncio.sleep(2)
             if done.is_set():
                 continue
             done.set()
@@ -123,7 +123,8 @@ async def pieces():
     await done.wait()
     yield b"b"
 "#;
-    let flags = ["--script-concurrency", "4", "--script-timeout", "300ms", "--script-task-grace", "5s"];
+    let flags = ["--script-concurrency", "4", "--script-timeout", "300ms", "--script-task-grace", "60s"];
+    let flags = flags.into_iter().chain(["--script-cancel-grace", "1s"]);
     let replica = outrigger().script(script).args(flags).start();
     let mut stream = score(&replica, "stream").send().await.unwrap();
     assert_eq!(stream.chunk().await.unwrap().unwrap(), "a");

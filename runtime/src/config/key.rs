@@ -207,9 +207,11 @@ keys! {
     LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
         "largest answer of a script; largest inputs, and largest outputs, of one run of a model";
     LIMITS_ANSWERS = "limits.answers", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
-        "memory for all answers that clients have not taken yet; calls beyond are refused with 503";
-    LIMITS_WRITE_TIMEOUT = "limits.write_timeout", Kind::Timeout, "60s", [],
-        "longest time that a client may take nothing of what it is sent before its connection is closed";
+        "memory for all whole answers that clients have not taken yet (streams have script.stream_window); while they hold more, \
+         calls are refused with 503";
+    LIMITS_WRITE_TIMEOUT = "limits.write_timeout", Kind::Timeout, "5m", [],
+        "longest time that nothing can be written to a connection (one of HTTP/2: as a whole) before it is closed; \
+         streams have script.stall_timeout";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 

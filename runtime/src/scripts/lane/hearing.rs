@@ -41,9 +41,11 @@ impl Lane {
             }
             Kind::End => self.hear_end(frame),
             Kind::Cancelling => {
-                // One that is not overdue was answered before it got there.
-                if let Some(active) = self.find(frame.id).filter(|active| active.overdue.is_some()) {
-                    active.ending = true;
+                match self.find(frame.id) {
+                    Some(active) if active.overdue.is_some() => active.ending = true,
+                    Some(_) => return Err(FrameError::Malformed("CANCELLING")),
+                    // It has ended meanwhile.
+                    None => {}
                 }
                 Ok(())
             }
@@ -111,6 +113,11 @@ impl Lane {
         self.shared.breaker.served(self.number);
         if active.overdue.is_none() && active.cancelled && is_cancellation(&reply) {
             // Dropping the job counts it as cancelled.
+            return Ok(());
+        }
+        if active.overdue.is_some() {
+            // Its client has been told; how it came to its end does not matter any more.
+            active.job.finish(Outcome::Failed);
             return Ok(());
         }
         let ended = match reply {

@@ -1,5 +1,7 @@
 //! What a lane looks after while its worker works: whose caller has gone, who is over time, whose client does not read.
 
+use std::time::Duration;
+
 use outrigger_protocol::error::CallError;
 use tokio::time::Instant;
 
@@ -8,7 +10,10 @@ use crate::config::ScriptConfig;
 use crate::scripts::connection::Connection;
 use crate::scripts::frame::Kind;
 use crate::scripts::stream::{Producer, StreamError};
-use crate::scripts::worker::Worker;
+use crate::scripts::worker::{CallKind, Worker};
+
+/// How long an event loop that works on several calls has to say that it turns: longer than a callback of any of them should take.
+const WORD: Duration = Duration::from_millis(250);
 
 /// Why a call is not wanted any more, as CANCEL says it.
 #[derive(Clone, Copy)]
@@ -27,10 +32,13 @@ impl Lane {
             }
             return Some(End::BrokenOff);
         }
+        // Others would end with its worker.
+        let shared_loop = worker.ready.kind == CallKind::Async && self.active.len() > 1;
         let mut care = Care {
             config: &self.shared.config,
             connection: &mut worker.connection,
             worker: self.number,
+            shared_loop,
             now: Instant::now(),
             late: timeout(&self.shared),
         };
@@ -63,6 +71,8 @@ struct Care<'a> {
     config: &'a ScriptConfig,
     connection: &'a mut Connection,
     worker: usize,
+    /// Whether other calls are on the same event loop.
+    shared_loop: bool,
     now: Instant,
     /// What the caller of a call that is over its time is told.
     late: CallError,
@@ -119,8 +129,7 @@ impl Care<'_> {
     /// Answers a call that is over its limit, and gives its worker the grace to come back from it.
     fn time(&mut self, active: &mut Active) -> Time {
         if let Some(since) = active.overdue {
-            let grace = if active.ending { self.config.task_grace } else { self.config.cancel_grace };
-            let until = since + grace.max(self.config.cancel_grace);
+            let until = since + self.grace(active.ending);
             return if self.now >= until { Time::Over } else { Time::Until(until) };
         }
         if self.now < active.deadline {
@@ -139,6 +148,16 @@ impl Care<'_> {
         if let Some(stream) = &active.stream {
             stream.end(Err(StreamError::Lost));
         }
-        Time::Until(self.now + self.config.cancel_grace)
+        Time::Until(self.now + self.grace(false))
+    }
+
+    /// How long a call that is over its time may go on before its worker ends; `ending` as its worker says it.
+    fn grace(&self, ending: bool) -> Duration {
+        let grace = match (self.shared_loop, ending) {
+            (false, _) => Duration::ZERO,
+            (true, false) => WORD,
+            (true, true) => self.config.task_grace,
+        };
+        grace.max(self.config.cancel_grace)
     }
 }
