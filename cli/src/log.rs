@@ -15,8 +15,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The log as it is being written, by a thread of its own: one who reads it slowly, or not at all, holds up no call. What is
-/// waiting is written out when this is dropped.
+/// The log as it is being written, by a thread of its own: one who reads it slowly, or not at all, holds up no call. Dropping this
+/// writes out what is waiting, as far as somebody reads it within [`LAST_LINES`].
 pub(crate) struct Log(Option<WorkerGuard>);
 
 /// How long the end of the process waits for somebody who reads the log.
@@ -49,7 +49,7 @@ impl Drop for Log {
     fn drop(&mut self) {
         let guard = self.0.take();
         let (done, written) = mpsc::channel::<()>();
-        // Waits without end for a reader who does not read; the process does not.
+        // The guard's waits have limits, but it may say on stdout that it gives up, and nobody may be reading that either.
         let wait = move || {
             drop(guard);
             drop(done);
@@ -60,7 +60,7 @@ impl Drop for Log {
     }
 }
 
-/// Where lines go. Says how many were lost as soon as there is room again.
+/// Where lines go. Says how many were lost once all that was waiting is written.
 struct Output {
     out: Box<dyn io::Write + Send>,
     counter: Arc<OnceLock<ErrorCounter>>,

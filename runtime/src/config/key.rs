@@ -72,7 +72,7 @@ keys! {
     LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json", "azureml"]), "text", [],
         "form of the log: text or json on stderr, or AzureML's lines on stdout [with compat: azureml]";
     LOG_BUFFER = "log.buffer", Kind::Count { min: 1, max: 1 << 20 }, "16384", [],
-        "lines of the log that may wait to be written; when nobody reads it, further ones are lost, and their number is logged";
+        "lines of the log that may wait to be written; when nobody reads it, further ones are lost, which is logged once it is read again";
     LOG_REQUESTS = "log.requests", Kind::Flag, "false", [],
         "whether each request of /score and /swagger.json is logged in a line [with compat: true]";
     PROCESS_INIT = "process.init", Kind::OneOf(&["auto", "true", "false"]), "auto", [],

@@ -104,12 +104,14 @@ fn value<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a 
     environment.iter().find(|(known, _)| known == name).map(|(_, value)| value)
 }
 
-/// A Java machine (Spark) keeps its temporary files in `/tmp`, whatever `TMPDIR` says, if it is not told by a name of its own. What the
-/// operator says there comes later and holds.
+/// A Java machine keeps its temporary files in `/tmp`, whatever `TMPDIR` says. The `java` launcher (Spark's; from version 9) can be told
+/// otherwise here. What the operator says there comes later and holds.
 fn for_java(environment: &mut Vec<(OsString, OsString)>, scratch: &Path) {
     const NAME: &str = "JDK_JAVA_OPTIONS";
-    let mut options = OsString::from("-Djava.io.tmpdir=");
+    // Quoted: the launcher takes words apart at spaces.
+    let mut options = OsString::from("\"-Djava.io.tmpdir=");
     options.push(scratch);
+    options.push("\"");
     if let Some(said) = value(environment, NAME) {
         options.push(" ");
         options.push(said);
@@ -220,10 +222,10 @@ mod tests {
         let mut environment = vec![("HOME".into(), "/home".into())];
         for_java(&mut environment, Path::new("/scratch"));
         let said = |environment: &[(OsString, OsString)]| value(environment, "JDK_JAVA_OPTIONS").cloned();
-        assert_eq!(said(&environment).unwrap(), "-Djava.io.tmpdir=/scratch");
+        assert_eq!(said(&environment).unwrap(), "\"-Djava.io.tmpdir=/scratch\"");
         let mut environment = vec![("JDK_JAVA_OPTIONS".into(), "-Xmx1g".into())];
         for_java(&mut environment, Path::new("/scratch"));
-        assert_eq!(said(&environment).unwrap(), "-Djava.io.tmpdir=/scratch -Xmx1g");
+        assert_eq!(said(&environment).unwrap(), "\"-Djava.io.tmpdir=/scratch\" -Xmx1g");
     }
 
     #[test]

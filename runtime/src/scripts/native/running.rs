@@ -90,6 +90,11 @@ impl Active {
         bell.ring();
     }
 
+    /// Whether its client is there and has not made room for more.
+    pub(super) fn is_stalled(&self) -> bool {
+        !self.is_left() && self.stream.as_ref().is_some_and(|stream| stream.room() == 0)
+    }
+
     /// Whether nobody takes its answer any more.
     pub(super) fn is_left(&self) -> bool {
         let left = self.job.is_abandoned() || self.stream.as_ref().is_some_and(|stream| stream.is_left());

@@ -261,6 +261,11 @@ impl Shared {
                 active.end(Over::Service, self.error(Over::Service), &seat.bell);
             } else if active.deadline > now {
                 self.due_by(active.deadline);
+            } else if active.waits == Waits::Client && !active.is_stalled() {
+                // The client has just read, or gone: its thread goes on as soon as it is awake.
+                active.waits = Waits::Script;
+                active.deadline = now + self.gap_timeout;
+                self.due_by(active.deadline);
             } else if active.waits == Waits::Client {
                 tracing::warn!(
                     worker = number,
@@ -271,12 +276,17 @@ impl Shared {
                 active.stall(deadline, &seat.bell);
                 self.due_by(deadline);
             } else {
-                let millis = self.timeout.as_millis();
+                let (key, limit) = match active.stream {
+                    None => ("script.timeout", self.timeout),
+                    Some(_) => ("script.gap_timeout", self.gap_timeout),
+                };
+                let millis = limit.as_millis();
                 tracing::error!(
                     worker = number,
                     ?request,
+                    key,
                     millis,
-                    "run() is over its time limit; its thread cannot be ended and is taken until the library returns"
+                    "a call is over its time limit; its thread cannot be ended and is taken until the library returns"
                 );
                 active.end(Over::Time, self.error(Over::Time), &seat.bell);
                 self.note_stuck();
