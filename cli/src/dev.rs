@@ -58,7 +58,12 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     {
         return sources::say(&error, exit::CONFIG);
     }
-    let _log = log::start(&config.log);
+    let _log = match log::start(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            return sources::say(&anyhow::Error::new(error).context("the log's thread"), exit::START);
+        }
+    };
     for notice in &settings.notices {
         tracing::warn!("{notice}");
     }

@@ -113,7 +113,12 @@ pub(crate) fn replica(config: Config, settings: &Settings) -> ExitCode {
         Ok(Some(code)) => return code,
         Err(error) => return sources::say(&anyhow::Error::new(error).context("process.init"), exit::START),
     }
-    let _log = log::start(&config.log);
+    let _log = match log::start(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            return sources::say(&anyhow::Error::new(error).context("the log's thread"), exit::START);
+        }
+    };
     for notice in &settings.notices {
         tracing::warn!("{notice}");
     }

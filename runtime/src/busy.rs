@@ -173,13 +173,18 @@ impl Busy {
         reserved.grow_to(bytes, limit).then_some(reserved)
     }
 
+    /// Counts `bytes` of an answer that is being made, for as long as the guard lives.
+    pub fn unsent_guard(self: &Arc<Self>, bytes: usize) -> Unsent {
+        self.unsent.fetch_add(bytes as u64, Ordering::Relaxed);
+        Unsent { busy: Arc::clone(self), bytes: bytes as u64 }
+    }
+
     /// Counts the bytes of an answer for as long as any of them is there: in the house, that is until the kernel has all of it.
     pub fn hold(self: &Arc<Self>, answer: Bytes) -> Bytes {
         if answer.is_empty() {
             return answer;
         }
-        self.unsent.fetch_add(answer.len() as u64, Ordering::Relaxed);
-        Bytes::from_owner(Unsent { busy: Arc::clone(self), answer })
+        Bytes::from_owner(Held { _unsent: self.unsent_guard(answer.len()), answer })
     }
 
     /// Bytes of answers that clients have not taken.
@@ -359,21 +364,27 @@ impl Drop for Reserved {
     }
 }
 
-/// An answer that is counted until dropped.
-struct Unsent {
+/// Bytes of an answer that are counted, until dropped.
+pub struct Unsent {
     busy: Arc<Busy>,
-    answer: Bytes,
-}
-
-impl AsRef<[u8]> for Unsent {
-    fn as_ref(&self) -> &[u8] {
-        &self.answer
-    }
+    bytes: u64,
 }
 
 impl Drop for Unsent {
     fn drop(&mut self) {
-        self.busy.unsent.fetch_sub(self.answer.len() as u64, Ordering::Relaxed);
+        self.busy.unsent.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// An answer that is counted until dropped.
+struct Held {
+    _unsent: Unsent,
+    answer: Bytes,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.answer
     }
 }
 

@@ -206,6 +206,14 @@ async fn until(holds: impl AsyncFn() -> bool) {
     }
 }
 
+/// Bytes of answers that clients have not taken.
+async fn held(replica: &ReplicaProcess) -> usize {
+    let metrics = client().get(format!("{}/metrics", replica.observe)).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("outrigger_answer_bytes "));
+    line.unwrap().parse().unwrap()
+}
+
 #[tokio::test]
 async fn answers_that_nobody_takes_have_a_limit_and_a_time() {
     use std::io::{Read, Write};
@@ -222,12 +230,6 @@ async fn answers_that_nobody_takes_have_a_limit_and_a_time() {
         // The answer has begun.
         stream.read_exact(&mut [0; 12]).unwrap();
         stream
-    };
-    let held = async |replica: &ReplicaProcess| {
-        let metrics = client().get(format!("{}/metrics", replica.observe)).send().await.unwrap();
-        let metrics = metrics.text().await.unwrap();
-        let line = metrics.lines().find_map(|line| line.strip_prefix("outrigger_answer_bytes "));
-        line.unwrap().parse::<usize>().unwrap()
     };
 
     let replica = outrigger().script(&script).args(["--limits-answers", "1MiB"]).start();
@@ -250,6 +252,42 @@ async fn answers_that_nobody_takes_have_a_limit_and_a_time() {
     // Cut off, or reset.
     let _ = slow.read_to_end(&mut rest);
     assert!(rest.len() < SIZE, "{}", rest.len());
+    still_serves(&replica).await;
+}
+
+/// One who speaks HTTP/2 can answer pings, open no window for an answer, and so hold it without ever being silent.
+#[tokio::test]
+async fn over_http2_too_an_answer_that_nobody_takes_has_a_time() {
+    const SIZE: usize = 4 << 20;
+    let script = format!(
+        "import time\ndef init():\n    pass\ndef run(data):\n    if data == 'slow':\n        time.sleep(1.3)\n    return 'x' * {SIZE} if data == 'much' else data\n"
+    );
+    let replica =
+        outrigger().script(&script).args(["--limits-write-timeout", "1s", "--script-workers", "2"]).start();
+    let client =
+        reqwest::Client::builder().http2_prior_knowledge().http2_initial_stream_window_size(16 << 10);
+    let client = client.build().unwrap();
+    let ask = |data: &'static str| {
+        let key = outrigger_testkit::replica::KEY;
+        client.post(format!("{}/score", replica.score)).bearer_auth(key).body(data).send()
+    };
+    let untaken = ask("much").await.unwrap();
+    assert!(untaken.status() == 200 && held(&replica).await > SIZE);
+    let neighbour = ask("slow").await.unwrap();
+    assert_eq!(neighbour.text().await.unwrap(), "\"slow\"", "another answer on the same connection");
+    until(async || held(&replica).await == 0).await;
+    assert!(untaken.bytes().await.is_err(), "it is broken off");
+    // What is taken, however slowly, is not.
+    let mut slow = ask("much").await.unwrap();
+    let mut taken = 0;
+    while let Some(chunk) = slow.chunk().await.unwrap() {
+        if taken == 0 {
+            let later = std::time::Instant::now() + std::time::Duration::from_millis(200);
+            until(async || std::time::Instant::now() >= later).await;
+        }
+        taken += chunk.len();
+    }
+    assert_eq!(taken, SIZE + 2);
     still_serves(&replica).await;
 }
 

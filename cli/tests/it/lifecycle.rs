@@ -224,7 +224,7 @@ def run(data):
 
 #[tokio::test]
 async fn a_log_that_nobody_reads_holds_up_no_call() {
-    let mut replica = outrigger().script(NOISY).args(["--log-buffer", "10"]).start();
+    let mut replica = outrigger().script(NOISY).args(["--log-buffer", "10KiB"]).start();
     let paused = replica.pause_log();
     for _ in 0..5 {
         assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);

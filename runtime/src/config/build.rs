@@ -180,7 +180,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
                 "azureml" => LogFormat::AzureMl,
                 _ => LogFormat::Text,
             },
-            buffer: get.count(key::LOG_BUFFER),
+            buffer: get.size(key::LOG_BUFFER),
             requests: get.flag(key::LOG_REQUESTS),
         },
         listen: ListenConfig { score, observe: get.address(key::OBSERVE_LISTEN), admin },

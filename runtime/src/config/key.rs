@@ -71,8 +71,9 @@ keys! {
         "least severe level that is logged; RUST_LOG, where set, takes its place";
     LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json", "azureml"]), "text", [],
         "form of the log: text or json on stderr, or AzureML's lines on stdout [with compat: azureml]";
-    LOG_BUFFER = "log.buffer", Kind::Count { min: 1, max: 1 << 20 }, "16384", [],
-        "lines of the log that may wait to be written; when nobody reads it, further ones are lost, which is logged once it is read again";
+    LOG_BUFFER = "log.buffer", Kind::Size { min: 1024, max: 1 << 30 }, "8MiB", [],
+        "memory for lines of the log that wait to be written; when nobody reads it, further ones are lost, which it says once it is \
+         read again";
     LOG_REQUESTS = "log.requests", Kind::Flag, "false", [],
         "whether each request of /score and /swagger.json is logged in a line [with compat: true]";
     PROCESS_INIT = "process.init", Kind::OneOf(&["auto", "true", "false"]), "auto", [],
@@ -207,11 +208,11 @@ keys! {
     LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
         "largest answer of a script; largest inputs, and largest outputs, of one run of a model";
     LIMITS_ANSWERS = "limits.answers", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
-        "memory for all whole answers that clients have not taken yet (streams have script.stream_window); while they hold more, \
-         calls are refused with 503";
+        "memory for all answers that clients have not taken yet, what waits of streams among them; while they hold more, calls \
+         are refused with 503";
     LIMITS_WRITE_TIMEOUT = "limits.write_timeout", Kind::Timeout, "5m", [],
-        "longest time that nothing can be written to a connection (one of HTTP/2: as a whole) before it is closed; \
-         streams have script.stall_timeout";
+        "longest time that a client may take nothing of an answer that is there for it; then its connection is closed, once other \
+         answers on it (HTTP/2) have had as long again";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 

@@ -80,7 +80,7 @@ pub struct LogConfig {
     pub level: String,
     /// What lines look like, and where they go.
     pub format: LogFormat,
-    /// Lines that may wait to be written.
+    /// Lines that may wait to be written, bytes.
     pub buffer: usize,
     /// Whether requests to `/score` and `/swagger.json` are logged, a line each.
     pub requests: bool,

@@ -7,6 +7,7 @@ mod observe;
 mod reply;
 mod score;
 mod server;
+mod stall;
 mod v2;
 
 pub use server::{BindError, Bound};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -17,7 +18,9 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::util::MapResponse;
 
+use super::stall::Watch;
 use crate::config::{Endpoint, LimitsConfig};
 
 /// How long a listener waits after an error of the system's, such as too many open files.
@@ -251,16 +254,30 @@ impl Server {
     }
 
     async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
-        let service = TowerToHyperService::new(self.router.clone());
+        let watch = Watch::new(self.write);
+        let answers = Arc::clone(&watch);
+        let router = self.router.clone();
+        let watched = MapResponse::new(router, move |answer: Response| answer.map(|body| answers.body(body)));
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.write));
-        let connection = self.builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
-        tokio::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let stream = TokioIo::new(Box::pin(stream));
+        let connection = self.builder.serve_connection(stream, TowerToHyperService::new(watched));
+        let stalled = watch.stalled();
+        tokio::pin!(connection, stalled);
+        let mut stopping = false;
+        let result = loop {
+            tokio::select! {
+                result = connection.as_mut() => break result,
+                () = self.stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut stalled => {
+                    // Other answers on the connection have as long again; other calls come on a new one.
+                    connection.as_mut().graceful_shutdown();
+                    let rest = tokio::time::timeout(self.write, connection);
+                    break rest.await.unwrap_or_else(|_| Err("its answers are not taken".into()));
+                }
             }
         };
         // Clients that go away are no event of ours.

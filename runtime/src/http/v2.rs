@@ -151,6 +151,8 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         drop(body);
         let slot = replica.admit(serving.infer_admission()).await?;
         let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
+        let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
+        let _unsent = replica.busy.unsent_guard(bytes);
         let reply = InferReply {
             model_name: &model.name,
             model_version: Some(VERSION),
@@ -159,7 +161,6 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
             outputs: &call.outputs,
             tensors: &tensors,
         };
-        let bytes = reply.tensors.iter().map(|tensor| tensor.data().len()).sum();
         Ok(ok(replica.busy.hold(apart(bytes, || oip::encode_infer(&reply))?)))
     })
     .await

@@ -14,6 +14,7 @@ use http_body::Frame;
 use tokio::time::Sleep;
 
 use super::bell::Bell;
+use crate::busy::Busy;
 
 /// An error tears a connection down with all that has not been written yet: the head and the chunks before it get so long to go out.
 const MOMENT: Duration = Duration::from_millis(10);
@@ -41,6 +42,8 @@ struct Flow {
     state: Mutex<State>,
     /// The lane's, which gives credit and cancels.
     bell: Arc<Bell>,
+    /// Counts what waits, which can outlast the call.
+    busy: Arc<Busy>,
     window: u64,
 }
 
@@ -74,8 +77,8 @@ pub struct StreamBody {
 }
 
 /// A flow of at most `window` bytes; `bell` is rung when the lane has something to tell the worker.
-pub(super) fn flow(window: u64, bell: Arc<Bell>) -> (Producer, StreamBody) {
-    let flow = Arc::new(Flow { state: Mutex::new(State::default()), bell, window });
+pub(super) fn flow(window: u64, bell: Arc<Bell>, busy: Arc<Busy>) -> (Producer, StreamBody) {
+    let flow = Arc::new(Flow { state: Mutex::new(State::default()), bell, busy, window });
     (Producer(Arc::clone(&flow)), StreamBody { flow, moment: None })
 }
 
@@ -97,7 +100,7 @@ impl Producer {
         }
         if length > 0 {
             state.waiting += length;
-            state.chunks.push_back(chunk);
+            state.chunks.push_back(self.0.busy.hold(chunk));
             if let Some(waker) = state.waker.take() {
                 drop(state);
                 waker.wake();
@@ -135,6 +138,11 @@ impl Producer {
         let mut state = self.0.lock();
         if state.end.is_none() {
             state.end = Some(how);
+            if how == Err(StreamError::Stalled) {
+                // Who has not asked for it gets none of it, whenever the end is seen.
+                state.waiting = 0;
+                state.chunks.clear();
+            }
             if let Some(waker) = state.waker.take() {
                 drop(state);
                 waker.wake();
@@ -213,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn chunks_arrive_in_order_and_credit_comes_back() {
         let bell = Arc::new(Bell::default());
-        let (producer, mut body) = flow(100, Arc::clone(&bell));
+        let (producer, mut body) = flow(100, Arc::clone(&bell), Busy::new(1));
         producer.push(Bytes::from_static(b"ab")).unwrap();
         producer.push(chunk(90)).unwrap();
         assert_eq!(producer.take_credit(), None, "nothing is consumed yet");
@@ -228,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_the_window_is_an_overrun() {
-        let (producer, mut body) = flow(100, Arc::default());
+        let (producer, mut body) = flow(100, Arc::default(), Busy::new(1));
         producer.push(chunk(100)).unwrap();
         assert!(!producer.has_credit());
         assert!(producer.push(chunk(1)).is_err());
@@ -240,15 +248,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_is_counted_until_it_is_taken_and_a_stalled_client_gets_none_of_it() {
+        let busy = Busy::new(1);
+        let (producer, mut body) = flow(100, Arc::default(), Arc::clone(&busy));
+        producer.push(chunk(10)).unwrap();
+        producer.push(chunk(20)).unwrap();
+        assert_eq!(busy.unsent(), 30);
+        drop(body.frame().await);
+        assert_eq!(busy.unsent(), 20);
+        producer.end(Err(StreamError::Stalled));
+        assert_eq!(busy.unsent(), 0);
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), StreamError::Stalled);
+    }
+
+    #[tokio::test]
     async fn an_end_without_a_word_is_a_loss_and_a_client_that_leaves_is_seen() {
-        let (producer, mut body) = flow(100, Arc::default());
+        let (producer, mut body) = flow(100, Arc::default(), Busy::new(1));
         producer.push(chunk(1)).unwrap();
         drop(producer);
         assert!(body.frame().await.unwrap().is_ok());
         assert_eq!(body.frame().await.unwrap().unwrap_err(), StreamError::Lost);
 
         let bell = Arc::new(Bell::default());
-        let (producer, body) = flow(100, Arc::clone(&bell));
+        let (producer, body) = flow(100, Arc::clone(&bell), Busy::new(1));
         producer.push(chunk(60)).unwrap();
         assert!(!producer.is_left());
         drop(body);

@@ -43,7 +43,7 @@ pub(super) struct Shared {
     host: PathBuf,
     model_dir: Option<PathBuf>,
     models: Arc<Models>,
-    busy: Arc<Busy>,
+    pub(super) busy: Arc<Busy>,
     limits: ScriptLimits,
     pub(super) confinement: Confinement,
     fork_server: tokio::sync::Mutex<Kept>,

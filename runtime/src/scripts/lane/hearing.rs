@@ -81,7 +81,7 @@ impl Lane {
         let (reply, run) = frame::decode_reply(frame.payload, frame.tail)?;
         if let Reply::Stream(head) = reply {
             let window = self.shared.config.stream_window as u64;
-            let (producer, body) = flow(window, Arc::clone(&self.door.bell));
+            let (producer, body) = flow(window, Arc::clone(&self.door.bell), Arc::clone(&self.shared.busy));
             let deadline = Instant::now() + self.shared.config.gap_timeout;
             let active =
                 self.find(frame.id).filter(|active| active.begun && active.stream.is_none()).ok_or(BAD)?;

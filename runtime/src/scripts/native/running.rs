@@ -164,7 +164,8 @@ impl Caller for Running<'_> {
     fn begin(&self, head: Head) -> Result<(), Gone> {
         let head = reply_head(&head).ok_or(Gone)?;
         let run = self.begun.elapsed();
-        let (producer, body) = flow(self.shared.stream_window, Arc::clone(&self.seat.bell));
+        let (bell, busy) = (Arc::clone(&self.seat.bell), Arc::clone(&self.shared.busy));
+        let (producer, body) = flow(self.shared.stream_window, bell, busy);
         self.with(|active| {
             active.stream = Some(Arc::new(producer));
             active.job.tell(Ok(ScriptAnswer::Stream { head, body, run }));

@@ -1,90 +1,13 @@
-//! The log: as text for people, as JSON for collectors, or in the lines of AzureML's inference server.
+//! The log in the lines of AzureML's inference server.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::time::Duration;
 
-use outrigger_runtime::config::{LogConfig, LogFormat};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
-
-/// The log as it is being written, by a thread of its own: one who reads it slowly, or not at all, holds up no call. Dropping this
-/// writes out what is waiting, as far as somebody reads it within [`LAST_LINES`].
-pub(crate) struct Log(Option<WorkerGuard>);
-
-/// How long the end of the process waits for somebody who reads the log.
-const LAST_LINES: Duration = Duration::from_secs(1);
-
-/// Starts logging. `RUST_LOG`, where set and valid, takes the place of the level; it can name modules. The process must not fork
-/// any more.
-pub(crate) fn start(config: &LogConfig) -> Log {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.level));
-    let out: Box<dyn io::Write + Send> = match config.format {
-        LogFormat::Text | LogFormat::Json => Box::new(io::stderr()),
-        LogFormat::AzureMl => Box::new(io::stdout()),
-    };
-    let counter = Arc::default();
-    let output = Output { out, counter: Arc::clone(&counter), told: 0 };
-    let builder = NonBlockingBuilder::default().buffered_lines_limit(config.buffer).lossy(true);
-    let (writer, guard) = builder.thread_name("log").finish(output);
-    // Empty until here.
-    let _ = counter.set(writer.error_counter());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    match config.format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => builder.json().init(),
-        LogFormat::AzureMl => builder.event_format(AzureMl).init(),
-    }
-    Log(Some(guard))
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        let guard = self.0.take();
-        let (done, written) = mpsc::channel::<()>();
-        // The guard's waits have limits, but it may say on stdout that it gives up, and nobody may be reading that either.
-        let wait = move || {
-            drop(guard);
-            drop(done);
-        };
-        if std::thread::Builder::new().spawn(wait).is_ok() {
-            let _ = written.recv_timeout(LAST_LINES);
-        }
-    }
-}
-
-/// Where lines go. Says how many were lost once all that was waiting is written.
-struct Output {
-    out: Box<dyn io::Write + Send>,
-    counter: Arc<OnceLock<ErrorCounter>>,
-    /// Lost lines that have been told of.
-    told: usize,
-}
-
-impl io::Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes)
-    }
-
-    /// Called when no line is waiting.
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()?;
-        let lost = self.counter.get().map_or(0, ErrorCounter::dropped_lines);
-        if lost > self.told {
-            let lines = lost - self.told;
-            self.told = lost;
-            tracing::warn!(lines, "lines of the log are lost: more came than were read (log.buffer)");
-        }
-        Ok(())
-    }
-}
 
 /// What scripts print and log.
 const SCRIPT: &str = "outrigger::script";
@@ -93,7 +16,7 @@ const ACCESS: &str = "outrigger::access";
 
 /// `2024-01-31 12:00:00,123 I [pid] logger - text`, in UTC. The logger is the event's field `logger` where it has one; the process is that
 /// in the field `pid`, else this one. Other fields follow the text, but for what scripts print, where the text is all.
-struct AzureMl;
+pub(super) struct AzureMl;
 
 impl<S, N> FormatEvent<S, N> for AzureMl
 where
