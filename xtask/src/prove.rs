@@ -100,9 +100,14 @@ fn tests(repo: &Repo, log: &mut Log, filter: &str) -> Result<()> {
 }
 
 fn tests_with(repo: &Repo, log: &mut Log, filter: &str, variables: &[(&str, &Path)]) -> Result<()> {
-    let mut commit = repo.command("git");
-    commit.args(["log", "-1", "--format=commit %h of %cs"]);
-    log.line(process::capture(commit)?.trim())?;
+    let git = |arguments: &[&str]| {
+        let mut command = repo.command("git");
+        command.args(arguments);
+        process::capture(command)
+    };
+    let changed =
+        if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { ", changed" };
+    log.line(&format!("{}{changed}", git(&["log", "-1", "--format=commit %h of %cs"])?.trim()))?;
     log.line(&machine())?;
     let mut command =
         repo.cargo(["test", "--release", "--quiet", "--package", "outrigger", "--test", "it", "--", filter]);
@@ -110,7 +115,12 @@ fn tests_with(repo: &Repo, log: &mut Log, filter: &str, variables: &[(&str, &Pat
         .args(["--nocapture", "--test-threads", "1"])
         .env("OUTRIGGER_PROVE", "1")
         .envs(variables.iter().copied());
-    log.run(command)
+    log.run(command)?;
+    // A test that lacks something says so and succeeds.
+    if let Some(line) = log.skipped.take() {
+        bail!("{line}");
+    }
+    Ok(())
 }
 
 /// Makes an environment with Spark, then runs the test that needs it.
@@ -171,6 +181,8 @@ fn demo_fresh(repo: &Repo, log: &mut Log) -> Result<()> {
 struct Log {
     path: PathBuf,
     file: File,
+    /// What a test that skipped itself has said, or the harness that has none.
+    skipped: Option<String>,
 }
 
 impl Log {
@@ -179,7 +191,7 @@ impl Log {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let path = folder.join(format!("{name}-{now}.log"));
         let file = File::create(&path).with_context(|| format!("could not create {}", path.display()))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, skipped: None })
     }
 
     fn line(&mut self, text: &str) -> Result<()> {
@@ -192,6 +204,9 @@ impl Log {
         self.line(&format!("$ {text}"))?;
         let mut written = Ok(());
         let status = process::lines(command, |line| {
+            if line.contains("skipped: ") || line == "running 0 tests" {
+                self.skipped.get_or_insert_with(|| line.to_owned());
+            }
             let result = self.line(line);
             if written.is_ok() {
                 written = result;
