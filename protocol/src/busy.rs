@@ -39,6 +39,9 @@ pub struct BusySnapshot {
     pub failed: u64,
     /// Calls that were admitted and whose client went away before they were executed.
     pub cancelled: u64,
+    /// Calls that were admitted and whose deadline was over before they were executed.
+    #[serde(default)]
+    pub expired: u64,
     /// Time spent in slots by all finished calls together, in seconds, waiting not counted.
     pub service_seconds_sum: f64,
     /// Finished calls in [`service_seconds_sum`](Self::service_seconds_sum).
@@ -83,6 +86,7 @@ mod tests {
             answered: 13,
             failed: 1,
             cancelled: 0,
+            expired: 0,
             service_seconds_sum: 3.5,
             service_count: 14,
             loading: false,

@@ -82,6 +82,8 @@ error_codes! {
     Internal = "internal", INTERNAL_SERVER_ERROR, false;
     /// No slot is free and the queue is full, or the deadline cannot be met.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, true;
+    /// The deadline that the call came with is over.
+    DeadlineExceeded = "deadline_exceeded", GATEWAY_TIMEOUT, false;
     /// The replica is ending and takes no new calls.
     Draining = "draining", SERVICE_UNAVAILABLE, true;
     /// The replica has not finished starting.

@@ -120,6 +120,7 @@ const BUSY: &[(&str, &str, bool)] = &[
     ("outrigger_answered_total", "Calls that were answered with a result", true),
     ("outrigger_failed_total", "Calls that were admitted and failed", true),
     ("outrigger_cancelled_total", "Calls whose client went away", true),
+    ("outrigger_expired_total", "Calls whose deadline was over before they were executed", true),
     ("outrigger_service_seconds_total", "Time spent in slots by all finished calls", true),
     ("outrigger_busy_seconds_total", "Time during which the replica was busy", true),
     ("outrigger_uptime_seconds_total", "Time since the replica started", true),
@@ -164,6 +165,7 @@ impl Collector for BusyCollector {
             seen.answered as f64,
             seen.failed as f64,
             seen.cancelled as f64,
+            seen.expired as f64,
             seen.service_seconds_sum,
             seen.busy_seconds,
             seen.uptime_seconds,
@@ -206,7 +208,7 @@ mod tests {
     fn the_busy_signal_and_the_requests_are_shown() {
         let busy = Busy::new(3);
         let metrics = Metrics::new(Arc::clone(&busy)).unwrap();
-        let _ticket = busy.arrive(1).unwrap();
+        let _ticket = busy.arrive().unwrap();
         metrics.request(Operation::Score, None, Duration::from_millis(3));
         metrics.request(Operation::Infer, Some(ErrorCode::ModelNotFound), Duration::from_millis(3));
         let text = metrics.encode().unwrap();

@@ -17,8 +17,8 @@ use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
 use crate::models::{self, Models, ModelsError};
+use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
-use crate::slots::{Admission, Slot, Slots};
 use crate::swagger::{self, SwaggerFileError};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -70,7 +70,7 @@ pub struct Replica {
     /// The effective configuration as text, secrets masked.
     pub(crate) effective: String,
     pub(crate) busy: Arc<Busy>,
-    pub(crate) slots: Arc<Slots>,
+    pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) metrics: Metrics,
     pub(crate) service: ServiceInfo,
     pub(crate) tensor_limits: oip::Limits,
@@ -155,7 +155,7 @@ impl Replica {
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let replica = Arc::new(Self {
-            slots: Slots::new(Arc::clone(&busy), slots, config.queue.items, config.queue.wait),
+            scheduler: Scheduler::new(Arc::clone(&busy), slots, queue_limits(&config)),
             metrics: Metrics::new(Arc::clone(&busy))?,
             service: ServiceInfo {
                 title: config.service.name.clone(),
@@ -198,13 +198,13 @@ impl Replica {
                 };
                 let (model_dir, busy) = (self.config.model_dir.as_deref(), Arc::clone(&self.busy));
                 let scripts = Scripts::start(script, model_dir, Arc::clone(&models), busy, limits).await?;
-                self.slots.set_count(scripts.slots());
+                self.scheduler.set_slots(scripts.slots());
                 let alone = models.iter().next().is_none();
-                self.slots.set_ahead(if alone { scripts.ahead() } else { 0 });
+                self.scheduler.set_ahead(if alone { scripts.ahead() } else { 0 });
                 Some(scripts)
             }
             None => {
-                self.slots.set_ahead(models::ahead(&self.config));
+                self.scheduler.set_ahead(models::ahead(&self.config));
                 None
             }
         };
@@ -261,7 +261,7 @@ impl Replica {
     }
 
     fn break_off(&self) {
-        self.slots.close();
+        self.scheduler.close();
         let Some(serving) = self.serving.get() else { return };
         serving.models.break_off();
         if let Some(scripts) = &serving.scripts {
@@ -304,9 +304,9 @@ impl Replica {
     /// Waits for a slot.
     ///
     /// # Errors
-    /// As [`Slots::admit`], and `overloaded` while answers that clients do not take hold all the memory that there is for them.
-    pub(crate) async fn admit(&self, admission: Admission) -> Result<Slot, CallError> {
-        let slot = self.slots.admit(admission).await?;
+    /// As [`Scheduler::admit`], and `overloaded` while answers that clients do not take hold all the memory that there is for them.
+    pub(crate) async fn admit(&self, terms: Terms) -> Result<Slot, CallError> {
+        let slot = self.scheduler.admit(terms).await?;
         // After the wait, so that a queue of calls does not come on top.
         if self.busy.unsent() < self.config.limits.answers as u64 {
             return Ok(slot);
@@ -338,6 +338,11 @@ impl Replica {
     ) -> Result<(), CallError> {
         check(&self.admin_auth, headers, operation, None)
     }
+}
+
+fn queue_limits(config: &Config) -> Limits {
+    let queue = &config.queue;
+    Limits { items: queue.items, bytes: queue.bytes, wait: queue.wait, ageing: queue.ageing }
 }
 
 fn check(

@@ -214,7 +214,12 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             write_timeout: get.duration(key::LIMITS_WRITE_TIMEOUT),
             models: limit,
         },
-        queue: QueueConfig { items: get.count(key::QUEUE_ITEMS), wait: get.duration(key::QUEUE_WAIT) },
+        queue: QueueConfig {
+            items: get.count(key::QUEUE_ITEMS),
+            bytes: get.size(key::QUEUE_BYTES),
+            wait: get.duration(key::QUEUE_WAIT),
+            ageing: get.duration(key::QUEUE_AGEING),
+        },
         shutdown: ShutdownConfig {
             quiet: get.duration(key::SHUTDOWN_QUIET),
             drain: get.duration(key::SHUTDOWN_DRAIN),

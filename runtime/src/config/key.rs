@@ -218,6 +218,10 @@ keys! {
 
     QUEUE_ITEMS = "queue.items", Kind::Count { min: 0, max: 60_000 }, "512", [],
         "calls that may wait for a slot; the next one is refused with 503";
+    QUEUE_BYTES = "queue.bytes", Kind::Size { min: 1, max: 1 << 40 }, "512MiB", [],
+        "memory for the bodies of calls that wait for a slot; the next one is refused with 503";
+    QUEUE_AGEING = "queue.ageing", Kind::Duration, "1s", [],
+        "wait after which calls of a lesser priority get every fourth slot that becomes free";
     QUEUE_WAIT = "queue.wait", Kind::Duration, "30s", [],
         "longest time a call waits for a slot before it is refused with 503";
 

@@ -204,8 +204,12 @@ pub struct LimitsConfig {
 pub struct QueueConfig {
     /// Calls that may wait.
     pub items: usize,
+    /// Their bodies, bytes.
+    pub bytes: usize,
     /// Longest wait.
     pub wait: Duration,
+    /// Wait after which lesser priorities get a share of the slots.
+    pub ageing: Duration,
 }
 
 /// `[shutdown]`.

@@ -9,6 +9,7 @@ mod score;
 mod server;
 mod stall;
 mod v2;
+mod wish;
 
 pub use server::{BindError, Bound};
 pub(crate) use server::{Listener, serve};

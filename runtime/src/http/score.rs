@@ -15,12 +15,15 @@ use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
+use outrigger_protocol::priority::Priority;
 
 use super::reply::{Answer, Contract, answer, method_not_allowed, plain};
+use super::wish::Wish;
 use super::{body, v2};
+use crate::models;
 use crate::replica::Replica;
+use crate::scheduler::Admission;
 use crate::scripts::{self, ReplyHead, ScriptAnswer, ScriptCall};
-use crate::slots::Admission;
 
 /// All routes of the listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
@@ -81,9 +84,11 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
         let text = "this replica has no entry script; its models are at /v2/models/{name}/infer";
         return Err(CallError::new(ErrorCode::NotFound, text));
     };
+    let wish = Wish::of(&parts.headers)?;
     let (body, memory) =
         body::read_for_script(body, &replica.config.limits, &replica.busy, scripts.pool()).await?;
-    let slot = replica.admit(Admission::Ahead).await?;
+    let terms = wish.terms(0, Priority::Normal, models::SCRIPT, body.len(), Admission::Ahead);
+    let slot = replica.admit(terms).await?;
     let call = ScriptCall {
         request_id: ids.request_value().clone(),
         method,

@@ -14,10 +14,12 @@ use http::request::Parts;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::{self, InferReply};
 use outrigger_protocol::operation::Operation;
+use outrigger_protocol::priority::Priority;
 use outrigger_protocol::{aml, headers};
 
 use super::body;
 use super::reply::{self, Answer, Contract, method_not_allowed, plain};
+use super::wish::Wish;
 use crate::models::LoadedModel;
 use crate::replica::{Replica, Serving};
 
@@ -146,10 +148,13 @@ async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, reque
 async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::Infer, request, Method::POST, async |parts, body| {
         let (serving, model) = find(&replica, path, &parts, Operation::Infer)?;
+        let wish = Wish::of(&parts.headers)?;
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
-        let call = apart(body.len(), || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
+        let size = body.len();
+        let call = apart(size, || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
         drop(body);
-        let slot = replica.admit(serving.infer_admission()).await?;
+        let terms = wish.terms(0, Priority::Normal, model.kind, size, serving.infer_admission());
+        let slot = replica.admit(terms).await?;
         let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
         let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
         let _unsent = replica.busy.unsent_guard(bytes);

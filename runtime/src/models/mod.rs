@@ -14,13 +14,16 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 
 use crate::busy::Busy;
 use crate::config::{Config, ModelConfig};
-use crate::slots::Slot;
+use crate::scheduler::Slot;
 
 pub use plugin::PluginError;
 use threads::Threads;
 
 /// So many find the next run at hand without sleeping in between.
 const AHEAD_PER_THREAD: usize = 8;
+
+/// What the scheduler calls a call of the script; models are numbered from the next.
+pub(crate) const SCRIPT: u16 = 0;
 
 /// A model that is loaded.
 pub struct LoadedModel {
@@ -32,6 +35,8 @@ pub struct LoadedModel {
     pub device: String,
     /// Its inputs and outputs.
     pub info: ModelInfo,
+    /// Its number among what calls can be for.
+    pub(crate) kind: u16,
     instance: Arc<dyn Instance>,
 }
 
@@ -121,10 +126,12 @@ impl Models {
         let backend = plugin::open_cpu(&config.backends)?;
         let device = plugin::first_device(backend.as_ref())?;
         let mut models = BTreeMap::new();
-        for (name, model) in wanted {
-            let loaded = load_one(&name, &model, backend.info(), device.as_ref()).map_err(|source| {
-                ModelsError::Load { name: name.clone(), path: model.path.clone(), source }
-            })?;
+        // There are at most `limits.models`.
+        for (kind, (name, model)) in (SCRIPT + 1..).zip(wanted) {
+            let loaded =
+                load_one(&name, kind, &model, backend.info(), device.as_ref()).map_err(|source| {
+                    ModelsError::Load { name: name.clone(), path: model.path.clone(), source }
+                })?;
             tracing::info!(model = %name, device = %loaded.device, bytes = loaded.bytes_held(), "model ready");
             models.insert(name, Arc::new(loaded));
         }
@@ -240,6 +247,7 @@ pub(crate) fn ahead(config: &Config) -> usize {
 
 fn load_one(
     name: &str,
+    kind: u16,
     config: &ModelConfig,
     backend: &BackendInfo,
     device: &dyn Device,
@@ -253,6 +261,7 @@ fn load_one(
         platform: format!("{format}_{}", backend.name),
         device: backend.devices.first().map_or_else(String::new, |device| device.name.clone()),
         info: model.info().clone(),
+        kind,
         instance,
     })
 }

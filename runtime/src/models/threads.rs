@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::LoadedModel;
 use crate::busy::Outcome;
-use crate::slots::Slot;
+use crate::scheduler::Slot;
 
 /// Jobs that may wait for a thread. Calls are admitted by slots, and a worker asks for one run at a time in each of its
 /// threads, so only a script with very many threads can come near it.
@@ -111,16 +111,16 @@ impl Threads {
             Err(TrySendError::Full(_)) => {
                 return Err(CallError::new(ErrorCode::Overloaded, "too many runs wait for a device thread"));
             }
-            Err(TrySendError::Disconnected(_)) => return Err(crate::slots::draining()),
+            Err(TrySendError::Disconnected(_)) => return Err(crate::scheduler::draining()),
         };
         if !awake {
             match tokio::time::timeout(SHORT_WAIT, &mut answer).await {
-                Ok(answer) => return answer.map_err(|_| crate::slots::draining()),
+                Ok(answer) => return answer.map_err(|_| crate::scheduler::draining()),
                 // The thread that was relied on is at a longer run after all.
                 Err(_) => self.feed.alarm(),
             }
         }
-        answer.await.map_err(|_| crate::slots::draining())
+        answer.await.map_err(|_| crate::scheduler::draining())
     }
 
     /// Jobs that have not begun are not begun any more; whoever waits for them is told.

@@ -12,7 +12,7 @@ use super::frame::{Method, ReplyHead};
 use super::regions::Filled;
 use super::stream::StreamBody;
 use crate::busy::{Outcome, Reserved};
-use crate::slots::Slot;
+use crate::scheduler::Slot;
 
 /// What a script is called with.
 pub struct ScriptCall {

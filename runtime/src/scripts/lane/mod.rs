@@ -124,7 +124,7 @@ impl Lane {
                     ready.stop(STOP_GRACE).await;
                 }
                 End::BrokenOff => {
-                    self.refuse_all(&crate::slots::draining());
+                    self.refuse_all(&crate::scheduler::draining());
                     ready.terminate().await;
                 }
                 End::Gone(error) => {
@@ -147,8 +147,8 @@ impl Lane {
                 }
             }
         }
-        self.refuse_all(&crate::slots::draining());
-        self.shared.queue.refuse_all(&crate::slots::draining());
+        self.refuse_all(&crate::scheduler::draining());
+        self.shared.queue.refuse_all(&crate::scheduler::draining());
     }
 
     /// Starts a worker until one comes up, ever more slowly; `None` when the service ends meanwhile.

@@ -78,7 +78,7 @@ impl Shared {
         let mut queue = self.queue();
         if queue.stopped || self.break_off.is_cancelled() {
             drop(queue);
-            return job.refuse(&crate::slots::draining());
+            return job.refuse(&crate::scheduler::draining());
         }
         let expires = job.since + self.limits.queue_wait;
         queue.jobs.push_back(job);
@@ -204,7 +204,7 @@ impl Shared {
     fn error(&self, over: Over) -> CallError {
         match over {
             Over::Time => aml::scoring_timeout(self.timeout),
-            Over::Service => crate::slots::draining(),
+            Over::Service => crate::scheduler::draining(),
         }
     }
 
