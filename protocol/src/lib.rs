@@ -14,9 +14,11 @@ pub mod headers;
 pub mod ids;
 pub mod oip;
 pub mod operation;
+pub mod priority;
 pub mod swagger;
 
 pub use busy::BusySnapshot;
 pub use error::{CallError, ErrorCode};
 pub use ids::{IdError, RequestIds};
 pub use operation::Operation;
+pub use priority::Priority;

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use outrigger_auth::Permit;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
@@ -65,6 +66,8 @@ pub struct Slot {
     slots: Arc<Slots>,
     ticket: Option<Ticket>,
     begun: Option<Instant>,
+    /// The caller's place, which is taken for as long as the slot.
+    permit: Option<Permit>,
 }
 
 impl Slots {
@@ -132,7 +135,7 @@ impl Slots {
                 }
             }
         }
-        Ok(Slot { slots: Arc::clone(self), ticket: Some(ticket), begun: None })
+        Ok(Slot { slots: Arc::clone(self), ticket: Some(ticket), begun: None, permit: None })
     }
 
     /// Makes it `count` slots, once it is known how many lanes there are.
@@ -241,6 +244,11 @@ impl Drop for Turn<'_> {
 }
 
 impl Slot {
+    /// Keeps the caller's place taken for as long as the slot is.
+    pub fn keep(&mut self, permit: Option<Permit>) {
+        self.permit = permit;
+    }
+
     /// The call leaves the queue: from now on it is being executed.
     pub fn begin(&mut self) {
         if self.begun.is_none() {
