@@ -4,6 +4,7 @@ mod admin;
 mod body;
 mod cors;
 mod observe;
+mod permit;
 mod reply;
 mod score;
 mod server;

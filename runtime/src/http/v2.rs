@@ -11,14 +11,14 @@ use axum::routing::any;
 use bytes::Bytes;
 use http::Method;
 use http::request::Parts;
+use outrigger_auth::Grant;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::{self, InferReply};
 use outrigger_protocol::operation::Operation;
-use outrigger_protocol::priority::Priority;
 use outrigger_protocol::{aml, headers};
 
 use super::body;
-use super::reply::{self, Answer, Contract, method_not_allowed, plain};
+use super::reply::{self, Answer, Contract, Gate, method_not_allowed, plain};
 use super::wish::Wish;
 use crate::models::LoadedModel;
 use crate::replica::{Replica, Serving};
@@ -46,14 +46,14 @@ async fn answer(
     operation: Operation,
     request: Request,
     method: Method,
-    then: impl AsyncFnOnce(Parts, Body) -> Answer,
+    then: impl AsyncFnOnce(&Gate<'_>, Parts, Body) -> Answer,
 ) -> Response {
-    reply::answer(replica, Contract::Oip, operation, request, async |_, parts, body| {
+    reply::answer(replica, Contract::Oip, operation, request, async |gate, _, parts, body| {
         let allowed = parts.method == method || (method == Method::GET && parts.method == Method::HEAD);
         if !allowed {
             return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL));
         }
-        then(parts, body).await
+        then(gate, parts, body).await
     })
     .await
 }
@@ -76,35 +76,36 @@ fn find<'a>(
     replica: &'a Replica,
     path: ModelPath,
     parts: &Parts,
-    operation: Operation,
-) -> Result<(&'a Serving, &'a Arc<LoadedModel>), CallError> {
+    gate: &Gate<'_>,
+) -> Result<(Grant, &'a Serving, &'a Arc<LoadedModel>), CallError> {
     let path = path.map_or_else(|_| Vec::new(), |Path(path)| path);
     let name = path.first().map(String::as_str);
-    replica.authorize(&parts.headers, operation, name)?;
+    let grant = gate.ask(&parts.headers, name)?;
     let not_found = |text: &'static str| CallError::new(ErrorCode::ModelNotFound, text);
     let name = name.ok_or_else(|| not_found("the model's name is not UTF-8"))?;
     if path.get(1).is_some_and(|version| version != VERSION) {
         return Err(not_found("this version of the model is not served here"));
     }
-    let serving = replica.serving()?;
-    Ok((serving, serving.models.get(name)?))
+    let serving = replica.serving(&grant)?;
+    let model = serving.model(&grant, name)?;
+    Ok((grant, serving, model))
 }
 
 async fn server(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Operation::ServerMetadata, request, Method::GET, async |parts, _| {
-        replica.authorize(&parts.headers, Operation::ServerMetadata, None)?;
+    answer(&replica, Operation::ServerMetadata, request, Method::GET, async |gate, parts, _| {
+        gate.ask(&parts.headers, None)?;
         Ok(ok(oip::server_metadata()))
     })
     .await
 }
 
 async fn live(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Operation::Health, request, Method::GET, async |_, _| Ok(ok(oip::server_live(true))))
+    answer(&replica, Operation::Health, request, Method::GET, async |_, _, _| Ok(ok(oip::server_live(true))))
         .await
 }
 
 async fn ready(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Operation::Health, request, Method::GET, async |_, _| {
+    answer(&replica, Operation::Health, request, Method::GET, async |_, _, _| {
         Ok(with_status(oip::server_ready(replica.is_ready()), replica.is_ready()))
     })
     .await
@@ -130,31 +131,31 @@ fn with_status(json: Bytes, ready: bool) -> Response {
 }
 
 async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
-    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |parts, _| {
-        let (_, model) = find(&replica, path, &parts, Operation::ModelMetadata)?;
+    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
+        let (_, _, model) = find(&replica, path, &parts, gate)?;
         Ok(ok(oip::model_metadata(&model.name, &[VERSION], &model.platform, &model.info)))
     })
     .await
 }
 
 async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
-    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |parts, _| {
-        let (_, model) = find(&replica, path, &parts, Operation::ModelMetadata)?;
+    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
+        let (_, _, model) = find(&replica, path, &parts, gate)?;
         Ok(with_status(oip::model_ready(&model.name, replica.is_ready()), replica.is_ready()))
     })
     .await
 }
 
 async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
-    answer(&replica, Operation::Infer, request, Method::POST, async |parts, body| {
-        let (serving, model) = find(&replica, path, &parts, Operation::Infer)?;
+    answer(&replica, Operation::Infer, request, Method::POST, async |gate, parts, body| {
+        let (grant, serving, model) = find(&replica, path, &parts, gate)?;
         let wish = Wish::of(&parts.headers)?;
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
         let size = body.len();
         let call = apart(size, || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
         drop(body);
-        let terms = wish.terms(0, Priority::Normal, model.kind, size, serving.infer_admission());
-        let slot = replica.admit(terms).await?;
+        let terms = wish.terms(&grant, model.kind, size, serving.infer_admission());
+        let slot = replica.admit(&grant, terms).await?;
         let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
         let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
         let _unsent = replica.busy.unsent_guard(bytes);

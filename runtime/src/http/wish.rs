@@ -1,8 +1,8 @@
 //! What a request asks of the scheduler.
 
 use http::HeaderMap;
+use outrigger_auth::Grant;
 use outrigger_protocol::error::CallError;
-use outrigger_protocol::priority::Priority;
 use outrigger_protocol::urgency::Urgency;
 use tokio::time::Instant;
 
@@ -23,39 +23,16 @@ impl Wish {
         Ok(Self { came: Instant::now(), urgency: Urgency::from_headers(headers)? })
     }
 
-    /// The terms of a call of `caller`, who may be as urgent as `most`.
-    pub(super) fn terms(
-        &self,
-        caller: u16,
-        most: Priority,
-        kind: u16,
-        bytes: usize,
-        admission: Admission,
-    ) -> Terms {
+    /// The terms of a call.
+    pub(super) fn terms(&self, grant: &Grant, kind: u16, bytes: usize, admission: Admission) -> Terms {
         Terms {
-            caller,
-            priority: self.urgency.priority.unwrap_or(most).max(most),
+            // There are some hundred callers at most.
+            caller: u16::try_from(grant.caller().index()).unwrap_or(u16::MAX),
+            priority: grant.priority(self.urgency.priority),
             kind,
             bytes,
             admission,
             deadline: self.urgency.deadline.map(|deadline| self.came + deadline),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobody_is_more_urgent_than_they_may_be() {
-        let priority = |wished, most| {
-            let wish = Wish { came: Instant::now(), urgency: Urgency { deadline: None, priority: wished } };
-            wish.terms(0, most, 0, 0, Admission::Now).priority
-        };
-        assert_eq!(priority(None, Priority::Normal), Priority::Normal);
-        assert_eq!(priority(Some(Priority::High), Priority::Normal), Priority::Normal);
-        assert_eq!(priority(Some(Priority::Low), Priority::Normal), Priority::Low);
-        assert_eq!(priority(Some(Priority::High), Priority::High), Priority::High);
     }
 }

@@ -20,6 +20,7 @@ mod simulation;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use outrigger_auth::Permit;
 use outrigger_protocol::error::CallError;
 use outrigger_protocol::priority::Priority;
 use tokio::sync::oneshot;
@@ -80,6 +81,8 @@ pub struct Slot {
     pass: Pass,
     begun: Option<Instant>,
     deadline: Option<Instant>,
+    /// The caller's place, which is taken for as long as the slot is.
+    permit: Option<Permit>,
 }
 
 impl Scheduler {
@@ -110,7 +113,9 @@ impl Scheduler {
         };
         let (scheduler, deadline) = (Arc::clone(self), terms.deadline);
         match pass {
-            Ok(pass) => Ok(Slot { scheduler, ticket: Some(ticket), pass, begun: None, deadline }),
+            Ok(pass) => {
+                Ok(Slot { scheduler, ticket: Some(ticket), pass, begun: None, deadline, permit: None })
+            }
             Err(refusal) => {
                 ticket.finish(if refusal == Refusal::Expired { Outcome::Expired } else { Outcome::Refused });
                 Err(refusal.error(self.lock().core.backlog()))
@@ -260,6 +265,11 @@ impl Drop for Turn {
 }
 
 impl Slot {
+    /// Keeps the caller's place taken for as long as the slot is.
+    pub fn keep(&mut self, permit: Option<Permit>) {
+        self.permit = permit;
+    }
+
     /// The call leaves the queue: from now on it is being executed.
     pub fn begin(&mut self) {
         if self.begun.is_none() {
