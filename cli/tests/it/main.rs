@@ -21,6 +21,7 @@ mod lint;
 mod listeners;
 mod native;
 mod proof;
+mod scheduling;
 mod scripts;
 mod spark;
 mod streaming;

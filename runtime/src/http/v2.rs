@@ -22,6 +22,7 @@ use super::reply::{self, Answer, Contract, Gate, method_not_allowed, plain};
 use super::wish::Wish;
 use crate::models::LoadedModel;
 use crate::replica::{Replica, Serving};
+use crate::scheduler;
 
 /// Models have one version each here, and this is its name.
 const VERSION: &str = "1";
@@ -156,7 +157,15 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         drop(body);
         let terms = wish.terms(&grant, model.kind, size, serving.infer_admission());
         let slot = replica.admit(&grant, terms).await?;
-        let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
+        let deadline = slot.deadline();
+        let run = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot));
+        let tensors = match deadline {
+            None => run.await?,
+            // A run that has not begun is not begun any more; one that has goes on to its end.
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline, run).await.map_err(|_| scheduler::expired())??
+            }
+        };
         let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
         let _unsent = replica.busy.unsent_guard(bytes);
         let reply = InferReply {

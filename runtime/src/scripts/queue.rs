@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outrigger_protocol::error::CallError;
+use tokio::time::Instant;
 
 use super::bell::Bell;
 use super::call::Job;
@@ -67,6 +68,9 @@ impl Queue {
             // Dropping a job counts it as cancelled and frees its slot.
             if job.is_abandoned() {
                 waiting.jobs.pop_front();
+            } else if job.is_expired(Instant::now()) {
+                let expired = waiting.jobs.pop_front();
+                expired.into_iter().for_each(Job::expire);
             } else if most < usize::MAX && job.call.size() > most {
                 return None;
             } else {
@@ -128,14 +132,12 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_protocol::priority::Priority;
-    use tokio::sync::oneshot;
-    use tokio::time::Instant;
-
     use super::*;
     use crate::busy::Busy;
     use crate::scheduler::{Admission, Limits, Scheduler, Terms};
     use crate::scripts::{Body, Method, ScriptCall, ScriptResult};
+    use outrigger_protocol::priority::Priority;
+    use tokio::sync::oneshot;
 
     const LIMITS: Limits = Limits { items: 0, bytes: 0, wait: Duration::ZERO, ageing: Duration::ZERO };
 

@@ -68,6 +68,9 @@ struct Active {
     cancelled: bool,
     /// Since when it is over.
     overdue: Option<Instant>,
+    /// Its caller's deadline is over and the caller has been told. The worker has its own time all the same: a deadline that is too
+    /// short must not cost others a worker.
+    expired: bool,
     /// Since then, its worker has said that it is ending the call.
     ending: bool,
     stream: Option<Producer>,
