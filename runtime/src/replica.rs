@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, Policy, PolicyConfig, ResolvedKeys};
+use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, Policy, ResolvedKeys};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
@@ -150,8 +150,7 @@ impl Replica {
         // Management over TCP needs a key even where scoring needs none.
         let keyed = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
         let keys = keyed.then(|| resolve_keys(&config)).transpose()?;
-        let callers = PolicyConfig { open: !config.auth.enabled, ..PolicyConfig::default() };
-        let policy = Policy::new(keys.as_ref(), callers, Instant::now())?;
+        let policy = Policy::new(keys.as_ref(), &config.callers, Instant::now())?;
 
         let slots = match &config.script {
             // Until the script has said how it takes its calls.
