@@ -45,7 +45,8 @@ fn only_public_operations_pass_without_a_key() {
     twice.append("authorization", HeaderValue::from_static("Bearer wrong"));
     for &operation in Operation::ALL {
         for model in [None, Some("digits")] {
-            let ask = |headers: &HeaderMap| policy.ask(headers, operation, model, now).map(|grant| grant.caller());
+            let ask =
+                |headers: &HeaderMap| policy.ask(headers, operation, model, now).map(|grant| grant.caller());
             if operation.public() {
                 for headers in [&nothing, &wrong, &right, &twice] {
                     assert_eq!(ask(headers), Ok(CallerId::ANONYMOUS), "{operation}");

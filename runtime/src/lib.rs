@@ -15,7 +15,7 @@ pub mod scripts;
 mod slots;
 pub mod swagger;
 
-pub use http::{BindError, Bound};
+pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
 pub use models::{LoadedModel, Models, ModelsError, PluginError};
 pub use replica::{Addresses, Replica, ReplicaError};

@@ -74,7 +74,7 @@ pub struct Replica {
     pub(crate) metrics: Metrics,
     pub(crate) service: ServiceInfo,
     pub(crate) tensor_limits: oip::Limits,
-    policy: Policy,
+    policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
     addresses: Addresses,
     /// Set once everything is loaded.
@@ -150,7 +150,7 @@ impl Replica {
         // Management over TCP needs a key even where scoring needs none.
         let keyed = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
         let keys = keyed.then(|| resolve_keys(&config)).transpose()?;
-        let policy = Policy::new(keys.as_ref(), &config.callers, Instant::now())?;
+        let policy = Arc::new(Policy::new(keys.as_ref(), &config.callers, Instant::now())?);
 
         let slots = match &config.script {
             // Until the script has said how it takes its calls.
@@ -160,7 +160,7 @@ impl Replica {
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let replica = Arc::new(Self {
             slots: Slots::new(Arc::clone(&busy), slots, config.queue.items, config.queue.wait),
-            metrics: Metrics::new(Arc::clone(&busy))?,
+            metrics: Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?,
             service: ServiceInfo {
                 title: config.service.name.clone(),
                 version: config.service.version.clone(),

@@ -6,11 +6,13 @@ mod cors;
 mod observe;
 mod permit;
 mod reply;
+mod routes;
 mod score;
 mod server;
 mod stall;
 mod v2;
 
+pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
 pub(crate) use server::{Listener, serve};
 
