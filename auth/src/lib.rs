@@ -12,6 +12,8 @@ mod file;
 mod key;
 mod limiter;
 mod policy;
+#[cfg(test)]
+mod policy_tests;
 mod ring;
 mod secret;
 mod source;
@@ -22,6 +24,6 @@ pub use caller::{BUILT_IN, CallerCounts, CallerId, CallerRules, MAX_CALLERS, Mod
 pub use key::{KeyFault, MAX_KEY_CHARS, MIN_KEY_CHARS, check_key, generate_key};
 pub use limiter::{MAX_BURST, MAX_RATE, MIN_RATE, Rate};
 pub use policy::{AuthError, Grant, Permit, Policy, PolicyConfig, Refusal};
-pub use ring::KeyRing;
+pub use ring::{KeyRing, doubles};
 pub use secret::Secret;
 pub use source::{KeyConfig, KeyError, KeyOrigin, KeySource, ResolvedKeys, Which};

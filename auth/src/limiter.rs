@@ -130,3 +130,164 @@ impl Limiter {
         split(self.word.load(Ordering::Relaxed)).1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, AtomicU64};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limiter(per_second: f64, burst: u32, most: Option<u32>) -> Limiter {
+        Limiter::new(Some(Rate::new(per_second, Some(burst)).unwrap()), most)
+    }
+
+    #[test]
+    fn rates_have_bounds() {
+        for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY, MIN_RATE / 2.0, MAX_RATE * 2.0] {
+            assert_eq!(Rate::new(wrong, None), None, "{wrong}");
+        }
+        assert_eq!(Rate::new(1.0, Some(0)), None);
+        assert_eq!(Rate::new(1.0, Some(MAX_BURST + 1)), None);
+        for (per_second, burst) in [(0.001, 1), (1.0, 1), (2.5, 3), (MAX_RATE, MAX_BURST)] {
+            assert_eq!(Rate::new(per_second, None).unwrap().burst(), burst);
+        }
+        // The slowest and deepest does not overflow, also after a long time.
+        let deep = limiter(MIN_RATE, MAX_BURST, None);
+        assert_eq!(deep.take(u64::MAX / 2), Ok(()));
+        assert_eq!(deep.take(u64::MAX), Ok(()));
+    }
+
+    #[test]
+    fn a_burst_then_one_at_a_time_and_the_wait_is_exact() {
+        let limiter = limiter(2.0, 3, None);
+        let start = 7_000_000_000;
+        for _ in 0..3 {
+            assert_eq!(limiter.take(start), Ok(()));
+        }
+        assert_eq!(limiter.take(start), Err(Denied::Rate(Duration::from_millis(500))));
+        assert_eq!(limiter.take(start + 499_999_999), Err(Denied::Rate(Duration::from_nanos(1))));
+        assert_eq!(limiter.take(start + 500_000_000), Ok(()));
+        assert_eq!(limiter.take(start + 500_000_000), Err(Denied::Rate(Duration::from_millis(500))));
+    }
+
+    #[test]
+    fn a_refusal_takes_nothing() {
+        let limiter = limiter(1.0, 2, Some(1));
+        assert_eq!(limiter.take(0), Ok(()));
+        for _ in 0..100 {
+            assert_eq!(limiter.take(0), Err(Denied::Concurrency));
+        }
+        limiter.give_back();
+        assert_eq!(limiter.take(0), Ok(()), "the token is still there");
+        limiter.give_back();
+        for _ in 0..100 {
+            assert!(matches!(limiter.take(0), Err(Denied::Rate(_))), "the rate is asked first");
+        }
+        assert_eq!(limiter.calls(), 0, "and the place is free");
+    }
+
+    /// The same said plainly: tokens are filled in as time passes.
+    struct Bucket {
+        level: u64,
+        at: u64,
+        calls: u32,
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_bucket_of_tokens_and_no_window_holds_more(
+            per_second in 0.01f64..2000.0,
+            burst in 1u32..20,
+            most in 1u32..6,
+            steps in prop::collection::vec((0u64..3_000, any::<bool>()), 1..200),
+        ) {
+            let limiter = limiter(per_second, burst, Some(most));
+            let interval = limiter.interval;
+            let full = interval * u64::from(burst);
+            let mut bucket = Bucket { level: full, at: 0, calls: 0 };
+            let mut admitted = Vec::new();
+            for (thousandths, give_back) in steps {
+                if give_back && bucket.calls > 0 {
+                    bucket.calls -= 1;
+                    limiter.give_back();
+                }
+                let now = bucket.at + interval * thousandths / 1000;
+                bucket.level = full.min(bucket.level + (now - bucket.at));
+                bucket.at = now;
+                let expected = if bucket.level < interval {
+                    Err(Denied::Rate(Duration::from_nanos(interval - bucket.level)))
+                } else if bucket.calls >= most {
+                    Err(Denied::Concurrency)
+                } else {
+                    bucket.level -= interval;
+                    bucket.calls += 1;
+                    admitted.push(now);
+                    Ok(())
+                };
+                prop_assert_eq!(limiter.take(now), expected);
+                prop_assert_eq!(limiter.calls(), bucket.calls);
+            }
+            for (i, first) in admitted.iter().enumerate() {
+                for (j, last) in admitted.iter().enumerate().skip(i) {
+                    let seconds = (last - first) as f64 / 1e9;
+                    let count = (j - i + 1) as f64;
+                    prop_assert!(count <= f64::from(burst) + per_second * seconds + 1e-6);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_threads_get_exactly_what_there_is() {
+        let limiter = limiter(1000.0, 50, Some(7));
+        let (admitted, at_once) = (AtomicU32::new(0), AtomicU32::new(0));
+        for (now, expected) in [(0, 50), (0, 0), (3_000_000, 3), (10_000_000_000, 50)] {
+            admitted.store(0, Ordering::SeqCst);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        for _ in 0..2000 {
+                            // Places come back, so whoever finds none has to try again to find out about tokens.
+                            match limiter.take(now) {
+                                Ok(()) => {
+                                    assert!(at_once.fetch_add(1, Ordering::SeqCst) < 7);
+                                    admitted.fetch_add(1, Ordering::SeqCst);
+                                    at_once.fetch_sub(1, Ordering::SeqCst);
+                                    limiter.give_back();
+                                }
+                                Err(Denied::Concurrency) => std::thread::yield_now(),
+                                Err(Denied::Rate(_)) => {}
+                            }
+                        }
+                    });
+                }
+            });
+            assert_eq!(admitted.load(Ordering::SeqCst), expected, "at {now}");
+            assert_eq!(limiter.calls(), 0);
+        }
+    }
+
+    #[test]
+    fn threads_whose_clocks_overtake_each_other_get_no_more() {
+        let limiter = limiter(100_000.0, 10, None);
+        let (clock, admitted) = (AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let now = clock.fetch_add(1000, Ordering::SeqCst);
+                        if limiter.take(now).is_ok() {
+                            admitted.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        // 160 ms at 100000 per second, and the burst.
+        let most = clock.load(Ordering::SeqCst) / 10_000 + 10;
+        let admitted = admitted.load(Ordering::SeqCst);
+        assert!(admitted <= most && admitted >= most / 2, "{admitted} of {most}");
+    }
+}

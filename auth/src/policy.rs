@@ -114,20 +114,20 @@ impl Policy {
     ///
     /// # Errors
     /// [`KeyError`] if two callers have the same key, there are too many of them, or the operating system has no random numbers.
-    pub fn new(keys: Option<&ResolvedKeys>, config: PolicyConfig, now: Instant) -> Result<Self, KeyError> {
-        let rules = [config.primary, config.secondary, config.anonymous, CallerRules::administrator()];
+    pub fn new(keys: Option<&ResolvedKeys>, config: &PolicyConfig, now: Instant) -> Result<Self, KeyError> {
+        let rules = [&config.primary, &config.secondary, &config.anonymous, &CallerRules::administrator()];
         let mut callers = Vec::new();
         let mut named_keys = Vec::new();
-        let mut add = |name: &str, rules| {
+        let mut add = |name: &str, rules: &CallerRules| {
             let id = CallerId::new(callers.len()).ok_or(KeyError::TooManyCallers)?;
-            callers.push(Arc::new(Caller::new(id, name, rules)));
+            callers.push(Arc::new(Caller::new(id, name, rules.clone())));
             Ok(id)
         };
         for (name, rules) in BUILT_IN.into_iter().zip(rules) {
             add(name, rules)?;
         }
         for named in &config.named {
-            named_keys.push((add(&named.name, named.rules.clone())?, &named.key));
+            named_keys.push((add(&named.name, &named.rules)?, &named.key));
         }
         let keys = keys.map(|keys| KeyRing::new(keys, named_keys)).transpose().map_err(KeyError::Random)?;
         if let Some((first, other)) = keys.as_ref().and_then(KeyRing::double) {

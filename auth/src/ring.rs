@@ -35,10 +35,9 @@ impl KeyRing {
 
     /// Two callers that have the same key, if there are any.
     pub fn double(&self) -> Option<(CallerId, CallerId)> {
-        let at = |at: usize| self.hashes.get(at..).into_iter().flatten();
-        let pairs =
-            self.hashes.iter().enumerate().flat_map(|(i, first)| at(i + 1).map(move |other| (first, other)));
-        pairs.into_iter().find(|(first, other)| first.0 == other.0).map(|(first, other)| (first.1, other.1))
+        let hashes: Vec<_> = self.hashes.iter().map(|(hash, _)| *hash).collect();
+        let (first, other) = pairs(&hashes).into_iter().next()?;
+        Some((self.hashes.get(first)?.1, self.hashes.get(other)?.1))
     }
 
     /// Says who sends `authorization`, the value of the header `Authorization`, which is `Bearer` in any
@@ -78,4 +77,19 @@ impl std::fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("KeyRing(***)")
     }
+}
+
+/// Which keys are the same: for each that was there before, where first, and where again.
+pub fn doubles<'a>(keys: impl IntoIterator<Item = &'a Secret>) -> Vec<(usize, usize)> {
+    // Hashes, because comparing those takes a time that tells nothing.
+    let hashes: Vec<_> = keys.into_iter().map(|key| blake3::hash(key.expose().as_bytes())).collect();
+    pairs(&hashes)
+}
+
+fn pairs(hashes: &[Hash]) -> Vec<(usize, usize)> {
+    let again = |(other, hash): (usize, &Hash)| {
+        let first = hashes.iter().take(other).position(|known| known == hash)?;
+        Some((first, other))
+    };
+    hashes.iter().enumerate().filter_map(again).collect()
 }

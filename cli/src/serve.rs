@@ -87,6 +87,7 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Address => "IP:PORT",
         Kind::Endpoint => "IP:PORT|unix:PATH",
         Kind::OneOf(_) => "WORD",
+        Kind::Number { .. } => "NUMBER",
     }
 }
 

@@ -7,6 +7,8 @@
 pub enum Operation {
     /// Whether the service is alive or ready.
     Health,
+    /// How busy the replica is, in numbers.
+    Observe,
     /// Running the user's script.
     Score,
     /// The description of the scoring route.
@@ -27,6 +29,7 @@ impl Operation {
     /// Every operation.
     pub const ALL: &'static [Self] = &[
         Self::Health,
+        Self::Observe,
         Self::Score,
         Self::Swagger,
         Self::Infer,
@@ -38,7 +41,7 @@ impl Operation {
 
     /// Whether anybody may ask, without a key.
     pub const fn public(self) -> bool {
-        matches!(self, Self::Health | Self::Nowhere)
+        matches!(self, Self::Health | Self::Observe | Self::Nowhere)
     }
 
     /// Whether it manages the replica rather than uses it: nobody may who is not told so, with a key also where other operations
@@ -66,6 +69,7 @@ impl Operation {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Health => "health",
+            Self::Observe => "observe",
             Self::Score => "score",
             Self::Swagger => "swagger",
             Self::Infer => "infer",
@@ -88,9 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_says_nothing_is_public() {
+    fn what_says_nothing_of_the_service_is_public() {
         let public: Vec<_> = Operation::ALL.iter().filter(|operation| operation.public()).collect();
-        assert_eq!(public, [&Operation::Health, &Operation::Nowhere]);
+        assert_eq!(public, [&Operation::Health, &Operation::Observe, &Operation::Nowhere]);
     }
 
     #[test]

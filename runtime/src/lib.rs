@@ -15,7 +15,7 @@ mod scheduler;
 pub mod scripts;
 pub mod swagger;
 
-pub use http::{BindError, Bound};
+pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
 pub use models::{LoadedModel, Models, ModelsError, PluginError};
 pub use replica::{Addresses, Replica, ReplicaError};

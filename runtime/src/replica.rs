@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, Policy, PolicyConfig, ResolvedKeys};
+use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, Policy, ResolvedKeys};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
@@ -74,7 +74,7 @@ pub struct Replica {
     pub(crate) metrics: Metrics,
     pub(crate) service: ServiceInfo,
     pub(crate) tensor_limits: oip::Limits,
-    policy: Policy,
+    policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
     addresses: Addresses,
     /// Set once everything is loaded.
@@ -150,8 +150,7 @@ impl Replica {
         // Management over TCP needs a key even where scoring needs none.
         let keyed = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
         let keys = keyed.then(|| resolve_keys(&config)).transpose()?;
-        let callers = PolicyConfig { open: !config.auth.enabled, ..PolicyConfig::default() };
-        let policy = Policy::new(keys.as_ref(), callers, Instant::now())?;
+        let policy = Arc::new(Policy::new(keys.as_ref(), &config.callers, Instant::now())?);
 
         let slots = match &config.script {
             // Until the script has said how it takes its calls.
@@ -161,7 +160,7 @@ impl Replica {
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let replica = Arc::new(Self {
             scheduler: Scheduler::new(Arc::clone(&busy), slots, queue_limits(&config)),
-            metrics: Metrics::new(Arc::clone(&busy))?,
+            metrics: Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?,
             service: ServiceInfo {
                 title: config.service.name.clone(),
                 version: config.service.version.clone(),

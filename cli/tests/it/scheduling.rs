@@ -33,12 +33,7 @@ fn go(replica: &ReplicaProcess) {
 }
 
 /// A call on its way.
-fn call(
-    replica: &ReplicaProcess,
-    key: &str,
-    priority: &str,
-    data: &str,
-) -> JoinHandle<(u16, String, Value)> {
+fn call(replica: &ReplicaProcess, key: &str, priority: &str, data: &str) -> JoinHandle<(u16, String, Value)> {
     let request = client().post(format!("{}/score", replica.score)).bearer_auth(key);
     let request = request.header("x-request-priority", priority).body(data.to_owned());
     tokio::spawn(async move { outcome(request.send().await.unwrap()).await })
@@ -81,7 +76,11 @@ async fn a_deadline_holds_for_streams_and_async_scripts_too() {
     assert_eq!(outcome(late).await.1, "deadline_exceeded");
     until_busy(&replica, 0, 0).await;
     assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
-    assert!(replica.ended().is_none() && !replica.log_text().contains("worker ended"), "{}", replica.log_text());
+    assert!(
+        replica.ended().is_none() && !replica.log_text().contains("worker ended"),
+        "{}",
+        replica.log_text()
+    );
 }
 
 #[tokio::test]
@@ -127,7 +126,8 @@ async fn what_cannot_meet_its_deadline_is_refused_at_once() {
 #[tokio::test]
 async fn what_a_request_says_of_its_urgency_is_checked() {
     let replica = outrigger().script(SCRIPT).start();
-    let table = [("x-request-deadline-ms", "soon"), ("x-request-deadline-ms", "-1"), ("x-request-priority", "first")];
+    let table =
+        [("x-request-deadline-ms", "soon"), ("x-request-deadline-ms", "-1"), ("x-request-priority", "first")];
     for (name, value) in table {
         for request in [score(&replica, "x"), infer(&replica, "none", "{}")] {
             let (status, code, body) = outcome(request.header(name, value).send().await.unwrap()).await;
@@ -142,7 +142,11 @@ async fn what_a_request_says_of_its_urgency_is_checked() {
 
 #[tokio::test]
 async fn urgent_calls_go_first_within_what_a_caller_may_ask_for() {
-    let replica = outrigger().script(SCRIPT).file("outrigger.toml", "[callers.secondary]\npriority = \"high\"\n").args(["--config", "outrigger.toml"]).start();
+    let replica = outrigger()
+        .script(SCRIPT)
+        .file("outrigger.toml", "[callers.secondary]\npriority = \"high\"\n")
+        .args(["--config", "outrigger.toml"])
+        .start();
     let mut calls = vec![call(&replica, SECONDARY_KEY, "high", "wait")];
     until_busy(&replica, 1, 0).await;
     let order = [(SECONDARY_KEY, "low"), (SECONDARY_KEY, "normal"), (SECONDARY_KEY, "high"), (KEY, "high")];

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use outrigger_auth::PolicyConfig;
 use outrigger_sandbox::Part;
 
+use super::callers;
 use super::getter::Getter;
 use super::key::{self, Key};
 use super::script::{self, script};
@@ -150,6 +152,10 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`score.server_version` cannot stand in a header: visible ASCII only".into(),
         );
     }
+    let callers = callers::policy(settings).unwrap_or_else(|more| {
+        mistakes.extend(more);
+        PolicyConfig::default()
+    });
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -190,6 +196,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             secondary: secret(key::AUTH_SECONDARY_KEY),
             keys_file: get.path(key::AUTH_KEYS_FILE).unwrap_or_else(|| state_dir.join("keys.toml")),
         },
+        callers,
         state_dir,
         script,
         model_dir,

@@ -247,6 +247,34 @@ pub const MODEL_INTRA_THREADS: &Key = &Key {
 /// All keys of a `[models.NAME]` table.
 pub const MODEL_KEYS: &[&Key] = &[MODEL_PATH, MODEL_INTRA_THREADS];
 
+macro_rules! caller_keys {
+    ($($id:ident = $name:literal, $kind:expr, $doc:literal;)*) => {
+        $(#[doc = "Key of each `[callers.NAME]` table."] pub const $id: &Key =
+            &Key { name: $name, kind: $kind, default: "", aliases: &[], doc: $doc };)*
+
+        /// All keys of a `[callers.NAME]` table.
+        pub const CALLER_KEYS: &[&Key] = &[$($id),*];
+    };
+}
+
+caller_keys! {
+    CALLER_KEY = "key", Kind::Secret,
+        "the caller's key, at least 22 characters; primary and secondary have theirs in [auth]";
+    CALLER_OPERATIONS = "operations", Kind::List,
+        "what it may do: score, swagger, infer, model_metadata, server_metadata, status [default: all but status; for primary and \
+         secondary: all]";
+    CALLER_MODELS = "models", Kind::List,
+        "models that it may infer with and ask about, by name; a `*` at the end stands for any rest [default: all]";
+    CALLER_RATE = "rate", Kind::Number { min: outrigger_auth::MIN_RATE, max: outrigger_auth::MAX_RATE },
+        "calls of score and infer per second [default: no limit]";
+    CALLER_BURST = "burst", Kind::Count { min: 1, max: outrigger_auth::MAX_BURST as u64 },
+        "such calls at once after a pause [default: what `rate` allows in a second, at least 1]";
+    CALLER_CONCURRENCY = "concurrency", Kind::Count { min: 1, max: 60_000 },
+        "such calls in the house at once, waiting ones among them [default: no limit]";
+    CALLER_PRIORITY = "priority", Kind::OneOf(&["high", "normal", "low"]),
+        "priority of its calls, and the most urgent that it may ask for [default: normal]";
+}
+
 /// Defaults that are others with `compat = true`.
 pub(super) const COMPAT_DEFAULTS: &[(&Key, &str)] = &[
     (LOG_FORMAT, "azureml"),

@@ -2,6 +2,7 @@
 
 pub mod azureml;
 mod build;
+mod callers;
 mod getter;
 pub mod key;
 mod layers;
@@ -16,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use layers::{Mistake, Origin, Section, Setting, Settings, Sources};
+pub use layers::{CallerSection, Mistake, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use script::{SandboxConfig, ScriptConfig};
 pub use value::{Endpoint, Kind, Value};
@@ -46,6 +47,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Keys.
     pub auth: AuthConfig,
+    /// Who may do what.
+    pub callers: outrigger_auth::PolicyConfig,
     /// The entry script, if there is one.
     pub script: Option<ScriptConfig>,
     /// Model directory.

@@ -21,6 +21,13 @@ pub enum Kind {
         /// Largest.
         max: u64,
     },
+    /// A number that may have a fraction.
+    Number {
+        /// Smallest.
+        min: f64,
+        /// Largest.
+        max: f64,
+    },
     /// `true` or `false`.
     Flag,
     /// A number with a unit: `500ms`, `30s`, `5m`, `1h`.
@@ -47,7 +54,7 @@ pub enum Kind {
 }
 
 /// A value that fits its key's kind.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub enum Value {
     /// Of [`Kind::Text`] and [`Kind::OneOf`].
     Text(String),
@@ -55,6 +62,8 @@ pub enum Value {
     Path(PathBuf),
     /// Of [`Kind::Count`].
     Count(u64),
+    /// Of [`Kind::Number`].
+    Number(f64),
     /// Of [`Kind::Flag`].
     Flag(bool),
     /// Of [`Kind::Duration`] and [`Kind::Timeout`].
@@ -86,6 +95,7 @@ impl Kind {
             Self::Path => "a path".into(),
             Self::Program => "a program's name or path".into(),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Number { min, max } => format!("a number from {min} to {max}"),
             Self::Flag => "true or false".into(),
             Self::Duration => "a time with its unit, such as 500ms, 30s, 5m or 1h".into(),
             Self::Timeout => "a time with its unit, such as 500ms, 30s, 5m or 1h, more than 0".into(),
@@ -109,6 +119,9 @@ impl Kind {
             Self::Path | Self::Program => Value::Path(PathBuf::from(text)),
             Self::Count { min, max } => {
                 Value::Count(text.trim().parse().ok().filter(|count| (min..=max).contains(count))?)
+            }
+            Self::Number { min, max } => {
+                Value::Number(text.trim().parse().ok().filter(|number| (min..=max).contains(number))?)
             }
             Self::Flag => Value::Flag(match text.trim().to_ascii_lowercase().as_str() {
                 "true" | "1" | "yes" | "on" => true,
@@ -224,6 +237,7 @@ impl fmt::Display for Value {
             Self::Text(text) => f.write_str(&quoted(text)),
             Self::Path(path) => f.write_str(&quoted(&path.to_string_lossy())),
             Self::Count(count) => write!(f, "{count}"),
+            Self::Number(number) => write!(f, "{number}"),
             Self::Flag(flag) => write!(f, "{flag}"),
             Self::Duration(duration) => f.write_str(&quoted(&show_duration(*duration))),
             Self::Size(size) => f.write_str(&quoted(&Size(*size).to_string())),
@@ -271,6 +285,11 @@ mod tests {
         check(Kind::Size { min: 10, max: 20 }, "21B", None);
         check(Kind::Count { min: 1, max: 8 }, "8", Some("8"));
         check(Kind::Count { min: 1, max: 8 }, "9", None);
+        check(Kind::Number { min: 0.5, max: 8.0 }, "0.5", Some("0.5"));
+        check(Kind::Number { min: 0.5, max: 8.0 }, "8", Some("8"));
+        check(Kind::Number { min: 0.5, max: 8.0 }, "8.01", None);
+        check(Kind::Number { min: 0.5, max: 8.0 }, "nan", None);
+        check(Kind::Number { min: 0.5, max: f64::MAX }, "inf", None);
         check(Kind::Flag, "True", Some("true"));
         check(Kind::Flag, "maybe", None);
         check(Kind::Address, "[::1]:80", Some("\"[::1]:80\""));

@@ -12,13 +12,19 @@ use outrigger_protocol::aml;
 use outrigger_protocol::operation::Operation;
 use serde::Serialize;
 
+use super::routes::Routes;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
 
 /// All routes of the listener.
+pub(super) fn routes() -> Routes {
+    Routes::new("admin").at("/status", Operation::Status, get(status))
+}
+
+/// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    Router::new()
-        .route("/status", get(status))
+    routes()
+        .router()
         .fallback(nowhere)
         .method_not_allowed_fallback(super::observe::wrong_method)
         .layer(from_fn_with_state(Arc::clone(&replica), authenticated))

@@ -6,12 +6,14 @@ mod cors;
 mod observe;
 mod permit;
 mod reply;
+mod routes;
 mod score;
 mod server;
 mod stall;
 mod v2;
 mod wish;
 
+pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
 pub(crate) use server::{Listener, serve};
 

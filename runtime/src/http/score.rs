@@ -17,6 +17,7 @@ use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
 
 use super::reply::{Answer, Contract, Gate, answer, method_not_allowed, plain};
+use super::routes::Routes;
 use super::wish::Wish;
 use super::{body, v2};
 use crate::models;
@@ -25,14 +26,17 @@ use crate::scheduler::Admission;
 use crate::scripts::{self, ReplyHead, ScriptAnswer, ScriptCall};
 
 /// All routes of the listener.
+pub(super) fn routes() -> Routes {
+    let routes = Routes::new("score")
+        .at("/", Operation::Health, any(root))
+        .at("/score", Operation::Score, any(score))
+        .at("/swagger.json", Operation::Swagger, any(swagger_json));
+    v2::routes(routes)
+}
+
+/// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    Router::new()
-        .route("/", any(root))
-        .route("/score", any(score))
-        .route("/swagger.json", any(swagger_json))
-        .merge(v2::routes())
-        .fallback(any(nowhere))
-        .with_state(replica)
+    routes().router().fallback(any(nowhere)).with_state(replica)
 }
 
 /// `GET /`: `Healthy`, as the system we succeed says it.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
@@ -19,6 +18,7 @@ use outrigger_protocol::{aml, headers};
 
 use super::body;
 use super::reply::{self, Answer, Contract, Gate, method_not_allowed, plain};
+use super::routes::Routes;
 use super::wish::Wish;
 use crate::models::LoadedModel;
 use crate::replica::{Replica, Serving};
@@ -28,17 +28,17 @@ use crate::scheduler;
 const VERSION: &str = "1";
 
 /// The routes.
-pub(super) fn routes() -> Router<Arc<Replica>> {
-    Router::new()
-        .route("/v2", any(server))
-        .route("/v2/health/live", any(live))
-        .route("/v2/health/ready", any(ready))
-        .route("/v2/models/{model}", any(metadata))
-        .route("/v2/models/{model}/ready", any(model_ready))
-        .route("/v2/models/{model}/infer", any(infer))
-        .route("/v2/models/{model}/versions/{version}", any(metadata))
-        .route("/v2/models/{model}/versions/{version}/ready", any(model_ready))
-        .route("/v2/models/{model}/versions/{version}/infer", any(infer))
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .at("/v2", Operation::ServerMetadata, any(server))
+        .at("/v2/health/live", Operation::Health, any(live))
+        .at("/v2/health/ready", Operation::Health, any(ready))
+        .at("/v2/models/{model}", Operation::ModelMetadata, any(metadata))
+        .at("/v2/models/{model}/ready", Operation::ModelMetadata, any(model_ready))
+        .at("/v2/models/{model}/infer", Operation::Infer, any(infer))
+        .at("/v2/models/{model}/versions/{version}", Operation::ModelMetadata, any(metadata))
+        .at("/v2/models/{model}/versions/{version}/ready", Operation::ModelMetadata, any(model_ready))
+        .at("/v2/models/{model}/versions/{version}/infer", Operation::Infer, any(infer))
 }
 
 /// As [`reply::answer`], for a route that takes one method.
