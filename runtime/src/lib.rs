@@ -17,6 +17,6 @@ pub mod swagger;
 
 pub use http::{BindError, Bound};
 pub use metrics::Metrics;
-pub use models::{LoadedModel, Models, ModelsError, PluginError};
+pub use models::{LoadedModel, Models, ModelsError, NotBatchable, PluginError};
 pub use replica::{Addresses, Replica, ReplicaError};
 pub use slots::{Slot, Slots};

@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use crate::busy::Busy;
+use crate::models::BatchMetrics;
 
 /// From 100 µs to 100 s, three to a decade.
 const LATENCY: &[f64] = &[
@@ -25,6 +26,7 @@ pub struct Metrics {
     /// By operation, then by code with "ok" first; found by number, since every request counts here.
     requests: Vec<Vec<IntCounter>>,
     seconds: Vec<Histogram>,
+    pub(crate) batches: BatchMetrics,
 }
 
 impl Metrics {
@@ -45,6 +47,7 @@ impl Metrics {
         let seconds = HistogramVec::new(seconds.buckets(LATENCY.into()), &["operation"])?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(BusyCollector::new(busy)?))?;
+        let batches = BatchMetrics::new(&registry)?;
 
         let codes: Vec<&str> =
             std::iter::once("ok").chain(ErrorCode::ALL.iter().map(|code| code.as_str())).collect();
@@ -56,7 +59,7 @@ impl Metrics {
             requests.push(row.collect::<Result<Vec<_>, _>>()?);
             histograms.push(seconds.get_metric_with_label_values(&[operation.as_str()])?);
         }
-        Ok(Self { registry, requests, seconds: histograms })
+        Ok(Self { registry, requests, seconds: histograms, batches })
     }
 
     /// Counts a request that is answered.

@@ -16,7 +16,7 @@ use crate::busy::{self, Busy, Outcome};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
-use crate::models::{self, Models, ModelsError};
+use crate::models::{Models, ModelsError};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::slots::{Admission, Slot, Slots};
 use crate::swagger::{self, SwaggerFileError};
@@ -187,7 +187,7 @@ impl Replica {
     /// [`ReplicaError::Models`], [`ReplicaError::Script`].
     pub async fn load(self: &Arc<Self>) -> Result<(), ReplicaError> {
         let replica = Arc::clone(self);
-        let load = move || Models::load(&replica.config, &replica.busy);
+        let load = move || Models::load(&replica.config, &replica.busy, &replica.metrics);
         let models = Arc::new(tokio::task::spawn_blocking(load).await??);
         let scripts = match &self.config.script {
             Some(script) => {
@@ -204,7 +204,8 @@ impl Replica {
                 Some(scripts)
             }
             None => {
-                self.slots.set_ahead(models::ahead(&self.config));
+                self.slots.set_count(models.slots());
+                self.slots.set_ahead(models.ahead());
                 None
             }
         };
