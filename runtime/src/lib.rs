@@ -17,6 +17,6 @@ pub mod swagger;
 
 pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
-pub use models::{LoadedModel, Models, ModelsError, PluginError};
+pub use models::{LoadedModel, Models, ModelsError, NotBatchable, PluginError};
 pub use replica::{Addresses, Replica, ReplicaError};
 pub use scheduler::{Limits, Scheduler, Slot, Terms};

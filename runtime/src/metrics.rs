@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use crate::busy::Busy;
+use crate::models::BatchMetrics;
 
 /// From 100 µs to 100 s, three to a decade.
 const LATENCY: &[f64] = &[
@@ -26,6 +27,7 @@ pub struct Metrics {
     /// By operation, then by code with "ok" first; found by number, since every request counts here.
     requests: Vec<Vec<IntCounter>>,
     seconds: Vec<Histogram>,
+    pub(crate) batches: BatchMetrics,
 }
 
 impl Metrics {
@@ -47,6 +49,7 @@ impl Metrics {
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(BusyCollector::new(busy)?))?;
         registry.register(Box::new(CallerCollector::new(policy)?))?;
+        let batches = BatchMetrics::new(&registry)?;
 
         let codes: Vec<&str> =
             std::iter::once("ok").chain(ErrorCode::ALL.iter().map(|code| code.as_str())).collect();
@@ -58,7 +61,7 @@ impl Metrics {
             requests.push(row.collect::<Result<Vec<_>, _>>()?);
             histograms.push(seconds.get_metric_with_label_values(&[operation.as_str()])?);
         }
-        Ok(Self { registry, requests, seconds: histograms })
+        Ok(Self { registry, requests, seconds: histograms, batches })
     }
 
     /// Counts a request that is answered.

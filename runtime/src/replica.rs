@@ -16,7 +16,7 @@ use crate::busy::{self, Busy, Outcome};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
-use crate::models::{self, LoadedModel, Models, ModelsError};
+use crate::models::{LoadedModel, Models, ModelsError};
 use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::swagger::{self, SwaggerFileError};
@@ -190,7 +190,7 @@ impl Replica {
     /// [`ReplicaError::Models`], [`ReplicaError::Script`].
     pub async fn load(self: &Arc<Self>) -> Result<(), ReplicaError> {
         let replica = Arc::clone(self);
-        let load = move || Models::load(&replica.config, &replica.busy);
+        let load = move || Models::load(&replica.config, &replica.busy, &replica.metrics);
         let models = Arc::new(tokio::task::spawn_blocking(load).await??);
         let scripts = match &self.config.script {
             Some(script) => {
@@ -207,7 +207,8 @@ impl Replica {
                 Some(scripts)
             }
             None => {
-                self.scheduler.set_ahead(models::ahead(&self.config));
+                self.scheduler.set_slots(models.slots());
+                self.scheduler.set_ahead(models.ahead());
                 None
             }
         };

@@ -3,9 +3,8 @@
 use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::replica::KEY;
 use reqwest::Client;
-use serde_json::Value;
 
-use crate::support::{busy, client, outcome, outrigger, score, until_busy as until};
+use crate::support::{client, outcome, outrigger, score, until_busy as until};
 
 fn both() -> [(&'static str, Client); 2] {
     let two = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();

@@ -2,6 +2,7 @@
 
 mod azmlinfsrv;
 mod bad_input;
+mod batching;
 mod breaker;
 mod configuration;
 mod contracts;

@@ -12,7 +12,7 @@ use super::key::{self, Key};
 use super::script::{self, script};
 use super::value::{Endpoint, Value};
 use super::{
-    AuthConfig, BackendsConfig, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
+    AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
     ListenConfig, LogConfig, LogFormat, Mistake, ModelConfig, Origin, ProcessConfig, QueueConfig,
     ScoreConfig, Section, ServiceConfig, Setting, Settings, ShutdownConfig, Sources, suggestion,
 };
@@ -241,15 +241,24 @@ fn header_value(text: &str) -> Option<HeaderValue> {
 }
 
 fn model(section: &Section) -> ModelConfig {
-    let path = match section.get(key::MODEL_PATH.name).map(|setting| &setting.value) {
-        Some(Value::Path(path)) => path.clone(),
-        _ => PathBuf::new(), // `layers` has reported it
-    };
-    let intra_threads = match section.get(key::MODEL_INTRA_THREADS.name).map(|setting| &setting.value) {
+    let value = |key: &Key| section.get(key.name).map(|setting| &setting.value);
+    let count = |key: &Key| match value(key) {
         Some(Value::Count(count)) => usize::try_from(*count).ok(),
         _ => None,
     };
-    ModelConfig { path, intra_threads }
+    let path = match value(key::MODEL_PATH) {
+        Some(Value::Path(path)) => path.clone(),
+        _ => PathBuf::new(), // `layers` has reported it
+    };
+    let mut model = ModelConfig::of(path);
+    model.intra_threads = count(key::MODEL_INTRA_THREADS);
+    model.max_batch = count(key::MODEL_MAX_BATCH).unwrap_or(model.max_batch);
+    model.max_delay = match value(key::MODEL_MAX_DELAY) {
+        Some(Value::Duration(delay)) => BatchDelay::AtMost(*delay),
+        Some(Value::Text(_)) => BatchDelay::Auto,
+        _ => model.max_delay,
+    };
+    model
 }
 
 /// In the order of the alphabet: the first one is named to who does not say where it comes from.

@@ -140,6 +140,8 @@ keys! {
         "calls that one worker of an `async def run` works on at once";
     SCRIPT_MAX_BATCH = "script.max_batch", Kind::Count { min: 1, max: 1024 }, "1", [],
         "most calls that run_batch() gets at once";
+    SCRIPT_BISECT = "script.bisect", Kind::Flag, "true", [],
+        "whether calls whose run_batch() raised are given to it again in two halves, and so on, so that only those that are at fault fail";
     SCRIPT_MAX_DELAY = "script.max_delay", Kind::Duration, "0s", [],
         "longest time that a call waits for others to make a batch with";
     SCRIPT_PRELOAD = "script.preload", Kind::List, "", [],
@@ -244,8 +246,26 @@ pub const MODEL_INTRA_THREADS: &Key = &Key {
     doc: "threads inside one run [default: backends.intra_threads]",
 };
 
+/// Keys of each `[models.NAME]` table.
+pub const MODEL_MAX_BATCH: &Key = &Key {
+    name: "max_batch",
+    kind: Kind::Count { min: 1, max: 1024 },
+    default: "1",
+    aliases: &[],
+    doc: "most rows of calls that are run together; 1: each call by itself",
+};
+
+/// Keys of each `[models.NAME]` table.
+pub const MODEL_MAX_DELAY: &Key = &Key {
+    name: "max_delay",
+    kind: Kind::Delay,
+    default: "0s",
+    aliases: &[],
+    doc: "longest time that calls wait for others although a thread is free; auto: as long as joining saves, where others are likely",
+};
+
 /// All keys of a `[models.NAME]` table.
-pub const MODEL_KEYS: &[&Key] = &[MODEL_PATH, MODEL_INTRA_THREADS];
+pub const MODEL_KEYS: &[&Key] = &[MODEL_PATH, MODEL_INTRA_THREADS, MODEL_MAX_BATCH, MODEL_MAX_DELAY];
 
 macro_rules! caller_keys {
     ($($id:ident = $name:literal, $kind:expr, $doc:literal;)*) => {

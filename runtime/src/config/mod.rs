@@ -158,6 +158,26 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// Threads inside one run.
     pub intra_threads: Option<usize>,
+    /// Most rows of calls that are run together.
+    pub max_batch: usize,
+    /// How long calls wait for others although a thread is free.
+    pub max_delay: BatchDelay,
+}
+
+impl ModelConfig {
+    /// A model of which nothing is said but where its file is.
+    pub fn of(path: PathBuf) -> Self {
+        Self { path, intra_threads: None, max_batch: 1, max_delay: BatchDelay::AtMost(Duration::ZERO) }
+    }
+}
+
+/// How long calls wait for others to be run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchDelay {
+    /// Until a batch is full, but no longer than this.
+    AtMost(Duration),
+    /// As long as a run's learned cost says that joining saves, where others are likely to come.
+    Auto,
 }
 
 /// `[backends]`.

@@ -34,6 +34,8 @@ pub enum Kind {
     Duration,
     /// The same, and more than nothing.
     Timeout,
+    /// The same as [`Kind::Duration`], or `auto`.
+    Delay,
     /// A number with a unit: `512B`, `64KiB`, `100MiB`, `1GiB`.
     Size {
         /// Smallest, in bytes.
@@ -56,7 +58,7 @@ pub enum Kind {
 /// A value that fits its key's kind.
 #[derive(Clone, PartialEq)]
 pub enum Value {
-    /// Of [`Kind::Text`] and [`Kind::OneOf`].
+    /// Of [`Kind::Text`] and [`Kind::OneOf`], and `auto` of [`Kind::Delay`].
     Text(String),
     /// Of [`Kind::Path`].
     Path(PathBuf),
@@ -66,7 +68,7 @@ pub enum Value {
     Number(f64),
     /// Of [`Kind::Flag`].
     Flag(bool),
-    /// Of [`Kind::Duration`] and [`Kind::Timeout`].
+    /// Of [`Kind::Duration`], [`Kind::Timeout`] and [`Kind::Delay`].
     Duration(Duration),
     /// Of [`Kind::Size`], in bytes.
     Size(u64),
@@ -99,6 +101,7 @@ impl Kind {
             Self::Flag => "true or false".into(),
             Self::Duration => "a time with its unit, such as 500ms, 30s, 5m or 1h".into(),
             Self::Timeout => "a time with its unit, such as 500ms, 30s, 5m or 1h, more than 0".into(),
+            Self::Delay => "a time with its unit, such as 500us or 2ms, or auto".into(),
             Self::Size { min, max } => {
                 format!("a size with its unit, such as 64KiB or 100MiB, from {} to {}", Size(min), Size(max))
             }
@@ -130,6 +133,8 @@ impl Kind {
             }),
             Self::Duration => Value::Duration(parse_duration(text)?),
             Self::Timeout => Value::Duration(parse_duration(text).filter(|time| !time.is_zero())?),
+            Self::Delay if text.trim().eq_ignore_ascii_case("auto") => Value::Text("auto".into()),
+            Self::Delay => Value::Duration(parse_duration(text)?),
             Self::Size { min, max } => {
                 Value::Size(parse_size(text).filter(|size| (min..=max).contains(size))?)
             }
@@ -274,6 +279,10 @@ mod tests {
         check(Kind::Duration, "0s", Some("\"0s\""));
         check(Kind::Timeout, "1ms", Some("\"1ms\""));
         check(Kind::Timeout, "0s", None);
+        check(Kind::Delay, "0s", Some("\"0s\""));
+        check(Kind::Delay, "500us", Some("\"500us\""));
+        check(Kind::Delay, "Auto", Some("\"auto\""));
+        check(Kind::Delay, "automatic", None);
         check(Kind::OneOf(&["warn", "error"]), "WARNING", Some("\"warn\""));
         check(Kind::Duration, "60", None);
         check(Kind::Duration, "-1s", None);

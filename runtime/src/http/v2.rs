@@ -158,7 +158,8 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let terms = wish.terms(&grant, model.kind, size, serving.infer_admission());
         let slot = replica.admit(&grant, terms).await?;
         let deadline = slot.deadline();
-        let run = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot));
+        let until = deadline.map(tokio::time::Instant::into_std);
+        let run = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot), until);
         let tensors = match deadline {
             None => run.await?,
             // A run that has not begun is not begun any more; one that has goes on to its end.

@@ -1,6 +1,6 @@
 //! A lane: the task that keeps one worker alive and has it work on jobs.
 //!
-//! Where a service is a script with one worker, and calls are fast (see [`crate::slots`]), calls are sent to the worker *ahead*: while
+//! Where a service is a script with one worker, and calls are fast (see [`crate::scheduler`]), calls are sent to the worker *ahead*: while
 //! it works on one, the next few lie in its socket, so that neither side has to go to sleep between two calls. A sync worker
 //! answers in order and one by one, so when it dies exactly the first unanswered call is lost; the others were never begun and go to its
 //! successor. With more than one worker nothing is sent ahead: a call could wait behind a slow one while another worker is idle.
