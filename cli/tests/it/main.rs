@@ -3,6 +3,7 @@
 mod azmlinfsrv;
 mod bad_input;
 mod breaker;
+mod busy;
 mod configuration;
 mod contracts;
 mod copies;

@@ -3,12 +3,16 @@
 mod admin;
 mod body;
 mod cors;
+mod keda;
 mod observe;
+mod orca;
 mod reply;
+mod rpc;
 mod score;
 mod server;
 mod stall;
 mod v2;
+mod watch;
 
 pub use server::{BindError, Bound};
 pub(crate) use server::{Listener, serve};

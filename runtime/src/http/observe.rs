@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
-use outrigger_protocol::aml;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::{aml, knative};
 
+use super::{keda, orca, rpc, watch};
 use crate::replica::Replica;
 
 /// All routes of the listener.
@@ -24,6 +25,8 @@ pub(crate) fn router(replica: Arc<Replica>) -> Router {
         .route("/v2/health/ready", get(ready))
         .route("/busy", get(busy))
         .route("/metrics", get(metrics))
+        .merge(orca::routes())
+        .merge(keda::routes())
         .fallback(nowhere)
         .method_not_allowed_fallback(wrong_method)
         .with_state(replica)
@@ -38,20 +41,31 @@ async fn ready(State(replica): State<Arc<Replica>>) -> Response {
     }
 }
 
-async fn busy(State(replica): State<Arc<Replica>>) -> Response {
+async fn busy(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    if watch::is_asked(request.uri().query().unwrap_or_default()) {
+        return watch::answer(&replica);
+    }
     // A snapshot is numbers and flags; nothing in it can fail to be JSON.
     let json = serde_json::to_vec(&replica.busy.snapshot()).unwrap_or_default();
     typed("application/json", json.into())
 }
 
-async fn metrics(State(replica): State<Arc<Replica>>) -> Response {
+/// Prometheus's text, or what Knative's autoscaler asks for at the same place.
+async fn metrics(State(replica): State<Arc<Replica>>, headers: HeaderMap) -> Response {
+    if knative::is_asked(&headers) {
+        let stat = knative::encode(&replica.config.service.pod, &replica.busy.snapshot());
+        return typed(knative::MEDIA_TYPE, stat.into());
+    }
     match replica.metrics.encode() {
         Ok(text) => typed("text/plain; version=0.0.4; charset=utf-8", text.into()),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn nowhere() -> Response {
+async fn nowhere(headers: HeaderMap) -> Response {
+    if rpc::is_grpc(&headers) {
+        return rpc::unimplemented();
+    }
     aml::encode_error(&aml::not_found()).map(axum::body::Body::from)
 }
 
