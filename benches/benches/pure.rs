@@ -1,4 +1,4 @@
-//! Criterion benchmarks of the pure parts: JSON tensors, request identifiers, frames of the worker protocol.
+//! Criterion benchmarks of the pure parts: JSON tensors, request identifiers, frames of the worker protocol, the busy signal.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, Tensor, TensorInfo};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::oip::{self, InferReply, Limits};
+use outrigger_runtime::busy::{Busy, Outcome};
 use outrigger_runtime::scripts::frame::{self, CallBody, CallHead, Method};
 use outrigger_runtime::scripts::tensors;
 
@@ -129,9 +130,26 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What counting costs a call: arrival, start, end.
+fn busy(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("busy");
+    let call = |busy: &std::sync::Arc<Busy>| {
+        if let Some(mut ticket) = busy.arrive(1000) {
+            ticket.start();
+            ticket.finish(Outcome::Answered);
+        }
+    };
+    let busy = Busy::new(4);
+    group.bench_function("call, idle before and after", |bencher| bencher.iter(|| call(black_box(&busy))));
+    let other = busy.arrive(1000);
+    group.bench_function("call beside another", |bencher| bencher.iter(|| call(black_box(&busy))));
+    drop(other);
+    group.finish();
+}
+
 criterion_group! {
     name = pure;
     config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
-    targets = json, ids, frames
+    targets = json, ids, frames, busy
 }
 criterion_main!(pure);

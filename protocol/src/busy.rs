@@ -29,6 +29,13 @@ pub struct BusySnapshot {
     pub utilisation: f64,
     /// Time during which the replica was busy, integrated over the clock, in seconds.
     pub busy_seconds: f64,
+    /// Number of calls executing or queued, integrated over the clock: call-seconds. Its growth over a stretch of time,
+    /// divided by that time, is the mean number of calls that were here.
+    #[serde(default)]
+    pub call_seconds: f64,
+    /// How long ago a call was here last, or the process started, in seconds; 0 while busy. To a quarter of a second.
+    #[serde(default)]
+    pub idle_seconds: f64,
     /// Calls that came, refused ones counted in.
     pub arrived: u64,
     /// Calls that were refused because no slot or place in the queue was free in time.
@@ -52,9 +59,49 @@ pub struct BusySnapshot {
     pub draining: bool,
     /// Whether the replica takes calls.
     pub ready: bool,
+    /// The last second.
+    #[serde(default)]
+    pub second: Window,
+    /// The last second too, or as much more as it took until ten calls had ended, up to 16 seconds: where calls are slow or
+    /// rare, rates of a single second say little.
+    #[serde(default)]
+    pub recent: Window,
+}
+
+/// What happened in a stretch of time that ended at most a quarter of a second ago. All zero before the first one has passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Window {
+    /// Its length.
+    pub seconds: f64,
+    /// Calls that came, refused ones counted in, per second.
+    pub arrived: f64,
+    /// Calls that ended with a result or failed, per second.
+    pub ended: f64,
+    /// Calls that failed or were refused, per second.
+    pub errors: f64,
+    /// Mean number of calls executing or queued.
+    pub calls: f64,
 }
 
 impl BusySnapshot {
+    /// Mean number of calls here over the slots: how much is asked of the replica. Above 1 calls queue. What a load balancer
+    /// needs, where [`utilisation`](Self::utilisation) is the same for a replica that is just full and one with a long queue.
+    pub fn load(&self) -> f64 {
+        let calls = if self.recent.seconds > 0.0 {
+            self.recent.calls
+        } else {
+            f64::from(self.executing + self.queued)
+        };
+        calls / f64::from(self.slots.max(1))
+    }
+
+    /// Calls that would be here if none were refused: the mean number, or what arrives times how long one takes, if that is more.
+    pub fn demand(&self) -> f64 {
+        let arriving = self.recent.arrived * self.mean_service_seconds().unwrap_or(0.0);
+        (self.load() * f64::from(self.slots.max(1))).max(arriving)
+    }
+
     /// Mean time that a call spends in its slot, in seconds; `None` before the first one has finished.
     pub fn mean_service_seconds(&self) -> Option<f64> {
         (self.service_count > 0).then(|| self.service_seconds_sum / self.service_count as f64)
@@ -67,10 +114,10 @@ impl BusySnapshot {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn snapshot() -> BusySnapshot {
+    pub(crate) fn snapshot() -> BusySnapshot {
         BusySnapshot {
             epoch: 1_700_000_000_123,
             uptime_seconds: 12.5,
@@ -81,6 +128,8 @@ mod tests {
             busy: true,
             utilisation: 0.75,
             busy_seconds: 7.5,
+            call_seconds: 20.0,
+            idle_seconds: 0.0,
             arrived: 20,
             refused: 1,
             answered: 13,
@@ -92,6 +141,8 @@ mod tests {
             loading: false,
             draining: false,
             ready: true,
+            second: Window { seconds: 1.0, arrived: 5.0, ended: 3.0, errors: 1.0, calls: 6.0 },
+            recent: Window { seconds: 4.0, arrived: 40.0, ended: 2.5, errors: 0.5, calls: 5.0 },
         }
     }
 
@@ -109,6 +160,26 @@ mod tests {
     fn what_a_newer_replica_adds_is_skipped() {
         let text = serde_json::to_string(&snapshot()).unwrap().replacen('{', r#"{"lanes":[1],"#, 1);
         assert_eq!(serde_json::from_str::<BusySnapshot>(&text).unwrap(), snapshot());
+    }
+
+    #[test]
+    fn what_an_older_replica_lacks_is_zero() {
+        let text = serde_json::to_string(&snapshot()).unwrap();
+        let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for name in ["call_seconds", "idle_seconds", "second", "recent"] {
+            old.as_object_mut().unwrap().remove(name).unwrap();
+        }
+        let read: BusySnapshot = serde_json::from_value(old).unwrap();
+        assert_eq!((read.call_seconds, read.recent), (0.0, Window::default()));
+        assert_eq!(read.load(), 5.0 / 4.0, "the counts, where there is no window");
+    }
+
+    #[test]
+    fn load_and_demand() {
+        assert_eq!(snapshot().load(), 1.25);
+        assert_eq!(snapshot().demand(), 10.0, "40 arrive in a second and take a quarter of one");
+        let slow = BusySnapshot { recent: Window { arrived: 1.0, ..snapshot().recent }, ..snapshot() };
+        assert_eq!(slow.demand(), 5.0);
     }
 
     #[test]

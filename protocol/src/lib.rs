@@ -3,7 +3,8 @@
 //! Nothing here reads a socket, waits, or knows a server framework: a front hands in a body or a header map
 //! and gets back a call, and hands in a result and gets back an answer. [`error`] is the one list of what can
 //! go wrong with a call and the one place where that becomes an HTTP status; each contract ([`aml`], [`oip`])
-//! only chooses how the body looks. [`busy`] is where replica and router meet.
+//! only chooses how the body looks. [`busy`] is where replica and router meet; [`orca`], [`knative`] and [`keda`] say the same in the
+//! words of load balancers and scalers.
 
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the data path never panics")]
 
@@ -12,8 +13,11 @@ pub mod busy;
 pub mod error;
 pub mod headers;
 pub mod ids;
+pub mod keda;
+pub mod knative;
 pub mod oip;
 pub mod operation;
+pub mod orca;
 pub mod priority;
 pub mod swagger;
 pub mod urgency;

@@ -1,5 +1,8 @@
 //! The busy signal: one small struct of atomics per replica, updated where a call is admitted, started and finished.
-//! Everything that shows it (JSON, Prometheus) is an encoding of [`Busy::snapshot`].
+//! Everything that shows it (JSON, events, Prometheus, ORCA, Knative, KEDA) is an encoding of [`Busy::snapshot`].
+
+mod watch;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,6 +12,11 @@ use bytes::Bytes;
 use outrigger_protocol::busy::BusySnapshot;
 use portable_atomic::AtomicU128;
 
+use watch::Bell;
+pub use watch::{Place, Watch};
+use window::Windows;
+pub(crate) use window::keep as keep_windows;
+
 /// The most calls that the word can count, executing and queued each; the configuration's limits stay below.
 pub(crate) const MAX_CALLS: usize = u16::MAX as usize;
 
@@ -17,9 +25,17 @@ pub struct Busy {
     started: Instant,
     epoch: u64,
     slots: AtomicUsize,
-    /// Executing, queued, busy time and the start of the present busy period in one word, so that a reader never sees half
-    /// of a change and the integral is exact. See [`Word`].
+    /// Executing, queued, and both integrals in one word, so that a reader never sees half of a change and the integrals
+    /// are exact. See [`Word`].
     word: AtomicU128,
+    /// Wakes who watches.
+    bell: Bell,
+    /// The integrals as they were last read, in microseconds: the whole of which the word holds the low bits.
+    busy_read: AtomicU64,
+    calls_read: AtomicU64,
+    windows: Windows,
+    /// Readers that stay connected.
+    watchers: AtomicUsize,
     arrived: AtomicU64,
     refused: AtomicU64,
     answered: AtomicU64,
@@ -40,44 +56,79 @@ pub struct Busy {
     oldest: AtomicU64,
 }
 
-/// The word taken apart. Times are microseconds since the start of the replica; 48 bits of them last 8.9 years.
+/// The word taken apart. Times are microseconds since the start of the replica.
+///
+/// An integral over the clock is kept as the sum of the times at which something ended less those at which it began, so that its
+/// value at a time is that sum plus, for what still lasts, the time. The sums have 48 bits, and so has their value; whole
+/// ones come from [`whole`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 struct Word {
     executing: u16,
     queued: u16,
-    /// Busy time of all periods that have ended.
-    busy_before: u64,
-    /// Start of the present busy period; of no meaning when idle.
-    busy_since: u64,
+    /// Ends less starts of the periods in which there was a call.
+    busy: u64,
+    /// Ends less arrivals of calls.
+    calls: u64,
 }
 
-const BITS_48: u128 = (1 << 48) - 1;
+const BITS_48: u64 = (1 << 48) - 1;
 
 impl Word {
     fn unpack(word: u128) -> Self {
         Self {
             executing: word as u16,
             queued: (word >> 16) as u16,
-            busy_before: ((word >> 32) & BITS_48) as u64,
-            busy_since: ((word >> 80) & BITS_48) as u64,
+            busy: (word >> 32) as u64 & BITS_48,
+            calls: (word >> 80) as u64 & BITS_48,
         }
     }
 
     fn pack(self) -> u128 {
         u128::from(self.executing)
             | u128::from(self.queued) << 16
-            | (u128::from(self.busy_before) & BITS_48) << 32
-            | (u128::from(self.busy_since) & BITS_48) << 80
+            | u128::from(self.busy & BITS_48) << 32
+            | u128::from(self.calls & BITS_48) << 80
     }
 
     fn is_busy(self) -> bool {
         self.executing > 0 || self.queued > 0
     }
 
-    fn busy_micros(self, now: u64) -> u64 {
-        let present = if self.is_busy() { now.saturating_sub(self.busy_since) } else { 0 };
-        self.busy_before + present
+    fn here(self) -> u64 {
+        u64::from(self.executing) + u64::from(self.queued)
     }
+
+    /// Keeps the integrals when it has changed from `before`, at `now`.
+    fn integrate(&mut self, before: Self, now: u64) {
+        match (before.is_busy(), self.is_busy()) {
+            (false, true) => self.busy = self.busy.wrapping_sub(now),
+            (true, false) => self.busy = self.busy.wrapping_add(now),
+            _ => {}
+        }
+        let more = self.here().wrapping_sub(before.here());
+        self.calls = self.calls.wrapping_sub(more.wrapping_mul(now));
+    }
+
+    /// Low bits of the time with at least one call, until `now`.
+    fn busy_micros(self, now: u64) -> u64 {
+        if self.is_busy() { self.busy.wrapping_add(now) } else { self.busy }
+    }
+
+    /// Low bits of the number of calls integrated until `now`.
+    fn call_micros(self, now: u64) -> u64 {
+        self.calls.wrapping_add(self.here().wrapping_mul(now))
+    }
+}
+
+/// An integral whose low 48 bits are `low`, from what it was when it was last `read`. It never goes back: a reader whose clock is a
+/// moment behind a writer's would see that. Reads are never half of 2⁴⁸ call-microseconds apart: the windows read four times a second.
+fn whole(read: &AtomicU64, low: u64) -> u64 {
+    let before = read.load(Ordering::Relaxed);
+    let ahead = low.wrapping_sub(before) & BITS_48;
+    if ahead > BITS_48 / 2 {
+        return before;
+    }
+    read.fetch_max(before + ahead, Ordering::Relaxed).max(before + ahead)
 }
 
 impl Busy {
@@ -90,6 +141,11 @@ impl Busy {
             epoch: since_1970.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(0)),
             slots: AtomicUsize::new(slots),
             word: AtomicU128::new(0),
+            bell: Bell::default(),
+            busy_read: AtomicU64::new(0),
+            calls_read: AtomicU64::new(0),
+            windows: Windows::default(),
+            watchers: AtomicUsize::new(0),
             arrived: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             answered: AtomicU64::new(0),
@@ -111,14 +167,24 @@ impl Busy {
     /// Says how many slots there are, at most as many as the word can count.
     pub(crate) fn set_slots(&self, slots: usize) {
         self.slots.store(slots.min(MAX_CALLS), Ordering::Relaxed);
+        self.bell.ring();
     }
 
     fn micros(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+        self.micros_at(Instant::now())
     }
 
-    /// Changes the counts; keeps the busy time with them. `change` returns `None` to leave all as it is.
-    fn change(&self, change: impl Fn(&mut Word) -> Option<()>) -> bool {
+    fn micros_at(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Readers that stay connected.
+    pub fn watchers(&self) -> usize {
+        self.watchers.load(Ordering::Relaxed)
+    }
+
+    /// Changes the counts at a time; keeps the integrals with them. `change` returns `None` to leave all as it is.
+    fn change(&self, now: u64, change: impl Fn(&mut Word) -> Option<()>) -> bool {
         let mut old = self.word.load(Ordering::Acquire);
         loop {
             let before = Word::unpack(old);
@@ -126,14 +192,13 @@ impl Busy {
             if change(&mut after).is_none() {
                 return false;
             }
-            // The clock is read only when busy and idle change over.
-            match (before.is_busy(), after.is_busy()) {
-                (false, true) => after.busy_since = self.micros(),
-                (true, false) => after.busy_before = before.busy_micros(self.micros()),
-                _ => {}
-            }
-            match self.word.compare_exchange_weak(old, after.pack(), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
+            after.integrate(before, now);
+            // In one order with the bell: whoever arms it sees this change, or is woken by it.
+            match self.word.compare_exchange_weak(old, after.pack(), Ordering::SeqCst, Ordering::Acquire) {
+                Ok(_) => {
+                    self.bell.changed(before.is_busy() != after.is_busy());
+                    return true;
+                }
                 Err(current) => old = current,
             }
         }
@@ -142,12 +207,13 @@ impl Busy {
     /// Counts a call in: into the queue. `None` is a refusal, counted as such: there are more than can be counted.
     pub fn arrive(self: &Arc<Self>) -> Option<Ticket> {
         self.arrived.fetch_add(1, Ordering::Relaxed);
-        let counted = self.change(|word| {
+        let counted = self.change(self.micros(), |word| {
             word.queued = word.queued.checked_add(1)?;
             Some(())
         });
         if !counted {
             self.refused.fetch_add(1, Ordering::Relaxed);
+            self.bell.ring();
             return None;
         }
         Some(Ticket { busy: Arc::clone(self), started: None, outcome: Outcome::Cancelled })
@@ -157,6 +223,7 @@ impl Busy {
     pub fn refuse(&self) {
         self.arrived.fetch_add(1, Ordering::Relaxed);
         self.refused.fetch_add(1, Ordering::Relaxed);
+        self.bell.ring();
     }
 
     /// Notes since when the call waits that has waited longest.
@@ -199,17 +266,20 @@ impl Busy {
     /// Counts a model or worker that is being loaded, for as long as the guard lives.
     pub fn loading(self: &Arc<Self>) -> Loading {
         self.loading.fetch_add(1, Ordering::Relaxed);
+        self.bell.ring();
         Loading(Arc::clone(self))
     }
 
     /// Says whether calls can be taken.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
+        self.bell.ring();
     }
 
     /// From now on the replica only finishes what it has.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
+        self.bell.ring();
     }
 
     /// Whether [`Busy::set_draining`] was called.
@@ -220,6 +290,7 @@ impl Busy {
     /// Says whether there is a lane that can work.
     pub fn set_able(&self, able: bool) {
         self.able.store(able, Ordering::Release);
+        self.bell.ring();
     }
 
     /// Whether there is a lane that can work.
@@ -242,7 +313,7 @@ impl Busy {
     pub fn snapshot(&self) -> BusySnapshot {
         // The clock first: a call that ends in between must not count for longer than it will have lasted.
         let now = self.micros();
-        let word = Word::unpack(self.word.load(Ordering::Acquire));
+        let word = Word::unpack(self.word.load(Ordering::SeqCst));
         let slots = u32::try_from(self.slots.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         let (answered, failed) = (self.answered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
         BusySnapshot {
@@ -257,7 +328,9 @@ impl Busy {
             },
             busy: word.is_busy(),
             utilisation: f64::from(word.executing) / f64::from(slots.max(1)),
-            busy_seconds: word.busy_micros(now) as f64 / 1e6,
+            busy_seconds: whole(&self.busy_read, word.busy_micros(now)) as f64 / 1e6,
+            call_seconds: whole(&self.calls_read, word.call_micros(now)) as f64 / 1e6,
+            idle_seconds: if word.is_busy() { 0.0 } else { self.windows.idle_micros(now) as f64 / 1e6 },
             arrived: self.arrived.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             answered,
@@ -269,6 +342,8 @@ impl Busy {
             loading: self.loading.load(Ordering::Relaxed) > 0,
             draining: self.is_draining(),
             ready: self.is_ready(),
+            second: self.windows.second(),
+            recent: self.windows.recent(),
         }
     }
 }
@@ -300,7 +375,8 @@ impl Ticket {
     pub fn start(&mut self) {
         if self.started.is_none() {
             self.started = Some(Instant::now());
-            self.busy.change(|word| {
+            // As many calls are here as before, so the integrals need no time.
+            self.busy.change(0, |word| {
                 word.queued = word.queued.checked_sub(1)?;
                 word.executing += 1;
                 Some(())
@@ -324,16 +400,19 @@ impl Drop for Ticket {
             Outcome::Expired => &self.busy.expired,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let micros = self.busy.micros_at(now);
         if let Some(started) = self.started {
-            let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let nanos = now.saturating_duration_since(started).as_nanos();
+            let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
             self.busy.service_nanos.fetch_add(nanos, Ordering::Relaxed);
             self.busy.served.fetch_add(1, Ordering::Relaxed);
-            self.busy.change(|word| {
+            self.busy.change(micros, |word| {
                 word.executing = word.executing.checked_sub(1)?;
                 Some(())
             });
         } else {
-            self.busy.change(|word| {
+            self.busy.change(micros, |word| {
                 word.queued = word.queued.checked_sub(1)?;
                 Some(())
             });
@@ -397,6 +476,7 @@ pub struct Loading(Arc<Busy>);
 impl Drop for Loading {
     fn drop(&mut self) {
         self.0.loading.fetch_sub(1, Ordering::Relaxed);
+        self.0.bell.ring();
     }
 }
 
@@ -408,9 +488,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_word_keeps_every_field(executing: u16, queued: u16, before in 0u64..1 << 48, since in 0u64..1 << 48) {
-            let word = Word { executing, queued, busy_before: before, busy_since: since };
+        fn the_word_keeps_every_field(executing: u16, queued: u16, busy in 0u64..1 << 48, calls in 0u64..1 << 48) {
+            let word = Word { executing, queued, busy, calls };
             prop_assert_eq!(Word::unpack(word.pack()), word);
+        }
+
+        /// Against the sums written out, over changes at growing times, with the low bits running over on the way.
+        #[test]
+        fn the_integrals_are_those_of_the_counts(steps in proptest::collection::vec((0u16..4, 0u16..4, 0u64..1 << 45), 1..40)) {
+            let (busy_read, calls_read) = (AtomicU64::new(0), AtomicU64::new(0));
+            let (mut word, mut now, mut busy, mut calls) = (Word::default(), 0, 0, 0);
+            for (executing, queued, lasts) in steps {
+                let mut after = Word { executing, queued, ..word };
+                after.integrate(word, now);
+                word = Word::unpack(after.pack());
+                now += lasts / 6;
+                busy += if word.is_busy() { lasts / 6 } else { 0 };
+                calls += word.here() * (lasts / 6);
+                prop_assert_eq!(whole(&busy_read, word.busy_micros(now)), busy);
+                prop_assert_eq!(whole(&calls_read, word.call_micros(now)), calls);
+            }
         }
     }
 
@@ -432,6 +529,15 @@ mod tests {
             (seen.busy, seen.executing, seen.queued, seen.answered, seen.cancelled),
             (false, 0, 0, 1, 1)
         );
+    }
+
+    #[test]
+    fn an_integral_never_goes_back() {
+        let read = AtomicU64::new(0);
+        assert_eq!(whole(&read, 0u64.wrapping_sub(3)), 0, "a clock that is a moment behind");
+        assert_eq!(whole(&read, 10), 10);
+        assert_eq!(whole(&read, 9), 10);
+        assert_eq!(whole(&read, 11), 11);
     }
 
     #[test]
@@ -462,7 +568,14 @@ mod tests {
         assert_eq!((seen.executing, seen.queued, seen.answered), (0, 0, 8000));
         let integral = seen.busy_seconds - before.busy_seconds;
         assert!(integral >= span - 1e-5, "busy all along: {integral} of {span}");
-        assert_eq!(busy.snapshot().busy_seconds, seen.busy_seconds, "idle time is not counted");
+        let calls = seen.call_seconds - before.call_seconds;
+        assert!(
+            calls >= integral - 1e-5 && calls <= 5.0 * span + 1e-3,
+            "one to five calls: {calls} in {span}"
+        );
+        let later = busy.snapshot();
+        let integrals = (later.busy_seconds, later.call_seconds);
+        assert_eq!(integrals, (seen.busy_seconds, seen.call_seconds), "idle time is not counted");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use outrigger_protocol::swagger::{Documents, Schemas, ServiceInfo};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::busy::{self, Busy, Outcome};
+use crate::busy::{self, Busy, Outcome, Place};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
@@ -181,6 +181,8 @@ impl Replica {
         replica.calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone());
         replica.others.open(observe, http::observe_router(Arc::clone(&replica)), limits.clone());
         replica.others.open(admin, http::admin_router(Arc::clone(&replica)), limits.clone());
+        let windows = busy::keep_windows(Arc::clone(&replica.busy), replica.others.stop.clone());
+        replica.others.connections.spawn(windows);
         Ok(replica)
     }
 
@@ -271,6 +273,16 @@ impl Replica {
         if let Some(scripts) = &serving.scripts {
             scripts.break_off();
         }
+    }
+
+    /// A place for a reader of the busy signal that stays connected; `None` where all are taken.
+    pub(crate) fn watcher(&self) -> Option<Place> {
+        self.busy.place(self.config.observe.watchers)
+    }
+
+    /// Comes when such readers are to leave.
+    pub(crate) fn observe_ends(&self) -> CancellationToken {
+        self.others.stop.clone()
     }
 
     /// What answers calls, for who has been allowed one.

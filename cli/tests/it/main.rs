@@ -4,6 +4,7 @@ mod azmlinfsrv;
 mod bad_input;
 mod batching;
 mod breaker;
+mod busy;
 mod configuration;
 mod contracts;
 mod copies;

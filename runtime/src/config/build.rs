@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use outrigger_auth::PolicyConfig;
+use outrigger_protocol::orca::Format;
 use outrigger_sandbox::Part;
 
 use super::callers;
@@ -13,8 +14,9 @@ use super::script::{self, script};
 use super::value::{Endpoint, Value};
 use super::{
     AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
-    ListenConfig, LogConfig, LogFormat, Mistake, ModelConfig, Origin, ProcessConfig, QueueConfig,
-    ScoreConfig, Section, ServiceConfig, Setting, Settings, ShutdownConfig, Sources, suggestion,
+    ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, Origin,
+    ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings, ShutdownConfig,
+    Sources, suggestion,
 };
 
 /// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.
@@ -27,6 +29,7 @@ pub(super) fn fill(settings: &mut Settings, config: &Config) {
         (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys_file.clone())),
         (key::BACKENDS_CPU_THREADS, count(config.backends.cpu_threads)),
         (key::SCORE_SERVER_VERSION, Value::Text(DEFAULT_SERVER_VERSION.into())),
+        (key::SERVICE_POD, Value::Text(config.service.pod.clone())),
     ];
     let root =
         config.script.iter().map(|script| (key::SCRIPT_APP_ROOT, Value::Path(script.app_root.clone())));
@@ -172,11 +175,19 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         score: ScoreConfig {
             cors_origins: sorted(cors_origins),
             server_version: header_value(server_version),
+            load_metrics: match get.text(key::SCORE_LOAD_METRICS).as_str() {
+                "off" => LoadMetrics::Off,
+                "text" => LoadMetrics::Always(Format::Text),
+                "json" => LoadMetrics::Always(Format::Json),
+                "bin" => LoadMetrics::Always(Format::Bin),
+                _ => LoadMetrics::Asked,
+            },
         },
         service: ServiceConfig {
             name: get.text(key::SERVICE_NAME),
             version: get.text(key::SERVICE_VERSION),
             path_prefix: get.text(key::SERVICE_PATH_PREFIX),
+            pod: pod(get.text(key::SERVICE_POD), &sources.environment),
         },
         threads: get.optional_count(key::THREADS).unwrap_or((cores / 2).max(1)),
         log: LogConfig {
@@ -190,6 +201,11 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             requests: get.flag(key::LOG_REQUESTS),
         },
         listen: ListenConfig { score, observe: get.address(key::OBSERVE_LISTEN), admin },
+        observe: ObserveConfig {
+            watchers: get.count(key::OBSERVE_WATCHERS),
+            report_interval: get.duration(key::OBSERVE_REPORT_INTERVAL),
+            message: get.size(key::OBSERVE_MESSAGE),
+        },
         auth: AuthConfig {
             enabled: auth_enabled,
             primary: secret(key::AUTH_PRIMARY_KEY),
@@ -266,6 +282,15 @@ fn sorted(origins: Vec<Option<HeaderValue>>) -> Vec<HeaderValue> {
     let mut origins: Vec<_> = origins.into_iter().flatten().collect();
     origins.sort();
     origins
+}
+
+/// In Kubernetes the host's name is the pod's.
+fn pod(named: String, environment: &[(String, String)]) -> String {
+    if !named.is_empty() {
+        return named;
+    }
+    let host = environment.iter().find(|(variable, _)| variable == "HOSTNAME");
+    host.map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
 fn default_state_dir(environment: &[(String, String)]) -> Option<PathBuf> {

@@ -63,6 +63,8 @@ keys! {
         "version of the service, shown in swagger";
     SERVICE_PATH_PREFIX = "service.path_prefix", Kind::Text, "", [alias("SERVICE_PATH_PREFIX")],
         "path under which a router shows the service, for swagger";
+    SERVICE_POD = "service.pod", Kind::Text, "", [alias("POD_NAME")],
+        "name of this replica, for scalers that tell replicas apart by it [default: $HOSTNAME]";
     STATE_DIR = "state_dir", Kind::Path, "", [],
         "directory for keys and the admin socket [default: $XDG_STATE_HOME/outrigger or ~/.local/state/outrigger]";
     THREADS = "threads", Kind::Count { min: 1, max: 1024 }, "", [],
@@ -85,8 +87,17 @@ keys! {
         "origins whose pages may call, such as https://a.example; `*` for all";
     SCORE_SERVER_VERSION = "score.server_version", Kind::Text, "", [alias("HTTP_X_MS_SERVER_VERSION")],
         "value of the answer header x-ms-server-version, empty for none [default: outrigger/VERSION; with compat: azmlinfsrv/1.5.1]";
+    SCORE_LOAD_METRICS = "score.load_metrics", Kind::OneOf(&["off", "asked", "text", "json", "bin"]), "asked", [],
+        "whether answers tell load balancers how busy the replica is (ORCA): all do, in that form; asked: those whose request has \
+         the header endpoint-load-metrics-format; off: none";
     OBSERVE_LISTEN = "observe.listen", Kind::Address, "127.0.0.1:5002", [],
         "address for probes, the busy signal and metrics: read-only, no key needed";
+    OBSERVE_WATCHERS = "observe.watchers", Kind::Count { min: 1, max: 1 << 16 }, "64", [],
+        "readers of the busy signal that stay connected: /busy?watch, streams of ORCA and KEDA; further ones are refused";
+    OBSERVE_REPORT_INTERVAL = "observe.report_interval", Kind::Timeout, "100ms", [],
+        "shortest time between two reports of ORCA's stream; who asks for less gets this";
+    OBSERVE_MESSAGE = "observe.message", Kind::Size { min: 1024, max: 1 << 24 }, "64KiB", [],
+        "largest gRPC request on observe.listen";
     ADMIN_LISTEN = "admin.listen", Kind::Endpoint, "", [],
         "loopback address or unix:PATH for management [default: unix:STATE_DIR/admin.sock]";
 

@@ -45,6 +45,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The three listeners.
     pub listen: ListenConfig,
+    /// The observe listener's limits.
+    pub observe: ObserveConfig,
     /// Keys.
     pub auth: AuthConfig,
     /// Who may do what.
@@ -74,6 +76,8 @@ pub struct ServiceConfig {
     pub version: String,
     /// Path prefix for swagger.
     pub path_prefix: String,
+    /// What this replica is called by scalers.
+    pub pod: String,
 }
 
 /// `[log]`.
@@ -125,6 +129,30 @@ pub struct ScoreConfig {
     pub cors_origins: Vec<HeaderValue>,
     /// `x-ms-server-version` of answers, if they have one.
     pub server_version: Option<HeaderValue>,
+    /// Which answers tell load balancers how busy the replica is.
+    pub load_metrics: LoadMetrics,
+}
+
+/// Which answers carry ORCA's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadMetrics {
+    /// None.
+    Off,
+    /// Those whose request asks for it.
+    Asked,
+    /// All; in this form where the request asks for none.
+    Always(outrigger_protocol::orca::Format),
+}
+
+/// `[observe]`, but for the address.
+#[derive(Clone, Copy, Debug)]
+pub struct ObserveConfig {
+    /// Readers of the busy signal that stay connected.
+    pub watchers: usize,
+    /// Shortest time between two reports of ORCA's stream.
+    pub report_interval: Duration,
+    /// Largest gRPC request, bytes.
+    pub message: usize,
 }
 
 /// The three listeners.

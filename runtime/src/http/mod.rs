@@ -3,14 +3,18 @@
 mod admin;
 mod body;
 mod cors;
+mod keda;
 mod observe;
+mod orca;
 mod permit;
 mod reply;
 mod routes;
+mod rpc;
 mod score;
 mod server;
 mod stall;
 mod v2;
+mod watch;
 mod wish;
 
 pub use routes::{Route, routes};

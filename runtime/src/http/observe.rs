@@ -4,28 +4,30 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
-use outrigger_protocol::aml;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
+use outrigger_protocol::{aml, knative};
 
 use super::routes::Routes;
+use super::{keda, orca, rpc, watch};
 use crate::replica::Replica;
 
 /// All routes of the listener.
 pub(super) fn routes() -> Routes {
-    Routes::new("observe")
+    let routes = Routes::new("observe")
         .at("/", Operation::Health, get(async || aml::HEALTHY))
         .at("/live", Operation::Health, get(async || "live\n"))
         .at("/ready", Operation::Health, get(ready))
         .at("/v2/health/live", Operation::Health, get(async || "live\n"))
         .at("/v2/health/ready", Operation::Health, get(ready))
         .at("/busy", Operation::Observe, get(busy))
-        .at("/metrics", Operation::Observe, get(metrics))
+        .at("/metrics", Operation::Observe, get(metrics));
+    keda::routes(orca::routes(routes))
 }
 
 /// The listener.
@@ -43,20 +45,31 @@ async fn ready(State(replica): State<Arc<Replica>>) -> Response {
     }
 }
 
-async fn busy(State(replica): State<Arc<Replica>>) -> Response {
+async fn busy(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    if watch::is_asked(request.uri().query().unwrap_or_default()) {
+        return watch::answer(&replica);
+    }
     // A snapshot is numbers and flags; nothing in it can fail to be JSON.
     let json = serde_json::to_vec(&replica.busy.snapshot()).unwrap_or_default();
     typed("application/json", json.into())
 }
 
-async fn metrics(State(replica): State<Arc<Replica>>) -> Response {
+/// Prometheus's text, or what Knative's autoscaler asks for at the same place.
+async fn metrics(State(replica): State<Arc<Replica>>, headers: HeaderMap) -> Response {
+    if knative::is_asked(&headers) {
+        let stat = knative::encode(&replica.config.service.pod, &replica.busy.snapshot());
+        return typed(knative::MEDIA_TYPE, stat.into());
+    }
     match replica.metrics.encode() {
         Ok(text) => typed("text/plain; version=0.0.4; charset=utf-8", text.into()),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn nowhere() -> Response {
+async fn nowhere(headers: HeaderMap) -> Response {
+    if rpc::is_grpc(&headers) {
+        return rpc::unimplemented();
+    }
     aml::encode_error(&aml::not_found()).map(axum::body::Body::from)
 }
 

@@ -16,6 +16,7 @@ use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, headers, oip};
 
 use super::cors::Cors;
+use super::orca;
 use super::permit::until_complete;
 use crate::replica::Replica;
 
@@ -75,6 +76,7 @@ pub(super) async fn answer(
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
     let access = access_line(replica, &parts);
+    let load = orca::wanted(replica, operation, &parts);
     let (ids, result) = match RequestIds::from_headers(&parts.headers) {
         // There, a URL that is not known is refused before anything else is looked at.
         Err(error) if replica.config.compat && operation == Operation::Nowhere => {
@@ -108,6 +110,9 @@ pub(super) async fn answer(
         }
         if let Some(cors) = cors {
             cors.write(headers);
+        }
+        if let Some(format) = load.filter(|_| orca::may_tell(code)) {
+            outrigger_protocol::orca::write(headers, format, &replica.busy.snapshot());
         }
     }
     if let Some(line) = access {
