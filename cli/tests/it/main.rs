@@ -22,6 +22,7 @@ mod lifecycle;
 mod lint;
 mod listeners;
 mod native;
+mod overload;
 mod proof;
 mod scheduling;
 mod scripts;

@@ -113,9 +113,14 @@ impl<T> Class<T> {
         }
         let flow = &mut self.flows[at];
         if flow.waiting.is_empty() {
-            self.turns.push_back(caller);
             flow.deficit = flow.owed(self.rounds, self.quantum);
             flow.topped = false;
+            // Who has let a round go by and owes nothing is next: a caller with few calls need not wait for a turn of each of the others.
+            if flow.deficit == 0 && flow.left < self.rounds {
+                self.turns.push_front(caller);
+            } else {
+                self.turns.push_back(caller);
+            }
         }
         flow.work += waiting.cost;
         self.work += waiting.cost;
@@ -330,6 +335,30 @@ mod tests {
         assert_eq!(order(class(&calls), 1), [1, 1, 0]);
         assert_eq!(order(class(&[(0, u64::MAX)]), 1), [0]);
         assert_eq!(order(class(&[(0, 0), (1, 0), (0, 0)]), 0), [0, 1, 0]);
+    }
+
+    #[test]
+    fn who_comes_after_a_pause_is_next_once() {
+        let mut class = class(&[(0, 10), (0, 10), (0, 10), (0, 10), (0, 10), (0, 10)]);
+        class.set_quantum(10);
+        let mut order = Vec::new();
+        let mut serve = |class: &mut Class<()>| {
+            let (caller, rank) = class.next().unwrap();
+            class.take(caller, rank);
+            order.push(caller);
+        };
+        serve(&mut class);
+        serve(&mut class);
+        for number in 10..14 {
+            class.insert(1, rank(number), Waiting { item: (), since: Duration::ZERO, cost: 10 });
+            if number == 11 {
+                serve(&mut class);
+            }
+        }
+        for _ in 0..4 {
+            serve(&mut class);
+        }
+        assert_eq!(order, [0, 0, 1, 0, 1, 0, 1]);
     }
 
     #[test]

@@ -19,6 +19,8 @@ use super::running::Running;
 
 /// While lesser priorities wait for longer than `ageing`, every so manieth call is theirs.
 const AGED_EVERY: u32 = 4;
+/// A call with a deadline is accepted only if it would be met even if this part of its wait came on top of it: 1 in so many.
+const RESERVE: u32 = 3;
 /// Calls are fast when this many in a row...
 pub(super) const CALM_CALLS: u32 = 32;
 /// ...took at most this long each.
@@ -197,12 +199,18 @@ impl<T> Core<T> {
             Some(place) => (place, false),
             None => (Place { priority, caller, rank }, aged),
         };
-        let ask = self.class(place.priority).get(place.caller, place.rank)?.item.ask;
-        if ask.deadline.is_some_and(|deadline| deadline <= now) {
-            return self.leave(&place).map(|item| Next::Refused(item, Refusal::Expired));
-        }
+        let waiting = self.class(place.priority).get(place.caller, place.rank)?;
+        let ask = waiting.item.ask;
         if !self.has_room(ask.admission) {
             return None;
+        }
+        if let Some(deadline) = ask.deadline {
+            // To execute what nobody has a use for takes the time of those that could still be met.
+            let late = (now + Duration::from_nanos(waiting.cost)).saturating_sub(deadline);
+            if !late.is_zero() || deadline <= now {
+                let refusal = if deadline <= now { Refusal::Expired } else { Refusal::Deadline(late) };
+                return self.leave(&place).map(|item| Next::Refused(item, refusal));
+            }
         }
         let lesser = self.classes.iter().skip(place.priority as usize + 1).any(|class| !class.is_empty());
         self.passed = if aged || !lesser { 0 } else { self.passed.saturating_add(1) };
@@ -313,7 +321,9 @@ impl<T> Core<T> {
             return Err(Refusal::Wait(late));
         }
         if let (Some(deadline), Some(promise)) = (ask.deadline, self.promise(ask)) {
-            let late = (start + promise.likely).saturating_sub(deadline);
+            // Those who come later have a part too, and calls may take longer than they did.
+            let reserve = Duration::from_nanos(work / slots as u64) / RESERVE;
+            let late = (start + reserve + promise.likely).saturating_sub(deadline);
             if !late.is_zero() || !self.promises.bear(rank, promise, self.line(now)) {
                 return Err(Refusal::Deadline(late));
             }
