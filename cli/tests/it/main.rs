@@ -20,6 +20,7 @@ mod lifecycle;
 mod lint;
 mod listeners;
 mod native;
+mod policy;
 mod proof;
 mod scripts;
 mod spark;
