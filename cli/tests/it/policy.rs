@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use outrigger_testkit::replica::{KEY, SECONDARY_KEY};
 use outrigger_testkit::{Launch, ReplicaProcess, onnx};
@@ -48,10 +49,21 @@ async fn metric(replica: &ReplicaProcess, name: &str) -> Option<f64> {
     line.trim().parse().ok()
 }
 
+/// Waits until a metric has a value; a test that waits for long has failed.
+async fn until(replica: &ReplicaProcess, name: &str, value: f64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while metric(replica, name).await != Some(value) {
+        assert!(
+            Instant::now() < deadline,
+            "{name} does not become {value}: {:?}",
+            metric(replica, name).await
+        );
+    }
+}
+
 /// Waits until a caller has so many calls in the house.
 async fn until_calls(replica: &ReplicaProcess, caller: &str, calls: f64) {
-    let name = format!("outrigger_caller_calls{{caller=\"{caller}\"}}");
-    while metric(replica, &name).await != Some(calls) {}
+    until(replica, &format!("outrigger_caller_calls{{caller=\"{caller}\"}}"), calls).await;
 }
 
 /// Every route there is: listener, path, and the operation that is asked for. A new one is added here, with the operation whose
@@ -232,6 +244,10 @@ def run(data):
     return data
 def pieces(data):
     yield "first"
+    if data == "stream long":
+        for _ in range(16):
+            yield "x" * 4096
+        return
     while not os.path.exists("outputs/" + data):
         time.sleep(0.002)
         yield "more"
@@ -327,6 +343,25 @@ async fn a_stream_keeps_its_place_until_it_ends_or_its_client_leaves() {
     assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 429);
     drop(response);
     until_calls(&replica, "one", 0.0).await;
+    assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_its_client_does_not_take_keeps_its_place_after_the_lane_is_free() {
+    let replica = waiting(&[("one", "concurrency = 1")], "1");
+    allow(&replica, "stream");
+    let narrow = Client::builder().no_proxy().http2_prior_knowledge().http2_initial_stream_window_size(4096);
+    let url = format!("{}/score", replica.score);
+    let request = narrow.build().unwrap().post(url).bearer_auth(key_of("one")).body("stream long");
+    let mut response = request.send().await.unwrap();
+    until(&replica, "outrigger_answered_total", 1.0).await;
+    assert_eq!(metric(&replica, "outrigger_executing").await, Some(0.0));
+    assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 429);
+    let mut taken = 0;
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        taken += chunk.len();
+    }
+    assert!(taken > 64_000, "{taken}");
     assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 200);
 }
 
