@@ -111,6 +111,7 @@ async fn every_route_asks_who_calls_and_what_they_may() {
     let mut callers: Vec<_> = only.iter().map(|(name, rules)| (name.as_str(), rules.as_str())).collect();
     callers.push(("nothing", "operations = []"));
     callers.push(("no-models", "models = []"));
+    callers.push(("add-only", "models = ['add']"));
     let replica = with_callers(&callers).script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
     let admin = format!("http://{}", replica.admin);
 
@@ -159,6 +160,8 @@ async fn every_route_asks_who_calls_and_what_they_may() {
                 assert_eq!(known.0, 403, "{place} with a model that is not the caller's");
                 assert_eq!(known, unknown, "nothing is learnt of which models there are");
                 assert_eq!(ask("nil", Some(KEY.into())).await.0, 404, "{place}");
+                assert_eq!(ask("nil", Some(key_of("add-only"))).await, unknown, "{place}");
+                assert_ne!(ask("add", Some(key_of("add-only"))).await.0, 403, "{place}");
             }
         }
     }
