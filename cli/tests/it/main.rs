@@ -23,6 +23,7 @@ mod lint;
 mod listeners;
 mod native;
 mod overload;
+mod policy;
 mod proof;
 mod scheduling;
 mod scripts;

@@ -185,8 +185,8 @@ mod tests {
         let busy = Busy::new(2);
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keep(Arc::clone(&busy), stop.clone()));
-        let held = busy.arrive(9).unwrap();
-        let mut failed = busy.arrive(9).unwrap();
+        let held = busy.arrive().unwrap();
+        let mut failed = busy.arrive().unwrap();
         failed.start();
         failed.finish(Outcome::Failed);
         let reached = async {

@@ -2,6 +2,8 @@
 
 pub mod azureml;
 mod build;
+#[cfg(test)]
+mod caller_tests;
 mod callers;
 mod getter;
 pub mod key;

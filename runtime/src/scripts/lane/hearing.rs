@@ -132,8 +132,9 @@ impl Lane {
             }
             _ => return Err(BAD),
         };
-        stream.end(ended);
+        // The slot first, as in `Job::settle`: whoever sees the end finds it free, and the caller's place with it.
         active.job.finish(if ended.is_ok() { Outcome::Answered } else { Outcome::Failed });
+        stream.end(ended);
         Ok(())
     }
 

@@ -202,8 +202,10 @@ impl Shared {
                 Ok(Ok(_)) | Err(_) => Err(aml::internal_error(ErrorCode::Internal)),
             },
         };
-        stream.end(ended.as_ref().copied().map_err(|_| StreamError::Raised));
+        let end = ended.as_ref().copied().map_err(|_| StreamError::Raised);
+        // The slot first, so that whoever sees the end finds it free.
         job.answer(ended.map(|()| ScriptAnswer::Json { text: Bytes::new(), run }));
+        stream.end(end);
     }
 
     fn error(&self, over: Over) -> CallError {
