@@ -376,10 +376,9 @@ impl Reader {
             if !variable.starts_with("OUTRIGGER_") || known {
                 continue;
             }
-            // Kubernetes puts variables such as OUTRIGGER_SERVICE_HOST into every pod beside a service of this name,
-            // so only what looks like a slip of the pen is a mistake.
+            // There are others about a cluster than those that are known, so only what looks like a slip of the pen is a mistake.
             match nearest(variable, ours.iter().map(String::as_str)) {
-                Some((name, distance)) if distance <= 3 => {
+                Some((name, distance)) if distance <= 3 && !is_of_kubernetes(variable) => {
                     let problem = format!("unknown variable `{variable}`, did you mean `{name}`?");
                     self.mistake(&Origin::Environment(variable.clone()), problem);
                 }
@@ -496,4 +495,11 @@ pub(crate) fn suggestion<'a>(name: &str, names: impl Iterator<Item = &'a str>) -
         }
         _ => String::new(),
     }
+}
+
+/// Whether Kubernetes puts a variable of this name into every pod beside a service that is called `outrigger`.
+fn is_of_kubernetes(variable: &str) -> bool {
+    ["OUTRIGGER_SERVICE_HOST", "OUTRIGGER_SERVICE_PORT", "OUTRIGGER_PORT"].iter().any(|prefix| {
+        variable.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    })
 }

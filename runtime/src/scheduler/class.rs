@@ -116,12 +116,15 @@ impl<T> Class<T> {
             flow.deficit = flow.owed(self.rounds, self.quantum);
             flow.topped = false;
             // Who has let a round go by and owes nothing is next: a caller with few calls need not wait for a turn of each of the others.
-            if flow.deficit == 0 && flow.left < self.rounds {
+            let paused = flow.deficit == 0 && flow.left < self.rounds;
+            if paused {
+                self.end_turn();
                 self.turns.push_front(caller);
             } else {
                 self.turns.push_back(caller);
             }
         }
+        let flow = &mut self.flows[at];
         flow.work += waiting.cost;
         self.work += waiting.cost;
         self.by_age.insert(rank.number, (waiting.since, caller));
@@ -176,13 +179,7 @@ impl<T> Class<T> {
             if flow.deficit >= cost(waiting.cost) {
                 return Some((caller, *rank));
             }
-            flow.topped = false;
-            self.turns.rotate_left(1);
-            self.past += 1;
-            if self.past >= self.turns.len() {
-                self.past = 0;
-                self.rounds += 1;
-            }
+            self.end_turn();
         }
         // Nobody can afford their call with the share of one turn: as many turns at once as the first one needs.
         let turns = self
@@ -205,6 +202,23 @@ impl<T> Class<T> {
         let flow = &mut self.flows[usize::from(caller)];
         flow.topped = true;
         flow.waiting.first_key_value().map(|(rank, _)| (caller, *rank))
+    }
+
+    /// The turn of the caller whose it is ends, unless it can go on.
+    fn end_turn(&mut self) {
+        let Some(caller) = self.turns.front() else { return };
+        let flow = &mut self.flows[usize::from(*caller)];
+        let next = flow.waiting.first_key_value().map_or(0, |(_, waiting)| waiting.cost);
+        if !flow.topped || flow.deficit >= cost(next) {
+            return;
+        }
+        flow.topped = false;
+        self.turns.rotate_left(1);
+        self.past += 1;
+        if self.past >= self.turns.len() {
+            self.past = 0;
+            self.rounds += 1;
+        }
     }
 
     /// Takes one out to be executed: its caller is charged for it.

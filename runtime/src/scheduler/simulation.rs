@@ -265,7 +265,7 @@ proptest! {
         for round in 0..2000u64 {
             for (caller, weight) in (0u16..).zip(&weights) {
                 // Never less than twice what all slots can do in the time, so that each always has some waiting.
-                let deadline = (caller == hurried).then(|| ms(round * 10 + 300));
+                let deadline = (caller == hurried).then(|| ms(round * 10 + 900));
                 let takes = ms(takes[usize::from(caller)]);
                 let call = Call { at: ms(round * 10), caller, takes, deadline, ..CALL };
                 calls.extend(std::iter::repeat_n(call, weight + slots));
