@@ -12,6 +12,7 @@ mod dev;
 mod digits;
 mod disconnects;
 mod endings;
+mod envoy;
 mod examples;
 mod failures;
 mod health;
