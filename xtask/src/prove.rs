@@ -77,6 +77,14 @@ const PROOFS: &[Proof] = &[
         run: scheduler,
     },
     Proof {
+        name: "envoy",
+        about: "two replicas behind a real Envoy get traffic by the load that they report, in answers and out of band",
+        run: |repo, log| {
+            setup::ensure_for_tests(repo)?;
+            tests(repo, log, "envoy::")
+        },
+    },
+    Proof {
         name: "spark",
         about: "inference-schema's SparkParameterType works unchanged (needs java, installs 700 MB)",
         run: spark,

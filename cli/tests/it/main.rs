@@ -13,6 +13,7 @@ mod dev;
 mod digits;
 mod disconnects;
 mod endings;
+mod envoy;
 mod examples;
 mod failures;
 mod health;

