@@ -1,6 +1,10 @@
 //! Criterion benchmarks of the pure parts: JSON tensors, request identifiers, frames of the worker protocol, the busy signal.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::hint::black_box;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,10 +12,13 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
 use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, Tensor, TensorInfo};
 use outrigger_protocol::ids::RequestIds;
-use outrigger_protocol::oip::{self, InferReply, Limits};
+use outrigger_protocol::oip::{self, InferReply};
+use outrigger_protocol::priority::Priority;
 use outrigger_runtime::busy::{Busy, Outcome};
 use outrigger_runtime::scripts::frame::{self, CallBody, CallHead, Method};
 use outrigger_runtime::scripts::tensors;
+use outrigger_runtime::{Admission, Limits, Scheduler, Terms};
+use tokio::time::Instant;
 
 fn model() -> ModelInfo {
     let tensor = |name: &str, width: i64| TensorInfo {
@@ -38,7 +45,7 @@ fn tensor(rows: i64, width: i64) -> Tensor {
 }
 
 fn json(criterion: &mut Criterion) {
-    let (model, limits) = (model(), Limits::default());
+    let (model, limits) = (model(), oip::Limits::default());
     let mut group = criterion.benchmark_group("json_tensors");
     for rows in [1, 32, 1024] {
         let body = request(rows);
@@ -147,9 +154,74 @@ fn busy(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What the scheduler costs a call: admission, begin, end.
+fn scheduler(criterion: &mut Criterion) {
+    const LIMITS: Limits =
+        Limits { items: 512, bytes: 1 << 30, wait: Duration::from_secs(600), ageing: Duration::from_secs(1) };
+    let terms = |deadline: Option<Duration>, caller: u16| Terms {
+        caller,
+        priority: Priority::Normal,
+        kind: 0,
+        bytes: 64,
+        admission: Admission::Now,
+        deadline: deadline.map(|deadline: Duration| Instant::now() + deadline),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let mut group = criterion.benchmark_group("scheduler");
+    group.bench_function("call, a slot is free", |bencher| {
+        let scheduler = Scheduler::new(Busy::new(4), 4, LIMITS, None);
+        bencher.iter(|| {
+            if let Ok(mut slot) = runtime.block_on(scheduler.admit(terms(None, 0))) {
+                slot.begin();
+                slot.finish(Outcome::Answered);
+            }
+        });
+    });
+    // A call comes, one ends, and the one that has waited longest has its slot; so many wait throughout.
+    for (name, deadline) in [
+        ("call, 256 others wait", None),
+        ("call, 256 others wait with deadlines", Some(Duration::from_secs(600))),
+    ] {
+        group.bench_function(name, |bencher| {
+            let _entered = runtime.enter();
+            let scheduler = Scheduler::new(Busy::new(1), 1, LIMITS, None);
+            let mut context = Context::from_waker(Waker::noop());
+            let mut waiting = VecDeque::new();
+            let enter = |waiting: &mut VecDeque<_>, context: &mut Context<'_>| {
+                let (scheduler, terms) = (Arc::clone(&scheduler), terms(deadline, 0));
+                let mut call = Box::pin(async move { scheduler.admit(terms).await });
+                match call.as_mut().poll(context) {
+                    Poll::Pending => {
+                        waiting.push_back(call);
+                        None
+                    }
+                    Poll::Ready(slot) => slot.ok(),
+                }
+            };
+            let mut held = enter(&mut waiting, &mut context);
+            for _ in 0..256 {
+                enter(&mut waiting, &mut context);
+            }
+            bencher.iter(|| {
+                enter(&mut waiting, &mut context);
+                if let Some(mut slot) = held.take() {
+                    slot.begin();
+                    slot.finish(Outcome::Answered);
+                }
+                let next = waiting.pop_front().map(|mut call| call.as_mut().poll(&mut context));
+                match next {
+                    Some(Poll::Ready(Ok(slot))) => held = Some(slot),
+                    _ => panic!("the one that has waited longest is next"),
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = pure;
     config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
-    targets = json, ids, frames, busy
+    targets = json, ids, frames, busy, scheduler
 }
 criterion_main!(pure);

@@ -19,4 +19,4 @@ pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
 pub use models::{LoadedModel, Models, ModelsError, NotBatchable, PluginError};
 pub use replica::{Addresses, Replica, ReplicaError};
-pub use scheduler::{Limits, Scheduler, Slot, Terms};
+pub use scheduler::{Admission, Limits, Scheduler, Slot, Terms};

@@ -21,6 +21,10 @@ const LATENCY: &[f64] = &[
     100.0,
 ];
 
+/// From 5 µs, which is a lane that was idle, to 50 s.
+const WAIT: &[f64] =
+    &[5e-6, 1e-5, 1.5e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 2.0, 10.0, 50.0];
+
 /// The metrics of a replica, in a registry of their own.
 pub struct Metrics {
     registry: Registry,
@@ -28,6 +32,8 @@ pub struct Metrics {
     requests: Vec<Vec<IntCounter>>,
     seconds: Vec<Histogram>,
     pub(crate) batches: BatchMetrics,
+    /// From a call's arrival at the scheduler until a lane begins with it.
+    pub(crate) waits: Histogram,
 }
 
 impl Metrics {
@@ -50,6 +56,12 @@ impl Metrics {
         registry.register(Box::new(BusyCollector::new(busy)?))?;
         registry.register(Box::new(CallerCollector::new(policy)?))?;
         let batches = BatchMetrics::new(&registry)?;
+        let waits = HistogramOpts::new(
+            "outrigger_wait_seconds",
+            "Time that calls wait until a lane begins with them",
+        );
+        let waits = Histogram::with_opts(waits.buckets(WAIT.into()))?;
+        registry.register(Box::new(waits.clone()))?;
 
         let codes: Vec<&str> =
             std::iter::once("ok").chain(ErrorCode::ALL.iter().map(|code| code.as_str())).collect();
@@ -61,7 +73,7 @@ impl Metrics {
             requests.push(row.collect::<Result<Vec<_>, _>>()?);
             histograms.push(seconds.get_metric_with_label_values(&[operation.as_str()])?);
         }
-        Ok(Self { registry, requests, seconds: histograms, batches })
+        Ok(Self { registry, requests, seconds: histograms, batches, waits })
     }
 
     /// Counts a request that is answered.

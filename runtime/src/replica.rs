@@ -158,9 +158,11 @@ impl Replica {
             None => config.backends.cpu_threads,
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
+        let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?;
+        let waits = Some(metrics.waits.clone());
         let replica = Arc::new(Self {
-            scheduler: Scheduler::new(Arc::clone(&busy), slots, queue_limits(&config)),
-            metrics: Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?,
+            scheduler: Scheduler::new(Arc::clone(&busy), slots, queue_limits(&config), waits),
+            metrics,
             service: ServiceInfo {
                 title: config.service.name.clone(),
                 version: config.service.version.clone(),

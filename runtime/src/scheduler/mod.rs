@@ -23,6 +23,7 @@ use std::time::Duration;
 use outrigger_auth::Permit;
 use outrigger_protocol::error::CallError;
 use outrigger_protocol::priority::Priority;
+use prometheus::Histogram;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -65,6 +66,8 @@ pub struct Scheduler {
     /// The beginning of [`core`]'s time.
     start: Instant,
     wait: Duration,
+    /// Told how long each call has waited when a lane begins with it.
+    waits: Option<Histogram>,
     state: Mutex<State>,
 }
 
@@ -79,6 +82,7 @@ pub struct Slot {
     scheduler: Arc<Scheduler>,
     ticket: Option<Ticket>,
     pass: Pass,
+    came: Instant,
     begun: Option<Instant>,
     deadline: Option<Instant>,
     /// The caller's place, which is taken for as long as the slot is.
@@ -86,10 +90,10 @@ pub struct Slot {
 }
 
 impl Scheduler {
-    /// Makes `slots` slots and a queue.
-    pub fn new(busy: Arc<Busy>, slots: usize, limits: Limits) -> Arc<Self> {
+    /// Makes `slots` slots and a queue; `waits` is told how long calls wait.
+    pub fn new(busy: Arc<Busy>, slots: usize, limits: Limits, waits: Option<Histogram>) -> Arc<Self> {
         let state = Mutex::new(State { core: Core::new(limits, slots), closed: false });
-        Arc::new(Self { busy, start: Instant::now(), wait: limits.wait, state })
+        Arc::new(Self { busy, start: Instant::now(), wait: limits.wait, waits, state })
     }
 
     /// Waits for a slot.
@@ -113,9 +117,15 @@ impl Scheduler {
         };
         let (scheduler, deadline) = (Arc::clone(self), terms.deadline);
         match pass {
-            Ok(pass) => {
-                Ok(Slot { scheduler, ticket: Some(ticket), pass, begun: None, deadline, permit: None })
-            }
+            Ok(pass) => Ok(Slot {
+                scheduler,
+                ticket: Some(ticket),
+                pass,
+                came: since,
+                begun: None,
+                deadline,
+                permit: None,
+            }),
             Err(refusal) => {
                 ticket.finish(if refusal == Refusal::Expired { Outcome::Expired } else { Outcome::Refused });
                 Err(refusal.error(self.lock().core.backlog()))
@@ -273,7 +283,11 @@ impl Slot {
     /// The call leaves the queue: from now on it is being executed.
     pub fn begin(&mut self) {
         if self.begun.is_none() {
-            self.begun = Some(Instant::now());
+            let now = Instant::now();
+            self.begun = Some(now);
+            if let Some(waits) = &self.scheduler.waits {
+                waits.observe((now - self.came).as_secs_f64());
+            }
             let mut state = self.scheduler.lock();
             state.core.begun();
             self.scheduler.note_oldest(&state);

@@ -8,7 +8,7 @@ fn limits(items: usize) -> Limits {
 
 fn scheduler(slots: usize, items: usize) -> (Arc<Busy>, Arc<Scheduler>) {
     let busy = Busy::new(slots);
-    (Arc::clone(&busy), Scheduler::new(busy, slots, limits(items)))
+    (Arc::clone(&busy), Scheduler::new(busy, slots, limits(items), None))
 }
 
 fn terms(admission: Admission) -> Terms {

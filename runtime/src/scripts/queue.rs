@@ -173,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_a_lane_was_rung_for_and_cannot_take_is_another_s() {
         let queue = Queue::new(2);
-        let slots = Scheduler::new(Busy::new(2), 2, LIMITS);
+        let slots = Scheduler::new(Busy::new(2), 2, LIMITS, None);
         assert!(queue.take(0, true, usize::MAX).is_none());
         assert!(queue.take(1, true, usize::MAX).is_none());
         let (first, _answer) = job(&slots).await;
@@ -189,7 +189,7 @@ mod tests {
     async fn who_has_waited_too_long_is_taken_out_and_who_has_left_is_forgotten() {
         let queue = Queue::new(1);
         let busy = Busy::new(3);
-        let slots = Scheduler::new(Arc::clone(&busy), 3, LIMITS);
+        let slots = Scheduler::new(Arc::clone(&busy), 3, LIMITS, None);
         let (left, gone) = job(&slots).await;
         let (old, _answer) = job(&slots).await;
         queue.put(left);
