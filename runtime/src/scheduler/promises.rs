@@ -26,15 +26,20 @@ pub(super) struct Promise {
 #[derive(Debug, Default)]
 pub(super) struct Promises {
     waiting: BTreeMap<Rank, Promise>,
+    /// What all of them take, nanoseconds.
+    work: u64,
 }
 
 impl Promises {
     pub(super) fn insert(&mut self, rank: Rank, promise: Promise) {
+        self.work = self.work.saturating_add(promise.cost);
         self.waiting.insert(rank, promise);
     }
 
     pub(super) fn remove(&mut self, rank: Rank) {
-        self.waiting.remove(&rank);
+        if let Some(promise) = self.waiting.remove(&rank) {
+            self.work = self.work.saturating_sub(promise.cost);
+        }
     }
 
     pub(super) fn contains(&self, rank: &Rank) -> bool {
@@ -48,6 +53,12 @@ impl Promises {
 
     /// Whether all are kept if `new` is accepted. Those that come before it are not its fault.
     pub(super) fn bear(&self, rank: Rank, new: Promise, line: Line<'_>) -> bool {
+        if self.waiting.last_key_value().is_none_or(|(last, _)| *last < rank) {
+            // The usual case: it is the last, and there is no other to look at.
+            let turn = self.waiting.len() % line.slots.max(1);
+            let until_turn = self.waiting.values().take(turn).map(|promise| promise.cost).sum();
+            return line.start(turn, until_turn, self.work) + new.likely <= rank.until;
+        }
         let before = self.waiting.range(..rank);
         let after = self.waiting.range(rank..);
         let own = std::iter::once((&rank, &new));
@@ -86,19 +97,12 @@ impl Line<'_> {
         let slots = self.slots.max(1);
         let mut line: Vec<u64> = Vec::with_capacity(slots.min(64));
         let mut work = 0u64;
-        let first = self.first.map(|cost| self.now + Duration::from_nanos(cost));
         for (at, (rank, promise, matters)) in calls.enumerate() {
             let turn = at % slots;
             if at < slots {
                 line.push(work);
             }
-            // The slot that is free for the one at this turn, and then the work in between, spread over all slots.
-            let free = match first {
-                None => self.running.free(turn, slots, self.now),
-                Some(end) => self.free_after(end, turn, slots),
-            };
-            let between = work.saturating_sub(line.get(turn).copied().unwrap_or(0)) / slots as u64;
-            let start = free + Duration::from_nanos(between);
+            let start = self.start(turn, line.get(turn).copied().unwrap_or(0), work);
             // One that is lost already is nobody's fault.
             let hopeless = self.now + promise.likely > rank.until;
             if matters && !hopeless && start + promise.likely > rank.until {
@@ -107,6 +111,17 @@ impl Line<'_> {
             work = work.saturating_add(promise.cost);
         }
         true
+    }
+
+    /// When a call begins that stands so far behind a full turn of the slots, with so much work before that turn's and before it: the
+    /// slot of that turn must be free, and then comes the work in between, spread over all slots.
+    fn start(&self, turn: usize, until_turn: u64, work: u64) -> Duration {
+        let slots = self.slots.max(1);
+        let free = match self.first {
+            None => self.running.free(turn, slots, self.now),
+            Some(cost) => self.free_after(self.now + Duration::from_nanos(cost), turn, slots),
+        };
+        free + Duration::from_nanos(work.saturating_sub(until_turn) / slots as u64)
     }
 
     /// When the `nth` slot is free once a call that ends at `end` has taken the first.
