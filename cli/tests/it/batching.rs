@@ -53,7 +53,8 @@ async fn all(requests: Vec<reqwest::RequestBuilder>) -> Vec<(u16, String, Value)
 }
 
 async fn metric(replica: &ReplicaProcess, name: &str) -> f64 {
-    let text = client().get(format!("{}/metrics", replica.observe)).send().await.unwrap().text().await.unwrap();
+    let text =
+        client().get(format!("{}/metrics", replica.observe)).send().await.unwrap().text().await.unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
 }
@@ -83,7 +84,11 @@ async fn of_a_batch_only_the_call_at_fault_fails() {
     // Nothing is wrong with any of them.
     let (status, _, body) = one_of_many(&replica, tensors(&[row(10)], &[7])).await;
     assert_eq!((status, data(&body)), (200, expected(&[row(10)], &[7])));
-    assert_eq!((metric(&replica, runs).await, metric(&replica, wide).await), (1.0, 0.0), "one run of 32 rows");
+    assert_eq!(
+        (metric(&replica, runs).await, metric(&replica, wide).await),
+        (1.0, 0.0),
+        "one run of 32 rows"
+    );
     assert_eq!(metric(&replica, "outrigger_batch_rows_sum{model=\"picky\"}").await, 32.0);
 
     // A row that makes the run fail: one half on each of five levels.
@@ -112,10 +117,13 @@ async fn a_call_that_is_too_large_or_does_not_fit_leaves_the_others_alone() {
     let many: Vec<_> = (0..50).map(row).collect();
     let (status, _, body) = one_of_many(&replica, tensors(&many, &[3; 50])).await;
     assert_eq!((status, data(&body)), (200, expected(&many, &[3; 50])));
-    let (status, _, body) = one_of_many(&replica, json!({"inputs": [
-        {"name": "x", "datatype": "FP32", "shape": [0, 4], "data": []},
-        {"name": "index", "datatype": "INT64", "shape": [0], "data": []},
-    ]}))
+    let (status, _, body) = one_of_many(
+        &replica,
+        json!({"inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [0, 4], "data": []},
+            {"name": "index", "datatype": "INT64", "shape": [0], "data": []},
+        ]}),
+    )
     .await;
     assert_eq!((status, data(&body)), (200, vec![vec![]; 2]));
     assert_eq!(metric(&replica, "outrigger_batch_bisections_total{model=\"picky\"}").await, 0.0);
@@ -182,7 +190,9 @@ fn a_model_that_cannot_batch_is_a_mistake_of_the_configuration() {
         .run();
     assert_eq!(ended.status.code(), Some(2), "{}", ended.text());
     let text = ended.log.iter().map(ToString::to_string).collect::<String>();
-    for part in ["models.square.max_batch", "the first dimension is `n` in input `x` and `m`", "set max_batch = 1"] {
+    for part in
+        ["models.square.max_batch", "the first dimension is `n` in input `x` and `m`", "set max_batch = 1"]
+    {
         assert!(text.contains(part), "{part} is not in {text}");
     }
 }

@@ -150,7 +150,8 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let call = apart(body.len(), || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
         drop(body);
         let slot = replica.admit(serving.infer_admission()).await?;
-        let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot), None).await?;
+        let tensors =
+            serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot), None).await?;
         let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
         let _unsent = replica.busy.unsent_guard(bytes);
         let reply = InferReply {

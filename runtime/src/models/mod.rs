@@ -25,8 +25,8 @@ use crate::metrics::Metrics;
 use crate::slots::Slot;
 
 pub(crate) use batch::BatchMetrics;
-pub use batch::NotBatchable;
 use batch::Former;
+pub use batch::NotBatchable;
 use job::{Failure, Job};
 pub use plugin::PluginError;
 use threads::Threads;
@@ -74,14 +74,16 @@ pub enum ModelsError {
         source: BackendError,
     },
     /// A model is said to batch and cannot.
-    #[error("`models.{name}.max_batch` is {max_batch}, and model `{name}` cannot run several calls at once: {reason}; set max_batch = 1, or export the model with a free first dimension, the rows, in every input and output")]
+    #[error(
+        "`models.{name}.max_batch` is {max_batch}, and model `{name}` cannot run several calls at once: {reason}; set max_batch = 1, or export the model with a free first dimension, the rows, in every input and output"
+    )]
     Batch {
         /// The model.
         name: String,
         /// What was asked for.
         max_batch: usize,
         /// Why it cannot.
-        reason: NotBatchable,
+        reason: Box<NotBatchable>,
     },
     /// The model directory cannot be read.
     #[error("model_dir `{path}` cannot be read")]
@@ -176,8 +178,14 @@ impl Models {
             let mut loaded = load_one(&name, &model, backend.info(), device.as_ref()).map_err(|source| {
                 ModelsError::Load { name: name.clone(), path: model.path.clone(), source }
             })?;
-            loaded.former = Former::new(&name, &model, &loaded.info, limits, &metrics.batches)
-                .map_err(|reason| ModelsError::Batch { name: name.clone(), max_batch: model.max_batch, reason })?;
+            loaded.former =
+                Former::new(&name, &model, &loaded.info, limits, &metrics.batches).map_err(|reason| {
+                    ModelsError::Batch {
+                        name: name.clone(),
+                        max_batch: model.max_batch,
+                        reason: Box::new(reason),
+                    }
+                })?;
             tracing::info!(model = %name, device = %loaded.device, bytes = loaded.bytes_held(), "model ready");
             models.insert(name, Arc::new(loaded));
         }

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_backend::{
-    BackendError, DataType, Instance, ModelInfo, Output, Shape, Tensor, TensorInfo,
-};
+use outrigger_backend::{BackendError, DataType, Instance, ModelInfo, Output, Shape, Tensor, TensorInfo};
 
 use super::LoadedModel;
 use super::batch::{Former, Limits};
@@ -91,14 +89,8 @@ fn info(name: &str, data_type: DataType, dimensions: &[&str]) -> TensorInfo {
 /// A model that batches like this, and what runs it.
 pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<LoadedModel>, Arc<Fake>) {
     let info = ModelInfo {
-        inputs: vec![
-            info("x", DataType::Fp32, &["batch", "length"]),
-            info("k", DataType::Int64, &["batch"]),
-        ],
-        outputs: vec![
-            info("y", DataType::Fp32, &["batch", "length"]),
-            info("s", DataType::Fp32, &["batch"]),
-        ],
+        inputs: vec![info("x", DataType::Fp32, &["batch", "length"]), info("k", DataType::Int64, &["batch"])],
+        outputs: vec![info("y", DataType::Fp32, &["batch", "length"]), info("s", DataType::Fp32, &["batch"])],
     };
     let config = ModelConfig { max_batch, max_delay, ..ModelConfig::of("fake".into()) };
     let metrics = Metrics::new(Busy::new(1)).unwrap();

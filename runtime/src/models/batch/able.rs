@@ -46,8 +46,11 @@ pub enum NotBatchable {
 /// Checks that every first dimension is free and nothing else depends on it.
 pub(super) fn check(info: &ModelInfo) -> Result<(), NotBatchable> {
     let Some(first) = info.inputs.first() else { return Err(NotBatchable::NoInput) };
-    let all =
-        info.inputs.iter().map(|info| ("input", info)).chain(info.outputs.iter().map(|info| ("output", info)));
+    let all = info
+        .inputs
+        .iter()
+        .map(|info| ("input", info))
+        .chain(info.outputs.iter().map(|info| ("output", info)));
     let symbol = |info: &TensorInfo| info.symbols.first().cloned().unwrap_or_default();
     let rows = symbol(first);
     for (kind, info) in all {

@@ -270,7 +270,8 @@ mod tests {
         let now = Instant::now();
         let mut waiting: VecDeque<_> = [call(0, 1, now), call(1, 2, now + MS), call(1, 1, now + MS)].into();
         let rules = rules(4, MS * 5);
-        let ask = |waiting: &VecDeque<Waiting>, after: u32| choose(waiting, &rules, unknown, now + MS * after);
+        let ask =
+            |waiting: &VecDeque<Waiting>, after: u32| choose(waiting, &rules, unknown, now + MS * after);
         assert_eq!(ask(&waiting, 1), Choice::Later(now + MS * 5));
         // The second bucket is full before the first one's time is over.
         waiting.push_back(call(1, 1, now + MS * 2));

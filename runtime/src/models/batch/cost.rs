@@ -63,7 +63,9 @@ impl Cost {
         match self.coefficients() {
             Some((a, b)) => a * w + b,
             // All had one width: fewer rows take no longer, and more take at most in proportion.
-            None if self.weight > 0.0 => (self.t / self.weight) * (w * self.weight / self.w.max(1.0)).max(1.0),
+            None if self.weight > 0.0 => {
+                (self.t / self.weight) * (w * self.weight / self.w.max(1.0)).max(1.0)
+            }
             None => 0.0,
         }
     }

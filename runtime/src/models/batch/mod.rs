@@ -102,7 +102,10 @@ pub(super) enum Visit {
     /// Look again then.
     Later(Instant),
     /// Run these. With `more`, somebody has to be told to look at the others.
-    Run { members: Vec<Member>, more: bool },
+    Run {
+        members: Vec<Member>,
+        more: bool,
+    },
 }
 
 impl Former {
@@ -165,10 +168,8 @@ impl Former {
         let outputs = job::check(model, &job.inputs, &job.outputs, self.max_bytes)?;
         let inputs = job.inputs.iter().map(|input| input.data().len()).fold(0, usize::saturating_add);
         let rows = rows::of(&job.inputs);
-        let bucket = Bucket {
-            extents: able::extents(&model.info, &job.inputs),
-            outputs: job.outputs.clone(),
-        };
+        let bucket =
+            Bucket { extents: able::extents(&model.info, &job.inputs), outputs: job.outputs.clone() };
         let about = Waiting {
             bucket,
             // Of no rows at all, a model may say something else than of none among others.

@@ -130,8 +130,12 @@ mod tests {
 
     #[test]
     fn rows_go_together_and_apart() {
-        let parts =
-            [int8(&[1, 2], &[1, 2]), int8(&[2, 2], &[3, 4, 5, 6]), int8(&[0, 2], &[]), int8(&[1, 2], &[7, 8])];
+        let parts = [
+            int8(&[1, 2], &[1, 2]),
+            int8(&[2, 2], &[3, 4, 5, 6]),
+            int8(&[0, 2], &[]),
+            int8(&[1, 2], &[7, 8]),
+        ];
         let pool = Pool::default();
         let whole = join(parts.iter(), &pool).unwrap();
         assert_eq!(whole, int8(&[4, 2], &[1, 2, 3, 4, 5, 6, 7, 8]));
