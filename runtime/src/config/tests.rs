@@ -401,3 +401,31 @@ fn parts_of_the_sandbox_go_by_their_names() {
     let mistakes = off("['file']").unwrap_err();
     assert!(mistakes[0].problem.contains("did you mean `files`?"), "{mistakes:?}");
 }
+
+#[test]
+fn models_batch_only_where_that_is_said() {
+    let file = "\
+[models.plain]
+path = 'a.onnx'
+[models.wide]
+path = 'b.onnx'
+max_batch = 32
+max_delay = '500us'
+[models.clever]
+path = 'c.onnx'
+max_batch = 8
+max_delay = 'auto'
+";
+    let (config, settings) = load(&sources(file, &[])).unwrap();
+    let said = |name: &str| (config.models[name].max_batch, config.models[name].max_delay);
+    assert_eq!(said("plain"), (1, BatchDelay::AtMost(Duration::ZERO)));
+    assert_eq!(said("wide"), (32, BatchDelay::AtMost(Duration::from_micros(500))));
+    assert_eq!(said("clever"), (8, BatchDelay::Auto));
+    assert!(settings.show().contains("max_delay = \"auto\""));
+    let mistakes = problems(&sources("[models.m]\npath = 'a'\nmax_batch = 1025\nmax_delay = 'soon'", &[]));
+    for text in
+        ["`models.m.max_batch` is `1025`", "`models.m.max_delay` is \"soon\", expected a time with its unit"]
+    {
+        assert!(mistakes.iter().any(|mistake| mistake.contains(text)), "{text} not in {mistakes:#?}");
+    }
+}

@@ -88,7 +88,7 @@ pub enum ModelsError {
         /// What was asked for.
         max_batch: usize,
         /// Why it cannot.
-        reason: NotBatchable,
+        reason: Box<NotBatchable>,
     },
     /// The model directory cannot be read.
     #[error("model_dir `{path}` cannot be read")]
@@ -187,7 +187,11 @@ impl Models {
                 })?;
             loaded.former =
                 Former::new(&name, &model, &loaded.info, limits, &metrics.batches).map_err(|reason| {
-                    ModelsError::Batch { name: name.clone(), max_batch: model.max_batch, reason }
+                    ModelsError::Batch {
+                        name: name.clone(),
+                        max_batch: model.max_batch,
+                        reason: Box::new(reason),
+                    }
                 })?;
             tracing::info!(model = %name, device = %loaded.device, bytes = loaded.bytes_held(), "model ready");
             models.insert(name, Arc::new(loaded));
