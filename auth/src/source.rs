@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Secret;
+use crate::caller::MAX_CALLERS;
 use crate::file;
 use crate::key::{KeyFault, check_key, generate_key};
 
@@ -74,6 +75,17 @@ pub enum KeyError {
     /// The configuration has a secondary key and no primary one.
     #[error("a secondary key is configured without a primary key: configure both, or the primary key alone")]
     SecondaryAlone,
+    /// Two callers have the same key.
+    #[error("`{first}` and `{other}` have the same key, so nobody could tell who calls")]
+    Double {
+        /// The one.
+        first: String,
+        /// The other.
+        other: String,
+    },
+    /// There are more callers than can be told apart.
+    #[error("there are more callers than {MAX_CALLERS}")]
+    TooManyCallers,
     /// A key in the file does not follow the rules.
     #[error("the {which} key in `{path}` is not usable: {fault}", path = .path.display())]
     InFile {

@@ -134,14 +134,14 @@ fn frames(criterion: &mut Criterion) {
 fn busy(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("busy");
     let call = |busy: &std::sync::Arc<Busy>| {
-        if let Some(mut ticket) = busy.arrive(1000) {
+        if let Some(mut ticket) = busy.arrive() {
             ticket.start();
             ticket.finish(Outcome::Answered);
         }
     };
     let busy = Busy::new(4);
     group.bench_function("call, idle before and after", |bencher| bencher.iter(|| call(black_box(&busy))));
-    let other = busy.arrive(1000);
+    let other = busy.arrive();
     group.bench_function("call beside another", |bencher| bencher.iter(|| call(black_box(&busy))));
     drop(other);
     group.finish();

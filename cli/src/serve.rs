@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use outrigger_auth::KeyOrigin;
 use outrigger_runtime::config::key::KEYS;
 use outrigger_runtime::config::{Config, Kind, Settings};
-use outrigger_runtime::{Replica, ReplicaError};
+use outrigger_runtime::{ModelsError, Replica, ReplicaError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{exit, init, log, sources};
@@ -82,11 +82,12 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Program => "PROGRAM",
         Kind::Count { .. } => "N",
         Kind::Flag => "true|false",
-        Kind::Duration | Kind::Timeout => "TIME",
+        Kind::Duration | Kind::Timeout | Kind::Delay => "TIME",
         Kind::Size { .. } => "SIZE",
         Kind::Address => "IP:PORT",
         Kind::Endpoint => "IP:PORT|unix:PATH",
         Kind::OneOf(_) => "WORD",
+        Kind::Number { .. } => "NUMBER",
     }
 }
 
@@ -241,6 +242,8 @@ fn failed(error: &ReplicaError, config: &Config) -> ExitCode {
     failure::report(error, config);
     ExitCode::from(match error {
         ReplicaError::Bind(_) | ReplicaError::Keys(_) => exit::CONFIG,
+        // What is said of a model does not go together with the model.
+        ReplicaError::Models(ModelsError::Batch { .. }) => exit::CONFIG,
         _ => exit::START,
     })
 }

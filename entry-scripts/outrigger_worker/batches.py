@@ -29,9 +29,11 @@ class _Loop:
         self._parse = script.parser()
         self._encode = script.encoder(start["compat"], channel.max_payload - frames.REPLY_META_SIZE)
         self._most = start["max_batch"]
+        self._bisect = start.get("bisect", True)
         self._work = context.shared()
-        # The calls of the batch that is worked on, and those of them that have been cancelled.
+        # The calls of the batch that is worked on, those that are run at the moment, and those that have been cancelled.
         self._numbers: set[int] = set()
+        self._group: set[int] = set()
         self._cancelled: set[int] = set()
         channel.on_cancel = self._cancel
         # A call that is dropped may be the last of its batch.
@@ -54,32 +56,68 @@ class _Loop:
         return calls
 
     def work_on(self, calls: list[Any]) -> None:
-        """Runs a batch and answers its calls."""
+        """Runs a batch and answers its calls.
+
+        If that raises, its halves are run, and so on, so that only those that are at fault fail.
+        """
         if not calls:
             return
         work = self._work
         self._numbers, self._cancelled = {call[0] for call in calls}, set()
+        # The earliest deadline is that of the batch, however often it is halved.
+        work.limit = min((call[3] for call in calls if call[3]), default=0)
+        work.began = monotonic_ns()
+        groups = [calls]
+        while groups:
+            group = groups.pop()
+            if len(group) < len(calls):
+                group = self._still_wanted(group)
+            if group:
+                groups += self._run_group(group)
+        work.began = 0
+        self._numbers = set()
+
+    def _run_group(self, calls: list[Any]) -> list[list[Any]]:
+        """Runs calls together and answers them, but for those that are to be run again: in these groups, the last one first."""
+        work = self._work
+        self._group = {call[0] for call in calls}
         work.number = calls[0][0] if len(calls) == 1 else 0
         work.request_id = calls[0][4] if len(calls) == 1 else b""
-        # The earliest deadline is that of the batch.
-        work.limit = min((call[3] for call in calls if call[3]), default=0)
         work.reason = 0
-        work.began = monotonic_ns()
         results: list[Any] = []
         answer: Encoded | None = None
+        again: list[Any] = []
         try:
             results = _checked(self._run([call[1] for call in calls]), len(calls))
         except BaseException as error:
             answer = failed(frames.RAISED, error)
         took = monotonic_ns() - work.began
         printing.end_call(work.number)
+        if answer is not None and self._bisect and len(calls) > 1:
+            self._channel.poll()
+            # That nobody waits for the others any more may be what made it raise.
+            again = [call for call in calls if call[0] not in self._cancelled]
+        left = {call[0] for call in again}
         for place, call in enumerate(calls):
+            if call[0] in left:
+                continue
             if answer is None and call[0] in self._cancelled:
                 self._reply(call[0], CANCELLED, took)
             else:
                 self._reply(call[0], answer or self._encoded(results[place], call[1]), took)
-        work.began = 0
-        self._numbers = set()
+        half = len(again) // 2
+        return [again[half:], again[:half]]
+
+    def _still_wanted(self, calls: list[Any]) -> list[Any]:
+        """Those that have not been cancelled; the others are answered."""
+        self._channel.poll()
+        wanted = []
+        for call in calls:
+            if call[0] in self._cancelled:
+                self._reply(call[0], CANCELLED, monotonic_ns() - self._work.began)
+            else:
+                wanted.append(call)
+        return wanted
 
     def _parse_one(
         self, number: int, view: memoryview, start: int, end: int, tail: memoryview | None
@@ -108,7 +146,7 @@ class _Loop:
         """The batch goes on for the others; it is cancelled when all of its calls are."""
         if number in self._numbers:
             self._cancelled.add(number)
-            if self._cancelled == self._numbers:
+            if self._group <= self._cancelled:
                 self._work.reason = reason
 
 

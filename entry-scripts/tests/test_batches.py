@@ -98,10 +98,100 @@ def test_an_item_that_is_refused(launch: Launch) -> None:
 )
 def test_a_batch_that_failed(launch: Launch, result: str, message: str) -> None:
     script = f"def run_batch(items):\n    return items if items == ['next'] else {result}\n"
-    worker = begin(launch, script)
+    worker = begin(launch, script, bisect=False)
     for answer in post(worker, ["a", "b"]):
         assert (answer.outcome, answer.message) == (RAISED, message)
     assert post(worker, ["next"], 3)[0].json() == "next"
+
+
+ONLY_GOOD = """
+def run_batch(items):
+    print(",".join(items))
+    if "bad" in items:
+        raise ValueError(f"bad is one of {len(items)}")
+    return [[item, len(items)] for item in items]
+"""
+
+
+def test_who_is_at_fault_fails_alone(launch: Launch) -> None:
+    worker = begin(launch, ONLY_GOOD, max_batch=32)
+    bodies = ["bad" if place == 21 else f"{place}" for place in range(32)]
+    answers = post(worker, bodies)
+    for place, answer in enumerate(answers):
+        if place == 21:
+            assert (answer.outcome, answer.message) == (RAISED, "ValueError: bad is one of 1")
+            assert b"run_batch" in answer.rest
+        else:
+            assert (answer.outcome, answer.json()[0]) == (RETURNED, f"{place}")
+    # Once for the whole, then two halves on each of five levels.
+    sizes = sorted(len(worker.printed().split(",")) for _ in range(11))
+    assert sizes == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32]
+    assert [answer.json() for answer in post(worker, ["a", "b"], 33)] == [["a", 2], ["b", 2]]
+
+
+def test_all_may_be_at_fault(launch: Launch) -> None:
+    worker = begin(launch, ONLY_GOOD)
+    answers = post(worker, ["bad", "bad", "good", "bad"])
+    assert [answer.outcome for answer in answers] == [RAISED, RAISED, RETURNED, RAISED]
+    assert {answer.message for answer in answers if answer.outcome == RAISED} == {"ValueError: bad is one of 1"}
+
+
+def test_a_wrong_number_of_results_is_looked_into_too(launch: Launch) -> None:
+    script = "def run_batch(items):\n    return [item for item in items if item != 'lost']\n"
+    answers = post(begin(launch, script), ["a", "lost", "c"])
+    assert [answer.outcome for answer in answers] == [RETURNED, RAISED, RETURNED]
+    assert answers[1].message == "ValueError: run_batch() returned 0 results for 1 calls"
+
+
+def test_a_batch_that_is_not_to_be_run_again(launch: Launch) -> None:
+    worker = begin(launch, ONLY_GOOD, bisect=False)
+    for answer in post(worker, ["a", "bad", "c"]):
+        assert (answer.outcome, answer.message) == (RAISED, "ValueError: bad is one of 3")
+    assert worker.printed() == "a,bad,c\n"
+
+
+def test_who_has_left_is_not_run_again(launch: Launch) -> None:
+    script = """
+def run_batch(items):
+    print(",".join(items))
+    while len(items) == 4 and not ctx.cancelled:
+        pass
+    if "bad" in items:
+        raise ValueError("bad")
+    return items
+"""
+    worker = begin(launch, script)
+    send(worker, ["a", "bad", "c", "d"])
+    assert worker.printed() == "a,bad,c,d\n"
+    for number in (1, 2, 3, 4):
+        worker.cancel(number)
+    # All have left: whatever it raised is the end of it.
+    assert [worker.reply(number).outcome for number in (1, 2, 3, 4)] == [RAISED] * 4
+    script = script.replace("len(items) == 4 and not ctx.cancelled", "len(items) == 4 and time.monotonic() < END")
+    worker = begin(launch, "END = time.monotonic() + 1\n" + script)
+    send(worker, ["a", "bad", "c", "d"])
+    assert worker.printed() == "a,bad,c,d\n"
+    worker.cancel(3)
+    outcomes = {}
+    for _ in range(4):
+        answer = parse_reply(worker.receive())
+        outcomes[answer.number] = answer.outcome
+    assert outcomes == {1: RETURNED, 2: RAISED, 3: RAISED, 4: RETURNED}
+    assert "c" not in "".join(worker.printed() for _ in range(3))
+
+
+def test_the_deadline_is_not_put_off(launch: Launch) -> None:
+    script = """
+SEEN = []
+def run_batch(items):
+    SEEN.append(ctx.deadline)
+    if len(items) > 1:
+        raise ValueError("too many")
+    return [len(set(SEEN))]
+"""
+    worker = begin(launch, script)
+    send(worker, ["a", "b", "c"], limit=60 * 10**9)
+    assert [worker.reply(number).json() for number in (1, 2, 3)] == [1, 1, 1]
 
 
 def test_a_tuple_and_an_array(launch: Launch) -> None:

@@ -46,6 +46,9 @@ pub struct BusySnapshot {
     pub failed: u64,
     /// Calls that were admitted and whose client went away before they were executed.
     pub cancelled: u64,
+    /// Calls that were admitted and whose deadline was over before they were executed.
+    #[serde(default)]
+    pub expired: u64,
     /// Time spent in slots by all finished calls together, in seconds, waiting not counted.
     pub service_seconds_sum: f64,
     /// Finished calls in [`service_seconds_sum`](Self::service_seconds_sum).
@@ -75,7 +78,7 @@ pub struct Window {
     pub arrived: f64,
     /// Calls that ended with a result or failed, per second.
     pub ended: f64,
-    /// Calls that failed or were refused, per second.
+    /// Calls that failed, were refused or expired, per second.
     pub errors: f64,
     /// Mean number of calls executing or queued.
     pub calls: f64,
@@ -132,6 +135,7 @@ pub(crate) mod tests {
             answered: 13,
             failed: 1,
             cancelled: 0,
+            expired: 0,
             service_seconds_sum: 3.5,
             service_count: 14,
             loading: false,

@@ -62,6 +62,10 @@ error_codes! {
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, false;
     /// The content type is not one that the operation takes.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, false;
+    /// The caller has made more calls than its rate allows.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, true;
+    /// The caller has as many calls in the house as it may have.
+    TooManyCalls = "too_many_calls", TOO_MANY_REQUESTS, true;
     /// The headers are over their limit.
     HeaderTooLarge = "header_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, false;
     /// A request identifier is over its limit.
@@ -82,6 +86,8 @@ error_codes! {
     Internal = "internal", INTERNAL_SERVER_ERROR, false;
     /// No slot is free and the queue is full, or the deadline cannot be met.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, true;
+    /// The deadline that the call came with is over.
+    DeadlineExceeded = "deadline_exceeded", GATEWAY_TIMEOUT, false;
     /// The replica is ending and takes no new calls.
     Draining = "draining", SERVICE_UNAVAILABLE, true;
     /// The replica has not finished starting.
@@ -149,7 +155,7 @@ mod tests {
     #[test]
     fn a_retry_helps_where_the_server_was_busy_or_unlucky_only() {
         for code in ErrorCode::ALL {
-            let expected = code.status().as_u16() == 503
+            let expected = matches!(code.status().as_u16(), 429 | 503)
                 || matches!(code, ErrorCode::BodyTimeout | ErrorCode::WorkerLost);
             assert_eq!(code.retryable(), expected, "{code}");
         }
@@ -178,6 +184,8 @@ mod tests {
             (BodyTimeout, 408),
             (BodyTooLarge, 413),
             (UnsupportedMediaType, 415),
+            (RateLimited, 429),
+            (TooManyCalls, 429),
             (HeaderTooLarge, 431),
             (RequestIdTooLong, 431),
             (ScriptError, 500),

@@ -15,6 +15,10 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const MS_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 /// The client's own identifier.
 pub const MS_CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
+/// How many milliseconds after it came a request has lost its worth.
+pub const REQUEST_DEADLINE_MS: HeaderName = HeaderName::from_static("x-request-deadline-ms");
+/// How urgent a request is: `high`, `normal` or `low`.
+pub const REQUEST_PRIORITY: HeaderName = HeaderName::from_static("x-request-priority");
 /// `TraceId`, echoed if sent.
 pub const TRACE_ID: HeaderName = HeaderName::from_static("traceid");
 /// Name and version of the server.

@@ -15,8 +15,14 @@ use prost::Message;
 
 use crate::busy::BusySnapshot;
 
-/// Name of the service, for its path.
-pub const SERVICE: &str = "externalscaler.ExternalScaler";
+/// Path of a method: whether there is anything to do.
+pub const IS_ACTIVE: &str = "/externalscaler.ExternalScaler/IsActive";
+/// The same as a stream of changes.
+pub const STREAM_IS_ACTIVE: &str = "/externalscaler.ExternalScaler/StreamIsActive";
+/// What is measured, and what is aimed at.
+pub const GET_METRIC_SPEC: &str = "/externalscaler.ExternalScaler/GetMetricSpec";
+/// The measurement.
+pub const GET_METRICS: &str = "/externalscaler.ExternalScaler/GetMetrics";
 /// The one metric.
 pub const METRIC: &str = "outrigger-calls";
 

@@ -18,9 +18,13 @@ pub mod knative;
 pub mod oip;
 pub mod operation;
 pub mod orca;
+pub mod priority;
 pub mod swagger;
+pub mod urgency;
 
 pub use busy::BusySnapshot;
 pub use error::{CallError, ErrorCode};
 pub use ids::{IdError, RequestIds};
 pub use operation::Operation;
+pub use priority::Priority;
+pub use urgency::Urgency;

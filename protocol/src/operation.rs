@@ -7,6 +7,8 @@
 pub enum Operation {
     /// Whether the service is alive or ready.
     Health,
+    /// How busy the replica is, in numbers.
+    Observe,
     /// Running the user's script.
     Score,
     /// The description of the scoring route.
@@ -27,6 +29,7 @@ impl Operation {
     /// Every operation.
     pub const ALL: &'static [Self] = &[
         Self::Health,
+        Self::Observe,
         Self::Score,
         Self::Swagger,
         Self::Infer,
@@ -38,13 +41,35 @@ impl Operation {
 
     /// Whether anybody may ask, without a key.
     pub const fn public(self) -> bool {
-        matches!(self, Self::Health | Self::Nowhere)
+        matches!(self, Self::Health | Self::Observe | Self::Nowhere)
     }
 
-    /// The name, for labels and logs.
+    /// Whether it manages the replica rather than uses it: nobody may who is not told so, with a key also where other operations
+    /// need none.
+    pub const fn administrative(self) -> bool {
+        matches!(self, Self::Status)
+    }
+
+    /// Whether it is work for a lane. That is what rates and concurrency of callers count; what only describes is cheap and free.
+    pub const fn work(self) -> bool {
+        matches!(self, Self::Score | Self::Infer)
+    }
+
+    /// Whether it is asked of one model.
+    pub const fn of_a_model(self) -> bool {
+        matches!(self, Self::Infer | Self::ModelMetadata)
+    }
+
+    /// The operation of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|operation| operation.as_str() == name)
+    }
+
+    /// The name, for labels, logs and configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Health => "health",
+            Self::Observe => "observe",
             Self::Score => "score",
             Self::Swagger => "swagger",
             Self::Infer => "infer",
@@ -67,8 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_says_nothing_is_public() {
+    fn what_says_nothing_of_the_service_is_public() {
         let public: Vec<_> = Operation::ALL.iter().filter(|operation| operation.public()).collect();
-        assert_eq!(public, [&Operation::Health, &Operation::Nowhere]);
+        assert_eq!(public, [&Operation::Health, &Operation::Observe, &Operation::Nowhere]);
+    }
+
+    #[test]
+    fn names_stand_for_one_operation_each() {
+        for operation in Operation::ALL {
+            assert_eq!(Operation::from_name(operation.as_str()), Some(*operation));
+            assert!(!operation.public() || !(operation.work() || operation.administrative()));
+        }
+        assert_eq!(Operation::from_name("everything"), None);
     }
 }

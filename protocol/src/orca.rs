@@ -19,8 +19,8 @@ use prost::Message;
 
 use crate::busy::BusySnapshot;
 
-/// Name of the service, for its path.
-pub const SERVICE: &str = "xds.service.orca.v3.OpenRcaService";
+/// Path of the service's one method.
+pub const STREAM_CORE_METRICS: &str = "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics";
 /// What a request carries to be told the load, with a [`Format`].
 pub const FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
 /// The load, as text or JSON.

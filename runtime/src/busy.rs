@@ -41,6 +41,7 @@ pub struct Busy {
     answered: AtomicU64,
     failed: AtomicU64,
     cancelled: AtomicU64,
+    expired: AtomicU64,
     service_nanos: AtomicU64,
     served: AtomicU64,
     loading: AtomicU64,
@@ -150,6 +151,7 @@ impl Busy {
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             service_nanos: AtomicU64::new(0),
             served: AtomicU64::new(0),
             loading: AtomicU64::new(0),
@@ -202,17 +204,19 @@ impl Busy {
         }
     }
 
-    /// Counts a call in: into the queue, if fewer than `limit` wait there. `None` is a refusal, counted as such.
-    pub fn arrive(self: &Arc<Self>, limit: usize) -> Option<Ticket> {
+    /// Counts a call in: into the queue. `None` is a refusal, counted as such: there are more than can be counted.
+    pub fn arrive(self: &Arc<Self>) -> Option<Ticket> {
+        self.arrive_at(Instant::now())
+    }
+
+    /// The same for who has looked at the clock just now: it costs more than the rest.
+    pub(crate) fn arrive_at(self: &Arc<Self>, now: Instant) -> Option<Ticket> {
         self.arrived.fetch_add(1, Ordering::Relaxed);
-        let limit = u16::try_from(limit).unwrap_or(u16::MAX - 1);
-        let slots = self.slots.load(Ordering::Relaxed);
-        let admitted = self.change(self.micros(), |word| {
-            // A free slot takes a call however short the queue is.
-            let room = usize::from(word.executing) + usize::from(word.queued) < slots;
-            (room || word.queued < limit).then(|| word.queued += 1)
+        let counted = self.change(self.micros_at(now), |word| {
+            word.queued = word.queued.checked_add(1)?;
+            Some(())
         });
-        if !admitted {
+        if !counted {
             self.refused.fetch_add(1, Ordering::Relaxed);
             self.bell.ring();
             return None;
@@ -337,6 +341,7 @@ impl Busy {
             answered,
             failed,
             cancelled: self.cancelled.load(Ordering::Relaxed),
+            expired: self.expired.load(Ordering::Relaxed),
             service_seconds_sum: self.service_nanos.load(Ordering::Relaxed) as f64 / 1e9,
             service_count: self.served.load(Ordering::Relaxed),
             loading: self.loading.load(Ordering::Relaxed) > 0,
@@ -359,6 +364,8 @@ pub enum Outcome {
     Refused,
     /// Nobody waits for it any more.
     Cancelled,
+    /// Its deadline was over before it was executed.
+    Expired,
 }
 
 /// A call that is counted: in the queue until [`Ticket::start`], in a slot until dropped.
@@ -395,6 +402,7 @@ impl Drop for Ticket {
             Outcome::Failed => &self.busy.failed,
             Outcome::Refused => &self.busy.refused,
             Outcome::Cancelled => &self.busy.cancelled,
+            Outcome::Expired => &self.busy.expired,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
@@ -512,10 +520,10 @@ mod tests {
     fn calls_are_counted_from_arrival_to_end() {
         let busy = Busy::new(1);
         assert!(!busy.snapshot().busy);
-        let mut first = busy.arrive(1).unwrap();
+        let mut first = busy.arrive().unwrap();
         first.start();
-        let second = busy.arrive(1).unwrap();
-        assert!(busy.arrive(1).is_none(), "slot and queue are full");
+        let second = busy.arrive().unwrap();
+        busy.refuse();
         let seen = busy.snapshot();
         assert_eq!((seen.busy, seen.executing, seen.queued, seen.arrived, seen.refused), (true, 1, 1, 3, 1));
         assert_eq!(seen.utilisation, 1.0);
@@ -538,26 +546,18 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_of_nothing_still_fills_the_slots() {
-        let busy = Busy::new(2);
-        let first = busy.arrive(0);
-        let second = busy.arrive(0);
-        assert!(first.is_some() && second.is_some() && busy.arrive(0).is_none());
-    }
-
-    #[test]
     fn the_integral_is_exact_under_many_threads() {
         let busy = Busy::new(4);
         // One call spans everything, so the replica is busy from here on whatever the others do.
         let before = busy.snapshot();
-        let whole = busy.arrive(1000).unwrap();
+        let whole = busy.arrive().unwrap();
         let begun = Instant::now();
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let mut last = 0.0;
                     for _ in 0..2000 {
-                        let mut ticket = busy.arrive(1000).unwrap();
+                        let mut ticket = busy.arrive().unwrap();
                         ticket.start();
                         let seen = busy.snapshot().busy_seconds;
                         assert!(seen >= last, "the integral never goes back");

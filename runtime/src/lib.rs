@@ -11,12 +11,12 @@ mod http;
 mod metrics;
 mod models;
 mod replica;
+mod scheduler;
 pub mod scripts;
-mod slots;
 pub mod swagger;
 
-pub use http::{BindError, Bound};
+pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
-pub use models::{LoadedModel, Models, ModelsError, PluginError};
+pub use models::{LoadedModel, Models, ModelsError, NotBatchable, PluginError};
 pub use replica::{Addresses, Replica, ReplicaError};
-pub use slots::{Slot, Slots};
+pub use scheduler::{Limits, Scheduler, Slot, Terms};

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_auth::Policy;
 use outrigger_protocol::error::ErrorCode;
 use outrigger_protocol::operation::Operation;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
 
 use crate::busy::Busy;
+use crate::models::BatchMetrics;
 
 /// From 100 µs to 100 s, three to a decade.
 const LATENCY: &[f64] = &[
@@ -25,6 +27,7 @@ pub struct Metrics {
     /// By operation, then by code with "ok" first; found by number, since every request counts here.
     requests: Vec<Vec<IntCounter>>,
     seconds: Vec<Histogram>,
+    pub(crate) batches: BatchMetrics,
 }
 
 impl Metrics {
@@ -32,7 +35,7 @@ impl Metrics {
     ///
     /// # Errors
     /// [`prometheus::Error`] if two metrics have one name: a mistake in this file.
-    pub fn new(busy: Arc<Busy>) -> Result<Self, prometheus::Error> {
+    pub fn new(busy: Arc<Busy>, policy: Arc<Policy>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let total = Opts::new(
             "outrigger_requests_total",
@@ -45,6 +48,8 @@ impl Metrics {
         let seconds = HistogramVec::new(seconds.buckets(LATENCY.into()), &["operation"])?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(BusyCollector::new(busy)?))?;
+        registry.register(Box::new(CallerCollector::new(policy)?))?;
+        let batches = BatchMetrics::new(&registry)?;
 
         let codes: Vec<&str> =
             std::iter::once("ok").chain(ErrorCode::ALL.iter().map(|code| code.as_str())).collect();
@@ -56,7 +61,7 @@ impl Metrics {
             requests.push(row.collect::<Result<Vec<_>, _>>()?);
             histograms.push(seconds.get_metric_with_label_values(&[operation.as_str()])?);
         }
-        Ok(Self { registry, requests, seconds: histograms })
+        Ok(Self { registry, requests, seconds: histograms, batches })
     }
 
     /// Counts a request that is answered.
@@ -120,6 +125,7 @@ const BUSY: &[(&str, &str, bool)] = &[
     ("outrigger_answered_total", "Calls that were answered with a result", true),
     ("outrigger_failed_total", "Calls that were admitted and failed", true),
     ("outrigger_cancelled_total", "Calls whose client went away", true),
+    ("outrigger_expired_total", "Calls whose deadline was over before they were executed", true),
     ("outrigger_service_seconds_total", "Time spent in slots by all finished calls", true),
     ("outrigger_service_calls_total", "Finished calls that outrigger_service_seconds_total counts", true),
     ("outrigger_busy_seconds_total", "Time during which the replica was busy", true),
@@ -168,6 +174,7 @@ impl Collector for BusyCollector {
             seen.answered as f64,
             seen.failed as f64,
             seen.cancelled as f64,
+            seen.expired as f64,
             seen.service_seconds_sum,
             seen.service_count as f64,
             seen.busy_seconds,
@@ -182,39 +189,116 @@ impl Collector for BusyCollector {
             self.busy.unsent() as f64,
             seen.epoch as f64,
         ];
-        BUSY.iter().zip(values).map(|(about, value)| family(about, value)).collect()
+        let show = |((name, help, grows), value): (&(&str, &str, bool), f64)| match grows {
+            true => family(name, help, MetricType::COUNTER, vec![counter(&[], value)]),
+            false => family(name, help, MetricType::GAUGE, vec![gauge(&[], value)]),
+        };
+        BUSY.iter().zip(values).map(show).collect()
     }
 }
 
-fn family((name, help, grows): &(&str, &str, bool), value: f64) -> MetricFamily {
-    let mut metric = Metric::default();
-    let mut family = MetricFamily::default();
-    family.set_name((*name).into());
-    family.set_help((*help).into());
-    if *grows {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        metric.set_counter(counter);
-        family.set_field_type(MetricType::COUNTER);
-    } else {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
-        family.set_field_type(MetricType::GAUGE);
+/// Shows what callers were answered. Their names are the configuration's, so there are few.
+struct CallerCollector {
+    policy: Arc<Policy>,
+    descriptions: Vec<Desc>,
+}
+
+/// Name, help, labels.
+const CALLERS: [(&str, &str, &[&str]); 2] = [
+    (
+        "outrigger_caller_requests_total",
+        "Requests of callers that are known, by what the policy said",
+        &["answer", "caller"],
+    ),
+    ("outrigger_caller_calls", "Calls that a caller has in the house, where they are limited", &["caller"]),
+];
+
+impl CallerCollector {
+    fn new(policy: Arc<Policy>) -> Result<Self, prometheus::Error> {
+        let describe = |(name, help, labels): &(&str, &str, &[&str])| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new((*name).into(), (*help).into(), labels, std::collections::HashMap::new())
+        };
+        Ok(Self { policy, descriptions: CALLERS.iter().map(describe).collect::<Result<_, _>>()? })
     }
-    family.set_metric(vec![metric]);
+}
+
+impl Collector for CallerCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (mut requests, mut calls) = (Vec::new(), Vec::new());
+        for (caller, counts) in self.policy.callers() {
+            let answers = [
+                ("granted", counts.granted),
+                ("forbidden", counts.forbidden),
+                ("rate_limited", counts.rate_limited),
+                ("too_many_calls", counts.too_many_calls),
+            ];
+            for (answer, count) in answers.into_iter().filter(|(_, count)| *count > 0) {
+                requests.push(counter(&[("answer", answer), ("caller", caller)], count as f64));
+            }
+            calls.extend(counts.calls.map(|calls| gauge(&[("caller", caller)], calls.into())));
+        }
+        let types = [MetricType::COUNTER, MetricType::GAUGE];
+        let families = CALLERS.iter().zip(types).zip([requests, calls]);
+        families.map(|(((name, help, _), kind), metrics)| family(name, help, kind, metrics)).collect()
+    }
+}
+
+fn counter(labels: &[(&str, &str)], value: f64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    let mut metric = Metric::from_label(pairs(labels));
+    metric.set_counter(counter);
+    metric
+}
+
+fn gauge(labels: &[(&str, &str)], value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_label(pairs(labels));
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).into());
+        pair.set_value((*value).into());
+        pair
+    };
+    labels.iter().map(pair).collect()
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.into());
+    family.set_help(help.into());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
     family
 }
 
 #[cfg(test)]
 mod tests {
+    use outrigger_auth::{CallerRules, PolicyConfig};
+
     use super::*;
 
     #[test]
     fn the_busy_signal_and_the_requests_are_shown() {
         let busy = Busy::new(3);
-        let metrics = Metrics::new(Arc::clone(&busy)).unwrap();
-        let _ticket = busy.arrive(1).unwrap();
+        let rules = CallerRules { concurrency: std::num::NonZeroU32::new(9), ..CallerRules::default() };
+        let open = PolicyConfig { open: true, anonymous: rules, ..PolicyConfig::default() };
+        let (now, headers) = (std::time::Instant::now(), http::HeaderMap::new());
+        let policy = Arc::new(Policy::new(None, &open, now).unwrap());
+        let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy)).unwrap();
+        let _grant = policy.ask(&headers, Operation::Score, None, now).unwrap();
+        let _ticket = busy.arrive().unwrap();
         metrics.request(Operation::Score, None, Duration::from_millis(3));
         metrics.request(Operation::Infer, Some(ErrorCode::ModelNotFound), Duration::from_millis(3));
         let text = metrics.encode().unwrap();
@@ -223,6 +307,8 @@ mod tests {
             "outrigger_slots 3",
             "outrigger_queued 1",
             "outrigger_arrived_total 1",
+            "outrigger_caller_requests_total{answer=\"granted\",caller=\"anonymous\"} 1",
+            "outrigger_caller_calls{caller=\"anonymous\"} 1",
             "outrigger_requests_total{code=\"ok\",operation=\"score\"} 1",
             "outrigger_requests_total{code=\"model_not_found\",operation=\"infer\"} 1",
             "outrigger_request_seconds_bucket{operation=\"score\",le=\"0.005\"} 1",

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use outrigger_auth::{Authenticator, KeyConfig, KeyError, KeyRing, KeySource, ResolvedKeys};
+use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, Policy, ResolvedKeys};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
@@ -16,9 +16,9 @@ use crate::busy::{self, Busy, Outcome, Place};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
-use crate::models::{self, Models, ModelsError};
+use crate::models::{LoadedModel, Models, ModelsError};
+use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
-use crate::slots::{Admission, Slot, Slots};
 use crate::swagger::{self, SwaggerFileError};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -70,12 +70,11 @@ pub struct Replica {
     /// The effective configuration as text, secrets masked.
     pub(crate) effective: String,
     pub(crate) busy: Arc<Busy>,
-    pub(crate) slots: Arc<Slots>,
+    pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) metrics: Metrics,
     pub(crate) service: ServiceInfo,
     pub(crate) tensor_limits: oip::Limits,
-    auth: Authenticator,
-    admin_auth: Authenticator,
+    policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
     addresses: Addresses,
     /// Set once everything is loaded.
@@ -116,6 +115,15 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
+    /// A model that the caller may use.
+    ///
+    /// # Errors
+    /// `forbidden`, whether it is there or not, and `model_not_found`.
+    pub(crate) fn model(&self, grant: &Grant, name: &str) -> Result<&Arc<LoadedModel>, CallError> {
+        grant.allow_model(name)?;
+        self.models.get(name)
+    }
+
     /// Whether runs of models may be handed to the device threads before a slot is free. Those take them in order, each as
     /// soon as it can. Beside a script, whose slots are its workers, they may not: they would take its turns.
     pub(crate) fn infer_admission(&self) -> Admission {
@@ -142,11 +150,7 @@ impl Replica {
         // Management over TCP needs a key even where scoring needs none.
         let keyed = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
         let keys = keyed.then(|| resolve_keys(&config)).transpose()?;
-        let authenticator = |needed: bool| match keys.as_ref().filter(|_| needed) {
-            Some(keys) => KeyRing::new(keys).map(Authenticator::Keys).map_err(KeyError::Random),
-            None => Ok(Authenticator::Off),
-        };
-        let (auth, admin_auth) = (authenticator(config.auth.enabled)?, authenticator(true)?);
+        let policy = Arc::new(Policy::new(keys.as_ref(), &config.callers, Instant::now())?);
 
         let slots = match &config.script {
             // Until the script has said how it takes its calls.
@@ -155,16 +159,15 @@ impl Replica {
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let replica = Arc::new(Self {
-            slots: Slots::new(Arc::clone(&busy), slots, config.queue.items, config.queue.wait),
-            metrics: Metrics::new(Arc::clone(&busy))?,
+            scheduler: Scheduler::new(Arc::clone(&busy), slots, queue_limits(&config)),
+            metrics: Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?,
             service: ServiceInfo {
                 title: config.service.name.clone(),
                 version: config.service.version.clone(),
                 path_prefix: config.service.path_prefix.clone(),
             },
             tensor_limits: oip::Limits { tensor_bytes: config.limits.answer, ..oip::Limits::default() },
-            auth,
-            admin_auth,
+            policy,
             keys,
             addresses,
             serving: OnceLock::new(),
@@ -189,7 +192,7 @@ impl Replica {
     /// [`ReplicaError::Models`], [`ReplicaError::Script`].
     pub async fn load(self: &Arc<Self>) -> Result<(), ReplicaError> {
         let replica = Arc::clone(self);
-        let load = move || Models::load(&replica.config, &replica.busy);
+        let load = move || Models::load(&replica.config, &replica.busy, &replica.metrics);
         let models = Arc::new(tokio::task::spawn_blocking(load).await??);
         let scripts = match &self.config.script {
             Some(script) => {
@@ -200,13 +203,14 @@ impl Replica {
                 };
                 let (model_dir, busy) = (self.config.model_dir.as_deref(), Arc::clone(&self.busy));
                 let scripts = Scripts::start(script, model_dir, Arc::clone(&models), busy, limits).await?;
-                self.slots.set_count(scripts.slots());
+                self.scheduler.set_slots(scripts.slots());
                 let alone = models.iter().next().is_none();
-                self.slots.set_ahead(if alone { scripts.ahead() } else { 0 });
+                self.scheduler.set_ahead(if alone { scripts.ahead() } else { 0 });
                 Some(scripts)
             }
             None => {
-                self.slots.set_ahead(models::ahead(&self.config));
+                self.scheduler.set_slots(models.slots());
+                self.scheduler.set_ahead(models.ahead());
                 None
             }
         };
@@ -263,7 +267,7 @@ impl Replica {
     }
 
     fn break_off(&self) {
-        self.slots.close();
+        self.scheduler.close();
         let Some(serving) = self.serving.get() else { return };
         serving.models.break_off();
         if let Some(scripts) = &serving.scripts {
@@ -281,15 +285,26 @@ impl Replica {
         self.others.stop.clone()
     }
 
-    /// What answers calls.
+    /// What answers calls, for who has been allowed one.
     ///
     /// # Errors
     /// `not_ready` while it is being loaded.
-    pub(crate) fn serving(&self) -> Result<&Serving, CallError> {
+    pub(crate) fn serving(&self, grant: &Grant) -> Result<&Serving, CallError> {
+        if grant.operation().public() {
+            // Whoever may do what anybody may has not been looked at.
+            return Err(CallError::new(ErrorCode::Internal, "asked for more than was granted"));
+        }
         self.serving.get().ok_or_else(|| {
             CallError::new(ErrorCode::NotReady, "the replica is still loading")
                 .with_retry_after(Duration::from_secs(1))
         })
+    }
+
+    /// Whether the script takes a method of HTTP; `None` where there is none, or it is being loaded. Who asks how `/score` is to be
+    /// called has no key yet.
+    pub(crate) fn script_takes(&self, method: &str) -> Option<bool> {
+        let scripts = self.serving.get()?.scripts.as_ref()?;
+        Some(scripts.ready().takes(method))
     }
 
     /// Whether calls can be taken.
@@ -313,12 +328,13 @@ impl Replica {
         Some(trouble.map_or(text.into(), |trouble| format!("{text}: {trouble}").into()))
     }
 
-    /// Waits for a slot.
+    /// Waits for a slot, which keeps the caller's place with it.
     ///
     /// # Errors
-    /// As [`Slots::admit`], and `overloaded` while answers that clients do not take hold all the memory that there is for them.
-    pub(crate) async fn admit(&self, admission: Admission) -> Result<Slot, CallError> {
-        let slot = self.slots.admit(admission).await?;
+    /// As [`Scheduler::admit`], and `overloaded` while answers that clients do not take hold all the memory that there is for them.
+    pub(crate) async fn admit(&self, grant: &Grant, terms: Terms) -> Result<Slot, CallError> {
+        let mut slot = self.scheduler.admit(terms).await?;
+        slot.keep(grant.permit());
         // After the wait, so that a queue of calls does not come on top.
         if self.busy.unsent() < self.config.limits.answers as u64 {
             return Ok(slot);
@@ -332,34 +348,36 @@ impl Replica {
     /// Whether the caller may do this; asked of the operation and the model, never of a URL.
     ///
     /// # Errors
-    /// `unauthenticated` or `forbidden`.
-    pub(crate) fn authorize(
+    /// `unauthenticated`, `forbidden`, `rate_limited`, `too_many_calls`.
+    pub(crate) fn ask(
         &self,
         headers: &::http::HeaderMap,
         operation: Operation,
         model: Option<&str>,
-    ) -> Result<(), CallError> {
-        check(&self.auth, headers, operation, model)
+    ) -> Result<Grant, CallError> {
+        Ok(self.policy.ask(headers, operation, model, Instant::now())?)
     }
 
-    /// The same for the admin listener.
-    pub(crate) fn authenticate_admin(
+    /// The same on the admin listener. On a Unix socket the system has said who is there; over TCP a key is needed, also where scoring
+    /// needs none.
+    ///
+    /// # Errors
+    /// `unauthenticated`, `forbidden`.
+    pub(crate) fn ask_admin(
         &self,
         headers: &::http::HeaderMap,
         operation: Operation,
-    ) -> Result<(), CallError> {
-        check(&self.admin_auth, headers, operation, None)
+    ) -> Result<Grant, CallError> {
+        match self.config.listen.admin {
+            Endpoint::Unix(_) => Ok(self.policy.local(operation)?),
+            Endpoint::Tcp(_) => self.ask(headers, operation, None),
+        }
     }
 }
 
-fn check(
-    auth: &Authenticator,
-    headers: &::http::HeaderMap,
-    operation: Operation,
-    model: Option<&str>,
-) -> Result<(), CallError> {
-    auth.check(headers, operation, model)?;
-    Ok(())
+fn queue_limits(config: &Config) -> Limits {
+    let queue = &config.queue;
+    Limits { items: queue.items, bytes: queue.bytes, wait: queue.wait, ageing: queue.ageing }
 }
 
 fn resolve_keys(config: &Config) -> Result<ResolvedKeys, KeyError> {

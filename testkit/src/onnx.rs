@@ -77,6 +77,20 @@ pub fn outer() -> Vec<u8> {
     graph.model()
 }
 
+/// `root = √x` for `x`: `FP32` `[batch, width]`, which is NaN below zero, and `picked = (0, 1, .., 9)[index]` for `index`: `INT64`
+/// `[batch]`: an index outside makes the run fail, and with it that of all rows of a batch.
+pub fn picky(width: i64) -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("batch"), Dim::Fixed(width)]);
+    graph.input("index", DataType::Int64, &[Dim::Named("batch")]);
+    graph.output("root", DataType::Fp32, &[Dim::Named("batch"), Dim::Fixed(width)]);
+    graph.output("picked", DataType::Fp32, &[Dim::Named("batch")]);
+    graph.initializer("table", &[10], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+    graph.node("Sqrt", &["x"], &["root"]);
+    graph.node("Gather", &["table", "index"], &["picked"]);
+    graph.model()
+}
+
 /// An extent of an input or output.
 #[derive(Clone, Copy, Debug)]
 pub enum Dim<'a> {

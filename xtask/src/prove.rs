@@ -75,6 +75,16 @@ const PROOFS: &[Proof] = &[
         },
     },
     Proof {
+        name: "overload",
+        about: "five times what can be executed costs no capacity, and one greedy caller slows down nobody",
+        run: |repo, log| tests(repo, log, "overload::"),
+    },
+    Proof {
+        name: "scheduler",
+        about: "the scheduler's properties on a virtual clock, in a hundred times as many cases",
+        run: scheduler,
+    },
+    Proof {
         name: "spark",
         about: "inference-schema's SparkParameterType works unchanged (needs java, installs 700 MB)",
         run: spark,
@@ -108,6 +118,18 @@ fn tests(repo: &Repo, log: &mut Log, filter: &str) -> Result<()> {
 }
 
 fn tests_with(repo: &Repo, log: &mut Log, filter: &str, variables: &[(&str, &Path)]) -> Result<()> {
+    let command = ["test", "--release", "--quiet", "--package", "outrigger", "--test", "it", "--", filter];
+    run_tests(repo, log, &command, variables)
+}
+
+/// Runs the simulations.
+fn scheduler(repo: &Repo, log: &mut Log) -> Result<()> {
+    let command =
+        ["test", "--release", "--quiet", "--package", "outrigger-runtime", "--lib", "--", "simulation::"];
+    run_tests(repo, log, &command, &[])
+}
+
+fn run_tests(repo: &Repo, log: &mut Log, command: &[&str], variables: &[(&str, &Path)]) -> Result<()> {
     let git = |arguments: &[&str]| {
         let mut command = repo.command("git");
         command.args(arguments);
@@ -117,8 +139,7 @@ fn tests_with(repo: &Repo, log: &mut Log, filter: &str, variables: &[(&str, &Pat
         if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { ", changed" };
     log.line(&format!("{}{changed}", git(&["log", "-1", "--format=commit %h of %cs"])?.trim()))?;
     log.line(&machine())?;
-    let mut command =
-        repo.cargo(["test", "--release", "--quiet", "--package", "outrigger", "--test", "it", "--", filter]);
+    let mut command = repo.cargo(command);
     command
         .args(["--nocapture", "--test-threads", "1"])
         .env("OUTRIGGER_PROVE", "1")

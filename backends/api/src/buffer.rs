@@ -28,6 +28,26 @@ impl Buffer {
         Ok(Self { lines, len })
     }
 
+    /// Makes it `len` bytes long. What was in it before is of no use afterwards; memory is taken only if it has to grow.
+    ///
+    /// # Errors
+    /// As [`Buffer::zeroed`].
+    pub fn resize(&mut self, len: usize) -> Result<(), std::collections::TryReserveError> {
+        let count = len.div_ceil(ALIGNMENT);
+        if count > self.lines.len() {
+            self.lines.clear();
+            self.lines.try_reserve_exact(count)?;
+            self.lines.resize(count, Line([0; ALIGNMENT]));
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// The bytes that it can be made long without taking memory.
+    pub fn capacity(&self) -> usize {
+        self.lines.len() * ALIGNMENT
+    }
+
     /// The bytes, shared from now on and never copied.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
@@ -84,6 +104,19 @@ mod tests {
             assert_eq!(bytes.as_ptr(), address, "freezing must not copy");
             assert!(bytes.iter().all(|byte| *byte == 7));
         }
+    }
+
+    #[test]
+    fn a_buffer_that_is_used_again_keeps_its_memory() {
+        let mut buffer = Buffer::zeroed(1000).unwrap();
+        let address = buffer.as_ptr();
+        for len in [0, 1000, 64, 1024] {
+            buffer.resize(len).unwrap();
+            assert_eq!((buffer.len(), buffer.as_ptr(), buffer.capacity()), (len, address, 1024));
+        }
+        buffer.resize(1025).unwrap();
+        assert_eq!((buffer.len(), buffer.capacity(), buffer.as_ptr() as usize % ALIGNMENT), (1025, 1088, 0));
+        assert!(buffer.resize(usize::MAX - 64).is_err());
     }
 
     #[test]

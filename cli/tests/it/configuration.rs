@@ -145,15 +145,28 @@ fn key_table() -> String {
 fn the_readme_shows_every_key() {
     let path = outrigger_testkit::repository().join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme.split_once("<!-- keys -->\n").unwrap();
-    let (shown, after) = rest.split_once("<!-- /keys -->").unwrap();
+    let mut fresh = readme.clone();
+    for (place, table) in [("keys", key_table()), ("caller keys", caller_table())] {
+        let (begin, end) = (format!("<!-- {place} -->\n"), format!("<!-- /{place} -->"));
+        let (before, rest) = fresh.split_once(&begin).unwrap();
+        let (_, after) = rest.split_once(&end).unwrap();
+        fresh = format!("{before}{begin}{table}{end}{after}");
+    }
     if std::env::var_os("OUTRIGGER_TEST_UPDATE").is_some() {
-        std::fs::write(&path, format!("{before}<!-- keys -->\n{}<!-- /keys -->{after}", key_table()))
-            .unwrap();
+        std::fs::write(&path, fresh).unwrap();
     } else {
         assert!(
-            shown == key_table(),
-            "README's table of keys is not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger readme"
+            readme == fresh,
+            "README's tables of keys are not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger readme"
         );
     }
+}
+
+/// The keys of `[callers.NAME]`.
+fn caller_table() -> String {
+    let mut table = String::from("| key | meaning |\n|---|---|\n");
+    for key in outrigger_runtime::config::key::CALLER_KEYS {
+        table.push_str(&format!("| `{}` | {} |\n", key.name, key.doc));
+    }
+    table
 }

@@ -3,31 +3,16 @@
 use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::replica::KEY;
 use reqwest::Client;
-use serde_json::Value;
 
-use crate::support::{client, outcome, outrigger, score};
+use crate::support::{client, outcome, outrigger, score, until_busy as until};
 
 fn both() -> [(&'static str, Client); 2] {
     let two = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
     [("HTTP/1.1", client()), ("HTTP/2", two)]
 }
 
-async fn busy(replica: &ReplicaProcess) -> Value {
-    outcome(client().get(format!("{}/busy", replica.observe)).send().await.unwrap()).await.2
-}
-
 fn call(client: &Client, replica: &ReplicaProcess, body: &'static str) -> reqwest::RequestBuilder {
     client.post(format!("{}/score", replica.score)).bearer_auth(KEY).body(body)
-}
-
-/// Waits until so many calls execute and wait.
-async fn until(replica: &ReplicaProcess, executing: u64, queued: u64) -> Value {
-    loop {
-        let busy = busy(replica).await;
-        if busy["executing"] == executing && busy["queued"] == queued {
-            return busy;
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

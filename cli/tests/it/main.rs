@@ -2,6 +2,7 @@
 
 mod azmlinfsrv;
 mod bad_input;
+mod batching;
 mod breaker;
 mod busy;
 mod configuration;
@@ -22,7 +23,10 @@ mod lifecycle;
 mod lint;
 mod listeners;
 mod native;
+mod overload;
+mod policy;
 mod proof;
+mod scheduling;
 mod scripts;
 mod spark;
 mod streaming;

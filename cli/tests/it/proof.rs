@@ -6,9 +6,14 @@ use std::time::Duration;
 
 use outrigger_testkit::ReplicaProcess;
 
+/// Whether this is a long proof.
+pub(crate) fn proving() -> bool {
+    std::env::var_os("OUTRIGGER_PROVE").is_some()
+}
+
 /// How often to do something: `often` in a long proof, `few` times in a test.
 pub(crate) fn scale(few: usize, often: usize) -> usize {
-    if std::env::var_os("OUTRIGGER_PROVE").is_some() { often } else { few }
+    if proving() { often } else { few }
 }
 
 /// Prints what was seen.

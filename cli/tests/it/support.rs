@@ -46,6 +46,21 @@ pub(crate) fn header(response: &Response, name: &str) -> String {
     response.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
 }
 
+/// The busy signal.
+pub(crate) async fn busy(replica: &ReplicaProcess) -> Value {
+    outcome(client().get(format!("{}/busy", replica.observe)).send().await.unwrap()).await.2
+}
+
+/// Waits until so many calls execute and wait.
+pub(crate) async fn until_busy(replica: &ReplicaProcess, executing: u64, queued: u64) -> Value {
+    loop {
+        let busy = busy(replica).await;
+        if busy["executing"] == executing && busy["queued"] == queued {
+            return busy;
+        }
+    }
+}
+
 /// Sends bytes as they are and reads until the server closes.
 pub(crate) fn raw(replica: &ReplicaProcess, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(replica.score.trim_start_matches("http://")).unwrap();

@@ -195,11 +195,11 @@ mod tests {
         assert_eq!(next(&mut watch).await.1, Duration::ZERO, "the present state");
         tokio::time::sleep(GAP).await;
 
-        let first = busy.arrive(10).unwrap();
+        let first = busy.arrive().unwrap();
         let (seen, after) = next(&mut watch).await;
         assert_eq!((seen.busy, seen.queued, after), (true, 1, Duration::ZERO));
-        let second = busy.arrive(10).unwrap();
-        let third = busy.arrive(10).unwrap();
+        let second = busy.arrive().unwrap();
+        let third = busy.arrive().unwrap();
         let (seen, after) = next(&mut watch).await;
         assert_eq!((seen.queued, after), (3, GAP), "both in one event");
 
@@ -208,7 +208,7 @@ mod tests {
         let (seen, after) = next(&mut watch).await;
         assert_eq!((seen.busy, after), (false, Duration::ZERO));
         // The next one does.
-        let call = busy.arrive(10).unwrap();
+        let call = busy.arrive().unwrap();
         let (seen, after) = next(&mut watch).await;
         assert_eq!((seen.busy, after), (true, GAP));
         drop(call);
@@ -234,7 +234,7 @@ mod tests {
         next(&mut watch).await;
         let sleeper = tokio::spawn(async move { next(&mut watch).await });
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let call = busy.arrive(1).unwrap();
+        let call = busy.arrive().unwrap();
         let (seen, after) = sleeper.await.unwrap();
         assert_eq!((seen.busy, after), (true, Duration::from_secs(1)));
         assert_eq!(busy.bell.armed.load(Ordering::SeqCst), 0, "nobody waits any more");
@@ -255,7 +255,7 @@ mod tests {
                     busy.refuse();
                     tokio::task::yield_now().await;
                 }
-                drop(busy.arrive(100));
+                drop(busy.arrive());
             });
             let cancelled = async |watch: &mut Watch| while watch.next().await.cancelled < round {};
             for watch in &mut watchers {

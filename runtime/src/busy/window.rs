@@ -93,7 +93,7 @@ impl Mark {
             at: seen.uptime_seconds,
             arrived: seen.arrived,
             ended: seen.answered + seen.failed,
-            errors: seen.failed + seen.refused,
+            errors: seen.failed + seen.refused + seen.expired,
             call_seconds: seen.call_seconds,
         }
     }
@@ -185,8 +185,8 @@ mod tests {
         let busy = Busy::new(2);
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keep(Arc::clone(&busy), stop.clone()));
-        let held = busy.arrive(9).unwrap();
-        let mut failed = busy.arrive(9).unwrap();
+        let held = busy.arrive().unwrap();
+        let mut failed = busy.arrive().unwrap();
         failed.start();
         failed.finish(Outcome::Failed);
         let reached = async {

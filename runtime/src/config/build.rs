@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use outrigger_auth::PolicyConfig;
 use outrigger_protocol::orca::Format;
 use outrigger_sandbox::Part;
 
+use super::callers;
 use super::getter::Getter;
 use super::key::{self, Key};
 use super::script::{self, script};
 use super::value::{Endpoint, Value};
 use super::{
-    AuthConfig, BackendsConfig, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
+    AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
     ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, Origin,
     ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings, ShutdownConfig,
     Sources, suggestion,
@@ -153,6 +155,10 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`score.server_version` cannot stand in a header: visible ASCII only".into(),
         );
     }
+    let callers = callers::policy(settings).unwrap_or_else(|more| {
+        mistakes.extend(more);
+        PolicyConfig::default()
+    });
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -206,6 +212,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             secondary: secret(key::AUTH_SECONDARY_KEY),
             keys_file: get.path(key::AUTH_KEYS_FILE).unwrap_or_else(|| state_dir.join("keys.toml")),
         },
+        callers,
         state_dir,
         script,
         model_dir,
@@ -230,7 +237,12 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             write_timeout: get.duration(key::LIMITS_WRITE_TIMEOUT),
             models: limit,
         },
-        queue: QueueConfig { items: get.count(key::QUEUE_ITEMS), wait: get.duration(key::QUEUE_WAIT) },
+        queue: QueueConfig {
+            items: get.count(key::QUEUE_ITEMS),
+            bytes: get.size(key::QUEUE_BYTES),
+            wait: get.duration(key::QUEUE_WAIT),
+            ageing: get.duration(key::QUEUE_AGEING),
+        },
         shutdown: ShutdownConfig {
             quiet: get.duration(key::SHUTDOWN_QUIET),
             drain: get.duration(key::SHUTDOWN_DRAIN),
@@ -245,15 +257,24 @@ fn header_value(text: &str) -> Option<HeaderValue> {
 }
 
 fn model(section: &Section) -> ModelConfig {
-    let path = match section.get(key::MODEL_PATH.name).map(|setting| &setting.value) {
-        Some(Value::Path(path)) => path.clone(),
-        _ => PathBuf::new(), // `layers` has reported it
-    };
-    let intra_threads = match section.get(key::MODEL_INTRA_THREADS.name).map(|setting| &setting.value) {
+    let value = |key: &Key| section.get(key.name).map(|setting| &setting.value);
+    let count = |key: &Key| match value(key) {
         Some(Value::Count(count)) => usize::try_from(*count).ok(),
         _ => None,
     };
-    ModelConfig { path, intra_threads }
+    let path = match value(key::MODEL_PATH) {
+        Some(Value::Path(path)) => path.clone(),
+        _ => PathBuf::new(), // `layers` has reported it
+    };
+    let mut model = ModelConfig::of(path);
+    model.intra_threads = count(key::MODEL_INTRA_THREADS);
+    model.max_batch = count(key::MODEL_MAX_BATCH).unwrap_or(model.max_batch);
+    model.max_delay = match value(key::MODEL_MAX_DELAY) {
+        Some(Value::Duration(delay)) => BatchDelay::AtMost(*delay),
+        Some(Value::Text(_)) => BatchDelay::Auto,
+        _ => model.max_delay,
+    };
+    model
 }
 
 /// In the order of the alphabet: the first one is named to who does not say where it comes from.

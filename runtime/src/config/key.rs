@@ -151,6 +151,8 @@ keys! {
         "calls that one worker of an `async def run` works on at once";
     SCRIPT_MAX_BATCH = "script.max_batch", Kind::Count { min: 1, max: 1024 }, "1", [],
         "most calls that run_batch() gets at once";
+    SCRIPT_BISECT = "script.bisect", Kind::Flag, "true", [],
+        "whether calls whose run_batch() raised are given to it again in two halves, and so on, so that only those that are at fault fail";
     SCRIPT_MAX_DELAY = "script.max_delay", Kind::Duration, "0s", [],
         "longest time that a call waits for others to make a batch with";
     SCRIPT_PRELOAD = "script.preload", Kind::List, "", [],
@@ -229,6 +231,10 @@ keys! {
 
     QUEUE_ITEMS = "queue.items", Kind::Count { min: 0, max: 60_000 }, "512", [],
         "calls that may wait for a slot; the next one is refused with 503";
+    QUEUE_BYTES = "queue.bytes", Kind::Size { min: 1, max: 1 << 40 }, "512MiB", [],
+        "memory for the bodies of calls that wait for a slot; the next one is refused with 503";
+    QUEUE_AGEING = "queue.ageing", Kind::Duration, "1s", [],
+        "wait after which calls of a lesser priority get every fourth slot that becomes free";
     QUEUE_WAIT = "queue.wait", Kind::Duration, "30s", [],
         "longest time a call waits for a slot before it is refused with 503";
 
@@ -251,8 +257,54 @@ pub const MODEL_INTRA_THREADS: &Key = &Key {
     doc: "threads inside one run [default: backends.intra_threads]",
 };
 
+/// Keys of each `[models.NAME]` table.
+pub const MODEL_MAX_BATCH: &Key = &Key {
+    name: "max_batch",
+    kind: Kind::Count { min: 1, max: 1024 },
+    default: "1",
+    aliases: &[],
+    doc: "most rows of calls that are run together; 1: each call by itself",
+};
+
+/// Keys of each `[models.NAME]` table.
+pub const MODEL_MAX_DELAY: &Key = &Key {
+    name: "max_delay",
+    kind: Kind::Delay,
+    default: "0s",
+    aliases: &[],
+    doc: "longest time that calls wait for others although a thread is free; auto: as long as joining saves, where others are likely",
+};
+
 /// All keys of a `[models.NAME]` table.
-pub const MODEL_KEYS: &[&Key] = &[MODEL_PATH, MODEL_INTRA_THREADS];
+pub const MODEL_KEYS: &[&Key] = &[MODEL_PATH, MODEL_INTRA_THREADS, MODEL_MAX_BATCH, MODEL_MAX_DELAY];
+
+macro_rules! caller_keys {
+    ($($id:ident = $name:literal, $kind:expr, $doc:literal;)*) => {
+        $(#[doc = "Key of each `[callers.NAME]` table."] pub const $id: &Key =
+            &Key { name: $name, kind: $kind, default: "", aliases: &[], doc: $doc };)*
+
+        /// All keys of a `[callers.NAME]` table.
+        pub const CALLER_KEYS: &[&Key] = &[$($id),*];
+    };
+}
+
+caller_keys! {
+    CALLER_KEY = "key", Kind::Secret,
+        "the caller's key, at least 22 characters; primary and secondary have theirs in [auth]";
+    CALLER_OPERATIONS = "operations", Kind::List,
+        "what it may do: score, swagger, infer, model_metadata, server_metadata, status [default: all but status; for primary and \
+         secondary: all]";
+    CALLER_MODELS = "models", Kind::List,
+        "models that it may infer with and ask about, by name; a `*` at the end stands for any rest [default: all]";
+    CALLER_RATE = "rate", Kind::Number { min: outrigger_auth::MIN_RATE, max: outrigger_auth::MAX_RATE },
+        "calls of score and infer per second [default: no limit]";
+    CALLER_BURST = "burst", Kind::Count { min: 1, max: outrigger_auth::MAX_BURST as u64 },
+        "such calls at once after a pause [default: what `rate` allows in a second, at least 1]";
+    CALLER_CONCURRENCY = "concurrency", Kind::Count { min: 1, max: 60_000 },
+        "such calls in the house at once, waiting ones among them [default: no limit]";
+    CALLER_PRIORITY = "priority", Kind::OneOf(&["high", "normal", "low"]),
+        "priority of its calls, and the most urgent that it may ask for [default: normal]";
+}
 
 /// Defaults that are others with `compat = true`.
 pub(super) const COMPAT_DEFAULTS: &[(&Key, &str)] = &[

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::key::{COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH};
+use super::callers::{self, check_caller_name};
+use super::key::{CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH};
 use super::value::{Kind, Value};
 
 /// The texts that settings are read from; taken as arguments, so that nothing here looks at the process.
@@ -89,6 +90,15 @@ pub struct Setting {
     pub origin: Origin,
 }
 
+/// A `[callers.NAME]` table.
+#[derive(Clone, Debug)]
+pub struct CallerSection {
+    /// Where it begins.
+    pub origin: Origin,
+    /// What it holds.
+    pub section: Section,
+}
+
 /// Settings by key name.
 pub type Section = BTreeMap<&'static str, Setting>;
 
@@ -99,6 +109,8 @@ pub struct Settings {
     pub keys: Section,
     /// `[models.NAME]`.
     pub models: BTreeMap<String, Section>,
+    /// `[callers.NAME]`.
+    pub callers: BTreeMap<String, CallerSection>,
     /// Variables that look like ours but are not; harmless unless close to one that is.
     pub strangers: Vec<String>,
     /// What the operator should know of settings that have no effect, a sentence each.
@@ -203,6 +215,7 @@ impl Reader {
             let origin = place.origin(name);
             match value.get_ref() {
                 DeValue::Table(inner) if full == "models" => self.models(place, inner),
+                DeValue::Table(inner) if full == "callers" => self.callers(place, inner),
                 DeValue::Table(inner) if KEYS.iter().any(|key| key.name.starts_with(&format!("{full}."))) => {
                     self.table(place, &format!("{full}."), inner);
                 }
@@ -214,7 +227,8 @@ impl Reader {
                     }
                     None => {
                         let sections = KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(s, _)| s);
-                        let names = KEYS.iter().map(|key| key.name).chain(sections).chain(["models"]);
+                        let names =
+                            KEYS.iter().map(|key| key.name).chain(sections).chain(["models", "callers"]);
                         let problem = format!("unknown key `{full}`{}", suggestion(&full, names));
                         self.mistake(&origin, problem);
                     }
@@ -224,38 +238,65 @@ impl Reader {
     }
 
     fn models(&mut self, place: &FilePlace<'_>, models: &DeTable<'_>) {
-        for (name, value) in models {
+        for (model, origin, section) in self.tables(place, "models", models, MODEL_KEYS, check_model_name) {
+            if !section.contains_key(MODEL_PATH.name) {
+                self.mistake(&origin, format!("`models.{model}.path` is missing"));
+            }
+            self.settings.models.insert(model, section);
+        }
+    }
+
+    fn callers(&mut self, place: &FilePlace<'_>, callers: &DeTable<'_>) {
+        for (caller, origin, section) in
+            self.tables(place, "callers", callers, CALLER_KEYS, check_caller_name)
+        {
+            self.settings.callers.insert(caller, CallerSection { origin, section });
+        }
+    }
+
+    /// Tables of one kind by their names, such as `[models.NAME]`; those with a name that cannot be are left out.
+    fn tables(
+        &mut self,
+        place: &FilePlace<'_>,
+        kind: &str,
+        tables: &DeTable<'_>,
+        keys: &[&'static Key],
+        check_name: fn(&str) -> Result<(), String>,
+    ) -> Vec<(String, Origin, Section)> {
+        let mut read = Vec::new();
+        for (name, value) in tables {
             let origin = place.origin(name);
-            let model = name.get_ref().to_string();
-            if let Err(problem) = check_model_name(&model) {
+            let table_name = name.get_ref().to_string();
+            if let Err(problem) = check_name(&table_name) {
                 self.mistake(&origin, problem);
                 continue;
             }
             let DeValue::Table(table) = value.get_ref() else {
-                self.mistake(&origin, format!("`models.{model}` must be a table: [models.{model}]"));
+                self.mistake(
+                    &origin,
+                    format!("`{kind}.{table_name}` must be a table: [{kind}.{table_name}]"),
+                );
                 continue;
             };
             let mut section = Section::new();
             for (name, value) in table {
                 let origin = place.origin(name);
-                let full = format!("models.{model}.{}", name.get_ref());
-                match MODEL_KEYS.iter().find(|key| key.name == name.get_ref().as_ref()) {
+                let full = format!("{kind}.{table_name}.{}", name.get_ref());
+                match keys.iter().find(|key| key.name == name.get_ref().as_ref()) {
                     Some(key) => {
                         if let Some(value) = self.file_value(place, key, &full, &origin, value.get_ref()) {
                             section.insert(key.name, Setting { value, origin });
                         }
                     }
                     None => {
-                        let nearest = suggestion(name.get_ref(), MODEL_KEYS.iter().map(|key| key.name));
+                        let nearest = suggestion(name.get_ref(), keys.iter().map(|key| key.name));
                         self.mistake(&origin, format!("unknown key `{full}`{nearest}"));
                     }
                 }
             }
-            if !section.contains_key(MODEL_PATH.name) {
-                self.mistake(&origin, format!("`models.{model}.path` is missing"));
-            }
-            self.settings.models.insert(model, section);
+            read.push((table_name, origin, section));
         }
+        read
     }
 
     fn file_value(
@@ -267,9 +308,12 @@ impl Reader {
         value: &DeValue<'_>,
     ) -> Option<Value> {
         let parsed = match (key.kind, value) {
-            (Kind::Count { .. } | Kind::Text, DeValue::Integer(integer)) => key.kind.parse(integer.as_str()),
+            (Kind::Count { .. } | Kind::Number { .. } | Kind::Text, DeValue::Integer(integer)) => {
+                key.kind.parse(integer.as_str())
+            }
+            (Kind::Number { .. }, DeValue::Float(float)) => key.kind.parse(float.as_str()),
             (Kind::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
-            (Kind::Count { .. } | Kind::Flag, _) => None,
+            (Kind::Count { .. } | Kind::Number { .. } | Kind::Flag, _) => None,
             (Kind::List, DeValue::Array(items)) => items
                 .iter()
                 .map(|item| match item.get_ref() {
@@ -308,7 +352,23 @@ impl Reader {
                 }
             }
         }
-        let ours: Vec<String> = KEYS.iter().map(|key| key.variable()).collect();
+        let mut ours: Vec<String> = KEYS.iter().map(|key| key.variable()).collect();
+        for (caller, key) in callers::variables(&self.settings) {
+            let name = callers::variable(&caller, key);
+            let found = sources.environment.iter().find(|(variable, _)| *variable == name);
+            if let Some((_, text)) = found.filter(|(_, text)| !text.is_empty()) {
+                let (full, origin) =
+                    (format!("callers.{caller}.{}", key.name), Origin::Environment(name.clone()));
+                if let Some(setting) =
+                    self.setting(key, &full, text, origin.clone(), &sources.working_directory)
+                {
+                    let caller = self.settings.callers.entry(caller);
+                    let caller = caller.or_insert(CallerSection { origin, section: Section::new() });
+                    caller.section.insert(key.name, setting);
+                }
+            }
+            ours.push(name);
+        }
         for (variable, _) in &sources.environment {
             let known = ours.contains(variable)
                 || OTHER_VARIABLES.contains(&variable.as_str())
@@ -316,10 +376,9 @@ impl Reader {
             if !variable.starts_with("OUTRIGGER_") || known {
                 continue;
             }
-            // Kubernetes puts variables such as OUTRIGGER_SERVICE_HOST into every pod beside a service of this name,
-            // so only what looks like a slip of the pen is a mistake.
+            // There are others about a cluster than those that are known, so only what looks like a slip of the pen is a mistake.
             match nearest(variable, ours.iter().map(String::as_str)) {
-                Some((name, distance)) if distance <= 3 => {
+                Some((name, distance)) if distance <= 3 && !is_of_kubernetes(variable) => {
                     let problem = format!("unknown variable `{variable}`, did you mean `{name}`?");
                     self.mistake(&Origin::Environment(variable.clone()), problem);
                 }
@@ -354,16 +413,19 @@ impl Reader {
     }
 
     fn text(&mut self, key: &'static Key, text: &str, origin: Origin, base: &Path) {
-        match key.kind.parse(text) {
-            Some(value) => {
-                self.settings.keys.insert(key.name, Setting { value: rebase(value, base), origin });
-            }
-            None => {
-                let shown = if matches!(key.kind, Kind::Secret) { "***" } else { text };
-                let problem = format!("`{}` is `{shown}`, expected {}", key.name, key.kind.expects());
-                self.mistake(&origin, problem);
-            }
+        if let Some(setting) = self.setting(key, key.name, text, origin, base) {
+            self.settings.keys.insert(key.name, setting);
         }
+    }
+
+    /// A setting from text; nothing, and a mistake, where the text is none of the key's kind.
+    fn setting(&mut self, key: &Key, full: &str, text: &str, origin: Origin, base: &Path) -> Option<Setting> {
+        let value = key.kind.parse(text);
+        if value.is_none() {
+            let shown = if matches!(key.kind, Kind::Secret) { "***" } else { text };
+            self.mistake(&origin, format!("`{full}` is `{shown}`, expected {}", key.kind.expects()));
+        }
+        Some(Setting { value: rebase(value?, base), origin })
     }
 }
 
@@ -433,4 +495,11 @@ pub(crate) fn suggestion<'a>(name: &str, names: impl Iterator<Item = &'a str>) -
         }
         _ => String::new(),
     }
+}
+
+/// Whether Kubernetes puts a variable of this name into every pod beside a service that is called `outrigger`.
+fn is_of_kubernetes(variable: &str) -> bool {
+    ["OUTRIGGER_SERVICE_HOST", "OUTRIGGER_SERVICE_PORT", "OUTRIGGER_PORT"].iter().any(|prefix| {
+        variable.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    })
 }

@@ -2,6 +2,9 @@
 
 pub mod azureml;
 mod build;
+#[cfg(test)]
+mod caller_tests;
+mod callers;
 mod getter;
 pub mod key;
 mod layers;
@@ -16,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use layers::{Mistake, Origin, Section, Setting, Settings, Sources};
+pub use layers::{CallerSection, Mistake, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use script::{SandboxConfig, ScriptConfig};
 pub use value::{Endpoint, Kind, Value};
@@ -48,6 +51,8 @@ pub struct Config {
     pub observe: ObserveConfig,
     /// Keys.
     pub auth: AuthConfig,
+    /// Who may do what.
+    pub callers: outrigger_auth::PolicyConfig,
     /// The entry script, if there is one.
     pub script: Option<ScriptConfig>,
     /// Model directory.
@@ -183,6 +188,26 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// Threads inside one run.
     pub intra_threads: Option<usize>,
+    /// Most rows of calls that are run together.
+    pub max_batch: usize,
+    /// How long calls wait for others although a thread is free.
+    pub max_delay: BatchDelay,
+}
+
+impl ModelConfig {
+    /// A model of which nothing is said but where its file is.
+    pub fn of(path: PathBuf) -> Self {
+        Self { path, intra_threads: None, max_batch: 1, max_delay: BatchDelay::AtMost(Duration::ZERO) }
+    }
+}
+
+/// How long calls wait for others to be run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchDelay {
+    /// Until a batch is full, but no longer than this.
+    AtMost(Duration),
+    /// As long as a run's learned cost says that joining saves, where others are likely to come.
+    Auto,
 }
 
 /// `[backends]`.
@@ -232,8 +257,12 @@ pub struct LimitsConfig {
 pub struct QueueConfig {
     /// Calls that may wait.
     pub items: usize,
+    /// Their bodies, bytes.
+    pub bytes: usize,
     /// Longest wait.
     pub wait: Duration,
+    /// Wait after which lesser priorities get a share of the slots.
+    pub ageing: Duration,
 }
 
 /// `[shutdown]`.

@@ -51,6 +51,8 @@ pub struct ScriptConfig {
     pub concurrency: usize,
     /// Most calls in one batch.
     pub max_batch: usize,
+    /// Whether a batch that raised is given to the script again in halves.
+    pub bisect: bool,
     /// Longest time that a call waits for a batch to fill.
     pub max_delay: Duration,
     /// Modules that the fork-server imports.
@@ -168,6 +170,7 @@ pub(super) fn script(get: &Getter<'_>, sources: &Sources) -> Option<ScriptConfig
         task_grace: get.duration(key::SCRIPT_TASK_GRACE),
         concurrency: get.count(key::SCRIPT_CONCURRENCY),
         max_batch: get.count(key::SCRIPT_MAX_BATCH),
+        bisect: get.flag(key::SCRIPT_BISECT),
         max_delay: get.duration(key::SCRIPT_MAX_DELAY),
         preload: get.list(key::SCRIPT_PRELOAD).to_vec(),
         fork_server: get.flag(key::SCRIPT_FORK_SERVER),

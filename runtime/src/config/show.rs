@@ -31,6 +31,15 @@ impl Settings {
                 self.line(&mut text, section, key, key.name);
             }
         }
+        for (name, caller) in &self.callers {
+            let _ = writeln!(text, "\n[callers.{name}]");
+            for key in super::key::CALLER_KEYS {
+                // Those that have their keys elsewhere may not have one here, so none is shown as possible.
+                if caller.section.contains_key(key.name) || !super::callers::is_foreign(name, key) {
+                    self.line(&mut text, &caller.section, key, key.name);
+                }
+            }
+        }
         text
     }
 

@@ -21,12 +21,21 @@ pub enum Kind {
         /// Largest.
         max: u64,
     },
+    /// A number that may have a fraction.
+    Number {
+        /// Smallest.
+        min: f64,
+        /// Largest.
+        max: f64,
+    },
     /// `true` or `false`.
     Flag,
     /// A number with a unit: `500ms`, `30s`, `5m`, `1h`.
     Duration,
     /// The same, and more than nothing.
     Timeout,
+    /// The same as [`Kind::Duration`], or `auto`.
+    Delay,
     /// A number with a unit: `512B`, `64KiB`, `100MiB`, `1GiB`.
     Size {
         /// Smallest, in bytes.
@@ -47,17 +56,19 @@ pub enum Kind {
 }
 
 /// A value that fits its key's kind.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub enum Value {
-    /// Of [`Kind::Text`] and [`Kind::OneOf`].
+    /// Of [`Kind::Text`] and [`Kind::OneOf`], and `auto` of [`Kind::Delay`].
     Text(String),
     /// Of [`Kind::Path`].
     Path(PathBuf),
     /// Of [`Kind::Count`].
     Count(u64),
+    /// Of [`Kind::Number`].
+    Number(f64),
     /// Of [`Kind::Flag`].
     Flag(bool),
-    /// Of [`Kind::Duration`] and [`Kind::Timeout`].
+    /// Of [`Kind::Duration`], [`Kind::Timeout`] and [`Kind::Delay`].
     Duration(Duration),
     /// Of [`Kind::Size`], in bytes.
     Size(u64),
@@ -86,9 +97,11 @@ impl Kind {
             Self::Path => "a path".into(),
             Self::Program => "a program's name or path".into(),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Number { min, max } => format!("a number from {min} to {max}"),
             Self::Flag => "true or false".into(),
             Self::Duration => "a time with its unit, such as 500ms, 30s, 5m or 1h".into(),
             Self::Timeout => "a time with its unit, such as 500ms, 30s, 5m or 1h, more than 0".into(),
+            Self::Delay => "a time with its unit, such as 500us or 2ms, or auto".into(),
             Self::Size { min, max } => {
                 format!("a size with its unit, such as 64KiB or 100MiB, from {} to {}", Size(min), Size(max))
             }
@@ -110,6 +123,9 @@ impl Kind {
             Self::Count { min, max } => {
                 Value::Count(text.trim().parse().ok().filter(|count| (min..=max).contains(count))?)
             }
+            Self::Number { min, max } => {
+                Value::Number(text.trim().parse().ok().filter(|number| (min..=max).contains(number))?)
+            }
             Self::Flag => Value::Flag(match text.trim().to_ascii_lowercase().as_str() {
                 "true" | "1" | "yes" | "on" => true,
                 "false" | "0" | "no" | "off" => false,
@@ -117,6 +133,8 @@ impl Kind {
             }),
             Self::Duration => Value::Duration(parse_duration(text)?),
             Self::Timeout => Value::Duration(parse_duration(text).filter(|time| !time.is_zero())?),
+            Self::Delay if text.trim().eq_ignore_ascii_case("auto") => Value::Text("auto".into()),
+            Self::Delay => Value::Duration(parse_duration(text)?),
             Self::Size { min, max } => {
                 Value::Size(parse_size(text).filter(|size| (min..=max).contains(size))?)
             }
@@ -224,6 +242,7 @@ impl fmt::Display for Value {
             Self::Text(text) => f.write_str(&quoted(text)),
             Self::Path(path) => f.write_str(&quoted(&path.to_string_lossy())),
             Self::Count(count) => write!(f, "{count}"),
+            Self::Number(number) => write!(f, "{number}"),
             Self::Flag(flag) => write!(f, "{flag}"),
             Self::Duration(duration) => f.write_str(&quoted(&show_duration(*duration))),
             Self::Size(size) => f.write_str(&quoted(&Size(*size).to_string())),
@@ -260,6 +279,10 @@ mod tests {
         check(Kind::Duration, "0s", Some("\"0s\""));
         check(Kind::Timeout, "1ms", Some("\"1ms\""));
         check(Kind::Timeout, "0s", None);
+        check(Kind::Delay, "0s", Some("\"0s\""));
+        check(Kind::Delay, "500us", Some("\"500us\""));
+        check(Kind::Delay, "Auto", Some("\"auto\""));
+        check(Kind::Delay, "automatic", None);
         check(Kind::OneOf(&["warn", "error"]), "WARNING", Some("\"warn\""));
         check(Kind::Duration, "60", None);
         check(Kind::Duration, "-1s", None);
@@ -271,6 +294,11 @@ mod tests {
         check(Kind::Size { min: 10, max: 20 }, "21B", None);
         check(Kind::Count { min: 1, max: 8 }, "8", Some("8"));
         check(Kind::Count { min: 1, max: 8 }, "9", None);
+        check(Kind::Number { min: 0.5, max: 8.0 }, "0.5", Some("0.5"));
+        check(Kind::Number { min: 0.5, max: 8.0 }, "8", Some("8"));
+        check(Kind::Number { min: 0.5, max: 8.0 }, "8.01", None);
+        check(Kind::Number { min: 0.5, max: 8.0 }, "nan", None);
+        check(Kind::Number { min: 0.5, max: f64::MAX }, "inf", None);
         check(Kind::Flag, "True", Some("true"));
         check(Kind::Flag, "maybe", None);
         check(Kind::Address, "[::1]:80", Some("\"[::1]:80\""));

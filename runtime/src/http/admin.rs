@@ -2,37 +2,44 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
+use outrigger_auth::Grant;
 use outrigger_protocol::aml;
 use outrigger_protocol::operation::Operation;
 use serde::Serialize;
 
-use crate::config::Endpoint;
+use super::routes::Routes;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
 
 /// All routes of the listener.
+pub(super) fn routes() -> Routes {
+    Routes::new("admin").at("/status", Operation::Status, get(status))
+}
+
+/// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    Router::new()
-        .route("/status", get(status))
+    routes()
+        .router()
         .fallback(nowhere)
         .method_not_allowed_fallback(super::observe::wrong_method)
         .layer(from_fn_with_state(Arc::clone(&replica), authenticated))
         .with_state(replica)
 }
 
-/// On a Unix socket the system has said who is there; over TCP a key is needed, also where scoring needs none.
-async fn authenticated(State(replica): State<Arc<Replica>>, request: Request, next: Next) -> Response {
-    if matches!(replica.config.listen.admin, Endpoint::Tcp(_))
-        && let Err(error) = replica.authenticate_admin(request.headers(), Operation::Status)
-    {
-        return aml::encode_error(&error).map(axum::body::Body::from);
+/// Asks for every URL, so that no route can forget it; the routes get the grant.
+async fn authenticated(State(replica): State<Arc<Replica>>, mut request: Request, next: Next) -> Response {
+    match replica.ask_admin(request.headers(), Operation::Status) {
+        Ok(grant) => {
+            request.extensions_mut().insert(Arc::new(grant));
+            next.run(request).await
+        }
+        Err(error) => aml::encode_error(&error).map(axum::body::Body::from),
     }
-    next.run(request).await
 }
 
 #[derive(Serialize)]
@@ -58,8 +65,8 @@ struct ModelStatus<'a> {
     bytes_held: u64,
 }
 
-async fn status(State(replica): State<Arc<Replica>>) -> Response {
-    let serving = replica.serving().ok();
+async fn status(State(replica): State<Arc<Replica>>, Extension(grant): Extension<Arc<Grant>>) -> Response {
+    let serving = replica.serving(&grant).ok();
     let scripts = serving.and_then(|serving| serving.scripts.as_ref());
     let status = Status {
         service: &replica.config.service.name,

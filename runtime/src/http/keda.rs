@@ -3,27 +3,27 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
 use futures_util::{Stream, stream};
 use outrigger_protocol::keda::{self, GetMetricsRequest, IsActiveResponse, ScaledObjectRef, Trigger};
+use outrigger_protocol::operation::Operation;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::routes::Routes;
 use super::{rpc, watch};
 use crate::busy::{Place, Watch};
 use crate::replica::Replica;
 
 /// The service.
-pub(super) fn routes() -> Router<Arc<Replica>> {
-    let path = |method: &str| format!("/{}/{method}", keda::SERVICE);
-    Router::new()
-        .route(&path("IsActive"), post(is_active))
-        .route(&path("StreamIsActive"), post(stream_is_active))
-        .route(&path("GetMetricSpec"), post(get_metric_spec))
-        .route(&path("GetMetrics"), post(get_metrics))
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .at(keda::IS_ACTIVE, Operation::Observe, post(is_active))
+        .at(keda::STREAM_IS_ACTIVE, Operation::Observe, post(stream_is_active))
+        .at(keda::GET_METRIC_SPEC, Operation::Observe, post(get_metric_spec))
+        .at(keda::GET_METRICS, Operation::Observe, post(get_metrics))
 }
 
 async fn is_active(State(replica): State<Arc<Replica>>, request: Request) -> Response {

@@ -6,14 +6,18 @@ mod cors;
 mod keda;
 mod observe;
 mod orca;
+mod permit;
 mod reply;
+mod routes;
 mod rpc;
 mod score;
 mod server;
 mod stall;
 mod v2;
 mod watch;
+mod wish;
 
+pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
 pub(crate) use server::{Listener, serve};
 

@@ -10,26 +10,30 @@ use axum::routing::get;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, knative};
 
+use super::routes::Routes;
 use super::{keda, orca, rpc, watch};
 use crate::replica::Replica;
 
 /// All routes of the listener.
+pub(super) fn routes() -> Routes {
+    let routes = Routes::new("observe")
+        .at("/", Operation::Health, get(async || aml::HEALTHY))
+        .at("/live", Operation::Health, get(async || "live\n"))
+        .at("/ready", Operation::Health, get(ready))
+        .at("/v2/health/live", Operation::Health, get(async || "live\n"))
+        .at("/v2/health/ready", Operation::Health, get(ready))
+        .at("/busy", Operation::Observe, get(busy))
+        .at("/metrics", Operation::Observe, get(metrics));
+    keda::routes(orca::routes(routes))
+}
+
+/// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    Router::new()
-        .route("/", get(async || aml::HEALTHY))
-        .route("/live", get(async || "live\n"))
-        .route("/ready", get(ready))
-        .route("/v2/health/live", get(async || "live\n"))
-        .route("/v2/health/ready", get(ready))
-        .route("/busy", get(busy))
-        .route("/metrics", get(metrics))
-        .merge(orca::routes())
-        .merge(keda::routes())
-        .fallback(nowhere)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(replica)
+    let router = routes().router().fallback(nowhere).method_not_allowed_fallback(wrong_method);
+    router.with_state(replica)
 }
 
 async fn ready(State(replica): State<Arc<Replica>>) -> Response {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::routing::post;
 use futures_util::{Stream, stream};
@@ -14,6 +13,7 @@ use outrigger_protocol::orca::{self, Format, LoadReport, LoadReportRequest};
 use tokio::time::MissedTickBehavior;
 use tonic::Status;
 
+use super::routes::Routes;
 use super::rpc;
 use crate::busy::Place;
 use crate::config::LoadMetrics;
@@ -38,9 +38,8 @@ pub(super) fn may_tell(code: Option<ErrorCode>) -> bool {
 }
 
 /// The service.
-pub(super) fn routes() -> Router<Arc<Replica>> {
-    let path = format!("/{}/StreamCoreMetrics", orca::SERVICE);
-    Router::new().route(&path, post(stream_core_metrics))
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.at(orca::STREAM_CORE_METRICS, Operation::Observe, post(stream_core_metrics))
 }
 
 async fn stream_core_metrics(

@@ -1,5 +1,6 @@
 //! What every answer shares: identifiers, versions, and how an error looks in each contract.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -7,7 +8,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
+use outrigger_auth::{Grant, Permit};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
@@ -15,6 +17,7 @@ use outrigger_protocol::{aml, headers, oip};
 
 use super::cors::Cors;
 use super::orca;
+use super::permit::until_complete;
 use crate::replica::Replica;
 
 /// Whose errors look how.
@@ -38,6 +41,26 @@ impl Contract {
 /// What a route comes to.
 pub(super) type Answer = Result<Response, CallError>;
 
+/// What a route asks the policy through, so that it asks for the operation that is counted, and so that the caller's place is
+/// taken until the answer is complete.
+pub(super) struct Gate<'a> {
+    replica: &'a Replica,
+    operation: Operation,
+    permit: OnceLock<Permit>,
+}
+
+impl Gate<'_> {
+    /// Whether the caller may do what the route does, with `model` where it is about one. Asked once, before the body is read.
+    pub(super) fn ask(&self, headers: &HeaderMap, model: Option<&str>) -> Result<Grant, CallError> {
+        let grant = self.replica.ask(headers, self.operation, model)?;
+        if let Some(permit) = grant.permit() {
+            // A second place would be held by the second grant itself.
+            let _ = self.permit.set(permit);
+        }
+        Ok(grant)
+    }
+}
+
 /// Answers a request: checks what holds for all of them (identifiers, the size of the header block), has `then` do the work, gives
 /// the outcome the contract's form, and counts it.
 pub(super) async fn answer(
@@ -45,9 +68,10 @@ pub(super) async fn answer(
     contract: Contract,
     operation: Operation,
     request: Request,
-    then: impl AsyncFnOnce(&RequestIds, Parts, Body) -> Answer,
+    then: impl AsyncFnOnce(&Gate<'_>, &RequestIds, Parts, Body) -> Answer,
 ) -> Response {
     let begun = Instant::now();
+    let gate = Gate { replica, operation, permit: OnceLock::new() };
     let (parts, body) = request.into_parts();
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
@@ -61,12 +85,13 @@ pub(super) async fn answer(
         Err(error) => (Err(error.clone()), Err(error.into())),
         Ok(ids) => {
             let result = match check_size(&parts, replica.config.limits.header) {
-                Ok(()) => then(&ids, parts, body).await,
+                Ok(()) => then(&gate, &ids, parts, body).await,
                 Err(error) => Err(error),
             };
             (Ok(ids), result)
         }
     };
+    let result = result.map(|response| until_complete(response, gate.permit.into_inner()));
     let code = result.as_ref().err().map(|error| error.code);
     // The system that we succeed refuses these before its own code is reached, which would add the headers.
     let bare = replica.config.compat && result.as_ref().is_err_and(is_frameworks);

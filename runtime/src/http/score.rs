@@ -16,26 +16,32 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
 
-use super::reply::{Answer, Contract, answer, method_not_allowed, plain};
+use super::reply::{Answer, Contract, Gate, answer, method_not_allowed, plain};
+use super::routes::Routes;
+use super::wish::Wish;
 use super::{body, v2};
+use crate::models;
 use crate::replica::Replica;
+use crate::scheduler::Admission;
 use crate::scripts::{self, ReplyHead, ScriptAnswer, ScriptCall};
-use crate::slots::Admission;
 
 /// All routes of the listener.
+pub(super) fn routes() -> Routes {
+    let routes = Routes::new("score")
+        .at("/", Operation::Health, any(root))
+        .at("/score", Operation::Score, any(score))
+        .at("/swagger.json", Operation::Swagger, any(swagger_json));
+    v2::routes(routes)
+}
+
+/// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    Router::new()
-        .route("/", any(root))
-        .route("/score", any(score))
-        .route("/swagger.json", any(swagger_json))
-        .merge(v2::routes())
-        .fallback(any(nowhere))
-        .with_state(replica)
+    routes().router().fallback(any(nowhere)).with_state(replica)
 }
 
 /// `GET /`: `Healthy`, as the system we succeed says it.
 async fn root(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Contract::Aml, Operation::Health, request, async |_, parts, _| match parts.method {
+    answer(&replica, Contract::Aml, Operation::Health, request, async |_, _, parts, _| match parts.method {
         Method::GET | Method::HEAD => Ok(plain("text/html; charset=utf-8", aml::HEALTHY)),
         Method::OPTIONS => Ok(options()),
         _ => Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL)),
@@ -44,13 +50,19 @@ async fn root(State(replica): State<Arc<Replica>>, request: Request) -> Response
 }
 
 async fn score(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Contract::Aml, Operation::Score, request, async |ids, parts, body| {
-        answer_score(&replica, ids, parts, body).await
+    answer(&replica, Contract::Aml, Operation::Score, request, async |gate, ids, parts, body| {
+        answer_score(&replica, gate, ids, parts, body).await
     })
     .await
 }
 
-async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: Body) -> Answer {
+async fn answer_score(
+    replica: &Replica,
+    gate: &Gate<'_>,
+    ids: &RequestIds,
+    parts: Parts,
+    body: Body,
+) -> Answer {
     let method = match parts.method {
         Method::POST => scripts::Method::Post,
         Method::GET => scripts::Method::Get,
@@ -58,8 +70,8 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
         Method::HEAD => scripts::Method::Head,
         _ => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL)),
     };
-    let scripts = replica.serving().ok().and_then(|serving| serving.scripts.as_ref());
-    if !scripts.is_some_and(|scripts| scripts.ready().takes(parts.method.as_str())) {
+    let taken = replica.script_takes(parts.method.as_str());
+    if taken != Some(true) {
         match method {
             // A preflight carries no credentials, so it is answered without.
             scripts::Method::Options => {
@@ -69,21 +81,23 @@ async fn answer_score(replica: &Replica, ids: &RequestIds, parts: Parts, body: B
             }
             scripts::Method::Head => return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED)),
             // A native script may take one of them alone.
-            scripts::Method::Get | scripts::Method::Post if scripts.is_some() => {
+            scripts::Method::Get | scripts::Method::Post if taken.is_some() => {
                 return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED));
             }
             scripts::Method::Get | scripts::Method::Post => {}
         }
     }
-    replica.authorize(&parts.headers, Operation::Score, None)?;
-    let serving = replica.serving()?;
+    let grant = gate.ask(&parts.headers, None)?;
+    let serving = replica.serving(&grant)?;
     let Some(scripts) = &serving.scripts else {
         let text = "this replica has no entry script; its models are at /v2/models/{name}/infer";
         return Err(CallError::new(ErrorCode::NotFound, text));
     };
+    let wish = Wish::of(&parts.headers)?;
     let (body, memory) =
         body::read_for_script(body, &replica.config.limits, &replica.busy, scripts.pool()).await?;
-    let slot = replica.admit(Admission::Ahead).await?;
+    let terms = wish.terms(&grant, models::SCRIPT, body.len(), Admission::Ahead);
+    let slot = replica.admit(&grant, terms).await?;
     let call = ScriptCall {
         request_id: ids.request_value().clone(),
         method,
@@ -135,21 +149,23 @@ fn forwarded(mut headers: HeaderMap, wanted: scripts::Headers) -> Option<HeaderM
 }
 
 async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Contract::Aml, Operation::Swagger, request, async |_, parts, _| match parts.method {
-        Method::GET | Method::HEAD => {
-            replica.authorize(&parts.headers, Operation::Swagger, None)?;
-            let version = query_value(parts.uri.query().unwrap_or_default(), "version");
-            match replica.serving()?.swagger.get(version.as_deref()) {
-                Ok(json) => {
-                    let mut response = plain("application/json", json);
-                    aml::mark(response.headers_mut(), false, None);
-                    Ok(response)
+    answer(&replica, Contract::Aml, Operation::Swagger, request, async |gate, _, parts, _| {
+        match parts.method {
+            Method::GET | Method::HEAD => {
+                let grant = gate.ask(&parts.headers, None)?;
+                let version = query_value(parts.uri.query().unwrap_or_default(), "version");
+                match replica.serving(&grant)?.swagger.get(version.as_deref()) {
+                    Ok(json) => {
+                        let mut response = plain("application/json", json);
+                        aml::mark(response.headers_mut(), false, None);
+                        Ok(response)
+                    }
+                    Err(text) => Err(CallError::new(ErrorCode::NotFound, text)),
                 }
-                Err(text) => Err(CallError::new(ErrorCode::NotFound, text)),
             }
+            Method::OPTIONS => Ok(options()),
+            _ => Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL)),
         }
-        Method::OPTIONS => Ok(options()),
-        _ => Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL)),
     })
     .await
 }
@@ -157,7 +173,7 @@ async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> 
 /// Every other URL. Nobody learns here what there is, so no key is asked for.
 async fn nowhere(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     let contract = if request.uri().path().starts_with("/v2/") { Contract::Oip } else { Contract::Aml };
-    answer(&replica, contract, Operation::Nowhere, request, async |_, _, _| Err(aml::not_found())).await
+    answer(&replica, contract, Operation::Nowhere, request, async |_, _, _, _| Err(aml::not_found())).await
 }
 
 fn options() -> Response {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
@@ -11,31 +10,35 @@ use axum::routing::any;
 use bytes::Bytes;
 use http::Method;
 use http::request::Parts;
+use outrigger_auth::Grant;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::{self, InferReply};
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, headers};
 
 use super::body;
-use super::reply::{self, Answer, Contract, method_not_allowed, plain};
+use super::reply::{self, Answer, Contract, Gate, method_not_allowed, plain};
+use super::routes::Routes;
+use super::wish::Wish;
 use crate::models::LoadedModel;
 use crate::replica::{Replica, Serving};
+use crate::scheduler;
 
 /// Models have one version each here, and this is its name.
 const VERSION: &str = "1";
 
 /// The routes.
-pub(super) fn routes() -> Router<Arc<Replica>> {
-    Router::new()
-        .route("/v2", any(server))
-        .route("/v2/health/live", any(live))
-        .route("/v2/health/ready", any(ready))
-        .route("/v2/models/{model}", any(metadata))
-        .route("/v2/models/{model}/ready", any(model_ready))
-        .route("/v2/models/{model}/infer", any(infer))
-        .route("/v2/models/{model}/versions/{version}", any(metadata))
-        .route("/v2/models/{model}/versions/{version}/ready", any(model_ready))
-        .route("/v2/models/{model}/versions/{version}/infer", any(infer))
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .at("/v2", Operation::ServerMetadata, any(server))
+        .at("/v2/health/live", Operation::Health, any(live))
+        .at("/v2/health/ready", Operation::Health, any(ready))
+        .at("/v2/models/{model}", Operation::ModelMetadata, any(metadata))
+        .at("/v2/models/{model}/ready", Operation::ModelMetadata, any(model_ready))
+        .at("/v2/models/{model}/infer", Operation::Infer, any(infer))
+        .at("/v2/models/{model}/versions/{version}", Operation::ModelMetadata, any(metadata))
+        .at("/v2/models/{model}/versions/{version}/ready", Operation::ModelMetadata, any(model_ready))
+        .at("/v2/models/{model}/versions/{version}/infer", Operation::Infer, any(infer))
 }
 
 /// As [`reply::answer`], for a route that takes one method.
@@ -44,14 +47,14 @@ async fn answer(
     operation: Operation,
     request: Request,
     method: Method,
-    then: impl AsyncFnOnce(Parts, Body) -> Answer,
+    then: impl AsyncFnOnce(&Gate<'_>, Parts, Body) -> Answer,
 ) -> Response {
-    reply::answer(replica, Contract::Oip, operation, request, async |_, parts, body| {
+    reply::answer(replica, Contract::Oip, operation, request, async |gate, _, parts, body| {
         let allowed = parts.method == method || (method == Method::GET && parts.method == Method::HEAD);
         if !allowed {
             return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL));
         }
-        then(parts, body).await
+        then(gate, parts, body).await
     })
     .await
 }
@@ -74,35 +77,36 @@ fn find<'a>(
     replica: &'a Replica,
     path: ModelPath,
     parts: &Parts,
-    operation: Operation,
-) -> Result<(&'a Serving, &'a Arc<LoadedModel>), CallError> {
+    gate: &Gate<'_>,
+) -> Result<(Grant, &'a Serving, &'a Arc<LoadedModel>), CallError> {
     let path = path.map_or_else(|_| Vec::new(), |Path(path)| path);
     let name = path.first().map(String::as_str);
-    replica.authorize(&parts.headers, operation, name)?;
+    let grant = gate.ask(&parts.headers, name)?;
     let not_found = |text: &'static str| CallError::new(ErrorCode::ModelNotFound, text);
     let name = name.ok_or_else(|| not_found("the model's name is not UTF-8"))?;
     if path.get(1).is_some_and(|version| version != VERSION) {
         return Err(not_found("this version of the model is not served here"));
     }
-    let serving = replica.serving()?;
-    Ok((serving, serving.models.get(name)?))
+    let serving = replica.serving(&grant)?;
+    let model = serving.model(&grant, name)?;
+    Ok((grant, serving, model))
 }
 
 async fn server(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Operation::ServerMetadata, request, Method::GET, async |parts, _| {
-        replica.authorize(&parts.headers, Operation::ServerMetadata, None)?;
+    answer(&replica, Operation::ServerMetadata, request, Method::GET, async |gate, parts, _| {
+        gate.ask(&parts.headers, None)?;
         Ok(ok(oip::server_metadata()))
     })
     .await
 }
 
 async fn live(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Operation::Health, request, Method::GET, async |_, _| Ok(ok(oip::server_live(true))))
+    answer(&replica, Operation::Health, request, Method::GET, async |_, _, _| Ok(ok(oip::server_live(true))))
         .await
 }
 
 async fn ready(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    answer(&replica, Operation::Health, request, Method::GET, async |_, _| {
+    answer(&replica, Operation::Health, request, Method::GET, async |_, _, _| {
         Ok(with_status(oip::server_ready(replica.is_ready()), replica.is_ready()))
     })
     .await
@@ -128,29 +132,41 @@ fn with_status(json: Bytes, ready: bool) -> Response {
 }
 
 async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
-    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |parts, _| {
-        let (_, model) = find(&replica, path, &parts, Operation::ModelMetadata)?;
+    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
+        let (_, _, model) = find(&replica, path, &parts, gate)?;
         Ok(ok(oip::model_metadata(&model.name, &[VERSION], &model.platform, &model.info)))
     })
     .await
 }
 
 async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
-    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |parts, _| {
-        let (_, model) = find(&replica, path, &parts, Operation::ModelMetadata)?;
+    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
+        let (_, _, model) = find(&replica, path, &parts, gate)?;
         Ok(with_status(oip::model_ready(&model.name, replica.is_ready()), replica.is_ready()))
     })
     .await
 }
 
 async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
-    answer(&replica, Operation::Infer, request, Method::POST, async |parts, body| {
-        let (serving, model) = find(&replica, path, &parts, Operation::Infer)?;
+    answer(&replica, Operation::Infer, request, Method::POST, async |gate, parts, body| {
+        let (grant, serving, model) = find(&replica, path, &parts, gate)?;
+        let wish = Wish::of(&parts.headers)?;
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
-        let call = apart(body.len(), || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
+        let size = body.len();
+        let call = apart(size, || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
         drop(body);
-        let slot = replica.admit(serving.infer_admission()).await?;
-        let tensors = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot)).await?;
+        let terms = wish.terms(&grant, model.kind, size, serving.infer_admission());
+        let slot = replica.admit(&grant, terms).await?;
+        let deadline = slot.deadline();
+        let until = deadline.map(tokio::time::Instant::into_std);
+        let run = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot), until);
+        let tensors = match deadline {
+            None => run.await?,
+            // A run that has not begun is not begun any more; one that has goes on to its end.
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline, run).await.map_err(|_| scheduler::expired())??
+            }
+        };
         let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
         let _unsent = replica.busy.unsent_guard(bytes);
         let reply = InferReply {

@@ -26,7 +26,7 @@ pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, 
             tracing::warn!(path = %file.display(), %problem, "file skipped");
             continue;
         }
-        let model = ModelConfig { path: file.clone(), intra_threads: None };
+        let model = ModelConfig::of(file.clone());
         if let Some(first) = found.insert(name.to_owned(), model) {
             return Err(ModelsError::Twice { name: name.into(), first: first.path, second: file });
         }

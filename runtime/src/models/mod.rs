@@ -1,26 +1,41 @@
 //! Models that the replica holds, and the threads that run them.
 
+mod batch;
+mod bed;
 mod discover;
+mod job;
 mod plugin;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use outrigger_backend::{BackendError, BackendInfo, Device, Instance, LoadOptions, ModelInfo, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
+use tokio::sync::oneshot;
 
-use crate::busy::Busy;
+use crate::busy::{Busy, MAX_CALLS};
 use crate::config::{Config, ModelConfig};
-use crate::slots::Slot;
+use crate::metrics::Metrics;
+use crate::scheduler::Slot;
 
+pub(crate) use batch::BatchMetrics;
+use batch::Former;
+pub use batch::NotBatchable;
+use job::{Failure, Job};
 pub use plugin::PluginError;
 use threads::Threads;
 
 /// So many find the next run at hand without sleeping in between.
 const AHEAD_PER_THREAD: usize = 8;
+
+/// What the scheduler calls a call of the script; models are numbered from the next.
+pub(crate) const SCRIPT: u16 = 0;
 
 /// A model that is loaded.
 pub struct LoadedModel {
@@ -32,7 +47,11 @@ pub struct LoadedModel {
     pub device: String,
     /// Its inputs and outputs.
     pub info: ModelInfo,
+    /// Its number among what calls can be for.
+    pub(crate) kind: u16,
     instance: Arc<dyn Instance>,
+    /// Where calls wait for each other, if it is said to batch.
+    former: Option<Former>,
 }
 
 impl LoadedModel {
@@ -58,6 +77,18 @@ pub enum ModelsError {
         path: PathBuf,
         /// Why.
         source: BackendError,
+    },
+    /// A model is said to batch and cannot.
+    #[error(
+        "`models.{name}.max_batch` is {max_batch}, and model `{name}` cannot run several calls at once: {reason}; set max_batch = 1, or export the model with a free first dimension, the rows, in every input and output"
+    )]
+    Batch {
+        /// The model.
+        name: String,
+        /// What was asked for.
+        max_batch: usize,
+        /// Why it cannot.
+        reason: NotBatchable,
     },
     /// The model directory cannot be read.
     #[error("model_dir `{path}` cannot be read")]
@@ -98,6 +129,30 @@ pub struct Models {
     models: BTreeMap<String, Arc<LoadedModel>>,
     threads: Option<Threads>,
     backend: Option<BackendInfo>,
+    lanes: Lanes,
+}
+
+/// How many calls the device threads take at once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lanes {
+    threads: usize,
+    /// Rows of the widest batch of any model.
+    widest: usize,
+}
+
+impl Lanes {
+    fn of(threads: usize, models: &BTreeMap<String, ModelConfig>) -> Self {
+        Self { threads, widest: models.values().map(|model| model.max_batch).max().unwrap_or(1) }
+    }
+
+    fn slots(self) -> usize {
+        // What is ahead and in the queue has to find room in the same counts.
+        self.threads.saturating_mul(self.widest).clamp(1, MAX_CALLS / 4)
+    }
+
+    fn ahead(self) -> usize {
+        self.threads.saturating_mul(self.widest.max(AHEAD_PER_THREAD)).min(MAX_CALLS / 4)
+    }
 }
 
 impl Models {
@@ -106,7 +161,7 @@ impl Models {
     ///
     /// # Errors
     /// [`ModelsError`], for the first model that fails.
-    pub fn load(config: &Config, busy: &Arc<Busy>) -> Result<Self, ModelsError> {
+    pub fn load(config: &Config, busy: &Arc<Busy>, metrics: &Metrics) -> Result<Self, ModelsError> {
         let mut wanted = config.models.clone();
         if config.script.is_none()
             && wanted.is_empty()
@@ -120,22 +175,42 @@ impl Models {
         let _loading = busy.loading();
         let backend = plugin::open_cpu(&config.backends)?;
         let device = plugin::first_device(backend.as_ref())?;
+        let lanes = Lanes::of(config.backends.cpu_threads, &wanted);
+        let waiting = lanes.slots() + lanes.ahead() + threads::WAITING;
+        let limits = batch::Limits { bytes: config.limits.answer, waiting };
         let mut models = BTreeMap::new();
-        for (name, model) in wanted {
-            let loaded = load_one(&name, &model, backend.info(), device.as_ref()).map_err(|source| {
-                ModelsError::Load { name: name.clone(), path: model.path.clone(), source }
-            })?;
+        // There are at most `limits.models`.
+        for (kind, (name, model)) in (SCRIPT + 1..).zip(wanted) {
+            let mut loaded =
+                load_one(&name, kind, &model, backend.info(), device.as_ref()).map_err(|source| {
+                    ModelsError::Load { name: name.clone(), path: model.path.clone(), source }
+                })?;
+            loaded.former =
+                Former::new(&name, &model, &loaded.info, limits, &metrics.batches).map_err(|reason| {
+                    ModelsError::Batch { name: name.clone(), max_batch: model.max_batch, reason }
+                })?;
             tracing::info!(model = %name, device = %loaded.device, bytes = loaded.bytes_held(), "model ready");
             models.insert(name, Arc::new(loaded));
         }
-        let threads = Threads::start(config.backends.cpu_threads, ahead(config), config.limits.answer)
+        let threads = Threads::start(lanes.threads, lanes.slots() + lanes.ahead(), config.limits.answer)
             .map_err(ModelsError::Thread)?;
-        Ok(Self { models, threads: Some(threads), backend: Some(backend.info().clone()) })
+        Ok(Self { models, threads: Some(threads), backend: Some(backend.info().clone()), lanes })
     }
 
     /// No models at all.
     pub(crate) fn none() -> Self {
-        Self { models: BTreeMap::new(), threads: None, backend: None }
+        Self { models: BTreeMap::new(), threads: None, backend: None, lanes: Lanes::default() }
+    }
+
+    /// Calls that the device threads work on at once: each one, or a batch of the widest model's.
+    pub(crate) fn slots(&self) -> usize {
+        self.lanes.slots()
+    }
+
+    /// Runs that may wait in front of the device threads before a slot is free, where there is no script: so that the next one, or
+    /// the next batch, is at hand.
+    pub(crate) fn ahead(&self) -> usize {
+        self.lanes.ahead()
     }
 
     /// Every model, by name.
@@ -162,8 +237,9 @@ impl Models {
         })
     }
 
-    /// Runs a model on inputs in its own order, and gives the outputs with the numbers in `outputs`, in that order. The slot, if
-    /// the run is a call of its own, is taken until the run is over.
+    /// Runs a model on inputs in its own order, and gives the outputs with the numbers in `outputs`, in that order; together with other
+    /// calls, if the model batches. The slot, if the run is a call of its own, is taken until the run is over. It is not begun after
+    /// the deadline.
     ///
     /// # Errors
     /// `invalid_tensor` for inputs that do not fit, `model_failed`, `overloaded`.
@@ -173,13 +249,13 @@ impl Models {
         inputs: Vec<Tensor>,
         outputs: Vec<usize>,
         slot: Option<Slot>,
+        deadline: Option<Instant>,
     ) -> Result<Vec<Tensor>, CallError> {
         let threads =
             self.threads.as_ref().ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
-        threads
-            .run(Arc::clone(model), inputs, outputs, slot)
-            .await?
-            .map_err(|error| call_error(&model.name, &error))
+        let (done, answer) = oneshot::channel();
+        let job = Job { model: Arc::clone(model), inputs, outputs, slot, deadline, done };
+        threads.run(job, answer).await?.map_err(|failure| call_error(&model.name, failure))
     }
 
     /// Runs a model for a script: inputs by name, all outputs with theirs.
@@ -205,7 +281,7 @@ impl Models {
             return Err(invalid(format!("model `{name}` has no input `{extra}`")));
         }
         let outputs = (0..model.info.outputs.len()).collect();
-        let tensors = self.infer(model, ordered, outputs, None).await?;
+        let tensors = self.infer(model, ordered, outputs, None, None).await?;
         Ok(model.info.outputs.iter().map(|output| output.name.clone()).zip(tensors).collect())
     }
 
@@ -233,13 +309,9 @@ impl Models {
     }
 }
 
-/// Runs that may wait in front of the device threads before a slot is free, where there is no script.
-pub(crate) fn ahead(config: &Config) -> usize {
-    config.backends.cpu_threads * AHEAD_PER_THREAD
-}
-
 fn load_one(
     name: &str,
+    kind: u16,
     config: &ModelConfig,
     backend: &BackendInfo,
     device: &dyn Device,
@@ -253,14 +325,20 @@ fn load_one(
         platform: format!("{format}_{}", backend.name),
         device: backend.devices.first().map_or_else(String::new, |device| device.name.clone()),
         info: model.info().clone(),
+        kind,
         instance,
+        former: None,
     })
 }
 
 /// A backend's error as the caller sees it. What the caller did wrong is said in full; the rest is for the log.
-fn call_error(model: &str, error: &BackendError) -> CallError {
+fn call_error(model: &str, failure: Failure) -> CallError {
+    let error = match failure {
+        Failure::Backend(error) => error,
+        Failure::Late => return crate::scheduler::expired(),
+    };
     match error {
-        BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text.clone()),
+        BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text),
         BackendError::OutOfMemory(_) => {
             tracing::error!(model, %error, "model ran out of memory");
             CallError::new(ErrorCode::ModelUnavailable, format!("model `{model}` ran out of memory"))

@@ -3,24 +3,23 @@
 //! A thread that finds the channel empty sleeps at once. The channel's own blocking receive would first yield the processor several
 //! times, which cost 1.4 `sched_yield` calls and about 10 µs of CPU for each run of a small model.
 
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use outrigger_backend::{BackendError, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
 use super::LoadedModel;
-use crate::busy::Outcome;
-use crate::slots::Slot;
+use super::batch::{self, Around as _, Put, Refused, Visit};
+use super::bed::Bed;
+use super::job::{self, Answer, Failure, Job};
 
-/// Jobs that may wait for a thread. Calls are admitted by slots, and a worker asks for one run at a time in each of its
-/// threads, so only a script with very many threads can come near it.
-const WAITING: usize = 1024;
+/// Jobs that may wait for a thread, or for one model that batches. Calls are admitted by slots, and a worker asks for one run at a time
+/// in each of its threads, so only a script with very many threads can come near it.
+pub(super) const WAITING: usize = 1024;
 
 /// Runs are short when this many in a row...
 const SHORT_RUNS: u32 = 32;
@@ -30,21 +29,14 @@ const SHORT_TIME: Duration = Duration::from_micros(100);
 const BACKLOG: usize = 16;
 /// How long a run that was left to a thread which is awake may take before another is woken.
 const SHORT_WAIT: Duration = Duration::from_millis(1);
-
-type Answer = Result<Vec<Tensor>, BackendError>;
+/// In place of a time: nothing is held back.
+const NEVER: u64 = u64::MAX;
 
 enum Message {
     Run(Job),
+    /// Calls of a model that batches wait.
+    Look(Arc<LoadedModel>),
     Stop,
-}
-
-struct Job {
-    model: Arc<LoadedModel>,
-    inputs: Vec<Tensor>,
-    outputs: Vec<usize>,
-    /// The slot that the run is for; free again when the run is over, also when nobody waits for it any more.
-    slot: Option<Slot>,
-    done: oneshot::Sender<Answer>,
 }
 
 /// The channel, and where threads sleep while it is empty.
@@ -56,12 +48,17 @@ struct Feed {
     threads: usize,
     /// Short runs in a row, about.
     short_runs: AtomicU32,
-    bed: Mutex<()>,
+    bed: Mutex<Bed>,
     alarm: Condvar,
+    /// When the first of the models that are to be looked at later is due, in nanoseconds since the start; [`NEVER`] for none.
+    due: AtomicU64,
+    started: Instant,
     /// Bytes that the outputs of one run may take.
     output_limit: usize,
     /// Jobs that have not begun are dropped, which answers them.
     broken_off: AtomicBool,
+    /// Nothing is held back any more.
+    stopping: AtomicBool,
 }
 
 pub(super) struct Threads {
@@ -73,19 +70,19 @@ impl Threads {
     /// Starts `count` threads, in front of which `ahead` admitted jobs may wait.
     pub(super) fn start(count: usize, ahead: usize, output_limit: usize) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::bounded(ahead + WAITING);
-        let (bed, alarm) = (Mutex::new(()), Condvar::new());
-        let (sleeping, broken_off) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let short_runs = AtomicU32::new(0);
         let feed = Arc::new(Feed {
             threads: count,
-            short_runs,
+            short_runs: AtomicU32::new(0),
             sender,
             receiver,
-            sleeping,
-            bed,
-            alarm,
+            sleeping: AtomicUsize::new(0),
+            bed: Mutex::default(),
+            alarm: Condvar::new(),
+            due: AtomicU64::new(NEVER),
+            started: Instant::now(),
             output_limit,
-            broken_off,
+            broken_off: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
         });
         let mut handles = Vec::with_capacity(count);
         for number in 0..count {
@@ -96,40 +93,63 @@ impl Threads {
         Ok(Self { feed, handles: Mutex::new(handles) })
     }
 
-    /// Has a thread run the model; the outer error is for a job that did not reach one.
+    /// Has a thread run a job; the outer error is for one that did not reach a thread. `answer` is the other end of its `done`.
     pub(super) async fn run(
         &self,
-        model: Arc<LoadedModel>,
-        inputs: Vec<Tensor>,
-        outputs: Vec<usize>,
-        slot: Option<Slot>,
+        job: Job,
+        mut answer: oneshot::Receiver<Answer>,
     ) -> Result<Answer, CallError> {
-        let (done, mut answer) = oneshot::channel();
-        let awake = match self.feed.sender.try_send(Message::Run(Job { model, inputs, outputs, slot, done }))
-        {
-            Ok(()) => self.feed.wake(),
-            Err(TrySendError::Full(_)) => {
-                return Err(CallError::new(ErrorCode::Overloaded, "too many runs wait for a device thread"));
-            }
-            Err(TrySendError::Disconnected(_)) => return Err(crate::slots::draining()),
+        let awake = match job.model.former.is_some() {
+            false => self.send(job)?,
+            true => match self.put(job)? {
+                Ok(awake) => awake,
+                Err(unfit) => return Ok(Err(unfit)),
+            },
         };
         if !awake {
-            match tokio::time::timeout(SHORT_WAIT, &mut answer).await {
-                Ok(answer) => return answer.map_err(|_| crate::slots::draining()),
-                // The thread that was relied on is at a longer run after all.
-                Err(_) => self.feed.alarm(),
+            // If this caller leaves, others may still rely on the same message.
+            let mut relied = Relied { feed: &self.feed, holds: true };
+            let soon = tokio::time::timeout(SHORT_WAIT, &mut answer).await;
+            relied.holds = soon.is_err();
+            drop(relied);
+            if let Ok(answer) = soon {
+                return answer.map_err(|_| crate::scheduler::draining());
             }
         }
-        answer.await.map_err(|_| crate::slots::draining())
+        answer.await.map_err(|_| crate::scheduler::draining())
+    }
+
+    /// Sends a job to whichever thread comes to it first; `false` as for [`Feed::wake`].
+    fn send(&self, job: Job) -> Result<bool, CallError> {
+        match self.feed.sender.try_send(Message::Run(job)) {
+            Ok(()) => Ok(self.feed.wake()),
+            Err(TrySendError::Full(_)) => Err(full()),
+            Err(TrySendError::Disconnected(_)) => Err(crate::scheduler::draining()),
+        }
+    }
+
+    /// Leaves a job where others of its model wait; the inner error is for one that does not fit the model.
+    fn put(&self, job: Job) -> Result<Result<bool, Failure>, CallError> {
+        let model = Arc::clone(&job.model);
+        let Some(former) = &model.former else { return self.send(job).map(Ok) };
+        match former.put(job) {
+            Ok(Put::Call) => Ok(Ok(self.feed.call(&model))),
+            Ok(Put::Wait) => Ok(Ok(true)),
+            Err(Refused::Full) => Err(full()),
+            Err(Refused::Unfit(error)) => Ok(Err(Failure::Backend(error))),
+        }
     }
 
     /// Jobs that have not begun are not begun any more; whoever waits for them is told.
     pub(super) fn break_off(&self) {
         self.feed.broken_off.store(true, Ordering::Release);
+        self.feed.release_held();
     }
 
     /// Ends the threads after the jobs that were there before.
     pub(super) fn stop(&self) {
+        self.feed.stopping.store(true, Ordering::Release);
+        self.feed.release_held();
         let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
         for _ in &handles {
             // An error means that all threads have ended already.
@@ -140,6 +160,25 @@ impl Threads {
             if handle.join().is_err() {
                 tracing::error!("a device thread ended by a panic");
             }
+        }
+    }
+}
+
+fn full() -> CallError {
+    CallError::new(ErrorCode::Overloaded, "too many runs wait for a device thread")
+}
+
+/// Somebody who relies on a thread that is awake. Unless that has come to it, another is woken in the end.
+struct Relied<'a> {
+    feed: &'a Feed,
+    holds: bool,
+}
+
+impl Drop for Relied<'_> {
+    fn drop(&mut self) {
+        if self.holds {
+            // The thread that was relied on is at a longer run after all.
+            self.feed.alarm();
         }
     }
 }
@@ -163,8 +202,153 @@ impl Feed {
 
     fn alarm(&self) {
         // Whoever counts as sleeping and holds the lock is not waiting yet and would miss the alarm.
-        drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(self.bed());
         self.alarm.notify_one();
+    }
+
+    fn bed(&self) -> MutexGuard<'_, Bed> {
+        self.bed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a thread look at a model; `false` as for [`Feed::wake`].
+    fn call(&self, model: &Arc<LoadedModel>) -> bool {
+        match self.sender.try_send(Message::Look(Arc::clone(model))) {
+            Ok(()) => self.wake(),
+            // All threads are at it, and whichever is free next looks first at what is due.
+            Err(_) => {
+                self.look_later(model, Instant::now());
+                true
+            }
+        }
+    }
+
+    /// Has a thread look at a model then.
+    fn look_later(&self, model: &Arc<LoadedModel>, at: Instant) {
+        let mut bed = self.bed();
+        bed.add(at, Arc::clone(model));
+        self.note_due(&bed);
+    }
+
+    fn note_due(&self, bed: &Bed) {
+        let due = bed.next().map_or(NEVER, |at| self.nanos(at));
+        self.due.store(due, Ordering::Relaxed);
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.started).as_nanos();
+        u64::try_from(since).unwrap_or(NEVER - 1).min(NEVER - 1)
+    }
+
+    /// A model that is to be looked at now.
+    fn due(&self) -> Option<Message> {
+        let due = self.due.load(Ordering::Relaxed);
+        if due == NEVER {
+            return None;
+        }
+        let now = Instant::now();
+        if due > self.nanos(now) {
+            return None;
+        }
+        let mut bed = self.bed();
+        let model = bed.take_due(now);
+        self.note_due(&bed);
+        model.map(Message::Look)
+    }
+
+    /// Whatever is held back is looked at now.
+    fn release_held(&self) {
+        let held = {
+            let mut bed = self.bed();
+            let held = bed.take_all();
+            self.note_due(&bed);
+            held
+        };
+        for model in held {
+            self.call(&model);
+        }
+    }
+
+    fn take(&self) -> Message {
+        loop {
+            if let Some(message) = self.due().or_else(|| self.receiver.try_recv().ok()) {
+                self.pass_on();
+                return message;
+            }
+            let bed = self.bed();
+            self.sleeping.fetch_add(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if self.receiver.is_empty() {
+                self.sleep(bed);
+            } else {
+                drop(bed);
+            }
+            self.sleeping.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Sleeps until the alarm; if nobody else does, until something is due.
+    fn sleep(&self, mut bed: MutexGuard<'_, Bed>) {
+        match bed.watch() {
+            None => drop(self.alarm.wait(bed).unwrap_or_else(PoisonError::into_inner)),
+            Some(at) => {
+                let time = at.saturating_duration_since(Instant::now());
+                let woken = self.alarm.wait_timeout(bed, time);
+                woken.unwrap_or_else(PoisonError::into_inner).0.end_watch(at);
+            }
+        }
+    }
+
+    /// A thread that goes to work no longer sees when something is due: another has to.
+    fn pass_on(&self) {
+        if self.due.load(Ordering::Relaxed) == NEVER || self.sleeping.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if self.bed().is_unwatched() {
+            self.alarm.notify_one();
+        }
+    }
+
+    fn run(&self, mut job: Job) {
+        // First: its caller has left because of that.
+        if job.deadline.is_some() && job.is_late(Instant::now()) {
+            return job.finish(Err(Failure::Late));
+        }
+        // Nobody waits any more: the caller went away while the job was in the channel.
+        if job.is_left() || self.is_broken_off() {
+            return;
+        }
+        job.begin();
+        let begun = Instant::now();
+        let limit = self.output_limit;
+        let answer = job::check(&job.model, &job.inputs, &job.outputs, limit)
+            .and_then(|_| job::run(&job.model, &job.inputs, &job.outputs, limit));
+        self.note(begun.elapsed());
+        job.finish(answer.map_err(Failure::Backend));
+    }
+
+    fn look(&self, model: &Arc<LoadedModel>) {
+        let Some(former) = &model.former else { return };
+        let hurried = self.stopping.load(Ordering::Acquire) || self.is_broken_off();
+        match former.visit(Instant::now(), hurried) {
+            Visit::Nothing => {}
+            Visit::Later(at) => self.look_later(model, at),
+            Visit::Run { members, more } => {
+                if more {
+                    self.call(model);
+                }
+                batch::run(model, former, members, self);
+            }
+        }
+    }
+}
+
+impl batch::Around for Feed {
+    fn is_broken_off(&self) -> bool {
+        self.broken_off.load(Ordering::Acquire)
+    }
+
+    fn output_limit(&self) -> usize {
+        self.output_limit
     }
 
     fn note(&self, took: Duration) {
@@ -173,67 +357,14 @@ impl Feed {
         let runs = if took <= SHORT_TIME { runs.saturating_add(1) } else { 0 };
         self.short_runs.store(runs, Ordering::Relaxed);
     }
-
-    fn take(&self) -> Message {
-        loop {
-            if let Ok(message) = self.receiver.try_recv() {
-                return message;
-            }
-            let bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
-            self.sleeping.fetch_add(1, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-            if self.receiver.is_empty() {
-                drop(self.alarm.wait(bed).unwrap_or_else(PoisonError::into_inner));
-            }
-            self.sleeping.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
 }
 
 fn work(feed: &Feed) {
-    while let Message::Run(mut job) = feed.take() {
-        // Nobody waits any more: the caller went away while the job was in the channel.
-        if job.done.is_closed() || feed.broken_off.load(Ordering::Acquire) {
-            continue;
+    loop {
+        match feed.take() {
+            Message::Run(job) => feed.run(job),
+            Message::Look(model) => feed.look(&model),
+            Message::Stop => return,
         }
-        if let Some(slot) = &mut job.slot {
-            slot.begin();
-        }
-        let begun = Instant::now();
-        // A panic is a bug of ours; it costs the run, not the thread.
-        let answer = std::panic::catch_unwind(AssertUnwindSafe(|| run(&job, feed.output_limit)))
-            .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())));
-        feed.note(begun.elapsed());
-        if let Some(slot) = job.slot {
-            slot.finish(if answer.is_ok() { Outcome::Answered } else { Outcome::Failed });
-        }
-        let _ = job.done.send(answer);
     }
-}
-
-fn run(job: &Job, output_limit: usize) -> Answer {
-    let info = &job.model.info;
-    info.check_inputs(&job.inputs)?;
-    let too_large = |bytes: usize| {
-        BackendError::Input(format!(
-            "the outputs take {bytes} bytes, more than limits.answer, {output_limit} bytes"
-        ))
-    };
-    let expected = info.output_bytes(&job.inputs, &job.outputs);
-    if expected > output_limit {
-        return Err(too_large(expected));
-    }
-    let mut outputs = info.place_outputs(&job.inputs, &job.outputs)?;
-    job.model.instance.infer(&job.inputs, &mut outputs)?;
-    let tensors = outputs
-        .into_iter()
-        .map(|output| {
-            let index = output.index();
-            let missing = || BackendError::Internal(format!("output number {index} was not set"));
-            output.into_tensor().ok_or_else(missing)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    // Those whose shapes were not known before.
-    let actual = tensors.iter().map(|tensor| tensor.data().len()).fold(0, usize::saturating_add);
-    if actual > output_limit { Err(too_large(actual)) } else { Ok(tensors) }
 }

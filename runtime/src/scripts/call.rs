@@ -12,7 +12,7 @@ use super::frame::{Method, ReplyHead};
 use super::regions::Filled;
 use super::stream::StreamBody;
 use crate::busy::{Outcome, Reserved};
-use crate::slots::Slot;
+use crate::scheduler::{Slot, expired};
 
 /// What a script is called with.
 pub struct ScriptCall {
@@ -127,6 +127,26 @@ impl Job {
     /// Ends a job that was never begun.
     pub(super) fn refuse(self, error: &CallError) {
         self.settle(Outcome::Refused, Err(error.clone()));
+    }
+
+    /// Ends a job that was never begun, and whose deadline is over.
+    pub(super) fn expire(self) {
+        self.settle(Outcome::Expired, Err(expired()));
+    }
+
+    /// When it is over for whoever asks first: its lane, at `limit`, or its caller.
+    pub(super) fn until(&self, limit: Instant) -> Instant {
+        self.slot.deadline().map_or(limit, |deadline| deadline.min(limit))
+    }
+
+    /// The deadline of its caller is over while it is executed: the caller is told, and the lane goes on.
+    pub(super) fn tell_expired(&mut self) {
+        self.tell(Err(expired()));
+    }
+
+    /// Whether the deadline that its caller has set is over.
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.slot.deadline().is_some_and(|deadline| deadline <= now)
     }
 
     /// Ends a job whose caller has the answer already.

@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::busy::Busy;
 use crate::config::ScriptConfig;
 use crate::models::Models;
-use crate::slots::Slot;
+use crate::scheduler::Slot;
 
 use confinement::Confinement;
 use process::Launch;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use outrigger_protocol::error::CallError;
+use tokio::time::Instant;
 
 use super::bell::Bell;
 use super::call::Job;
@@ -67,6 +68,9 @@ impl Queue {
             // Dropping a job counts it as cancelled and frees its slot.
             if job.is_abandoned() {
                 waiting.jobs.pop_front();
+            } else if job.is_expired(Instant::now()) {
+                let expired = waiting.jobs.pop_front();
+                expired.into_iter().for_each(Job::expire);
             } else if most < usize::MAX && job.call.size() > most {
                 return None;
             } else {
@@ -128,15 +132,16 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
-    use tokio::time::Instant;
-
     use super::*;
     use crate::busy::Busy;
+    use crate::scheduler::{Admission, Limits, Scheduler, Terms};
     use crate::scripts::{Body, Method, ScriptCall, ScriptResult};
-    use crate::slots::{Admission, Slots};
+    use outrigger_protocol::priority::Priority;
+    use tokio::sync::oneshot;
 
-    async fn job(slots: &Arc<Slots>) -> (Job, oneshot::Receiver<ScriptResult>) {
+    const LIMITS: Limits = Limits { items: 0, bytes: 0, wait: Duration::ZERO, ageing: Duration::ZERO };
+
+    async fn job(scheduler: &Arc<Scheduler>) -> (Job, oneshot::Receiver<ScriptResult>) {
         let (reply, answer) = oneshot::channel();
         let call = ScriptCall {
             request_id: http::HeaderValue::from_static("id"),
@@ -146,7 +151,15 @@ mod tests {
             body: Body::Bytes(bytes::Bytes::new()),
             memory: None,
         };
-        let slot = slots.admit(Admission::Now).await.ok().unwrap();
+        let terms = Terms {
+            caller: 0,
+            priority: Priority::Normal,
+            kind: 0,
+            bytes: 0,
+            admission: Admission::Now,
+            deadline: None,
+        };
+        let slot = scheduler.admit(terms).await.ok().unwrap();
         (Job { call, slot, reply: Some(reply), since: Instant::now() }, answer)
     }
 
@@ -160,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_a_lane_was_rung_for_and_cannot_take_is_another_s() {
         let queue = Queue::new(2);
-        let slots = Slots::new(Busy::new(2), 2, 0, Duration::ZERO);
+        let slots = Scheduler::new(Busy::new(2), 2, LIMITS);
         assert!(queue.take(0, true, usize::MAX).is_none());
         assert!(queue.take(1, true, usize::MAX).is_none());
         let (first, _answer) = job(&slots).await;
@@ -176,7 +189,7 @@ mod tests {
     async fn who_has_waited_too_long_is_taken_out_and_who_has_left_is_forgotten() {
         let queue = Queue::new(1);
         let busy = Busy::new(3);
-        let slots = Slots::new(Arc::clone(&busy), 3, 0, Duration::ZERO);
+        let slots = Scheduler::new(Arc::clone(&busy), 3, LIMITS);
         let (left, gone) = job(&slots).await;
         let (old, _answer) = job(&slots).await;
         queue.put(left);

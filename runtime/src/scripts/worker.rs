@@ -103,6 +103,7 @@ struct Start<'a> {
     regions: usize,
     concurrency: usize,
     max_batch: usize,
+    bisect: bool,
     native: Option<&'a Path>,
     init: bool,
 }
@@ -260,6 +261,7 @@ impl Worker {
             regions: regions::MOST,
             concurrency: config.concurrency,
             max_batch: config.max_batch,
+            bisect: config.bisect,
             native: config.native.as_deref(),
             init: around.init,
         };

@@ -24,7 +24,7 @@ use super::{ScriptError, ScriptLimits, WorkerStatus, lane};
 use crate::busy::Busy;
 use crate::config::ScriptConfig;
 use crate::models::Models;
-use crate::slots::Slot;
+use crate::scheduler::Slot;
 
 /// How long the fork-server may take to end when its workers have.
 const FORK_SERVER_GRACE: Duration = Duration::from_secs(2);
@@ -105,7 +105,7 @@ impl Workers {
         let (reply, answer) = oneshot::channel();
         let job = Job { call, slot, reply: Some(reply), since: Instant::now() };
         if shared.break_off.is_cancelled() {
-            job.refuse(&crate::slots::draining());
+            job.refuse(&crate::scheduler::draining());
         } else if shared.breaker.is_broken() && !shared.is_alive() {
             job.refuse(&restarting(shared));
         } else {
@@ -123,7 +123,7 @@ impl Workers {
         self.shared.break_off.cancel();
         self.shared.queue.ring_all();
         if !self.shared.is_alive() {
-            self.shared.queue.refuse_all(&crate::slots::draining());
+            self.shared.queue.refuse_all(&crate::scheduler::draining());
         }
     }
 

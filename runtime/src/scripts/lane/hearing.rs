@@ -42,7 +42,7 @@ impl Lane {
             Kind::End => self.hear_end(frame),
             Kind::Cancelling => {
                 match self.find(frame.id) {
-                    Some(active) if active.overdue.is_some() => active.ending = true,
+                    Some(active) if active.overdue.is_some() || active.expired => active.ending = true,
                     Some(_) => return Err(FrameError::Malformed("CANCELLING")),
                     // It has ended meanwhile.
                     None => {}
@@ -71,7 +71,7 @@ impl Lane {
             next.begun = true;
             next.job.slot.begin();
             next.deadline = Instant::now() + self.shared.config.timeout;
-            self.alarm.set(next.deadline);
+            self.alarm.set(next.job.until(next.deadline));
         }
         taken
     }
@@ -95,6 +95,10 @@ impl Lane {
         let active = self.take_begun(frame.id).filter(|active| active.stream.is_none()).ok_or(BAD)?;
         self.served += 1;
         self.shared.breaker.served(self.number);
+        if active.expired {
+            active.job.finish(Outcome::Failed);
+            return Ok(());
+        }
         if active.overdue.is_none() && active.cancelled && matches!(reply, Reply::Cancelled) {
             // Dropping the job counts it as cancelled.
             return Ok(());
@@ -111,11 +115,11 @@ impl Lane {
         let stream = active.stream.ok_or(BAD)?;
         self.served += 1;
         self.shared.breaker.served(self.number);
-        if active.overdue.is_none() && active.cancelled && is_cancellation(&reply) {
+        if active.overdue.is_none() && !active.expired && active.cancelled && is_cancellation(&reply) {
             // Dropping the job counts it as cancelled.
             return Ok(());
         }
-        if active.overdue.is_some() {
+        if active.overdue.is_some() || active.expired {
             // Its client has been told; how it came to its end does not matter any more.
             active.job.finish(Outcome::Failed);
             return Ok(());
@@ -128,8 +132,9 @@ impl Lane {
             }
             _ => return Err(BAD),
         };
-        stream.end(ended);
+        // The slot first, as in `Job::settle`: whoever sees the end finds it free, and the caller's place with it.
         active.job.finish(if ended.is_ok() { Outcome::Answered } else { Outcome::Failed });
+        stream.end(ended);
         Ok(())
     }
 

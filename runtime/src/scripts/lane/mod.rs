@@ -1,6 +1,6 @@
 //! A lane: the task that keeps one worker alive and has it work on jobs.
 //!
-//! Where a service is a script with one worker, and calls are fast (see [`crate::slots`]), calls are sent to the worker *ahead*: while
+//! Where a service is a script with one worker, and calls are fast (see [`crate::scheduler`]), calls are sent to the worker *ahead*: while
 //! it works on one, the next few lie in its socket, so that neither side has to go to sleep between two calls. A sync worker
 //! answers in order and one by one, so when it dies exactly the first unanswered call is lost; the others were never begun and go to its
 //! successor. With more than one worker nothing is sent ahead: a call could wait behind a slow one while another worker is idle.
@@ -68,6 +68,9 @@ struct Active {
     cancelled: bool,
     /// Since when it is over.
     overdue: Option<Instant>,
+    /// Its caller's deadline is over and the caller has been told. The worker has its own time all the same: a deadline that is too
+    /// short must not cost others a worker.
+    expired: bool,
     /// Since then, its worker has said that it is ending the call.
     ending: bool,
     stream: Option<Producer>,
@@ -124,7 +127,7 @@ impl Lane {
                     ready.stop(STOP_GRACE).await;
                 }
                 End::BrokenOff => {
-                    self.refuse_all(&crate::slots::draining());
+                    self.refuse_all(&crate::scheduler::draining());
                     ready.terminate().await;
                 }
                 End::Gone(error) => {
@@ -147,8 +150,8 @@ impl Lane {
                 }
             }
         }
-        self.refuse_all(&crate::slots::draining());
-        self.shared.queue.refuse_all(&crate::slots::draining());
+        self.refuse_all(&crate::scheduler::draining());
+        self.shared.queue.refuse_all(&crate::scheduler::draining());
     }
 
     /// Starts a worker until one comes up, ever more slowly; `None` when the service ends meanwhile.

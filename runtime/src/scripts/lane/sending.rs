@@ -1,5 +1,7 @@
 //! What a lane sends its worker: which of the waiting calls, how many at once, and where their bodies lie.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -85,8 +87,11 @@ impl Lane {
         }
         // Not before the worker is at it does its time run; until then the deadline says nothing.
         let deadline = now + limit;
+        let until = job.until(deadline);
+        // The script hears of whichever is earlier; 0 would be no limit.
+        let told = until.saturating_duration_since(now).max(Duration::from_nanos(1));
         if begun {
-            self.alarm.set(deadline);
+            self.alarm.set(until);
         }
         let body = std::mem::replace(&mut job.call.body, Body::Bytes(Bytes::new()));
         let (place, bytes) = match body {
@@ -116,7 +121,7 @@ impl Lane {
             request_id: call.request_id.as_bytes(),
             query: call.query.as_bytes(),
             headers: call.headers.as_ref(),
-            limit,
+            limit: told,
             body: place,
         };
         worker.connection.put(|out| frame::encode_call(&head, out));
@@ -130,6 +135,7 @@ impl Lane {
             deadline,
             cancelled: false,
             overdue: None,
+            expired: false,
             ending: false,
             stream: None,
             stalled: None,

@@ -46,12 +46,13 @@ impl Lane {
         for active in &mut self.active {
             let stall = care.stream(active);
             care.caller(active);
+            let deadline = care.deadline(active);
             let limit = match active.begun.then(|| care.time(active)) {
                 Some(Time::Over) => return Some(End::Hangs),
                 Some(Time::Until(at)) => Some(at),
                 None => None,
             };
-            earliest = [earliest, stall, limit].into_iter().flatten().min();
+            earliest = [earliest, stall, limit, deadline].into_iter().flatten().min();
         }
         if let Some(at) = earliest {
             self.alarm.set(at);
@@ -124,6 +125,23 @@ impl Care<'_> {
         if left && !active.cancelled {
             self.cancel(active, Unwanted::ClientLeft);
         }
+    }
+
+    /// Tells a caller whose deadline is over. When to look again.
+    fn deadline(&mut self, active: &mut Active) -> Option<Instant> {
+        let deadline = active.job.slot.deadline().filter(|_| active.begun && !active.expired)?;
+        if self.now < deadline {
+            return Some(deadline);
+        }
+        active.expired = true;
+        active.job.tell_expired();
+        if let Some(stream) = &active.stream {
+            stream.end(Err(StreamError::Lost));
+        }
+        if !active.cancelled {
+            self.cancel(active, Unwanted::OutOfTime);
+        }
+        None
     }
 
     /// Answers a call that is over its limit, and gives its worker the grace to come back from it.

@@ -153,7 +153,7 @@ impl Threads {
     }
 
     /// Has a thread work on a call; see [`super::Scripts::call`].
-    pub(super) async fn call(&self, call: ScriptCall, slot: crate::slots::Slot) -> ScriptResult {
+    pub(super) async fn call(&self, call: ScriptCall, slot: crate::scheduler::Slot) -> ScriptResult {
         let (reply, answer) = oneshot::channel();
         let job = Job { call, slot, reply: Some(reply), since: Instant::now() };
         if let Some(trouble) = self.trouble() {
@@ -172,7 +172,7 @@ impl Threads {
         self.shared.break_off.cancel();
         let jobs = std::mem::take(&mut self.shared.queue().jobs);
         for job in jobs {
-            job.refuse(&crate::slots::draining());
+            job.refuse(&crate::scheduler::draining());
         }
         self.shared.sooner.notify_one();
     }

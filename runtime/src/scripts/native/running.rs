@@ -33,6 +33,8 @@ pub(super) struct Active {
     pub(super) waits: Waits,
     /// Why its caller has been answered for.
     pub(super) over: Option<Over>,
+    /// Its caller's deadline is over and the caller has been told; the library has its own time all the same.
+    pub(super) expired: bool,
     pub(super) stream: Option<Arc<Producer>>,
 }
 
@@ -61,7 +63,8 @@ impl Seat {
     }
 
     pub(super) fn sit(&self, job: Job, deadline: Instant) {
-        *self.lock() = Some(Active { job, deadline, waits: Waits::Script, over: None, stream: None });
+        *self.lock() =
+            Some(Active { job, deadline, waits: Waits::Script, over: None, expired: false, stream: None });
     }
 
     pub(super) fn rise(&self) -> Option<Active> {
@@ -74,6 +77,16 @@ impl Active {
     pub(super) fn end(&mut self, over: Over, error: CallError, bell: &Bell) {
         self.over = Some(over);
         self.job.tell(Err(error));
+        if let Some(stream) = &self.stream {
+            stream.end(Err(StreamError::Lost));
+        }
+        bell.ring();
+    }
+
+    /// Tells a caller whose deadline is over; the thread goes on.
+    pub(super) fn expire(&mut self, bell: &Bell) {
+        self.expired = true;
+        self.job.tell_expired();
         if let Some(stream) = &self.stream {
             stream.end(Err(StreamError::Lost));
         }
@@ -105,6 +118,7 @@ impl Active {
         match self.over {
             Some(Over::Time) => Cancelled::OutOfTime,
             Some(Over::Service) => Cancelled::ClientGone,
+            None if self.expired => Cancelled::OutOfTime,
             None if self.is_left() => Cancelled::ClientGone,
             None => Cancelled::No,
         }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::running::{Active, Over, Running, Seat, Waits, reply_head};
-use crate::busy::Busy;
+use crate::busy::{Busy, Outcome};
 use crate::scripts::ScriptLimits;
 use crate::scripts::call::{Body, Job, ScriptAnswer};
 use crate::scripts::frame::{Method, Reply, Trouble};
@@ -78,7 +78,7 @@ impl Shared {
         let mut queue = self.queue();
         if queue.stopped || self.break_off.is_cancelled() {
             drop(queue);
-            return job.refuse(&crate::slots::draining());
+            return job.refuse(&crate::scheduler::draining());
         }
         let expires = job.since + self.limits.queue_wait;
         queue.jobs.push_back(job);
@@ -98,6 +98,7 @@ impl Shared {
             match queue.jobs.pop_front() {
                 // Dropping it counts it as cancelled and frees its slot.
                 Some(job) if job.is_abandoned() => drop(job),
+                Some(job) if job.is_expired(Instant::now()) => job.expire(),
                 Some(job) => return Some(job),
                 None if queue.stopped => return None,
                 None => {
@@ -119,8 +120,9 @@ impl Shared {
         let body = std::mem::replace(&mut call.body, Body::Bytes(Bytes::new()));
         let begun = Instant::now();
         let deadline = begun + self.timeout;
+        let until = job.until(deadline);
         seat.sit(job, deadline);
-        self.look_at(deadline);
+        self.look_at(until);
         let headers = borrowed(headers.as_ref());
         let request = native::Request {
             method: method(asked),
@@ -128,7 +130,7 @@ impl Shared {
             query: query.as_bytes(),
             headers: &headers,
             body: body.as_ref(),
-            deadline: Some(deadline.into_std()),
+            deadline: Some(until.into_std()),
         };
         let running = Running { shared: self, seat, number, request: &id, begun };
         // A panic that comes up to here is a bug of ours; it costs the call, not the thread.
@@ -168,7 +170,7 @@ impl Shared {
     /// The thread has returned from a call.
     fn finish(&self, number: usize, active: Active, reply: Reply, run: Duration) {
         let left = active.is_left();
-        let Active { job, over, stream, .. } = active;
+        let Active { job, over, expired, stream, .. } = active;
         let request = &job.call.request_id;
         if over == Some(Over::Time) {
             self.note_free();
@@ -181,6 +183,9 @@ impl Shared {
         }
         if let Some(over) = over {
             return job.answer(Err(self.error(over)));
+        }
+        if expired {
+            return job.finish(Outcome::Failed);
         }
         let Some(stream) = stream else {
             let result = interpret(reply, run, request, None);
@@ -197,14 +202,16 @@ impl Shared {
                 Ok(Ok(_)) | Err(_) => Err(aml::internal_error(ErrorCode::Internal)),
             },
         };
-        stream.end(ended.as_ref().copied().map_err(|_| StreamError::Raised));
+        let end = ended.as_ref().copied().map_err(|_| StreamError::Raised);
+        // The slot first, so that whoever sees the end finds it free.
         job.answer(ended.map(|()| ScriptAnswer::Json { text: Bytes::new(), run }));
+        stream.end(end);
     }
 
     fn error(&self, over: Over) -> CallError {
         match over {
             Over::Time => aml::scoring_timeout(self.timeout),
-            Over::Service => crate::slots::draining(),
+            Over::Service => crate::scheduler::draining(),
         }
     }
 
@@ -251,6 +258,13 @@ impl Shared {
         for (number, seat) in self.seats.iter().enumerate() {
             let mut seated = seat.lock();
             let Some(active) = seated.as_mut().filter(|active| active.over.is_none()) else { continue };
+            match active.job.slot.deadline().filter(|_| !active.expired) {
+                Some(deadline) if deadline > now => {
+                    self.due_by(deadline);
+                }
+                Some(_) => active.expire(&seat.bell),
+                None => {}
+            }
             let request = &active.job.call.request_id;
             if self.break_off.is_cancelled() {
                 tracing::warn!(

@@ -1,0 +1,430 @@
+//! Who may do what: every route asks, rates and places are held, and configuration says what is wrong with it.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use outrigger_testkit::replica::{KEY, SECONDARY_KEY};
+use outrigger_testkit::{Launch, ReplicaProcess, onnx};
+use reqwest::{Client, Method};
+use serde_json::json;
+
+use crate::support::{ECHO, client, header, outcome, outrigger};
+
+fn key_of(caller: &str) -> String {
+    format!("the-key-of-{caller}-0123456789")
+}
+
+/// A replica with these `[callers.NAME]` tables, each with its key.
+fn with_callers(callers: &[(&str, &str)]) -> Launch {
+    let mut text = String::from("[models.add]\npath = 'add.onnx'\n");
+    for (name, rules) in callers {
+        let built_in = ["primary", "secondary", "anonymous"].contains(name);
+        let key = if built_in { String::new() } else { format!("key = '{}'\n", key_of(name)) };
+        text += &format!("[callers.{name}]\n{key}{rules}\n");
+    }
+    outrigger().file("add.onnx", onnx::add(3)).file("o.toml", text).args(["--config", "o.toml"])
+}
+
+/// `POST /score` as this caller, over a connection of its own.
+fn score_as(replica: &ReplicaProcess, caller: &str, body: &'static str) -> reqwest::RequestBuilder {
+    client().post(format!("{}/score", replica.score)).bearer_auth(key_of(caller)).body(body)
+}
+
+/// `POST /v2/models/add/infer` as this caller.
+fn infer_as(replica: &ReplicaProcess, caller: &str) -> reqwest::RequestBuilder {
+    let tensor = |name: &str| json!({"name": name, "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]});
+    let body = json!({"inputs": [tensor("x"), tensor("y")]});
+    let url = format!("{}/v2/models/add/infer", replica.score);
+    client().post(url).bearer_auth(key_of(caller)).body(body.to_string())
+}
+
+async fn metric(replica: &ReplicaProcess, name: &str) -> Option<f64> {
+    let text =
+        client().get(format!("{}/metrics", replica.observe)).send().await.unwrap().text().await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))?;
+    line.trim().parse().ok()
+}
+
+/// Waits until a metric has a value; a test that waits for long has failed.
+async fn until(replica: &ReplicaProcess, name: &str, value: f64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while metric(replica, name).await != Some(value) {
+        assert!(
+            Instant::now() < deadline,
+            "{name} does not become {value}: {:?}",
+            metric(replica, name).await
+        );
+    }
+}
+
+/// Waits until a caller has so many calls in the house.
+async fn until_calls(replica: &ReplicaProcess, caller: &str, calls: f64) {
+    until(replica, &format!("outrigger_caller_calls{{caller=\"{caller}\"}}"), calls).await;
+}
+
+/// Every route there is: listener, path, and the operation that is asked for. A new one is added here, with the operation whose
+/// rights it takes; the test below then holds it.
+const ROUTES: &[(&str, &str, &str)] = &[
+    ("admin", "/status", "status"),
+    ("observe", "/", "health"),
+    ("observe", "/busy", "observe"),
+    ("observe", "/live", "health"),
+    ("observe", "/metrics", "observe"),
+    ("observe", "/ready", "health"),
+    ("observe", "/v2/health/live", "health"),
+    ("observe", "/v2/health/ready", "health"),
+    ("score", "/", "health"),
+    ("score", "/score", "score"),
+    ("score", "/swagger.json", "swagger"),
+    ("score", "/v2", "server_metadata"),
+    ("score", "/v2/health/live", "health"),
+    ("score", "/v2/health/ready", "health"),
+    ("score", "/v2/models/{model}", "model_metadata"),
+    ("score", "/v2/models/{model}/infer", "infer"),
+    ("score", "/v2/models/{model}/ready", "model_metadata"),
+    ("score", "/v2/models/{model}/versions/{version}", "model_metadata"),
+    ("score", "/v2/models/{model}/versions/{version}/infer", "infer"),
+    ("score", "/v2/models/{model}/versions/{version}/ready", "model_metadata"),
+];
+
+/// The operations that need rights.
+const OPERATIONS: [&str; 6] = ["score", "swagger", "infer", "model_metadata", "server_metadata", "status"];
+
+#[tokio::test]
+async fn every_route_asks_who_calls_and_what_they_may() {
+    let listed: BTreeSet<_> = ROUTES.iter().copied().collect();
+    let routes = outrigger_runtime::routes();
+    let there: BTreeSet<_> =
+        routes.iter().map(|route| (route.listener, route.path, route.operation.as_str())).collect();
+    assert_eq!(listed, there, "each route has its line in ROUTES");
+
+    let only: Vec<_> = OPERATIONS
+        .iter()
+        .map(|operation| {
+            (format!("only-{}", operation.replace('_', "-")), format!("operations = ['{operation}']"))
+        })
+        .collect();
+    let mut callers: Vec<_> = only.iter().map(|(name, rules)| (name.as_str(), rules.as_str())).collect();
+    callers.push(("nothing", "operations = []"));
+    callers.push(("no-models", "models = []"));
+    callers.push(("add-only", "models = ['add']"));
+    let replica = with_callers(&callers).script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    let admin = format!("http://{}", replica.admin);
+
+    for (listener, path, operation) in ROUTES {
+        let base = match *listener {
+            "score" => &replica.score,
+            "observe" => &replica.observe,
+            _ => &admin,
+        };
+        let methods = match *operation {
+            "score" | "infer" => vec![Method::POST],
+            _ => vec![Method::GET, Method::HEAD],
+        };
+        for method in methods {
+            let ask = async |model: &str, key: Option<String>| {
+                let path = path.replace("{model}", model).replace("{version}", "1");
+                let request = client().request(method.clone(), format!("{base}{path}"));
+                let request = key.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
+                let response = request.send().await.unwrap();
+                let code = header(&response, "outrigger-code");
+                (response.status().as_u16(), code, response.text().await.unwrap())
+            };
+            let place = format!("{method} {path} on {listener}");
+            if !OPERATIONS.contains(operation) {
+                assert_eq!(ask("add", None).await.0, 200, "{place} is open");
+                continue;
+            }
+            for model in ["add", "no-such-model"] {
+                assert_eq!(ask(model, None).await.0, 401, "{place} without a key");
+                assert_eq!(ask(model, Some(key_of("stranger"))).await.0, 401, "{place} with a wrong key");
+                let refused = ask(model, Some(key_of("nothing"))).await;
+                assert_eq!((refused.0, refused.1.as_str()), (403, "forbidden"), "{place} without rights");
+            }
+            for (name, rules) in &only {
+                let status = ask("add", Some(key_of(name))).await.0;
+                let allowed = rules.contains(&format!("'{operation}'"));
+                assert_eq!(![401, 403].contains(&status), allowed, "{place} as {name}: {status}");
+            }
+            let status = ask("add", Some(KEY.into())).await.0;
+            assert!(![401, 403].contains(&status), "{place} with the primary key: {status}");
+            if path.contains("{model}") {
+                let (known, unknown) = (
+                    ask("add", Some(key_of("no-models"))).await,
+                    ask("nil", Some(key_of("no-models"))).await,
+                );
+                assert_eq!(known.0, 403, "{place} with a model that is not the caller's");
+                assert_eq!(known, unknown, "nothing is learnt of which models there are");
+                assert_eq!(ask("nil", Some(KEY.into())).await.0, 404, "{place}");
+                assert_eq!(ask("nil", Some(key_of("add-only"))).await, unknown, "{place}");
+                assert_ne!(ask("add", Some(key_of("add-only"))).await.0, 403, "{place}");
+            }
+        }
+    }
+    // Where there is nothing, the admin listener says so to administrators alone.
+    let nowhere = async |key: String| {
+        client().get(format!("{admin}/nowhere")).bearer_auth(key).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(nowhere(KEY.into()).await, 404);
+    assert_eq!(nowhere(key_of("only-status")).await, 404);
+    assert_eq!(nowhere(key_of("only-score")).await, 403);
+    assert_eq!(nowhere(key_of("stranger")).await, 401);
+    // A preflight carries no credentials and needs none.
+    let options = client().request(Method::OPTIONS, format!("{}/score", replica.score));
+    assert_eq!(options.send().await.unwrap().status(), 200);
+    for key in [key_of("nothing"), key_of("only-score"), KEY.into()] {
+        assert!(!replica.log_text().contains(&key), "{}", replica.log_text());
+    }
+}
+
+#[tokio::test]
+async fn the_service_s_own_keys_can_have_rules_too() {
+    let replica =
+        with_callers(&[("secondary", "operations = ['score']\nrate = 0.01\nburst = 1")]).script(ECHO).start();
+    let ask = |path: &str, key: &str| {
+        client().post(format!("{}{path}", replica.score)).bearer_auth(key).body("1").send()
+    };
+    assert_eq!(ask("/score", SECONDARY_KEY).await.unwrap().status(), 200);
+    assert_eq!(ask("/score", SECONDARY_KEY).await.unwrap().status(), 429);
+    assert_eq!(ask("/v2/models/add/infer", SECONDARY_KEY).await.unwrap().status(), 403);
+    for _ in 0..5 {
+        assert_eq!(ask("/score", KEY).await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_rate_is_held_over_both_contracts_and_the_refusal_says_when_to_come_back() {
+    let replica = with_callers(&[("slow", "rate = 0.01\nburst = 3"), ("other", "")]).script(ECHO).start();
+    assert_eq!(score_as(&replica, "slow", "1").send().await.unwrap().status(), 200);
+    assert_eq!(infer_as(&replica, "slow").send().await.unwrap().status(), 200);
+    // What is refused for another reason costs nothing, and what only describes is free.
+    for _ in 0..10 {
+        let get = |path: &str| client().get(format!("{}{path}", replica.score)).bearer_auth(key_of("slow"));
+        assert_eq!(get("/v2/models/add").send().await.unwrap().status(), 200);
+        assert_eq!(get("/v2/models/nil").send().await.unwrap().status(), 404);
+    }
+    assert_eq!(score_as(&replica, "slow", "1").send().await.unwrap().status(), 200);
+    for request in [score_as(&replica, "slow", "1"), infer_as(&replica, "slow")] {
+        let response = request.send().await.unwrap();
+        let seconds: u64 = header(&response, "retry-after").parse().unwrap();
+        assert!((1..=100).contains(&seconds), "{seconds}");
+        assert_eq!(header(&response, "outrigger-retryable"), "true");
+        let (status, code, body) = outcome(response).await;
+        assert_eq!((status, code.as_str()), (429, "rate_limited"), "{body}");
+    }
+    assert_eq!(score_as(&replica, "other", "1").send().await.unwrap().status(), 200);
+
+    // Before the body is read: an answer comes although the body does not.
+    let mut stream = TcpStream::connect(replica.score.trim_start_matches("http://")).unwrap();
+    let (host, key) = ("Host: t\r\nContent-Length: 1000000", key_of("slow"));
+    write!(stream, "POST /score HTTP/1.1\r\n{host}\r\nAuthorization: Bearer {key}\r\n\r\n").unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 429");
+
+    for (answer, count) in [("granted", 23.0), ("rate_limited", 3.0)] {
+        let name = format!("outrigger_caller_requests_total{{answer=\"{answer}\",caller=\"slow\"}}");
+        assert_eq!(metric(&replica, &name).await, Some(count), "{answer}");
+    }
+    let busy = outcome(client().get(format!("{}/busy", replica.observe)).send().await.unwrap()).await.2;
+    assert_eq!(busy["arrived"], 4, "a caller that comes too often is no load: {busy}");
+}
+
+/// A script that comes back once the file that its input names is there; `stream` is sent in pieces.
+const WAITS: &str = r#"
+import os, time
+def init():
+    pass
+def run(data):
+    if data.startswith("stream"):
+        return pieces(data)
+    while not os.path.exists("outputs/" + data):
+        time.sleep(0.002)
+    return data
+def pieces(data):
+    yield "first"
+    if data == "stream long":
+        for _ in range(16):
+            yield "x" * 4096
+        return
+    while not os.path.exists("outputs/" + data):
+        time.sleep(0.002)
+        yield "more"
+"#;
+
+fn waiting(callers: &[(&str, &str)], workers: &str) -> ReplicaProcess {
+    let launch = with_callers(callers).script(WAITS).file("app/outputs/now", "");
+    launch.args(["--script-workers", workers, "--script-cancel-grace", "50ms"]).start()
+}
+
+fn allow(replica: &ReplicaProcess, what: &str) {
+    std::fs::write(replica.directory().join("app/outputs").join(what), "").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_are_held_while_calls_run_and_wait_and_are_free_when_an_answer_is_there() {
+    let replica = waiting(&[("one", "concurrency = 1"), ("two", "concurrency = 2")], "1");
+    let running = tokio::spawn(score_as(&replica, "one", "a").send());
+    until_calls(&replica, "one", 1.0).await;
+    for request in [score_as(&replica, "one", "now"), infer_as(&replica, "one")] {
+        let response = request.send().await.unwrap();
+        assert_eq!(header(&response, "retry-after"), "1");
+        assert_eq!(header(&response, "outrigger-retryable"), "true");
+        let (status, code, body) = outcome(response).await;
+        assert_eq!((status, code.as_str()), (429, "too_many_calls"), "{body}");
+    }
+    // Others wait for the slot, and their waiting calls count.
+    let waiting = [(); 2].map(|()| tokio::spawn(score_as(&replica, "two", "now").send()));
+    until_calls(&replica, "two", 2.0).await;
+    assert_eq!(score_as(&replica, "two", "now").send().await.unwrap().status(), 429);
+    allow(&replica, "a");
+    assert_eq!(running.await.unwrap().unwrap().status(), 200);
+    for call in waiting {
+        assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    }
+    // Who has an answer finds its place free, also on another connection: whole answers, models, streams, errors.
+    allow(&replica, "stream");
+    for _ in 0..40 {
+        for request in
+            [score_as(&replica, "one", "now"), infer_as(&replica, "one"), score_as(&replica, "one", "stream")]
+        {
+            let response = request.send().await.unwrap();
+            let status = response.status();
+            let body = response.text().await.unwrap();
+            assert_eq!(status, 200, "{body}");
+        }
+        let (status, _, body) =
+            outcome(infer_as(&replica, "one").body("no JSON").send().await.unwrap()).await;
+        assert_eq!(status, 400, "{body}");
+    }
+    until_calls(&replica, "one", 0.0).await;
+    until_calls(&replica, "two", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_gives_its_place_back_when_its_call_ends() {
+    let replica = waiting(&[("two", "concurrency = 2")], "1");
+    let two = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    for (version, client) in [("HTTP/1.1", client()), ("HTTP/2", two)] {
+        let call = |body: String| {
+            let url = format!("{}/score", replica.score);
+            tokio::spawn(client.post(url).bearer_auth(key_of("two")).body(body).send())
+        };
+        let running = call(version.replace('/', "-"));
+        until_calls(&replica, "two", 1.0).await;
+        let waiting = call("now".into());
+        until_calls(&replica, "two", 2.0).await;
+        // What waits leaves at once; what runs keeps its place for as long as it keeps its lane.
+        waiting.abort();
+        until_calls(&replica, "two", 1.0).await;
+        running.abort();
+        let other = call("now".into());
+        until_calls(&replica, "two", 2.0).await;
+        assert_eq!(score_as(&replica, "two", "now").send().await.unwrap().status(), 429, "{version}");
+        allow(&replica, &version.replace('/', "-"));
+        assert_eq!(other.await.unwrap().unwrap().status(), 200, "{version}");
+        until_calls(&replica, "two", 0.0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_keeps_its_place_until_it_ends_or_its_client_leaves() {
+    let replica = waiting(&[("one", "concurrency = 1")], "2");
+    let mut response = score_as(&replica, "one", "stream-a").send().await.unwrap();
+    assert!(response.chunk().await.unwrap().is_some());
+    assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 429);
+    allow(&replica, "stream-a");
+    while response.chunk().await.unwrap().is_some() {}
+    assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 200, "the stream is over");
+
+    let mut response = score_as(&replica, "one", "stream-b").send().await.unwrap();
+    assert!(response.chunk().await.unwrap().is_some());
+    assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 429);
+    drop(response);
+    until_calls(&replica, "one", 0.0).await;
+    assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_its_client_does_not_take_keeps_its_place_after_the_lane_is_free() {
+    let replica = waiting(&[("one", "concurrency = 1")], "1");
+    allow(&replica, "stream");
+    let narrow = Client::builder().no_proxy().http2_prior_knowledge().http2_initial_stream_window_size(4096);
+    let url = format!("{}/score", replica.score);
+    let request = narrow.build().unwrap().post(url).bearer_auth(key_of("one")).body("stream long");
+    let mut response = request.send().await.unwrap();
+    until(&replica, "outrigger_answered_total", 1.0).await;
+    assert_eq!(metric(&replica, "outrigger_executing").await, Some(0.0));
+    assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 429);
+    let mut taken = 0;
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        taken += chunk.len();
+    }
+    assert!(taken > 64_000, "{taken}");
+    assert_eq!(score_as(&replica, "one", "now").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn without_keys_there_are_rules_for_everybody() {
+    let rules = "operations = ['infer', 'server_metadata']\nrate = 0.01\nburst = 1";
+    let launch = with_callers(&[("anonymous", rules)]).script(ECHO);
+    let replica = launch.env("OUTRIGGER_AUTH_ENABLED", "false").start();
+    let post = |path: &str| client().post(format!("{}{path}", replica.score)).body("1").send();
+    let (status, code, _) = outcome(post("/score").await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (403, "forbidden"));
+    assert_eq!(infer_as(&replica, "whoever").send().await.unwrap().status(), 200);
+    assert_eq!(infer_as(&replica, "whoever").send().await.unwrap().status(), 429);
+    assert_eq!(client().get(format!("{}/v2", replica.score)).send().await.unwrap().status(), 200);
+    assert_eq!(client().get(format!("{}/swagger.json", replica.score)).send().await.unwrap().status(), 403);
+}
+
+fn check(directory: &Path, environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .args(["serve", "--check", "--config", "o.toml"])
+        .current_dir(directory)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn check_shows_callers_without_their_keys() {
+    let dir = configured(
+        "[models.add]\npath = 'add.onnx'\n[callers.bob]\nkey = 'bob-s-key-bob-s-key-bob-s-key'\nrate = 2.5\n\
+         operations = ['infer']\n[callers.batch-jobs]\npriority = 'low'\n",
+    );
+    let (status, text, error) =
+        check(dir.path(), &[("OUTRIGGER_CALLERS_BATCH_JOBS_KEY", "batch-s-key-batch-s-key-batch-s-key")]);
+    assert_eq!(status, Some(0), "{error}");
+    for line in [
+        "[callers.bob]",
+        "key = \"***\"",
+        "rate = 2.5",
+        "operations = [\"infer\"]",
+        "[callers.batch-jobs]",
+        "priority = \"low\"",
+        "# environment OUTRIGGER_CALLERS_BATCH_JOBS_KEY",
+    ] {
+        assert!(text.contains(line), "{line} not in\n{text}");
+    }
+    assert!(!format!("{text}{error}").contains("-s-key-"), "{text}{error}");
+    let (status, _, error) = check(dir.path(), &[]);
+    assert_eq!(status, Some(2));
+    assert!(error.contains("`callers.batch-jobs.key` is missing"), "{error}");
+    assert!(!error.contains("-s-key-"), "{error}");
+}
+
+fn configured(text: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("o.toml"), text).unwrap();
+    std::fs::write(dir.path().join("add.onnx"), onnx::add(3)).unwrap();
+    dir
+}

@@ -1,0 +1,38 @@
+//! What a request asks of the scheduler.
+
+use http::HeaderMap;
+use outrigger_auth::Grant;
+use outrigger_protocol::error::CallError;
+use outrigger_protocol::urgency::Urgency;
+use tokio::time::Instant;
+
+use crate::scheduler::{Admission, Terms};
+
+/// When a request came, and what it says of when it wants its answer.
+pub(super) struct Wish {
+    came: Instant,
+    urgency: Urgency,
+}
+
+impl Wish {
+    /// Reads the headers of a request that has just come.
+    ///
+    /// # Errors
+    /// `bad_request`.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, CallError> {
+        Ok(Self { came: Instant::now(), urgency: Urgency::from_headers(headers)? })
+    }
+
+    /// The terms of a call.
+    pub(super) fn terms(&self, grant: &Grant, kind: u16, bytes: usize, admission: Admission) -> Terms {
+        Terms {
+            // There are some hundred callers at most.
+            caller: u16::try_from(grant.caller().index()).unwrap_or(u16::MAX),
+            priority: grant.priority(self.urgency.priority),
+            kind,
+            bytes,
+            admission,
+            deadline: self.urgency.deadline.map(|deadline| self.came + deadline),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! A run of a model that somebody waits for, and the run itself.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use outrigger_backend::{BackendError, Tensor};
+use tokio::sync::oneshot;
+
+use super::LoadedModel;
+use crate::busy::Outcome;
+use crate::scheduler::Slot;
+
+/// What becomes of a run.
+pub(super) type Answer = Result<Vec<Tensor>, Failure>;
+
+/// Why there are no outputs.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The deadline was over before a thread came to it.
+    #[error("the deadline was over before a device thread was free")]
+    Late,
+}
+
+/// A run that waits for a thread.
+pub(super) struct Job {
+    pub(super) model: Arc<LoadedModel>,
+    pub(super) inputs: Vec<Tensor>,
+    pub(super) outputs: Vec<usize>,
+    /// The slot that the run is for; free again when the run is over, also when nobody waits for it any more.
+    pub(super) slot: Option<Slot>,
+    /// It is not begun any more after that.
+    pub(super) deadline: Option<Instant>,
+    pub(super) done: oneshot::Sender<Answer>,
+}
+
+impl Job {
+    /// Whether nobody waits any more: the caller went away while the job waited.
+    pub(super) fn is_left(&self) -> bool {
+        self.done.is_closed()
+    }
+
+    /// Whether its deadline is over.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Its slot executes from now on.
+    pub(super) fn begin(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.begin();
+        }
+    }
+
+    /// Ends it: the slot first, so that whoever has the answer finds it free.
+    pub(super) fn finish(self, answer: Answer) {
+        if let Some(slot) = self.slot {
+            slot.finish(match &answer {
+                Ok(_) => Outcome::Answered,
+                Err(Failure::Backend(_)) => Outcome::Failed,
+                Err(Failure::Late) => Outcome::Expired,
+            });
+        }
+        let _ = self.done.send(answer);
+    }
+}
+
+/// Checks inputs and the size of the outputs that they ask for; the bytes of these, as far as they are known.
+pub(super) fn check(
+    model: &LoadedModel,
+    inputs: &[Tensor],
+    outputs: &[usize],
+    output_limit: usize,
+) -> Result<usize, BackendError> {
+    model.info.check_inputs(inputs)?;
+    let expected = model.info.output_bytes(inputs, outputs);
+    if expected > output_limit { Err(too_large(expected, output_limit)) } else { Ok(expected) }
+}
+
+/// Runs a model on inputs that have been checked.
+pub(super) fn run(
+    model: &LoadedModel,
+    inputs: &[Tensor],
+    outputs: &[usize],
+    output_limit: usize,
+) -> Result<Vec<Tensor>, BackendError> {
+    let mut outputs = model.info.place_outputs(inputs, outputs)?;
+    // A panic is a bug of ours; it costs the run, not the thread.
+    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs));
+    std::panic::catch_unwind(infer)
+        .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())))?;
+    let tensors = outputs
+        .into_iter()
+        .map(|output| {
+            let index = output.index();
+            let missing = || BackendError::Internal(format!("output number {index} was not set"));
+            output.into_tensor().ok_or_else(missing)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    within(tensors, output_limit)
+}
+
+/// Outputs that are not too large; of some the shapes are not known before the run.
+pub(super) fn within(tensors: Vec<Tensor>, limit: usize) -> Result<Vec<Tensor>, BackendError> {
+    let actual = tensors.iter().map(|tensor| tensor.data().len()).fold(0, usize::saturating_add);
+    if actual > limit { Err(too_large(actual, limit)) } else { Ok(tensors) }
+}
+
+fn too_large(bytes: usize, limit: usize) -> BackendError {
+    BackendError::Input(format!("the outputs take {bytes} bytes, more than limits.answer, {limit} bytes"))
+}

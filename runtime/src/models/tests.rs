@@ -1,0 +1,138 @@
+//! Models that are not there, for tests.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_backend::{BackendError, DataType, Instance, ModelInfo, Output, Shape, Tensor, TensorInfo};
+
+use super::LoadedModel;
+use super::batch::{BatchMetrics, Former, Limits};
+use crate::config::{BatchDelay, ModelConfig};
+
+/// A call with this for `k` makes the run fail.
+pub(super) const POISON: i64 = 13;
+/// A call with this for `k` makes the outputs have one row too many.
+pub(super) const WIDE: i64 = 17;
+/// A call with this for `k` waits in the run until it is let go.
+pub(super) const GATE: i64 = 19;
+
+/// `y = 2x + k`, `s` = the sum of `x` in each row, for `x`: FP32 `[batch, length]` and `k`: INT64 `[batch]`.
+#[derive(Default)]
+pub(super) struct Fake {
+    /// The rows of each run so far.
+    pub(super) runs: Mutex<Vec<usize>>,
+    /// Whether who waits is let go.
+    pub(super) open: AtomicBool,
+}
+
+impl Fake {
+    pub(super) fn runs(&self) -> Vec<usize> {
+        self.runs.lock().unwrap().clone()
+    }
+}
+
+impl Instance for Fake {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
+        let [x, k] = inputs else { return Err(BackendError::Input("two inputs".into())) };
+        let values = |bytes: &Bytes| -> Vec<f32> {
+            bytes.chunks_exact(4).map(|four| f32::from_ne_bytes(four.try_into().unwrap())).collect()
+        };
+        let (x, rows) = (values(x.data()), k.shape().elements());
+        let k: Vec<i64> =
+            k.data().chunks_exact(8).map(|eight| i64::from_ne_bytes(eight.try_into().unwrap())).collect();
+        self.runs.lock().unwrap().push(rows);
+        while k.contains(&GATE) && !self.open.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        if k.contains(&POISON) {
+            return Err(BackendError::Run("a poisoned row".into()));
+        }
+        let length = x.len() / rows.max(1);
+        let mut y: Vec<f32> = x.iter().enumerate().map(|(at, x)| 2.0 * x + k[at / length] as f32).collect();
+        let mut s: Vec<f32> = x.chunks(length.max(1)).map(|row| row.iter().sum()).collect();
+        s.resize(rows, 0.0);
+        let mut rows = rows as i64;
+        if k.contains(&WIDE) {
+            rows += 1;
+            y.resize(y.len() + length, 0.0);
+            s.push(0.0);
+        }
+        for output in outputs {
+            let (values, shape) = match output.index() {
+                0 => (&y, vec![rows, length as i64]),
+                _ => (&s, vec![rows]),
+            };
+            let data: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+            output.set(Tensor::new(DataType::Fp32, Shape::new(shape).unwrap(), data.into()).unwrap());
+        }
+        Ok(())
+    }
+
+    fn bytes_held(&self) -> u64 {
+        0
+    }
+}
+
+fn info(name: &str, data_type: DataType, dimensions: &[&str]) -> TensorInfo {
+    TensorInfo {
+        name: name.into(),
+        data_type,
+        shape: vec![-1; dimensions.len()],
+        symbols: dimensions.iter().map(|symbol| (*symbol).into()).collect(),
+    }
+}
+
+/// A model that batches like this, and what runs it.
+pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<LoadedModel>, Arc<Fake>) {
+    let info = ModelInfo {
+        inputs: vec![info("x", DataType::Fp32, &["batch", "length"]), info("k", DataType::Int64, &["batch"])],
+        outputs: vec![info("y", DataType::Fp32, &["batch", "length"]), info("s", DataType::Fp32, &["batch"])],
+    };
+    let config = ModelConfig { max_batch, max_delay, ..ModelConfig::of("fake".into()) };
+    let registry = prometheus::Registry::new();
+    let metrics = BatchMetrics::new(&registry).unwrap();
+    let limits = Limits { bytes: 1 << 20, waiting: 10_000 };
+    let former = Former::new("fake", &config, &info, limits, &metrics).unwrap();
+    let instance = Arc::new(Fake::default());
+    (Arc::new(LoadedModel { info, instance: Arc::clone(&instance) as _, former, ..bare("fake") }), instance)
+}
+
+/// A model that does nothing.
+pub(super) fn fake(name: &str) -> Arc<LoadedModel> {
+    Arc::new(bare(name))
+}
+
+fn bare(name: &str) -> LoadedModel {
+    LoadedModel {
+        name: name.into(),
+        platform: String::new(),
+        device: String::new(),
+        info: ModelInfo::default(),
+        kind: 1,
+        instance: Arc::new(Fake::default()),
+        former: None,
+    }
+}
+
+/// A call with so many rows and values in a row.
+pub(super) fn inputs(rows: usize, length: usize, seed: f32, k: i64) -> Vec<Tensor> {
+    let x: Vec<u8> =
+        (0..rows * length).flat_map(|at| (seed + at as f32 * 0.37).sin().to_ne_bytes()).collect();
+    let k: Vec<u8> = (0..rows).flat_map(|_| k.to_ne_bytes()).collect();
+    let shape = Shape::new([rows as i64, length as i64]).unwrap();
+    vec![
+        Tensor::new(DataType::Fp32, shape, x.into()).unwrap(),
+        Tensor::new(DataType::Int64, Shape::new([rows as i64]).unwrap(), k.into()).unwrap(),
+    ]
+}
+
+/// Waits for something that will be so soon.
+pub(super) async fn until(is_so: impl Fn() -> bool) {
+    let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < patience, "it does not come");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

@@ -1,0 +1,339 @@
+//! The scheduler's properties, on a virtual clock: calls that come at given times, and slots that execute each for as long as it takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use outrigger_protocol::priority::Priority;
+use proptest::prelude::*;
+
+use super::Admission;
+use super::core::{Arrival, Ask, Core, Limits, Next, Pass, Place};
+use super::refusal::Refusal;
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A call as it will come.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    at: Duration,
+    caller: u16,
+    priority: Priority,
+    takes: Duration,
+    deadline: Option<Duration>,
+    /// When its client hangs up.
+    leaves: Option<Duration>,
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Answered { began: Duration, ended: Duration },
+    Refused(Refusal),
+    Cancelled,
+}
+
+/// What happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    // Slots become free before anything else at the same moment.
+    Ends(usize),
+    Leaves(usize),
+    Comes(usize),
+    /// It has waited for long enough.
+    Over(usize),
+}
+
+struct World<'a> {
+    calls: &'a [Call],
+    core: Core<usize>,
+    limits: Limits,
+    events: BTreeSet<(Duration, Event)>,
+    waiting: BTreeMap<usize, Place>,
+    executing: BTreeMap<usize, (Pass, Duration)>,
+    fates: Vec<Option<Fate>>,
+    most_waiting: usize,
+}
+
+impl<'a> World<'a> {
+    /// Runs until nothing happens any more; what became of each call.
+    fn run(calls: &'a [Call], slots: usize, limits: Limits, known: Option<Duration>) -> Self {
+        let mut core = Core::new(limits, slots);
+        let mut now = Duration::ZERO;
+        if let Some(takes) = known {
+            let ask = Call { at: now, takes, ..CALL }.ask();
+            let Arrival::Through(pass) = core.arrive(&ask, now, || 0) else { panic!("all slots are free") };
+            core.begun();
+            core.end(&pass, Some(takes));
+        }
+        let events = calls.iter().enumerate().map(|(at, call)| (call.at, Event::Comes(at))).collect();
+        let (waiting, executing) = (BTreeMap::new(), BTreeMap::new());
+        let fates = vec![None; calls.len()];
+        let mut world = Self { calls, core, limits, events, waiting, executing, fates, most_waiting: 0 };
+        while let Some((time, event)) = world.events.pop_first() {
+            assert!(time >= now);
+            now = time;
+            world.happens(event, now);
+            world.fill(now);
+            world.most_waiting = world.most_waiting.max(world.core.waiting());
+            assert!(world.executing.len() <= slots, "never more than slots");
+            assert_eq!(world.core.waiting(), world.waiting.len());
+            // No slot is free while somebody waits.
+            assert!(world.waiting.is_empty() || world.executing.len() == slots);
+        }
+        assert!(world.waiting.is_empty() && world.executing.is_empty() && world.core.waiting() == 0);
+        world
+    }
+
+    fn happens(&mut self, event: Event, now: Duration) {
+        match event {
+            Event::Comes(at) => {
+                let call = self.calls[at];
+                match self.core.arrive(&call.ask(), now, || at) {
+                    Arrival::Through(pass) => self.begin(at, pass, now),
+                    Arrival::Refused(refusal) => self.fate(at, Fate::Refused(refusal)),
+                    Arrival::Waits(place) => {
+                        self.waiting.insert(at, place);
+                        let until = (now + self.limits.wait).min(call.deadline.unwrap_or(Duration::MAX));
+                        self.events.insert((until, Event::Over(at)));
+                        if let Some(leaves) = call.leaves {
+                            self.events.insert((leaves.max(now), Event::Leaves(at)));
+                        }
+                    }
+                }
+                for displaced in self.core.take_displaced() {
+                    self.waiting.remove(&displaced).unwrap();
+                    self.fate(displaced, Fate::Refused(Refusal::Displaced));
+                }
+            }
+            Event::Ends(at) => {
+                let (pass, began) = self.executing.remove(&at).unwrap();
+                self.core.end(&pass, Some(now - began));
+                self.fate(at, Fate::Answered { began, ended: now });
+            }
+            Event::Leaves(at) => {
+                if let Some(place) = self.waiting.remove(&at) {
+                    assert_eq!(self.core.leave(&place), Some(at));
+                    self.fate(at, Fate::Cancelled);
+                }
+            }
+            Event::Over(at) => {
+                if let Some(place) = self.waiting.remove(&at) {
+                    assert_eq!(self.core.leave(&place), Some(at));
+                    let expired = self.calls[at].deadline.is_some_and(|deadline| deadline <= now);
+                    self.fate(at, Fate::Refused(if expired { Refusal::Expired } else { Refusal::Waited }));
+                }
+            }
+        }
+    }
+
+    fn fill(&mut self, now: Duration) {
+        while let Some(next) = self.core.next(now) {
+            match next {
+                Next::Through(at, pass) => {
+                    self.waiting.remove(&at).unwrap();
+                    self.begin(at, pass, now);
+                }
+                Next::Refused(at, refusal) => {
+                    self.waiting.remove(&at).unwrap();
+                    self.fate(at, Fate::Refused(refusal));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, at: usize, pass: Pass, now: Duration) {
+        self.core.begun();
+        self.executing.insert(at, (pass, now));
+        self.events.insert((now + self.calls[at].takes, Event::Ends(at)));
+    }
+
+    fn fate(&mut self, at: usize, fate: Fate) {
+        assert_eq!(self.fates[at].replace(fate), None, "one end for each call");
+    }
+
+    /// Calls of a kind that were answered with a beginning in a stretch of time.
+    fn served(&self, from: Duration, to: Duration, is: impl Fn(&Call) -> bool) -> usize {
+        let begun = |fate: &Option<Fate>| matches!(fate, Some(Fate::Answered { began, .. }) if (from..to).contains(began));
+        self.calls.iter().zip(&self.fates).filter(|(call, fate)| is(call) && begun(fate)).count()
+    }
+}
+
+const CALL: Call = Call {
+    at: Duration::ZERO,
+    caller: 0,
+    priority: Priority::Normal,
+    takes: ms(20),
+    deadline: None,
+    leaves: None,
+};
+
+impl Call {
+    fn ask(&self) -> Ask {
+        Ask {
+            caller: self.caller,
+            priority: self.priority,
+            kind: 0,
+            bytes: 1,
+            admission: Admission::Now,
+            deadline: self.deadline,
+        }
+    }
+}
+
+const LIMITS: Limits = Limits { items: 40, bytes: 1 << 20, wait: ms(1000), ageing: ms(100) };
+
+/// Calls that come over some two seconds, in bursts and lulls, and that take `takes`.
+fn calls(takes: impl Strategy<Value = Duration> + Clone) -> impl Strategy<Value = Vec<Call>> {
+    let call = (
+        prop_oneof![3 => Just(0u64), 2 => 0u64..30],
+        0u16..4,
+        proptest::sample::select(Priority::ALL),
+        takes,
+        proptest::option::of(1u64..600),
+        proptest::option::weighted(0.1, 0u64..300),
+    );
+    proptest::collection::vec(call, 1..400).prop_map(|calls| {
+        let mut at = Duration::ZERO;
+        let place = |(gap, caller, priority, takes, deadline, leaves): (
+            u64,
+            u16,
+            Priority,
+            Duration,
+            Option<u64>,
+            Option<u64>,
+        )| {
+            at += ms(gap);
+            let after = |time: Option<u64>| time.map(|time| at + ms(time));
+            Call { at, caller, priority, takes, deadline: after(deadline), leaves: after(leaves) }
+        };
+        calls.into_iter().map(place).collect()
+    })
+}
+
+/// So many cases in CI, a hundred times as many as a proof.
+fn cases(few: u32) -> ProptestConfig {
+    ProptestConfig::with_cases(if std::env::var_os("OUTRIGGER_PROVE").is_some() { few * 100 } else { few })
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    /// Arrived = answered + refused (expired ones among them) + cancelled, each exactly once, and nothing is left; see [`World::run`].
+    #[test]
+    fn every_call_has_one_end(
+        calls in calls((1u64..60).prop_map(ms)),
+        slots in 1usize..6,
+        items in 0usize..40,
+    ) {
+        let world = World::run(&calls, slots, Limits { items, ..LIMITS }, None);
+        prop_assert!(world.fates.iter().all(Option::is_some));
+        prop_assert!(world.most_waiting <= items);
+    }
+
+    /// What is accepted with a deadline ends by it, whoever else comes later, as long as calls take what they are known to take.
+    #[test]
+    fn no_deadline_is_missed_by_queueing(calls in calls(Just(ms(20))), slots in 1usize..6) {
+        let world = World::run(&calls, slots, LIMITS, Some(ms(20)));
+        for (call, fate) in calls.iter().zip(&world.fates) {
+            let Some(deadline) = call.deadline else { continue };
+            match fate.unwrap() {
+                // One that finds a free slot is begun even if it is known to be late.
+                Fate::Answered { began, ended } => prop_assert!(ended <= deadline || began == call.at, "{call:?} {fate:?}"),
+                Fate::Refused(Refusal::Expired) => prop_assert!(deadline <= call.at, "{call:?} was accepted"),
+                _ => {}
+            }
+        }
+    }
+
+}
+
+proptest! {
+    #![proptest_config(cases(12))]
+
+    /// Callers that always have calls waiting have the same part of the slots, within 10 %, however many calls they bring, however
+    /// long those take and whatever deadlines they come with.
+    #[test]
+    fn callers_share_the_slots(
+        weights in proptest::collection::vec(1usize..20, 2..5),
+        takes in proptest::collection::vec(5u64..40, 5),
+        hurried in 0u16..5,
+        slots in 1usize..5,
+    ) {
+        let mut calls = Vec::new();
+        for round in 0..2000u64 {
+            for (caller, weight) in (0u16..).zip(&weights) {
+                // Never less than twice what all slots can do in the time, so that each always has some waiting.
+                let deadline = (caller == hurried).then(|| ms(round * 10 + 900));
+                let takes = ms(takes[usize::from(caller)]);
+                let call = Call { at: ms(round * 10), caller, takes, deadline, ..CALL };
+                calls.extend(std::iter::repeat_n(call, weight + slots));
+            }
+        }
+        let limits = Limits { items: 400, ..LIMITS };
+        let world = World::run(&calls, slots, limits, None);
+        let time = |caller: u16| {
+            let served = world.served(ms(2000), ms(20_000), |call| call.caller == caller);
+            served as f64 * takes[usize::from(caller)] as f64
+        };
+        let times: Vec<f64> = (0..weights.len() as u16).map(time).collect();
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        for time in &times {
+            prop_assert!((time / mean - 1.0).abs() <= 0.1, "{times:?}");
+        }
+    }
+}
+
+/// Calls of one kind, evenly over ten seconds.
+fn steady(each: Duration, call: Call) -> impl Iterator<Item = Call> {
+    let count = ms(10_000).as_micros() / each.as_micros();
+    (0..count as u32).map(move |number| Call { at: each * number, ..call })
+}
+
+fn in_order(mut calls: Vec<Call>) -> Vec<Call> {
+    calls.sort_by_key(|call| call.at);
+    calls
+}
+
+#[test]
+fn what_is_urgent_goes_first_and_nothing_starves() {
+    // One slot does 50 in a second; 100 urgent ones come, 10 of the least urgent, from one caller each.
+    let urgent = steady(ms(10), Call { priority: Priority::High, ..CALL });
+    let low = Call { priority: Priority::Low, caller: 1, at: ms(0), ..CALL };
+    let calls = in_order(urgent.chain(steady(ms(100), low)).collect());
+    let world = World::run(&calls, 1, LIMITS, Some(ms(20)));
+    for (call, fate) in calls.iter().zip(&world.fates).filter(|(call, _)| call.priority == Priority::Low) {
+        let Some(Fate::Answered { began, .. }) = fate else { panic!("{call:?} {fate:?}") };
+        // It waits for `ageing`, and for the fourth slot after that.
+        assert!(*began - call.at <= LIMITS.ageing + ms(20) * 6, "{call:?} {fate:?}");
+    }
+    let high = world.served(ms(1000), ms(10_000), |call| call.priority == Priority::High);
+    assert!(high >= 9 * 50 * 3 / 4, "{high}");
+}
+
+#[test]
+fn urgent_calls_hardly_wait_while_there_are_few() {
+    let low = steady(ms(5), Call { priority: Priority::Low, caller: 1, ..CALL });
+    let calls = in_order(low.chain(steady(ms(100), Call { priority: Priority::High, ..CALL })).collect());
+    let world = World::run(&calls, 2, LIMITS, Some(ms(20)));
+    for (call, fate) in calls.iter().zip(&world.fates).filter(|(call, _)| call.priority == Priority::High) {
+        let Some(Fate::Answered { began, .. }) = fate else { panic!("{call:?} {fate:?}") };
+        assert!(*began - call.at <= ms(40), "{call:?} {fate:?}");
+    }
+}
+
+#[test]
+fn overload_costs_no_capacity() {
+    // Five times what the slots can do, each call to be answered within 200 ms.
+    let calls: Vec<Call> =
+        steady(ms(2), CALL).map(|call| Call { deadline: Some(call.at + ms(200)), ..call }).collect();
+    let world = World::run(&calls, 2, Limits { items: 512, ..LIMITS }, None);
+    let late = |fate: &Option<Fate>, call: &Call| matches!(fate, Some(Fate::Answered { ended, .. }) if *ended > call.at + ms(200));
+    let served = world.served(ms(0), ms(10_000), |_| true);
+    assert!(served >= 990, "{served} of 1000");
+    for (call, fate) in calls.iter().zip(&world.fates) {
+        // Until those are gone that came when nothing was known yet.
+        assert!(!late(fate, call) || call.at <= ms(250), "{call:?} {fate:?}");
+    }
+}
