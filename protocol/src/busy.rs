@@ -78,7 +78,7 @@ pub struct Window {
     pub arrived: f64,
     /// Calls that ended with a result or failed, per second.
     pub ended: f64,
-    /// Calls that failed or were refused, per second.
+    /// Calls that failed, were refused or expired, per second.
     pub errors: f64,
     /// Mean number of calls executing or queued.
     pub calls: f64,

@@ -206,8 +206,13 @@ impl Busy {
 
     /// Counts a call in: into the queue. `None` is a refusal, counted as such: there are more than can be counted.
     pub fn arrive(self: &Arc<Self>) -> Option<Ticket> {
+        self.arrive_at(Instant::now())
+    }
+
+    /// The same for who has looked at the clock just now: it costs more than the rest.
+    pub(crate) fn arrive_at(self: &Arc<Self>, now: Instant) -> Option<Ticket> {
         self.arrived.fetch_add(1, Ordering::Relaxed);
-        let counted = self.change(self.micros(), |word| {
+        let counted = self.change(self.micros_at(now), |word| {
             word.queued = word.queued.checked_add(1)?;
             Some(())
         });

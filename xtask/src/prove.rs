@@ -67,6 +67,14 @@ const PROOFS: &[Proof] = &[
         run: |repo, log| tests(repo, log, "streaming::a_slow_reader"),
     },
     Proof {
+        name: "envoy",
+        about: "two replicas behind a real Envoy get traffic by the load that they report, in answers and out of band",
+        run: |repo, log| {
+            setup::ensure_for_tests(repo)?;
+            tests(repo, log, "envoy::")
+        },
+    },
+    Proof {
         name: "overload",
         about: "five times what can be executed costs no capacity, and one greedy caller slows down nobody",
         run: |repo, log| tests(repo, log, "overload::"),
@@ -75,14 +83,6 @@ const PROOFS: &[Proof] = &[
         name: "scheduler",
         about: "the scheduler's properties on a virtual clock, in a hundred times as many cases",
         run: scheduler,
-    },
-    Proof {
-        name: "envoy",
-        about: "two replicas behind a real Envoy get traffic by the load that they report, in answers and out of band",
-        run: |repo, log| {
-            setup::ensure_for_tests(repo)?;
-            tests(repo, log, "envoy::")
-        },
     },
     Proof {
         name: "spark",

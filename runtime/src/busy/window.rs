@@ -93,7 +93,7 @@ impl Mark {
             at: seen.uptime_seconds,
             arrived: seen.arrived,
             ended: seen.answered + seen.failed,
-            errors: seen.failed + seen.refused,
+            errors: seen.failed + seen.refused + seen.expired,
             call_seconds: seen.call_seconds,
         }
     }

@@ -106,10 +106,10 @@ impl Scheduler {
             self.busy.refuse();
             return Err(draining());
         }
-        let Some(ticket) = self.busy.arrive() else {
+        let since = Instant::now();
+        let Some(ticket) = self.busy.arrive_at(since.into_std()) else {
             return Err(Refusal::Items.error(self.lock().core.backlog()));
         };
-        let since = Instant::now();
         let pass = match self.arrive(&terms, since) {
             Ok(Met::Through(pass)) => Ok(pass),
             Ok(Met::Waits(turn)) => turn.wait(since, &terms).await,
