@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use outrigger_auth::{Policy, PolicyConfig};
 use outrigger_backend::{Buffer, DataType, LoadOptions, Shape, Tensor, host};
 use outrigger_benches::contest::{self, Contender};
 use outrigger_benches::options::Options;
@@ -219,7 +220,9 @@ impl Runtime {
             anyhow::anyhow!("{}", mistakes.first().map_or(String::new(), ToString::to_string))
         })?;
         let busy = Busy::new(1);
-        let metrics = Metrics::new(Arc::clone(&busy))?;
+        let open = PolicyConfig { open: true, ..PolicyConfig::default() };
+        let policy = Arc::new(Policy::new(None, &open, Instant::now())?);
+        let metrics = Metrics::new(Arc::clone(&busy), policy)?;
         let models = Arc::new(Models::load(&config, &busy, &metrics)?);
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         Ok(Self { models, metrics, tokio })

@@ -32,6 +32,10 @@ const SHORT_WAIT: Duration = Duration::from_millis(1);
 /// In place of a time: nothing is held back.
 const NEVER: u64 = u64::MAX;
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for each run would cost more than the bytes of a message"
+)]
 enum Message {
     Run(Job),
     /// Calls of a model that batches wait.
