@@ -162,14 +162,22 @@ impl Former {
         Ok(Put::Wait)
     }
 
+    /// Whether a call never waits while a thread is free.
+    pub(super) fn holds_nothing_back(&self) -> bool {
+        self.delay == BatchDelay::AtMost(Duration::ZERO)
+    }
+
+    /// A call that had not to wait was run and took so long.
+    pub(super) fn ran_alone(&self, job: &Job, took: Duration) {
+        self.note(&bucket(job), rows::of(&job.inputs).unwrap_or(1), took);
+    }
+
     fn member(&self, job: Job) -> Result<Member, BackendError> {
-        let model = &job.model;
         // Each by itself, so that one that does not fit never gets among others.
-        let outputs = job::check(model, &job.inputs, &job.outputs, self.max_bytes)?;
+        let outputs = job::check(&job.model, &job.inputs, &job.outputs, self.max_bytes)?;
         let inputs = job.inputs.iter().map(|input| input.data().len()).fold(0, usize::saturating_add);
         let rows = rows::of(&job.inputs);
-        let bucket =
-            Bucket { extents: able::extents(&model.info, &job.inputs), outputs: job.outputs.clone() };
+        let bucket = bucket(&job);
         let about = Waiting {
             bucket,
             // Of no rows at all, a model may say something else than of none among others.
@@ -282,6 +290,10 @@ pub(super) struct Limits {
     pub(super) bytes: usize,
     /// Calls that wait.
     pub(super) waiting: usize,
+}
+
+fn bucket(job: &Job) -> Bucket {
+    Bucket { extents: able::extents(&job.model.info, &job.inputs), outputs: job.outputs.clone() }
 }
 
 /// Takes out those at `places`, in that order.
