@@ -60,9 +60,10 @@ impl Urgency {
 mod tests {
     use super::*;
 
-    fn read(headers: &[(&'static str, &'static str)]) -> Result<Urgency, CallError> {
-        let headers =
-            headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
+    fn read(headers: &[(&'static str, &str)]) -> Result<Urgency, CallError> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap()));
         let mut map = HeaderMap::new();
         headers.for_each(|(name, value): (http::HeaderName, _)| {
             map.append(name, value);

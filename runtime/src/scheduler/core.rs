@@ -317,7 +317,9 @@ impl<T> Core<T> {
         work = work.saturating_add(self.class(ask.priority).work_before(ask.caller, rank, cost));
         let slots = self.slots.max(1);
         let start = self.running.free(0, slots, now) + Duration::from_nanos(work / slots as u64);
-        if let Some(late) = start.checked_sub(now.saturating_add(self.limits.wait)).filter(|late| !late.is_zero()) {
+        if let Some(late) =
+            start.checked_sub(now.saturating_add(self.limits.wait)).filter(|late| !late.is_zero())
+        {
             return Err(Refusal::Wait(late));
         }
         if let (Some(deadline), Some(promise)) = (ask.deadline, self.promise(ask)) {
