@@ -1,16 +1,19 @@
-//! Criterion benchmarks of the pure parts: JSON tensors, request identifiers, frames of the worker protocol, the busy signal.
+//! Criterion benchmarks of the pure parts: JSON tensors, request identifiers, the policy, the scheduler, frames of the worker protocol, the busy
+//! signal.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
+use outrigger_auth::{CallerRules, KeyOrigin, NamedCaller, Policy, PolicyConfig, Rate, ResolvedKeys, Secret};
 use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, Tensor, TensorInfo};
+use outrigger_protocol::Operation;
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::oip::{self, InferReply};
 use outrigger_protocol::priority::Priority;
@@ -18,7 +21,6 @@ use outrigger_runtime::busy::{Busy, Outcome};
 use outrigger_runtime::scripts::frame::{self, CallBody, CallHead, Method};
 use outrigger_runtime::scripts::tensors;
 use outrigger_runtime::{Admission, Limits, Scheduler, Terms};
-use tokio::time::Instant;
 
 fn model() -> ModelInfo {
     let tensor = |name: &str, width: i64| TensorInfo {
@@ -90,6 +92,34 @@ fn ids(criterion: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// What the policy costs a call: as the holder of the primary key, and as one whose rate and places are counted.
+fn policy(criterion: &mut Criterion) {
+    let key = |name: &str| Secret::new(format!("the-key-of-{name}-0123456789-abcdef"));
+    let rules = CallerRules {
+        rate: Rate::new(1e6, Some(1_000_000)),
+        concurrency: std::num::NonZeroU32::new(100),
+        ..CallerRules::default()
+    };
+    let named = (0..10).map(|at| NamedCaller {
+        name: format!("c{at}"),
+        key: key(&format!("c{at}")),
+        rules: rules.clone(),
+    });
+    let config = PolicyConfig { named: named.collect(), ..PolicyConfig::default() };
+    let keys = ResolvedKeys { primary: key("primary"), secondary: None, origin: KeyOrigin::Configured };
+    let policy = Policy::new(Some(&keys), &config, Instant::now()).unwrap();
+    for (name, key) in [("policy/primary", key("primary")), ("policy/limited", key("c9"))] {
+        let value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).unwrap();
+        let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let grant = policy.ask(&headers, Operation::Infer, Some("digits"), Instant::now());
+                black_box(grant.map(|grant| grant.permit()))
+            });
+        });
+    }
 }
 
 fn frames(criterion: &mut Criterion) {
@@ -164,7 +194,7 @@ fn scheduler(criterion: &mut Criterion) {
         kind: 0,
         bytes: 64,
         admission: Admission::Now,
-        deadline: deadline.map(|deadline: Duration| Instant::now() + deadline),
+        deadline: deadline.map(|deadline: Duration| tokio::time::Instant::now() + deadline),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let mut group = criterion.benchmark_group("scheduler");
@@ -222,6 +252,6 @@ fn scheduler(criterion: &mut Criterion) {
 criterion_group! {
     name = pure;
     config = Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1));
-    targets = json, ids, frames, busy, scheduler
+    targets = json, ids, policy, frames, busy, scheduler
 }
 criterion_main!(pure);
