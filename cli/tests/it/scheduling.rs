@@ -1,7 +1,7 @@
 //! Who is served when, and who is told that they are not: deadlines, priorities, callers that share the slots.
 
-use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::replica::{KEY, SECONDARY_KEY};
+use outrigger_testkit::{ReplicaProcess, onnx};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -83,6 +83,43 @@ async fn a_deadline_holds_for_streams_and_async_scripts_too() {
     );
 }
 
+/// Fast calls are sent to a worker ahead of their turn, where nobody looks after them before it comes.
+#[tokio::test]
+async fn a_deadline_holds_for_a_call_that_lies_behind_a_slow_one() {
+    let replica = outrigger().script(SCRIPT).start();
+    for _ in 0..40 {
+        assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+    }
+    let slow = call(&replica, KEY, "normal", "wait");
+    until_busy(&replica, 1, 0).await;
+    let late = score(&replica, "late").header("x-request-deadline-ms", "100").send().await.unwrap();
+    assert_eq!(outcome(late).await.1, "deadline_exceeded");
+    assert!(!slow.is_finished(), "it was told while the other went on");
+    go(&replica);
+    assert_eq!(slow.await.unwrap().0, 200);
+    until_busy(&replica, 0, 0).await;
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_deadline_holds_for_models_and_is_counted() {
+    let config = "[models.add]\npath = 'add.onnx'\n";
+    let replica = outrigger().file("add.onnx", onnx::add(3)).file("o.toml", config);
+    let replica = replica.args(["--config", "o.toml"]).start();
+    let tensor = |name: &str| json!({"name": name, "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]});
+    let body = json!({"inputs": [tensor("x"), tensor("y")]}).to_string();
+    let late =
+        infer(&replica, "add", body.clone()).header("x-request-deadline-ms", "0").send().await.unwrap();
+    assert_eq!((late.status().as_u16(), header(&late, "outrigger-code")), (504, "deadline_exceeded".into()));
+    let met =
+        infer(&replica, "add", body.clone()).header("x-request-deadline-ms", "60000").send().await.unwrap();
+    assert_eq!(met.status(), 200);
+    let wrong = infer(&replica, "add", body).header("x-request-deadline-ms", "soon").send().await.unwrap();
+    assert_eq!(outcome(wrong).await.1, "bad_request");
+    let seen = busy(&replica).await;
+    assert_eq!((&seen["expired"], &seen["answered"]), (&json!(1), &json!(1)));
+}
+
 #[tokio::test]
 async fn who_waits_past_a_deadline_hears_of_it_and_is_not_executed() {
     let replica = outrigger().script(SCRIPT).start();
@@ -129,14 +166,10 @@ async fn what_a_request_says_of_its_urgency_is_checked() {
     let table =
         [("x-request-deadline-ms", "soon"), ("x-request-deadline-ms", "-1"), ("x-request-priority", "first")];
     for (name, value) in table {
-        for request in [score(&replica, "x"), infer(&replica, "none", "{}")] {
-            let (status, code, body) = outcome(request.header(name, value).send().await.unwrap()).await;
-            if code == "model_not_found" {
-                continue;
-            }
-            assert_eq!((status, code.as_str()), (400, "bad_request"), "{name}: {value}");
-            assert!(body["message"].as_str().unwrap().contains(name), "{body}");
-        }
+        let request = score(&replica, "x").header(name, value);
+        let (status, code, body) = outcome(request.send().await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (400, "bad_request"), "{name}: {value}");
+        assert!(body["message"].as_str().unwrap().contains(name), "{body}");
     }
 }
 

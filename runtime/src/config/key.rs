@@ -230,9 +230,9 @@ keys! {
         "models per replica";
 
     QUEUE_ITEMS = "queue.items", Kind::Count { min: 0, max: 60_000 }, "512", [],
-        "calls that may wait for a slot; the next one is refused with 503";
+        "calls that may wait for a slot; beyond, calls are refused with 503, first those of whoever has the most";
     QUEUE_BYTES = "queue.bytes", Kind::Size { min: 1, max: 1 << 40 }, "512MiB", [],
-        "memory for the bodies of calls that wait for a slot; the next one is refused with 503";
+        "memory for the bodies of calls that wait for a slot; beyond, calls are refused with 503, first those of whoever holds the most";
     QUEUE_AGEING = "queue.ageing", Kind::Duration, "1s", [],
         "wait after which calls of a lesser priority get every fourth slot that becomes free";
     QUEUE_WAIT = "queue.wait", Kind::Duration, "30s", [],

@@ -35,7 +35,8 @@ impl Watch {
 
     /// Comes back once a piece has lain still for the limit. To be called once.
     pub(super) async fn stalled(&self) {
-        let mut parts = tokio::time::interval(self.limit / PARTS as u32);
+        let part = (self.limit / PARTS as u32).max(Duration::from_millis(1));
+        let mut parts = tokio::time::interval(part);
         parts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first is at once.
         parts.tick().await;

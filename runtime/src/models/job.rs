@@ -54,10 +54,19 @@ impl Job {
         }
     }
 
+    /// Ends one that is not begun, of which the caller hears otherwise.
+    pub(super) fn refuse(self, outcome: Outcome) {
+        if let Some(slot) = self.slot {
+            slot.finish(outcome);
+        }
+    }
+
     /// Ends it: the slot first, so that whoever has the answer finds it free.
     pub(super) fn finish(self, answer: Answer) {
         if let Some(slot) = self.slot {
             slot.finish(match &answer {
+                // Whoever asked has been told that it is too late.
+                Ok(_) if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) => Outcome::Failed,
                 Ok(_) => Outcome::Answered,
                 Err(Failure::Backend(_)) => Outcome::Failed,
                 Err(Failure::Late) => Outcome::Expired,

@@ -16,6 +16,7 @@ use super::LoadedModel;
 use super::batch::{self, Around as _, Put, Refused, Visit};
 use super::bed::Bed;
 use super::job::{self, Answer, Failure, Job};
+use crate::busy::Outcome;
 
 /// Jobs that may wait for a thread, or for one model that batches. Calls are admitted by slots, and a worker asks for one run at a time
 /// in each of its threads, so only a script with very many threads can come near it.
@@ -127,7 +128,12 @@ impl Threads {
     fn send(&self, job: Job) -> Result<bool, CallError> {
         match self.feed.sender.try_send(Message::Run(job)) {
             Ok(()) => Ok(self.feed.wake()),
-            Err(TrySendError::Full(_)) => Err(full()),
+            Err(TrySendError::Full(message)) => {
+                if let Message::Run(job) = message {
+                    job.refuse(Outcome::Refused);
+                }
+                Err(full())
+            }
             Err(TrySendError::Disconnected(_)) => Err(crate::scheduler::draining()),
         }
     }

@@ -6,6 +6,12 @@ use std::time::Duration;
 
 /// Debts are forgotten beyond so many turns, so that one call that took very long does not shut its caller out.
 const MOST_DEBT: i64 = 256;
+/// The same where turns are short, nanoseconds: who has one call of seconds among many of microseconds still owes it.
+const MOST_DEBT_NANOS: i64 = 5_000_000_000;
+/// So many calls are refused because of their deadlines before one is let in to show how long they take.
+const PROBE_AFTER: u32 = 16;
+/// How long a caller's demand is looked back upon.
+const WINDOW: Duration = Duration::from_secs(2);
 
 /// Where a call stands among those of its caller: by deadline, then in the order in which they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +29,7 @@ pub(super) struct Waiting<T> {
     pub(super) since: Duration,
     /// What it will take, nanoseconds.
     pub(super) cost: u64,
+    pub(super) bytes: usize,
 }
 
 /// The calls of one caller.
@@ -31,6 +38,11 @@ struct Flow<T> {
     waiting: BTreeMap<Rank, Waiting<T>>,
     /// What all that wait will take, nanoseconds.
     work: u64,
+    bytes: usize,
+    /// What it has asked for lately, refused calls counted in.
+    demand: Demand,
+    /// Calls that were refused since one was let in.
+    refused: u32,
     /// Service time that it may use now; below 0, what it has used beyond its share.
     deficit: i64,
     /// Whether it has had the share of this turn.
@@ -41,7 +53,16 @@ struct Flow<T> {
 
 impl<T> Default for Flow<T> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), work: 0, deficit: 0, topped: false, left: 0 }
+        Self {
+            waiting: BTreeMap::new(),
+            work: 0,
+            bytes: 0,
+            demand: Demand::default(),
+            refused: 0,
+            deficit: 0,
+            topped: false,
+            left: 0,
+        }
     }
 }
 
@@ -101,6 +122,53 @@ impl<T> Class<T> {
         self.flows.get(usize::from(caller)).map_or(0, |flow| flow.waiting.len())
     }
 
+    /// Bytes of a caller's calls that wait.
+    pub(super) fn bytes_of(&self, caller: u16) -> usize {
+        self.flows.get(usize::from(caller)).map_or(0, |flow| flow.bytes)
+    }
+
+    /// The caller whose waiting calls hold the most bytes.
+    pub(super) fn heaviest(&self) -> Option<(u16, usize)> {
+        self.turns.iter().map(|caller| (*caller, self.bytes_of(*caller))).max_by_key(|(_, bytes)| *bytes)
+    }
+
+    /// A caller asks for so much, nanoseconds, whatever becomes of it.
+    pub(super) fn demands(&mut self, caller: u16, cost: u64, now: Duration) {
+        self.flow(caller).demand.add(cost, now);
+    }
+
+    /// What all callers have asked for lately, in slots that it would keep busy.
+    pub(super) fn demand(&self, now: Duration) -> f64 {
+        self.flows.iter().map(|flow| flow.demand.rate(now)).sum()
+    }
+
+    /// The same of all but one, and how many those are.
+    pub(super) fn demand_of_others(&self, caller: u16, now: Duration) -> (f64, usize) {
+        let others = self.flows.iter().enumerate().filter(|(at, _)| *at != usize::from(caller));
+        let rates = others.map(|(_, flow)| flow.demand.rate(now)).filter(|rate| *rate > 0.0);
+        rates.fold((0.0, 0), |(sum, count), rate| (sum + rate, count + 1))
+    }
+
+    /// A call of a caller's is refused because of its deadline; whether it is to be let in all the same, since so many were and none is
+    /// waiting.
+    pub(super) fn turned_away(&mut self, caller: u16) -> bool {
+        let flow = self.flow(caller);
+        flow.refused = flow.refused.saturating_add(1);
+        let enough = flow.waiting.is_empty() && flow.refused > PROBE_AFTER;
+        if enough {
+            flow.refused = 0;
+        }
+        enough
+    }
+
+    fn flow(&mut self, caller: u16) -> &mut Flow<T> {
+        let at = usize::from(caller);
+        if self.flows.len() <= at {
+            self.flows.resize_with(at + 1, Flow::default);
+        }
+        &mut self.flows[at]
+    }
+
     /// The caller with the most waiting calls.
     pub(super) fn longest(&self) -> Option<(u16, usize)> {
         self.turns.iter().map(|caller| (*caller, self.waiting(*caller))).max_by_key(|(_, waiting)| *waiting)
@@ -108,9 +176,7 @@ impl<T> Class<T> {
 
     pub(super) fn insert(&mut self, caller: u16, rank: Rank, waiting: Waiting<T>) {
         let at = usize::from(caller);
-        if self.flows.len() <= at {
-            self.flows.resize_with(at + 1, Flow::default);
-        }
+        self.flow(caller);
         let flow = &mut self.flows[at];
         if flow.waiting.is_empty() {
             flow.deficit = flow.owed(self.rounds, self.quantum);
@@ -125,7 +191,9 @@ impl<T> Class<T> {
             }
         }
         let flow = &mut self.flows[at];
+        flow.refused = 0;
         flow.work += waiting.cost;
+        flow.bytes = flow.bytes.saturating_add(waiting.bytes);
         self.work += waiting.cost;
         self.by_age.insert(rank.number, (waiting.since, caller));
         flow.waiting.insert(rank, waiting);
@@ -136,6 +204,7 @@ impl<T> Class<T> {
         let flow = self.flows.get_mut(usize::from(caller))?;
         let waiting = flow.waiting.remove(&rank)?;
         flow.work = flow.work.saturating_sub(waiting.cost);
+        flow.bytes = flow.bytes.saturating_sub(waiting.bytes);
         self.work = self.work.saturating_sub(waiting.cost);
         self.by_age.remove(&rank.number);
         if flow.waiting.is_empty() {
@@ -239,7 +308,7 @@ impl<T> Class<T> {
                 flow.deficit = flow.owed(self.rounds, self.quantum);
                 flow.left = self.rounds;
             }
-            let most = MOST_DEBT.saturating_mul(self.quantum);
+            let most = MOST_DEBT.saturating_mul(self.quantum).max(MOST_DEBT_NANOS);
             flow.deficit = flow.deficit.saturating_add(nanos).max(-most);
             if flow.waiting.is_empty() {
                 flow.deficit = flow.deficit.min(0);
@@ -249,32 +318,69 @@ impl<T> Class<T> {
 
     /// Work that will be done before a new call of this caller's with this rank, if turns go on as they do, nanoseconds.
     pub(super) fn work_before(&self, caller: u16, rank: Rank, cost_of_it: u64) -> u64 {
-        let own = self.flows.get(usize::from(caller));
-        let mut before = own.map_or(0, |flow| {
-            let owed =
-                if flow.waiting.is_empty() { flow.owed(self.rounds, self.quantum) } else { flow.deficit };
-            let debt = u64::try_from(-owed.min(0)).unwrap_or(0);
-            let last = flow.waiting.last_key_value().is_none_or(|(last, _)| *last < rank);
-            let ahead = if last {
-                flow.work
-            } else {
-                flow.waiting.range(..rank).map(|(_, waiting)| waiting.cost).sum()
-            };
-            ahead.saturating_add(debt)
-        });
+        let mut before = self.own_work_before(caller, rank);
         // While that and the call itself are done, the others have as much each, if they have as much.
         let share = before.saturating_add(cost_of_it);
-        let others = self.turns.iter().filter(|other| **other != caller);
-        for other in others {
+        for other in self.turns.iter().filter(|other| **other != caller) {
             before = before.saturating_add(self.flows[usize::from(*other)].work.min(share));
         }
         before
+    }
+
+    /// The caller's own part of that, and what it owes.
+    pub(super) fn own_work_before(&self, caller: u16, rank: Rank) -> u64 {
+        let Some(flow) = self.flows.get(usize::from(caller)) else { return 0 };
+        let owed = if flow.waiting.is_empty() { flow.owed(self.rounds, self.quantum) } else { flow.deficit };
+        let debt = u64::try_from(-owed.min(0)).unwrap_or(0);
+        let last = flow.waiting.last_key_value().is_none_or(|(last, _)| *last < rank);
+        let ahead =
+            if last { flow.work } else { flow.waiting.range(..rank).map(|(_, waiting)| waiting.cost).sum() };
+        ahead.saturating_add(debt)
     }
 
     /// The last of a caller's calls, in its own order, that `may` be taken back.
     pub(super) fn last(&self, caller: u16, may: impl Fn(&Rank) -> bool) -> Option<Rank> {
         let flow = self.flows.get(usize::from(caller))?;
         flow.waiting.keys().rev().find(|rank| may(rank)).copied()
+    }
+}
+
+/// Service time that was asked for in this window and in the one before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Demand {
+    window: u64,
+    now: u64,
+    before: u64,
+}
+
+impl Demand {
+    fn add(&mut self, nanos: u64, now: Duration) {
+        let (window, _) = Self::place(now);
+        if window != self.window {
+            self.before = if window == self.window + 1 { self.now } else { 0 };
+            self.now = 0;
+            self.window = window;
+        }
+        self.now = self.now.saturating_add(nanos);
+    }
+
+    /// Over the last window, in slots that it would keep busy.
+    fn rate(&self, now: Duration) -> f64 {
+        let (window, into) = Self::place(now);
+        let (this, before) = match window - self.window.min(window) {
+            0 => (self.now, self.before),
+            1 => (0, self.now),
+            _ => (0, 0),
+        };
+        (this as f64 + before as f64 * (1.0 - into)) / WINDOW.as_nanos() as f64
+    }
+
+    /// The number of a window, and how much of it is over.
+    fn place(now: Duration) -> (u64, f64) {
+        let nanos = now.as_nanos();
+        let window = WINDOW.as_nanos();
+        let number = u64::try_from(nanos / window).unwrap_or(u64::MAX);
+        (number, (nanos % window) as f64 / window as f64)
     }
 }
 
@@ -310,7 +416,7 @@ mod tests {
     fn class(calls: &[(u16, u64)]) -> Class<()> {
         let mut class = Class::default();
         for (number, (caller, cost)) in (0..).zip(calls) {
-            let waiting = Waiting { item: (), since: Duration::from_secs(number), cost: *cost };
+            let waiting = Waiting { item: (), since: Duration::from_secs(number), cost: *cost, bytes: 1 };
             class.insert(*caller, rank(number), waiting);
         }
         class
@@ -364,7 +470,7 @@ mod tests {
         serve(&mut class);
         serve(&mut class);
         for number in 10..14 {
-            class.insert(1, rank(number), Waiting { item: (), since: Duration::ZERO, cost: 10 });
+            class.insert(1, rank(number), Waiting { item: (), since: Duration::ZERO, cost: 10, bytes: 1 });
             if number == 11 {
                 serve(&mut class);
             }
@@ -379,7 +485,7 @@ mod tests {
     fn a_caller_s_own_calls_go_by_deadline() {
         let mut class = class(&[(0, 10), (0, 10)]);
         let urgent = Rank { until: Duration::from_secs(1), number: 9 };
-        class.insert(0, urgent, Waiting { item: (), since: Duration::from_secs(9), cost: 10 });
+        class.insert(0, urgent, Waiting { item: (), since: Duration::from_secs(9), cost: 10, bytes: 1 });
         assert_eq!(class.next(), Some((0, urgent)));
         assert_eq!(class.oldest(), Some(Duration::ZERO));
     }

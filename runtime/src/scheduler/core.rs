@@ -68,10 +68,23 @@ pub(super) struct Pass {
     caller: u16,
     priority: Priority,
     kind: u16,
-    /// What it was thought to take, nanoseconds.
-    cost: u64,
+    /// What its caller was charged for it, nanoseconds: nothing, if it found a free slot.
+    charged: u64,
+    /// When it came.
+    since: Duration,
     /// When it should have ended.
     end: Duration,
+}
+
+/// How a call that was let through has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ended {
+    /// Nothing was executed.
+    NotBegun,
+    /// It was executed for so long, to its end.
+    Whole(Duration),
+    /// The same, and cut short.
+    Cut(Duration),
 }
 
 /// What becomes of a call that comes.
@@ -92,6 +105,8 @@ pub(super) enum Next<T> {
 struct Item<T> {
     place: T,
     ask: Ask,
+    /// It is to show how long its caller's calls take, whatever is thought of that.
+    probe: bool,
 }
 
 /// The queue, and what it knows of the slots.
@@ -153,7 +168,7 @@ impl<T> Core<T> {
     /// Since when the one is here that has waited longest, those that were let through ahead of a slot counted in.
     pub(super) fn oldest(&self) -> Option<Duration> {
         let waiting = self.classes.iter().filter_map(Class::oldest);
-        waiting.chain(self.through.front().copied()).min()
+        waiting.chain(self.through.iter().copied()).min()
     }
 
     /// How long those that wait will take.
@@ -167,38 +182,47 @@ impl<T> Core<T> {
         if ask.deadline.is_some_and(|deadline| deadline <= now) {
             return Arrival::Refused(Refusal::Expired);
         }
+        let cost = self.estimates.mean(ask.caller, ask.kind);
+        self.class_mut(ask.priority).demands(ask.caller, cost, now);
         if self.has_room(ask.admission) && self.waiting() == 0 {
             return Arrival::Through(self.let_through(ask, now, now));
         }
         let until = now.saturating_add(self.limits.wait);
         let rank =
             Rank { until: ask.deadline.map_or(until, |deadline| deadline.min(until)), number: self.number };
+        let mut probe = false;
         if let Err(refusal) = self.foresee(ask, rank, now) {
-            return Arrival::Refused(refusal);
+            // What is known of its calls may be out of date, and nothing of it is executed that could tell.
+            probe = matches!(refusal, Refusal::Deadline(_))
+                && self.class_mut(ask.priority).turned_away(ask.caller);
+            if !probe {
+                return Arrival::Refused(refusal);
+            }
         }
         if let Err(refusal) = self.make_room(ask) {
             return Arrival::Refused(refusal);
         }
         self.number += 1;
-        let cost = self.estimates.mean(ask.caller, ask.kind);
-        if let Some(promise) = self.promise(ask) {
+        if let Some(promise) = self.promise(ask).filter(|_| !probe) {
             self.promises.insert(rank, promise);
         }
         self.bytes += ask.bytes;
-        let waiting = Waiting { item: Item { place: item(), ask: *ask }, since: now, cost };
+        let waiting =
+            Waiting { item: Item { place: item(), ask: *ask, probe }, since: now, cost, bytes: ask.bytes };
         self.class_mut(ask.priority).insert(ask.caller, rank, waiting);
         Arrival::Waits(Place { priority: ask.priority, caller: ask.caller, rank })
     }
 
     /// Whoever waits and can go through now, or not any more. To be asked until there is none.
     pub(super) fn next(&mut self, now: Duration) -> Option<Next<T>> {
+        if !self.has_room(Admission::Ahead) {
+            return None;
+        }
         let (priority, aged) = self.turn(now)?;
         let (caller, rank) = self.class_mut(priority).next()?;
         let cost = self.class(priority).get(caller, rank)?.cost;
-        let (place, aged) = match self.owed(rank, cost, now) {
-            Some(place) => (place, false),
-            None => (Place { priority, caller, rank }, aged),
-        };
+        let owed = self.owed(rank, cost, now);
+        let place = owed.unwrap_or(Place { priority, caller, rank });
         let waiting = self.class(place.priority).get(place.caller, place.rank)?;
         let ask = waiting.item.ask;
         if !self.has_room(ask.admission) {
@@ -207,18 +231,27 @@ impl<T> Core<T> {
         if let Some(deadline) = ask.deadline {
             // To execute what nobody has a use for takes the time of those that could still be met.
             let late = (now + Duration::from_nanos(waiting.cost)).saturating_sub(deadline);
-            if !late.is_zero() || deadline <= now {
+            if (!late.is_zero() && !waiting.item.probe) || deadline <= now {
                 let refusal = if deadline <= now { Refusal::Expired } else { Refusal::Deadline(late) };
                 return self.leave(&place).map(|item| Next::Refused(item, refusal));
             }
         }
         let lesser = self.classes.iter().skip(place.priority as usize + 1).any(|class| !class.is_empty());
-        self.passed = if aged || !lesser { 0 } else { self.passed.saturating_add(1) };
+        if owed.is_none() {
+            self.passed = if aged || !lesser { 0 } else { self.passed.saturating_add(1) };
+        }
         self.promises.remove(place.rank);
         self.bytes = self.bytes.saturating_sub(ask.bytes);
         let taken = self.class_mut(place.priority).take(place.caller, place.rank)?;
-        let pass = self.let_through(&ask, taken.since, now);
+        let mut pass = self.let_through(&ask, taken.since, now);
+        pass.charged = taken.cost;
         Some(Next::Through(taken.item.place, pass))
+    }
+
+    /// Whether a waiting call's deadline was promised.
+    #[cfg(test)]
+    pub(super) fn is_promised(&self, place: &Place) -> bool {
+        self.promises.contains(&place.rank)
     }
 
     /// Those that had to make room for calls that came.
@@ -245,26 +278,36 @@ impl<T> Core<T> {
         all
     }
 
-    /// One that was let through is being executed. Lanes begin in order, so it is the first.
-    pub(super) fn begun(&mut self) {
-        self.through.pop_front();
+    /// One that was let through is being executed.
+    pub(super) fn begun(&mut self, pass: &Pass) {
+        if let Some(at) = self.through.iter().position(|since| *since == pass.since) {
+            self.through.remove(at);
+        }
     }
 
-    /// One that was let through has ended; `took` is how long it was executed, if it was begun.
-    pub(super) fn end(&mut self, pass: &Pass, took: Option<Duration>) {
+    /// One that was let through has ended.
+    pub(super) fn end(&mut self, pass: &Pass, how: Ended) {
         self.running.remove(pass.end, pass.number);
-        let Some(took) = took else {
-            self.begun();
-            return;
+        let charged = i64::try_from(pass.charged).unwrap_or(i64::MAX / 2);
+        let took = match how {
+            Ended::NotBegun => {
+                self.begun(pass);
+                return self.class_mut(pass.priority).correct(pass.caller, charged);
+            }
+            Ended::Whole(took) | Ended::Cut(took) => took,
         };
-        self.calm = if took <= CALM_TIME { self.calm.saturating_add(1) } else { 0 };
-        self.estimates.note(pass.caller, pass.kind, took);
+        let nanos = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX / 2);
+        // What was cut short says only that it would have taken longer.
+        let cut = matches!(how, Ended::Cut(_));
+        self.calm = if took > CALM_TIME { 0 } else { self.calm.saturating_add(u32::from(!cut)) };
+        if !cut || u64::try_from(nanos).is_ok_and(|nanos| nanos > self.estimates.mean(pass.caller, pass.kind))
+        {
+            self.estimates.note(pass.caller, pass.kind, took);
+        }
         for class in &mut self.classes {
             class.set_quantum(self.estimates.mean_of_all());
         }
-        let took = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX / 2);
-        let thought = i64::try_from(pass.cost).unwrap_or(i64::MAX / 2);
-        self.class_mut(pass.priority).correct(pass.caller, thought - took);
+        self.class_mut(pass.priority).correct(pass.caller, charged - nanos);
     }
 
     fn class(&self, priority: Priority) -> &Class<Item<T>> {
@@ -290,7 +333,8 @@ impl<T> Core<T> {
         let end = now + Duration::from_nanos(cost);
         self.running.insert(end, number);
         self.through.push_back(since);
-        Pass { number, caller: ask.caller, priority: ask.priority, kind: ask.kind, cost, end }
+        let (caller, priority, kind) = (ask.caller, ask.priority, ask.kind);
+        Pass { number, caller, priority, kind, charged: 0, since, end }
     }
 
     fn promise(&self, ask: &Ask) -> Option<Promise> {
@@ -312,25 +356,47 @@ impl<T> Core<T> {
         if cost == 0 {
             return Ok(());
         }
+        let slots = self.slots.max(1) as u64;
+        let class = self.class(ask.priority);
+        let before = class.work_before(ask.caller, rank, cost);
+        // Of the more urgent, what goes before it until it has aged, and then three of four.
         let urgent = &self.classes[..ask.priority as usize];
-        let mut work = urgent.iter().map(Class::work).fold(0, u64::saturating_add);
-        work = work.saturating_add(self.class(ask.priority).work_before(ask.caller, rank, cost));
-        let slots = self.slots.max(1);
-        let start = self.running.free(0, slots, now) + Duration::from_nanos(work / slots as u64);
+        let urgent = urgent.iter().map(Class::work).fold(0, u64::saturating_add);
+        let ageing = u64::try_from(self.limits.ageing.as_nanos()).unwrap_or(u64::MAX).saturating_mul(slots);
+        let most =
+            before.saturating_add(cost).saturating_mul(u64::from(AGED_EVERY) - 1).saturating_add(ageing);
+        let work = before.saturating_add(urgent.min(most));
+        let free = self.running.free(0, self.slots.max(1), now);
+        let start = free + Duration::from_nanos(work / slots);
         if let Some(late) =
             start.checked_sub(now.saturating_add(self.limits.wait)).filter(|late| !late.is_zero())
         {
             return Err(Refusal::Wait(late));
         }
         if let (Some(deadline), Some(promise)) = (ask.deadline, self.promise(ask)) {
-            // Those who come later have a part too, and calls may take longer than they did.
-            let reserve = Duration::from_nanos(work / slots as u64) / RESERVE;
-            let late = (start + reserve + promise.likely).saturating_sub(deadline);
-            if !late.is_zero() || !self.promises.bear(rank, promise, self.line(now)) {
+            // Those who come later have a part too, as large as what they have asked for lately; and calls may take longer than they did.
+            let part = self.part(ask, now);
+            let work = work.max((class.own_work_before(ask.caller, rank) as f64 / part) as u64);
+            let wait = Duration::from_nanos(work / slots);
+            let late = (free + wait + wait / RESERVE + promise.likely).saturating_sub(deadline);
+            if !late.is_zero() {
                 return Err(Refusal::Deadline(late));
+            }
+            if !self.promises.bear(rank, promise, self.line(now)) {
+                return Err(Refusal::Promised);
             }
         }
         Ok(())
+    }
+
+    /// The part of the slots' time that a caller can count on: what the others and the more urgent have not asked for lately, and at least
+    /// the part that is its own.
+    fn part(&self, ask: &Ask, now: Duration) -> f64 {
+        let slots = self.slots.max(1) as f64;
+        let (others, count) = self.class(ask.priority).demand_of_others(ask.caller, now);
+        let urgent: f64 = self.classes[..ask.priority as usize].iter().map(|class| class.demand(now)).sum();
+        let least = if urgent > 0.0 { 1.0 / f64::from(AGED_EVERY) } else { 1.0 } / (count as f64 + 1.0);
+        (1.0 - (others + urgent) / slots).clamp(least.min(1.0), 1.0)
     }
 
     /// Whose turn it is, and whether that is because it has waited for so long.
@@ -360,21 +426,27 @@ impl<T> Core<T> {
         Some(Place { priority: promise.priority, caller: promise.caller, rank: first })
     }
 
-    /// Makes room in a full queue: the last call of whoever has the most in it makes way for one who has fewer, and lesser priorities make
-    /// way for the more urgent, down to their part.
+    /// Makes room in a full queue: the last calls of whoever has the most in it make way for one who has less, and lesser priorities make
+    /// way for the more urgent, down to their part. Nobody makes way in vain.
     fn make_room(&mut self, ask: &Ask) -> Result<(), Refusal> {
-        loop {
-            let full = if self.waiting() >= self.limits.items {
-                Refusal::Items
-            } else if self.bytes.saturating_add(ask.bytes) > self.limits.bytes {
-                Refusal::Bytes
-            } else {
-                return Ok(());
-            };
-            let victim = self.victim(ask).ok_or(full)?;
-            let victim = self.leave(&victim);
-            self.displaced.extend(victim);
+        if self.waiting() >= self.limits.items {
+            let victim = self.victim(ask).ok_or(Refusal::Items)?;
+            self.displace(&victim);
         }
+        let over = self.bytes.saturating_add(ask.bytes).saturating_sub(self.limits.bytes);
+        if over > 0 {
+            let (priority, caller) = self.heaviest(ask, over).ok_or(Refusal::Bytes)?;
+            while self.bytes.saturating_add(ask.bytes) > self.limits.bytes {
+                let rank = self.last(priority, caller).ok_or(Refusal::Bytes)?;
+                self.displace(&Place { priority, caller, rank });
+            }
+        }
+        Ok(())
+    }
+
+    fn displace(&mut self, place: &Place) {
+        let displaced = self.leave(place);
+        self.displaced.extend(displaced);
     }
 
     fn victim(&self, ask: &Ask) -> Option<Place> {
@@ -391,12 +463,24 @@ impl<T> Core<T> {
                 Ordering::Less => own.len() < part && there > part,
             }
         })?;
+        let (caller, _) = self.class(priority).longest()?;
+        Some(Place { priority, caller, rank: self.last(priority, caller)? })
+    }
+
+    /// Whose calls hold so much that they can give up `over` bytes: in a lesser priority, or more than the one who asks would hold.
+    fn heaviest(&self, ask: &Ask, over: usize) -> Option<(Priority, u16)> {
+        let own = self.class(ask.priority).bytes_of(ask.caller).saturating_add(ask.bytes);
+        Priority::ALL[ask.priority as usize..].iter().copied().rev().find_map(|priority| {
+            let (caller, bytes) = self.class(priority).heaviest()?;
+            let left = bytes.checked_sub(over)?;
+            let fair = priority > ask.priority || (caller != ask.caller && left >= own);
+            fair.then_some((priority, caller))
+        })
+    }
+
+    /// The last of a caller's calls; of those that were promised only if there are no others.
+    fn last(&self, priority: Priority, caller: u16) -> Option<Rank> {
         let class = self.class(priority);
-        let (caller, _) = class.longest()?;
-        // One that was promised goes last of all.
-        let rank = class
-            .last(caller, |rank| !self.promises.contains(rank))
-            .or_else(|| class.last(caller, |_| true))?;
-        Some(Place { priority, caller, rank })
+        class.last(caller, |rank| !self.promises.contains(rank)).or_else(|| class.last(caller, |_| true))
     }
 }

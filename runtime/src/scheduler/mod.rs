@@ -27,8 +27,8 @@ use prometheus::Histogram;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use self::core::{Arrival, Ask, Core, Next, Pass, Place};
-use crate::busy::{Busy, Outcome, Ticket};
+use self::core::{Arrival, Ask, Core, Ended, Next, Pass, Place};
+use crate::busy::{Busy, MAX_CALLS, Outcome, Ticket};
 
 pub use self::core::Limits;
 use refusal::Refusal;
@@ -85,6 +85,8 @@ pub struct Slot {
     came: Instant,
     begun: Option<Instant>,
     deadline: Option<Instant>,
+    /// Whether it came to its own end.
+    whole: bool,
     /// The caller's place, which is taken for as long as the slot is.
     permit: Option<Permit>,
 }
@@ -92,6 +94,7 @@ pub struct Slot {
 impl Scheduler {
     /// Makes `slots` slots and a queue; `waits` is told how long calls wait.
     pub fn new(busy: Arc<Busy>, slots: usize, limits: Limits, waits: Option<Histogram>) -> Arc<Self> {
+        let slots = slots.min(MAX_CALLS);
         let state = Mutex::new(State { core: Core::new(limits, slots), closed: false });
         Arc::new(Self { busy, start: Instant::now(), wait: limits.wait, waits, state })
     }
@@ -124,6 +127,7 @@ impl Scheduler {
                 came: since,
                 begun: None,
                 deadline,
+                whole: false,
                 permit: None,
             }),
             Err(refusal) => {
@@ -163,7 +167,7 @@ impl Scheduler {
             (Arrival::Refused(refusal), _) => Err(refusal),
             (Arrival::Waits(place), Some(turn)) => {
                 self.fill(&mut state);
-                Ok(Met::Waits(Turn { scheduler: Arc::clone(self), turn, place }))
+                Ok(Met::Waits(Turn { scheduler: Arc::clone(self), turn, place, heard: false }))
             }
             // It makes one for each that waits.
             (Arrival::Waits(_), None) => Err(Refusal::Draining),
@@ -172,6 +176,8 @@ impl Scheduler {
 
     /// Makes it `slots` slots, once it is known how many lanes there are.
     pub fn set_slots(&self, slots: usize) {
+        // As many as can be counted.
+        let slots = slots.min(MAX_CALLS);
         self.busy.set_slots(slots);
         let mut state = self.lock();
         state.core.set_slots(slots);
@@ -209,7 +215,7 @@ impl Scheduler {
                     Next::Through(waiter, pass) => {
                         // One that has just gone away gives its pass back.
                         if let Err(Ok(pass)) = waiter.send(Ok(pass)) {
-                            state.core.end(&pass, None);
+                            state.core.end(&pass, Ended::NotBegun);
                         }
                     }
                     Next::Refused(waiter, refusal) => {
@@ -238,6 +244,8 @@ struct Turn {
     scheduler: Arc<Scheduler>,
     turn: oneshot::Receiver<Result<Pass, Refusal>>,
     place: Place,
+    /// Nothing is left to be given back.
+    heard: bool,
 }
 
 impl Turn {
@@ -249,6 +257,7 @@ impl Turn {
             None => Some((&mut self.turn).await),
         };
         if let Some(heard) = heard {
+            self.heard = true;
             return heard.unwrap_or(Err(Refusal::Draining));
         }
         let left = self.scheduler.lock().core.leave(&self.place).is_some();
@@ -263,11 +272,14 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        if self.heard {
+            return;
+        }
         let mut state = self.scheduler.lock();
         state.core.leave(&self.place);
         self.turn.close();
         if let Ok(Ok(pass)) = self.turn.try_recv() {
-            state.core.end(&pass, None);
+            state.core.end(&pass, Ended::NotBegun);
         }
         // Whoever waits behind may be of a kind that can go on.
         self.scheduler.fill(&mut state);
@@ -289,7 +301,7 @@ impl Slot {
                 waits.observe((now - self.came).as_secs_f64());
             }
             let mut state = self.scheduler.lock();
-            state.core.begun();
+            state.core.begun(&self.pass);
             self.scheduler.note_oldest(&state);
             drop(state);
             if let Some(ticket) = &mut self.ticket {
@@ -305,6 +317,7 @@ impl Slot {
 
     /// The call ends so.
     pub fn finish(mut self, outcome: Outcome) {
+        self.whole = matches!(outcome, Outcome::Answered | Outcome::Failed);
         if let Some(ticket) = self.ticket.take() {
             ticket.finish(outcome);
         }
@@ -315,9 +328,16 @@ impl Drop for Slot {
     fn drop(&mut self) {
         // Count first, then hand on, so that there are never more executing than slots.
         drop(self.ticket.take());
-        let took = self.begun.map(|begun| begun.elapsed());
+        let how = match self.begun {
+            None => Ended::NotBegun,
+            Some(begun) => {
+                let now = Instant::now();
+                let whole = self.whole && self.deadline.is_none_or(|deadline| now < deadline);
+                if whole { Ended::Whole(now - begun) } else { Ended::Cut(now - begun) }
+            }
+        };
         let mut state = self.scheduler.lock();
-        state.core.end(&self.pass, took);
+        state.core.end(&self.pass, how);
         self.scheduler.fill(&mut state);
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum Refusal {
     Wait(Duration),
     /// It would not have ended by its deadline; so much too late.
     Deadline(Duration),
+    /// It would end in time, but calls that were accepted before would not.
+    Promised,
     /// It made room for a caller who has fewer calls waiting.
     Displaced,
     /// It has waited for as long as calls may.
@@ -51,6 +53,12 @@ impl Refusal {
                 );
                 (overloaded(text), by)
             }
+            Self::Promised => (
+                overloaded(
+                    "the deadline cannot be met: calls that were accepted before need the slots".into(),
+                ),
+                backlog,
+            ),
             Self::Displaced => {
                 (overloaded("the queue is full, and other callers have fewer calls in it".into()), backlog)
             }

@@ -7,7 +7,7 @@ use outrigger_protocol::priority::Priority;
 use proptest::prelude::*;
 
 use super::Admission;
-use super::core::{Arrival, Ask, Core, Limits, Next, Pass, Place};
+use super::core::{Arrival, Ask, Core, Ended, Limits, Next, Pass, Place};
 use super::refusal::Refusal;
 
 const fn ms(ms: u64) -> Duration {
@@ -53,6 +53,10 @@ struct World<'a> {
     waiting: BTreeMap<usize, Place>,
     executing: BTreeMap<usize, (Pass, Duration)>,
     fates: Vec<Option<Fate>>,
+    /// Calls whose deadline was not promised.
+    probes: BTreeSet<usize>,
+    /// Calls that were let in to wait.
+    waited: BTreeSet<usize>,
     most_waiting: usize,
 }
 
@@ -64,13 +68,24 @@ impl<'a> World<'a> {
         if let Some(takes) = known {
             let ask = Call { at: now, takes, ..CALL }.ask();
             let Arrival::Through(pass) = core.arrive(&ask, now, || 0) else { panic!("all slots are free") };
-            core.begun();
-            core.end(&pass, Some(takes));
+            core.begun(&pass);
+            core.end(&pass, Ended::Whole(takes));
         }
         let events = calls.iter().enumerate().map(|(at, call)| (call.at, Event::Comes(at))).collect();
         let (waiting, executing) = (BTreeMap::new(), BTreeMap::new());
         let fates = vec![None; calls.len()];
-        let mut world = Self { calls, core, limits, events, waiting, executing, fates, most_waiting: 0 };
+        let mut world = Self {
+            calls,
+            core,
+            limits,
+            events,
+            waiting,
+            executing,
+            fates,
+            probes: BTreeSet::new(),
+            waited: BTreeSet::new(),
+            most_waiting: 0,
+        };
         while let Some((time, event)) = world.events.pop_first() {
             assert!(time >= now);
             now = time;
@@ -94,6 +109,8 @@ impl<'a> World<'a> {
                     Arrival::Through(pass) => self.begin(at, pass, now),
                     Arrival::Refused(refusal) => self.fate(at, Fate::Refused(refusal)),
                     Arrival::Waits(place) => {
+                        self.waited.insert(at);
+                        self.probes.extend((!self.core.is_promised(&place)).then_some(at));
                         self.waiting.insert(at, place);
                         let until = (now + self.limits.wait).min(call.deadline.unwrap_or(Duration::MAX));
                         self.events.insert((until, Event::Over(at)));
@@ -109,7 +126,7 @@ impl<'a> World<'a> {
             }
             Event::Ends(at) => {
                 let (pass, began) = self.executing.remove(&at).unwrap();
-                self.core.end(&pass, Some(now - began));
+                self.core.end(&pass, Ended::Whole(now - began));
                 self.fate(at, Fate::Answered { began, ended: now });
             }
             Event::Leaves(at) => {
@@ -144,7 +161,7 @@ impl<'a> World<'a> {
     }
 
     fn begin(&mut self, at: usize, pass: Pass, now: Duration) {
-        self.core.begun();
+        self.core.begun(&pass);
         self.executing.insert(at, (pass, now));
         self.events.insert((now + self.calls[at].takes, Event::Ends(at)));
     }
@@ -236,12 +253,13 @@ proptest! {
     #[test]
     fn no_deadline_is_missed_by_queueing(calls in calls(Just(ms(20))), slots in 1usize..6) {
         let world = World::run(&calls, slots, LIMITS, Some(ms(20)));
-        for (call, fate) in calls.iter().zip(&world.fates) {
-            let Some(deadline) = call.deadline else { continue };
+        for (at, (call, fate)) in calls.iter().zip(&world.fates).enumerate() {
+            let Some(deadline) = call.deadline.filter(|_| !world.probes.contains(&at)) else { continue };
             match fate.unwrap() {
                 // One that finds a free slot is begun even if it is known to be late.
                 Fate::Answered { began, ended } => prop_assert!(ended <= deadline || began == call.at, "{call:?} {fate:?}"),
                 Fate::Refused(Refusal::Expired) => prop_assert!(deadline <= call.at, "{call:?} was accepted"),
+                Fate::Refused(Refusal::Deadline(_)) => prop_assert!(!world.waited.contains(&at), "{call:?} was accepted"),
                 _ => {}
             }
         }
@@ -336,4 +354,101 @@ fn overload_costs_no_capacity() {
         // Until those are gone that came when nothing was known yet.
         assert!(!late(fate, call) || call.at <= ms(250), "{call:?} {fate:?}");
     }
+}
+
+/// Half of the times that calls waited which were answered.
+fn median_wait(world: &World<'_>, is: impl Fn(&Call) -> bool) -> Duration {
+    let waited = world.calls.iter().zip(&world.fates).filter(|(call, _)| is(call));
+    let mut waited: Vec<Duration> = waited
+        .filter_map(|(call, fate)| match fate {
+            Some(Fate::Answered { began, .. }) => Some(*began - call.at),
+            _ => None,
+        })
+        .collect();
+    waited.sort();
+    assert!(!waited.is_empty(), "nothing was answered");
+    waited[waited.len() / 2]
+}
+
+const WIDE: Limits = Limits { items: 2000, bytes: 1 << 20, wait: ms(30_000), ageing: ms(1000) };
+
+#[test]
+fn a_burst_that_came_before_anything_was_known_is_charged_like_any_other() {
+    let burst = std::iter::repeat_n(CALL, 400);
+    let calls = in_order(burst.chain(steady(ms(200), Call { caller: 1, ..CALL })).collect());
+    let world = World::run(&calls, 1, WIDE, None);
+    assert!(median_wait(&world, |call| call.caller == 1) <= ms(40));
+}
+
+#[test]
+fn lesser_priorities_are_let_in_though_the_urgent_could_fill_the_queue() {
+    let takes = ms(100);
+    let urgent = steady(ms(50), Call { priority: Priority::High, takes, ..CALL });
+    let low = Call { priority: Priority::Low, caller: 1, takes, ..CALL };
+    let calls = in_order(urgent.chain(steady(ms(1000), low)).collect());
+    let world = World::run(&calls, 1, Limits { wait: ms(2000), ..WIDE }, Some(takes));
+    for (call, fate) in calls.iter().zip(&world.fates).filter(|(call, _)| call.priority == Priority::Low) {
+        assert!(matches!(fate, Some(Fate::Answered { .. })), "{call:?} {fate:?}");
+    }
+}
+
+#[test]
+fn an_estimate_that_was_too_high_heals() {
+    // The first call takes five seconds, the others twenty milliseconds, beside one who leaves no slot free.
+    let first = Call { caller: 1, takes: ms(5000), ..CALL };
+    let flood = steady(ms(10), CALL);
+    let later = steady(ms(100), Call { caller: 1, ..CALL });
+    let later = later.map(|call| Call { at: call.at + ms(6000), deadline: Some(call.at + ms(6500)), ..call });
+    let calls = in_order(std::iter::once(first).chain(flood).chain(later).collect());
+    let world = World::run(&calls, 1, Limits { wait: ms(1000), ..WIDE }, None);
+    let answered = world.served(ms(9000), ms(16_000), |call| call.deadline.is_some());
+    assert!(answered >= 30, "{answered}");
+}
+
+#[test]
+fn long_deadlines_do_not_put_others_off() {
+    // One floods with deadlines of ten seconds; eight others send ten calls a second each.
+    let flood = steady(ms(4), CALL).map(|call| Call { deadline: Some(call.at + ms(10_000)), ..call });
+    let others = (1..9).flat_map(|caller| {
+        steady(ms(100), Call { caller, ..CALL })
+            .map(move |call| Call { at: call.at + ms(u64::from(caller) * 12), ..call })
+    });
+    let calls = in_order(flood.chain(others).collect());
+    let world = World::run(&calls, 2, WIDE, Some(ms(20)));
+    let late = median_wait(&world, |call| call.caller > 0 && call.at > ms(2000));
+    assert!(late <= ms(200), "{late:?}");
+
+    // The same of a lesser priority, beside urgent calls that take nearly all there is.
+    let low = Call { priority: Priority::Low, caller: 1, ..CALL };
+    let flood = steady(ms(4), low).map(|call| Call { deadline: Some(call.at + ms(10_000)), ..call });
+    let urgent = steady(ms(25), Call { priority: Priority::High, ..CALL });
+    let urgent = urgent.map(|call| Call { deadline: Some(call.at + ms(200)), ..call });
+    let calls = in_order(flood.chain(urgent).collect());
+    let world = World::run(&calls, 1, WIDE, Some(ms(20)));
+    let high = world.served(ms(2000), ms(10_000), |call| call.priority == Priority::High);
+    assert!(high >= 8 * 40 * 3 / 4 - 20, "{high} of {}", 8 * 40);
+}
+
+#[test]
+fn bytes_are_made_room_for_by_who_holds_them_and_never_in_vain() {
+    let limits = Limits { items: 100, bytes: 100, ..WIDE };
+    let mut core = Core::new(limits, 1);
+    let mut come = |caller, bytes| {
+        let arrival = core.arrive(&Ask { bytes, ..Call { caller, ..CALL }.ask() }, ms(0), || (caller, bytes));
+        (arrival, core.take_displaced())
+    };
+    assert!(matches!(come(0, 0).0, Arrival::Through(_)));
+    for _ in 0..20 {
+        assert!(matches!(come(1, 1).0, Arrival::Waits(_)));
+    }
+    for _ in 0..2 {
+        assert!(matches!(come(2, 40).0, Arrival::Waits(_)));
+    }
+    let (arrival, displaced) = come(3, 101);
+    assert!(matches!(arrival, Arrival::Refused(Refusal::Bytes)) && displaced.is_empty(), "{displaced:?}");
+    let (arrival, displaced) = come(3, 60);
+    assert!(matches!(arrival, Arrival::Refused(Refusal::Bytes)) && displaced.is_empty(), "it has not less");
+    let (arrival, displaced) = come(3, 30);
+    assert!(matches!(arrival, Arrival::Waits(_)), "{arrival:?}");
+    assert_eq!(displaced, [(2, 40)], "one call of whoever holds the most");
 }

@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::busy::Busy;
 use crate::config::ScriptConfig;
 use crate::models::Models;
-use crate::scheduler::Slot;
+use crate::scheduler::{Slot, expired};
 
 use confinement::Confinement;
 use process::Launch;
@@ -190,9 +190,19 @@ impl Scripts {
     /// # Errors
     /// What the error (`outrigger_protocol::CallError`) can say of a script: it raised, hung, died, or returned what cannot be sent.
     pub async fn call(&self, call: ScriptCall, slot: Slot) -> ScriptResult {
-        match &self.lanes {
-            Lanes::Workers(workers) => workers.call(call, slot).await,
-            Lanes::Threads(threads) => threads.call(call, slot).await,
+        let deadline = slot.deadline();
+        let call = async {
+            match &self.lanes {
+                Lanes::Workers(workers) => workers.call(call, slot).await,
+                Lanes::Threads(threads) => threads.call(call, slot).await,
+            }
+        };
+        match deadline {
+            None => call.await,
+            // Wherever the call is by then: a lane may be busy with others, or be starting anew.
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline, call).await.unwrap_or_else(|_| Err(expired()))
+            }
         }
     }
 

@@ -65,12 +65,13 @@ impl Queue {
     pub(super) fn take(&self, lane: usize, idle: bool, most: usize) -> Option<Job> {
         let mut waiting = self.waiting();
         while let Some(job) = waiting.jobs.front() {
-            // Dropping a job counts it as cancelled and frees its slot.
-            if job.is_abandoned() {
-                waiting.jobs.pop_front();
-            } else if job.is_expired(Instant::now()) {
+            // First: its caller has left because of that.
+            if job.is_expired(Instant::now()) {
                 let expired = waiting.jobs.pop_front();
                 expired.into_iter().for_each(Job::expire);
+            } else if job.is_abandoned() {
+                // Dropping a job counts it as cancelled and frees its slot.
+                waiting.jobs.pop_front();
             } else if most < usize::MAX && job.call.size() > most {
                 return None;
             } else {
@@ -122,7 +123,15 @@ impl Queue {
     pub(super) fn take_expired(&self, wait: Duration) -> Vec<Job> {
         let mut expired = Vec::new();
         let mut waiting = self.waiting();
-        waiting.jobs.retain(|job| !job.is_abandoned());
+        let now = Instant::now();
+        let jobs = std::mem::take(&mut waiting.jobs);
+        for job in jobs {
+            if job.is_expired(now) {
+                job.expire();
+            } else if !job.is_abandoned() {
+                waiting.jobs.push_back(job);
+            }
+        }
         while waiting.jobs.front().is_some_and(|job| job.since.elapsed() >= wait) {
             expired.extend(waiting.jobs.pop_front());
         }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use outrigger_backend::{BackendError, ModelInfo};
 
 use super::job::{self, Failure, Job};
+use crate::busy::Outcome;
 use crate::config::{BatchDelay, ModelConfig};
 use choice::{Bucket, Choice, Rules, Waiting};
 use cost::Costs;
@@ -149,6 +150,7 @@ impl Former {
         if state.waiting.len() >= self.most {
             state.waiting.retain(|member| !member.job.is_left());
             if state.waiting.len() >= self.most {
+                member.job.refuse(Outcome::Refused);
                 return Err(Refused::Full);
             }
         }
@@ -174,7 +176,13 @@ impl Former {
 
     fn member(&self, job: Job) -> Result<Member, BackendError> {
         // Each by itself, so that one that does not fit never gets among others.
-        let outputs = job::check(&job.model, &job.inputs, &job.outputs, self.max_bytes)?;
+        let outputs = match job::check(&job.model, &job.inputs, &job.outputs, self.max_bytes) {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                job.refuse(Outcome::Failed);
+                return Err(error);
+            }
+        };
         let inputs = job.inputs.iter().map(|input| input.data().len()).fold(0, usize::saturating_add);
         let rows = rows::of(&job.inputs);
         let bucket = bucket(&job);

@@ -281,9 +281,10 @@ impl Lane {
 
     fn refuse_all(&mut self, error: &CallError) {
         for active in self.active.drain(..) {
-            match active.overdue {
-                Some(_) => active.job.answer(Err(error.clone())),
-                None => active.job.refuse(error),
+            if active.overdue.is_some() || active.expired {
+                active.job.answer(Err(error.clone()));
+            } else {
+                active.job.refuse(error);
             }
         }
         for job in self.forming.drain(..) {

@@ -45,8 +45,9 @@ impl Lane {
         let mut earliest = self.formed_since.map(|since| since + self.shared.config.max_delay);
         for active in &mut self.active {
             let stall = care.stream(active);
-            care.caller(active);
+            // First: its caller has left because of that.
             let deadline = care.deadline(active);
+            care.caller(active);
             let limit = match active.begun.then(|| care.time(active)) {
                 Some(Time::Over) => return Some(End::Hangs),
                 Some(Time::Until(at)) => Some(at),

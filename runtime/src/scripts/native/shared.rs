@@ -97,8 +97,9 @@ impl Shared {
         loop {
             match queue.jobs.pop_front() {
                 // Dropping it counts it as cancelled and frees its slot.
-                Some(job) if job.is_abandoned() => drop(job),
+                // First: its caller has left because of that.
                 Some(job) if job.is_expired(Instant::now()) => job.expire(),
+                Some(job) if job.is_abandoned() => drop(job),
                 Some(job) => return Some(job),
                 None if queue.stopped => return None,
                 None => {
