@@ -76,8 +76,10 @@ pub(super) struct Class<T> {
     /// The order in which they came, of all.
     by_age: BTreeMap<u64, (Duration, u16)>,
     work: u64,
-    /// The share of a turn, nanoseconds.
+    /// The share of a turn, nanoseconds. The same for all in a round: who comes after a caller with long calls must not have more.
     quantum: i64,
+    /// That of the next round.
+    next_quantum: i64,
     /// Rounds in which each caller has had a turn.
     rounds: u64,
     /// Turns since the last of them.
@@ -92,6 +94,7 @@ impl<T> Default for Class<T> {
             by_age: BTreeMap::new(),
             work: 0,
             quantum: 1,
+            next_quantum: 1,
             rounds: 0,
             past: 0,
         }
@@ -229,9 +232,12 @@ impl<T> Class<T> {
         self.flows.into_iter().flat_map(|flow| flow.waiting.into_values()).map(|waiting| waiting.item)
     }
 
-    /// Sets the share of a turn, nanoseconds: about what a call takes.
+    /// Sets the share of a turn from the next round on, nanoseconds: about what a call takes.
     pub(super) fn set_quantum(&mut self, quantum: u64) {
-        self.quantum = cost(quantum);
+        self.next_quantum = cost(quantum);
+        if self.turns.is_empty() {
+            self.quantum = self.next_quantum;
+        }
     }
 
     /// Who is next, by turns.
@@ -287,6 +293,7 @@ impl<T> Class<T> {
         if self.past >= self.turns.len() {
             self.past = 0;
             self.rounds += 1;
+            self.quantum = self.next_quantum;
         }
     }
 
@@ -424,6 +431,7 @@ mod tests {
 
     /// Who is served, in order, each call costing what it was thought to.
     fn order(mut class: Class<()>, quantum: u64) -> Vec<u16> {
+        class.quantum = cost(quantum);
         class.set_quantum(quantum);
         let mut order = Vec::new();
         while let Some((caller, rank)) = class.next() {
@@ -460,6 +468,7 @@ mod tests {
     #[test]
     fn who_comes_after_a_pause_is_next_once() {
         let mut class = class(&[(0, 10), (0, 10), (0, 10), (0, 10), (0, 10), (0, 10)]);
+        class.quantum = 10;
         class.set_quantum(10);
         let mut order = Vec::new();
         let mut serve = |class: &mut Class<()>| {
@@ -493,6 +502,7 @@ mod tests {
     #[test]
     fn who_took_more_than_thought_waits_longer() {
         let mut class = class(&[(0, 10), (0, 10), (0, 10), (1, 10), (1, 10), (1, 10), (1, 10)]);
+        class.quantum = 10;
         class.set_quantum(10);
         let mut order = Vec::new();
         for _ in 0..5 {
@@ -509,6 +519,7 @@ mod tests {
     #[test]
     fn what_is_owed_is_paid_off_while_others_go_on() {
         let mut class = class(&[(0, 10), (1, 10), (1, 10), (1, 10), (1, 10), (1, 10), (1, 10)]);
+        class.quantum = 10;
         class.set_quantum(10);
         let (caller, rank) = class.next().unwrap();
         class.take(caller, rank);

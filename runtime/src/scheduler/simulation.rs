@@ -452,3 +452,21 @@ fn bytes_are_made_room_for_by_who_holds_them_and_never_in_vain() {
     assert!(matches!(arrival, Arrival::Waits(_)), "{arrival:?}");
     assert_eq!(displaced, [(2, 40)], "one call of whoever holds the most");
 }
+
+#[test]
+fn who_comes_after_a_caller_with_long_calls_has_no_more_than_others() {
+    let takes = [8, 25, 5, 32];
+    let mut calls = Vec::new();
+    for round in 0..2000u64 {
+        for (caller, takes) in (0u16..).zip(takes) {
+            let call = Call { at: ms(round * 10), caller, takes: ms(takes), ..CALL };
+            calls.extend(std::iter::repeat_n(call, 8));
+        }
+    }
+    let world = World::run(&calls, 1, Limits { items: 400, ..LIMITS }, None);
+    for (caller, takes) in (0u16..).zip(takes) {
+        let served = world.served(ms(2000), ms(20_000), |call| call.caller == caller);
+        let time = served as f64 * takes as f64;
+        assert!((time / 4500.0 - 1.0).abs() < 0.03, "{caller}: {time} of 4500 ms");
+    }
+}
