@@ -64,8 +64,6 @@ class _Loop:
             return
         work = self._work
         self._numbers, self._cancelled = {call[0] for call in calls}, set()
-        # The earliest deadline is that of the batch, however often it is halved.
-        work.limit = min((call[3] for call in calls if call[3]), default=0)
         work.began = monotonic_ns()
         groups = [calls]
         while groups:
@@ -81,6 +79,8 @@ class _Loop:
         """Runs calls together and answers them, but for those that are to be run again: in these groups, the last one first."""
         work = self._work
         self._group = {call[0] for call in calls}
+        # The earliest deadline of those that are run together; one that is too short ends with its own call.
+        work.limit = min((call[3] for call in calls if call[3]), default=0)
         work.number = calls[0][0] if len(calls) == 1 else 0
         work.request_id = calls[0][4] if len(calls) == 1 else b""
         work.reason = 0

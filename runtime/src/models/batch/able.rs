@@ -19,14 +19,16 @@ pub enum NotBatchable {
         /// Its shape, −1 where free.
         shape: Vec<i64>,
     },
-    /// Two inputs may have different numbers of rows.
-    #[error("the first dimension is `{one}` in input `{first}` and `{other}` in input `{second}`")]
+    /// Two tensors may have different numbers of rows: then nobody knows whose a row is.
+    #[error("the first dimension is `{one}` in input `{first}` and `{other}` in {kind} `{second}`")]
     Symbols {
         /// An input.
         first: String,
         /// What its first dimension is called.
         one: String,
-        /// Another input.
+        /// `input` or `output`.
+        kind: &'static str,
+        /// Another tensor.
         second: String,
         /// What its first dimension is called.
         other: String,
@@ -59,9 +61,9 @@ pub(super) fn check(info: &ModelInfo) -> Result<(), NotBatchable> {
             return Err(NotBatchable::Fixed { kind, name: name(), shape: info.shape.clone() });
         }
         let own = symbol(info);
-        if kind == "input" && own != rows && !own.is_empty() && !rows.is_empty() && shared(&own, &rows) {
+        if own != rows && !own.is_empty() && !rows.is_empty() && shared(&own, &rows) {
             let (first, second) = (first.name.clone(), name());
-            return Err(NotBatchable::Symbols { first, one: rows, second, other: own });
+            return Err(NotBatchable::Symbols { first, one: rows, kind, second, other: own });
         }
         let mixed = |further: &String| !further.is_empty() && (*further == rows || *further == own);
         if let Some(symbol) = info.symbols.iter().skip(1).find(|further| mixed(further)) {

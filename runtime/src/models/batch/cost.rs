@@ -50,13 +50,13 @@ impl Cost {
     /// How long a run of `rows` rows takes, on the safe side.
     pub(super) fn of(&self, rows: usize) -> Option<Duration> {
         let micros = self.line(rows as f64) + 2.0 * self.spread;
-        (self.runs >= LEAST).then(|| Duration::from_secs_f64(micros.clamp(0.0, 1e12) / 1e6))
+        (self.runs >= LEAST).then(|| duration(micros)).flatten()
     }
 
     /// What a run takes however few rows it has: what is saved when two runs become one.
     pub(super) fn fixed(&self) -> Option<Duration> {
         let (_, b) = self.coefficients()?;
-        (self.runs >= LEAST).then(|| Duration::from_secs_f64(b.clamp(0.0, 1e12) / 1e6))
+        (self.runs >= LEAST).then(|| duration(b)).flatten()
     }
 
     fn line(&self, w: f64) -> f64 {
@@ -74,7 +74,8 @@ impl Cost {
     fn coefficients(&self) -> Option<(f64, f64)> {
         let n = self.weight;
         let variance = n * self.ww - self.w * self.w;
-        if n < 1.0 || variance < 1e-3 * self.w * self.w {
+        // Written so that nothing that is no number gets past: runs may have had no rows at all.
+        if n < 1.0 || variance <= 0.0 || variance < 1e-3 * self.w * self.w {
             return None;
         }
         let a = (n * self.wt - self.w * self.t) / variance;
@@ -85,6 +86,11 @@ impl Cost {
             _ => (a, b),
         })
     }
+}
+
+/// `None` for what is no number.
+fn duration(micros: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(micros.clamp(0.0, 1e12) / 1e6).ok()
 }
 
 /// What runs of each bucket take, for as many buckets as are remembered: shapes come from outside.
@@ -135,6 +141,20 @@ mod tests {
     fn near(cost: &Cost, rows: usize, expected: f64, tolerance: f64) {
         let told = cost.of(rows).unwrap().as_secs_f64() * 1e6;
         assert!((told / expected - 1.0).abs() < tolerance, "{rows} rows: {told}, not {expected}");
+    }
+
+    #[test]
+    fn runs_without_rows_teach_nothing_that_is_no_number() {
+        let mut cost = Cost::default();
+        for _ in 0..20 {
+            cost.note(0, Duration::from_micros(30));
+        }
+        let known = cost.of(1).unwrap();
+        assert!(known < Duration::from_millis(1) && cost.fixed().is_none(), "{known:?}");
+        for rows in 1..200 {
+            cost.note(rows, Duration::from_micros(30 + rows as u64));
+        }
+        assert!(cost.of(8).unwrap() < Duration::from_secs(1) && cost.fixed().is_some());
     }
 
     #[test]

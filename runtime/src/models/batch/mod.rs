@@ -164,6 +164,18 @@ impl Former {
         Ok(Put::Wait)
     }
 
+    /// A look at those who wait has failed by a mistake of ours: they are answered, and the next one is looked at anew.
+    pub(super) fn recover(&self) {
+        let waiting = {
+            let mut state = self.lock();
+            state.watch = Watch::Nobody;
+            std::mem::take(&mut state.waiting)
+        };
+        for member in waiting {
+            member.job.finish(Err(BackendError::Internal("the batch could not be formed".into()).into()));
+        }
+    }
+
     /// Whether a call never waits while a thread is free.
     pub(super) fn holds_nothing_back(&self) -> bool {
         self.delay == BatchDelay::AtMost(Duration::ZERO)
@@ -171,7 +183,7 @@ impl Former {
 
     /// A call that had not to wait was run and took so long.
     pub(super) fn ran_alone(&self, job: &Job, took: Duration) {
-        self.note(&bucket(job), rows::of(&job.inputs).unwrap_or(1), took);
+        self.note(&bucket(job), rows::of(&job.inputs).unwrap_or(1).max(1), took);
     }
 
     fn member(&self, job: Job) -> Result<Member, BackendError> {
