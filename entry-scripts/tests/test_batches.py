@@ -194,6 +194,20 @@ def run_batch(items):
     assert [worker.reply(number).json() for number in (1, 2, 3)] == [1, 1, 1]
 
 
+def test_a_deadline_that_is_over_ends_with_its_own_call(launch: Launch) -> None:
+    script = """
+def run_batch(items):
+    if ctx.remaining == 0:
+        raise TimeoutError("over")
+    return [len(items)] * len(items)
+"""
+    worker = begin(launch, script)
+    for number, limit, flags in ((1, 1, MORE), (2, 60 * 10**9, 0)):
+        worker.send_call(number, call_payload(POST, flags=flags, limit=limit))
+    assert worker.reply(1).outcome == RAISED
+    assert worker.reply(2).json() == 1
+
+
 def test_a_tuple_and_an_array(launch: Launch) -> None:
     script = "import numpy\ndef run_batch(items):\n    return tuple(items) if items[0] else numpy.zeros(len(items))\n"
     worker = begin(launch, script)

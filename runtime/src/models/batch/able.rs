@@ -124,6 +124,8 @@ mod tests {
         check(&[rows], &[&[]], Some("the first dimension of output `y0`, whose shape is [], is not free"));
         let other = "the first dimension is `batch` in input `x0` and `n` in input `x1`";
         check(&[rows, &[(-1, "n")]], &[rows], Some(other));
+        let counted = "the first dimension is `batch` in input `x0` and `num_dets` in output `y0`";
+        check(&[rows], &[&[(-1, "num_dets"), (7, "")]], Some(counted));
         let square = "output `y0` has `batch`, the number of rows, as a further dimension";
         check(&[rows], &[&[(-1, "batch"), (-1, "batch")]], Some(square));
         let square = "input `x0` has `n`, the number of rows, as a further dimension";
