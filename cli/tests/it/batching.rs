@@ -223,7 +223,7 @@ async fn of_a_script_s_batch_only_the_call_at_fault_fails() {
         }
     }
     // Said once, with the stack, and not on every level.
-    let log = replica.log_text();
+    let log = replica.stop().text();
     assert_eq!(log.matches("run() raised").count(), 1, "{log}");
     assert!(log.contains("a poisoned item"), "{log}");
 }

@@ -39,8 +39,10 @@ fn call(replica: &ReplicaProcess, key: &str, priority: &str, data: &str) -> Join
     tokio::spawn(async move { outcome(request.send().await.unwrap()).await })
 }
 
-/// What the script was asked, in order.
-fn asked(replica: &ReplicaProcess) -> Vec<String> {
+/// What the script was asked, in order, up to the call that came to it last. The log is written beside the answers, so a call may be
+/// answered before its line is there.
+fn asked(replica: &mut ReplicaProcess, last: &str) -> Vec<String> {
+    replica.wait_for_text(&format!("begun {last}\""));
     let log = replica.log_text();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let messages = lines.filter_map(|line| line["fields"]["message"].as_str().map(str::to_owned));
@@ -122,7 +124,7 @@ async fn a_deadline_holds_for_models_and_is_counted() {
 
 #[tokio::test]
 async fn who_waits_past_a_deadline_hears_of_it_and_is_not_executed() {
-    let replica = outrigger().script(SCRIPT).start();
+    let mut replica = outrigger().script(SCRIPT).start();
     let first = call(&replica, KEY, "normal", "wait");
     until_busy(&replica, 1, 0).await;
     let late = score(&replica, "late").header("x-request-deadline-ms", "50").send().await.unwrap();
@@ -133,7 +135,7 @@ async fn who_waits_past_a_deadline_hears_of_it_and_is_not_executed() {
     assert_eq!((over.status().as_u16(), header(&over, "outrigger-retryable")), (504, "false".into()));
     go(&replica);
     assert_eq!(first.await.unwrap().0, 200);
-    assert_eq!(asked(&replica), ["wait"]);
+    assert_eq!(asked(&mut replica, "wait"), ["wait"]);
     let metrics = client().get(format!("{}/metrics", replica.observe)).send().await.unwrap();
     assert!(metrics.text().await.unwrap().contains("outrigger_expired_total 2"));
 }
@@ -175,7 +177,7 @@ async fn what_a_request_says_of_its_urgency_is_checked() {
 
 #[tokio::test]
 async fn urgent_calls_go_first_within_what_a_caller_may_ask_for() {
-    let replica = outrigger()
+    let mut replica = outrigger()
         .script(SCRIPT)
         .file("outrigger.toml", "[callers.secondary]\npriority = \"high\"\n")
         .args(["--config", "outrigger.toml"])
@@ -193,12 +195,12 @@ async fn urgent_calls_go_first_within_what_a_caller_may_ask_for() {
         assert_eq!(call.await.unwrap().0, 200);
     }
     let expected = ["wait", "high secondary", "normal secondary", "high primary", "low secondary"];
-    assert_eq!(asked(&replica), expected, "the primary key's calls are normal at most");
+    assert_eq!(asked(&mut replica, "low secondary"), expected, "the primary key's calls are normal at most");
 }
 
 #[tokio::test]
 async fn a_greedy_caller_takes_nobody_s_turn_and_nobody_s_place() {
-    let replica = outrigger().script(SCRIPT).args(["--queue-items", "8"]).start();
+    let mut replica = outrigger().script(SCRIPT).args(["--queue-items", "8"]).start();
     let mut calls = vec![call(&replica, KEY, "normal", "wait")];
     until_busy(&replica, 1, 0).await;
     for number in 1..=8 {
@@ -216,6 +218,6 @@ async fn a_greedy_caller_takes_nobody_s_turn_and_nobody_s_place() {
     for call in calls {
         assert_eq!(call.await.unwrap().0, 200);
     }
-    let asked = asked(&replica);
+    let asked = asked(&mut replica, "greedy 7");
     assert!(asked[..3].contains(&"other".into()), "{asked:?}");
 }
