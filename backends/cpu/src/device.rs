@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use outrigger_backend::{
-    Backend, BackendError, BackendInfo, Device, DeviceInfo, DeviceKind, LoadOptions, Model,
+    Backend, BackendError, BackendInfo, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, LoadOptions,
+    Model,
 };
 
 use crate::memory;
-use crate::model::OnnxModel;
+use crate::model::{self, OnnxModel};
 use crate::runtime::{Runtime, StartError};
 
 pub(crate) struct Cpu {
@@ -33,8 +34,8 @@ impl Cpu {
                     name: "cpu:0".into(),
                     kind: DeviceKind::Cpu,
                     memory_total: memory.total,
-                    memory_free: memory.free,
-                    healthy: true,
+                    lanes: 0,
+                    resident: false,
                 });
             }
             Err(error) => info.reason = Some(error.to_string()),
@@ -64,6 +65,20 @@ struct CpuDevice {
 }
 
 impl Device for CpuDevice {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        let memory = memory::read();
+        Ok(DeviceStatus {
+            memory_total: memory.total,
+            memory_free: memory.free,
+            memory_held: 0,
+            health: Health::Healthy,
+        })
+    }
+
+    fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
+        model::estimate(options)
+    }
+
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
         Ok(Arc::new(OnnxModel::load(self.runtime, options)?))
     }

@@ -42,6 +42,9 @@ pub(crate) struct Loaded {
 impl OnnxModel {
     pub(crate) fn load(runtime: &'static Runtime, options: &LoadOptions) -> Result<Self, BackendError> {
         let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
+        if let Some((key, _)) = options.settings.first() {
+            return Err(failed(&format_args!("there is no setting `{key}` for a model")));
+        }
         let metadata = std::fs::metadata(&options.path).map_err(|error| failed(&error))?;
         if !metadata.is_file() {
             return Err(failed(&"is no file"));
@@ -79,6 +82,12 @@ impl OnnxModel {
         };
         Ok(Self(Arc::new(loaded)))
     }
+}
+
+/// Bytes that a model will take, as far as its file tells.
+pub(crate) fn estimate(options: &LoadOptions) -> Result<u64, BackendError> {
+    let metadata = std::fs::metadata(&options.path).map_err(|error| error::load(&options.path, error))?;
+    Ok(metadata.len() + SESSION_BYTES)
 }
 
 fn builder(runtime: &Runtime, options: &LoadOptions) -> ort::Result<SessionBuilder> {

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use outrigger_backend::{BackendError, Tensor};
+use outrigger_backend::{BackendError, Run, Tensor};
 use tokio::sync::oneshot;
 
 use super::LoadedModel;
@@ -97,7 +97,7 @@ pub(super) fn run(
 ) -> Result<Vec<Tensor>, BackendError> {
     let mut outputs = model.info.place_outputs(inputs, outputs)?;
     // A panic is a bug of ours; it costs the run, not the thread.
-    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs));
+    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, Run::default()));
     std::panic::catch_unwind(infer)
         .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())))?;
     let tensors = outputs

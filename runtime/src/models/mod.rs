@@ -321,7 +321,7 @@ fn load_one(
     device: &dyn Device,
 ) -> Result<LoadedModel, BackendError> {
     let model =
-        device.load(&LoadOptions { path: config.path.clone(), intra_threads: config.intra_threads })?;
+        device.load(&LoadOptions { intra_threads: config.intra_threads, ..LoadOptions::of(&config.path) })?;
     let instance = model.instance()?;
     let format = backend.formats.first().map_or("unknown", String::as_str);
     Ok(LoadedModel {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, DataType, Instance, ModelInfo, Output, Shape, Tensor, TensorInfo};
+use outrigger_backend::{
+    BackendError, DataType, Instance, ModelInfo, Output, Run, Shape, Tensor, TensorInfo,
+};
 
 use super::LoadedModel;
 use super::batch::{BatchMetrics, Former, Limits};
@@ -34,7 +36,7 @@ impl Fake {
 }
 
 impl Instance for Fake {
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], _run: Run) -> Result<(), BackendError> {
         let [x, k] = inputs else { return Err(BackendError::Input("two inputs".into())) };
         let values = |bytes: &Bytes| -> Vec<f32> {
             bytes.chunks_exact(4).map(|four| f32::from_ne_bytes(four.try_into().unwrap())).collect()
