@@ -40,7 +40,7 @@ pub struct DLDevice {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DLDataType {
-    /// Signed, unsigned, float and so on; see [`DataType::dlpack`].
+    /// One of [`type_code`](crate::abi::type_code).
     pub code: u8,
     /// Bits of one element.
     pub bits: u8,

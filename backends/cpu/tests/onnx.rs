@@ -98,6 +98,7 @@ fn conforms(backend: &dyn Backend) {
         identity: types.into_iter().map(identity).collect(),
         nonzero: write(folder.path(), "nonzero", &onnx::non_zero()),
         scratch,
+        ..Fixtures::default()
     };
     conformance::all(backend, &fixtures);
 }
