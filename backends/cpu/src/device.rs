@@ -6,17 +6,22 @@ use outrigger_backend::{
     Backend, BackendError, BackendInfo, Device, DeviceInfo, DeviceKind, LoadOptions, Model,
 };
 
+use crate::cache::{Cache, CacheError};
 use crate::memory;
-use crate::model::OnnxModel;
+use crate::model::{Common, OnnxModel};
 use crate::runtime::{Runtime, StartError};
+use crate::settings::Settings;
 
 pub(crate) struct Cpu {
     info: BackendInfo,
-    runtime: Option<&'static Runtime>,
+    common: Option<Arc<Common>>,
 }
 
 impl Cpu {
-    pub(crate) fn new(runtime: Result<&'static Runtime, StartError>) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        runtime: Result<&'static Runtime, StartError>,
+    ) -> Result<Self, CacheError> {
         let own = env!("CARGO_PKG_VERSION");
         let mut info = BackendInfo {
             name: "cpu".into(),
@@ -25,8 +30,13 @@ impl Cpu {
             devices: Vec::new(),
             reason: None,
         };
-        match &runtime {
+        let mut common = None;
+        match runtime {
             Ok(runtime) => {
+                let cache = settings.cache.as_deref();
+                let cache = cache.map(|folder| Cache::open(folder, settings.cache_bytes, &runtime.version));
+                let cache = cache.transpose()?;
+                common = Some(Arc::new(Common { runtime, affinity: settings.affinity, cache }));
                 let memory = memory::read();
                 info.version = format!("{own} (ONNX Runtime {})", runtime.version);
                 info.devices.push(DeviceInfo {
@@ -39,7 +49,7 @@ impl Cpu {
             }
             Err(error) => info.reason = Some(error.to_string()),
         }
-        Self { info, runtime: runtime.ok() }
+        Ok(Self { info, common })
     }
 }
 
@@ -49,8 +59,8 @@ impl Backend for Cpu {
     }
 
     fn open(&self, index: usize) -> Result<Arc<dyn Device>, BackendError> {
-        match self.runtime {
-            Some(runtime) if index == 0 => Ok(Arc::new(CpuDevice { runtime })),
+        match &self.common {
+            Some(common) if index == 0 => Ok(Arc::new(CpuDevice(Arc::clone(common)))),
             _ => Err(BackendError::Input(format!(
                 "there is no device number {index}, only {}",
                 self.info.devices.len()
@@ -59,12 +69,10 @@ impl Backend for Cpu {
     }
 }
 
-struct CpuDevice {
-    runtime: &'static Runtime,
-}
+struct CpuDevice(Arc<Common>);
 
 impl Device for CpuDevice {
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
-        Ok(Arc::new(OnnxModel::load(self.runtime, options)?))
+        Ok(Arc::new(OnnxModel::load(&self.0, options)?))
     }
 }

@@ -1,19 +1,20 @@
 //! Loading a model: a session of ONNX Runtime, and what it takes and gives.
 
 use std::ffi::CString;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
-use ort::session::Session;
-use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, ValueType};
 use outrigger_backend::{BackendError, Instance, LoadOptions, Model, ModelInfo, TensorInfo};
 
-use crate::error;
+use crate::affinity::Affinity;
+use crate::cache::Cache;
 use crate::instance::OnnxInstance;
 use crate::raw::{self, Names};
 use crate::runtime::Runtime;
+use crate::session::{Maker, Pool};
+use crate::trim::Trimmed;
+use crate::{contents, error};
 
 /// What a session takes beside its weights, measured with ONNX Runtime 1.32 and many small models.
 const SESSION_BYTES: u64 = 100 * 1024;
@@ -22,7 +23,7 @@ pub(crate) struct OnnxModel(Arc<Loaded>);
 
 /// What all instances of a model share.
 pub(crate) struct Loaded {
-    pub(crate) session: Arc<Session>,
+    pub(crate) session: Arc<Trimmed>,
     pub(crate) names: Names,
     pub(crate) info: ModelInfo,
     pub(crate) runtime: &'static Runtime,
@@ -39,19 +40,26 @@ pub(crate) struct Loaded {
     pub(crate) instances: AtomicUsize,
 }
 
+/// What a backend's models have in common.
+pub(crate) struct Common {
+    pub(crate) runtime: &'static Runtime,
+    pub(crate) affinity: Option<Affinity>,
+    pub(crate) cache: Option<Cache>,
+}
+
 impl OnnxModel {
-    pub(crate) fn load(runtime: &'static Runtime, options: &LoadOptions) -> Result<Self, BackendError> {
+    pub(crate) fn load(common: &Common, options: &LoadOptions) -> Result<Self, BackendError> {
         let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
-        let metadata = std::fs::metadata(&options.path).map_err(|error| failed(&error))?;
-        if !metadata.is_file() {
-            return Err(failed(&"is no file"));
-        }
-        let session =
-            || -> ort::Result<Session> { builder(runtime, options)?.commit_from_file(&options.path) };
-        // `ort` panics on some types of inputs and outputs that it does not know.
-        let session = catch_unwind(AssertUnwindSafe(session))
-            .map_err(|_| failed(&"has an input or output of a type that cannot be read"))?
-            .map_err(|error| failed(&error.message()))?;
+        let contents = contents::inspect(&options.path).map_err(|error| failed(&error))?;
+        let pool =
+            options.intra_threads.map(|threads| Pool { threads, affinity: common.affinity.clone() });
+        let maker = Maker {
+            runtime: common.runtime,
+            pool,
+            // The optimised form would have to hold what is in the other files.
+            cache: common.cache.as_ref().filter(|_| !contents.is_external),
+        };
+        let session = Trimmed::make(common.runtime, || maker.make(&options.path))?;
         let describe = |outlets: &[Outlet]| {
             let infos = outlets.iter().map(|outlet| describe(outlet).map_err(|error| failed(&error)));
             infos.collect::<Result<Vec<_>, _>>()
@@ -72,26 +80,13 @@ impl OnnxModel {
                 .map(|output| info.inputs.iter().any(|input| input.name == output.name))
                 .collect(),
             info,
-            runtime,
+            runtime: common.runtime,
             promises_wrong_shapes: AtomicBool::new(false),
-            bytes: metadata.len() + SESSION_BYTES,
+            bytes: contents.bytes.saturating_add(contents.external_bytes).saturating_add(SESSION_BYTES),
             instances: AtomicUsize::new(0),
         };
         Ok(Self(Arc::new(loaded)))
     }
-}
-
-fn builder(runtime: &Runtime, options: &LoadOptions) -> ort::Result<SessionBuilder> {
-    let builder = Session::builder(&runtime.environment)?.with_env_allocators()?;
-    Ok(match options.intra_threads {
-        None => builder,
-        // A number of its own means threads of its own: the shared pool has one size for all.
-        Some(threads) => builder
-            .with_independent_thread_pool()?
-            .with_intra_threads(threads)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?,
-    })
 }
 
 /// Why an input or output cannot be served.

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::memory::MemoryInfo;
-use ort::session::Session;
-use ort::sys::{ONNXTensorElementDataType as ElementType, OrtApiBase, OrtStatusPtr, OrtValue};
+use ort::sys::{ONNXTensorElementDataType as ElementType, OrtAllocator, OrtApiBase, OrtStatusPtr, OrtValue};
 use outrigger_backend::{DataType, Shape, ShapeError, Tensor};
+
+use crate::trim::Trimmed;
 
 /// Asks the library at `path` for its version.
 pub(crate) fn version(path: &Path) -> Result<String, String> {
@@ -32,10 +33,19 @@ pub(crate) fn version(path: &Path) -> Result<String, String> {
 
 /// Makes one allocator for all sessions that ask for it, which saves each an arena of its own.
 pub(crate) fn share_allocator(environment: &Environment, arena: &MemoryInfo<'_>) -> ort::Result<()> {
-    // SAFETY: both pointers are live; no arena configuration means the default one.
-    check(unsafe {
-        (ort::api().CreateAndRegisterAllocator)(environment.ptr().cast_mut(), arena.ptr(), null())
-    })
+    let environment = environment.ptr().cast_mut();
+    let mut allocator = null_mut();
+    // SAFETY: all pointers are live; no arena configuration means the default one. The allocator is the environment's, which
+    // lives as long as the process.
+    unsafe {
+        check((ort::api().CreateAndRegisterAllocator)(environment, arena.ptr(), null()))?;
+        check((ort::api().GetSharedAllocator)(environment, arena.ptr(), &mut allocator))?;
+        // The arena never gives its first region back, so that is made a small one: else it could be the first model's weights.
+        if let Some(OrtAllocator { Alloc: Some(alloc), Free: Some(free), .. }) = allocator.as_ref() {
+            free(allocator, alloc(allocator, 1));
+        }
+    }
+    Ok(())
 }
 
 /// A tensor of ONNX Runtime's.
@@ -111,7 +121,7 @@ pub(crate) struct Names {
 /// ONNX Runtime promises that runs of one session may overlap, which `ort` does not allow: its `Session::run` is for
 /// execution providers that break that promise, and the CPU's, the only one here, keeps it.
 pub(crate) fn run(
-    session: &Arc<Session>,
+    session: &Arc<Trimmed>,
     names: &Names,
     inputs: &[Borrowed<'_>],
     wanted: &[(usize, Option<Borrowed<'_>>)],
@@ -155,7 +165,7 @@ pub(crate) fn run(
 /// session.
 pub(crate) struct Allocated {
     value: Value,
-    _session: Arc<Session>,
+    _session: Arc<Trimmed>,
 }
 
 /// Why an allocated tensor cannot be handed on.
