@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use outrigger_backend::{
-    Backend, BackendError, BackendInfo, Buffer, DataType, Device, DeviceInfo, DeviceKind, Instance,
-    LoadOptions, Model, ModelInfo, Output, Shape, Tensor, TensorInfo,
+    Backend, BackendError, BackendInfo, Buffer, DataType, Device, DeviceInfo, DeviceKind, DeviceStatus,
+    Health, Instance, LoadOptions, Model, ModelInfo, Output, Run, Shape, Tensor, TensorInfo,
 };
 
 /// Opens the backend. The setting `fail` makes that fail, `absent` leaves it without devices.
@@ -20,8 +20,8 @@ pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendEr
             name: "cpu:0".into(),
             kind: DeviceKind::Cpu,
             memory_total: 2,
-            memory_free: 1,
-            healthy: true,
+            lanes: 0,
+            resident: false,
         }],
         reason: None,
     };
@@ -64,6 +64,14 @@ impl Backend for Adder {
 struct Desk;
 
 impl Device for Desk {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        Ok(DeviceStatus { memory_total: 2, memory_free: 1, memory_held: 1, health: Health::Healthy })
+    }
+
+    fn estimate(&self, _options: &LoadOptions) -> Result<u64, BackendError> {
+        Ok(42)
+    }
+
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
         let broken = |why: String| BackendError::Load(format!("{}: {why}", options.path.display()));
         let text = std::fs::read_to_string(&options.path).map_err(|error| broken(error.to_string()))?;
@@ -145,7 +153,7 @@ struct Clerk {
 }
 
 impl Instance for Clerk {
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], _run: Run) -> Result<(), BackendError> {
         self.info.check_inputs(inputs)?;
         self.info.check_outputs(outputs)?;
         let floats =

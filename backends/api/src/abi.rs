@@ -7,7 +7,7 @@
 //! `major` must be equal on both sides. Within a major version [`Table`] only grows at its end, and `minor` counts
 //! that growth; every other struct here is frozen. The host copies the smaller of the two sizes over a table of nulls, so
 //! that an entry which the library does not know is null. Each entry names the minor version since which it exists; those
-//! since 0 must not be null.
+//! since 0 must not be null, unless they say that they may.
 //!
 //! # What holds for every entry
 //! - It returns a [`code`], and on failure writes why into the [`Message`], which is the host's and may be null.
@@ -18,8 +18,18 @@
 //!   all that was made from it has been ended: instances before their model, models before their device, devices
 //!   before their backend.
 //! - It neither unwinds nor jumps out of its frame.
+//!
+//! # Tensors
+//! They are DLPack's, dense and row-major; null strides say the same. `device` is [`KDL_CPU`] for memory of the host, also pinned
+//! memory; anything else is memory of the device, of which the host knows nothing but what the library gave it. The elements
+//! of a tensor of strings are [`Text`]s: its type has the code [`KDL_OPAQUE_HANDLE`] and as many bits as a `Text` has (128 where
+//! pointers have 64).
 
-pub use crate::dlpack::{DLDataType, DLDevice, DLManagedTensor, DLTensor, KDL_CPU, KDL_OPAQUE_HANDLE};
+use std::ffi::c_void;
+
+pub use crate::dlpack::{
+    DLDataType, DLDevice, DLManagedTensor, DLTensor, KDL_CPU, KDL_CUDA_HOST, KDL_EXT_DEV, KDL_OPAQUE_HANDLE,
+};
 
 /// The one symbol that a library exports.
 pub const SYMBOL: &str = "outrigger_backend_v1";
@@ -49,6 +59,12 @@ pub mod code {
     pub const RUN: i32 = 5;
     /// A bug in the backend. The host reads every code that it does not know as this one.
     pub const INTERNAL: i32 = 6;
+    /// The run was asked to end by [`Table::instance_cancel`](super::Table::instance_cancel), and did.
+    pub const CANCELLED: i32 = 7;
+    /// The device is lost: nothing on it succeeds any more in this process.
+    pub const LOST: i32 = 8;
+    /// Something that the backend cannot do, whatever the input.
+    pub const UNSUPPORTED: i32 = 9;
 }
 
 /// What [`Device::kind`] says. Others are read as a broken description.
@@ -61,6 +77,26 @@ pub mod kind {
     pub const GPU: u32 = 2;
     /// An FPGA.
     pub const FPGA: u32 = 3;
+}
+
+/// What [`DeviceStatus::health`] says. Others are read as [`LOST`](health::LOST).
+pub mod health {
+    /// It can be used.
+    pub const HEALTHY: u32 = 0;
+    /// It can be used, but something is wrong with it.
+    pub const DEGRADED: u32 = 1;
+    /// Nothing on it succeeds any more.
+    pub const LOST: u32 = 2;
+}
+
+/// Where memory is.
+pub mod memory {
+    /// Any memory of the host.
+    pub const HOST: u32 = 0;
+    /// Memory of the host that the device reads and writes fastest.
+    pub const PINNED: u32 = 1;
+    /// The device's own.
+    pub const DEVICE: u32 = 2;
 }
 
 macro_rules! handles {
@@ -146,12 +182,30 @@ pub struct Device {
     pub name: Text,
     /// One of [`kind`].
     pub kind: u32,
-    /// 1 if it can be used now, else 0.
-    pub healthy: u32,
+    /// Runs that it is worth having under way at once; 0 if that is left to the host.
+    pub lanes: u32,
     /// Memory in all, in bytes; 0 if not known.
     pub memory_total: u64,
-    /// Memory free when described, in bytes; 0 if not known.
+    /// 1 if tensors can stay in memory of its own, else 0; then [`Table::buffer_allocate`] and [`Table::buffer_copy`] are not null.
+    pub resident: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A device, now. Why it is not healthy goes into the entry's [`Message`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceStatus {
+    /// Memory in all, in bytes; 0 if not known.
+    pub memory_total: u64,
+    /// Memory free, in bytes; 0 if not known.
     pub memory_free: u64,
+    /// Bytes that models and buffers of this backend hold; 0 if not known.
+    pub memory_held: u64,
+    /// One of [`health`].
+    pub health: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// What to load, and how.
@@ -160,6 +214,12 @@ pub struct Device {
 pub struct LoadRequest {
     /// The model file, as the bytes of a path of the operating system (on Unix any bytes but 0; elsewhere UTF-8).
     pub path: Text,
+    /// One of [`Description::formats`], or of length 0: the library sees for itself.
+    pub format: Text,
+    /// Settings for this model; one that is not known is [`code::LOAD`].
+    pub settings: *const Setting,
+    /// How many.
+    pub setting_count: usize,
     /// Threads inside one run; 0 lets the backend decide.
     pub intra_threads: u32,
     /// Zero.
@@ -186,7 +246,7 @@ pub struct Signature {
 pub struct TensorType {
     /// The name.
     pub name: Text,
-    /// The element type. Strings are code [`KDL_OPAQUE_HANDLE`] with 0 bits; they are named, not yet carried.
+    /// The element type.
     pub data_type: DLDataType,
     /// Dimensions, at most 32.
     pub rank: u32,
@@ -203,12 +263,27 @@ pub struct Output {
     /// Which of [`Signature::outputs`].
     pub index: usize,
     /// Where to write it: dense, row-major, host memory of the host's, which nobody else touches during the call.
-    /// Null if the library is to allocate.
+    /// Null if the library is to allocate, as it always is for strings.
     pub place: *const DLTensor,
     /// Set by the library where it allocated: always if `place` is null, and otherwise only if the result does not have
     /// the shape of the place. The host owns it after success and ends it by its deleter, from any thread, at any
     /// time before the model is unloaded. After a failure the host does not look at it. Null when called.
     pub allocated: *mut DLManagedTensor,
+    /// Where the library is to allocate: [`memory::HOST`], or [`memory::DEVICE`] for a result that stays there.
+    pub memory: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What belongs to a run beside its tensors.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// The number by which [`Table::instance_cancel`] names it, unlike that of any other run under way on the instance; 0 if it
+    /// will not be cancelled.
+    pub id: u64,
+    /// Zero.
+    pub reserved: u64,
 }
 
 /// See [`Table::backend_open`].
@@ -232,6 +307,31 @@ pub type DeviceOpen = unsafe extern "C" fn(
 ) -> i32;
 /// See [`Table::device_close`].
 pub type DeviceClose = unsafe extern "C" fn(device: *mut DeviceHandle);
+/// See [`Table::device_status`].
+pub type DeviceStatusEntry =
+    unsafe extern "C" fn(device: *mut DeviceHandle, out: *mut DeviceStatus, message: *mut Message) -> i32;
+/// See [`Table::buffer_allocate`].
+pub type BufferAllocate = unsafe extern "C" fn(
+    device: *mut DeviceHandle,
+    memory: u32,
+    bytes: usize,
+    out: *mut *mut DLManagedTensor,
+    message: *mut Message,
+) -> i32;
+/// See [`Table::buffer_copy`].
+pub type BufferCopy = unsafe extern "C" fn(
+    device: *mut DeviceHandle,
+    from: *const DLTensor,
+    to: *const DLTensor,
+    message: *mut Message,
+) -> i32;
+/// See [`Table::model_estimate`].
+pub type ModelEstimate = unsafe extern "C" fn(
+    device: *mut DeviceHandle,
+    request: *const LoadRequest,
+    out: *mut u64,
+    message: *mut Message,
+) -> i32;
 /// See [`Table::model_load`].
 pub type ModelLoad = unsafe extern "C" fn(
     device: *mut DeviceHandle,
@@ -262,8 +362,26 @@ pub type InstanceInfer = unsafe extern "C" fn(
     input_count: usize,
     outputs: *mut Output,
     output_count: usize,
+    run: *const Run,
     message: *mut Message,
 ) -> i32;
+/// Hears the end of a submitted run: the context that came with it, a [`code`], and the reason of a failure, which may be null and is
+/// valid during the call only. Called once for each run, from any thread.
+pub type Finished = unsafe extern "C" fn(context: *mut c_void, code: i32, message: *const Message);
+/// See [`Table::instance_submit`].
+pub type InstanceSubmit = unsafe extern "C" fn(
+    instance: *mut InstanceHandle,
+    inputs: *const *mut DLManagedTensor,
+    input_count: usize,
+    outputs: *mut Output,
+    output_count: usize,
+    run: *const Run,
+    finished: Finished,
+    context: *mut c_void,
+    message: *mut Message,
+) -> i32;
+/// See [`Table::instance_cancel`].
+pub type InstanceCancel = unsafe extern "C" fn(instance: *mut InstanceHandle, id: u64);
 
 /// What a library exports. The module's text says what holds for all entries.
 #[repr(C)]
@@ -291,6 +409,20 @@ pub struct Table {
     pub device_open: Option<DeviceOpen>,
     /// Ends a device. The handle is gone afterwards. Since 1.0.
     pub device_close: Option<DeviceClose>,
+    /// Tells memory and health, now; cheap enough to be asked every second. Since 1.0.
+    pub device_status: Option<DeviceStatusEntry>,
+
+    /// Gives memory as a tensor of `bytes` elements of 8 bits: [`memory::PINNED`], which the host may read and write, or
+    /// [`memory::DEVICE`]. The host ends it by its deleter, before the device is closed. May be null: then there is
+    /// neither. Since 1.0.
+    pub buffer_allocate: Option<BufferAllocate>,
+    /// Copies the bytes of one tensor to another that has as many, each in the host's memory or the device's, and returns when
+    /// they are there. Another number of bytes is [`code::INPUT`]. May be null as `buffer_allocate`. Since 1.0.
+    pub buffer_copy: Option<BufferCopy>,
+
+    /// Tells the bytes of device memory that an instance of the model would take, before it is loaded; 0 if not known. May be
+    /// null: not known. Since 1.0.
+    pub model_estimate: Option<ModelEstimate>,
 
     /// Loads a model. The host owns the handle and ends it with `model_unload`. Since 1.0.
     pub model_load: Option<ModelLoad>,
@@ -307,13 +439,22 @@ pub struct Table {
     /// Tells the bytes of device memory that the instance holds, its share of the weights counted in; 0 if not known.
     /// Since 1.0.
     pub instance_bytes_held: Option<InstanceBytesHeld>,
-    /// Runs the model and returns when the results are there. Since 1.0.
+    /// Runs the model and returns when the results are there. `run` may be null: nothing belongs to it. Since 1.0.
     ///
     /// The library owns each of `inputs` from the call on, whether it succeeds or fails, and ends each by its deleter
     /// exactly once, on any thread, when it likes: so an input may also be handed back as an output without a copy.
-    /// Inputs are dense, row-major, in host memory, of any alignment, and only read, for others may read them too;
-    /// null strides mean dense. A placed output is written in its place; see [`Output`] for who owns the others.
+    /// Inputs are of any alignment, and only read, for others may read them too; they are in host memory, or in the device's if
+    /// the library made them there. A placed output is written in its place; see [`Output`] for who owns the others.
     pub instance_infer: Option<InstanceInfer>,
+    /// Begins a run and returns, after which `finished` is called, or before: once, on any thread. Inputs, outputs and places are
+    /// as for `instance_infer`, except that `outputs` and the places stay valid until then. If this returns a failure `finished`
+    /// is not called. `finished` neither blocks nor calls an entry of the table, though it may end tensors. A run counts as a call that is
+    /// under way until `finished` has been called: the instance may be ended on another thread before that call has
+    /// returned, and its end waits for whatever is left of it. May be null: the host runs on threads of its own. Since 1.0.
+    pub instance_submit: Option<InstanceSubmit>,
+    /// Asks for the run `id` of the instance to end soon, with [`code::CANCELLED`], and returns without waiting. The run may
+    /// still succeed; one that is not under way is nothing to do. May be null: runs cannot be ended. Since 1.0.
+    pub instance_cancel: Option<InstanceCancel>,
 }
 
 impl Table {
@@ -327,6 +468,10 @@ impl Table {
         backend_describe: None,
         device_open: None,
         device_close: None,
+        device_status: None,
+        buffer_allocate: None,
+        buffer_copy: None,
+        model_estimate: None,
         model_load: None,
         model_unload: None,
         model_info: None,
@@ -334,6 +479,8 @@ impl Table {
         instance_destroy: None,
         instance_bytes_held: None,
         instance_infer: None,
+        instance_submit: None,
+        instance_cancel: None,
     };
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::lent::Lent;
-use crate::{BackendError, Buffer, DataType, Shape, ShapeError, Tensor};
+use crate::{
+    BackendError, Buffer, DataType, DeviceMemory, Run, RunId, Shape, ShapeError, Submission, Tensor,
+};
 
 /// A library that runs models on one kind of device.
 pub trait Backend: Send + Sync {
@@ -22,11 +24,58 @@ pub trait Backend: Send + Sync {
 
 /// An open device.
 pub trait Device: Send + Sync {
+    /// Memory and health, now. Cheap enough to ask every second.
+    ///
+    /// # Errors
+    /// [`BackendError::Lost`] or [`BackendError::Internal`] if even that cannot be told.
+    fn status(&self) -> Result<DeviceStatus, BackendError>;
+
+    /// Bytes of the device's memory that an instance of a model would take, before it is loaded; 0 if that cannot be told.
+    ///
+    /// # Errors
+    /// [`BackendError::Load`] if there is no such file.
+    fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError>;
+
     /// Loads a model onto the device.
     ///
     /// # Errors
     /// [`BackendError::Load`] if the files are no model for this backend, [`BackendError::OutOfMemory`].
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError>;
+
+    /// Takes host memory from which the device reads, and to which it writes, fastest. Plain memory where there is no
+    /// such thing.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    fn pinned(&self, bytes: usize) -> Result<Buffer, BackendError> {
+        Buffer::zeroed(bytes).map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of host memory")))
+    }
+
+    /// Takes memory of the device's own. Given back when the last clone is dropped.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`] where the device works in host memory, [`BackendError::OutOfMemory`].
+    fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
+        Err(BackendError::Unsupported(format!(
+            "the device has no memory of its own to give {bytes} bytes of"
+        )))
+    }
+
+    /// Copies bytes into the device's memory, as many as it has.
+    ///
+    /// # Errors
+    /// [`BackendError::Input`] for memory of another device or another number of bytes, [`BackendError::Lost`].
+    fn upload(&self, _from: &[u8], _to: &DeviceMemory) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported("the device has no memory of its own".into()))
+    }
+
+    /// Copies bytes out of the device's memory, as many as there are.
+    ///
+    /// # Errors
+    /// As [`Device::upload`].
+    fn download(&self, _from: &DeviceMemory, _to: &mut [u8]) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported("the device has no memory of its own".into()))
+    }
 }
 
 /// A model on a device.
@@ -48,9 +97,26 @@ pub trait Instance: Send + Sync {
     /// without, the backend allocates.
     ///
     /// # Errors
-    /// [`BackendError::Input`] for a wrong count, type or shape, [`BackendError::OutOfMemory`], [`BackendError::Run`].
-    /// After an error the outputs hold nothing of use.
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError>;
+    /// [`BackendError::Input`] for a wrong count, type or shape, [`BackendError::OutOfMemory`], [`BackendError::Run`],
+    /// [`BackendError::Cancelled`] after [`Instance::cancel`], [`BackendError::Lost`], [`BackendError::Unsupported`] for
+    /// tensors in memory that it does not take. After an error the outputs hold nothing of use.
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], run: Run) -> Result<(), BackendError>;
+
+    /// Begins a run and returns; the submission is finished, once, when the run is over, on any thread, also before this
+    /// returns. Without a way of its own a backend runs it here, on the caller's thread.
+    fn submit(self: Arc<Self>, mut submission: Submission) {
+        let result = self.infer(&submission.inputs, &mut submission.outputs, submission.run);
+        submission.finish(result);
+    }
+
+    /// Whether [`Instance::submit`] returns while the run is still under way.
+    fn is_asynchronous(&self) -> bool {
+        false
+    }
+
+    /// Asks for the run of that number to end soon, with [`BackendError::Cancelled`]. It may still succeed, if it is too
+    /// late. A run that is not under way is no error. Does not wait.
+    fn cancel(&self, _id: RunId) {}
 
     /// Bytes of device memory that this instance holds, its share of the weights counted in; 0 if not known.
     fn bytes_held(&self) -> u64;
@@ -80,10 +146,36 @@ pub struct DeviceInfo {
     pub kind: DeviceKind,
     /// Memory in all, in bytes; 0 if not known.
     pub memory_total: u64,
-    /// Memory free when asked, in bytes; 0 if not known.
+    /// Runs that it is worth having under way at once; 0 if the backend leaves it to the host.
+    pub lanes: u32,
+    /// Whether it has memory of its own in which tensors can stay.
+    pub resident: bool,
+}
+
+/// A device, now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceStatus {
+    /// Memory in all, in bytes; 0 if not known.
+    pub memory_total: u64,
+    /// Memory free, in bytes, whoever has taken the rest; 0 if not known.
     pub memory_free: u64,
-    /// Whether it can be used now.
-    pub healthy: bool,
+    /// Bytes that models and buffers of this backend hold; 0 if not known.
+    pub memory_held: u64,
+    /// Whether it can be used.
+    pub health: Health,
+}
+
+/// Whether a device can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "reason")]
+#[non_exhaustive]
+pub enum Health {
+    /// It can.
+    Healthy,
+    /// It can, but something is wrong with it.
+    Degraded(String),
+    /// Nothing on it succeeds any more.
+    Lost(String),
 }
 
 /// The kinds of device.
@@ -102,12 +194,23 @@ pub enum DeviceKind {
 }
 
 /// What to load, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// The model file.
     pub path: PathBuf,
+    /// One of [`BackendInfo::formats`]; `None` lets the backend see for itself.
+    pub format: Option<String>,
     /// Threads inside one run; `None` lets the backend decide.
     pub intra_threads: Option<usize>,
+    /// Settings for this model, key and value; which there are, the backend says.
+    pub settings: Vec<(String, String)>,
+}
+
+impl LoadOptions {
+    /// A model of which nothing is said but where its file is.
+    pub fn of(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), ..Self::default() }
+    }
 }
 
 /// Inputs and outputs of a model.
@@ -144,6 +247,7 @@ enum OutputState {
     Place { data_type: DataType, shape: Shape, buffer: Buffer },
     Lent { data_type: DataType, shape: Shape, place: Lent },
     Allocate,
+    Resident,
     Done(Tensor),
 }
 
@@ -151,6 +255,11 @@ impl Output {
     /// Asks for output number `index` in memory of the backend's, for shapes that are known only after the run.
     pub fn allocate(index: usize) -> Self {
         Self { index, state: OutputState::Allocate }
+    }
+
+    /// Asks for output number `index` in the device's own memory, where the next run may read it.
+    pub fn resident(index: usize) -> Self {
+        Self { index, state: OutputState::Resident }
     }
 
     /// Asks for output number `index` in a buffer of the caller's.
@@ -185,8 +294,13 @@ impl Output {
         match &mut self.state {
             OutputState::Place { data_type, shape, buffer } => Some((*data_type, shape, buffer)),
             OutputState::Lent { data_type, shape, place } => Some((*data_type, shape, place.as_mut())),
-            OutputState::Allocate | OutputState::Done(_) => None,
+            OutputState::Allocate | OutputState::Resident | OutputState::Done(_) => None,
         }
+    }
+
+    /// For the backend: whether the result is to stay in the device's memory.
+    pub fn wants_resident(&self) -> bool {
+        matches!(self.state, OutputState::Resident)
     }
 
     /// For the backend: hands over a tensor of its own. For an output with a place this is the way out where the
@@ -204,7 +318,7 @@ impl Output {
             }
             OutputState::Done(tensor) => Some(tensor),
             // What was lent is with its owner already.
-            OutputState::Lent { .. } | OutputState::Allocate => None,
+            OutputState::Lent { .. } | OutputState::Allocate | OutputState::Resident => None,
         }
     }
 }

@@ -9,10 +9,16 @@ const ALIGNMENT: usize = 64;
 #[repr(C, align(64))]
 struct Line([u8; ALIGNMENT]);
 
-/// Owned bytes, zeroed when made and aligned to 64 bytes; written once by whoever fills it, then shared as [`Bytes`].
+/// Owned bytes, aligned to 64 bytes and zeroed when made, or pinned memory that a backend gave; written once by whoever fills it, then shared
+/// as [`Bytes`].
 pub struct Buffer {
-    lines: Vec<Line>,
+    memory: Memory,
     len: usize,
+}
+
+enum Memory {
+    Lines(Vec<Line>),
+    Pinned(Pinned),
 }
 
 impl Buffer {
@@ -21,23 +27,26 @@ impl Buffer {
     /// # Errors
     /// [`std::collections::TryReserveError`] if the memory cannot be had; a size that came from outside never aborts.
     pub fn zeroed(len: usize) -> Result<Self, std::collections::TryReserveError> {
-        let count = len.div_ceil(ALIGNMENT);
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(count)?;
-        lines.resize(count, Line([0; ALIGNMENT]));
-        Ok(Self { lines, len })
+        Ok(Self { memory: Memory::Lines(lines(len)?), len })
     }
 
-    /// Makes it `len` bytes long. What was in it before is of no use afterwards; memory is taken only if it has to grow.
+    /// Pinned memory that a backend gave.
+    pub(crate) fn pinned(pinned: Pinned) -> Self {
+        let len = pinned.len();
+        Self { memory: Memory::Pinned(pinned), len }
+    }
+
+    /// Makes it `len` bytes long. What was in it before is of no use afterwards; memory is taken only if it has to grow, and is then
+    /// not pinned any more.
     ///
     /// # Errors
     /// As [`Buffer::zeroed`].
     pub fn resize(&mut self, len: usize) -> Result<(), std::collections::TryReserveError> {
-        let count = len.div_ceil(ALIGNMENT);
-        if count > self.lines.len() {
-            self.lines.clear();
-            self.lines.try_reserve_exact(count)?;
-            self.lines.resize(count, Line([0; ALIGNMENT]));
+        if len > self.capacity() {
+            // Before the new memory is taken, so that there is never twice as much.
+            self.memory = Memory::Lines(Vec::new());
+            self.len = 0;
+            self.memory = Memory::Lines(lines(len)?);
         }
         self.len = len;
         Ok(())
@@ -45,7 +54,10 @@ impl Buffer {
 
     /// The bytes that it can be made long without taking memory.
     pub fn capacity(&self) -> usize {
-        self.lines.len() * ALIGNMENT
+        match &self.memory {
+            Memory::Lines(lines) => lines.len() * ALIGNMENT,
+            Memory::Pinned(pinned) => pinned.len(),
+        }
     }
 
     /// The bytes, shared from now on and never copied.
@@ -54,26 +66,70 @@ impl Buffer {
     }
 }
 
-#[expect(unsafe_code, reason = "views aligned lines as plain bytes")]
+fn lines(len: usize) -> Result<Vec<Line>, std::collections::TryReserveError> {
+    let count = len.div_ceil(ALIGNMENT);
+    let mut lines = Vec::new();
+    lines.try_reserve_exact(count)?;
+    lines.resize(count, Line([0; ALIGNMENT]));
+    Ok(lines)
+}
+
+#[expect(unsafe_code, reason = "views aligned lines, and memory that a backend gave, as plain bytes")]
 mod view {
-    use super::Buffer;
+    use std::ptr::NonNull;
+
+    use super::{Buffer, Memory};
+
+    /// Host memory that a backend gave, and what gives it back when dropped.
+    pub(crate) struct Pinned {
+        data: NonNull<u8>,
+        len: usize,
+        _owner: Box<dyn Send + Sync>,
+    }
+
+    // SAFETY: plain bytes of the host's, reached through this value alone until it is dropped.
+    unsafe impl Send for Pinned {}
+    // SAFETY: as above; a shared reference allows reading only.
+    unsafe impl Sync for Pinned {}
+
+    impl Pinned {
+        /// # Safety
+        /// `len` initialised bytes at `data` are this value's alone until `owner` is dropped.
+        pub(crate) unsafe fn new(data: NonNull<u8>, len: usize, owner: Box<dyn Send + Sync>) -> Self {
+            Self { data, len, _owner: owner }
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.len
+        }
+    }
 
     impl std::ops::Deref for Buffer {
         type Target = [u8];
 
         fn deref(&self) -> &[u8] {
-            // SAFETY: `lines` holds at least `len` initialised bytes; `Line` is `[u8; 64]` without padding.
-            unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+            let data = match &self.memory {
+                Memory::Lines(lines) => lines.as_ptr().cast(),
+                Memory::Pinned(pinned) => pinned.data.as_ptr().cast_const(),
+            };
+            // SAFETY: either holds at least `len` initialised bytes; `Line` is `[u8; 64]` without padding.
+            unsafe { std::slice::from_raw_parts(data, self.len) }
         }
     }
 
     impl std::ops::DerefMut for Buffer {
         fn deref_mut(&mut self) -> &mut [u8] {
+            let data = match &mut self.memory {
+                Memory::Lines(lines) => lines.as_mut_ptr().cast(),
+                Memory::Pinned(pinned) => pinned.data.as_ptr(),
+            };
             // SAFETY: as in `deref`, and `&mut self` makes this the only view.
-            unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+            unsafe { std::slice::from_raw_parts_mut(data, self.len) }
         }
     }
 }
+
+pub(crate) use view::Pinned;
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {

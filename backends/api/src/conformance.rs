@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    Backend, BackendError, Buffer, DataType, Device, Instance, LoadOptions, Model, Output, Shape, Tensor,
+    Backend, BackendError, Buffer, DataType, Device, Health, Instance, LoadOptions, Model, Output, Run,
+    Shape, Tensor,
 };
 
 /// Models that the suite runs, as files, and a folder to write in.
@@ -91,12 +92,12 @@ fn run(
     inputs: &[Tensor],
     mut outputs: Vec<Output>,
 ) -> Result<Vec<Tensor>, BackendError> {
-    instance.infer(inputs, &mut outputs)?;
+    instance.infer(inputs, &mut outputs, Run::default())?;
     Ok(outputs.into_iter().map(|output| output.into_tensor().expect("every output is set")).collect())
 }
 
 fn load(device: &dyn Device, path: &Path) -> Result<Arc<dyn Model>, BackendError> {
-    device.load(&LoadOptions { path: path.into(), intra_threads: None })
+    device.load(&LoadOptions::of(path))
 }
 
 fn describes_itself(backend: &dyn Backend) {
@@ -106,7 +107,9 @@ fn describes_itself(backend: &dyn Backend) {
     assert_eq!(info.reason, None, "a reason is given only where there are no devices");
     for (index, device) in info.devices.iter().enumerate() {
         assert!(device.name.ends_with(&format!(":{index}")), "{device:?}");
-        assert!(device.memory_free <= device.memory_total, "{device:?}");
+        let status = backend.open(index).expect("it opens").status().expect("it tells its status");
+        assert!(status.memory_free <= status.memory_total, "{status:?}");
+        assert_eq!(status.health, Health::Healthy);
     }
     for index in [info.devices.len(), usize::MAX] {
         let error = backend.open(index).err();

@@ -9,18 +9,26 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{DataType, MAX_RANK, Shape, ShapeError, Tensor};
+use crate::abi::Text;
+use crate::buffer::Pinned;
+use crate::{Buffer, DataType, DeviceMemory, MAX_RANK, Shape, ShapeError, Tensor};
 
 /// DLPack's device type for host memory.
 pub const KDL_CPU: i32 = 1;
-/// DLPack's type code for what it has no other code for; with 0 bits it stands for [`DataType::Bytes`].
+/// DLPack's device type for pinned memory of the host, by CUDA; read as memory of the host.
+pub const KDL_CUDA_HOST: i32 = 3;
+/// DLPack's device type for a device that has none of its own.
+pub const KDL_EXT_DEV: i32 = 12;
+/// DLPack's type code for what it has no other code for; with the bits of a [`Text`] it stands for [`DataType::Bytes`].
 pub const KDL_OPAQUE_HANDLE: u8 = 3;
+/// Bits of an element of [`DataType::Bytes`].
+const TEXT_BITS: u8 = (size_of::<Text>() * 8) as u8;
 
 /// Where the data is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DLDevice {
-    /// What kind of memory; [`KDL_CPU`] is the only one that crosses in this version.
+    /// What kind of memory.
     pub device_type: i32,
     /// Which of that kind.
     pub device_id: i32,
@@ -75,8 +83,12 @@ pub struct DLManagedTensor {
 pub(crate) enum Fault {
     #[error("the tensor is null")]
     Null,
-    #[error("the tensor is on device type {0}, not in host memory")]
+    #[error("strings are in memory of device type {0}, not in the host's")]
     Device(i32),
+    #[error("a string has {0} bytes and no address, or too many")]
+    String(usize),
+    #[error("strings have no place, they are allocated")]
+    PlacedStrings,
     #[error("rank {0} is not between 0 and {MAX_RANK}")]
     Rank(i32),
     #[error("element type (code {}, bits {}, lanes {}) is not known", .0.code, .0.bits, .0.lanes)]
@@ -96,20 +108,23 @@ pub(crate) struct View {
     pub(crate) data_type: DataType,
     pub(crate) shape: Shape,
     pub(crate) data: NonNull<u8>,
+    /// Bytes.
     pub(crate) len: usize,
+    /// The device, if it is not in memory of the host's.
+    pub(crate) device: Option<DLDevice>,
 }
 
 impl DLDataType {
     /// The form that crosses the table.
     pub(crate) fn of(data_type: DataType) -> Self {
-        let (code, bits) = data_type.dlpack().unwrap_or((KDL_OPAQUE_HANDLE, 0));
+        let (code, bits) = data_type.dlpack().unwrap_or((KDL_OPAQUE_HANDLE, TEXT_BITS));
         Self { code, bits, lanes: 1 }
     }
 
     /// The reverse of [`DLDataType::of`].
     pub(crate) fn data_type(self) -> Option<DataType> {
         match (self.lanes, self.code, self.bits) {
-            (1, KDL_OPAQUE_HANDLE, 0) => Some(DataType::Bytes),
+            (1, KDL_OPAQUE_HANDLE, TEXT_BITS) => Some(DataType::Bytes),
             (1, code, bits) => DataType::from_dlpack(code, bits),
             _ => None,
         }
@@ -132,17 +147,24 @@ pub(crate) fn describe(data_type: DataType, shape: &Shape, data: *mut u8) -> DLT
 /// A tensor on its way to the other side.
 struct Given {
     managed: DLManagedTensor,
+    /// Of a tensor of strings.
+    _texts: Vec<Text>,
     /// Owns what `managed` points to.
     _tensor: Tensor,
 }
 
 /// Gives a tensor to the other side, which ends it by its deleter. No byte of data is copied.
 pub(crate) fn give(tensor: Tensor) -> *mut DLManagedTensor {
-    let data = tensor.data().as_ptr().cast_mut();
-    // The extents and the bytes are on the heap, so moving the tensor does not move them.
-    let dl_tensor = describe(tensor.data_type(), tensor.shape(), data);
+    // The extents, the bytes and the texts are on the heap, so moving what owns them does not move them.
+    let texts: Vec<Text> = tensor.iter_strings().map(Text::of_bytes).collect();
+    let data =
+        if tensor.data_type() == DataType::Bytes { texts.as_ptr().cast() } else { tensor.data().as_ptr() };
+    let mut dl_tensor = describe(tensor.data_type(), tensor.shape(), data.cast_mut());
+    if let Some(memory) = tensor.resident() {
+        (dl_tensor.device, dl_tensor.data) = (memory.device(), memory.address() as *mut c_void);
+    }
     let managed = DLManagedTensor { dl_tensor, manager_ctx: std::ptr::null_mut(), deleter: Some(end_given) };
-    let given = Box::into_raw(Box::new(Given { managed, _tensor: tensor }));
+    let given = Box::into_raw(Box::new(Given { managed, _texts: texts, _tensor: tensor }));
     // SAFETY: `given` is a live allocation that nobody else has yet.
     unsafe {
         (*given).managed.manager_ctx = given.cast();
@@ -193,7 +215,7 @@ impl Drop for Taken {
     }
 }
 
-/// Takes a tensor from the other side, without a copy. It is ended when the last clone of the result is dropped, and
+/// Takes a tensor from the other side, without a copy but of strings. It is ended when the last clone of the result is dropped, and
 /// at once if it is refused. `keeps` lives until then too.
 ///
 /// # Safety
@@ -203,8 +225,87 @@ pub(crate) unsafe fn take(managed: *mut DLManagedTensor, keeps: Option<Keep>) ->
     let mut taken = Taken { managed, data: NonNull::dangling(), len: 0, _keeps: keeps };
     // SAFETY: the caller promises that the tensor is one.
     let view = unsafe { view(&managed.as_ref().dl_tensor) }?;
+    if view.data_type == DataType::Bytes {
+        // SAFETY: the caller promises that the elements are texts.
+        return unsafe { strings(&view) };
+    }
+    if let Some(device) = view.device {
+        let memory = DeviceMemory::new(device, view.data.as_ptr() as usize, view.len, Arc::new(taken));
+        return Ok(Tensor::on_device(view.data_type, view.shape, memory)?);
+    }
     (taken.data, taken.len) = (view.data, view.len);
     Ok(Tensor::new(view.data_type, view.shape, Bytes::from_owner(taken))?)
+}
+
+/// Takes memory that the other side gave: pinned, which is the host's, or the device's.
+///
+/// # Safety
+/// As [`take`], and nobody else reaches the memory until it is ended.
+pub(crate) unsafe fn take_memory(managed: *mut DLManagedTensor, keeps: Keep) -> Result<Memory, Fault> {
+    let managed = NonNull::new(managed).ok_or(Fault::Null)?;
+    let taken = Taken { managed, data: NonNull::dangling(), len: 0, _keeps: Some(keeps) };
+    // SAFETY: the caller promises that the tensor is one.
+    let view = unsafe { view(&managed.as_ref().dl_tensor) }?;
+    if view.data_type == DataType::Bytes {
+        return Err(Fault::PlacedStrings);
+    }
+    Ok(match view.device {
+        Some(device) => {
+            Memory::Device(DeviceMemory::new(device, view.data.as_ptr() as usize, view.len, Arc::new(taken)))
+        }
+        // SAFETY: promised by the caller.
+        None => Memory::Host(Buffer::pinned(unsafe { Pinned::new(view.data, view.len, Box::new(taken)) })),
+    })
+}
+
+/// Memory that came over the table.
+pub(crate) enum Memory {
+    Host(Buffer),
+    Device(DeviceMemory),
+}
+
+/// Describes plain bytes.
+pub(crate) fn describe_bytes(data: *const u8, extents: &[i64; 1]) -> DLTensor {
+    DLTensor {
+        data: data.cast_mut().cast(),
+        device: DLDevice { device_type: KDL_CPU, device_id: 0 },
+        ndim: 1,
+        dtype: DLDataType::of(DataType::Uint8),
+        shape: extents.as_ptr().cast_mut(),
+        strides: std::ptr::null_mut(),
+        byte_offset: 0,
+    }
+}
+
+/// Describes memory of a device.
+pub(crate) fn describe_memory(memory: &DeviceMemory, extents: &[i64; 1]) -> DLTensor {
+    let bytes = describe_bytes(std::ptr::null(), extents);
+    DLTensor { data: memory.address() as *mut c_void, device: memory.device(), ..bytes }
+}
+
+/// Copies strings.
+///
+/// # Safety
+/// The view's elements are texts, valid now.
+unsafe fn strings(view: &View) -> Result<Tensor, Fault> {
+    if let Some(device) = view.device {
+        return Err(Fault::Device(device.device_type));
+    }
+    if !view.data.cast::<Text>().is_aligned() {
+        return Err(Fault::NullData);
+    }
+    let count = view.shape.elements();
+    // SAFETY: as many as the shape has, which was checked to be addressable; promised by the caller.
+    let texts = unsafe { std::slice::from_raw_parts(view.data.cast::<Text>().as_ptr(), count) };
+    let slices = texts.iter().map(|text| match (text.data.is_null(), text.len) {
+        (_, 0) => Ok(&[][..]),
+        (false, len) if u32::try_from(len).is_ok() => {
+            // SAFETY: not null; promised by the caller.
+            Ok(unsafe { std::slice::from_raw_parts(text.data, len) })
+        }
+        (_, len) => Err(Fault::String(len)),
+    });
+    Ok(Tensor::strings(view.shape.clone(), &slices.collect::<Result<Vec<_>, _>>()?)?)
 }
 
 /// Checks everything about `tensor` that can be checked.
@@ -212,17 +313,14 @@ pub(crate) unsafe fn take(managed: *mut DLManagedTensor, keeps: Option<Keep>) ->
 /// # Safety
 /// `shape` and `strides` are null or point to `ndim` extents.
 pub(crate) unsafe fn view(tensor: &DLTensor) -> Result<View, Fault> {
-    if tensor.device.device_type != KDL_CPU {
-        return Err(Fault::Device(tensor.device.device_type));
-    }
     let rank = usize::try_from(tensor.ndim).ok().filter(|rank| *rank <= MAX_RANK);
     let rank = rank.ok_or(Fault::Rank(tensor.ndim))?;
     let data_type = tensor.dtype.data_type().ok_or(Fault::Type(tensor.dtype))?;
-    // SAFETY: promised by the caller; the rank has been checked.
     // SAFETY: the caller promises what the shape points to, and the rank has been checked.
     let extents = unsafe { copy_extents(tensor.shape, rank) }.ok_or(Fault::NullShape)?;
     let shape = Shape::new(extents)?;
-    let len = shape.bytes(data_type)?;
+    let size = data_type.size().unwrap_or(size_of::<Text>());
+    let len = shape.elements().checked_mul(size).ok_or(ShapeError::Overflow)?;
     if !tensor.strides.is_null() {
         // SAFETY: as for the shape.
         let strides = unsafe { copy_extents(tensor.strides, rank) }.ok_or(Fault::Strides)?;
@@ -238,10 +336,12 @@ pub(crate) unsafe fn view(tensor: &DLTensor) -> Result<View, Fault> {
     let data = match NonNull::new(tensor.data.cast::<u8>()) {
         // No more than a pointer is made; what it may reach is bounded by `len`.
         Some(data) => NonNull::new(data.as_ptr().wrapping_add(offset)).ok_or(Fault::NullData)?,
-        None if len == 0 => NonNull::dangling(),
+        // Aligned for whatever the elements are.
+        None if len == 0 => NonNull::<Text>::dangling().cast(),
         None => return Err(Fault::NullData),
     };
-    Ok(View { data_type, shape, data, len })
+    let is_host = matches!(tensor.device.device_type, KDL_CPU | KDL_CUDA_HOST);
+    Ok(View { data_type, shape, data, len, device: (!is_host).then_some(tensor.device) })
 }
 
 /// Copies `rank` extents; `None` if there should be some and there are none.

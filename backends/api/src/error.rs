@@ -34,6 +34,15 @@ pub enum BackendError {
     /// The model failed while it ran.
     #[error("model failed on its device: {0}")]
     Run(String),
+    /// The run was asked to end, and did so before it had results.
+    #[error("the run was cancelled")]
+    Cancelled,
+    /// The device is lost: nothing on it succeeds any more until its backend is opened anew, by ending its process where need be.
+    #[error("the device is lost: {0}")]
+    Lost(String),
+    /// Something that this backend cannot do, whatever the input: a kind of memory, a format.
+    #[error("{0}")]
+    Unsupported(String),
     /// A bug in the backend: it panicked, or broke the contract of the table.
     #[error("internal error of the backend: {0}")]
     Internal(String),

@@ -3,8 +3,10 @@
 //! A backend's library says `outrigger_backend::export!(open);` once, where `open` takes the settings and returns the
 //! backend. No panic passes the boundary: at every entry one becomes [`code::INTERNAL`].
 
+mod buffers;
 mod describe;
 mod entries;
+mod runs;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -60,13 +62,19 @@ pub const fn table<O: Open>() -> Table {
         backend_describe: Some(entries::backend_describe),
         device_open: Some(entries::device_open),
         device_close: Some(entries::device_close),
+        device_status: Some(entries::device_status),
+        buffer_allocate: Some(buffers::buffer_allocate),
+        buffer_copy: Some(buffers::buffer_copy),
+        model_estimate: Some(entries::model_estimate),
         model_load: Some(entries::model_load),
         model_unload: Some(entries::model_unload),
         model_info: Some(entries::model_info),
         instance_create: Some(entries::instance_create),
         instance_destroy: Some(entries::instance_destroy),
         instance_bytes_held: Some(entries::instance_bytes_held),
-        instance_infer: Some(entries::instance_infer),
+        instance_infer: Some(runs::instance_infer),
+        instance_submit: Some(runs::instance_submit),
+        instance_cancel: Some(runs::instance_cancel),
     }
 }
 
@@ -97,18 +105,26 @@ unsafe fn guard(message: *mut Message, body: impl FnOnce() -> Result<(), Backend
             BackendError::Internal(format!("panicked: {}", text.unwrap_or("with no text")))
         }
     };
-    let (code, text) = match error {
+    let (code, text) = reason(error);
+    // SAFETY: promised by the caller.
+    unsafe { write(message, &text) };
+    code
+}
+
+/// An error as it crosses the table.
+fn reason(error: BackendError) -> (i32, String) {
+    match error {
         BackendError::Unavailable { reason, .. } => (code::UNAVAILABLE, reason),
         BackendError::Load(text) => (code::LOAD, text),
         BackendError::Input(text) => (code::INPUT, text),
         BackendError::OutOfMemory(text) => (code::OUT_OF_MEMORY, text),
         BackendError::Run(text) => (code::RUN, text),
+        BackendError::Cancelled => (code::CANCELLED, String::new()),
+        BackendError::Lost(text) => (code::LOST, text),
+        BackendError::Unsupported(text) => (code::UNSUPPORTED, text),
         BackendError::Internal(text) => (code::INTERNAL, text),
         error @ BackendError::Version { .. } => (code::INTERNAL, error.to_string()),
-    };
-    // SAFETY: promised by the caller.
-    unsafe { write(message, &text) };
-    code
+    }
 }
 
 /// Copies as much of `text` as there is room for, cut between characters.

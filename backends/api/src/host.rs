@@ -6,6 +6,7 @@
 mod describe;
 mod handles;
 mod library;
+mod runs;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,9 +62,12 @@ pub unsafe fn attach(
 ) -> Result<Arc<dyn Backend>, BackendError> {
     // SAFETY: promised by the caller.
     let entries = unsafe { library::entries(table, name) }?;
-    let settings: Vec<Setting> =
-        settings.iter().map(|(key, value)| Setting { key: Text::of(key), value: Text::of(value) }).collect();
-    Ok(Arc::new(handles::HostBackend::open(entries, name, &settings)?))
+    Ok(Arc::new(handles::HostBackend::open(entries, name, &self::settings(settings))?))
+}
+
+/// The form in which settings cross the table; as valid as they are.
+fn settings(settings: &[(String, String)]) -> Vec<Setting> {
+    settings.iter().map(|(key, value)| Setting { key: Text::of(key), value: Text::of(value) }).collect()
 }
 
 /// Room for the reason of a failure; longer ones are cut.
@@ -77,16 +81,24 @@ fn call(name: &str, entry: impl FnOnce(*mut Message) -> i32) -> Result<(), Backe
     if code == code::OK {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&room[..message.len.min(room.len())]).into_owned();
-    Err(match code {
+    Err(error(name, code, &room[..message.len.min(room.len())]))
+}
+
+/// What a code other than [`code::OK`] says.
+fn error(name: &str, code: i32, text: &[u8]) -> BackendError {
+    let text = String::from_utf8_lossy(text).into_owned();
+    match code {
         code::UNAVAILABLE => BackendError::Unavailable { backend: name.into(), reason: text },
         code::LOAD => BackendError::Load(text),
         code::INPUT => BackendError::Input(text),
         code::OUT_OF_MEMORY => BackendError::OutOfMemory(text),
         code::RUN => BackendError::Run(text),
         code::INTERNAL => BackendError::Internal(text),
+        code::CANCELLED => BackendError::Cancelled,
+        code::LOST => BackendError::Lost(text),
+        code::UNSUPPORTED => BackendError::Unsupported(text),
         other => BackendError::Internal(format!("code {other}: {text}")),
-    })
+    }
 }
 
 /// A broken contract.

@@ -19,13 +19,18 @@ pub mod export;
 pub mod host;
 #[expect(unsafe_code, reason = "views memory that the other side of the C boundary lends")]
 mod lent;
+mod memory;
+mod run;
 mod signature;
 mod tensor;
 
 pub use backend::{
-    Backend, BackendInfo, Device, DeviceInfo, DeviceKind, Instance, LoadOptions, Model, ModelInfo, Output,
-    TensorInfo,
+    Backend, BackendInfo, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, Instance, LoadOptions, Model,
+    ModelInfo, Output, TensorInfo,
 };
 pub use buffer::Buffer;
+pub use dlpack::DLDevice;
 pub use error::{BackendError, chain};
-pub use tensor::{DataType, MAX_RANK, Shape, ShapeError, Tensor};
+pub use memory::DeviceMemory;
+pub use run::{Done, Run, RunId, Submission};
+pub use tensor::{DataType, MAX_RANK, STRING_PREFIX, Shape, ShapeError, Tensor};

@@ -1,6 +1,6 @@
 //! What follows from a model's inputs and outputs: whether a call fits them, and which shapes its results will have.
 
-use crate::{BackendError, Buffer, DataType, ModelInfo, Output, Shape, Tensor, TensorInfo};
+use crate::{BackendError, Buffer, ModelInfo, Output, Shape, Tensor, TensorInfo};
 
 impl ModelInfo {
     /// Checks count, type, rank and fixed extents of `inputs`, and that free extents of one name are equal.
@@ -23,7 +23,7 @@ impl ModelInfo {
         Ok(())
     }
 
-    /// Checks that each of `outputs` is one of the model's, of a type that is carried, asked for once, and that its
+    /// Checks that each of `outputs` is one of the model's, asked for once, and that its
     /// place, if it has one, is of the model's type.
     ///
     /// # Errors
@@ -41,9 +41,6 @@ impl ModelInfo {
             let name = &info.name;
             if std::mem::replace(seen, true) {
                 return Err(BackendError::Input(format!("output `{name}` is asked for twice")));
-            }
-            if info.data_type == DataType::Bytes {
-                return Err(not_carried("output", name));
             }
             if let Some((placed, ..)) = output.place_mut()
                 && placed != info.data_type
@@ -156,9 +153,6 @@ fn dimensions(info: &TensorInfo) -> impl Iterator<Item = (i64, &str)> {
 
 fn check_input(info: &TensorInfo, tensor: &Tensor) -> Result<(), BackendError> {
     let name = &info.name;
-    if info.data_type == DataType::Bytes {
-        return Err(not_carried("input", name));
-    }
     if tensor.data_type() != info.data_type {
         return Err(BackendError::Input(format!(
             "input `{name}` has type {}, the model takes {}",
@@ -177,15 +171,12 @@ fn check_input(info: &TensorInfo, tensor: &Tensor) -> Result<(), BackendError> {
     Ok(())
 }
 
-fn not_carried(what: &str, name: &str) -> BackendError {
-    BackendError::Input(format!("{what} `{name}` is of type BYTES, which is not carried yet"))
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::DataType;
 
     fn info(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
         TensorInfo {
@@ -244,14 +235,6 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_refused_by_name() {
-        let model =
-            ModelInfo { inputs: vec![info("text", DataType::Bytes, &[(-1, "")])], outputs: Vec::new() };
-        let error = model.check_inputs(&[tensor(DataType::Uint8, &[3])]).unwrap_err();
-        assert_eq!(error.to_string(), "input `text` is of type BYTES, which is not carried yet");
-    }
-
-    #[test]
     fn free_extents_follow_the_inputs() {
         let check = |x: &[i64], mask: &[i64], expected: [Option<&[i64]>; 4]| {
             let inputs = [tensor(DataType::Fp32, x), tensor(DataType::Int64, mask)];
@@ -285,7 +268,7 @@ mod tests {
         check(vec![Output::allocate(2), Output::allocate(0)], Ok(()));
         check(vec![Output::allocate(4)], Err("output number 4 asked for, the model has 4"));
         check(vec![Output::allocate(1), Output::allocate(1)], Err("output `attention` is asked for twice"));
-        check(vec![Output::allocate(3)], Err("output `label` is of type BYTES, which is not carried yet"));
+        check(vec![Output::allocate(3)], Ok(()));
         check(vec![wrong.unwrap()], Err("output `y` has a place of type INT64, the model gives FP32"));
     }
 }

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::DeviceMemory;
+
 /// The most dimensions a tensor may have.
 pub const MAX_RANK: usize = 32;
 
@@ -37,7 +39,7 @@ pub enum DataType {
     Fp32,
     /// IEEE 754 double precision.
     Fp64,
-    /// Strings or byte strings of any length; named in metadata, not yet carried.
+    /// Strings or byte strings of any length.
     Bytes,
 }
 
@@ -148,6 +150,12 @@ pub enum ShapeError {
         /// Bytes that were given.
         actual: usize,
     },
+    /// The bytes are not as many strings as the shape has elements.
+    #[error("the bytes are not {elements} strings, each after its length in 4 bytes")]
+    Strings {
+        /// How many there should be.
+        elements: usize,
+    },
     /// The element type has no fixed size.
     #[error("elements of type {0} have no fixed size")]
     Unsized(DataType),
@@ -198,25 +206,68 @@ impl std::fmt::Display for Shape {
     }
 }
 
-/// A dense, row-major, native-endian tensor in host memory. Cloning shares the bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A dense, row-major, native-endian tensor. Cloning shares the bytes.
+///
+/// The elements lie in host memory, or stay in a device's ([`Tensor::resident`]). Strings lie one after the other, each as its
+/// length in bytes (32 bits, little-endian) and then its bytes: the raw form of the Open Inference Protocol.
+#[derive(Clone, Debug)]
 pub struct Tensor {
     data_type: DataType,
     shape: Shape,
     data: Bytes,
+    resident: Option<DeviceMemory>,
 }
+
+/// Bytes before each string of a tensor, which are its length.
+pub const STRING_PREFIX: usize = 4;
 
 impl Tensor {
     /// Joins a type, a shape and the bytes of its elements.
     ///
     /// # Errors
-    /// [`ShapeError::Length`] if the bytes are too many or too few, [`ShapeError::Unsized`] or [`ShapeError::Overflow`].
+    /// [`ShapeError::Length`] if the bytes are too many or too few, [`ShapeError::Strings`] if they are not as many strings as the
+    /// shape has elements, [`ShapeError::Overflow`].
     pub fn new(data_type: DataType, shape: Shape, data: Bytes) -> Result<Self, ShapeError> {
-        let expected = shape.bytes(data_type)?;
-        if data.len() != expected {
-            return Err(ShapeError::Length { expected, actual: data.len() });
+        if data_type == DataType::Bytes {
+            check_strings(shape.elements(), &data)?;
+        } else {
+            let expected = shape.bytes(data_type)?;
+            if data.len() != expected {
+                return Err(ShapeError::Length { expected, actual: data.len() });
+            }
         }
-        Ok(Self { data_type, shape, data })
+        Ok(Self { data_type, shape, data, resident: None })
+    }
+
+    /// Strings in row-major order.
+    ///
+    /// # Errors
+    /// [`ShapeError::Strings`] if they are not as many as the shape has elements, [`ShapeError::Overflow`] for one of 4 GiB and more.
+    pub fn strings<T: AsRef<[u8]>>(shape: Shape, strings: &[T]) -> Result<Self, ShapeError> {
+        if strings.len() != shape.elements() {
+            return Err(ShapeError::Strings { elements: shape.elements() });
+        }
+        let bytes = strings.iter().map(|string| string.as_ref().len() + STRING_PREFIX).sum();
+        let mut data = Vec::with_capacity(bytes);
+        for string in strings {
+            let string = string.as_ref();
+            let len = u32::try_from(string.len()).map_err(|_| ShapeError::Overflow)?;
+            data.extend_from_slice(&len.to_le_bytes());
+            data.extend_from_slice(string);
+        }
+        Ok(Self { data_type: DataType::Bytes, shape, data: data.into(), resident: None })
+    }
+
+    /// A tensor whose elements stay in a device's memory.
+    ///
+    /// # Errors
+    /// [`ShapeError::Length`] if the memory has not as many bytes as type and shape ask for, [`ShapeError::Unsized`] for strings.
+    pub fn on_device(data_type: DataType, shape: Shape, memory: DeviceMemory) -> Result<Self, ShapeError> {
+        let expected = shape.bytes(data_type)?;
+        if memory.len() != expected {
+            return Err(ShapeError::Length { expected, actual: memory.len() });
+        }
+        Ok(Self { data_type, shape, data: Bytes::new(), resident: Some(memory) })
     }
 
     /// The type of the elements.
@@ -229,9 +280,64 @@ impl Tensor {
         &self.shape
     }
 
-    /// The elements as bytes. They are aligned to the element only where they come from a [`crate::Buffer`].
+    /// The elements as bytes; none where the tensor is [`Tensor::resident`]. They are aligned to the element only where they come
+    /// from a [`crate::Buffer`].
     pub fn data(&self) -> &Bytes {
         &self.data
+    }
+
+    /// The device's memory that the elements lie in, if they are not in the host's.
+    pub fn resident(&self) -> Option<&DeviceMemory> {
+        self.resident.as_ref()
+    }
+
+    /// Each string in turn; none of a tensor of another type.
+    pub fn iter_strings(&self) -> impl Iterator<Item = &[u8]> {
+        let all = if self.data_type == DataType::Bytes { &self.data[..] } else { &[] };
+        Strings(all)
+    }
+}
+
+/// Walks strings that follow each other, up to one that is cut short.
+struct Strings<'a>(&'a [u8]);
+
+impl<'a> Iterator for Strings<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (prefix, rest) = self.0.split_first_chunk::<STRING_PREFIX>()?;
+        let (string, rest) = rest.split_at_checked(u32::from_le_bytes(*prefix) as usize)?;
+        self.0 = rest;
+        Some(string)
+    }
+}
+
+fn check_strings(elements: usize, data: &[u8]) -> Result<(), ShapeError> {
+    // Before they are counted, for each takes a prefix at least.
+    if elements > data.len() / STRING_PREFIX {
+        return Err(ShapeError::Strings { elements });
+    }
+    let mut strings = Strings(data);
+    let found = strings.by_ref().count();
+    if found == elements && strings.0.is_empty() { Ok(()) } else { Err(ShapeError::Strings { elements }) }
+}
+
+impl Eq for Tensor {}
+
+impl PartialEq for Tensor {
+    /// Type, shape and bytes; a resident tensor is equal to its clones alone.
+    fn eq(&self, other: &Self) -> bool {
+        let same_place = match (&self.resident, &other.resident) {
+            (None, None) => true,
+            (Some(one), Some(other)) => {
+                std::sync::Arc::ptr_eq(one.owner(), other.owner()) && one.address() == other.address()
+            }
+            _ => false,
+        };
+        same_place
+            && self.data_type == other.data_type
+            && self.shape == other.shape
+            && self.data == other.data
     }
 }
 
@@ -258,6 +364,27 @@ mod tests {
             Tensor::new(DataType::Fp32, shape, Bytes::from(vec![0; 15])),
             Err(ShapeError::Length { expected: 16, actual: 15 })
         );
+    }
+
+    #[test]
+    fn strings_are_as_many_as_the_shape_says() {
+        let shape = |extent: i64| Shape::new([extent]).unwrap();
+        let tensor = Tensor::strings(shape(3), &["a", "", "längér"]).unwrap();
+        assert_eq!(tensor.iter_strings().collect::<Vec<_>>(), [&b"a"[..], b"", "längér".as_bytes()]);
+        assert_eq!(Tensor::new(DataType::Bytes, shape(3), tensor.data().clone()).unwrap(), tensor);
+        assert!(Tensor::strings(shape(0), &[""; 0]).unwrap().data().is_empty());
+        let refused = |elements, data: &[u8]| {
+            let data = Bytes::copy_from_slice(data);
+            let error = Tensor::new(DataType::Bytes, shape(elements), data).unwrap_err();
+            assert_eq!(error, ShapeError::Strings { elements: elements as usize });
+        };
+        refused(2, tensor.data());
+        refused(4, tensor.data());
+        refused(1, &[1, 0, 0, 0]);
+        refused(1, &[0, 0, 0, 0, 9]);
+        refused(1, &[255, 255, 255, 255, 1]);
+        refused(i64::MAX, &[0, 0, 0, 0]);
+        assert_eq!(Tensor::strings(shape(2), &["a"]), Err(ShapeError::Strings { elements: 2 }));
     }
 
     #[test]

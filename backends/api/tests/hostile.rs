@@ -14,7 +14,7 @@ use outrigger_backend::abi::{
 };
 use outrigger_backend::conformance::{fp32, instance};
 use outrigger_backend::export::{Open, table};
-use outrigger_backend::{Backend, BackendError, Output, Tensor, host};
+use outrigger_backend::{Backend, BackendError, Output, Run, Tensor, host};
 
 struct Adder;
 
@@ -111,7 +111,7 @@ static CASE: AtomicUsize = AtomicUsize::new(0);
 
 const CASES: [(&str, &str); 12] = [
     ("good", ""),
-    ("device", "the tensor is on device type 2, not in host memory"),
+    ("device", "is in other memory than was asked for"),
     ("rank over", "rank 33 is not between"),
     ("rank under", "rank -1 is not between"),
     ("type", "element type (code 9, bits 7, lanes 1) is not known"),
@@ -136,6 +136,7 @@ unsafe extern "C" fn infer(
     input_count: usize,
     outputs: *mut abi::Output,
     _: usize,
+    _: *const abi::Run,
     _: *mut Message,
 ) -> i32 {
     static DATA: [f32; 3] = [1., 2., 3.];
@@ -189,7 +190,7 @@ fn tensors_that_come_back_are_checked_and_ended() {
     for (number, (case, expected)) in CASES.into_iter().enumerate() {
         CASE.store(number, Ordering::Relaxed);
         let mut outputs = [Output::allocate(0)];
-        let result = instance.infer(&[input.clone(), input.clone()], &mut outputs);
+        let result = instance.infer(&[input.clone(), input.clone()], &mut outputs, Run::default());
         let [output] = outputs;
         match result {
             Ok(()) => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use outrigger_backend::conformance::{self, Fixtures, fp32, infer, instance};
 use outrigger_backend::export::{Open, through_table};
-use outrigger_backend::{Backend, BackendError, DataType, Output, Shape, host};
+use outrigger_backend::{Backend, BackendError, DataType, Output, Run, Shape, host};
 
 struct Adder;
 
@@ -125,7 +125,7 @@ fn inputs_cross_both_ways_without_a_copy() {
     let (model, instance) = instance(&*backend.open(0).unwrap(), path);
     let input = fp32(&[2, 2], &[1., 2., 3., 4.]);
     let mut outputs = [Output::allocate(0)];
-    instance.infer(std::slice::from_ref(&input), &mut outputs).unwrap();
+    instance.infer(std::slice::from_ref(&input), &mut outputs, Run::default()).unwrap();
     let [output] = outputs;
     let output = output.into_tensor().unwrap();
     assert_eq!(output.data().as_ptr(), input.data().as_ptr());
@@ -141,7 +141,7 @@ fn a_result_of_another_shape_than_its_place_comes_allocated() {
     let (_, instance) = instance(&*backend.open(0).unwrap(), &fixtures(folder.path()).nonzero);
     let buffer = outrigger_backend::Buffer::zeroed(40).unwrap();
     let mut outputs = [Output::place(0, DataType::Int64, Shape::new([1, 5]).unwrap(), buffer).unwrap()];
-    instance.infer(&[fp32(&[3], &[1., 0., 1.])], &mut outputs).unwrap();
+    instance.infer(&[fp32(&[3], &[1., 0., 1.])], &mut outputs, Run::default()).unwrap();
     let [output] = outputs;
     assert_eq!(output.into_tensor().unwrap().shape().extents(), [1, 2]);
 }

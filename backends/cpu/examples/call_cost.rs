@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use ort::AsPointer;
 use ort::value::TensorRef;
-use outrigger_backend::{Backend, BackendError, Buffer, Instance, LoadOptions, Model, Output, Shape, host};
+use outrigger_backend::{
+    Backend, BackendError, Buffer, Instance, LoadOptions, Model, Output, Run, Shape, host,
+};
 use outrigger_backend::{DataType, Tensor};
 
 const ROUNDS: usize = 41;
@@ -67,7 +69,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let inputs = [input];
     let table = || -> Result<(), BackendError> {
         let mut outputs = model.info().place_outputs(&inputs, &[0])?;
-        instance.infer(&inputs, &mut outputs)?;
+        instance.infer(&inputs, &mut outputs, Run::default())?;
         black_box(outputs);
         Ok(())
     };
@@ -78,7 +80,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let taken = [
             time(run),
             time(|| table().unwrap_or_else(|error| panic!("{error}"))),
-            time(|| instance.infer(&inputs, &mut placed).unwrap_or_else(|error| panic!("{error}"))),
+            time(|| {
+                instance.infer(&inputs, &mut placed, Run::default()).unwrap_or_else(|error| panic!("{error}"))
+            }),
         ];
         // The first round warms up.
         if round > 0 {
@@ -97,7 +101,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 type Loaded = (Arc<dyn Model>, Arc<dyn Instance>);
 
 fn load(backend: &dyn Backend, path: &std::path::Path) -> Result<Loaded, BackendError> {
-    let model = backend.open(0)?.load(&LoadOptions { path: path.into(), intra_threads: None })?;
+    let model = backend.open(0)?.load(&LoadOptions::of(path))?;
     let instance = model.instance()?;
     Ok((model, instance))
 }

@@ -1,14 +1,16 @@
 //! The backend and its one device.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use outrigger_backend::{
-    Backend, BackendError, BackendInfo, Device, DeviceInfo, DeviceKind, LoadOptions, Model,
+    Backend, BackendError, BackendInfo, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, LoadOptions,
+    Model,
 };
 
 use crate::cache::{Cache, CacheError};
 use crate::memory;
-use crate::model::{Common, OnnxModel};
+use crate::model::{self, Common, OnnxModel};
 use crate::runtime::{Runtime, StartError};
 use crate::settings::Settings;
 
@@ -36,15 +38,16 @@ impl Cpu {
                 let cache = settings.cache.as_deref();
                 let cache = cache.map(|folder| Cache::open(folder, settings.cache_bytes, &runtime.version));
                 let cache = cache.transpose()?;
-                common = Some(Arc::new(Common { runtime, affinity: settings.affinity, cache }));
+                let held = Arc::default();
+                common = Some(Arc::new(Common { runtime, affinity: settings.affinity, cache, held }));
                 let memory = memory::read();
                 info.version = format!("{own} (ONNX Runtime {})", runtime.version);
                 info.devices.push(DeviceInfo {
                     name: "cpu:0".into(),
                     kind: DeviceKind::Cpu,
                     memory_total: memory.total,
-                    memory_free: memory.free,
-                    healthy: true,
+                    lanes: 0,
+                    resident: false,
                 });
             }
             Err(error) => info.reason = Some(error.to_string()),
@@ -72,6 +75,20 @@ impl Backend for Cpu {
 struct CpuDevice(Arc<Common>);
 
 impl Device for CpuDevice {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        let memory = memory::read();
+        Ok(DeviceStatus {
+            memory_total: memory.total,
+            memory_free: memory.free,
+            memory_held: self.0.held.load(Ordering::Relaxed),
+            health: Health::Healthy,
+        })
+    }
+
+    fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
+        model::estimate(options)
+    }
+
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
         Ok(Arc::new(OnnxModel::load(&self.0, options)?))
     }

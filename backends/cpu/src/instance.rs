@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use outrigger_backend::{BackendError, Buffer, Instance, Output, Tensor};
+use outrigger_backend::{BackendError, Buffer, DataType, Instance, Output, Run, Tensor};
 
 use crate::error;
 use crate::model::Loaded;
@@ -74,12 +74,20 @@ impl OnnxInstance {
 }
 
 impl Instance for OnnxInstance {
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], _run: Run) -> Result<(), BackendError> {
         let loaded = &*self.0;
         loaded.info.check_inputs(inputs)?;
         loaded.info.check_outputs(outputs)?;
         if outputs.is_empty() {
             return Ok(());
+        }
+        if inputs.iter().any(|input| input.resident().is_some()) || outputs.iter().any(Output::wants_resident)
+        {
+            return Err(BackendError::Unsupported("tensors of the CPU are in the host's memory".into()));
+        }
+        if loaded.info.inputs.iter().chain(&loaded.info.outputs).any(|info| info.data_type == DataType::Bytes)
+        {
+            return Err(BackendError::Unsupported("strings are not carried yet".into()));
         }
         let inputs = aligned(inputs)?;
         let in_place = !loaded.promises_wrong_shapes.load(Ordering::Relaxed);
@@ -97,7 +105,7 @@ impl Instance for OnnxInstance {
     }
 
     fn bytes_held(&self) -> u64 {
-        self.0.bytes / (self.0.instances.load(Ordering::Relaxed).max(1) as u64)
+        self.0.bytes.bytes / (self.0.instances.load(Ordering::Relaxed).max(1) as u64)
     }
 }
 

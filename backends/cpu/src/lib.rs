@@ -11,7 +11,8 @@
 //! Telemetry is always off. Without the library the backend opens all the same, with no devices and the reason.
 //!
 //! ONNX Runtime has one environment in a process, with one pool of threads for all models; so the first open that finds
-//! the library decides the first three settings, and later ones join it. A model that asks for a number of threads has a pool of its own.
+//! the library decides the first three settings, and later ones join it. A model that asks for a number of threads, or
+//! has the setting `affinity`, the only one of a model, has a pool of its own.
 //!
 //! Memory goes back to the operating system within about a second after a model was unloaded; see `trim.rs`.
 

@@ -2,19 +2,21 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use ort::value::{Outlet, ValueType};
 use outrigger_backend::{BackendError, Instance, LoadOptions, Model, ModelInfo, TensorInfo};
 
 use crate::affinity::Affinity;
 use crate::cache::Cache;
+use crate::contents::{self, Contents};
+use crate::error;
 use crate::instance::OnnxInstance;
 use crate::raw::{self, Names};
 use crate::runtime::Runtime;
 use crate::session::{Maker, Pool};
+use crate::settings::{self, SettingsError};
 use crate::trim::Trimmed;
-use crate::{contents, error};
 
 /// What a session takes beside its weights, measured with ONNX Runtime 1.32 and many small models.
 const SESSION_BYTES: u64 = 100 * 1024;
@@ -35,7 +37,7 @@ pub(crate) struct Loaded {
     /// Set once a result did not have the shape that the model's text promises; from then on none is placed.
     pub(crate) promises_wrong_shapes: AtomicBool,
     /// Bytes of the session, estimated: the file, which is mostly weights, and what comes with each session.
-    pub(crate) bytes: u64,
+    pub(crate) bytes: Held,
     /// Instances that there are.
     pub(crate) instances: AtomicUsize,
 }
@@ -45,17 +47,36 @@ pub(crate) struct Common {
     pub(crate) runtime: &'static Runtime,
     pub(crate) affinity: Option<Affinity>,
     pub(crate) cache: Option<Cache>,
+    /// Bytes that all of them hold.
+    pub(crate) held: Arc<AtomicU64>,
+}
+
+/// A model's bytes, counted in the device's as long as they are held.
+pub(crate) struct Held {
+    pub(crate) bytes: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Held {
+    fn new(all: &Arc<AtomicU64>, bytes: u64) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, all: Arc::clone(all) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl OnnxModel {
     pub(crate) fn load(common: &Common, options: &LoadOptions) -> Result<Self, BackendError> {
         let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
         let contents = contents::inspect(&options.path).map_err(|error| failed(&error))?;
-        let pool =
-            options.intra_threads.map(|threads| Pool { threads, affinity: common.affinity.clone() });
         let maker = Maker {
             runtime: common.runtime,
-            pool,
+            pool: pool(common, options).map_err(|error| failed(&error))?,
             // The optimised form would have to hold what is in the other files.
             cache: common.cache.as_ref().filter(|_| !contents.is_external),
         };
@@ -82,11 +103,34 @@ impl OnnxModel {
             info,
             runtime: common.runtime,
             promises_wrong_shapes: AtomicBool::new(false),
-            bytes: contents.bytes.saturating_add(contents.external_bytes).saturating_add(SESSION_BYTES),
+            bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
         };
         Ok(Self(Arc::new(loaded)))
     }
+}
+
+/// Bytes that a model will take, as far as its file tells.
+pub(crate) fn estimate(options: &LoadOptions) -> Result<u64, BackendError> {
+    let contents = contents::inspect(&options.path).map_err(|error| error::load(&options.path, error))?;
+    Ok(bytes(&contents))
+}
+
+/// The constants, which are most of the files, and what comes with each session. What runs take in between is the arena's, which
+/// all models share.
+fn bytes(contents: &Contents) -> u64 {
+    contents.bytes.saturating_add(contents.external_bytes).saturating_add(SESSION_BYTES)
+}
+
+/// The pool that a model has for itself, if its settings ask for one.
+fn pool(common: &Common, options: &LoadOptions) -> Result<Option<Pool>, SettingsError> {
+    let affinity = settings::read_model(&options.settings)?;
+    let threads = match (options.intra_threads, &affinity) {
+        (Some(threads), _) => threads,
+        (None, Some(affinity)) => affinity.len().get(),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Pool { threads, affinity: affinity.or_else(|| common.affinity.clone()) }))
 }
 
 /// Why an input or output cannot be served.

@@ -29,6 +29,8 @@ pub(crate) struct Settings {
 pub(crate) enum SettingsError {
     #[error("unknown setting `{key}`; there are {}", Settings::NAMES)]
     Unknown { key: String },
+    #[error("there is no setting `{key}` for a model, only `affinity`")]
+    UnknownForModel { key: String },
     #[error("setting `{key}` is `{value}`, not a number of threads from 0 (as many as there are cores) to {MOST_THREADS}")]
     Threads { key: &'static str, value: String },
     #[error("setting `cache_bytes` is `{0}`, not a number of bytes")]
@@ -71,15 +73,27 @@ impl Settings {
 }
 
 /// `None` for 0: the default.
-pub(crate) fn read_threads(key: &'static str, value: &str) -> Result<Option<NonZeroUsize>, SettingsError> {
+fn read_threads(key: &'static str, value: &str) -> Result<Option<NonZeroUsize>, SettingsError> {
     let threads = value.parse().ok().filter(|threads| *threads <= MOST_THREADS);
     let threads = threads.ok_or_else(|| SettingsError::Threads { key, value: value.to_owned() })?;
     Ok(NonZeroUsize::new(threads))
 }
 
+/// What is set for one model: the CPUs of a pool of its own.
+pub(crate) fn read_model(pairs: &[(String, String)]) -> Result<Option<Affinity>, SettingsError> {
+    let mut affinity = None;
+    for (key, value) in pairs {
+        match key.as_str() {
+            "affinity" => affinity = Some(Affinity::read(value)?),
+            _ => return Err(SettingsError::UnknownForModel { key: key.clone() }),
+        }
+    }
+    Ok(affinity)
+}
+
 /// As many as there are CPUs to run on. Not left to ONNX Runtime, which counts the machine's and not those that this process may
 /// use: the affinity mask and the control group's quota, both of which `available_parallelism` heeds.
-pub(crate) fn default_threads(affinity: Option<&Affinity>) -> NonZeroUsize {
+fn default_threads(affinity: Option<&Affinity>) -> NonZeroUsize {
     let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     affinity.map_or_else(available, Affinity::len)
 }

@@ -55,7 +55,7 @@ impl Folder {
     /// Checks that the model is refused with `words` in one line that names the file, and that a good one loads afterwards.
     fn refuses(&self, device: &dyn Device, model: &[u8], words: &[&str]) {
         let path = self.write(model);
-        let options = LoadOptions { path: path.clone(), intra_threads: None };
+        let options = LoadOptions::of(&path);
         let error = device.load(&options).err().unwrap_or_else(|| panic!("{words:?}: it loads"));
         assert!(matches!(error, BackendError::Load(_)), "{error:?}");
         let text = error.to_string();
@@ -151,7 +151,7 @@ fn cut_off_and_strange_files_are_named() {
 }
 
 fn load_error(device: &dyn Device, path: &Path) -> String {
-    device.load(&LoadOptions { path: path.into(), intra_threads: None }).err().unwrap().to_string()
+    device.load(&LoadOptions::of(path)).err().unwrap().to_string()
 }
 
 fn message(field: u8, bytes: &[u8]) -> Vec<u8> {

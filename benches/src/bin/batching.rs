@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use outrigger_auth::{Policy, PolicyConfig};
-use outrigger_backend::{Buffer, DataType, LoadOptions, Shape, Tensor, host};
+use outrigger_backend::{Buffer, DataType, LoadOptions, Run, Shape, Tensor, host};
 use outrigger_benches::contest::{self, Contender};
 use outrigger_benches::options::Options;
 use outrigger_benches::{load, server, stats};
@@ -170,7 +170,7 @@ impl Bare {
         let library = outrigger_testkit::onnxruntime().display().to_string();
         let settings = [("onnxruntime".to_owned(), library), ("intra_threads".to_owned(), "1".to_owned())];
         let backend = host::load(&server::executable_folder()?.join("liboutrigger_cpu.so"), &settings)?;
-        let model = backend.open(0)?.load(&LoadOptions { path: file.to_owned(), intra_threads: None })?;
+        let model = backend.open(0)?.load(&LoadOptions::of(file.to_owned()))?;
         let instance = model.instance()?;
         Ok(Self { model, instance })
     }
@@ -183,7 +183,7 @@ impl Bare {
             let mut runs = 0;
             while begun.elapsed() < duration {
                 let mut outputs = self.model.info().place_outputs(&inputs, &[0])?;
-                self.instance.infer(&inputs, &mut outputs)?;
+                self.instance.infer(&inputs, &mut outputs, Run::default())?;
                 runs += 1;
             }
             Ok(runs)

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use outrigger_backend::{LoadOptions, Shape, Tensor, host};
+use outrigger_backend::{LoadOptions, Run, Shape, Tensor, host};
 use outrigger_benches::contest::{self, Contender};
 use outrigger_benches::load;
 use outrigger_benches::options::Options;
@@ -97,7 +97,7 @@ fn own_run_time(folder: &Path, model: &Path) -> anyhow::Result<f64> {
         ("intra_threads".to_owned(), "1".to_owned()),
     ];
     let backend = host::load(&folder.join("liboutrigger_cpu.so"), &config)?;
-    let model = backend.open(0)?.load(&LoadOptions { path: model.to_owned(), intra_threads: None })?;
+    let model = backend.open(0)?.load(&LoadOptions::of(model.to_owned()))?;
     let instance = model.instance()?;
     let data: Vec<u8> = (0..64u8).flat_map(|pixel| (f32::from(pixel % 16) + 0.5).to_le_bytes()).collect();
     let mut input = outrigger_backend::Buffer::zeroed(data.len())?;
@@ -110,7 +110,7 @@ fn own_run_time(folder: &Path, model: &Path) -> anyhow::Result<f64> {
         let begun = thread_cpu();
         for _ in 0..calls {
             let mut outputs = model.info().place_outputs(&inputs, &[0])?;
-            instance.infer(&inputs, &mut outputs)?;
+            instance.infer(&inputs, &mut outputs, Run::default())?;
         }
         spent = (thread_cpu() - begun).as_secs_f64();
     }

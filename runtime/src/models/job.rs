@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use outrigger_backend::{BackendError, Tensor};
+use outrigger_backend::{BackendError, Run, Tensor};
 use tokio::sync::oneshot;
 
 use super::LoadedModel;
@@ -33,6 +33,8 @@ pub(super) struct Job {
     pub(super) slot: Option<Slot>,
     /// It is not begun any more after that.
     pub(super) deadline: Option<Instant>,
+    /// The number by which it is cancelled when its caller leaves.
+    pub(super) run: Run,
     pub(super) done: oneshot::Sender<Answer>,
 }
 
@@ -93,11 +95,12 @@ pub(super) fn run(
     model: &LoadedModel,
     inputs: &[Tensor],
     outputs: &[usize],
+    run: Run,
     output_limit: usize,
 ) -> Result<Vec<Tensor>, BackendError> {
     let mut outputs = model.info.place_outputs(inputs, outputs)?;
     // A panic is a bug of ours; it costs the run, not the thread.
-    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs));
+    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, run));
     std::panic::catch_unwind(infer)
         .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())))?;
     let tensors = outputs

@@ -12,10 +12,13 @@ mod threads;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, BackendInfo, Device, Instance, LoadOptions, ModelInfo, Tensor};
+use outrigger_backend::{
+    BackendError, BackendInfo, Device, Instance, LoadOptions, ModelInfo, Run, RunId, Tensor,
+};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
@@ -130,6 +133,8 @@ pub struct Models {
     threads: Option<Threads>,
     backend: Option<BackendInfo>,
     lanes: Lanes,
+    /// The number of the next run.
+    runs: AtomicU64,
 }
 
 /// How many calls the device threads take at once.
@@ -198,12 +203,24 @@ impl Models {
         }
         let threads = Threads::start(lanes.threads, lanes.slots() + lanes.ahead(), config.limits.answer)
             .map_err(ModelsError::Thread)?;
-        Ok(Self { models, threads: Some(threads), backend: Some(backend.info().clone()), lanes })
+        Ok(Self {
+            models,
+            threads: Some(threads),
+            backend: Some(backend.info().clone()),
+            lanes,
+            runs: AtomicU64::new(1),
+        })
     }
 
     /// No models at all.
     pub(crate) fn none() -> Self {
-        Self { models: BTreeMap::new(), threads: None, backend: None, lanes: Lanes::default() }
+        Self {
+            models: BTreeMap::new(),
+            threads: None,
+            backend: None,
+            lanes: Lanes::default(),
+            runs: AtomicU64::new(1),
+        }
     }
 
     /// Calls that the device threads work on at once: each one, or a batch of the widest model's.
@@ -258,7 +275,9 @@ impl Models {
         let threads =
             self.threads.as_ref().ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
         let (done, answer) = oneshot::channel();
-        let job = Job { model: Arc::clone(model), inputs, outputs, slot, deadline, done };
+        // Runs of one instance are told apart by it; it starts anew after some centuries.
+        let run = Run { id: RunId::new(self.runs.fetch_add(1, Ordering::Relaxed)) };
+        let job = Job { model: Arc::clone(model), inputs, outputs, slot, deadline, run, done };
         threads.run(job, answer).await?.map_err(|failure| call_error(&model.name, failure))
     }
 
@@ -321,7 +340,7 @@ fn load_one(
     device: &dyn Device,
 ) -> Result<LoadedModel, BackendError> {
     let model =
-        device.load(&LoadOptions { path: config.path.clone(), intra_threads: config.intra_threads })?;
+        device.load(&LoadOptions { intra_threads: config.intra_threads, ..LoadOptions::of(&config.path) })?;
     let instance = model.instance()?;
     let format = backend.formats.first().map_or("unknown", String::as_str);
     Ok(LoadedModel {
@@ -343,6 +362,17 @@ fn call_error(model: &str, failure: Failure) -> CallError {
     };
     match error {
         BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text),
+        BackendError::Lost(_) => {
+            // Said once by whoever looks after the device.
+            tracing::debug!(model, %error, "a run was lost with its device");
+            CallError::new(
+                ErrorCode::ModelUnavailable,
+                format!("the device that model `{model}` runs on was lost; it is being started again"),
+            )
+            .with_retry_after(Duration::from_secs(1))
+        }
+        // Whoever it was for has left, or has been told that it is too late.
+        BackendError::Cancelled => crate::scheduler::expired(),
         BackendError::OutOfMemory(_) => {
             tracing::error!(model, %error, "model ran out of memory");
             CallError::new(ErrorCode::ModelUnavailable, format!("model `{model}` ran out of memory"))

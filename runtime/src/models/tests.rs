@@ -1,11 +1,13 @@
 //! Models that are not there, for tests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, DataType, Instance, ModelInfo, Output, Shape, Tensor, TensorInfo};
+use outrigger_backend::{
+    BackendError, DataType, Instance, ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
+};
 
 use super::LoadedModel;
 use super::batch::{BatchMetrics, Former, Limits};
@@ -25,6 +27,8 @@ pub(super) struct Fake {
     pub(super) runs: Mutex<Vec<usize>>,
     /// Whether who waits is let go.
     pub(super) open: AtomicBool,
+    /// The run that was cancelled last.
+    pub(super) cancelled: AtomicU64,
 }
 
 impl Fake {
@@ -34,7 +38,7 @@ impl Fake {
 }
 
 impl Instance for Fake {
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], run: Run) -> Result<(), BackendError> {
         let [x, k] = inputs else { return Err(BackendError::Input("two inputs".into())) };
         let values = |bytes: &Bytes| -> Vec<f32> {
             bytes.chunks_exact(4).map(|four| f32::from_ne_bytes(four.try_into().unwrap())).collect()
@@ -44,6 +48,9 @@ impl Instance for Fake {
             k.data().chunks_exact(8).map(|eight| i64::from_ne_bytes(eight.try_into().unwrap())).collect();
         self.runs.lock().unwrap().push(rows);
         while k.contains(&GATE) && !self.open.load(Ordering::Acquire) {
+            if run.id.is_some_and(|id| id.get() == self.cancelled.load(Ordering::Acquire)) {
+                return Err(BackendError::Cancelled);
+            }
             std::thread::yield_now();
         }
         if k.contains(&POISON) {
@@ -68,6 +75,10 @@ impl Instance for Fake {
             output.set(Tensor::new(DataType::Fp32, Shape::new(shape).unwrap(), data.into()).unwrap());
         }
         Ok(())
+    }
+
+    fn cancel(&self, id: RunId) {
+        self.cancelled.store(id.get(), Ordering::Release);
     }
 
     fn bytes_held(&self) -> u64 {

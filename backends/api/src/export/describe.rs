@@ -27,9 +27,10 @@ impl BackendText {
                     DeviceKind::Gpu => kind::GPU,
                     DeviceKind::Fpga => kind::FPGA,
                 },
-                healthy: u32::from(device.healthy),
+                lanes: device.lanes,
                 memory_total: device.memory_total,
-                memory_free: device.memory_free,
+                resident: u32::from(device.resident),
+                reserved: 0,
             })
             .collect();
         let description = Description {

@@ -8,10 +8,8 @@ use std::sync::Arc;
 
 use super::describe::{BackendText, ModelText};
 use super::{Open, guard};
-use crate::abi::{self, DLManagedTensor, Message, Setting, Text};
-use crate::dlpack;
-use crate::lent::Loan;
-use crate::{Backend, BackendError, Device, Instance, LoadOptions, Model, Output, Tensor};
+use crate::abi::{self, Message, Setting, Text};
+use crate::{Backend, BackendError, Device, Health, Instance, LoadOptions, Model};
 
 struct OpenBackend {
     backend: Arc<dyn Backend>,
@@ -23,8 +21,8 @@ struct LoadedModel {
     text: ModelText,
 }
 
-type OpenDevice = Arc<dyn Device>;
-type LiveInstance = Arc<dyn Instance>;
+pub(super) type OpenDevice = Arc<dyn Device>;
+pub(super) type LiveInstance = Arc<dyn Instance>;
 
 pub(super) unsafe extern "C" fn backend_open<O: Open>(
     settings: *const Setting,
@@ -34,12 +32,7 @@ pub(super) unsafe extern "C" fn backend_open<O: Open>(
 ) -> i32 {
     let body = || {
         // SAFETY: the host passes `count` settings, valid during this call.
-        let settings = unsafe { list(settings, count) }?.iter().map(|setting| {
-            // SAFETY: as above, their text too.
-            unsafe { Ok((text(setting.key)?.to_owned(), text(setting.value)?.to_owned())) }
-        });
-        let settings = settings.collect::<Result<Vec<_>, BackendError>>()?;
-        let backend = O::open(&settings)?;
+        let backend = O::open(&unsafe { pairs(settings, count) }?)?;
         let text = BackendText::new(backend.info().clone());
         // SAFETY: `out` is the host's place for the handle.
         unsafe { hand_over(out, OpenBackend { backend, text }) }
@@ -77,6 +70,49 @@ pub(super) unsafe extern "C" fn device_close(device: *mut abi::DeviceHandle) {
     unsafe { end::<OpenDevice, _>(device) }
 }
 
+pub(super) unsafe extern "C" fn device_status(
+    device: *mut abi::DeviceHandle,
+    out: *mut abi::DeviceStatus,
+    message: *mut Message,
+) -> i32 {
+    let body = || {
+        // SAFETY: made by `device_open`.
+        let status = unsafe { handle::<OpenDevice, _>(device) }?.status()?;
+        let (health, reason) = match &status.health {
+            Health::Healthy => (abi::health::HEALTHY, ""),
+            Health::Degraded(reason) => (abi::health::DEGRADED, reason.as_str()),
+            Health::Lost(reason) => (abi::health::LOST, reason.as_str()),
+        };
+        // SAFETY: `message` is the host's.
+        unsafe { super::write(message, reason) };
+        let status = abi::DeviceStatus {
+            memory_total: status.memory_total,
+            memory_free: status.memory_free,
+            memory_held: status.memory_held,
+            health,
+            reserved: 0,
+        };
+        // SAFETY: `out` is the host's place for the value.
+        unsafe { store(out, status) }
+    };
+    // SAFETY: `message` is the host's.
+    unsafe { guard(message, body) }
+}
+
+pub(super) unsafe extern "C" fn model_estimate(
+    device: *mut abi::DeviceHandle,
+    request: *const abi::LoadRequest,
+    out: *mut u64,
+    message: *mut Message,
+) -> i32 {
+    let body = || {
+        // SAFETY: the host passes a request that is valid during this call, and a handle of `device_open`; `out` is the host's.
+        unsafe { store(out, handle::<OpenDevice, _>(device)?.estimate(&options(request)?)?) }
+    };
+    // SAFETY: `message` is the host's.
+    unsafe { guard(message, body) }
+}
+
 pub(super) unsafe extern "C" fn model_load(
     device: *mut abi::DeviceHandle,
     request: *const abi::LoadRequest,
@@ -85,14 +121,7 @@ pub(super) unsafe extern "C" fn model_load(
 ) -> i32 {
     let body = || {
         // SAFETY: the host passes a request that is valid during this call, and a handle of `device_open`.
-        let (request, device) = unsafe { (request.as_ref(), handle::<OpenDevice, _>(device)?) };
-        let request = request.ok_or_else(|| broken("the load request is null"))?;
-        let options = LoadOptions {
-            // SAFETY: as above, its text too.
-            path: unsafe { path(request.path) }?,
-            intra_threads: NonZeroUsize::new(request.intra_threads as usize).map(NonZeroUsize::get),
-        };
-        let model = device.load(&options)?;
+        let model = unsafe { handle::<OpenDevice, _>(device)?.load(&options(request)?)? };
         let text = ModelText::new(model.info().clone());
         // SAFETY: `out` is the host's place for the handle.
         unsafe { hand_over(out, LoadedModel { model, text }) }
@@ -138,81 +167,32 @@ pub(super) unsafe extern "C" fn instance_bytes_held(
     unsafe { guard(message, || store(out, handle::<LiveInstance, _>(instance)?.bytes_held())) }
 }
 
-pub(super) unsafe extern "C" fn instance_infer(
-    instance: *mut abi::InstanceHandle,
-    inputs: *const *mut DLManagedTensor,
-    input_count: usize,
-    outputs: *mut abi::Output,
-    output_count: usize,
-    message: *mut Message,
-) -> i32 {
-    let body = || {
-        // SAFETY: the host passes `input_count` tensors, which are ours from now on.
-        let inputs = unsafe { take_all(inputs, input_count) }?;
-        // SAFETY: made by `instance_create`.
-        let instance = unsafe { handle::<LiveInstance, _>(instance) }?;
-        // SAFETY: the host passes `output_count` outputs, and nobody else touches them during the call.
-        let asked = unsafe { list_mut(outputs, output_count) }?;
-        // Before `lent`, so that the loan ends after what it counts.
-        let loan = Loan::default();
-        // SAFETY: the places are lent for this call, which `loan` does not outlive.
-        let lent = asked.iter().map(|output| unsafe { lend(&loan, output) });
-        let mut lent = lent.collect::<Result<Vec<_>, _>>()?;
-        instance.infer(&inputs, &mut lent)?;
-        // First all, then give: an error in between would leave a tensor with nobody.
-        let results = asked.iter().zip(lent).map(|(asked, output)| finish(asked, output));
-        let results = results.collect::<Result<Vec<_>, _>>()?;
-        for (asked, result) in asked.iter_mut().zip(results) {
-            asked.allocated = result.map_or(std::ptr::null_mut(), dlpack::give);
-        }
-        Ok(())
-    };
-    // SAFETY: `message` is the host's.
-    unsafe { guard(message, body) }
-}
-
-/// Takes all, so that each is ended whatever happens; then looks whether one was broken.
-///
 /// # Safety
-/// `inputs` has `count` tensors, which are this side's from now on.
-unsafe fn take_all(inputs: *const *mut DLManagedTensor, count: usize) -> Result<Vec<Tensor>, BackendError> {
-    // SAFETY: passed on.
-    let inputs = unsafe { list(inputs, count) }?;
-    // SAFETY: passed on.
-    let taken: Vec<_> = inputs.iter().map(|input| unsafe { dlpack::take(*input, None) }).collect();
-    let taken = taken.into_iter().enumerate().map(|(number, tensor)| {
-        tensor.map_err(|fault| BackendError::Internal(format!("input number {number} came broken: {fault}")))
-    });
-    taken.collect()
-}
-
-/// # Safety
-/// The place, if there is one, is lent until `loan` is dropped.
-unsafe fn lend(loan: &Loan, output: &abi::Output) -> Result<Output, BackendError> {
-    // SAFETY: a place is null or a tensor, valid during the call.
-    let Some(place) = (unsafe { output.place.as_ref() }) else {
-        return Ok(Output::allocate(output.index));
-    };
-    // SAFETY: as above, its shape too.
-    let view = unsafe { dlpack::view(place) }.map_err(|fault| {
-        BackendError::Internal(format!("the place of output number {} came broken: {fault}", output.index))
-    })?;
+/// `request` is null or valid during this call, and all that it points to.
+unsafe fn options(request: *const abi::LoadRequest) -> Result<LoadOptions, BackendError> {
     // SAFETY: promised by the caller.
-    let lent = unsafe { loan.lend(view.data, view.len) };
-    Ok(Output::lend(output.index, view.data_type, view.shape, lent))
+    let request = unsafe { request.as_ref() }.ok_or_else(|| broken("the load request is null"))?;
+    // SAFETY: as above, its texts and settings too.
+    unsafe {
+        let format = text(request.format)?;
+        Ok(LoadOptions {
+            path: path(request.path)?,
+            format: (!format.is_empty()).then(|| format.to_owned()),
+            intra_threads: NonZeroUsize::new(request.intra_threads as usize).map(NonZeroUsize::get),
+            settings: pairs(request.settings, request.setting_count)?,
+        })
+    }
 }
 
-/// What of an output goes back over the table; `None` if it was written in its place.
-fn finish(asked: &abi::Output, output: Output) -> Result<Option<Tensor>, BackendError> {
-    if output.index() != asked.index {
-        return Err(broken("the outputs came back in another order"));
-    }
-    match output.into_tensor() {
-        None if asked.place.is_null() => {
-            Err(BackendError::Internal(format!("output number {} was not set", asked.index)))
-        }
-        result => Ok(result),
-    }
+/// # Safety
+/// `settings` has `count` settings, valid during this call.
+unsafe fn pairs(settings: *const Setting, count: usize) -> Result<Vec<(String, String)>, BackendError> {
+    // SAFETY: promised by the caller.
+    let settings = unsafe { list(settings, count) }?.iter().map(|setting| {
+        // SAFETY: as above, their text too.
+        unsafe { Ok((text(setting.key)?.to_owned(), text(setting.value)?.to_owned())) }
+    });
+    settings.collect()
 }
 
 /// Gives the host a handle.
@@ -230,7 +210,7 @@ unsafe fn hand_over<T, H>(out: *mut *mut H, value: T) -> Result<(), BackendError
 
 /// # Safety
 /// `out` is null or the host's place for the value.
-unsafe fn store<T>(out: *mut T, value: T) -> Result<(), BackendError> {
+pub(super) unsafe fn store<T>(out: *mut T, value: T) -> Result<(), BackendError> {
     if out.is_null() {
         return Err(broken("there is no place for the result"));
     }
@@ -241,7 +221,7 @@ unsafe fn store<T>(out: *mut T, value: T) -> Result<(), BackendError> {
 
 /// # Safety
 /// `handle` is null or came from [`hand_over`] with the same `T`, and has not been ended.
-unsafe fn handle<'a, T, H>(handle: *mut H) -> Result<&'a T, BackendError> {
+pub(super) unsafe fn handle<'a, T, H>(handle: *mut H) -> Result<&'a T, BackendError> {
     // SAFETY: promised by the caller.
     unsafe { handle.cast::<T>().as_ref() }.ok_or_else(|| broken("the handle is null"))
 }
@@ -260,7 +240,7 @@ unsafe fn end<T, H>(handle: *mut H) {
 
 /// # Safety
 /// `data` is null or has `count` values, valid as long as the result is used.
-unsafe fn list<'a, T>(data: *const T, count: usize) -> Result<&'a [T], BackendError> {
+pub(super) unsafe fn list<'a, T>(data: *const T, count: usize) -> Result<&'a [T], BackendError> {
     match (count, data.is_null() || !data.is_aligned()) {
         (0, _) => Ok(&[]),
         (_, true) => Err(broken("a list has no address")),
@@ -271,7 +251,7 @@ unsafe fn list<'a, T>(data: *const T, count: usize) -> Result<&'a [T], BackendEr
 
 /// # Safety
 /// As [`list`], and nobody else touches the values.
-unsafe fn list_mut<'a, T>(data: *mut T, count: usize) -> Result<&'a mut [T], BackendError> {
+pub(super) unsafe fn list_mut<'a, T>(data: *mut T, count: usize) -> Result<&'a mut [T], BackendError> {
     match (count, data.is_null() || !data.is_aligned()) {
         (0, _) => Ok(&mut []),
         (_, true) => Err(broken("a list has no address")),
@@ -303,6 +283,6 @@ unsafe fn path(path: Text) -> Result<PathBuf, BackendError> {
     Ok(path)
 }
 
-fn broken(what: &str) -> BackendError {
+pub(super) fn broken(what: &str) -> BackendError {
     BackendError::Internal(format!("the host broke the contract of the table: {what}"))
 }

@@ -62,8 +62,8 @@ unsafe fn device(device: &Device) -> Result<DeviceInfo, Fault> {
         name,
         kind,
         memory_total: device.memory_total,
-        memory_free: device.memory_free,
-        healthy: device.healthy != 0,
+        lanes: device.lanes,
+        resident: device.resident != 0,
     })
 }
 

@@ -5,15 +5,16 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::library::Entries;
-use super::{broken, call, describe};
+use super::runs::{HostInstance, LiveInstance};
+use super::{MESSAGE_BYTES, broken, call, describe, error};
 use crate::abi::{self, LoadRequest, Setting, Text};
 use crate::{
-    Backend, BackendError, BackendInfo, Device, Instance, LoadOptions, Model, ModelInfo, Output, Tensor,
-    dlpack,
+    Backend, BackendError, BackendInfo, Buffer, Device, DeviceMemory, DeviceStatus, Health, Instance,
+    LoadOptions, Model, ModelInfo, dlpack,
 };
 
 /// A handle of the library's.
-struct Handle<T>(NonNull<T>);
+pub(super) struct Handle<T>(NonNull<T>);
 
 // SAFETY: the table's entries may be called from any thread.
 unsafe impl<T> Send for Handle<T> {}
@@ -21,7 +22,7 @@ unsafe impl<T> Send for Handle<T> {}
 unsafe impl<T> Sync for Handle<T> {}
 
 impl<T> Handle<T> {
-    fn get(&self) -> *mut T {
+    pub(super) fn get(&self) -> *mut T {
         self.0.as_ptr()
     }
 }
@@ -41,10 +42,10 @@ pub(super) struct HostBackend {
     info: BackendInfo,
 }
 
-struct OpenBackend {
+pub(super) struct OpenBackend {
     raw: Handle<abi::BackendHandle>,
-    entries: Entries,
-    name: String,
+    pub(super) entries: Entries,
+    pub(super) name: String,
 }
 
 impl HostBackend {
@@ -101,17 +102,84 @@ impl Drop for OpenDevice {
     }
 }
 
+impl HostDevice {
+    fn backend(&self) -> &OpenBackend {
+        &self.0.backend
+    }
+
+    /// Memory of one of the kinds in [`abi::memory`]; `None` if the library gives none.
+    fn memory(&self, memory: u32, bytes: usize) -> Result<Option<dlpack::Memory>, BackendError> {
+        let backend = self.backend();
+        let Some(allocate) = backend.entries.buffer_allocate else { return Ok(None) };
+        let mut out = std::ptr::null_mut();
+        call(&backend.name, |message| {
+            // SAFETY: the handle is open, the pointers are valid for the call.
+            unsafe { allocate(self.0.raw.get(), memory, bytes, &mut out, message) }
+        })?;
+        // SAFETY: the library gave the memory, which nobody else has; it ends before the device, which is kept.
+        let memory = unsafe { dlpack::take_memory(out, self.0.clone()) };
+        memory.map(Some).map_err(|fault| broken(&backend.name, fault))
+    }
+
+    fn copy(&self, from: &abi::DLTensor, to: &abi::DLTensor) -> Result<(), BackendError> {
+        let backend = self.backend();
+        let Some(copy) = backend.entries.buffer_copy else {
+            return Err(BackendError::Unsupported("the device has no memory of its own".into()));
+        };
+        // SAFETY: the handle is open, the tensors are valid for the call.
+        call(&backend.name, |message| unsafe { copy(self.0.raw.get(), from, to, message) })
+    }
+}
+
+/// The one extent of memory that is seen as bytes.
+fn extent(bytes: usize) -> [i64; 1] {
+    [i64::try_from(bytes).unwrap_or(i64::MAX)]
+}
+
 impl Device for HostDevice {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        let mut status = abi::DeviceStatus::default();
+        let mut room = [0u8; MESSAGE_BYTES];
+        let mut reason = abi::Message { data: room.as_mut_ptr(), capacity: room.len(), len: 0 };
+        // SAFETY: the handle is open, the pointers are valid for the call.
+        let code =
+            unsafe { (self.backend().entries.device_status)(self.0.raw.get(), &mut status, &mut reason) };
+        let text = &room[..reason.len.min(room.len())];
+        if code != abi::code::OK {
+            return Err(error(&self.backend().name, code, text));
+        }
+        let reason = || String::from_utf8_lossy(text).into_owned();
+        Ok(DeviceStatus {
+            memory_total: status.memory_total,
+            memory_free: status.memory_free,
+            memory_held: status.memory_held,
+            health: match status.health {
+                abi::health::HEALTHY => Health::Healthy,
+                abi::health::DEGRADED => Health::Degraded(reason()),
+                _ => Health::Lost(reason()),
+            },
+        })
+    }
+
+    fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
+        let Some(estimate) = self.backend().entries.model_estimate else { return Ok(0) };
+        let mut bytes = 0;
+        with_request(options, |request| {
+            call(&self.backend().name, |message| {
+                // SAFETY: the handle is open, the pointers are valid for the call.
+                unsafe { estimate(self.0.raw.get(), request, &mut bytes, message) }
+            })
+        })?;
+        Ok(bytes)
+    }
+
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
         let OpenDevice { raw: device, backend } = &*self.0;
-        let request = LoadRequest {
-            path: path_text(&options.path)?,
-            intra_threads: u32::try_from(options.intra_threads.unwrap_or(0)).unwrap_or(u32::MAX),
-            reserved: 0,
-        };
-        let raw = make(&backend.name, |out, message| {
-            // SAFETY: the handle is open, the pointers are valid for the call.
-            unsafe { (backend.entries.model_load)(device.get(), &request, out, message) }
+        let raw = with_request(options, |request| {
+            make(&backend.name, |out, message| {
+                // SAFETY: the handle is open, the pointers are valid for the call.
+                unsafe { (backend.entries.model_load)(device.get(), request, out, message) }
+            })
         })?;
         let mut model = LoadedModel { raw, device: Arc::clone(&self.0), info: ModelInfo::default() };
         let mut signature = std::ptr::null();
@@ -123,6 +191,49 @@ impl Device for HostDevice {
         model.info = unsafe { describe::model(signature) }.map_err(|fault| broken(&backend.name, fault))?;
         Ok(Arc::new(HostModel(Arc::new(model))))
     }
+
+    fn pinned(&self, bytes: usize) -> Result<Buffer, BackendError> {
+        match self.memory(abi::memory::PINNED, bytes)? {
+            Some(dlpack::Memory::Host(buffer)) if buffer.len() == bytes => Ok(buffer),
+            Some(_) => Err(broken(&self.backend().name, "it gave other memory than was asked for")),
+            None => Buffer::zeroed(bytes)
+                .map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of host memory"))),
+        }
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
+        match self.memory(abi::memory::DEVICE, bytes)? {
+            Some(dlpack::Memory::Device(memory)) if memory.len() == bytes => Ok(memory),
+            Some(_) => Err(broken(&self.backend().name, "it gave other memory than was asked for")),
+            None => Err(BackendError::Unsupported("the device has no memory of its own".into())),
+        }
+    }
+
+    fn upload(&self, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {
+        let (size, room) = (extent(from.len()), extent(to.len()));
+        self.copy(&dlpack::describe_bytes(from.as_ptr(), &size), &dlpack::describe_memory(to, &room))
+    }
+
+    fn download(&self, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
+        let (size, room) = (extent(from.len()), extent(to.len()));
+        self.copy(&dlpack::describe_memory(from, &size), &dlpack::describe_bytes(to.as_mut_ptr(), &room))
+    }
+}
+
+/// Calls with the form in which options cross the table.
+fn with_request<T>(
+    options: &LoadOptions,
+    entry: impl FnOnce(&LoadRequest) -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    let settings = super::settings(&options.settings);
+    entry(&LoadRequest {
+        path: path_text(&options.path)?,
+        format: Text::of(options.format.as_deref().unwrap_or_default()),
+        settings: settings.as_ptr(),
+        setting_count: settings.len(),
+        intra_threads: u32::try_from(options.intra_threads.unwrap_or(0)).unwrap_or(u32::MAX),
+        reserved: 0,
+    })
 }
 
 #[cfg(unix)]
@@ -139,14 +250,14 @@ fn path_text(path: &Path) -> Result<Text, BackendError> {
 
 struct HostModel(Arc<LoadedModel>);
 
-struct LoadedModel {
+pub(super) struct LoadedModel {
     raw: Handle<abi::ModelHandle>,
     device: Arc<OpenDevice>,
-    info: ModelInfo,
+    pub(super) info: ModelInfo,
 }
 
 impl LoadedModel {
-    fn backend(&self) -> &OpenBackend {
+    pub(super) fn backend(&self) -> &OpenBackend {
         &self.device.backend
     }
 }
@@ -169,87 +280,6 @@ impl Model for HostModel {
             // SAFETY: the handle is open, the pointers are valid for the call.
             unsafe { (model.backend().entries.instance_create)(model.raw.get(), out, message) }
         })?;
-        Ok(Arc::new(HostInstance { raw, model }))
-    }
-}
-
-struct HostInstance {
-    raw: Handle<abi::InstanceHandle>,
-    model: Arc<LoadedModel>,
-}
-
-impl Drop for HostInstance {
-    fn drop(&mut self) {
-        // SAFETY: the handle is ended only here; no call on it is under way, for they borrow this.
-        unsafe { (self.model.backend().entries.instance_destroy)(self.raw.get()) }
-    }
-}
-
-impl Instance for HostInstance {
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
-        let backend = self.model.backend();
-        self.model.info.check_outputs(outputs)?;
-        let places = outputs.iter_mut().map(|output| {
-            let (data_type, shape, bytes) = output.place_mut()?;
-            Some(dlpack::describe(data_type, shape, bytes.as_mut_ptr()))
-        });
-        let places: Vec<Option<abi::DLTensor>> = places.collect();
-        let asked = outputs.iter().zip(&places).map(|(output, place)| abi::Output {
-            index: output.index(),
-            place: place.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
-            allocated: std::ptr::null_mut(),
-        });
-        let mut asked: Vec<abi::Output> = asked.collect();
-        let given: Vec<_> = inputs.iter().map(|input| dlpack::give(input.clone())).collect();
-        call(&backend.name, |message| {
-            let infer = backend.entries.instance_infer;
-            // SAFETY: the handle is open and the pointers are valid for the call; the inputs are the library's from
-            // now on; the places are in `outputs`, which this call has alone.
-            unsafe {
-                infer(self.raw.get(), given.as_ptr(), given.len(), asked.as_mut_ptr(), asked.len(), message)
-            }
-        })?;
-        // All are taken before one is refused, so that each is ended.
-        let results: Vec<_> = asked.iter().map(|output| self.result(output)).collect();
-        for (output, result) in outputs.iter_mut().zip(results) {
-            if let Some(tensor) = result? {
-                output.set(tensor);
-            }
-        }
-        Ok(())
-    }
-
-    fn bytes_held(&self) -> u64 {
-        let backend = self.model.backend();
-        let mut bytes = 0;
-        let told = call(&backend.name, |message| {
-            // SAFETY: the handle is open, the pointers are valid for the call.
-            unsafe { (backend.entries.instance_bytes_held)(self.raw.get(), &mut bytes, message) }
-        });
-        told.map_or(0, |()| bytes)
-    }
-}
-
-impl HostInstance {
-    /// The tensor that the library allocated for an output; `None` if it wrote in the output's place.
-    fn result(&self, output: &abi::Output) -> Result<Option<Tensor>, BackendError> {
-        let name = &self.model.backend().name;
-        let what = |problem: &dyn std::fmt::Display| {
-            broken(name, format_args!("output number {}: {problem}", output.index))
-        };
-        if output.allocated.is_null() {
-            return if output.place.is_null() { Err(what(&"was not set")) } else { Ok(None) };
-        }
-        // The tensor's memory may be part of the model's, so the model stays as long as the tensor.
-        let model: dlpack::Keep = self.model.clone();
-        // SAFETY: by the contract the tensor is the host's after success.
-        let tensor = unsafe { dlpack::take(output.allocated, Some(model)) }.map_err(|fault| what(&fault))?;
-        match self.model.info.outputs.get(output.index) {
-            Some(info) if info.data_type == tensor.data_type() => Ok(Some(tensor)),
-            Some(info) => {
-                Err(what(&format_args!("is of type {}, not {}", tensor.data_type(), info.data_type)))
-            }
-            None => Err(what(&"the model has no such output")),
-        }
+        Ok(Arc::new(HostInstance(Arc::new(LiveInstance { raw, model }))))
     }
 }

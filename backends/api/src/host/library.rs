@@ -25,7 +25,7 @@ pub(super) fn open(path: &Path) -> Result<*const Table, BackendError> {
     Ok(unsafe { entry() })
 }
 
-/// The entries, none of them null.
+/// The entries; those that may be null are options.
 #[derive(Clone, Copy)]
 pub(super) struct Entries {
     pub(super) backend_open: abi::BackendOpen,
@@ -33,6 +33,10 @@ pub(super) struct Entries {
     pub(super) backend_describe: abi::BackendDescribe,
     pub(super) device_open: abi::DeviceOpen,
     pub(super) device_close: abi::DeviceClose,
+    pub(super) device_status: abi::DeviceStatusEntry,
+    pub(super) buffer_allocate: Option<abi::BufferAllocate>,
+    pub(super) buffer_copy: Option<abi::BufferCopy>,
+    pub(super) model_estimate: Option<abi::ModelEstimate>,
     pub(super) model_load: abi::ModelLoad,
     pub(super) model_unload: abi::ModelUnload,
     pub(super) model_info: abi::ModelInfo,
@@ -40,6 +44,8 @@ pub(super) struct Entries {
     pub(super) instance_destroy: abi::InstanceDestroy,
     pub(super) instance_bytes_held: abi::InstanceBytesHeld,
     pub(super) instance_infer: abi::InstanceInfer,
+    pub(super) instance_submit: Option<abi::InstanceSubmit>,
+    pub(super) instance_cancel: Option<abi::InstanceCancel>,
 }
 
 /// Checks the version and takes the entries out of the table.
@@ -74,6 +80,10 @@ pub(super) unsafe fn entries(table: *const Table, name: &str) -> Result<Entries,
         backend_describe: copy.backend_describe.ok_or_else(|| missing("backend_describe"))?,
         device_open: copy.device_open.ok_or_else(|| missing("device_open"))?,
         device_close: copy.device_close.ok_or_else(|| missing("device_close"))?,
+        device_status: copy.device_status.ok_or_else(|| missing("device_status"))?,
+        buffer_allocate: copy.buffer_allocate,
+        buffer_copy: copy.buffer_copy,
+        model_estimate: copy.model_estimate,
         model_load: copy.model_load.ok_or_else(|| missing("model_load"))?,
         model_unload: copy.model_unload.ok_or_else(|| missing("model_unload"))?,
         model_info: copy.model_info.ok_or_else(|| missing("model_info"))?,
@@ -81,5 +91,7 @@ pub(super) unsafe fn entries(table: *const Table, name: &str) -> Result<Entries,
         instance_destroy: copy.instance_destroy.ok_or_else(|| missing("instance_destroy"))?,
         instance_bytes_held: copy.instance_bytes_held.ok_or_else(|| missing("instance_bytes_held"))?,
         instance_infer: copy.instance_infer.ok_or_else(|| missing("instance_infer"))?,
+        instance_submit: copy.instance_submit,
+        instance_cancel: copy.instance_cancel,
     })
 }
