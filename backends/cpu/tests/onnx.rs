@@ -3,7 +3,7 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outrigger_backend::conformance::{self, Fixtures, fp32, infer, instance, values};
 use outrigger_backend::{
@@ -12,6 +12,13 @@ use outrigger_backend::{
 use outrigger_testkit::onnx::{self, Dim, Graph};
 use support::Mlp;
 use tempfile::TempDir;
+
+/// Held by tests that look at the memory of the process, and by one that takes much.
+static MEMORY: Mutex<()> = Mutex::new(());
+
+fn memory() -> MutexGuard<'static, ()> {
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn settings() -> Vec<(String, String)> {
     let path = outrigger_testkit::onnxruntime().display().to_string();
@@ -81,6 +88,7 @@ fn all_close(got: &[f32], expected: &[f32]) {
 
 fn conforms(backend: &dyn Backend) {
     use DataType::*;
+    let _memory = memory();
     let folder = tempfile::tempdir().unwrap();
     let scratch = folder.path().join("scratch");
     std::fs::create_dir(&scratch).unwrap();
@@ -264,6 +272,7 @@ fn models_that_do_not_load_say_why() {
 
 #[test]
 fn more_memory_than_there_is_is_an_error() {
+    let _memory = memory();
     // 2^20 x 1 plus 1 x 2^22 broadcasts to 2^42 elements, 16 TiB.
     let mut graph = Graph::default();
     graph.input("x", DataType::Fp32, &[Dim::Named("n"), Dim::Fixed(1)]);
