@@ -18,6 +18,7 @@
 
 mod affinity;
 mod cache;
+mod cancel;
 mod contents;
 mod device;
 mod error;

@@ -42,7 +42,7 @@ impl Maker<'_> {
         let Some(entry) = self.cache.and_then(|cache| cache.entry(path).ok()) else {
             return self.builder()?.commit_from_file(path);
         };
-        if let Some(session) = self.from_entry(&entry) {
+        if let Some(session) = self.cached(&entry) {
             return Ok(session);
         }
         match entry.draft() {
@@ -65,7 +65,7 @@ impl Maker<'_> {
         self.builder()?.with_optimized_model_path(draft)?.commit_from_file(path)
     }
 
-    fn from_entry(&self, entry: &Entry<'_>) -> Option<Session> {
+    fn cached(&self, entry: &Entry<'_>) -> Option<Session> {
         let bytes = entry.read()?;
         // All that there is to optimise has been.
         let session = self.builder().and_then(|builder| {
