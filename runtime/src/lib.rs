@@ -10,6 +10,7 @@ pub mod config;
 mod http;
 mod metrics;
 mod models;
+pub mod placement;
 mod replica;
 mod scheduler;
 pub mod scripts;

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
-use super::LoadedModel;
+use super::ModelInstance;
 use super::batch::{self, Around as _, Put, Refused, Visit};
 use super::bed::Bed;
 use super::job::{self, Answer, Failure, Job};
@@ -41,7 +41,7 @@ const NEVER: u64 = u64::MAX;
 enum Message {
     Run(Job),
     /// Calls of a model that batches wait.
-    Look(Arc<LoadedModel>),
+    Look(Arc<ModelInstance>),
     Stop,
 }
 
@@ -73,8 +73,8 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts `count` threads, in front of which `ahead` admitted jobs may wait.
-    pub(super) fn start(count: usize, ahead: usize, output_limit: usize) -> std::io::Result<Self> {
+    /// Starts `count` threads of a device, in front of which `ahead` admitted jobs may wait.
+    pub(super) fn start(device: &str, count: usize, ahead: usize, output_limit: usize) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::bounded(ahead + WAITING);
         let feed = Arc::new(Feed {
             threads: count,
@@ -93,7 +93,7 @@ impl Threads {
         let mut handles = Vec::with_capacity(count);
         for number in 0..count {
             let feed = Arc::clone(&feed);
-            let name = format!("cpu-{number}");
+            let name = format!("{device}-{number}");
             handles.push(std::thread::Builder::new().name(name).spawn(move || work(&feed))?);
         }
         Ok(Self { feed, handles: Mutex::new(handles) })
@@ -231,7 +231,7 @@ impl Feed {
     }
 
     /// Has a thread look at a model; `false` as for [`Feed::wake`].
-    fn call(&self, model: &Arc<LoadedModel>) -> bool {
+    fn call(&self, model: &Arc<ModelInstance>) -> bool {
         match self.sender.try_send(Message::Look(Arc::clone(model))) {
             Ok(()) => self.wake(),
             // All threads are at it, and whichever is free next looks first at what is due.
@@ -243,7 +243,7 @@ impl Feed {
     }
 
     /// Has a thread look at a model then.
-    fn look_later(&self, model: &Arc<LoadedModel>, at: Instant) {
+    fn look_later(&self, model: &Arc<ModelInstance>, at: Instant) {
         let mut bed = self.bed();
         bed.add(at, Arc::clone(model));
         self.note_due(&bed);
@@ -352,7 +352,7 @@ impl Feed {
         job.finish(answer.map_err(Failure::Backend));
     }
 
-    fn look(&self, model: &Arc<LoadedModel>) {
+    fn look(&self, model: &Arc<ModelInstance>) {
         let Some(former) = &model.former else { return };
         let hurried = self.stopping.load(Ordering::Acquire) || self.is_broken_off();
         match former.visit(Instant::now(), hurried) {
