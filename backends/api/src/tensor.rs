@@ -218,8 +218,8 @@ pub struct Tensor {
     resident: Option<DeviceMemory>,
 }
 
-/// Bytes before each string.
-const PREFIX: usize = 4;
+/// Bytes before each string of a tensor, which are its length.
+pub const STRING_PREFIX: usize = 4;
 
 impl Tensor {
     /// Joins a type, a shape and the bytes of its elements.
@@ -247,7 +247,7 @@ impl Tensor {
         if strings.len() != shape.elements() {
             return Err(ShapeError::Strings { elements: shape.elements() });
         }
-        let bytes = strings.iter().map(|string| string.as_ref().len() + PREFIX).sum();
+        let bytes = strings.iter().map(|string| string.as_ref().len() + STRING_PREFIX).sum();
         let mut data = Vec::with_capacity(bytes);
         for string in strings {
             let string = string.as_ref();
@@ -305,7 +305,7 @@ impl<'a> Iterator for Strings<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let (prefix, rest) = self.0.split_first_chunk::<PREFIX>()?;
+        let (prefix, rest) = self.0.split_first_chunk::<STRING_PREFIX>()?;
         let (string, rest) = rest.split_at_checked(u32::from_le_bytes(*prefix) as usize)?;
         self.0 = rest;
         Some(string)
@@ -314,7 +314,7 @@ impl<'a> Iterator for Strings<'a> {
 
 fn check_strings(elements: usize, data: &[u8]) -> Result<(), ShapeError> {
     // Before they are counted, for each takes a prefix at least.
-    if elements > data.len() / PREFIX {
+    if elements > data.len() / STRING_PREFIX {
         return Err(ShapeError::Strings { elements });
     }
     let mut strings = Strings(data);

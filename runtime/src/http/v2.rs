@@ -161,7 +161,7 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let run = serving.models.infer(picked, call.inputs, call.outputs.clone(), Some(slot), until);
         let tensors = match deadline {
             None => run.await?,
-            // A run that has not begun is not begun any more; one that has goes on to its end.
+            // A run that has not begun is not begun any more; one that has is cancelled, as far as its backend can.
             Some(deadline) => {
                 tokio::time::timeout_at(deadline, run).await.map_err(|_| scheduler::expired())??
             }

@@ -83,20 +83,18 @@ pub(crate) struct ModelInstance {
 /// Where an instance is, and why.
 pub(super) struct Place {
     pub(super) device: DeviceId,
-    /// Where it would have gone, if that is elsewhere.
-    pub(super) fallback_from: Option<String>,
-    /// The same for the header of answers.
+    /// The same for the header of answers, with where it would have gone if that is elsewhere.
     pub(super) header: Option<HeaderValue>,
 }
 
 impl Place {
-    pub(super) fn new(device: DeviceId, fallback_from: Option<String>) -> Self {
-        let text = match &fallback_from {
+    pub(super) fn new(device: DeviceId, fallback_from: Option<&str>) -> Self {
+        let text = match fallback_from {
             None => device.to_string(),
             Some(from) => format!("{device}; fallback-from={from}"),
         };
         // Names of backends are such that they can stand in a header.
-        Self { device, fallback_from, header: HeaderValue::try_from(text).ok() }
+        Self { device, header: HeaderValue::try_from(text).ok() }
     }
 }
 

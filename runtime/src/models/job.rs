@@ -34,8 +34,11 @@ pub(super) struct Job {
     pub(super) slot: Option<Slot>,
     /// It is not begun any more after that.
     pub(super) deadline: Option<Instant>,
+    /// The number by which it is cancelled when its caller leaves.
+    pub(super) run: Run,
     pub(super) done: oneshot::Sender<Answer>,
     /// Where a model has several instances: that one of them has it.
+    #[expect(dead_code, reason = "is dropped with the job")]
     pub(super) counted: Option<Counted>,
 }
 
@@ -96,10 +99,11 @@ pub(super) fn run(
     model: &ModelInstance,
     inputs: &[Tensor],
     outputs: &[usize],
+    run: Run,
     output_limit: usize,
 ) -> Result<Vec<Tensor>, BackendError> {
     model.runs.inc();
-    execute(model, inputs, outputs, output_limit)
+    execute(model, inputs, outputs, run, output_limit)
 }
 
 /// The same for a run that nobody asked for and that is not counted.
@@ -107,11 +111,12 @@ pub(super) fn execute(
     model: &ModelInstance,
     inputs: &[Tensor],
     outputs: &[usize],
+    run: Run,
     output_limit: usize,
 ) -> Result<Vec<Tensor>, BackendError> {
     let mut outputs = model.info.place_outputs(inputs, outputs)?;
     // A panic is a bug of ours; it costs the run, not the thread.
-    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, Run::default()));
+    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, run));
     std::panic::catch_unwind(infer)
         .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())))?;
     let tensors = outputs

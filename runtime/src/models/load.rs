@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use outrigger_backend::{BackendError, Model, ModelInfo};
 
@@ -65,6 +66,7 @@ impl Models {
             backends: infos.collect(),
             devices: devices.into_iter().map(start).collect::<Result<_, _>>().map_err(ModelsError::Thread)?,
             lanes,
+            runs: AtomicU64::new(1),
         })
     }
 }
@@ -181,7 +183,7 @@ impl Loader<'_> {
     ) -> Result<ModelInstance, ModelsError> {
         let instance = model.instance().map_err(|source| self.failed(wanted, source))?;
         let info = Arc::new(model.info().clone());
-        let place = Place::new(placed.device.clone(), placed.fallback_from.clone());
+        let place = Place::new(placed.device.clone(), placed.fallback_from.as_deref());
         let device = placed.device.to_string();
         let runs = self.metrics.models.runs(&wanted.name, &device, placed.fallback_from.is_some());
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);

@@ -19,10 +19,11 @@ mod wanted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, BackendInfo, Tensor};
+use outrigger_backend::{BackendError, BackendInfo, Run, RunId, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
@@ -56,6 +57,8 @@ pub struct Models {
     devices: Vec<LoadedDevice>,
     backends: Vec<BackendInfo>,
     lanes: Lanes,
+    /// The number of the next run.
+    runs: AtomicU64,
 }
 
 /// A device that models are on.
@@ -98,6 +101,7 @@ impl Models {
             devices: Vec::new(),
             backends: Vec::new(),
             lanes: Lanes::sum(std::iter::empty()),
+            runs: AtomicU64::new(1),
         }
     }
 
@@ -154,7 +158,9 @@ impl Models {
         let device = self.devices.get(instance.device);
         let device = device.ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
         let (done, answer) = oneshot::channel();
-        let job = Job { model: Arc::clone(&instance), inputs, outputs, slot, deadline, done, counted };
+        // Runs of one instance are told apart by it; it starts anew after some centuries.
+        let run = Run { id: RunId::new(self.runs.fetch_add(1, Ordering::Relaxed)) };
+        let job = Job { model: Arc::clone(&instance), inputs, outputs, slot, deadline, run, done, counted };
         device.threads.run(job, answer).await?.map_err(|failure| call_error(&instance.name, failure))
     }
 
@@ -213,6 +219,17 @@ fn call_error(model: &str, failure: Failure) -> CallError {
     };
     match error {
         BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text),
+        BackendError::Lost(_) => {
+            // Said once by whoever looks after the device.
+            tracing::debug!(model, %error, "a run was lost with its device");
+            CallError::new(
+                ErrorCode::ModelUnavailable,
+                format!("the device that model `{model}` runs on was lost; it is being started again"),
+            )
+            .with_retry_after(Duration::from_secs(1))
+        }
+        // Whoever it was for has left, or has been told that it is too late.
+        BackendError::Cancelled => crate::scheduler::expired(),
         BackendError::OutOfMemory(_) => {
             tracing::error!(model, %error, "model ran out of memory");
             CallError::new(ErrorCode::ModelUnavailable, format!("model `{model}` ran out of memory"))

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outrigger_backend::{DataType, ModelInfo, Tensor};
+use outrigger_backend::{DataType, ModelInfo, Run, Tensor};
 use outrigger_protocol::oip;
 
 use super::instance::ModelInstance;
@@ -38,7 +38,8 @@ fn one(sample: &Sample, instance: &ModelInstance, limits: &LimitsConfig) -> Resu
     drop(body);
     job::check(instance, &call.inputs, &call.outputs, limits.answer).map_err(|error| error.to_string())?;
     let got =
-        job::execute(instance, &call.inputs, &call.outputs, limits.answer).map_err(|error| error.to_string())?;
+        job::execute(instance, &call.inputs, &call.outputs, Run::default(), limits.answer)
+            .map_err(|error| error.to_string())?;
     let Some(expect) = &sample.expect else { return Ok(()) };
     let within = |problem: String| format!("{}: {problem}", shown(expect));
     let golden = golden(expect, &instance.info, limits, &tensors).map_err(within)?;

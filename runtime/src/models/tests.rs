@@ -1,12 +1,12 @@
 //! Models that are not there, for tests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
-    BackendError, DataType, Instance, ModelInfo, Output, Run, Shape, Tensor, TensorInfo,
+    BackendError, DataType, Instance, ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
 };
 use prometheus::IntCounter;
 
@@ -29,6 +29,8 @@ pub(super) struct Fake {
     pub(super) runs: Mutex<Vec<usize>>,
     /// Whether who waits is let go.
     pub(super) open: AtomicBool,
+    /// The run that was cancelled last.
+    pub(super) cancelled: AtomicU64,
 }
 
 impl Fake {
@@ -38,7 +40,7 @@ impl Fake {
 }
 
 impl Instance for Fake {
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], _run: Run) -> Result<(), BackendError> {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], run: Run) -> Result<(), BackendError> {
         let [x, k] = inputs else { return Err(BackendError::Input("two inputs".into())) };
         let values = |bytes: &Bytes| -> Vec<f32> {
             bytes.chunks_exact(4).map(|four| f32::from_ne_bytes(four.try_into().unwrap())).collect()
@@ -48,6 +50,9 @@ impl Instance for Fake {
             k.data().chunks_exact(8).map(|eight| i64::from_ne_bytes(eight.try_into().unwrap())).collect();
         self.runs.lock().unwrap().push(rows);
         while k.contains(&GATE) && !self.open.load(Ordering::Acquire) {
+            if run.id.is_some_and(|id| id.get() == self.cancelled.load(Ordering::Acquire)) {
+                return Err(BackendError::Cancelled);
+            }
             std::thread::yield_now();
         }
         if k.contains(&POISON) {
@@ -72,6 +77,10 @@ impl Instance for Fake {
             output.set(Tensor::new(DataType::Fp32, Shape::new(shape).unwrap(), data.into()).unwrap());
         }
         Ok(())
+    }
+
+    fn cancel(&self, id: RunId) {
+        self.cancelled.store(id.get(), Ordering::Release);
     }
 
     fn bytes_held(&self) -> u64 {
@@ -100,7 +109,15 @@ pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<ModelIns
     let limits = Limits { bytes: 1 << 20, waiting: 10_000 };
     let former = Former::new("fake", &config, &info, limits, &metrics).unwrap();
     let instance = Arc::new(Fake::default());
-    (Arc::new(ModelInstance { info: Arc::new(info), instance: Arc::clone(&instance) as _, former, ..bare("fake") }), instance)
+    let mut model = ModelInstance::new(
+        "fake",
+        Arc::new(info),
+        Arc::clone(&instance) as _,
+        None,
+        IntCounter::new("runs", "runs").unwrap(),
+    );
+    model.former = former;
+    (Arc::new(model), instance)
 }
 
 /// A model that does nothing.

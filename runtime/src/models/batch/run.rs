@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use outrigger_backend::{BackendError, Tensor};
+use outrigger_backend::{BackendError, Run, Tensor};
 
 use super::super::ModelInstance;
 use super::super::job::{self, Failure};
@@ -93,7 +93,7 @@ fn still_wanted(former: &Former, group: Vec<Member>, around: &impl Around) -> Ve
 fn alone(model: &ModelInstance, former: &Former, member: Member, around: &impl Around) {
     let Member { job, about } = member;
     let begun = Instant::now();
-    let answer = job::run(model, &job.inputs, &job.outputs, around.output_limit());
+    let answer = job::run(model, &job.inputs, &job.outputs, job.run, around.output_limit());
     let took = begun.elapsed();
     around.note(took);
     if answer.is_ok() {
@@ -117,7 +117,7 @@ fn together(
         .map(|at| rows::join(group.iter().filter_map(|member| member.job.inputs.get(at)), &former.pool))
         .collect::<Result<Vec<_>, _>>()?;
     let limit = around.output_limit().saturating_mul(group.len());
-    let outputs = job::run(model, &inputs, &first.job.outputs, limit);
+    let outputs = job::run(model, &inputs, &first.job.outputs, Run::default(), limit);
     let took = begun.elapsed();
     around.note(took);
     let outputs = outputs?;

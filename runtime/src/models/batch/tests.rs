@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use outrigger_backend::{BackendError, Tensor};
+use outrigger_backend::{BackendError, Run, Tensor};
 use outrigger_protocol::error::CallError;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
@@ -38,7 +38,16 @@ impl Rig {
         deadline: Option<Instant>,
     ) -> JoinHandle<Result<Answer, CallError>> {
         let (done, answer) = oneshot::channel();
-        let job = Job { model: Arc::clone(&self.model), inputs, outputs, slot: None, deadline, done, counted: None };
+        let job = Job {
+            model: Arc::clone(&self.model),
+            inputs,
+            outputs,
+            slot: None,
+            deadline,
+            run: Run::default(),
+            done,
+            counted: None,
+        };
         let threads = Arc::clone(&self.threads);
         tokio::spawn(async move { threads.run(job, answer).await })
     }
@@ -53,7 +62,7 @@ impl Rig {
 
     /// What the call would get alone.
     fn expected(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>, BackendError> {
-        job::run(&self.model, inputs, outputs, LIMIT)
+        job::run(&self.model, inputs, outputs, Run::default(), LIMIT)
     }
 
     fn waiting(&self) -> usize {
@@ -206,7 +215,8 @@ async fn only_so_many_may_wait() {
     for _ in 1..former.most {
         let (done, answer) = oneshot::channel();
         let (model, inputs) = (Arc::clone(&rig.model), inputs(1, 1, 0.0, 1));
-        let job = Job { model, inputs, outputs: vec![0], slot: None, deadline: None, done, counted: None };
+        let job =
+            Job { model, inputs, outputs: vec![0], slot: None, deadline: None, run: Run::default(), done, counted: None };
         assert!(former.put(job).is_ok());
         answers.push(answer);
     }
