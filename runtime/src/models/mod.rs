@@ -10,6 +10,7 @@ mod load;
 mod manifest;
 mod metrics;
 pub(crate) mod plugin;
+pub mod report;
 mod samples;
 mod survey;
 #[cfg(test)]
