@@ -85,7 +85,8 @@ fn copy(model: &str, instance: usize) -> String {
 fn notes(tried: &[Tried], evict: &[Eviction]) -> Vec<String> {
     let mut notes: Vec<_> = tried.iter().map(ToString::to_string).collect();
     if let Some(first) = evict.first() {
-        let gone = |gone: &Eviction| format!("{} ({})", copy(&gone.model, gone.instance), size(Some(gone.bytes)));
+        let gone =
+            |gone: &Eviction| format!("{} ({})", copy(&gone.model, gone.instance), size(Some(gone.bytes)));
         let gone: Vec<_> = evict.iter().map(gone).collect();
         notes.push(format!("{} would have room without {}", first.device, gone.join(", ")));
     }
