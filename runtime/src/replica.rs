@@ -196,6 +196,7 @@ impl Replica {
         let replica = Arc::clone(self);
         let load = move || Models::load(&replica.config, &replica.busy, &replica.metrics);
         let models = Arc::new(tokio::task::spawn_blocking(load).await??);
+        self.metrics.models.show(&models);
         let scripts = match &self.config.script {
             Some(script) => {
                 let limits = ScriptLimits {

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use outrigger_backend::{
     BackendError, DataType, Instance, ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
 };
+use prometheus::IntCounter;
 
-use super::LoadedModel;
+use super::ModelInstance;
 use super::batch::{BatchMetrics, Former, Limits};
-use crate::config::{BatchDelay, ModelConfig};
+use super::wanted::Wanted;
+use crate::config::BatchDelay;
 
 /// A call with this for `k` makes the run fail.
 pub(super) const POISON: i64 = 13;
@@ -96,35 +98,36 @@ fn info(name: &str, data_type: DataType, dimensions: &[&str]) -> TensorInfo {
 }
 
 /// A model that batches like this, and what runs it.
-pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<LoadedModel>, Arc<Fake>) {
+pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<ModelInstance>, Arc<Fake>) {
     let info = ModelInfo {
         inputs: vec![info("x", DataType::Fp32, &["batch", "length"]), info("k", DataType::Int64, &["batch"])],
         outputs: vec![info("y", DataType::Fp32, &["batch", "length"]), info("s", DataType::Fp32, &["batch"])],
     };
-    let config = ModelConfig { max_batch, max_delay, ..ModelConfig::of("fake".into()) };
+    let config = Wanted { max_batch, max_delay, ..Wanted::default() };
     let registry = prometheus::Registry::new();
     let metrics = BatchMetrics::new(&registry).unwrap();
     let limits = Limits { bytes: 1 << 20, waiting: 10_000 };
     let former = Former::new("fake", &config, &info, limits, &metrics).unwrap();
     let instance = Arc::new(Fake::default());
-    (Arc::new(LoadedModel { info, instance: Arc::clone(&instance) as _, former, ..bare("fake") }), instance)
+    let mut model = ModelInstance::new(
+        "fake",
+        Arc::new(info),
+        Arc::clone(&instance) as _,
+        None,
+        IntCounter::new("runs", "runs").unwrap(),
+    );
+    model.former = former;
+    (Arc::new(model), instance)
 }
 
 /// A model that does nothing.
-pub(super) fn fake(name: &str) -> Arc<LoadedModel> {
+pub(super) fn fake(name: &str) -> Arc<ModelInstance> {
     Arc::new(bare(name))
 }
 
-fn bare(name: &str) -> LoadedModel {
-    LoadedModel {
-        name: name.into(),
-        platform: String::new(),
-        device: String::new(),
-        info: ModelInfo::default(),
-        kind: 1,
-        instance: Arc::new(Fake::default()),
-        former: None,
-    }
+fn bare(name: &str) -> ModelInstance {
+    let runs = IntCounter::new("runs", "runs").unwrap();
+    ModelInstance::new(name, Arc::default(), Arc::new(Fake::default()), None, runs)
 }
 
 /// A call with so many rows and values in a row.

@@ -14,7 +14,7 @@ use outrigger_backend::{Instance, RunId};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
-use super::LoadedModel;
+use super::ModelInstance;
 use super::batch::{self, Around as _, Put, Refused, Visit};
 use super::bed::Bed;
 use super::job::{self, Answer, Failure, Job};
@@ -42,7 +42,7 @@ const NEVER: u64 = u64::MAX;
 enum Message {
     Run(Job),
     /// Calls of a model that batches wait.
-    Look(Arc<LoadedModel>),
+    Look(Arc<ModelInstance>),
     Stop,
 }
 
@@ -74,8 +74,8 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts `count` threads, in front of which `ahead` admitted jobs may wait.
-    pub(super) fn start(count: usize, ahead: usize, output_limit: usize) -> std::io::Result<Self> {
+    /// Starts `count` threads of a device, in front of which `ahead` admitted jobs may wait.
+    pub(super) fn start(device: &str, count: usize, ahead: usize, output_limit: usize) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::bounded(ahead + WAITING);
         let feed = Arc::new(Feed {
             threads: count,
@@ -94,7 +94,7 @@ impl Threads {
         let mut handles = Vec::with_capacity(count);
         for number in 0..count {
             let feed = Arc::clone(&feed);
-            let name = format!("cpu-{number}");
+            let name = format!("{device}-{number}");
             handles.push(std::thread::Builder::new().name(name).spawn(move || work(&feed))?);
         }
         Ok(Self { feed, handles: Mutex::new(handles) })
@@ -259,7 +259,7 @@ impl Feed {
     }
 
     /// Has a thread look at a model; `false` as for [`Feed::wake`].
-    fn call(&self, model: &Arc<LoadedModel>) -> bool {
+    fn call(&self, model: &Arc<ModelInstance>) -> bool {
         match self.sender.try_send(Message::Look(Arc::clone(model))) {
             Ok(()) => self.wake(),
             // All threads are at it, and whichever is free next looks first at what is due.
@@ -271,7 +271,7 @@ impl Feed {
     }
 
     /// Has a thread look at a model then.
-    fn look_later(&self, model: &Arc<LoadedModel>, at: Instant) {
+    fn look_later(&self, model: &Arc<ModelInstance>, at: Instant) {
         let mut bed = self.bed();
         bed.add(at, Arc::clone(model));
         self.note_due(&bed);
@@ -380,7 +380,7 @@ impl Feed {
         job.finish(answer.map_err(Failure::Backend));
     }
 
-    fn look(&self, model: &Arc<LoadedModel>) {
+    fn look(&self, model: &Arc<ModelInstance>) {
         let Some(former) = &model.former else { return };
         let hurried = self.stopping.load(Ordering::Acquire) || self.is_broken_off();
         match former.visit(Instant::now(), hurried) {
@@ -446,7 +446,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_run_whose_caller_leaves_is_cancelled_and_no_other() {
         let (model, fake) = batching(1, BatchDelay::AtMost(Duration::ZERO));
-        let threads = Arc::new(Threads::start(2, 8, 1 << 20).unwrap());
+        let threads = Arc::new(Threads::start("fake", 2, 8, 1 << 20).unwrap());
         let call = |id: u64| {
             let (done, answer) = oneshot::channel();
             let run = Run { id: RunId::new(id) };
@@ -459,6 +459,7 @@ mod tests {
                 deadline: None,
                 run,
                 done,
+                counted: None,
             };
             let threads = Arc::clone(&threads);
             tokio::spawn(async move { threads.run(job, answer).await })

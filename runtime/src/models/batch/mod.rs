@@ -22,7 +22,8 @@ use outrigger_backend::{BackendError, ModelInfo};
 
 use super::job::{self, Failure, Job};
 use crate::busy::Outcome;
-use crate::config::{BatchDelay, ModelConfig};
+use super::wanted::Wanted;
+use crate::config::BatchDelay;
 use choice::{Bucket, Choice, Rules, Waiting};
 use cost::Costs;
 
@@ -116,7 +117,7 @@ impl Former {
     /// [`NotBatchable`], if its inputs and outputs tell that it cannot.
     pub(super) fn new(
         name: &str,
-        config: &ModelConfig,
+        config: &Wanted,
         info: &ModelInfo,
         limits: Limits,
         metrics: &BatchMetrics,

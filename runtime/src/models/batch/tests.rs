@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::BatchDelay;
-use crate::models::LoadedModel;
+use crate::models::ModelInstance;
 use crate::models::job::{self, Answer, Failure, Job};
 use crate::models::tests::{Fake, GATE, POISON, WIDE, batching, inputs, until};
 use crate::models::threads::Threads;
@@ -20,7 +20,7 @@ const AT_ONCE: BatchDelay = BatchDelay::AtMost(Duration::ZERO);
 const LIMIT: usize = 1 << 20;
 
 struct Rig {
-    model: Arc<LoadedModel>,
+    model: Arc<ModelInstance>,
     fake: Arc<Fake>,
     threads: Arc<Threads>,
 }
@@ -28,7 +28,7 @@ struct Rig {
 impl Rig {
     fn new(threads: usize, max_batch: usize, delay: BatchDelay) -> Self {
         let (model, fake) = batching(max_batch, delay);
-        Self { model, fake, threads: Arc::new(Threads::start(threads, 64, LIMIT).unwrap()) }
+        Self { model, fake, threads: Arc::new(Threads::start("fake", threads, 64, LIMIT).unwrap()) }
     }
 
     fn call(
@@ -46,6 +46,7 @@ impl Rig {
             deadline,
             run: Run::default(),
             done,
+            counted: None,
         };
         let threads = Arc::clone(&self.threads);
         tokio::spawn(async move { threads.run(job, answer).await })
@@ -215,7 +216,7 @@ async fn only_so_many_may_wait() {
         let (done, answer) = oneshot::channel();
         let (model, inputs) = (Arc::clone(&rig.model), inputs(1, 1, 0.0, 1));
         let job =
-            Job { model, inputs, outputs: vec![0], slot: None, deadline: None, run: Run::default(), done };
+            Job { model, inputs, outputs: vec![0], slot: None, deadline: None, run: Run::default(), done, counted: None };
         assert!(former.put(job).is_ok());
         answers.push(answer);
     }
