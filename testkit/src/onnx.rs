@@ -140,6 +140,22 @@ impl Graph {
         self.initializers.push(tensor);
     }
 
+    /// Adds a constant whose data is in another file, `FP32`; the entries are those of `TensorProto.external_data`.
+    pub fn external(&mut self, name: &str, shape: &[i64], entries: &[(&str, &str)]) {
+        let mut tensor = Vec::new();
+        shape.iter().for_each(|extent| number(&mut tensor, 1, *extent as u64));
+        number(&mut tensor, 2, element_type(DataType::Fp32));
+        bytes(&mut tensor, 8, name.as_bytes());
+        for (key, value) in entries {
+            let mut entry = Vec::new();
+            bytes(&mut entry, 1, key.as_bytes());
+            bytes(&mut entry, 2, value.as_bytes());
+            bytes(&mut tensor, 13, &entry);
+        }
+        number(&mut tensor, 14, 1);
+        self.initializers.push(tensor);
+    }
+
     /// The finished file.
     pub fn model(&self) -> Vec<u8> {
         let mut graph = Vec::new();

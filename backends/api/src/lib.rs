@@ -35,4 +35,4 @@ pub use dlpack::DLDevice;
 pub use error::{BackendError, chain};
 pub use memory::DeviceMemory;
 pub use run::{Done, Run, RunId, Submission};
-pub use tensor::{DataType, MAX_RANK, Shape, ShapeError, Tensor};
+pub use tensor::{DataType, MAX_RANK, STRING_PREFIX, Shape, ShapeError, Tensor};

@@ -221,8 +221,8 @@ pub struct Tensor {
     resident: Option<DeviceMemory>,
 }
 
-/// Bytes before each string.
-const PREFIX: usize = 4;
+/// Bytes before each string of a tensor, which are its length.
+pub const STRING_PREFIX: usize = 4;
 
 impl Tensor {
     /// Joins a type, a shape and the bytes of its elements.
@@ -254,7 +254,7 @@ impl Tensor {
         // They may lie on top of each other, so that together they are more than there is memory.
         let bytes = strings
             .iter()
-            .try_fold(0usize, |sum, string| sum.checked_add(PREFIX)?.checked_add(string.as_ref().len()))
+            .try_fold(0usize, |sum, string| sum.checked_add(STRING_PREFIX)?.checked_add(string.as_ref().len()))
             .ok_or(ShapeError::Overflow)?;
         let mut data = Vec::new();
         data.try_reserve_exact(bytes).map_err(|_| ShapeError::Memory(bytes))?;
@@ -314,7 +314,7 @@ impl<'a> Iterator for Strings<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let (prefix, rest) = self.0.split_first_chunk::<PREFIX>()?;
+        let (prefix, rest) = self.0.split_first_chunk::<STRING_PREFIX>()?;
         let (string, rest) = rest.split_at_checked(u32::from_le_bytes(*prefix) as usize)?;
         self.0 = rest;
         Some(string)
@@ -323,7 +323,7 @@ impl<'a> Iterator for Strings<'a> {
 
 fn check_strings(elements: usize, data: &[u8]) -> Result<(), ShapeError> {
     // Before they are counted, for each takes a prefix at least.
-    if elements > data.len() / PREFIX {
+    if elements > data.len() / STRING_PREFIX {
         return Err(ShapeError::Strings { elements });
     }
     let mut strings = Strings(data);

@@ -418,9 +418,9 @@ max_delay = 'auto'
 ";
     let (config, settings) = load(&sources(file, &[])).unwrap();
     let said = |name: &str| (config.models[name].max_batch, config.models[name].max_delay);
-    assert_eq!(said("plain"), (1, BatchDelay::AtMost(Duration::ZERO)));
-    assert_eq!(said("wide"), (32, BatchDelay::AtMost(Duration::from_micros(500))));
-    assert_eq!(said("clever"), (8, BatchDelay::Auto));
+    assert_eq!(said("plain"), (None, None));
+    assert_eq!(said("wide"), (Some(32), Some(BatchDelay::AtMost(Duration::from_micros(500)))));
+    assert_eq!(said("clever"), (Some(8), Some(BatchDelay::Auto)));
     assert!(settings.show().contains("max_delay = \"auto\""));
     let mistakes = problems(&sources("[models.m]\npath = 'a'\nmax_batch = 1025\nmax_delay = 'soon'", &[]));
     for text in
