@@ -254,7 +254,9 @@ impl Tensor {
         // They may lie on top of each other, so that together they are more than there is memory.
         let bytes = strings
             .iter()
-            .try_fold(0usize, |sum, string| sum.checked_add(STRING_PREFIX)?.checked_add(string.as_ref().len()))
+            .try_fold(0usize, |sum, string| {
+                sum.checked_add(STRING_PREFIX)?.checked_add(string.as_ref().len())
+            })
             .ok_or(ShapeError::Overflow)?;
         let mut data = Vec::new();
         data.try_reserve_exact(bytes).map_err(|_| ShapeError::Memory(bytes))?;

@@ -14,7 +14,9 @@ use outrigger_backend::abi::{
 };
 use outrigger_backend::conformance::{fp32, instance};
 use outrigger_backend::export::{Open, table};
-use outrigger_backend::{Backend, BackendError, LoadOptions, Output, Run, Tensor, host};
+use outrigger_backend::{
+    Backend, BackendError, Buffer, DataType, LoadOptions, Output, Run, Shape, Tensor, host,
+};
 
 struct Adder;
 
@@ -236,6 +238,17 @@ fn tensors_that_come_back_are_checked_and_ended() {
         }
         assert_eq!(ENDED.load(Ordering::Relaxed), number + 1, "{case}: every tensor is ended once");
     }
+    // A library that allocates although it was given a place of that shape: the result is in the place all the same.
+    CASE.store(0, Ordering::Relaxed);
+    let place = Buffer::zeroed(12).unwrap();
+    let address = place.as_ptr();
+    let shape = Shape::new([1, 3]).unwrap();
+    let mut outputs = [Output::place(0, DataType::Fp32, shape, place).unwrap()];
+    instance.infer(&[input.clone(), input.clone()], &mut outputs, Run::default()).unwrap();
+    let [output] = outputs;
+    let output = output.into_tensor().unwrap();
+    assert_eq!((output.data(), output.data().as_ptr()), (input.data(), address));
+    assert_eq!(ENDED.load(Ordering::Relaxed), CASES.len() + 1);
 }
 
 #[test]

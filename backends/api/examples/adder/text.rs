@@ -7,6 +7,9 @@ use outrigger_backend::{BackendError, DataType, LoadOptions, ModelInfo, TensorIn
 /// What `identity` takes.
 pub const TYPES: [DataType; 4] = [DataType::Fp32, DataType::Fp64, DataType::Uint8, DataType::Int64];
 
+/// Bytes that a model takes on the device, unless it says so itself.
+const WEIGHTS: u64 = 42;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
     Add,
@@ -45,7 +48,7 @@ impl Text {
         use DataType::{Fp32, Int64};
         let (word, rest) = text.split_once(' ')?;
         let add = || [vec![row("x", Fp32, 3), row("y", Fp32, 3)], vec![row("z", Fp32, 3)]];
-        let mut weights = text.len() as u64;
+        let mut weights = WEIGHTS;
         let (task, [inputs, outputs]) = match word {
             "add" => (Task::Add, add()),
             "panic" => (Task::Panic, add()),

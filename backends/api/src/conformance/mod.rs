@@ -34,7 +34,7 @@ pub struct Fixtures {
     pub strings: Option<PathBuf>,
     /// `x`: FP32 `[n, 1]`, `y`: FP32 `[1, m]` → `z`: FP32 `[n, m]`, their sums.
     pub outer: Option<PathBuf>,
-    /// Any model that takes ten seconds and more for zeros with free extents of 1, and can be cancelled.
+    /// Any model that takes many seconds for zeros with free extents of 1, and can be cancelled.
     pub slow: Option<PathBuf>,
     /// Any model whose weights take this many bytes on the device, 4 MiB and more.
     pub weights: Option<(PathBuf, u64)>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::handles::{Handle, LoadedModel};
 use super::{broken, call, error};
 use crate::abi::{self, Message, code};
+use crate::buffer::ALIGNMENT;
 use crate::elsewhere::{Elsewhere, called};
 use crate::{BackendError, DataType, Instance, Output, Run, RunId, Submission, Tensor, dlpack};
 
@@ -40,7 +41,7 @@ impl Instance for HostInstance {
             // now on; the places are in `outputs`, which this call has alone.
             unsafe { infer(live.raw.get(), inputs.0, inputs.1, outputs.0, outputs.1, &run, message) }
         })?;
-        live.collect(&asked, outputs)
+        live.collect(&asked, &places, outputs)
     }
 
     fn submit(self: Arc<Self>, mut submission: Submission) {
@@ -121,7 +122,7 @@ unsafe extern "C" fn finished(context: *mut c_void, code: i32, message: *const M
         let UnderWay { live, asked, mut submission, places } =
             *unsafe { Box::from_raw(context.cast::<UnderWay>()) };
         let result = if code == code::OK {
-            live.collect(&asked, &mut submission.outputs)
+            live.collect(&asked, &places, &mut submission.outputs)
         } else {
             // SAFETY: null or valid during the call.
             Err(error(&live.model.backend().name, code, unsafe { text(message) }))
@@ -153,6 +154,10 @@ fn number(run: Run) -> abi::Run {
 fn places(outputs: &mut [Output]) -> Vec<Option<abi::DLTensor>> {
     let place = |output: &mut Output| {
         let (data_type, shape, bytes) = output.place_mut()?;
+        // Memory that lies elsewhere may lie anyhow; a library may count on what the table says of places.
+        if !bytes.is_empty() && !bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
+            return None;
+        }
         Some(dlpack::describe(data_type, shape, bytes.as_mut_ptr()))
     };
     outputs.iter_mut().map(place).collect()
@@ -185,16 +190,31 @@ impl LiveInstance {
     }
 
     /// Takes what the library allocated.
-    fn collect(&self, asked: &[abi::Output], outputs: &mut [Output]) -> Result<(), BackendError> {
+    fn collect(
+        &self,
+        asked: &[abi::Output],
+        places: &[Option<abi::DLTensor>],
+        outputs: &mut [Output],
+    ) -> Result<(), BackendError> {
         // All are taken before one is refused, so that each is ended.
         let results: Vec<_> = asked
             .iter()
-            .zip(outputs.iter_mut())
-            .map(|(asked, output)| self.result(asked.allocated, output))
+            .zip(places)
+            .zip(&*outputs)
+            .map(|((asked, place), output)| self.result(asked.allocated, place.is_some(), output))
             .collect();
         for (output, result) in outputs.iter_mut().zip(results) {
-            if let Some(tensor) = result? {
-                output.set(tensor);
+            let Some(tensor) = result? else { continue };
+            match output.place_mut() {
+                // It was not offered, for its alignment, or the library did not look.
+                Some((data_type, shape, place))
+                    if data_type == tensor.data_type()
+                        && shape == tensor.shape()
+                        && place.len() == tensor.data().len() =>
+                {
+                    place.copy_from_slice(tensor.data());
+                }
+                _ => output.set(tensor),
             }
         }
         Ok(())
@@ -205,14 +225,15 @@ impl LiveInstance {
     fn result(
         &self,
         allocated: *mut abi::DLManagedTensor,
-        output: &mut Output,
+        placed: bool,
+        output: &Output,
     ) -> Result<Option<Tensor>, BackendError> {
         let name = &self.model.backend().name;
         let index = output.index();
         let what =
             |problem: &dyn std::fmt::Display| broken(name, format_args!("output number {index}: {problem}"));
         if allocated.is_null() {
-            return if output.place_mut().is_none() { Err(what(&"was not set")) } else { Ok(None) };
+            return if !placed { Err(what(&"was not set")) } else { Ok(None) };
         }
         // The tensor's memory may be part of the model's, so the model stays as long as the tensor.
         let model: dlpack::Keep = self.model.clone();
