@@ -49,8 +49,16 @@ fn text(backends: &[BackendReport]) -> String {
     let known = |bytes: u64| size(Some(bytes).filter(|bytes| *bytes > 0));
     for backend in backends {
         for device in &backend.devices {
-            let DeviceReport { device, kind, memory_total, memory_free, memory_held, budget, threads, health } =
-                device;
+            let DeviceReport {
+                device,
+                kind,
+                memory_total,
+                memory_free,
+                memory_held,
+                budget,
+                threads,
+                health,
+            } = device;
             let (kind, (health, reason)) = (word(kind), state(health));
             let cells = [
                 device.to_string(),

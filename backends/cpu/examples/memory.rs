@@ -18,7 +18,8 @@ use ort::value::Tensor;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let word = |number: usize, default: &'static str| words.get(number).map_or(default, String::as_str).to_owned();
+    let word =
+        |number: usize, default: &'static str| words.get(number).map_or(default, String::as_str).to_owned();
     let (arena, after, size) = (word(0, "shared"), word(1, "keep"), word(2, "small"));
     let (widths, sessions, rounds): (&[i64], usize, usize) = match size.as_str() {
         "small" => (&[64, 128, 128, 10], 1000, 4),
@@ -27,15 +28,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let builder = ort::init_from(outrigger_testkit::onnxruntime())?;
     let threads = GlobalThreadPoolOptions::default().with_intra_threads(2)?.with_spin_control(false)?;
-    let environment = builder
-        .with_telemetry(false)
-        .with_global_thread_pool(threads)
-        .build()?;
+    let environment = builder.with_telemetry(false).with_global_thread_pool(threads).build()?;
     let kind = if arena == "device" { AllocatorType::Device } else { AllocatorType::Arena };
     let memory = MemoryInfo::new(AllocationDevice::CPU, 0, kind, MemoryType::Default)?;
     if arena != "own" {
         // SAFETY: both pointers are live.
-        let status = unsafe { (ort::api().CreateAndRegisterAllocator)(environment.ptr().cast_mut(), memory.ptr(), null()) };
+        let status = unsafe {
+            (ort::api().CreateAndRegisterAllocator)(environment.ptr().cast_mut(), memory.ptr(), null())
+        };
         assert!(status.0.is_null());
     }
     let bytes = outrigger_testkit::onnx::mlp(widths);
@@ -58,13 +58,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let batch = if size == "wide" { 16384 } else { 16 };
             let mut times = Vec::new();
             for _ in 0..20 {
-                let input = Tensor::from_array(([batch, widths[0]], vec![0.5f32; (batch * widths[0]) as usize]))?;
+                let input =
+                    Tensor::from_array(([batch, widths[0]], vec![0.5f32; (batch * widths[0]) as usize]))?;
                 let begun = std::time::Instant::now();
                 session.run(ort::inputs![input])?;
                 times.push(begun.elapsed());
             }
             times.sort();
-            if round % 20 == 0 { println!("runs: {:?} {:?}", times[0], times[10]); }
+            if round % 20 == 0 {
+                println!("runs: {:?} {:?}", times[0], times[10]);
+            }
         }
         let after_run = resident();
         drop(loaded);
@@ -105,7 +108,14 @@ fn shrink(environment: &Environment, memory: &MemoryInfo<'_>) {
             let mut tiny = tiny.borrow_mut();
             if tiny.is_none() {
                 let bytes = outrigger_testkit::onnx::add(1);
-                *tiny = Some(Session::builder(environment).unwrap().with_env_allocators().unwrap().commit_from_memory(&bytes).unwrap());
+                *tiny = Some(
+                    Session::builder(environment)
+                        .unwrap()
+                        .with_env_allocators()
+                        .unwrap()
+                        .commit_from_memory(&bytes)
+                        .unwrap(),
+                );
             }
             let input = || Tensor::from_array(([1i64, 1], vec![0.5f32])).unwrap();
             let mut options = ort::session::RunOptions::new().unwrap();

@@ -116,7 +116,8 @@ mod tests {
             assert_eq!((&cpus, show(&cpus).as_str()), (&expected, shown));
         }
         let endless = vec!["0-1023"; 5000].join(",");
-        for text in ["", ",", "1-", "-1", "3-1", "+1", "1024", "0-99999999999999999999", "a", "1;2", &endless] {
+        for text in ["", ",", "1-", "-1", "3-1", "+1", "1024", "0-99999999999999999999", "a", "1;2", &endless]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }
@@ -137,9 +138,13 @@ mod tests {
         assert_eq!(affinity.len().get(), allowed.len());
         let cpu = (0..MOST_CPUS).find(|cpu| !allowed.contains(cpu)).unwrap();
         let text = Affinity::read(&cpu.to_string()).unwrap_err().to_string();
-        let expected = format!("setting `affinity` names CPU {cpu}, which this process may not use; it may use ");
+        let expected =
+            format!("setting `affinity` names CPU {cpu}, which this process may not use; it may use ");
         assert!(text.starts_with(&expected) && text.contains(&show(&allowed)), "{text}");
         let text = Affinity::read("all").unwrap_err().to_string();
-        assert!(text.starts_with("setting `affinity` is `all`, not a list of CPUs such as `0-3,8`"), "{text}");
+        assert!(
+            text.starts_with("setting `affinity` is `all`, not a list of CPUs such as `0-3,8`"),
+            "{text}"
+        );
     }
 }

@@ -255,7 +255,11 @@ mod tests {
         let cache = Cache::open(folder.path(), 1000, "1.32").unwrap();
         assert_eq!(cache.entry(&one).unwrap().read(), None);
         keep(&cache, &one, b"optimised");
-        assert_eq!(cache.entry(&other).unwrap().read().as_deref(), Some(&b"optimised"[..]), "content, not name");
+        assert_eq!(
+            cache.entry(&other).unwrap().read().as_deref(),
+            Some(&b"optimised"[..]),
+            "content, not name"
+        );
         let newer = Cache::open(folder.path(), 1000, "1.33").unwrap();
         assert_eq!(newer.entry(&one).unwrap().read(), None);
         fs::write(&one, "another model").unwrap();

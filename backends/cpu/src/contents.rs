@@ -135,14 +135,19 @@ impl Walk {
         if message == Message::Tensor {
             let external = claim.check(&self.folder)?;
             self.contents.is_external |= external.is_some();
-            self.contents.external_bytes =
-                self.contents.external_bytes.saturating_add(external.unwrap_or(0));
+            self.contents.external_bytes = self.contents.external_bytes.saturating_add(external.unwrap_or(0));
         }
         Ok(())
     }
 
     /// Reads a field that says something of a tensor's size or place; `false` leaves it for others.
-    fn tensor_field(&mut self, claim: &mut Claim, field: u64, wire: u64, end: u64) -> Result<bool, ContentsError> {
+    fn tensor_field(
+        &mut self,
+        claim: &mut Claim,
+        field: u64,
+        wire: u64,
+        end: u64,
+    ) -> Result<bool, ContentsError> {
         match (field, wire) {
             (1, 0) => claim.extents.push(self.varint(end)? as i64),
             (1, 2) => {

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::memory::MemoryInfo;
-use ort::sys::{ONNXTensorElementDataType as ElementType, OrtAllocator, OrtApiBase, OrtRunOptions, OrtStatusPtr, OrtValue};
+use ort::sys::{
+    ONNXTensorElementDataType as ElementType, OrtAllocator, OrtApiBase, OrtRunOptions, OrtStatusPtr, OrtValue,
+};
 use outrigger_backend::{DataType, STRING_PREFIX, Shape, ShapeError, Tensor};
 
 use crate::trim::Trimmed;

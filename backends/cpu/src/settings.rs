@@ -31,7 +31,9 @@ pub(crate) enum SettingsError {
     Unknown { key: String },
     #[error("there is no setting `{key}` for a model, only `affinity`")]
     UnknownForModel { key: String },
-    #[error("setting `{key}` is `{value}`, not a number of threads from 0 (as many as there are cores) to {MOST_THREADS}")]
+    #[error(
+        "setting `{key}` is `{value}`, not a number of threads from 0 (as many as there are cores) to {MOST_THREADS}"
+    )]
     Threads { key: &'static str, value: String },
     #[error("setting `cache_bytes` is `{0}`, not a number of bytes")]
     Bytes(String),
@@ -61,8 +63,7 @@ impl Settings {
                 "cache" if value.is_empty() => return Err(SettingsError::EmptyCache),
                 "cache" => settings.cache = Some(PathBuf::from(value)),
                 "cache_bytes" => {
-                    settings.cache_bytes =
-                        value.parse().map_err(|_| SettingsError::Bytes(value.clone()))?;
+                    settings.cache_bytes = value.parse().map_err(|_| SettingsError::Bytes(value.clone()))?;
                 }
                 _ => return Err(SettingsError::Unknown { key: key.clone() }),
             }
@@ -108,7 +109,8 @@ mod tests {
             let pairs: Vec<_> = pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
             Settings::read(&pairs).map_err(|error| error.to_string())
         };
-        let settings = read(&[("onnxruntime", "/lib/ort.so"), ("intra_threads", "3"), ("cache", "/c")]).unwrap();
+        let settings =
+            read(&[("onnxruntime", "/lib/ort.so"), ("intra_threads", "3"), ("cache", "/c")]).unwrap();
         assert_eq!((settings.onnxruntime, settings.cache), (Some("/lib/ort.so".into()), Some("/c".into())));
         assert_eq!((settings.intra_threads.get(), settings.cache_bytes), (3, 1 << 30));
         assert!(read(&[("intra_threads", "0")]).unwrap().intra_threads.get() >= 1);

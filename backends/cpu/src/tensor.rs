@@ -37,7 +37,9 @@ pub(crate) enum ClaimError {
     Unreadable { name: String, location: String, why: std::io::Error },
     #[error("external data `{location}` of `{name}` is no file")]
     NoFile { name: String, location: String },
-    #[error("external data `{location}` of `{name}` claims {claimed} bytes from byte {offset}, the file has {actual}")]
+    #[error(
+        "external data `{location}` of `{name}` claims {claimed} bytes from byte {offset}, the file has {actual}"
+    )]
     Length { name: String, location: String, claimed: u64, offset: u64, actual: u64 },
 }
 
@@ -45,7 +47,8 @@ impl Claim {
     /// Takes a key and a value of the external data's description.
     pub(crate) fn entry(&mut self, key: &str, value: String) -> Result<(), ClaimError> {
         let number = || {
-            let error = || ClaimError::Number { name: self.name.clone(), key: key.to_owned(), value: value.clone() };
+            let error =
+                || ClaimError::Number { name: self.name.clone(), key: key.to_owned(), value: value.clone() };
             value.parse::<u64>().map_err(|_| error())
         };
         match key {
@@ -75,8 +78,8 @@ impl Claim {
         let overflow = || ClaimError::Overflow { name: self.name.clone() };
         let mut elements = 1u64;
         for &extent in &self.extents {
-            let count = u64::try_from(extent)
-                .map_err(|_| ClaimError::Extent { name: self.name.clone(), extent })?;
+            let count =
+                u64::try_from(extent).map_err(|_| ClaimError::Extent { name: self.name.clone(), extent })?;
             elements = elements.checked_mul(count).ok_or_else(overflow)?;
         }
         let Some(bits) = bits(self.element) else { return Ok(None) };
@@ -158,9 +161,15 @@ mod tests {
         assert_eq!(check(claim(1, &[], Some(4), 0)), Ok(None));
         let fails = |claim: Claim, expected: &str| assert_eq!(check(claim).unwrap_err(), expected);
         fails(claim(1, &[1 << 30], None, 0), "constant `w` claims 4294967296 bytes, the file has 0 for it");
-        fails(claim(1, &[1 << 30], Some(8), 0), "constant `w` claims 4294967296 bytes, the file has 8 for it");
+        fails(
+            claim(1, &[1 << 30], Some(8), 0),
+            "constant `w` claims 4294967296 bytes, the file has 8 for it",
+        );
         fails(claim(1, &[-1], None, 0), "constant `w` has the extent -1");
-        fails(claim(1, &[1 << 40, 1 << 40], None, 0), "constant `w` claims more elements than can be counted");
+        fails(
+            claim(1, &[1 << 40, 1 << 40], None, 0),
+            "constant `w` claims more elements than can be counted",
+        );
         fails(claim(1, &[i64::MAX], None, 0), "constant `w` claims more elements than can be counted");
     }
 
@@ -200,7 +209,11 @@ mod tests {
         let missing = check("missing", &[]).unwrap_err();
         assert!(missing.starts_with("external data `missing` of `w`: "), "{missing}");
         let rest = "external data `inner/w` of `w` claims";
-        fails("inner/w", &[("length", "4294967296")], &format!("{rest} 4294967296 bytes from byte 0, the file has 16"));
+        fails(
+            "inner/w",
+            &[("length", "4294967296")],
+            &format!("{rest} 4294967296 bytes from byte 0, the file has 16"),
+        );
         fails("inner/w", &[("offset", "1")], &format!("{rest} 16 bytes from byte 1, the file has 16"));
         let end = u64::MAX.to_string();
         fails("inner/w", &[("offset", &end)], &format!("{rest} 16 bytes from byte {end}, the file has 16"));

@@ -113,9 +113,8 @@ fn now(runtime: &Runtime) {
 
 /// Runs a model that is there for nothing but its end, at which ONNX Runtime frees the arena's unused regions.
 fn shrink_arena(runtime: &Runtime) -> ort::Result<()> {
-    let mut session = Session::builder(&runtime.environment)?
-        .with_env_allocators()?
-        .commit_from_memory(IDENTITY)?;
+    let mut session =
+        Session::builder(&runtime.environment)?.with_env_allocators()?.commit_from_memory(IDENTITY)?;
     let value = || Tensor::from_array(([1], vec![0f32]));
     // A result in the arena would hold a region of it just when that is to be freed.
     let mut options = RunOptions::new()?.with_outputs(OutputSelector::default().preallocate("y", value()?));

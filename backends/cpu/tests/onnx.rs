@@ -253,7 +253,8 @@ fn strings_go_in_and_come_out() {
     let loaded = Loaded::new(&graph.model());
     let info = loaded.model.info();
     assert_eq!((info.inputs[0].data_type, info.outputs[0].data_type), (DataType::Bytes, DataType::Bytes));
-    let texts: [&[&[u8]]; 3] = [&[b"a", b"", "l\u{e4}ng\u{e9}r".as_bytes(), b"zero \0 inside", &[7; 5000]], &[b""], &[]];
+    let texts: [&[&[u8]]; 3] =
+        [&[b"a", b"", "l\u{e4}ng\u{e9}r".as_bytes(), b"zero \0 inside", &[7; 5000]], &[b""], &[]];
     for text in texts {
         let shape = Shape::new([text.len() as i64]).unwrap();
         let text = Tensor::strings(shape, text).unwrap();
@@ -332,7 +333,11 @@ fn what_a_model_takes_is_told_before_and_counted_after() {
     assert_eq!(device.status().unwrap().memory_held, estimate);
     assert_eq!(first.bytes_held(), estimate);
     let second = model.instance().unwrap();
-    assert_eq!((first.bytes_held(), second.bytes_held()), (estimate / 2, estimate / 2), "one session for both");
+    assert_eq!(
+        (first.bytes_held(), second.bytes_held()),
+        (estimate / 2, estimate / 2),
+        "one session for both"
+    );
     drop((model, first, second));
     assert_eq!(device.status().unwrap().memory_held, 0);
     let error = device.estimate(&LoadOptions::of("/nowhere/model.onnx")).unwrap_err();
@@ -351,7 +356,10 @@ fn a_models_own_settings_are_strict() {
     let unknown = load("afinity", "0").unwrap();
     assert!(unknown.ends_with("there is no setting `afinity` for a model, only `affinity`"), "{unknown}");
     let refused = load("affinity", "1023").unwrap();
-    assert!(refused.contains("setting `affinity` names CPU 1023, which this process may not use"), "{refused}");
+    assert!(
+        refused.contains("setting `affinity` names CPU 1023, which this process may not use"),
+        "{refused}"
+    );
 }
 
 #[test]

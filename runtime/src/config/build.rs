@@ -16,8 +16,8 @@ use super::value::{Endpoint, Value};
 use super::{
     AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
     ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, Origin,
-    PlacementConfig, ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings, ShutdownConfig,
-    Sources, suggestion,
+    PlacementConfig, ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings,
+    ShutdownConfig, Sources, suggestion,
 };
 
 /// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.

@@ -111,7 +111,10 @@ impl FromStr for DeviceWish {
             Some((backend, index)) => {
                 let digits = index.len() <= 4 && index.bytes().all(|byte| byte.is_ascii_digit());
                 let index = index.parse().ok().filter(|_| digits);
-                (backend, Some(index.ok_or_else(|| format!("`{text}` is no device, such as cuda or cuda:1"))?))
+                (
+                    backend,
+                    Some(index.ok_or_else(|| format!("`{text}` is no device, such as cuda or cuda:1"))?),
+                )
             }
         };
         check_backend_name(backend)?;
@@ -123,8 +126,7 @@ impl FromStr for DeviceWish {
 /// names of libraries as it is.
 pub(super) fn check_backend_name(name: &str) -> Result<(), String> {
     let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
-    let rest =
-        name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
+    let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
     if !(first && rest && name.len() <= 32) {
         return Err(format!(
             "`{name}` is no backend's name: a lower-case letter, then lower-case letters, digits, `-` or `_`, 32 at most"
@@ -158,7 +160,8 @@ pub(crate) fn check_list(
         return Err(format!("names {} devices, {MAX_DEVICES} are the most", items.len()));
     }
     let wish = |item: &String| {
-        let wish: DeviceWish = item.parse().map_err(|problem: String| format!("holds what is none: {problem}"))?;
+        let wish: DeviceWish =
+            item.parse().map_err(|problem: String| format!("holds what is none: {problem}"))?;
         if known_backends(tables).any(|known| known == wish.backend) {
             return Ok(wish);
         }

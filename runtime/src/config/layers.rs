@@ -11,9 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::callers::{self, check_caller_name};
 use super::devices::check_backend_name;
-use super::key::{
-    BACKEND_KEYS, CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH,
-};
+use super::key::{BACKEND_KEYS, CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH};
 use super::value::{Kind, Value};
 
 /// The texts that settings are read from; taken as arguments, so that nothing here looks at the process.
@@ -222,7 +220,9 @@ impl Reader {
             match value.get_ref() {
                 DeValue::Table(inner) if full == "models" => self.models(place, inner),
                 DeValue::Table(inner) if full == "callers" => self.callers(place, inner),
-                DeValue::Table(inner) if prefix == "backends." && !KEYS.iter().any(|key| key.name == full) => {
+                DeValue::Table(inner)
+                    if prefix == "backends." && !KEYS.iter().any(|key| key.name == full) =>
+                {
                     self.backend(place, name, inner);
                 }
                 DeValue::Table(inner) if KEYS.iter().any(|key| key.name.starts_with(&format!("{full}."))) => {

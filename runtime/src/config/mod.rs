@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
 pub(crate) use devices::{check_list, is_backend_name};
-pub use layers::{NamedSection, Mistake, Origin, Section, Setting, Settings, Sources};
+pub use layers::{Mistake, NamedSection, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use script::{SandboxConfig, ScriptConfig};
 pub use value::{Endpoint, Kind, Value};

@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_manifest_makes_a_directory_a_model() {
-        let found = check(&["a/model.toml", "a/x.txt", "b/3/model.toml", "b/3/x.onnx", "b/3/y.onnx"]).unwrap();
+        let found =
+            check(&["a/model.toml", "a/x.txt", "b/3/model.toml", "b/3/x.onnx", "b/3/y.onnx"]).unwrap();
         assert_eq!(found, pairs(&[("a", "a/model.toml"), ("b", "b/3/model.toml")]));
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("1")).unwrap();

@@ -84,7 +84,9 @@ pub enum ModelsError {
         problem: String,
     },
     /// A model's directory holds no file that could be it.
-    #[error("model `{name}`: {path} holds not exactly one .onnx file; name it by `path`, or by `file` in its model.toml")]
+    #[error(
+        "model `{name}`: {path} holds not exactly one .onnx file; name it by `path`, or by `file` in its model.toml"
+    )]
     NoFile {
         /// The model.
         name: String,

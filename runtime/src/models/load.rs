@@ -40,8 +40,10 @@ impl Models {
             Lanes::of(device.threads, widest)
         };
         let lanes = Lanes::sum(devices.iter().map(lanes));
-        let limits =
-            batch::Limits { bytes: config.limits.answer, waiting: lanes.slots + lanes.ahead + threads::WAITING };
+        let limits = batch::Limits {
+            bytes: config.limits.answer,
+            waiting: lanes.slots + lanes.ahead + threads::WAITING,
+        };
         let mut loader = Loader { devices: &devices, config, metrics, limits, held: BTreeMap::new() };
         let mut models = BTreeMap::new();
         // There are at most `limits.models`.
@@ -133,7 +135,9 @@ impl Loader<'_> {
                 Some((_, model)) => Arc::clone(model),
                 None => {
                     let model = open.device.load(&wanted.options()).map_err(failed)?;
-                    if let Some((first, _)) = loaded.first().filter(|(_, first)| differ(first.info(), model.info())) {
+                    if let Some((first, _)) =
+                        loaded.first().filter(|(_, first)| differ(first.info(), model.info()))
+                    {
                         return Err(ModelsError::Differs {
                             name: wanted.name.clone(),
                             first: first.clone(),
@@ -160,9 +164,11 @@ impl Loader<'_> {
         let missing = || self.failed(wanted, BackendError::Internal("it has no instance".into()));
         let first = instances.next().ok_or_else(missing)?;
         let device = first.place.as_ref().map(|place| place.device.backend.clone()).unwrap_or_default();
-        let backend = backends.iter().find(|seen| seen.name == device).and_then(|seen| seen.backend.as_ref().ok());
+        let backend =
+            backends.iter().find(|seen| seen.name == device).and_then(|seen| seen.backend.as_ref().ok());
         let format = wanted.format.as_deref();
-        let format = format.or_else(|| backend?.info().formats.first().map(String::as_str)).unwrap_or("unknown");
+        let format =
+            format.or_else(|| backend?.info().formats.first().map(String::as_str)).unwrap_or("unknown");
         Ok(LoadedModel {
             name: wanted.name.clone(),
             version: wanted.version.clone(),
@@ -188,12 +194,14 @@ impl Loader<'_> {
         let runs = self.metrics.models.runs(&wanted.name, &device, placed.fallback_from.is_some());
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
         instance.device = at;
-        instance.former = Former::new(&wanted.name, wanted, &instance.info, self.limits, &self.metrics.batches)
-            .map_err(|reason| ModelsError::Batch {
-                name: wanted.name.clone(),
-                max_batch: wanted.max_batch,
-                reason: Box::new(reason),
-            })?;
+        instance.former =
+            Former::new(&wanted.name, wanted, &instance.info, self.limits, &self.metrics.batches).map_err(
+                |reason| ModelsError::Batch {
+                    name: wanted.name.clone(),
+                    max_batch: wanted.max_batch,
+                    reason: Box::new(reason),
+                },
+            )?;
         Ok(instance)
     }
 
@@ -205,20 +213,19 @@ impl Loader<'_> {
     /// Whether the manifest says the same of inputs and outputs.
     fn check(&self, wanted: &Wanted, info: &ModelInfo) -> Result<(), ModelsError> {
         let Some(manifest) = &wanted.manifest else { return Ok(()) };
-        manifest
-            .check(info)
-            .map_err(|problem| ModelsError::Manifest { path: manifest.path.clone(), problem })
+        manifest.check(info).map_err(|problem| ModelsError::Manifest { path: manifest.path.clone(), problem })
     }
 
     /// What was estimated is held against what is held now.
     fn hold(&self, wanted: &Wanted, instances: &[Arc<ModelInstance>]) -> Result<(), ModelsError> {
         for open in self.devices {
-            let on = instances.iter().filter(|instance| {
-                instance.place.as_ref().is_some_and(|place| place.device == open.id)
-            });
+            let on = instances
+                .iter()
+                .filter(|instance| instance.place.as_ref().is_some_and(|place| place.device == open.id));
             let mut on = on.peekable();
             let Some(budget) = open.budget.filter(|_| on.peek().is_some()) else { continue };
-            let before = open.status.memory_held.saturating_add(self.held.get(&open.id).copied().unwrap_or_default());
+            let before =
+                open.status.memory_held.saturating_add(self.held.get(&open.id).copied().unwrap_or_default());
             let held = on.map(|instance| instance.bytes_held()).fold(before, u64::saturating_add);
             if held > budget {
                 let (name, device) = (wanted.name.clone(), open.id.clone());

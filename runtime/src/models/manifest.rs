@@ -135,7 +135,8 @@ pub(super) fn read(path: &Path, backends: &BTreeMap<String, BackendConfig>) -> R
 
 /// An error with its line.
 fn said(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
+    let line =
+        error.span().map(|span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
     match line {
         Some(line) => format!("line {line}: {}", error.message()),
         None => error.message().to_owned(),
@@ -158,7 +159,8 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
         Some(_) => return Err("`version` is no text".into()),
     };
     if let Some(version) = &version {
-        let problem = "`version` is not a letter or digit, then letters, digits, `-`, `.` or `_`, 255 at most";
+        let problem =
+            "`version` is not a letter or digit, then letters, digits, `-`, `.` or `_`, 255 at most";
         check_model_name(version).map_err(|_| problem.to_owned())?;
     }
     for (list, count, most) in [
@@ -278,12 +280,22 @@ fn check_side(side: &str, described: &[Described], there: &[TensorInfo]) -> Resu
             return Err(format!("the model has no {side} `{name}`{near}"));
         };
         if info.data_type.name() != tensor.datatype {
-            return Err(format!("{side} `{name}` is {} in the model, not {}", info.data_type, tensor.datatype));
+            return Err(format!(
+                "{side} `{name}` is {} in the model, not {}",
+                info.data_type, tensor.datatype
+            ));
         }
         let same = info.shape.len() == tensor.shape.len()
-            && info.shape.iter().zip(&tensor.shape).all(|(real, said)| real == said || (*real < 0 && *said < 0));
+            && info
+                .shape
+                .iter()
+                .zip(&tensor.shape)
+                .all(|(real, said)| real == said || (*real < 0 && *said < 0));
         if !same {
-            return Err(format!("{side} `{name}` has shape {:?} in the model, not {:?}", info.shape, tensor.shape));
+            return Err(format!(
+                "{side} `{name}` has shape {:?} in the model, not {:?}",
+                info.shape, tensor.shape
+            ));
         }
     }
     match there.iter().find(|info| described.iter().all(|tensor| tensor.name != info.name)) {

@@ -106,18 +106,18 @@ impl Collector for DeviceCollector {
             for model in models.iter() {
                 for device in model.devices() {
                     let name = device.to_string();
-                    let on = model.instances().filter(|one| {
-                        one.place.as_ref().is_some_and(|place| place.device == *device)
-                    });
+                    let on = model
+                        .instances()
+                        .filter(|one| one.place.as_ref().is_some_and(|place| place.device == *device));
                     let held: u64 = on.map(|instance| instance.bytes_held()).fold(0, u64::saturating_add);
                     bytes.push(gauge(&[("device", &name), ("model", &model.name)], held as f64));
                 }
             }
             for (loaded, status) in models.devices.iter().zip(self.statuses(models)) {
                 let name = loaded.device.id.to_string();
-                let sizes = status.as_ref().map_or([0; 3], |status| {
-                    [status.memory_total, status.memory_free, status.memory_held]
-                });
+                let sizes = status
+                    .as_ref()
+                    .map_or([0; 3], |status| [status.memory_total, status.memory_free, status.memory_held]);
                 let known = ["total", "free", "held"].into_iter().zip(sizes).filter(|(_, size)| *size > 0);
                 let budget = loaded.device.budget.map(|budget| ("budget", budget));
                 memory.extend(

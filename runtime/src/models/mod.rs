@@ -36,8 +36,8 @@ pub use batch::NotBatchable;
 pub use error::ModelsError;
 pub use instance::LoadedModel;
 pub(crate) use instance::{ModelInstance, Picked};
-pub(crate) use metrics::ModelMetrics;
 use job::{Failure, Job};
+pub(crate) use metrics::ModelMetrics;
 pub use plugin::PluginError;
 use survey::OpenDevice;
 use threads::Threads;
@@ -198,7 +198,12 @@ impl Models {
     /// As [`Models::get`].
     pub fn describe(&self, name: &str) -> Result<Bytes, CallError> {
         let model = self.get(name)?;
-        Ok(outrigger_protocol::oip::model_metadata(&model.name, &[&model.version], &model.platform, &model.info))
+        Ok(outrigger_protocol::oip::model_metadata(
+            &model.name,
+            &[&model.version],
+            &model.platform,
+            &model.info,
+        ))
     }
 
     /// Runs that have not begun are not begun any more.

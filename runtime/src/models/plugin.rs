@@ -63,9 +63,7 @@ pub(crate) fn open(config: &BackendsConfig, name: &str) -> Result<Arc<dyn Backen
     settings.retain(|(key, _)| table.settings.iter().all(|(own, _)| own != key));
     settings.extend(table.settings);
     match config.process(name) {
-        ProcessKind::In => {
-            host::load(&path, &settings).map_err(|source| PluginError::Open { path, source })
-        }
+        ProcessKind::In => host::load(&path, &settings).map_err(|source| PluginError::Open { path, source }),
         ProcessKind::Out => Err(PluginError::Process { name: name.into() }),
     }
 }
@@ -77,9 +75,8 @@ fn file_name(backend: &str) -> String {
 fn cpu_settings(config: &BackendsConfig) -> Vec<(String, String)> {
     let mut settings = vec![("intra_threads".to_owned(), config.intra_threads.to_string())];
     let library = config.onnxruntime.clone().or_else(|| onnxruntime_of(&config.python));
-    settings.extend(
-        library.map(|library| ("onnxruntime".to_owned(), library.to_string_lossy().into_owned())),
-    );
+    settings
+        .extend(library.map(|library| ("onnxruntime".to_owned(), library.to_string_lossy().into_owned())));
     settings
 }
 
@@ -87,7 +84,8 @@ fn cpu_settings(config: &BackendsConfig) -> Vec<(String, String)> {
 pub(super) fn found(config: &BackendsConfig) -> BTreeSet<String> {
     let (prefix, suffix) = (file_name(""), std::env::consts::DLL_SUFFIX);
     let prefix = prefix.trim_end_matches(suffix);
-    let files = search_path(config.path.as_deref()).into_iter().filter_map(|path| std::fs::read_dir(path).ok());
+    let files =
+        search_path(config.path.as_deref()).into_iter().filter_map(|path| std::fs::read_dir(path).ok());
     let names = files.flatten().flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         let name = name.strip_prefix(prefix)?.strip_suffix(suffix)?.to_owned();

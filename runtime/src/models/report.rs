@@ -79,7 +79,12 @@ fn backend(config: &BackendsConfig, seen: &Surveyed) -> BackendReport {
         },
         version: info.map(|info| info.version.clone()),
         formats: info.map(|info| info.formats.clone()).unwrap_or_default(),
-        devices: seen.devices.iter().enumerate().map(|(index, device)| one(&seen.name, index, device)).collect(),
+        devices: seen
+            .devices
+            .iter()
+            .enumerate()
+            .map(|(index, device)| one(&seen.name, index, device))
+            .collect(),
         reason: seen.absent(),
     }
 }

@@ -15,7 +15,11 @@ use crate::config::LimitsConfig;
 ///
 /// # Errors
 /// [`ModelsError::Sample`], for the first that cannot be run or does not give what it must.
-pub(super) fn run(wanted: &Wanted, instance: &ModelInstance, limits: &LimitsConfig) -> Result<(), ModelsError> {
+pub(super) fn run(
+    wanted: &Wanted,
+    instance: &ModelInstance,
+    limits: &LimitsConfig,
+) -> Result<(), ModelsError> {
     for sample in wanted.manifest.iter().flat_map(|manifest| &manifest.samples) {
         one(sample, instance, limits).map_err(|problem| ModelsError::Sample {
             name: wanted.name.clone(),
@@ -34,12 +38,12 @@ fn shown(path: &Path) -> String {
 fn one(sample: &Sample, instance: &ModelInstance, limits: &LimitsConfig) -> Result<(), String> {
     let body = manifest::read_file(&sample.request, limits.body as u64)?;
     let tensors = oip::Limits { tensor_bytes: limits.answer, ..oip::Limits::default() };
-    let call = oip::parse_infer(&body, &instance.info, &tensors).map_err(|error| error.message.to_string())?;
+    let call =
+        oip::parse_infer(&body, &instance.info, &tensors).map_err(|error| error.message.to_string())?;
     drop(body);
     job::check(instance, &call.inputs, &call.outputs, limits.answer).map_err(|error| error.to_string())?;
-    let got =
-        job::execute(instance, &call.inputs, &call.outputs, Run::default(), limits.answer)
-            .map_err(|error| error.to_string())?;
+    let got = job::execute(instance, &call.inputs, &call.outputs, Run::default(), limits.answer)
+        .map_err(|error| error.to_string())?;
     let Some(expect) = &sample.expect else { return Ok(()) };
     let within = |problem: String| format!("{}: {problem}", shown(expect));
     let golden = golden(expect, &instance.info, limits, &tensors).map_err(within)?;
@@ -47,7 +51,8 @@ fn one(sample: &Sample, instance: &ModelInstance, limits: &LimitsConfig) -> Resu
         let index = instance.info.outputs.iter().position(|output| output.name == name);
         let place = call.outputs.iter().position(|output| Some(*output) == index);
         let got = place.and_then(|place| got.get(place));
-        let got = got.ok_or_else(|| within(format!("output `{name}` is not among those that are asked for")))?;
+        let got =
+            got.ok_or_else(|| within(format!("output `{name}` is not among those that are asked for")))?;
         compare(&name, got, &want, sample).map_err(|problem| format!("{problem} in {}", shown(expect)))?;
     }
     Ok(())
@@ -106,7 +111,9 @@ fn compare(name: &str, got: &Tensor, want: &Tensor, sample: &Sample) -> Result<(
     let data_type = got.data_type();
     let Some(size) = data_type.size() else {
         let differ = got.iter_strings().zip(want.iter_strings()).position(|(got, want)| got != want);
-        return differ.map_or(Ok(()), |at| Err(format!("output `{name}` at index {at} is another text than expected")));
+        return differ.map_or(Ok(()), |at| {
+            Err(format!("output `{name}` at index {at} is another text than expected"))
+        });
     };
     let (rtol, atol) = tolerance(data_type);
     let (rtol, atol) = (sample.rtol.unwrap_or(rtol), sample.atol.unwrap_or(atol));

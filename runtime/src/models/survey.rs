@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outrigger_backend::{
-    Backend, BackendError, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, chain,
-};
+use outrigger_backend::{Backend, BackendError, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, chain};
 
+use super::ModelsError;
 use super::plugin::{self, PluginError};
 use super::wanted::Wanted;
-use super::ModelsError;
 use crate::config::BackendsConfig;
 use crate::placement::{self, BackendState, DeviceId, DeviceState};
 
@@ -39,10 +37,7 @@ pub(crate) struct OpenDevice {
 }
 
 /// Opens backends and their devices. One that does not open is one without devices.
-pub(super) fn open<'a>(
-    config: &BackendsConfig,
-    names: impl IntoIterator<Item = &'a str>,
-) -> Vec<Surveyed> {
+pub(super) fn open<'a>(config: &BackendsConfig, names: impl IntoIterator<Item = &'a str>) -> Vec<Surveyed> {
     let names: BTreeSet<&str> = names.into_iter().collect();
     names.into_iter().map(|name| one(config, name)).collect()
 }

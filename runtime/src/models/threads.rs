@@ -75,7 +75,12 @@ pub(super) struct Threads {
 
 impl Threads {
     /// Starts `count` threads of a device, in front of which `ahead` admitted jobs may wait.
-    pub(super) fn start(device: &str, count: usize, ahead: usize, output_limit: usize) -> std::io::Result<Self> {
+    pub(super) fn start(
+        device: &str,
+        count: usize,
+        ahead: usize,
+        output_limit: usize,
+    ) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::bounded(ahead + WAITING);
         let feed = Arc::new(Feed {
             threads: count,

@@ -8,7 +8,7 @@ use outrigger_backend::LoadOptions;
 use super::discover::{self, Located};
 use super::manifest::{self, Manifest};
 use super::{DEFAULT_VERSION, ModelsError};
-use crate::config::{BatchDelay, BackendsConfig, Config, DeviceWish, ModelConfig, PlacementConfig};
+use crate::config::{BackendsConfig, BatchDelay, Config, DeviceWish, ModelConfig, PlacementConfig};
 
 /// A model that is to be loaded.
 #[derive(Debug)]

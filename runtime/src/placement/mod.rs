@@ -198,8 +198,9 @@ impl Planner<'_> {
             tried.push(Tried::new(wish.to_string(), Reason::Absent { why: "it was not opened".into() }));
             return None;
         };
-        let matching: Vec<usize> =
-            (0..backend.devices.len()).filter(|index| wish.index.is_none_or(|wanted| wanted == *index)).collect();
+        let matching: Vec<usize> = (0..backend.devices.len())
+            .filter(|index| wish.index.is_none_or(|wanted| wanted == *index))
+            .collect();
         if matching.is_empty() {
             let why = backend.absent.clone().unwrap_or_else(|| match backend.devices.len() {
                 0 => "its backend does not say why".into(),
@@ -260,9 +261,10 @@ impl Planner<'_> {
     /// What would have to leave a device where the model's list begins: the least valuable, which was placed last, first.
     fn evictions(&self, model: &Wanted, tried: &[Tried]) -> Vec<Eviction> {
         let Some(wish) = model.devices.first() else { return Vec::new() };
-        let full = self.taken.keys().filter(|id| {
-            id.backend == wish.backend && wish.index.is_none_or(|index| index == id.index)
-        });
+        let full = self
+            .taken
+            .keys()
+            .filter(|id| id.backend == wish.backend && wish.index.is_none_or(|index| index == id.index));
         let choices = full.filter_map(|id| {
             let name = id.to_string();
             let Reason::NoRoom { bytes, taken, budget } =
@@ -273,8 +275,12 @@ impl Planner<'_> {
             let mut missing = taken.saturating_add(*bytes).saturating_sub(*budget);
             let mut leave = Vec::new();
             // Copies of the model itself would only change places.
-            let others =
-                self.plan.placed.iter().rev().filter(|placed| placed.device == *id && placed.model != model.name);
+            let others = self
+                .plan
+                .placed
+                .iter()
+                .rev()
+                .filter(|placed| placed.device == *id && placed.model != model.name);
             for placed in others {
                 if missing == 0 {
                     break;
@@ -289,7 +295,9 @@ impl Planner<'_> {
             }
             (missing == 0).then_some(leave)
         });
-        choices.min_by_key(|leave| leave.iter().map(|eviction| eviction.bytes).sum::<u64>()).unwrap_or_default()
+        choices
+            .min_by_key(|leave| leave.iter().map(|eviction| eviction.bytes).sum::<u64>())
+            .unwrap_or_default()
     }
 
     fn finish(mut self) -> Plan {

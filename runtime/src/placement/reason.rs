@@ -76,7 +76,9 @@ impl fmt::Display for Reason {
                 write!(f, "has no room: {bytes} bytes more than the {taken} taken are over its {budget}")
             }
             Self::Unhealthy { why } => write!(f, "is lost: {why}"),
-            Self::Format { format, takes } => write!(f, "does not take `{format}`, only {}", takes.join(", ")),
+            Self::Format { format, takes } => {
+                write!(f, "does not take `{format}`, only {}", takes.join(", "))
+            }
             Self::Unreadable { why } => f.write_str(why),
             Self::Forbidden => f.write_str("not allowed: fallback = false"),
         }

@@ -8,7 +8,10 @@ fn backend(name: &str, budgets: &[Option<u64>]) -> BackendState {
     BackendState {
         name: name.into(),
         formats: vec!["onnx".into()],
-        devices: budgets.iter().map(|budget| DeviceState { budget: *budget, ..DeviceState::default() }).collect(),
+        devices: budgets
+            .iter()
+            .map(|budget| DeviceState { budget: *budget, ..DeviceState::default() })
+            .collect(),
         absent: budgets.is_empty().then(|| "no driver".into()),
     }
 }
@@ -34,7 +37,9 @@ fn model(name: &str, devices: &str, instances: usize, bytes: u64, backends: &[Ba
 /// `model.instance device` or `model.instance -`, and why not elsewhere.
 fn shown(plan: &Plan) -> Vec<String> {
     let tried = |tried: &[Tried]| tried.iter().map(|tried| format!(" [{tried}]")).collect::<String>();
-    let evict = |evict: &[Eviction]| evict.iter().map(|gone| format!(" -{}.{}", gone.model, gone.instance)).collect::<String>();
+    let evict = |evict: &[Eviction]| {
+        evict.iter().map(|gone| format!(" -{}.{}", gone.model, gone.instance)).collect::<String>()
+    };
     let placed = plan.placed.iter().map(|placed| {
         let from = placed.fallback_from.iter().map(|from| format!(" from {from}")).collect::<String>();
         let Placed { model, instance, device, .. } = placed;
@@ -56,7 +61,8 @@ fn each_copy_goes_to_the_first_entry_with_room_and_says_why() {
     let spread = plan(&[model("a", "cuda cpu", 3, 10, &backends)]);
     assert_eq!(spread[..2], ["a.0 cuda:1", "a.1 cuda:0"]);
     assert!(spread[2].starts_with("a.2 cuda:1 ["), "{spread:?}");
-    let absent = "a.0 cpu:0 from fpga [fpga: no such device: no driver] [cuda:7: no such device: its backend has 2]";
+    let absent =
+        "a.0 cpu:0 from fpga [fpga: no such device: no driver] [cuda:7: no such device: its backend has 2]";
     assert_eq!(plan(&[model("a", "fpga cuda:7 cpu", 1, 5, &backends)]), [absent]);
     let full = plan(&[model("a", "cuda:0", 1, 8, &backends), model("b", "cuda:0 cpu", 1, 3, &backends)]);
     let why = "[cuda:0: has no room: 3 bytes more than the 8 taken are over its 10]";

@@ -41,7 +41,8 @@ impl Models {
     pub(crate) fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agreement/models.py");
-        let output = Command::new(outrigger_testkit::python()).arg(script).arg(folder.path()).output().unwrap();
+        let output =
+            Command::new(outrigger_testkit::python()).arg(script).arg(folder.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let calls = std::fs::read(folder.path().join("calls.json")).unwrap();
         Self { calls: serde_json::from_slice(&calls).unwrap(), folder }
@@ -63,8 +64,8 @@ impl Models {
             let (inputs, expected) = (tensors(&call.inputs), tensors(&call.outputs));
             let names: Vec<&str> = model.info().outputs.iter().map(|output| output.name.as_str()).collect();
             assert_eq!(names, call.outputs.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>());
-            let placed = infer(&*model, &*instance, &inputs)
-                .unwrap_or_else(|error| panic!("{}: {error}", call.model));
+            let placed =
+                infer(&*model, &*instance, &inputs).unwrap_or_else(|error| panic!("{}: {error}", call.model));
             let mut allocated: Vec<Output> = (0..expected.len()).map(Output::allocate).collect();
             instance.infer(&inputs, &mut allocated, Run::default()).unwrap();
             let allocated = allocated.into_iter().map(|output| output.into_tensor().unwrap());
@@ -77,7 +78,12 @@ impl Models {
             seen.push(call.model.as_str());
         }
         seen.dedup();
-        println!("{} agrees with Python in {} calls of {}", backend.info().name, self.calls.len(), seen.join(", "));
+        println!(
+            "{} agrees with Python in {} calls of {}",
+            backend.info().name,
+            self.calls.len(),
+            seen.join(", ")
+        );
         assert!(seen.len() >= 10);
     }
 }

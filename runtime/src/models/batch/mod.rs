@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use outrigger_backend::{BackendError, ModelInfo};
 
 use super::job::{self, Failure, Job};
-use crate::busy::Outcome;
 use super::wanted::Wanted;
+use crate::busy::Outcome;
 use crate::config::BatchDelay;
 use choice::{Bucket, Choice, Rules, Waiting};
 use cost::Costs;

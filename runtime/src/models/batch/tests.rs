@@ -215,8 +215,16 @@ async fn only_so_many_may_wait() {
     for _ in 1..former.most {
         let (done, answer) = oneshot::channel();
         let (model, inputs) = (Arc::clone(&rig.model), inputs(1, 1, 0.0, 1));
-        let job =
-            Job { model, inputs, outputs: vec![0], slot: None, deadline: None, run: Run::default(), done, counted: None };
+        let job = Job {
+            model,
+            inputs,
+            outputs: vec![0],
+            slot: None,
+            deadline: None,
+            run: Run::default(),
+            done,
+            counted: None,
+        };
         assert!(former.put(job).is_ok());
         answers.push(answer);
     }
