@@ -19,6 +19,6 @@ pub mod swagger;
 pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
 pub use models::report;
-pub use models::{LoadedModel, Models, ModelsError, NotBatchable, PluginError};
+pub use models::{LoadedModel, Models, ModelsError, NotBatchable, Picked, PluginError};
 pub use replica::{Addresses, Replica, ReplicaError};
 pub use scheduler::{Admission, Limits, Scheduler, Slot, Terms};

@@ -323,6 +323,11 @@ impl Replica {
         let Some(serving) = self.serving.get() else {
             return Some("models and workers are being loaded".into());
         };
+        if !self.busy.are_devices_able()
+            && let Some(trouble) = serving.models.trouble()
+        {
+            return Some(trouble.into());
+        }
         if self.busy.is_able() {
             return Some("the replica is shutting down".into());
         }

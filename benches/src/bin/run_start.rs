@@ -96,7 +96,7 @@ async fn calls(models: Arc<Models>, pause: Duration, turn: Duration) -> anyhow::
                 tokio::time::sleep(pause).await;
             }
             let asked = monotonic_ns();
-            let outputs = models.infer(&model, vec![input.clone()], vec![0], None, None).await?;
+            let outputs = models.infer(model.pick(), vec![input.clone()], vec![0], None, None).await?;
             let answered = monotonic_ns();
             let bytes = outputs.first().and_then(|output| output.data().first_chunk::<8>());
             let ran = u64::from_ne_bytes(*bytes.context("the time")?);

@@ -8,6 +8,7 @@ use outrigger_backend::{Instance, ModelInfo};
 use prometheus::IntCounter;
 
 use super::batch::Former;
+use super::health::DeviceHealth;
 use crate::placement::DeviceId;
 
 /// A model that is loaded.
@@ -52,13 +53,19 @@ impl LoadedModel {
         self.instances().map(|instance| instance.bytes_held()).fold(0, u64::saturating_add)
     }
 
-    /// The instance for the next call: that with the fewest calls under way.
-    pub(crate) fn pick(&self) -> Picked {
+    /// Whether one of its instances is where it can be used.
+    pub(super) fn is_able(&self) -> bool {
+        self.instances().any(|instance| instance.is_usable())
+    }
+
+    /// The instance for the next call: that with the fewest calls under way, among those that can be used.
+    pub fn pick(&self) -> Picked {
         if self.others.is_empty() {
             return Picked { instance: Arc::clone(&self.first), counted: None };
         }
-        let calls = |instance: &&Arc<ModelInstance>| instance.calls.load(Ordering::Relaxed);
-        let instance = self.instances().min_by_key(calls).unwrap_or(&self.first);
+        let rank =
+            |instance: &&Arc<ModelInstance>| (!instance.is_usable(), instance.calls.load(Ordering::Relaxed));
+        let instance = self.instances().min_by_key(rank).unwrap_or(&self.first);
         Picked { instance: Arc::clone(instance), counted: Some(Counted::new(Arc::clone(instance))) }
     }
 }
@@ -83,18 +90,19 @@ pub(crate) struct ModelInstance {
 /// Where an instance is, and why.
 pub(super) struct Place {
     pub(super) device: DeviceId,
+    pub(super) health: Arc<DeviceHealth>,
     /// The same for the header of answers, with where it would have gone if that is elsewhere.
     pub(super) header: Option<HeaderValue>,
 }
 
 impl Place {
-    pub(super) fn new(device: DeviceId, fallback_from: Option<&str>) -> Self {
+    pub(super) fn new(device: DeviceId, health: Arc<DeviceHealth>, fallback_from: Option<&str>) -> Self {
         let text = match fallback_from {
             None => device.to_string(),
             Some(from) => format!("{device}; fallback-from={from}"),
         };
         // Names of backends are such that they can stand in a header.
-        Self { device, header: HeaderValue::try_from(text).ok() }
+        Self { device, health, header: HeaderValue::try_from(text).ok() }
     }
 }
 
@@ -110,6 +118,18 @@ impl ModelInstance {
         Self { name, info, instance, former: None, device: 0, place, calls, runs }
     }
 
+    /// Whether its device can be used.
+    fn is_usable(&self) -> bool {
+        self.place.as_ref().is_none_or(|place| place.health.is_usable())
+    }
+
+    /// Its device was lost during a run.
+    pub(super) fn note_lost(&self) {
+        if let Some(place) = &self.place {
+            place.health.suspect();
+        }
+    }
+
     /// Bytes of device memory that it holds; 0 if not known.
     pub(crate) fn bytes_held(&self) -> u64 {
         self.instance.bytes_held()
@@ -117,7 +137,7 @@ impl ModelInstance {
 }
 
 /// The instance that a call goes to.
-pub(crate) struct Picked {
+pub struct Picked {
     pub(super) instance: Arc<ModelInstance>,
     pub(super) counted: Option<Counted>,
 }

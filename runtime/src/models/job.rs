@@ -118,7 +118,12 @@ pub(super) fn execute(
     // A panic is a bug of ours; it costs the run, not the thread.
     let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, run));
     std::panic::catch_unwind(infer)
-        .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())))?;
+        .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())))
+        .inspect_err(|error| {
+            if matches!(error, BackendError::Lost(_)) {
+                model.note_lost();
+            }
+        })?;
     let tensors = outputs
         .into_iter()
         .map(|output| {

@@ -1,12 +1,13 @@
 //! Loads models where the plan has them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use outrigger_backend::{BackendError, Model, ModelInfo};
 
 use super::batch::{self, Former};
+use super::health::{DeviceHealth, Watch};
 use super::instance::{LoadedModel, ModelInstance, Place};
 use super::survey::{self, OpenDevice, Surveyed};
 use super::threads::{self, Threads};
@@ -40,19 +41,29 @@ impl Models {
             Lanes::of(device.threads, widest)
         };
         let lanes = Lanes::sum(devices.iter().map(lanes));
+        let watch = Arc::<Watch>::default();
+        let health = |open: &OpenDevice| {
+            let (id, device, status) = (open.id.clone(), Arc::clone(&open.device), open.status.clone());
+            Arc::new(DeviceHealth::new(id, device, status, Arc::clone(&watch)))
+        };
+        let health: Vec<_> = devices.iter().map(health).collect();
         let limits = batch::Limits {
             bytes: config.limits.answer,
             waiting: lanes.slots + lanes.ahead + threads::WAITING,
         };
-        let mut loader = Loader { devices: &devices, config, metrics, limits, held: BTreeMap::new() };
-        let mut models = BTreeMap::new();
+        let mut loader =
+            Loader { devices: &devices, health: &health, config, metrics, limits, held: BTreeMap::new() };
+        let mut models: BTreeMap<String, Arc<LoadedModel>> = BTreeMap::new();
         // There are at most `limits.models`.
         for (kind, model) in (SCRIPT + 1..).zip(&wanted) {
             let placed: Vec<_> = plan.placed.iter().filter(|placed| placed.model == model.name).collect();
             let loaded = loader.load(kind, model, &placed, &backends)?;
             models.insert(model.name.clone(), Arc::new(loaded));
         }
-        let start = |device: OpenDevice| {
+        let all: Vec<_> = models.values().cloned().collect();
+        let able = move || all.iter().all(|model| model.is_able());
+        let watcher = watch.start(health.clone(), Arc::clone(busy), able).map_err(ModelsError::Thread)?;
+        let start = |(device, health): (OpenDevice, Arc<DeviceHealth>)| {
             let name = match device.id.index {
                 0 => device.id.backend.clone(),
                 index => format!("{}{index}", device.id.backend),
@@ -60,15 +71,22 @@ impl Models {
             // Any of them may get all calls that are let in.
             let threads =
                 Threads::start(&name, device.threads, lanes.slots + lanes.ahead, config.limits.answer)?;
-            Ok(LoadedDevice { device, threads })
+            Ok(LoadedDevice { device, health, threads })
         };
         let infos = backends.iter().filter_map(|seen| Some(seen.backend.as_ref().ok()?.info().clone()));
         Ok(Self {
             models,
             backends: infos.collect(),
-            devices: devices.into_iter().map(start).collect::<Result<_, _>>().map_err(ModelsError::Thread)?,
+            devices: devices
+                .into_iter()
+                .zip(health)
+                .map(start)
+                .collect::<Result<_, _>>()
+                .map_err(ModelsError::Thread)?,
             lanes,
             runs: AtomicU64::new(1),
+            watch,
+            watcher: Mutex::new(Some(watcher)),
         })
     }
 }
@@ -109,6 +127,8 @@ fn used(plan: &Plan, backends: &[Surveyed]) -> Vec<OpenDevice> {
 
 struct Loader<'a> {
     devices: &'a [OpenDevice],
+    /// Of the same devices.
+    health: &'a [Arc<DeviceHealth>],
     config: &'a Config,
     metrics: &'a Metrics,
     limits: batch::Limits,
@@ -189,10 +209,12 @@ impl Loader<'_> {
     ) -> Result<ModelInstance, ModelsError> {
         let instance = model.instance().map_err(|source| self.failed(wanted, source))?;
         let info = Arc::new(model.info().clone());
-        let place = Place::new(placed.device.clone(), placed.fallback_from.as_deref());
+        let place = self.health.get(at).map(|health| {
+            Place::new(placed.device.clone(), Arc::clone(health), placed.fallback_from.as_deref())
+        });
         let device = placed.device.to_string();
         let runs = self.metrics.models.runs(&wanted.name, &device, placed.fallback_from.is_some());
-        let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
+        let mut instance = ModelInstance::new(&wanted.name, info, instance, place, runs);
         instance.device = at;
         instance.former =
             Former::new(&wanted.name, wanted, &instance.info, self.limits, &self.metrics.batches).map_err(

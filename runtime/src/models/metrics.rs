@@ -1,19 +1,15 @@
 //! What is counted and shown of models by device. Names of models and backends are the operator's and bounded by `limits.models` and
 //! the configuration.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
 
-use outrigger_backend::{DeviceStatus, Health};
+use outrigger_backend::Health;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use super::Models;
 use crate::metrics::{family, gauge};
-
-/// What devices say is asked for no more often than this.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// The metrics of all models.
 #[derive(Clone)]
@@ -52,11 +48,9 @@ impl ModelMetrics {
     }
 }
 
-/// Shows what models hold and how devices are, as they stand when asked.
+/// Shows what models hold and how devices are, as they said last.
 struct DeviceCollector {
     models: Arc<OnceLock<Arc<Models>>>,
-    /// What devices said last.
-    seen: Mutex<Option<(Instant, Vec<Option<DeviceStatus>>)>>,
     descriptions: Vec<Desc>,
 }
 
@@ -78,20 +72,7 @@ impl DeviceCollector {
             Desc::new((*name).into(), (*help).into(), labels, std::collections::HashMap::new())
         };
         let descriptions = DEVICES.iter().map(describe).collect::<Result<_, _>>()?;
-        Ok(Self { models, seen: Mutex::default(), descriptions })
-    }
-
-    fn statuses(&self, models: &Models) -> Vec<Option<DeviceStatus>> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*seen {
-            Some((at, statuses)) if at.elapsed() < FRESH => statuses.clone(),
-            _ => {
-                let ask = |loaded: &super::LoadedDevice| loaded.device.device.status().ok();
-                let statuses: Vec<_> = models.devices.iter().map(ask).collect();
-                *seen = Some((Instant::now(), statuses.clone()));
-                statuses
-            }
-        }
+        Ok(Self { models, descriptions })
     }
 }
 
@@ -113,7 +94,8 @@ impl Collector for DeviceCollector {
                     bytes.push(gauge(&[("device", &name), ("model", &model.name)], held as f64));
                 }
             }
-            for (loaded, status) in models.devices.iter().zip(self.statuses(models)) {
+            for loaded in &models.devices {
+                let status = loaded.health.status();
                 let name = loaded.device.id.to_string();
                 let sizes = status
                     .as_ref()
@@ -126,6 +108,7 @@ impl Collector for DeviceCollector {
                         .map(|(what, size)| gauge(&[("device", &name), ("memory", what)], size as f64)),
                 );
                 let state = match status.map(|status| status.health) {
+                    _ if loaded.health.trouble().is_some() => "lost",
                     Some(Health::Healthy) => "healthy",
                     Some(Health::Degraded(_)) => "degraded",
                     _ => "lost",

@@ -4,6 +4,7 @@ mod batch;
 mod bed;
 mod discover;
 mod error;
+mod health;
 mod instance;
 mod job;
 mod load;
@@ -19,8 +20,9 @@ mod threads;
 mod wanted;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,8 +36,9 @@ use crate::scheduler::Slot;
 pub(crate) use batch::BatchMetrics;
 pub use batch::NotBatchable;
 pub use error::ModelsError;
-pub use instance::LoadedModel;
-pub(crate) use instance::{ModelInstance, Picked};
+use health::{DeviceHealth, Watch};
+pub(crate) use instance::ModelInstance;
+pub use instance::{LoadedModel, Picked};
 use job::{Failure, Job};
 pub(crate) use metrics::ModelMetrics;
 pub use plugin::PluginError;
@@ -60,11 +63,15 @@ pub struct Models {
     lanes: Lanes,
     /// The number of the next run.
     runs: AtomicU64,
+    /// Looks after the devices.
+    watch: Arc<Watch>,
+    watcher: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// A device that models are on.
 struct LoadedDevice {
     device: OpenDevice,
+    health: Arc<DeviceHealth>,
     threads: Threads,
 }
 
@@ -103,6 +110,8 @@ impl Models {
             backends: Vec::new(),
             lanes: Lanes::sum(std::iter::empty()),
             runs: AtomicU64::new(1),
+            watch: Arc::default(),
+            watcher: Mutex::default(),
         }
     }
 
@@ -147,7 +156,7 @@ impl Models {
     ///
     /// # Errors
     /// `invalid_tensor` for inputs that do not fit, `model_failed`, `overloaded`.
-    pub(crate) async fn infer(
+    pub async fn infer(
         &self,
         picked: Picked,
         inputs: Vec<Tensor>,
@@ -211,9 +220,35 @@ impl Models {
         self.devices.iter().for_each(|device| device.threads.break_off());
     }
 
+    /// Why calls of some model cannot succeed: its devices cannot be used.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let stranded = self.models.values().find(|model| !model.is_able())?;
+        let places = stranded.instances().filter_map(|instance| instance.place.as_ref());
+        let mut reasons: Vec<String> = places
+            .filter_map(|place| Some(format!("{}: {}", place.device, place.health.trouble()?)))
+            .collect();
+        reasons.dedup();
+        let others = self.models.values().filter(|model| !model.is_able()).count() - 1;
+        let more = if others > 0 { format!(", as {others} more have not") } else { String::new() };
+        let (name, reasons) = (&stranded.name, reasons.join("; "));
+        Some(format!("model `{name}` has no device that can be used{more}: {reasons}"))
+    }
+
     /// Ends the threads; calls that wait for one are answered with an error.
     pub fn stop(&self) {
+        self.watch.stop();
+        let watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if watcher.is_some_and(|watcher| watcher.join().is_err()) {
+            tracing::error!("the thread that looks after devices ended by a panic");
+        }
         self.devices.iter().for_each(|device| device.threads.stop());
+    }
+}
+
+impl Drop for Models {
+    fn drop(&mut self) {
+        // Its thread has models of its own, and would go on.
+        self.watch.stop();
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) struct SeenDevice {
 pub(crate) struct OpenDevice {
     pub(super) id: DeviceId,
     pub(super) device: Arc<dyn Device>,
+    /// How it was when it was opened.
     pub(super) status: DeviceStatus,
     /// Bytes that models may hold; `None` if nobody knows.
     pub(super) budget: Option<u64>,
