@@ -1,6 +1,7 @@
 //! What backends say and take, as it lies in frames.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
 
 use outrigger_backend::{
     BackendError, BackendInfo, DeviceInfo, DeviceKind, DeviceStatus, Health, LoadOptions, ModelInfo,
@@ -33,6 +34,8 @@ pub(crate) struct HostLimits {
     pub(crate) kept_bytes: u64,
     /// Regions that a connection keeps.
     pub(crate) kept_regions: u64,
+    /// How long to look for the next request before sleeping.
+    pub(crate) spin: Duration,
 }
 
 impl Hello {
@@ -40,8 +43,11 @@ impl Hello {
         out.put_u32(VERSION);
         out.put_bytes(&self.library);
         put_settings(&self.settings, out);
-        let HostLimits { call_bytes, inline_bytes, kept_bytes, kept_regions } = self.limits;
-        [call_bytes, inline_bytes, kept_bytes, kept_regions].iter().for_each(|limit| out.put_u64(*limit));
+        let HostLimits { call_bytes, inline_bytes, kept_bytes, kept_regions, spin } = self.limits;
+        let spin = u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX);
+        [call_bytes, inline_bytes, kept_bytes, kept_regions, spin]
+            .iter()
+            .for_each(|limit| out.put_u64(*limit));
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
@@ -56,6 +62,7 @@ impl Hello {
             inline_bytes: reader.u64()?,
             kept_bytes: reader.u64()?,
             kept_regions: reader.u64()?,
+            spin: Duration::from_nanos(reader.u64()?),
         };
         Ok(Self { library, settings, limits })
     }
@@ -162,7 +169,9 @@ fn device(reader: &mut Reader<'_>) -> Result<DeviceInfo> {
 }
 
 pub(crate) fn put_status(status: &DeviceStatus, out: &mut Vec<u8>) {
-    [status.memory_total, status.memory_free, status.memory_held].iter().for_each(|bytes| out.put_u64(*bytes));
+    [status.memory_total, status.memory_free, status.memory_held]
+        .iter()
+        .for_each(|bytes| out.put_u64(*bytes));
     let (number, text) = match &status.health {
         Health::Healthy => (0, ""),
         Health::Degraded(text) => (1, text.as_str()),

@@ -119,12 +119,38 @@ pub(crate) struct Inbox {
     /// Of the frame that is in `bytes`, header and all.
     end: usize,
     files: Vec<OwnedFd>,
+    spin: Spin,
+}
+
+/// Looks for a frame for a few microseconds before it sleeps: to be woken takes longer than what a small model takes. Where frames do not
+/// come that fast it sleeps at once, so that neither a slow model nor an idle process costs a core anything.
+#[derive(Default)]
+struct Spin {
+    limit: Duration,
+    /// How long frames were waited for of late: a running mean.
+    usual: Duration,
+}
+
+impl Spin {
+    fn is_worth_it(&self) -> bool {
+        self.usual <= self.limit
+    }
+
+    fn learn(&mut self, waited: Duration) {
+        // One long wait is no reason to stop, and a few short ones are one to begin.
+        self.usual = (self.usual * 3 + waited.min(self.limit * 4)) / 4;
+    }
 }
 
 /// Room for one frame at first; it grows up to the limit of a frame.
 const ROOM: usize = 16 << 10;
 
 impl Inbox {
+    /// One that looks for so long before it sleeps.
+    pub(crate) fn spinning(limit: Duration) -> Self {
+        Self { spin: Spin { limit, usual: Duration::ZERO }, ..Self::default() }
+    }
+
     /// Takes the next frame: its kind and number. What is in it is in [`Inbox::payload`] until the next one.
     pub(crate) fn receive(
         &mut self,
@@ -137,7 +163,8 @@ impl Inbox {
         self.filled -= self.end;
         self.end = 0;
         loop {
-            if let Some(start) = self.bytes.get(..self.filled).and_then(|bytes| bytes.first_chunk::<HEADER>()) {
+            if let Some(start) = self.bytes.get(..self.filled).and_then(|bytes| bytes.first_chunk::<HEADER>())
+            {
                 let (length, kind, number) = frame::header(start)?;
                 let end = HEADER + length;
                 if self.filled >= end {
@@ -147,8 +174,12 @@ impl Inbox {
                 self.room(end);
             }
             self.room(ROOM);
-            patience.wait(socket)?;
-            self.fill(socket)?;
+            if self.filled == 0 && !self.spin.limit.is_zero() {
+                self.first(socket, patience)?;
+            } else {
+                patience.wait(socket)?;
+                self.fill(socket, RecvFlags::empty())?;
+            }
         }
     }
 
@@ -158,14 +189,35 @@ impl Inbox {
         }
     }
 
-    fn fill(&mut self, socket: BorrowedFd<'_>) -> Result<(), ReceiveError> {
+    /// Waits for the beginning of a frame.
+    fn first(&mut self, socket: BorrowedFd<'_>, patience: &impl Patience) -> Result<(), ReceiveError> {
+        let began = Instant::now();
+        if self.spin.is_worth_it() {
+            while began.elapsed() < self.spin.limit {
+                if self.fill(socket, RecvFlags::DONTWAIT)? {
+                    self.spin.learn(began.elapsed());
+                    return Ok(());
+                }
+                // Whoever is to send it may be waiting for this core.
+                std::thread::yield_now();
+            }
+        }
+        patience.wait(socket)?;
+        self.fill(socket, RecvFlags::empty())?;
+        self.spin.learn(began.elapsed());
+        Ok(())
+    }
+
+    /// Takes what has come; `false` if that is nothing.
+    fn fill(&mut self, socket: BorrowedFd<'_>, flags: RecvFlags) -> Result<bool, ReceiveError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
         let mut beside = RecvAncillaryBuffer::new(&mut space);
         let room = self.bytes.get_mut(self.filled..).unwrap_or_default();
         let received = loop {
             let mut parts = [IoSliceMut::new(room)];
-            match recvmsg(socket, &mut parts, &mut beside, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(socket, &mut parts, &mut beside, RecvFlags::CMSG_CLOEXEC | flags) {
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::CONNRESET) => return Err(ReceiveError::Closed),
                 received => break received.map_err(io::Error::from)?,
             }
@@ -182,7 +234,7 @@ impl Inbox {
             return Err(ReceiveError::Closed);
         }
         self.filled += received.bytes;
-        Ok(())
+        Ok(true)
     }
 
     /// What follows the header of the last frame.

@@ -1,7 +1,8 @@
 //! One connection to a child: one request and its answer at a time.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{BackendError, Buffer, DataType, DeviceMemory, ShapeError, Tensor};
@@ -88,8 +89,8 @@ pub(super) enum Came {
 }
 
 impl Connection {
-    pub(super) fn new(socket: Arc<OwnedFd>) -> Self {
-        let (inbox, out) = (Inbox::default(), Vec::new());
+    pub(super) fn new(socket: Arc<OwnedFd>, spin: Duration) -> Self {
+        let (inbox, out) = (Inbox::spinning(spin), Vec::new());
         Self { socket, inbox, out, input: None, is_new: false, theirs: Vec::new() }
     }
 
@@ -118,7 +119,8 @@ impl Connection {
         let total: usize = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.data().len()));
         if total as u64 > limits.call_bytes {
             let limit = limits.call_bytes;
-            let text = format!("inputs of {total} bytes are over the device host's limit of {limit} for one call");
+            let text =
+                format!("inputs of {total} bytes are over the device host's limit of {limit} for one call");
             return Err(BackendError::Input(text));
         }
         let inline = total <= limits.inline_bytes;
@@ -149,7 +151,12 @@ impl Connection {
     }
 
     /// Makes the region anew if it is too small.
-    fn room_for(&mut self, tensors: &[Tensor], limits: &Limits, laid: &mut Laid<'_>) -> Result<(), BackendError> {
+    fn room_for(
+        &mut self,
+        tensors: &[Tensor],
+        limits: &Limits,
+        laid: &mut Laid<'_>,
+    ) -> Result<(), BackendError> {
         let end = |end: usize, tensor: &Tensor| align(end)?.checked_add(tensor.data().len());
         let size = tensors.iter().try_fold(0, end).unwrap_or(usize::MAX);
         if self.input.as_ref().is_none_or(|region| region.len() < size) {
@@ -295,7 +302,8 @@ fn take(
     let data = match head.at {
         At::Inline { len } => copy(inline.take(len)?)?,
         At::Region { number, offset, len } => {
-            let outside = || Trouble::Protocol(format!("{len} bytes at {offset} are not inside region {number}"));
+            let outside =
+                || Trouble::Protocol(format!("{len} bytes at {offset} are not inside region {number}"));
             let view = match theirs.iter_mut().find(|theirs| theirs.number == number) {
                 Some(theirs) => {
                     theirs.lent = true;
@@ -325,10 +333,4 @@ fn copy(bytes: &[u8]) -> Result<Bytes, BackendError> {
         .map_err(|_| BackendError::OutOfMemory(format!("{} bytes for results", bytes.len())))?;
     buffer.copy_from_slice(bytes);
     Ok(buffer.freeze())
-}
-
-impl AsFd for Connection {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
 }

@@ -29,7 +29,8 @@ impl Course {
 
     /// A host has died after it served for `served`, or did not start; `good` is whether a call succeeded on it.
     pub(super) fn died(&mut self, now: Instant, served: Duration, good: bool) -> Next {
-        let Timing { backoff, backoff_most, served_well, deaths, deaths_within, quarantine, .. } = self.timing;
+        let Timing { backoff, backoff_most, served_well, deaths, deaths_within, quarantine, .. } =
+            self.timing;
         if good {
             self.deaths.clear();
             self.quarantined = false;
@@ -68,7 +69,8 @@ mod tests {
     fn restarts_are_at_once_then_ever_later() {
         let (mut course, start) = (course(), Instant::now());
         // Good calls keep it out of quarantine, and do not make it start faster.
-        let pauses: Vec<_> = (0..12u32).map(|death| course.died(start + SECOND * death, SECOND, true)).collect();
+        let pauses: Vec<_> =
+            (0..12u32).map(|death| course.died(start + SECOND * death, SECOND, true)).collect();
         let expected = [0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000];
         assert_eq!(pauses, expected.map(|pause| Next::Restart(Duration::from_millis(pause))));
         let well = course.died(start + SECOND * 100, SECOND * 31, true);

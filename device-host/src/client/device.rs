@@ -122,8 +122,10 @@ impl Device for HostedDevice {
         let (link, number) = self.memory_of(to)?;
         let shape = i64::try_from(from.len()).ok().and_then(|len| Shape::new([len]).ok());
         // Only copied where it travels in the frame; the caller's bytes do not live long enough to be shared.
-        let tensor = shape.and_then(|shape| Tensor::new(DataType::Uint8, shape, Bytes::copy_from_slice(from)).ok());
-        let tensor = tensor.ok_or_else(|| BackendError::Input("there is no tensor of so many bytes".into()))?;
+        let tensor =
+            shape.and_then(|shape| Tensor::new(DataType::Uint8, shape, Bytes::copy_from_slice(from)).ok());
+        let tensor =
+            tensor.ok_or_else(|| BackendError::Input("there is no tensor of so many bytes".into()))?;
         let limits = &self.0.host().options.limits;
         let done = link.for_housekeeping().and_then(|mut lent| {
             lent.with(|connection| {
@@ -234,7 +236,9 @@ impl Model for HostedModel {
         let most = host.options.limits.instances;
         model.fault.check()?;
         if host.count(|loaded| loaded.instances.len()) >= most {
-            return Err(BackendError::Run(format!("the device host holds {most} instances, which is its limit")));
+            return Err(BackendError::Run(format!(
+                "the device host holds {most} instances, which is its limit"
+            )));
         }
         let (link, number) = (host.link()?, host.number());
         link.ask(Kind::Instance, number, |out| out.put_u64(model.number), |_| Ok(()))?;

@@ -49,7 +49,8 @@ impl HostedInstance {
         let count = outputs.len();
         let asked: Vec<Asked> = outputs.iter_mut().map(asked).collect();
         lent.with(|connection| {
-            let laid = connection.lay(inputs, limits, |memory| number_of(memory, &live.model.device, link))?;
+            let laid =
+                connection.lay(inputs, limits, |memory| number_of(memory, &live.model.device, link))?;
             let write = |sent: &Sent, out: &mut Vec<u8>| Infer::write(live.number, run.id, sent, &asked, out);
             connection.send_tensors(Kind::Infer, begun.run, laid, &Forever, write)?;
             connection.take_tensors(count, limits)
@@ -112,7 +113,9 @@ impl HostedInstance {
         match came {
             Came::Host(tensor) if is_of(tensor.data_type()) && !resident => {
                 match output.place_mut() {
-                    Some((_, shape, place)) if shape == tensor.shape() => place.copy_from_slice(tensor.data()),
+                    Some((_, shape, place)) if shape == tensor.shape() => {
+                        place.copy_from_slice(tensor.data())
+                    }
                     _ => output.set(tensor),
                 }
                 Ok(())

@@ -149,7 +149,10 @@ impl Link {
 
     fn connect(&self) -> Result<Box<Connection>, Trouble> {
         let failed = |error: std::io::Error| {
-            BackendError::Run(format!("no further connection to the device host of `{}`: {error}", self.options.name))
+            BackendError::Run(format!(
+                "no further connection to the device host of `{}`: {error}",
+                self.options.name
+            ))
         };
         let (ours, theirs) = socket::pair().map_err(failed)?;
         self.tell(Kind::Connect, 0, Some(&theirs))?;
@@ -161,7 +164,7 @@ impl Link {
         if self.end().reason.is_some() {
             return Err(Trouble::Gone);
         }
-        Ok(Box::new(Connection::new(ours)))
+        Ok(Box::new(Connection::new(ours, self.options.timing.spin)))
     }
 
     /// Sends a frame without payload and answer. Never waits: the child takes them off at once, or hangs.
@@ -214,16 +217,6 @@ impl Link {
     /// What is to become of the child, if it is to be ended.
     pub(super) fn verdict(&self) -> Option<Verdict> {
         self.end().condemned.clone()
-    }
-
-    /// Waits until it is known how the child ended, and says so.
-    fn lost(&self) -> BackendError {
-        let waited = self.ended.wait_timeout_while(self.end(), REASON, |end| end.reason.is_none());
-        let (end, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let reason = end.reason.clone();
-        BackendError::Lost(reason.unwrap_or_else(|| {
-            format!("the device host of `{}` does not answer any more", self.options.name)
-        }))
     }
 
     /// The child has ended. Whoever waits for an answer hears of it.
@@ -285,7 +278,8 @@ impl Link {
             return Some(next);
         }
         let grace = self.options.timing.cancel_grace;
-        self.end().condemned = Some(Verdict::Guilty(format!("a run did not end within {grace:?} of its cancel")));
+        self.end().condemned =
+            Some(Verdict::Guilty(format!("a run did not end within {grace:?} of its cancel")));
         None
     }
 

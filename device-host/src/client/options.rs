@@ -80,6 +80,8 @@ impl Default for Limits {
 /// Times of one device's host.
 #[derive(Clone, Debug)]
 pub struct Timing {
+    /// How long both sides look for the next frame before they sleep, where frames come that fast; 0 for never.
+    pub spin: Duration,
     /// From the start of the process until it has described the backend.
     pub start: Duration,
     /// For one model to be loaded again after a restart.
@@ -105,6 +107,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
+            spin: Duration::from_micros(50),
             start: Duration::from_secs(60),
             reload: Duration::from_secs(600),
             cancel_grace: Duration::from_secs(5),

@@ -52,7 +52,8 @@ impl Process {
         let child = command.spawn()?;
         drop(command); // and with it the child's ends of the pipes
         let pid = child.id();
-        let mut process = Self { child: Some(child), pid, ended: eventfd(0, EventfdFlags::CLOEXEC)?, output: None };
+        let mut process =
+            Self { child: Some(child), pid, ended: eventfd(0, EventfdFlags::CLOEXEC)?, output: None };
         process.ended = pidfd_open(process.group().ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let (stopped, name) = (stop.try_clone()?, options.name.clone());

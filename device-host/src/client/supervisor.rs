@@ -181,7 +181,8 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
 
 /// Why a child that was started does not serve.
 fn failed_start(options: &Options, process: Process, trouble: Trouble) -> BackendError {
-    let unavailable = |reason| BackendError::Unavailable { backend: options.library.display().to_string(), reason };
+    let unavailable =
+        |reason| BackendError::Unavailable { backend: options.library.display().to_string(), reason };
     match trouble {
         Trouble::Backend(error) => error,
         Trouble::Late => unavailable("its device host did not get ready in time".into()),
@@ -204,6 +205,7 @@ fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<Ba
             inline_bytes: limits.inline_bytes as u64,
             kept_bytes: limits.kept_bytes,
             kept_regions: limits.kept_regions.max(1) as u64,
+            spin: options.timing.spin,
         },
     };
     let mut out = Vec::new();
@@ -234,7 +236,9 @@ fn load<'a>(link: &Link, loaded: &Loaded, until: &dyn Fn() -> Until<'a>) -> Resu
             let path = model.options.path.display();
             model.fault.set(match connection.ask(Kind::Load, *number, fill, &until()) {
                 Ok(signature) if signature == &*model.signature => None,
-                Ok(_) => Some(format!("`{path}` has other inputs or outputs since its device host was restarted")),
+                Ok(_) => {
+                    Some(format!("`{path}` has other inputs or outputs since its device host was restarted"))
+                }
                 Err(Trouble::Backend(error)) if !matches!(error, BackendError::Lost(_)) => {
                     Some(format!("after its device host was restarted: {error}"))
                 }

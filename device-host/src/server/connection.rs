@@ -76,7 +76,7 @@ struct Connection<'a> {
 impl<'a> Connection<'a> {
     fn new(host: &'a Host, socket: OwnedFd) -> Self {
         let memory = Memory::new(host.limits);
-        Self { host, socket, inbox: Inbox::default(), out: Vec::new(), memory }
+        Self { host, socket, inbox: Inbox::spinning(host.limits.spin), out: Vec::new(), memory }
     }
 
     fn serve(mut self) -> Result<(), String> {

@@ -34,7 +34,11 @@ pub(super) fn handle(
         _ => plain(host, request.kind, request.number, &mut reader, out)?,
     }
     reader.end()?;
-    if request.files.is_empty() { Ok(Vec::new()) } else { Err(Fault::Protocol("a descriptor too many".into())) }
+    if request.files.is_empty() {
+        Ok(Vec::new())
+    } else {
+        Err(Fault::Protocol("a descriptor too many".into()))
+    }
 }
 
 /// Requests that carry no tensors.
@@ -90,7 +94,9 @@ fn infer(
     reader.end()?;
     let number = asked.instance;
     let served = host.objects.instances.get(number).ok_or_else(|| missing("instance", number));
-    let results = served.map_err(Fault::from).and_then(|served| run(host, memory, &asked, request.number, &served, inputs));
+    let results = served
+        .map_err(Fault::from)
+        .and_then(|served| run(host, memory, &asked, request.number, &served, inputs));
     answer(memory, asked.sent.forget, results, out)
 }
 
@@ -120,7 +126,8 @@ fn execute(
     inputs: &[Tensor],
     mut outputs: Vec<Output>,
 ) -> Result<Vec<Tensor>, BackendError> {
-    let begun = asked.id.map(|id| host.runs.begin(number, &served.instance, id).ok_or(BackendError::Cancelled));
+    let begun =
+        asked.id.map(|id| host.runs.begin(number, &served.instance, id).ok_or(BackendError::Cancelled));
     let begun = begun.transpose()?;
     served.instance.infer(inputs, &mut outputs, Run { id: asked.id })?;
     drop(begun);
@@ -194,10 +201,12 @@ fn download(
 fn read_memory(host: &Host, memory: &mut Memory, number: u64, size: usize) -> Result<Results, BackendError> {
     let from = host.objects.memory.get(number).ok_or_else(|| missing("memory", number))?;
     if size as u64 > memory.limit() {
-        let text = format!("{size} bytes are over the device host's limit of {} for one call", memory.limit());
+        let text =
+            format!("{size} bytes are over the device host's limit of {} for one call", memory.limit());
         return Err(BackendError::OutOfMemory(text));
     }
-    let extent = i64::try_from(size).map_err(|_| BackendError::Input("there is no memory of that size".into()))?;
+    let extent =
+        i64::try_from(size).map_err(|_| BackendError::Input("there is no memory of that size".into()))?;
     let shape = Shape::new([extent]).map_err(|error| BackendError::Input(error.to_string()))?;
     let (mut buffers, plan) = memory.buffers(&[size])?;
     let filled = buffers.pop().ok_or_else(|| BackendError::Internal("no memory for what is read".into()));

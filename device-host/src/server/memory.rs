@@ -80,7 +80,8 @@ impl Memory {
         sent.freed.iter().for_each(|number| self.outgoing.freed(*number));
         match (sent.region, <[OwnedFd; 1]>::try_from(files)) {
             (Some(size), Ok([file])) => {
-                let mapping = Mapping::open(file, size).map_err(|error| Fault::Protocol(error.to_string()))?;
+                let mapping =
+                    Mapping::open(file, size).map_err(|error| Fault::Protocol(error.to_string()))?;
                 self.input = Some(Arc::new(mapping));
             }
             (None, Err(files)) if files.is_empty() => {}
@@ -94,7 +95,9 @@ impl Memory {
             At::Inline { len } => copy(inline.take(len)?)?,
             At::Region { offset, len, .. } => {
                 let view = self.input.as_ref().and_then(|mapping| View::new(mapping, offset, len));
-                Bytes::from_owner(view.ok_or_else(|| Fault::Protocol("a tensor is not inside its region".into()))?)
+                Bytes::from_owner(
+                    view.ok_or_else(|| Fault::Protocol("a tensor is not inside its region".into()))?,
+                )
             }
             At::Resident { number, .. } => {
                 let memory = objects.memory.get(number).ok_or_else(|| missing("memory", number))?;
@@ -113,8 +116,11 @@ impl Memory {
         model: &ModelInfo,
         inputs: &[Tensor],
     ) -> Result<(Vec<Output>, Plan), BackendError> {
-        let resolved =
-            if asked.iter().any(|asked| asked.form == Form::Allocate) { model.resolve_outputs(inputs) } else { Vec::new() };
+        let resolved = if asked.iter().any(|asked| asked.form == Form::Allocate) {
+            model.resolve_outputs(inputs)
+        } else {
+            Vec::new()
+        };
         let known: Vec<_> = asked.iter().map(|asked| known(asked, model, &resolved)).collect();
         let lens: Vec<usize> = known.iter().flatten().map(|(.., len)| *len).collect();
         let (buffers, plan) = self.buffers(&lens)?;
@@ -168,10 +174,14 @@ impl Memory {
     ) -> Result<Results, BackendError> {
         let in_place = |tensor: &Tensor| {
             let (address, len) = (tensor.data().as_ptr() as usize, tensor.data().len());
-            plan.places.iter().find(|place| len > 0 && (place.0, place.2) == (address, len)).map(|place| place.1)
+            plan.places
+                .iter()
+                .find(|place| len > 0 && (place.0, place.2) == (address, len))
+                .map(|place| place.1)
         };
         let placed: Vec<Option<usize>> = results.iter().map(in_place).collect();
-        let is_late = |(tensor, placed): &(&Tensor, &Option<usize>)| placed.is_none() && tensor.resident().is_none();
+        let is_late =
+            |(tensor, placed): &(&Tensor, &Option<usize>)| placed.is_none() && tensor.resident().is_none();
         let late: Vec<usize> =
             results.iter().zip(&placed).filter(is_late).map(|(tensor, _)| tensor.data().len()).collect();
         let mut out = Results::default();
@@ -247,9 +257,7 @@ fn known(asked: &Asked, model: &ModelInfo, resolved: &[Option<Shape>]) -> Option
     let (data_type, shape) = match &asked.form {
         Form::Resident => return None,
         Form::Place(data_type, shape) => (*data_type, shape.clone()),
-        Form::Allocate => {
-            (model.outputs.get(asked.index)?.data_type, resolved.get(asked.index)?.clone()?)
-        }
+        Form::Allocate => (model.outputs.get(asked.index)?.data_type, resolved.get(asked.index)?.clone()?),
     };
     let len = shape.bytes(data_type).ok()?;
     Some((data_type, shape, len))

@@ -44,7 +44,9 @@ pub fn serve() -> u8 {
     let control = match process::control() {
         Ok(control) => control,
         Err(error) => {
-            eprintln!("a device host is started by the replica, with a socket as its standard input: {error}");
+            eprintln!(
+                "a device host is started by the replica, with a socket as its standard input: {error}"
+            );
             return EXIT_NO_SOCKET;
         }
     };
@@ -105,7 +107,11 @@ fn reply(control: &OwnedFd, out: &mut [u8]) -> Result<(), ReceiveError> {
 }
 
 fn expect(kind: bool) -> Result<(), ReceiveError> {
-    if kind { Ok(()) } else { Err(crate::wire::WireError::Unknown { what: "control frame", number: 0 }.into()) }
+    if kind {
+        Ok(())
+    } else {
+        Err(crate::wire::WireError::Unknown { what: "control frame", number: 0 }.into())
+    }
 }
 
 /// Serves the control socket.
