@@ -117,7 +117,7 @@ impl Default for Timing {
             served_well: Duration::from_secs(30),
             deaths: 5,
             deaths_within: Duration::from_secs(60),
-            quarantine: Duration::from_secs(300),
+            quarantine: Duration::from_secs(60),
         }
     }
 }

@@ -68,9 +68,7 @@ impl DeviceHealth {
     pub(super) fn suspect(&self) {
         self.suspect.store(true, Ordering::Release);
         self.usable.store(false, Ordering::Relaxed);
-        let mut state = self.watch.lock();
-        state.suspicion = true;
-        self.watch.alarm.notify_one();
+        self.watch.nudge();
     }
 
     /// What it said last.
@@ -127,6 +125,12 @@ fn trouble(status: Option<&DeviceStatus>, doubted: bool) -> Option<String> {
 impl Watch {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has devices asked now.
+    pub(super) fn nudge(&self) {
+        self.lock().suspicion = true;
+        self.alarm.notify_one();
     }
 
     /// Starts the thread. It looks after `devices`, and tells `busy` whether each of the models can run somewhere, which `able` says.

@@ -30,7 +30,8 @@ impl Models {
             return Ok(Self::none());
         }
         let _loading = busy.loading();
-        let backends = survey::open_for(&config.backends, &wanted)?;
+        let watch = Arc::<Watch>::default();
+        let backends = survey::open_for(&config.backends, &wanted, &watch)?;
         let plan = place(&wanted, &backends)?;
         let devices = used(&plan, &backends);
         let lanes = |device: &OpenDevice| {
@@ -41,7 +42,6 @@ impl Models {
             Lanes::of(device.threads, widest)
         };
         let lanes = Lanes::sum(devices.iter().map(lanes));
-        let watch = Arc::<Watch>::default();
         let health = |open: &OpenDevice| {
             let (id, device, status) = (open.id.clone(), Arc::clone(&open.device), open.status.clone());
             Arc::new(DeviceHealth::new(id, device, status, Arc::clone(&watch)))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use outrigger_backend::{Backend, BackendError, host};
 
+use super::health::Watch;
 use crate::config::{BackendsConfig, ProcessKind};
 
 /// Why there is no backend.
@@ -52,11 +53,15 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Opens a backend, in the replica's process or in one of its own.
+/// Opens a backend, in the replica's process or in one of its own. Whatever becomes of that is heard by `watch` at once.
 ///
 /// # Errors
 /// [`PluginError`], naming what was looked for.
-pub(crate) fn open(config: &BackendsConfig, name: &str) -> Result<Arc<dyn Backend>, PluginError> {
+pub(crate) fn open(
+    config: &BackendsConfig,
+    name: &str,
+    watch: &Arc<Watch>,
+) -> Result<Arc<dyn Backend>, PluginError> {
     let table = config.of(name);
     let path = match table.library {
         Some(path) if path.is_file() => path,
@@ -71,7 +76,9 @@ pub(crate) fn open(config: &BackendsConfig, name: &str) -> Result<Arc<dyn Backen
         ProcessKind::Out => {
             let executable = std::env::current_exe()
                 .map_err(|source| PluginError::Executable { name: name.into(), source })?;
-            let options = outrigger_device_host::Options::new(executable, &path, name, &settings);
+            let mut options = outrigger_device_host::Options::new(executable, &path, name, &settings);
+            let watch = Arc::clone(watch);
+            options.on_change = Some(Arc::new(move |_| watch.nudge()));
             outrigger_device_host::open(options)
         }
     };

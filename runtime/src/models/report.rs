@@ -1,6 +1,7 @@
 //! What `outrigger plan` and `outrigger devices` show: plans and devices, with nothing loaded.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use outrigger_backend::{DeviceKind, Health};
 use serde::Serialize;
@@ -54,7 +55,7 @@ pub struct DeviceReport {
 /// [`ModelsError`], where it cannot be said which models there are. A model without a place is no error here.
 pub fn plan(config: &Config) -> Result<Plan, ModelsError> {
     let wanted = wanted::all(config)?;
-    let backends = survey::open_for(&config.backends, &wanted)?;
+    let backends = survey::open_for(&config.backends, &wanted, &Arc::default())?;
     let states: Vec<_> = backends.iter().map(Surveyed::state).collect();
     Ok(placement::plan(&survey::estimate(&wanted, &backends).models, &states))
 }
@@ -65,7 +66,7 @@ pub fn devices(config: &Config) -> Vec<BackendReport> {
     let wishes = lists.chain([&config.placement.devices]).flatten().map(|wish| wish.backend.clone());
     let mut names: BTreeSet<String> = plugin::found(&config.backends);
     names.extend(config.backends.tables.keys().cloned().chain(wishes));
-    let seen = survey::open(&config.backends, names.iter().map(String::as_str));
+    let seen = survey::open(&config.backends, names.iter().map(String::as_str), &Arc::default());
     seen.iter().map(|seen| backend(&config.backends, seen)).collect()
 }
 

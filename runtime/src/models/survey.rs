@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_backend::{Backend, BackendError, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, chain};
 
 use super::ModelsError;
+use super::health::Watch;
 use super::plugin::{self, PluginError};
 use super::wanted::Wanted;
 use crate::config::BackendsConfig;
@@ -38,22 +39,30 @@ pub(crate) struct OpenDevice {
 }
 
 /// Opens backends and their devices. One that does not open is one without devices.
-pub(super) fn open<'a>(config: &BackendsConfig, names: impl IntoIterator<Item = &'a str>) -> Vec<Surveyed> {
+pub(super) fn open<'a>(
+    config: &BackendsConfig,
+    names: impl IntoIterator<Item = &'a str>,
+    watch: &Arc<Watch>,
+) -> Vec<Surveyed> {
     let names: BTreeSet<&str> = names.into_iter().collect();
-    names.into_iter().map(|name| one(config, name)).collect()
+    names.into_iter().map(|name| one(config, name, watch)).collect()
 }
 
 /// Opens the backends that models name.
 ///
 /// # Errors
 /// [`ModelsError::Plugin`] for one that does not take the settings which it is given: that is no reason to go elsewhere.
-pub(super) fn open_for(config: &BackendsConfig, models: &[Wanted]) -> Result<Vec<Surveyed>, ModelsError> {
+pub(super) fn open_for(
+    config: &BackendsConfig,
+    models: &[Wanted],
+    watch: &Arc<Watch>,
+) -> Result<Vec<Surveyed>, ModelsError> {
     let names = models.iter().flat_map(|model| {
         // Where nothing but the first counts the others are not touched.
         let count = if model.fallback { model.devices.len() } else { 1 };
         model.devices.iter().take(count).map(|wish| wish.backend.as_str())
     });
-    let mut surveyed = open(config, names);
+    let mut surveyed = open(config, names, watch);
     let refused = |seen: &Surveyed| {
         let configured = config.tables.get(&seen.name).is_some_and(|table| !table.settings.is_empty());
         configured && matches!(seen.backend, Err(PluginError::Open { .. }))
@@ -64,8 +73,8 @@ pub(super) fn open_for(config: &BackendsConfig, models: &[Wanted]) -> Result<Vec
     }
 }
 
-fn one(config: &BackendsConfig, name: &str) -> Surveyed {
-    let backend = plugin::open(config, name);
+fn one(config: &BackendsConfig, name: &str, watch: &Arc<Watch>) -> Surveyed {
+    let backend = plugin::open(config, name, watch);
     let table = config.of(name);
     let mut devices = Vec::new();
     if let Ok(backend) = &backend {
