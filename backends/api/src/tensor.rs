@@ -156,6 +156,9 @@ pub enum ShapeError {
         /// How many there should be.
         elements: usize,
     },
+    /// There is no memory for so many bytes.
+    #[error("there is no memory for {0} bytes of strings")]
+    Memory(usize),
     /// The element type has no fixed size.
     #[error("elements of type {0} have no fixed size")]
     Unsized(DataType),
@@ -242,13 +245,21 @@ impl Tensor {
     /// Strings in row-major order.
     ///
     /// # Errors
-    /// [`ShapeError::Strings`] if they are not as many as the shape has elements, [`ShapeError::Overflow`] for one of 4 GiB and more.
+    /// [`ShapeError::Strings`] if they are not as many as the shape has elements, [`ShapeError::Overflow`] for one of 4 GiB and more,
+    /// [`ShapeError::Memory`].
     pub fn strings<T: AsRef<[u8]>>(shape: Shape, strings: &[T]) -> Result<Self, ShapeError> {
         if strings.len() != shape.elements() {
             return Err(ShapeError::Strings { elements: shape.elements() });
         }
-        let bytes = strings.iter().map(|string| string.as_ref().len() + STRING_PREFIX).sum();
-        let mut data = Vec::with_capacity(bytes);
+        // They may lie on top of each other, so that together they are more than there is memory.
+        let bytes = strings
+            .iter()
+            .try_fold(0usize, |sum, string| {
+                sum.checked_add(STRING_PREFIX)?.checked_add(string.as_ref().len())
+            })
+            .ok_or(ShapeError::Overflow)?;
+        let mut data = Vec::new();
+        data.try_reserve_exact(bytes).map_err(|_| ShapeError::Memory(bytes))?;
         for string in strings {
             let string = string.as_ref();
             let len = u32::try_from(string.len()).map_err(|_| ShapeError::Overflow)?;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{client, header, infer, outcome, outrigger, score};
 
-/// A backend that is none of ours: it takes models in the format `text` and says that its one device has 2 bytes.
+/// A backend that is none of ours: it takes models in the format `text`, each of which takes 42 bytes.
 pub(crate) fn adder() -> PathBuf {
     // The tests are in target/PROFILE/deps.
     let profile = std::env::current_exe().unwrap();
@@ -99,11 +99,15 @@ fn a_forbidden_fallback_names_everything_tried() {
             "cpu: not allowed: fallback = false",
         ],
     );
-    let text =
-        refused(serving(&with_adder("[models.high]\npath = 'text.txt'\ndevices = ['cuda', 'adder']")), 3);
+    let text = refused(
+        serving(&with_adder(
+            "settings = ['memory=40']\n[models.high]\npath = 'text.txt'\ndevices = ['cuda', 'adder']",
+        )),
+        3,
+    );
     contains(
         &text,
-        &["cuda: no such", "adder:0: has no room: 42 bytes more than the 1 taken are over its 2"],
+        &["cuda: no such", "adder:0: has no room: 42 bytes more than the 0 taken are over its 40"],
     );
 }
 
@@ -243,7 +247,7 @@ fn the_plan_says_where_why_and_what_would_leave() {
     assert_eq!(unplaced["tried"][0]["budget"], 50);
     assert_eq!(unplaced["evict"][0], json!({"model": "a", "instance": 0, "device": "adder:0", "bytes": 42}));
     let adder = &plan["devices"][0];
-    assert_eq!(adder, &json!({"device": "adder:0", "budget": 50, "held": 1, "planned": 42}));
+    assert_eq!(adder, &json!({"device": "adder:0", "budget": 50, "held": 0, "planned": 42}));
 
     let output = outrigger_in(directory.path(), &["plan"]);
     let text = stdout(&output);
@@ -291,9 +295,9 @@ fn devices_are_listed_and_backends_that_do_not_open_say_why() {
     for (key, value) in [
         ("device", json!("adder:0")),
         ("kind", json!("cpu")),
-        ("memory_total", json!(2)),
-        ("memory_free", json!(1)),
-        ("budget", json!(2)),
+        ("memory_total", json!(64 << 20)),
+        ("memory_free", json!(64 << 20)),
+        ("budget", json!(64 << 20)),
         ("health", json!({"state": "healthy"})),
     ] {
         assert_eq!(device[key], value, "{key}");
