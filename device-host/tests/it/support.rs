@@ -65,8 +65,10 @@ impl Hosted {
         Self { backend, device, healths, folder: tempfile::tempdir().unwrap() }
     }
 
+    /// The first device's.
     pub(crate) fn health(&self) -> DeviceHealth {
-        self.healths.lock().unwrap().last().expect("it was told").clone()
+        let healths = self.healths.lock().unwrap();
+        healths.iter().rfind(|health| health.device == "cpu:0").expect("it was told").clone()
     }
 
     pub(crate) fn restarts(&self) -> u64 {
@@ -96,8 +98,11 @@ impl Hosted {
         (model, instance)
     }
 
+    /// Kills the child, and waits until its parent has heard of that.
     pub(crate) fn kill(&self) {
-        kill(self.pid());
+        let pid = self.pid();
+        kill(pid);
+        until("its end to be heard of", || self.health().pid != Some(pid));
     }
 }
 
