@@ -7,6 +7,7 @@ mod error;
 mod health;
 mod instance;
 mod job;
+mod ledger;
 mod load;
 mod manifest;
 mod metrics;
