@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use outrigger_runtime::config::key;
+
 use crate::support::{ECHO, outrigger};
 
 fn outrigger_command() -> Command {
@@ -132,7 +134,7 @@ fn a_file_in_the_socket_s_place_is_never_removed() {
 /// The README's table of keys, as the table of keys in the code has it.
 fn key_table() -> String {
     let mut table = String::from("| key | default | meaning |\n|---|---|---|\n");
-    for key in outrigger_runtime::config::key::KEYS {
+    for key in key::KEYS {
         let default = if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
         let aliases: String = key.aliases.iter().map(|alias| format!(" (`{}`)", alias.variable)).collect();
         table += &format!("| `{}`{aliases} | {default} | {} |\n", key.name, key.doc.replace('|', "\\|"));
@@ -146,7 +148,13 @@ fn the_readme_shows_every_key() {
     let path = outrigger_testkit::repository().join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
     let mut fresh = readme.clone();
-    for (place, table) in [("keys", key_table()), ("caller keys", caller_table())] {
+    let tables = [
+        ("keys", key_table()),
+        ("model keys", table(key::MODEL_KEYS)),
+        ("backend keys", table(key::BACKEND_KEYS)),
+        ("caller keys", table(key::CALLER_KEYS)),
+    ];
+    for (place, table) in tables {
         let (begin, end) = (format!("<!-- {place} -->\n"), format!("<!-- /{place} -->"));
         let (before, rest) = fresh.split_once(&begin).unwrap();
         let (_, after) = rest.split_once(&end).unwrap();
@@ -162,10 +170,10 @@ fn the_readme_shows_every_key() {
     }
 }
 
-/// The keys of `[callers.NAME]`.
-fn caller_table() -> String {
+/// The keys of a table whose name is the operator's.
+fn table(keys: &[&key::Key]) -> String {
     let mut table = String::from("| key | meaning |\n|---|---|\n");
-    for key in outrigger_runtime::config::key::CALLER_KEYS {
+    for key in keys {
         table.push_str(&format!("| `{}` | {} |\n", key.name, key.doc));
     }
     table

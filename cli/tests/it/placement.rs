@@ -7,7 +7,7 @@ use outrigger_testkit::{Launch, ReplicaProcess, onnx};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{client, header, infer, outcome, outrigger};
+use crate::support::{client, header, infer, outcome, outrigger, score};
 
 /// A backend that is none of ours: it takes models in the format `text`, each of which takes 42 bytes.
 pub(crate) fn adder() -> PathBuf {
@@ -134,6 +134,37 @@ async fn models_go_to_several_devices_at_once() {
         ],
     );
     contains(&replica.log_text(), &["adder: does not take `onnx`, only text"]);
+}
+
+#[tokio::test]
+async fn a_script_s_answer_says_where_the_models_ran_that_it_asked() {
+    let script = r#"
+import json
+import numpy
+from outrigger import model
+
+def init():
+    global models
+    models = {name: model(name) for name in ("high", "plain")}
+
+def run(data):
+    rows = numpy.ones((1, 3), "float32")
+    return [models[name].predict(x=rows, y=rows).tolist() for name in json.loads(data)]
+"#;
+    let config =
+        "[models.high]\npath = 'sum.onnx'\ndevices = ['cuda', 'cpu']\n[models.plain]\npath = 'sum.onnx'";
+    let replica = serving(config).script(script).start();
+    for (asked, devices) in [
+        (json!(["high"]), "cpu:0; fallback-from=cuda"),
+        (json!(["plain", "high", "plain"]), "cpu:0, cpu:0; fallback-from=cuda"),
+        (json!([]), ""),
+        (json!(["plain"]), "cpu:0"),
+    ] {
+        let response = score(&replica, asked.to_string()).send().await.unwrap();
+        let said = header(&response, "outrigger-device");
+        let (status, _, body) = outcome(response).await;
+        assert_eq!((status, said.as_str()), (200, devices), "{asked}: {body}\n{}", replica.log_text());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

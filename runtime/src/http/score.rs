@@ -11,10 +11,10 @@ use axum::routing::any;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
-use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
+use outrigger_protocol::{aml, headers};
 
 use super::reply::{Answer, Contract, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
@@ -106,15 +106,21 @@ async fn answer_score(
         body,
         memory: Some(memory),
     };
-    Ok(match scripts.call(call, slot).await? {
-        ScriptAnswer::Json { text, run } => {
-            aml::encode_ok(text, run).map(|text| Body::from(replica.busy.hold(text)))
+    let (mut response, devices) = match scripts.call(call, slot).await? {
+        ScriptAnswer::Json { text, run, devices } => {
+            (aml::encode_ok(text, run).map(|text| Body::from(replica.busy.hold(text))), devices)
         }
-        ScriptAnswer::Whole { head, body, run } => {
-            made_by_script(head, Some(run), Body::from(replica.busy.hold(body)))
+        ScriptAnswer::Whole { head, body, run, devices } => {
+            (made_by_script(head, Some(run), Body::from(replica.busy.hold(body))), devices)
         }
-        ScriptAnswer::Stream { head, body, run } => made_by_script(head, Some(run), Body::new(body)),
-    })
+        ScriptAnswer::Stream { head, body, run, devices } => {
+            (made_by_script(head, Some(run), Body::new(body)), devices)
+        }
+    };
+    if let Some(devices) = devices {
+        response.headers_mut().insert(headers::DEVICE, devices);
+    }
+    Ok(response)
 }
 
 /// An answer whose status and headers are the script's.

@@ -9,6 +9,7 @@ use outrigger_backend::{BackendError, Model, ModelInfo};
 use super::batch::{self, Former};
 use super::health::{DeviceHealth, Watch};
 use super::instance::{LoadedModel, ModelInstance, Place};
+use super::ledger::Ledger;
 use super::survey::{self, OpenDevice, Surveyed};
 use super::threads::{self, Threads};
 use super::wanted::{self, Wanted};
@@ -52,7 +53,7 @@ impl Models {
             waiting: lanes.slots + lanes.ahead + threads::WAITING,
         };
         let mut loader =
-            Loader { devices: &devices, health: &health, config, metrics, limits, held: BTreeMap::new() };
+            Loader { devices: &devices, health: &health, config, metrics, limits, ledger: ledger(&devices) };
         let mut models: BTreeMap<String, Arc<LoadedModel>> = BTreeMap::new();
         // There are at most `limits.models`.
         for (kind, model) in (SCRIPT + 1..).zip(&wanted) {
@@ -132,8 +133,7 @@ struct Loader<'a> {
     config: &'a Config,
     metrics: &'a Metrics,
     limits: batch::Limits,
-    /// Bytes that the models so far hold.
-    held: BTreeMap<DeviceId, u64>,
+    ledger: Ledger,
 }
 
 impl Loader<'_> {
@@ -144,60 +144,52 @@ impl Loader<'_> {
         placed: &[&Placed],
         backends: &[Surveyed],
     ) -> Result<LoadedModel, ModelsError> {
-        // Copies on one device share its weights.
-        let mut loaded: Vec<(DeviceId, Arc<dyn Model>)> = Vec::new();
+        let mut loaded = Vec::new();
         let mut instances = Vec::with_capacity(placed.len());
         for placed in placed {
-            let failed = |source| self.failed(wanted, source);
-            let (at, open) = self.device(&placed.device).map_err(failed)?;
-            let known = loaded.iter().find(|(device, _)| *device == placed.device);
-            let model = match known {
-                Some((_, model)) => Arc::clone(model),
-                None => {
-                    let model = open.device.load(&wanted.options()).map_err(failed)?;
-                    if let Some((first, _)) =
-                        loaded.first().filter(|(_, first)| differ(first.info(), model.info()))
-                    {
-                        return Err(ModelsError::Differs {
-                            name: wanted.name.clone(),
-                            first: first.clone(),
-                            other: placed.device.clone(),
-                        });
-                    }
-                    self.check(wanted, model.info())?;
-                    loaded.push((placed.device.clone(), Arc::clone(&model)));
-                    model
-                }
-            };
-            let instance = self.instance(wanted, placed, at, model.as_ref())?;
+            let (at, open) = self.device(&placed.device).map_err(|source| self.failed(wanted, source))?;
+            let model = self.once(wanted, open, &mut loaded)?;
+            let instance = Arc::new(self.instance(wanted, placed, at, model.as_ref())?);
+            instances.push(Arc::clone(&instance));
+            self.ledger.check(&wanted.name, &held(&instances))?;
             samples::run(wanted, &instance, &self.config.limits)?;
-            instances.push(Arc::new(instance));
-            self.hold(wanted, &instances)?;
         }
-        for instance in &instances {
-            if let Some(place) = &instance.place {
-                *self.held.entry(place.device.clone()).or_default() += instance.bytes_held();
-                tracing::info!(model = %wanted.name, device = %place.device, bytes = instance.bytes_held(), "model ready");
-            }
+        for (device, bytes) in held(&instances) {
+            tracing::info!(model = %wanted.name, %device, bytes, "model ready");
         }
+        self.ledger.add(&held(&instances));
         let mut instances = instances.into_iter();
         let missing = || self.failed(wanted, BackendError::Internal("it has no instance".into()));
         let first = instances.next().ok_or_else(missing)?;
-        let device = first.place.as_ref().map(|place| place.device.backend.clone()).unwrap_or_default();
-        let backend =
-            backends.iter().find(|seen| seen.name == device).and_then(|seen| seen.backend.as_ref().ok());
-        let format = wanted.format.as_deref();
-        let format =
-            format.or_else(|| backend?.info().formats.first().map(String::as_str)).unwrap_or("unknown");
         Ok(LoadedModel {
             name: wanted.name.clone(),
             version: wanted.version.clone(),
-            platform: format!("{format}_{device}"),
+            platform: platform(wanted, &first, backends),
             info: Arc::clone(&first.info),
             kind,
             first,
             others: instances.collect(),
         })
+    }
+
+    /// The model on a device. Copies on one device share its weights, so it is loaded there once.
+    fn once(
+        &self,
+        wanted: &Wanted,
+        open: &OpenDevice,
+        loaded: &mut Vec<(DeviceId, Arc<dyn Model>)>,
+    ) -> Result<Arc<dyn Model>, ModelsError> {
+        if let Some((_, model)) = loaded.iter().find(|(device, _)| *device == open.id) {
+            return Ok(Arc::clone(model));
+        }
+        let model = open.device.load(&wanted.options()).map_err(|source| self.failed(wanted, source))?;
+        if let Some((first, _)) = loaded.first().filter(|(_, first)| differ(first.info(), model.info())) {
+            let (first, other) = (first.clone(), open.id.clone());
+            return Err(ModelsError::Differs { name: wanted.name.clone(), first, other });
+        }
+        self.check(wanted, model.info())?;
+        loaded.push((open.id.clone(), Arc::clone(&model)));
+        Ok(model)
     }
 
     fn instance(
@@ -238,28 +230,29 @@ impl Loader<'_> {
         manifest.check(info).map_err(|problem| ModelsError::Manifest { path: manifest.path.clone(), problem })
     }
 
-    /// What was estimated is held against what is held now.
-    fn hold(&self, wanted: &Wanted, instances: &[Arc<ModelInstance>]) -> Result<(), ModelsError> {
-        for open in self.devices {
-            let on = instances
-                .iter()
-                .filter(|instance| instance.place.as_ref().is_some_and(|place| place.device == open.id));
-            let mut on = on.peekable();
-            let Some(budget) = open.budget.filter(|_| on.peek().is_some()) else { continue };
-            let before =
-                open.status.memory_held.saturating_add(self.held.get(&open.id).copied().unwrap_or_default());
-            let held = on.map(|instance| instance.bytes_held()).fold(before, u64::saturating_add);
-            if held > budget {
-                let (name, device) = (wanted.name.clone(), open.id.clone());
-                return Err(ModelsError::Budget { name, device, held, budget });
-            }
-        }
-        Ok(())
-    }
-
     fn failed(&self, wanted: &Wanted, source: BackendError) -> ModelsError {
         ModelsError::Load { name: wanted.name.clone(), path: wanted.path.clone(), source }
     }
+}
+
+fn ledger(devices: &[OpenDevice]) -> Ledger {
+    Ledger::new(devices.iter().map(|open| (open.id.clone(), open.budget, open.status.memory_held)))
+}
+
+/// What instances hold, and where.
+fn held(instances: &[Arc<ModelInstance>]) -> Vec<(DeviceId, u64)> {
+    let held = |instance: &Arc<ModelInstance>| {
+        Some((instance.place.as_ref()?.device.clone(), instance.bytes_held()))
+    };
+    instances.iter().filter_map(held).collect()
+}
+
+/// `onnx_cpu`: the format, and the backend of the first instance.
+fn platform(wanted: &Wanted, first: &ModelInstance, backends: &[Surveyed]) -> String {
+    let name = first.place.as_ref().map_or("", |place| &place.device.backend);
+    let backend = backends.iter().find(|seen| seen.name == name).and_then(|seen| seen.backend.as_ref().ok());
+    let own = backend.and_then(|backend| backend.info().formats.first());
+    format!("{}_{name}", wanted.format.as_ref().or(own).map_or("unknown", String::as_str))
 }
 
 /// Whether two devices make something else of one file: a call has to fit both.

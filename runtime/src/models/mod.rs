@@ -7,6 +7,7 @@ mod error;
 mod health;
 mod instance;
 mod job;
+mod ledger;
 mod load;
 mod manifest;
 mod metrics;
@@ -174,16 +175,17 @@ impl Models {
         device.threads.run(job, answer).await?.map_err(|failure| call_error(&instance.name, failure))
     }
 
-    /// Runs a model for a script: inputs by name, all outputs with theirs.
+    /// Runs one of a model's instances for a script: inputs by name, all outputs with theirs.
     ///
     /// # Errors
-    /// As [`Models::get`] and [`Models::infer`].
+    /// As [`Models::infer`].
     pub async fn infer_named(
         &self,
-        name: &str,
+        model: &LoadedModel,
+        picked: Picked,
         mut inputs: Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Tensor)>, CallError> {
-        let model = self.get(name)?;
+        let name = &model.name;
         let invalid = |text: String| CallError::new(ErrorCode::InvalidTensor, text);
         let mut ordered = Vec::with_capacity(model.info.inputs.len());
         for wanted in &model.info.inputs {
@@ -197,7 +199,7 @@ impl Models {
             return Err(invalid(format!("model `{name}` has no input `{extra}`")));
         }
         let outputs = (0..model.info.outputs.len()).collect();
-        let tensors = self.infer(model.pick(), ordered, outputs, None, None).await?;
+        let tensors = self.infer(picked, ordered, outputs, None, None).await?;
         Ok(model.info.outputs.iter().map(|output| output.name.clone()).zip(tensors).collect())
     }
 

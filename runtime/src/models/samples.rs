@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use outrigger_backend::{DataType, ModelInfo, Run, Tensor};
+use outrigger_backend::{DataType, ModelInfo, Run, Tensor, TensorInfo};
 use outrigger_protocol::oip;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::instance::ModelInstance;
 use super::manifest::{self, Sample};
@@ -58,6 +60,18 @@ fn one(sample: &Sample, instance: &ModelInstance, limits: &LimitsConfig) -> Resu
     Ok(())
 }
 
+/// The body of an answer, as far as it counts here. Its numbers are read where they are, for there may be many.
+#[derive(Deserialize)]
+struct Golden<'a> {
+    #[serde(borrow)]
+    outputs: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
 /// The outputs in the body of an answer. Such a body has them as that of a request has its inputs, so they are read as those.
 fn golden(
     path: &Path,
@@ -66,19 +80,21 @@ fn golden(
     tensors: &oip::Limits,
 ) -> Result<Vec<(String, Tensor)>, String> {
     let body = manifest::read_file(path, limits.answer as u64)?;
-    let mut body: serde_json::Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-    let outputs = body.get_mut("outputs").map(serde_json::Value::take).ok_or("has no `outputs`")?;
-    let name = |output: &serde_json::Value| Some(output.get("name")?.as_str()?.to_owned());
-    let names: Vec<String> = outputs.as_array().into_iter().flatten().filter_map(name).collect();
-    if let Some(unknown) = names.iter().find(|name| info.outputs.iter().all(|output| output.name != **name)) {
-        return Err(format!("the model has no output `{unknown}`"));
+    let body: Golden<'_> = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+    let outputs = body.outputs.ok_or("has no `outputs`")?.get();
+    let names: Vec<Named> = serde_json::from_str(outputs).map_err(|error| format!("`outputs`: {error}"))?;
+    if let Some(Named { name }) =
+        names.iter().find(|named| info.outputs.iter().all(|output| output.name != named.name))
+    {
+        return Err(format!("the model has no output `{name}`"));
     }
-    let inputs: Vec<_> = info.outputs.iter().filter(|output| names.contains(&output.name)).cloned().collect();
+    let named = |output: &&TensorInfo| names.iter().any(|named| named.name == output.name);
+    let inputs: Vec<_> = info.outputs.iter().filter(named).cloned().collect();
     if inputs.is_empty() {
-        return Err("has no output with a name".into());
+        return Err("has no output".into());
     }
     let order: Vec<String> = inputs.iter().map(|output| output.name.clone()).collect();
-    let as_request = serde_json::json!({ "inputs": outputs }).to_string();
+    let as_request = format!("{{\"inputs\":{outputs}}}");
     let info = ModelInfo { inputs, outputs: Vec::new() };
     let call = oip::parse_infer(as_request.as_bytes(), &info, tensors).map_err(|error| {
         // In its words these are inputs.

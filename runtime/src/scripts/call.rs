@@ -76,6 +76,8 @@ pub enum ScriptAnswer {
         text: Bytes,
         /// Time in `run()`.
         run: Duration,
+        /// Where models ran that it asked for.
+        devices: Option<HeaderValue>,
     },
     /// An answer that the script has made itself.
     Whole {
@@ -85,6 +87,8 @@ pub enum ScriptAnswer {
         body: Bytes,
         /// Time in `run()`.
         run: Duration,
+        /// Where models ran that it asked for.
+        devices: Option<HeaderValue>,
     },
     /// An answer that comes as it is produced.
     Stream {
@@ -94,7 +98,19 @@ pub enum ScriptAnswer {
         body: StreamBody,
         /// Time in `run()` up to the first piece.
         run: Duration,
+        /// Where models ran that it asked for.
+        devices: Option<HeaderValue>,
     },
+}
+
+impl ScriptAnswer {
+    /// The same, for a call whose runs of models were on these devices.
+    pub(super) fn on(mut self, on: Option<HeaderValue>) -> Self {
+        let (Self::Json { devices, .. } | Self::Whole { devices, .. } | Self::Stream { devices, .. }) =
+            &mut self;
+        *devices = on;
+        self
+    }
 }
 
 /// What becomes of a call.

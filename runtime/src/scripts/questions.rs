@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use outrigger_backend::{Buffer, DataType, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::task::JoinSet;
@@ -55,11 +56,16 @@ impl Questions {
         Answer { id, content, bytes: 0 }
     }
 
-    /// Has a model run.
+    /// Has a model run; says on which device, for the header of the answer.
     ///
     /// # Errors
     /// The frame is malformed, or one too many.
-    pub(super) fn infer(&mut self, id: u64, payload: Bytes, tail: Option<Bytes>) -> Result<(), FrameError> {
+    pub(super) fn infer(
+        &mut self,
+        id: u64,
+        payload: Bytes,
+        tail: Option<Bytes>,
+    ) -> Result<Option<HeaderValue>, FrameError> {
         if self.runs.len() >= MOST {
             return Err(FrameError::Malformed("INFER"));
         }
@@ -77,14 +83,17 @@ impl Questions {
         }
         self.bytes += bytes;
         let models = Arc::clone(&self.models);
+        let found = self.models.get(&model).map(|model| (Arc::clone(model), model.pick()));
+        let device = found.as_ref().ok().and_then(|(_, picked)| picked.header());
         self.runs.spawn(async move {
-            let content = match models.infer_named(&model, inputs).await {
-                Ok(outputs) => Content::Tensors(outputs),
-                Err(error) => Content::Error(error),
+            let outputs = match found {
+                Ok((model, picked)) => models.infer_named(&model, picked, inputs).await,
+                Err(error) => Err(error),
             };
+            let content = outputs.map_or_else(Content::Error, Content::Tensors);
             Answer { id, content, bytes }
         });
-        Ok(())
+        Ok(device)
     }
 
     /// The next answer that is there.

@@ -325,13 +325,17 @@ impl Worker {
         Ok(step)
     }
 
-    /// Takes care of what a worker may say at any time. What belongs to a call is not for here.
+    /// Takes care of what a worker may say at any time. What belongs to a call is not for here. Where that is the run of a model, says on
+    /// which device.
     ///
     /// # Errors
     /// The frame is malformed or has no place here.
-    pub(super) fn serve(&mut self, frame: super::connection::Frame) -> Result<(), FrameError> {
+    pub(super) fn serve(
+        &mut self,
+        frame: super::connection::Frame,
+    ) -> Result<Option<HeaderValue>, FrameError> {
         match frame.kind {
-            Kind::Infer => self.questions.infer(frame.id, frame.payload, frame.tail)?,
+            Kind::Infer => return self.questions.infer(frame.id, frame.payload, frame.tail),
             Kind::Model => {
                 let answer = self.questions.describe(frame.id, &frame.payload);
                 answer.put(&mut self.connection);
@@ -353,7 +357,7 @@ impl Worker {
             }
             _ => return Err(FrameError::Malformed("unexpected")),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Logs a line of the worker's.

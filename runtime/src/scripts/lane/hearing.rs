@@ -55,7 +55,14 @@ impl Lane {
                 worker.log(&line, request.as_ref());
                 Ok(())
             }
-            _ => worker.serve(frame),
+            _ => {
+                if let Some(device) = worker.serve(frame)? {
+                    // Which of the calls that it is at has asked, a worker with several does not say: none of them conceals a fallback.
+                    let begun = self.active.iter_mut().filter(|active| active.begun);
+                    begun.for_each(|active| active.devices.add(&device));
+                }
+                Ok(())
+            }
         }
     }
 
@@ -88,7 +95,8 @@ impl Lane {
             active.stream = Some(producer);
             active.deadline = deadline;
             // A call that is over its time has been answered; its stream has lost its reader and is cancelled.
-            active.job.tell(Ok(ScriptAnswer::Stream { head, body, run }));
+            let devices = active.devices.header();
+            active.job.tell(Ok(ScriptAnswer::Stream { head, body, run, devices }));
             self.alarm.set(deadline);
             return Ok(());
         }
@@ -104,6 +112,7 @@ impl Lane {
             return Ok(());
         }
         let result = interpret(reply, run, &active.job.call.request_id, Some(&self.shared.confinement))?;
+        let result = result.map(|answer| answer.on(active.devices.header()));
         active.job.answer(if active.overdue.is_some() { Err(timeout(&self.shared)) } else { result });
         Ok(())
     }
@@ -168,8 +177,8 @@ pub(in crate::scripts) fn interpret(
     confinement: Option<&Confinement>,
 ) -> Result<ScriptResult, FrameError> {
     Ok(match reply {
-        Reply::Returned(text) => Ok(ScriptAnswer::Json { text, run }),
-        Reply::Answer(head, body) => Ok(ScriptAnswer::Whole { head, body, run }),
+        Reply::Returned(text) => Ok(ScriptAnswer::Json { text, run, devices: None }),
+        Reply::Answer(head, body) => Ok(ScriptAnswer::Whole { head, body, run, devices: None }),
         Reply::Raised(trouble) => {
             log_raised(&trouble, request, confinement);
             Err(outrigger_protocol::aml::script_error())

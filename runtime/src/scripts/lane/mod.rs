@@ -6,6 +6,7 @@
 //! successor. With more than one worker nothing is sent ahead: a call could wait behind a slow one while another worker is idle.
 
 mod alarm;
+mod devices;
 mod hearing;
 mod sending;
 mod tending;
@@ -28,6 +29,7 @@ use super::stream::Producer;
 use super::worker::Worker;
 use super::workers::{Shared, restarting};
 use alarm::Alarm;
+use devices::Devices;
 
 pub(super) use hearing::interpret;
 
@@ -76,6 +78,8 @@ struct Active {
     stream: Option<Producer>,
     /// Since when its client takes nothing.
     stalled: Option<Instant>,
+    /// Where models ran meanwhile.
+    devices: Devices,
 }
 
 /// How it ended with a worker.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{AHEAD, Active, Lane};
+use super::{AHEAD, Active, Devices, Lane};
 use crate::scripts::call::{Body, Job};
 use crate::scripts::frame::{self, CallBody, CallHead};
 use crate::scripts::worker::{CallKind, Worker};
@@ -139,6 +139,7 @@ impl Lane {
             ending: false,
             stream: None,
             stalled: None,
+            devices: Devices::default(),
         });
     }
 }

@@ -182,7 +182,7 @@ impl Caller for Running<'_> {
         let (producer, body) = flow(self.shared.stream_window, bell, busy);
         self.with(|active| {
             active.stream = Some(Arc::new(producer));
-            active.job.tell(Ok(ScriptAnswer::Stream { head, body, run }));
+            active.job.tell(Ok(ScriptAnswer::Stream { head, body, run, devices: None }));
         })?;
         self.expect_piece()
     }

@@ -205,7 +205,7 @@ impl Shared {
         };
         let end = ended.as_ref().copied().map_err(|_| StreamError::Raised);
         // The slot first, so that whoever sees the end finds it free.
-        job.answer(ended.map(|()| ScriptAnswer::Json { text: Bytes::new(), run }));
+        job.answer(ended.map(|()| ScriptAnswer::Json { text: Bytes::new(), run, devices: None }));
         stream.end(end);
     }
 

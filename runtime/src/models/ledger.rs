@@ -1,0 +1,71 @@
+//! What models hold on each device, as measured, against what they may. Plans go by estimates; this does not.
+
+use super::ModelsError;
+use crate::placement::DeviceId;
+
+/// What is held, device by device.
+pub(super) struct Ledger(Vec<Account>);
+
+struct Account {
+    device: DeviceId,
+    budget: Option<u64>,
+    /// Bytes of what was there before, and of the models that are through.
+    held: u64,
+}
+
+impl Ledger {
+    /// Of devices with a budget and what they hold already.
+    pub(super) fn new(devices: impl Iterator<Item = (DeviceId, Option<u64>, u64)>) -> Self {
+        Self(devices.map(|(device, budget, held)| Account { device, budget, held }).collect())
+    }
+
+    /// Whether everything is within its budget with a model's instances as they are now.
+    ///
+    /// # Errors
+    /// [`ModelsError::Budget`], for the first device that holds more than it may.
+    pub(super) fn check(&self, model: &str, instances: &[(DeviceId, u64)]) -> Result<(), ModelsError> {
+        for account in &self.0 {
+            let held = account.with(instances);
+            // What was there before is nobody's fault here.
+            if let Some(budget) = account.budget.filter(|budget| held > *budget && held > account.held) {
+                let (name, device) = (model.to_owned(), account.device.clone());
+                return Err(ModelsError::Budget { name, device, held, budget });
+            }
+        }
+        Ok(())
+    }
+
+    /// A model is through.
+    pub(super) fn add(&mut self, instances: &[(DeviceId, u64)]) {
+        self.0.iter_mut().for_each(|account| account.held = account.with(instances));
+    }
+}
+
+impl Account {
+    fn with(&self, instances: &[(DeviceId, u64)]) -> u64 {
+        let own = instances.iter().filter(|(device, _)| *device == self.device);
+        own.map(|(_, bytes)| *bytes).fold(self.held, u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_is_held_against_the_budget() {
+        let id = |index| DeviceId { backend: "gpu".into(), index };
+        let mut ledger =
+            Ledger::new([(id(0), Some(100), 10), (id(1), None, 0), (id(2), Some(5), 9)].into_iter());
+        let error = |instances: &[(DeviceId, u64)], ledger: &Ledger| {
+            ledger.check("m", instances).err().map(|error| error.to_string())
+        };
+        assert_eq!(error(&[(id(0), 90), (id(1), u64::MAX), (id(2), 0)], &ledger), None);
+        let over = "with model `m` the models on gpu:0 hold 101 bytes, more than its 100; set backends.gpu.memory, or send a model elsewhere by its `devices`";
+        assert_eq!(error(&[(id(0), 45), (id(1), 7), (id(0), 46)], &ledger).as_deref(), Some(over));
+        ledger.add(&[(id(0), 50)]);
+        assert_eq!(error(&[(id(0), 40)], &ledger), None);
+        assert!(error(&[(id(0), 41)], &ledger).unwrap().contains("101 bytes"));
+        assert!(error(&[(id(0), u64::MAX)], &ledger).is_some());
+    }
+}
