@@ -48,7 +48,9 @@ fn places(folder: &Path) -> Vec<Place> {
     let tiny = files::tiny(folder);
     vec![
         Place::new("fake::in_process", &text, || adder::open(&[])),
-        Place::new("fake::library", &text, || host::load(&built("examples", "adder_backend", "-p outrigger --examples"), &[])),
+        Place::new("fake::library", &text, || {
+            host::load(&built("examples", "adder_backend", "-p outrigger --examples"), &[])
+        }),
         Place::new("c_example::in_process", &text, move || host::load(&tiny, &[])),
         Place::new("cpu::in_process", &onnx, || {
             host::load(&built("", "outrigger_cpu", "-p outrigger-cpu"), &files::settings_of_cpu())
