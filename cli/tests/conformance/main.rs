@@ -42,20 +42,28 @@ impl Place {
     }
 }
 
-/// Every backend in every place that there is for it. A process of its own will be one more line for each.
+/// Every backend in every place that there is for it. A new place is one more line for each.
 fn places(folder: &Path) -> Vec<Place> {
     let (text, onnx) = (files::text(folder), files::onnx(folder));
     let tiny = files::tiny(folder);
+    let also_tiny = tiny.clone();
+    let fake = || built("examples", "adder_backend", "-p outrigger --examples");
+    let cpu = || built("", "outrigger_cpu", "-p outrigger-cpu");
     vec![
         Place::new("fake::in_process", &text, || adder::open(&[])),
-        Place::new("fake::library", &text, || {
-            host::load(&built("examples", "adder_backend", "-p outrigger --examples"), &[])
-        }),
+        Place::new("fake::library", &text, move || host::load(&fake(), &[])),
+        Place::new("fake::out_of_process", &text, move || out_of_process(fake(), &[])),
         Place::new("c_example::in_process", &text, move || host::load(&tiny, &[])),
-        Place::new("cpu::in_process", &onnx, || {
-            host::load(&built("", "outrigger_cpu", "-p outrigger-cpu"), &files::settings_of_cpu())
-        }),
+        Place::new("c_example::out_of_process", &text, move || out_of_process(also_tiny.clone(), &[])),
+        Place::new("cpu::in_process", &onnx, move || host::load(&cpu(), &files::settings_of_cpu())),
+        Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu())),
     ]
+}
+
+/// In a child, which is the executable under test.
+fn out_of_process(library: PathBuf, settings: &[(String, String)]) -> Opened {
+    let executable = env!("CARGO_BIN_EXE_outrigger");
+    outrigger_device_host::open(outrigger_device_host::Options::new(executable, library, "hosted", settings))
 }
 
 /// A library that cargo built; these tests lie in target/PROFILE/deps.
