@@ -14,7 +14,8 @@ pub(crate) const SPEC: Spec = Spec {
     details:
         "\
 Writes entry-scripts/native/include/outrigger_script.h out of entry-scripts/native/abi, and
-backends/api/include/outrigger_backend.h out of backends/api/src/abi.rs. `check` fails if that was forgotten.",
+backends/api/include/outrigger_backend.h out of backends/api/src/abi.rs. `check` fails if that was
+forgotten.",
     operands: None,
     flags: &[],
 };

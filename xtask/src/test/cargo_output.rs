@@ -29,6 +29,8 @@ pub(crate) struct Reader {
 pub(crate) struct Program {
     pub(crate) suite: String,
     pub(crate) prefix: String,
+    /// How many parts at the beginning of a test's name say what was tested and where: each such beginning is a suite of its own.
+    pub(crate) places: usize,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -79,11 +81,11 @@ impl Reader {
         let line = line.trim_start();
         if let Some(name) = line.strip_prefix("Doc-tests ") {
             let suite = name.replace('_', "-");
-            return Some(Program { prefix: format!("{suite}::doc"), suite });
+            return Some(Program { prefix: format!("{suite}::doc"), suite, places: 0 });
         }
         let (_, path) = line.strip_prefix("Running ")?.strip_suffix(')')?.rsplit_once(" (")?;
         let file = path.rsplit('/').next().unwrap_or(path);
-        let unknown = || Program { suite: file.to_owned(), prefix: file.to_owned() };
+        let unknown = || Program { suite: file.to_owned(), prefix: file.to_owned(), places: 0 };
         Some(self.programs.get(file).cloned().unwrap_or_else(unknown))
     }
 
@@ -99,6 +101,8 @@ impl Reader {
         let prefix = self.current.clone().map_or_else(|| "rust".to_owned(), |program| program.prefix);
         let running = if slow.is_empty() { String::new() } else { ", in the middle of ".to_owned() };
         let running = running + &slow.into_iter().collect::<Vec<_>>().join(", ");
+        // Those of places have been counted there.
+        let (passed, failed) = if self.has_places() { (0, 0) } else { (passed, failed) };
         let suite = self.suite();
         suite.passed += passed.saturating_sub(passed_over);
         suite.failed += failed + 1;
@@ -108,7 +112,9 @@ impl Reader {
     /// `ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.12s`
     fn result(&mut self, text: &str) {
         self.unfinished = false;
-        self.listed = (0, 0);
+        let listed = std::mem::take(&mut self.listed);
+        // Those of places have been counted there.
+        let counted = if self.has_places() { listed } else { (0, 0) };
         let passed_over = std::mem::take(&mut self.passed_over);
         let mut numbers = BTreeMap::new();
         for part in text.split(['.', ';']) {
@@ -122,8 +128,8 @@ impl Reader {
         let seconds =
             text.rsplit_once("finished in ").and_then(|(_, rest)| rest.trim_end_matches('s').parse().ok());
         let suite = self.suite();
-        suite.passed += count("passed").saturating_sub(passed_over);
-        suite.failed += count("failed");
+        suite.passed += count("passed").saturating_sub(passed_over + counted.0);
+        suite.failed += count("failed").saturating_sub(counted.1);
         suite.seconds += seconds.unwrap_or(0.0);
     }
 
@@ -160,26 +166,37 @@ impl Reader {
             self.slow.insert(name.to_owned());
             return;
         }
-        let Some((name, outcome)) = rest.rsplit_once(" ... ") else { return };
+        let Some((name, outcome)) = rest.split_once(" ... ") else { return };
+        // Harnesses that are not Rust's align what comes after it.
+        let name = name.trim_end();
         self.slow.remove(name);
+        let has_places = self.has_places();
         match outcome {
-            "ok" => self.listed.0 += 1,
+            "ok" => {
+                self.listed.0 += 1;
+                self.suite_of(name).passed += usize::from(has_places);
+            }
             "FAILED" => {
                 self.listed.1 += 1;
-                let name = self.full(name);
-                self.suite().failures.push(name);
+                let full = self.full(name);
+                let suite = self.suite_of(name);
+                suite.failed += usize::from(has_places);
+                suite.failures.push(full);
             }
             _ => {
                 if let Some(reason) = outcome.strip_prefix("ignored") {
-                    self.skip(name, &format!("ignored{reason}"));
+                    // Known only once it ran; told in that way by harnesses that are not Rust's.
+                    let told = reason.strip_prefix(" (").and_then(|reason| reason.strip_suffix(')'));
+                    self.skip(name, &told.map_or_else(|| format!("ignored{reason}"), str::to_owned));
                 }
             }
         }
     }
 
     fn skip(&mut self, test: &str, reason: &str) {
-        let test = self.full(test);
-        let suite = self.suite();
+        let full = self.full(test);
+        let suite = self.suite_of(test);
+        let test = full;
         let skip = Skip { suite: suite.name.clone(), test, reason: reason.trim().to_owned() };
         suite.skips.push(skip);
     }
@@ -189,8 +206,27 @@ impl Reader {
         format!("{prefix}::{}", test.trim_end_matches(" - should panic"))
     }
 
+    fn has_places(&self) -> bool {
+        self.current.as_ref().is_some_and(|program| program.places > 0)
+    }
+
     fn suite(&mut self) -> &mut Suite {
-        let name = self.current.as_ref().map_or("rust", |program| &program.suite);
+        let name = self.current.as_ref().map_or("rust", |program| &program.suite).to_owned();
+        self.suite_called(&name)
+    }
+
+    /// The place's, if the program has such.
+    fn suite_of(&mut self, test: &str) -> &mut Suite {
+        let places = self.current.as_ref().map_or(0, |program| program.places);
+        let parts: Vec<&str> = test.split("::").take(places).collect();
+        if places == 0 || parts.len() < places {
+            return self.suite();
+        }
+        let name = self.full(&parts.join("::"));
+        self.suite_called(&name)
+    }
+
+    fn suite_called(&mut self, name: &str) -> &mut Suite {
         let index = self.suites.iter().position(|suite| suite.name == name).unwrap_or_else(|| {
             self.suites.push(Suite::new(name));
             self.suites.len() - 1
@@ -251,8 +287,11 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 ";
 
     fn reader() -> Reader {
-        let program = |suite: &str, prefix: &str| Program { suite: suite.into(), prefix: prefix.into() };
+        let program =
+            |suite: &str, prefix: &str| Program { suite: suite.into(), prefix: prefix.into(), places: 0 };
+        let conformance = Program { places: 2, ..program("outrigger", "outrigger::conformance") };
         Reader::new(BTreeMap::from([
+            ("conformance-5c".into(), conformance),
             ("outrigger_auth-0a1b".into(), program("outrigger-auth", "outrigger-auth")),
             ("serve-9f8e".into(), program("outrigger", "outrigger::serve")),
         ]))
@@ -287,6 +326,59 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
             ..Suite::default()
         };
         assert_eq!(reader.finish(), [auth, serve]);
+    }
+
+    const PLACES: &str = "     Running tests/conformance/main.rs (target/debug/deps/conformance-5c)
+
+running 5 tests
+test fake::in_process::adds     ... ok
+test fake::in_process::cancels  ... ok
+test cpu::in_process::adds      ... FAILED
+test cpu::in_process::cancels   ... ignored (no model that can be cancelled)
+test cpu::elsewhere             ... ok
+
+failures:
+
+---- cpu::in_process::adds ----
+test panicked: 1 is not 2
+
+failures:
+    cpu::in_process::adds
+
+test result: FAILED. 3 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 2.50s
+";
+
+    #[test]
+    fn every_backend_has_a_row_for_every_place() {
+        let mut reader = reader();
+        for line in PLACES.lines() {
+            reader.line(line);
+        }
+        let suites = reader.finish();
+        let rows: Vec<_> = suites
+            .iter()
+            .map(|suite| (suite.name.as_str(), suite.passed, suite.failed, suite.skips.len()))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("outrigger::conformance::fake::in_process", 2, 0, 0),
+                ("outrigger::conformance::cpu::in_process", 0, 1, 1),
+                ("outrigger::conformance::cpu::elsewhere", 1, 0, 0),
+            ]
+        );
+        assert_eq!(suites[1].failures, ["outrigger::conformance::cpu::in_process::adds"]);
+        assert_eq!(suites[1].skips[0].reason, "no model that can be cancelled");
+
+        let mut reader = super::tests::reader();
+        for line in PLACES.lines().take(5) {
+            reader.line(line);
+        }
+        let suites = reader.finish();
+        assert_eq!(
+            suites.iter().map(|suite| (suite.passed, suite.failed)).collect::<Vec<_>>(),
+            [(2, 0), (0, 1)]
+        );
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::metadata::Metadata;
 use crate::repo::Repo;
 use crate::say;
 
+/// The program whose tests are called by backend and place: `cpu::in_process::adds`.
+const CONFORMANCE: &str = "outrigger::conformance";
+
 pub(super) fn run(repo: &Repo, place: &Place) -> Result<Vec<Suite>> {
     // Nothing depends on a plug-in, so that the tests that open one do not build it. The executable is built with the
     // tests that start it: by itself it would have other features on, and everything below it would be built twice.
@@ -55,7 +58,8 @@ fn programs(metadata: &Metadata, artifacts: &[Artifact]) -> BTreeMap<String, Pro
             true => format!("{suite}::{}", artifact.target.name),
             false => suite.clone(),
         };
-        programs.insert(file.to_owned(), Program { suite, prefix });
+        let places = if prefix == CONFORMANCE { 2 } else { 0 };
+        programs.insert(file.to_owned(), Program { suite, prefix, places });
     }
     programs
 }

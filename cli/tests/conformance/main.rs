@@ -1,0 +1,103 @@
+//! The conformance suite, case by case, on every backend in every place: `cpu::in_process::adds`. The same names mean the same promise.
+
+#[path = "../../../backends/api/examples/adder.rs"]
+mod adder;
+mod files;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use outrigger_backend::conformance::{Case, Fixtures, Skipped, cases};
+use outrigger_backend::{Backend, BackendError, host};
+
+type Opened = Result<Arc<dyn Backend>, BackendError>;
+
+/// A backend somewhere.
+struct Place {
+    /// `cpu::in_process`.
+    name: &'static str,
+    fixtures: Fixtures,
+    open: Box<dyn Fn() -> Opened + Send + Sync>,
+    /// Opened by the first case, for all of them.
+    opened: OnceLock<Opened>,
+}
+
+impl Place {
+    fn new(
+        name: &'static str,
+        fixtures: &Fixtures,
+        open: impl Fn() -> Opened + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, fixtures: fixtures.clone(), open: Box::new(open), opened: OnceLock::new() }
+    }
+
+    fn run(&self, case: Case) -> Result<Completion, Failed> {
+        let backend =
+            self.opened.get_or_init(&self.open).as_ref().map_err(|error| Failed::from(error.to_string()))?;
+        Ok(match case.run(&**backend, &self.fixtures) {
+            Ok(()) => Completion::Completed,
+            Err(Skipped(reason)) => Completion::ignored_with(reason),
+        })
+    }
+}
+
+/// Every backend in every place that there is for it. A new place is one more line for each.
+fn places(folder: &Path) -> Vec<Place> {
+    let (text, onnx) = (files::text(folder), files::onnx(folder));
+    let tiny = files::tiny(folder);
+    let also_tiny = tiny.clone();
+    let fake = || built("examples", "adder_backend", "-p outrigger --examples");
+    let cpu = || built("", "outrigger_cpu", "-p outrigger-cpu");
+    vec![
+        Place::new("fake::in_process", &text, || adder::open(&[])),
+        Place::new("fake::library", &text, move || host::load(&fake(), &[])),
+        Place::new("fake::out_of_process", &text, move || out_of_process(fake(), &[])),
+        Place::new("c_example::in_process", &text, move || host::load(&tiny, &[])),
+        Place::new("c_example::out_of_process", &text, move || out_of_process(also_tiny.clone(), &[])),
+        Place::new("cpu::in_process", &onnx, move || host::load(&cpu(), &files::settings_of_cpu())),
+        Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu())),
+    ]
+}
+
+/// In a child, which is the executable under test.
+fn out_of_process(library: PathBuf, settings: &[(String, String)]) -> Opened {
+    let executable = env!("CARGO_BIN_EXE_outrigger");
+    outrigger_device_host::open(outrigger_device_host::Options::new(executable, library, "hosted", settings))
+}
+
+/// A library that cargo built; these tests lie in target/PROFILE/deps.
+fn built(folder: &str, name: &str, how: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let file = format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let library = test.ancestors().nth(2).unwrap().join(folder).join(file);
+    assert!(library.is_file(), "{} is missing: run `cargo build {how}`", library.display());
+    library
+}
+
+/// Those that look at the memory of the process or a device run alone.
+static MEMORY: RwLock<()> = RwLock::new(());
+
+fn trial(place: &Arc<Place>, case: Case) -> Trial {
+    let place = Arc::clone(place);
+    Trial::ignorable_test(format!("{}::{}", place.name, case.name), move || {
+        if case.alone {
+            let _alone = MEMORY.write().unwrap_or_else(PoisonError::into_inner);
+            place.run(case)
+        } else {
+            let _beside_others = MEMORY.read().unwrap_or_else(PoisonError::into_inner);
+            place.run(case)
+        }
+    })
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let folder = tempfile::tempdir().unwrap();
+    let places: Vec<Arc<Place>> = places(folder.path()).into_iter().map(Arc::new).collect();
+    let trials = places.iter().flat_map(|place| cases().iter().map(|case| trial(place, *case)));
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    // Before the end of the process, which would leave it behind.
+    drop(folder);
+    conclusion.exit()
+}
