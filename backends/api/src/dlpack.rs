@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::abi::Text;
 use crate::buffer::Pinned;
@@ -155,7 +156,7 @@ struct Given {
 
 /// Gives a tensor to the other side, which ends it by its deleter. No byte of data is copied.
 pub(crate) fn give(tensor: Tensor) -> *mut DLManagedTensor {
-    // The extents, the bytes and the texts are on the heap, so moving what owns them does not move them.
+    // The bytes and the texts are on the heap, so moving what owns them does not move them.
     let texts: Vec<Text> = tensor.iter_strings().map(Text::of_bytes).collect();
     let data =
         if tensor.data_type() == DataType::Bytes { texts.as_ptr().cast() } else { tensor.data().as_ptr() };
@@ -163,11 +164,14 @@ pub(crate) fn give(tensor: Tensor) -> *mut DLManagedTensor {
     if let Some(memory) = tensor.resident() {
         (dl_tensor.device, dl_tensor.data) = (memory.device(), memory.address() as *mut c_void);
     }
+    dl_tensor.shape = std::ptr::null_mut();
     let managed = DLManagedTensor { dl_tensor, manager_ctx: std::ptr::null_mut(), deleter: Some(end_given) };
     let given = Box::into_raw(Box::new(Given { managed, _texts: texts, _tensor: tensor }));
     // SAFETY: `given` is a live allocation that nobody else has yet.
     unsafe {
         (*given).managed.manager_ctx = given.cast();
+        // The extents may be in the tensor itself, which is where it stays only now.
+        (*given).managed.dl_tensor.shape = (*given)._tensor.shape().extents().as_ptr().cast_mut();
         &raw mut (*given).managed
     }
 }
@@ -348,15 +352,15 @@ pub(crate) unsafe fn view(tensor: &DLTensor) -> Result<View, Fault> {
 ///
 /// # Safety
 /// `data` is null or points to `rank` extents.
-unsafe fn copy_extents(data: *const i64, rank: usize) -> Option<Vec<i64>> {
+unsafe fn copy_extents(data: *const i64, rank: usize) -> Option<SmallVec<[i64; 4]>> {
     if rank == 0 {
-        return Some(Vec::new());
+        return Some(SmallVec::new());
     }
     if data.is_null() || !data.is_aligned() {
         return None;
     }
     // SAFETY: neither null nor misaligned, and the caller promises the rest.
-    Some(unsafe { std::slice::from_raw_parts(data, rank) }.to_vec())
+    Some(SmallVec::from_slice(unsafe { std::slice::from_raw_parts(data, rank) }))
 }
 
 /// Whether `strides` are those of a dense, row-major tensor. The stride of an extent of 1 does not matter, nor does any

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::DeviceMemory;
 
@@ -127,7 +128,7 @@ impl std::fmt::Display for DataType {
 /// The extents of a tensor, outermost first. A value of this type has a rank of at most [`MAX_RANK`], no negative extent,
 /// and a number of elements that fits `usize`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Shape(Vec<i64>);
+pub struct Shape(SmallVec<[i64; 4]>);
 
 /// Why extents are no shape, or bytes no tensor.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -166,17 +167,17 @@ impl Shape {
     ///
     /// # Errors
     /// [`ShapeError::Rank`], [`ShapeError::Negative`] or [`ShapeError::Overflow`].
-    pub fn new(extents: impl Into<Vec<i64>>) -> Result<Self, ShapeError> {
-        let extents = extents.into();
+    pub fn new(extents: impl AsRef<[i64]>) -> Result<Self, ShapeError> {
+        let extents = extents.as_ref();
         if extents.len() > MAX_RANK {
             return Err(ShapeError::Rank(extents.len()));
         }
         let mut elements = 1usize;
-        for &extent in &extents {
+        for &extent in extents {
             let extent_size = usize::try_from(extent).map_err(|_| ShapeError::Negative(extent))?;
             elements = elements.checked_mul(extent_size).ok_or(ShapeError::Overflow)?;
         }
-        Ok(Self(extents))
+        Ok(Self(SmallVec::from_slice(extents)))
     }
 
     /// The extents, outermost first.

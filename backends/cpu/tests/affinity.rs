@@ -121,7 +121,8 @@ fn the_pool_runs_where_it_is_told() {
     let both = told(&[(SETTINGS, &format!("affinity={one},{other}"))]);
     assert!(both == format!("{one}-{other}") || both == format!("{one},{other}"), "{both}");
     let refused = told(&[(SETTINGS, &format!("affinity={other}")), (MASK, &one.to_string())]);
-    let expected = format!("setting `affinity` names CPU {other}, which this process may not use; it may use {one}");
+    let expected =
+        format!("setting `affinity` names CPU {other}, which this process may not use; it may use {one}");
     assert!(refused.contains(&expected), "{refused}");
 }
 

@@ -113,6 +113,7 @@ fn processes_share_a_folder() {
         assert!(child.wait().unwrap().success());
     }
     let files = files(&cache);
-    let drafts = files.iter().filter(|file| file.extension().is_some_and(|extension| extension != "optimised"));
+    let drafts =
+        files.iter().filter(|file| file.extension().is_some_and(|extension| extension != "optimised"));
     assert_eq!((drafts.count(), files.len() <= 1), (0, true), "{files:?}");
 }

@@ -64,7 +64,14 @@ fn cases() -> Vec<Case> {
             (vec![fp32(&[batch as i64, 64], &x)], fp32(&[batch as i64, 10], &y))
         })
     };
-    vec![mlp("mlp", None), mlp("mlp with threads of its own", Some(2)), conv(), non_zero(), steps(), strings()]
+    vec![
+        mlp("mlp", None),
+        mlp("mlp with threads of its own", Some(2)),
+        conv(),
+        non_zero(),
+        steps(),
+        strings(),
+    ]
 }
 
 /// A convolution of 3 channels to 4, 3 by 3, on images of any size.
@@ -81,7 +88,8 @@ fn conv() -> Case {
         let size = 3 + numbers.next() as usize % 20;
         let x = numbers.floats(3 * size * size);
         let out = size - 2;
-        let at = |channel: usize, row: usize, column: usize| f64::from(x[(channel * size + row) * size + column]);
+        let at =
+            |channel: usize, row: usize, column: usize| f64::from(x[(channel * size + row) * size + column]);
         let y = (0..4 * out * out).map(|index| {
             let (channel, row, column) = (index / (out * out), index / out % out, index % out);
             let sum: f64 = (0..27)
@@ -129,8 +137,9 @@ fn steps() -> Case {
 
 fn strings() -> Case {
     case("strings", onnx::identity(DataType::Bytes, &[Dim::Named("n")]), None, |numbers| {
-        let texts: Vec<Vec<u8>> =
-            (0..numbers.next() % 20).map(|_| vec![b'a' + numbers.next() as u8 % 26; numbers.next() as usize % 99]).collect();
+        let texts: Vec<Vec<u8>> = (0..numbers.next() % 20)
+            .map(|_| vec![b'a' + numbers.next() as u8 % 26; numbers.next() as usize % 99])
+            .collect();
         let x = Tensor::strings(Shape::new([texts.len() as i64]).unwrap(), &texts).unwrap();
         (vec![x.clone()], x)
     })
@@ -234,7 +243,9 @@ fn stress(device: &dyn Device, folder: &Path, lasts: Duration) {
         }
         loads = loader.join().unwrap();
     });
-    println!("{THREADS} threads, {calls} calls of which {cancelled} were cancelled, {loads} loads, no wrong result");
+    println!(
+        "{THREADS} threads, {calls} calls of which {cancelled} were cancelled, {loads} loads, no wrong result"
+    );
     assert!(calls > 100 && loads > 0);
 }
 
