@@ -42,7 +42,9 @@ fn main() -> ExitCode {
         .subcommand(health::command())
         .subcommand(azmlinfsrv::command())
         // Started by the replica, with two sockets, for a script that is a shared library.
-        .subcommand(Command::new("native-worker").hide(true));
+        .subcommand(Command::new("native-worker").hide(true))
+        // Started by the replica, with a socket as its standard input, for a device.
+        .subcommand(Command::new("device-host").hide(true));
     match command.get_matches_from(arguments).subcommand() {
         Some(("serve", matches)) => serve::run(matches),
         Some(("dev", matches)) => dev::run(matches),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Some(("devices", matches)) => devices::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("native-worker", _)) => outrigger_native::serve_worker().into(),
+        Some(("device-host", _)) => outrigger_device_host::serve().into(),
         _ => ExitCode::from(exit::CONFIG),
     }
 }

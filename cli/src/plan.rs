@@ -55,6 +55,16 @@ fn text(plan: &Plan) -> String {
         return "no models\n".into();
     }
     let mut models = Table::new(&["MODEL", "DEVICE", "TAKES", "WHY"]);
+    let mut before = (String::new(), Vec::new());
+    let mut notes = |model: &str, tried: &[Tried], evict: &[Eviction]| {
+        let now = (model.to_owned(), notes(tried, evict));
+        // Of the copies of a model the same is not said again.
+        if now == before {
+            return Vec::new();
+        }
+        before.clone_from(&now);
+        now.1
+    };
     for placed in &plan.placed {
         let Placed { model, instance, device, bytes, fallback_from, tried, evict } = placed;
         let why = match fallback_from {
@@ -62,10 +72,13 @@ fn text(plan: &Plan) -> String {
             Some(from) => format!("fallback from {from}"),
         };
         let takes = size(Some(*bytes).filter(|bytes| *bytes > 0));
-        models.row([copy(model, *instance), device.to_string(), takes, why], notes(tried, evict));
+        models.row([copy(model, *instance), device.to_string(), takes, why], notes(model, tried, evict));
     }
     for Unplaced { model, instance, tried, evict } in &plan.unplaced {
-        models.row([copy(model, *instance), "-".into(), "-".into(), "no place".into()], notes(tried, evict));
+        models.row(
+            [copy(model, *instance), "-".into(), "-".into(), "no place".into()],
+            notes(model, tried, evict),
+        );
     }
     let mut devices = Table::new(&["DEVICE", "PLANNED", "HELD", "BUDGET"]);
     for used in &plan.devices {

@@ -77,6 +77,29 @@ pub fn outer() -> Vec<u8> {
     graph.model()
 }
 
+/// `z = x + y` for `x` of `[n, 1]` and `y` of `[1, m]`, `FP32`: the output can be larger than memory.
+pub fn outer_sum() -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("n"), Dim::Fixed(1)]);
+    graph.input("y", DataType::Fp32, &[Dim::Fixed(1), Dim::Named("m")]);
+    graph.output("z", DataType::Fp32, &[Dim::Named("n"), Dim::Named("m")]);
+    graph.node("Add", &["x", "y"], &["z"]);
+    graph.model()
+}
+
+/// The 401st power of `x`, `FP32`, `[1024, 1024]`: takes many seconds on a few threads, in steps between which it can be cancelled.
+pub fn slow() -> Vec<u8> {
+    let shape = [Dim::Fixed(1024), Dim::Fixed(1024)];
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &shape);
+    graph.output("p400", DataType::Fp32, &shape);
+    graph.node("MatMul", &["x", "x"], &["p1"]);
+    for power in 2..=400 {
+        graph.node("MatMul", &[&format!("p{}", power - 1), "x"], &[&format!("p{power}")]);
+    }
+    graph.model()
+}
+
 /// `root = √x` for `x`: `FP32` `[batch, width]`, which is NaN below zero, and `picked = (0, 1, .., 9)[index]` for `index`: `INT64`
 /// `[batch]`: an index outside makes the run fail, and with it that of all rows of a batch.
 pub fn picky(width: i64) -> Vec<u8> {

@@ -3,14 +3,14 @@
 use bytes::Bytes;
 
 /// The alignment of every [`Buffer`], in bytes: a cache line, and what vector instructions ask for.
-const ALIGNMENT: usize = 64;
+pub(crate) const ALIGNMENT: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; ALIGNMENT]);
+pub(crate) struct Line([u8; ALIGNMENT]);
 
-/// Owned bytes, aligned to 64 bytes and zeroed when made, or pinned memory that a backend gave; written once by whoever fills it, then shared
-/// as [`Bytes`].
+/// Owned bytes, aligned to 64 bytes and zeroed when made, or memory that somebody gave: a backend, or [`Buffer::over`]; written once by
+/// whoever fills it, then shared as [`Bytes`].
 pub struct Buffer {
     memory: Memory,
     len: usize,
@@ -19,7 +19,12 @@ pub struct Buffer {
 enum Memory {
     Lines(Vec<Line>),
     Pinned(Pinned),
+    Over(Box<dyn Over>),
 }
+
+/// What a buffer can be made over.
+trait Over: AsRef<[u8]> + AsMut<[u8]> + Send + Sync {}
+impl<T: AsRef<[u8]> + AsMut<[u8]> + Send + Sync> Over for T {}
 
 impl Buffer {
     /// Makes a buffer of `len` zero bytes.
@@ -34,6 +39,13 @@ impl Buffer {
     pub(crate) fn pinned(pinned: Pinned) -> Self {
         let len = pinned.len();
         Self { memory: Memory::Pinned(pinned), len }
+    }
+
+    /// Makes a buffer of memory that lies elsewhere: shared with another process, say. It is as long as `memory` says now, and
+    /// as well aligned as it is.
+    pub fn over(memory: impl AsRef<[u8]> + AsMut<[u8]> + Send + Sync + 'static) -> Self {
+        let len = memory.as_ref().len();
+        Self { memory: Memory::Over(Box::new(memory)), len }
     }
 
     /// Makes it `len` bytes long. What was in it before is of no use afterwards; memory is taken only if it has to grow, and is then
@@ -57,6 +69,7 @@ impl Buffer {
         match &self.memory {
             Memory::Lines(lines) => lines.len() * ALIGNMENT,
             Memory::Pinned(pinned) => pinned.len(),
+            Memory::Over(memory) => (**memory).as_ref().len(),
         }
     }
 
@@ -111,6 +124,7 @@ mod view {
             let data = match &self.memory {
                 Memory::Lines(lines) => lines.as_ptr().cast(),
                 Memory::Pinned(pinned) => pinned.data.as_ptr().cast_const(),
+                Memory::Over(memory) => return (**memory).as_ref().get(..self.len).unwrap_or_default(),
             };
             // SAFETY: either holds at least `len` initialised bytes; `Line` is `[u8; 64]` without padding.
             unsafe { std::slice::from_raw_parts(data, self.len) }
@@ -122,6 +136,7 @@ mod view {
             let data = match &mut self.memory {
                 Memory::Lines(lines) => lines.as_mut_ptr().cast(),
                 Memory::Pinned(pinned) => pinned.data.as_ptr(),
+                Memory::Over(memory) => return (**memory).as_mut().get_mut(..self.len).unwrap_or_default(),
             };
             // SAFETY: as in `deref`, and `&mut self` makes this the only view.
             unsafe { std::slice::from_raw_parts_mut(data, self.len) }
@@ -173,6 +188,18 @@ mod tests {
         buffer.resize(1025).unwrap();
         assert_eq!((buffer.len(), buffer.capacity(), buffer.as_ptr() as usize % ALIGNMENT), (1025, 1088, 0));
         assert!(buffer.resize(usize::MAX - 64).is_err());
+    }
+
+    #[test]
+    fn a_buffer_over_other_memory_is_that_memory() {
+        let memory = vec![1u8; 100].into_boxed_slice();
+        let address = memory.as_ptr();
+        let mut buffer = Buffer::over(memory);
+        assert_eq!((buffer.len(), buffer.capacity(), buffer.as_ptr()), (100, 100, address));
+        buffer.fill(7);
+        buffer.resize(40).unwrap();
+        assert_eq!((buffer.as_ptr(), &buffer[..]), (address, &[7; 40][..]));
+        assert_eq!(buffer.freeze().as_ptr(), address);
     }
 
     #[test]

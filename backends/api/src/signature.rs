@@ -143,7 +143,7 @@ impl<'a> Bound<'a> {
         let extents = dimensions(info).map(|(declared, symbol)| {
             if declared >= 0 { Some(declared) } else { self.find(symbol).map(|(extent, _)| extent) }
         });
-        Shape::new(extents.collect::<Option<SmallVec<[i64; 4]>>>()?).ok()
+        Shape::new(extents.collect::<Option<Vec<_>>>()?).ok()
     }
 }
 

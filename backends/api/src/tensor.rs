@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 
 use crate::DeviceMemory;
 
@@ -128,7 +127,7 @@ impl std::fmt::Display for DataType {
 /// The extents of a tensor, outermost first. A value of this type has a rank of at most [`MAX_RANK`], no negative extent,
 /// and a number of elements that fits `usize`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Shape(SmallVec<[i64; 4]>);
+pub struct Shape(Vec<i64>);
 
 /// Why extents are no shape, or bytes no tensor.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -157,6 +156,9 @@ pub enum ShapeError {
         /// How many there should be.
         elements: usize,
     },
+    /// There is no memory for so many bytes.
+    #[error("there is no memory for {0} bytes of strings")]
+    Memory(usize),
     /// The element type has no fixed size.
     #[error("elements of type {0} have no fixed size")]
     Unsized(DataType),
@@ -167,17 +169,17 @@ impl Shape {
     ///
     /// # Errors
     /// [`ShapeError::Rank`], [`ShapeError::Negative`] or [`ShapeError::Overflow`].
-    pub fn new(extents: impl AsRef<[i64]>) -> Result<Self, ShapeError> {
-        let extents = extents.as_ref();
+    pub fn new(extents: impl Into<Vec<i64>>) -> Result<Self, ShapeError> {
+        let extents = extents.into();
         if extents.len() > MAX_RANK {
             return Err(ShapeError::Rank(extents.len()));
         }
         let mut elements = 1usize;
-        for &extent in extents {
+        for &extent in &extents {
             let extent_size = usize::try_from(extent).map_err(|_| ShapeError::Negative(extent))?;
             elements = elements.checked_mul(extent_size).ok_or(ShapeError::Overflow)?;
         }
-        Ok(Self(SmallVec::from_slice(extents)))
+        Ok(Self(extents))
     }
 
     /// The extents, outermost first.
@@ -243,13 +245,21 @@ impl Tensor {
     /// Strings in row-major order.
     ///
     /// # Errors
-    /// [`ShapeError::Strings`] if they are not as many as the shape has elements, [`ShapeError::Overflow`] for one of 4 GiB and more.
+    /// [`ShapeError::Strings`] if they are not as many as the shape has elements, [`ShapeError::Overflow`] for one of 4 GiB and more,
+    /// [`ShapeError::Memory`].
     pub fn strings<T: AsRef<[u8]>>(shape: Shape, strings: &[T]) -> Result<Self, ShapeError> {
         if strings.len() != shape.elements() {
             return Err(ShapeError::Strings { elements: shape.elements() });
         }
-        let bytes = strings.iter().map(|string| string.as_ref().len() + STRING_PREFIX).sum();
-        let mut data = Vec::with_capacity(bytes);
+        // They may lie on top of each other, so that together they are more than there is memory.
+        let bytes = strings
+            .iter()
+            .try_fold(0usize, |sum, string| {
+                sum.checked_add(STRING_PREFIX)?.checked_add(string.as_ref().len())
+            })
+            .ok_or(ShapeError::Overflow)?;
+        let mut data = Vec::new();
+        data.try_reserve_exact(bytes).map_err(|_| ShapeError::Memory(bytes))?;
         for string in strings {
             let string = string.as_ref();
             let len = u32::try_from(string.len()).map_err(|_| ShapeError::Overflow)?;

@@ -73,6 +73,9 @@ impl Drop for Held {
 impl OnnxModel {
     pub(crate) fn load(common: &Common, options: &LoadOptions) -> Result<Self, BackendError> {
         let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
+        if let Some(format) = options.format.as_deref().filter(|format| *format != "onnx") {
+            return Err(failed(&format_args!("the format `{format}` is not known, only onnx")));
+        }
         let contents = contents::inspect(&options.path).map_err(|error| failed(&error))?;
         let maker = Maker {
             runtime: common.runtime,

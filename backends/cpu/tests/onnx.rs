@@ -106,6 +106,14 @@ fn conforms(backend: &dyn Backend) {
         add: write(folder.path(), "add", &onnx::add(3)),
         identity: types.into_iter().map(identity).collect(),
         nonzero: write(folder.path(), "nonzero", &onnx::non_zero()),
+        strings: Some(write(
+            folder.path(),
+            "strings",
+            &onnx::identity(DataType::Bytes, &[Dim::Named("batch"), Dim::Fixed(2)]),
+        )),
+        outer: Some(write(folder.path(), "outer", &onnx::outer_sum())),
+        slow: Some(write(folder.path(), "slow", &onnx::slow())),
+        weights: Some((write(folder.path(), "weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
         scratch,
     };
     conformance::all(backend, &fixtures);

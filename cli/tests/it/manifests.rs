@@ -98,7 +98,8 @@ async fn a_file_that_lies_flat_has_its_manifest_beside_it() {
 
 #[tokio::test]
 async fn a_model_of_another_format_is_one_by_its_manifest() {
-    let config = format!("[backends.adder]\nlibrary = '{}'\nprocess = 'in'\nmemory = '1KiB'", adder().display());
+    let config =
+        format!("[backends.adder]\nlibrary = '{}'\nprocess = 'in'\nmemory = '1KiB'", adder().display());
     let replica = outrigger()
         .file("models/sum/model.toml", "file = 'words.txt'\nformat = 'text'\ndevices = ['cpu', 'adder']")
         .file("models/sum/words.txt", "add 3\n")
@@ -133,13 +134,22 @@ fn what_does_not_match_the_model_is_named() {
 fn what_is_wrong_in_it_is_named() {
     for (manifest, said) in [
         ("fiel = 'sum.onnx'", "unknown key `fiel`, did you mean `file`?"),
-        ("[[samples]]\nrequest = 'a'\nexpects = 'b'", "unknown key `samples.expects`, did you mean `expect`?"),
-        ("devices = ['cdua']", "`devices` names `cdua`, but there is no backend `cdua`, did you mean `cuda`?"),
+        (
+            "[[samples]]\nrequest = 'a'\nexpects = 'b'",
+            "unknown key `samples.expects`, did you mean `expect`?",
+        ),
+        (
+            "devices = ['cdua']",
+            "`devices` names `cdua`, but there is no backend `cdua`, did you mean `cuda`?",
+        ),
         ("devices = 'cuda'", "line 1: invalid type"),
         ("instances = 0", "`instances` is 0, expected a whole number from 1 to 64"),
         ("max_delay = '5'", "`max_delay` is \"5\", expected a time"),
         ("version = '../x'", "`version` is not a letter or digit"),
-        ("file = '../1/sum.onnx'", "`file` is \"../1/sum.onnx\", which is not a path inside the model's directory"),
+        (
+            "file = '../1/sum.onnx'",
+            "`file` is \"../1/sum.onnx\", which is not a path inside the model's directory",
+        ),
         ("file = '/etc/passwd'", "not a path inside the model's directory"),
         ("file = 'none.onnx'", "`file`: "),
         ("a = ", "line 1: "),
@@ -155,7 +165,8 @@ fn what_is_wrong_in_it_is_named() {
 fn links_do_not_lead_out() {
     let launch = with("file = 'link.onnx'");
     std::fs::write(launch.directory().join("secret.onnx"), onnx::add(3)).unwrap();
-    std::os::unix::fs::symlink("../../../secret.onnx", launch.directory().join("models/sum/1/link.onnx")).unwrap();
+    std::os::unix::fs::symlink("../../../secret.onnx", launch.directory().join("models/sum/1/link.onnx"))
+        .unwrap();
     let text = refused(launch, 3);
     assert!(text.contains("a link that leads out of the model's directory"), "{text}");
 }
@@ -163,10 +174,13 @@ fn links_do_not_lead_out() {
 #[test]
 fn samples_must_give_what_they_must() {
     let sample = |expect: &str, more: &str| {
-        let manifest = format!("file = 'sum.onnx'\n[[samples]]\nrequest = 'samples/request.json'\nexpect = 'samples/x.json'\n{more}");
+        let manifest = format!(
+            "file = 'sum.onnx'\n[[samples]]\nrequest = 'samples/request.json'\nexpect = 'samples/x.json'\n{more}"
+        );
         with(&manifest).file("models/sum/1/samples/x.json", expect)
     };
-    let off = "model `sum` on cpu:0: sample request.json: output `z` at index 1 is 22, expected 22.5 in x.json";
+    let off =
+        "model `sum` on cpu:0: sample request.json: output `z` at index 1 is 22, expected 22.5 in x.json";
     let text = refused(sample(&golden([11.0, 22.5, 33.0]), ""), 3);
     assert!(text.contains(off), "{text}");
     // Within the tolerance that is asked for.

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{client, header, infer, outcome, outrigger};
 
-/// A backend that is none of ours: it takes models in the format `text` and says that its one device has 2 bytes.
+/// A backend that is none of ours: it takes models in the format `text`, each of which takes 42 bytes.
 pub(crate) fn adder() -> PathBuf {
     // The tests are in target/PROFILE/deps.
     let profile = std::env::current_exe().unwrap();
@@ -29,7 +29,8 @@ fn serving(config: &str) -> Launch {
 }
 
 pub(crate) fn call() -> String {
-    let tensor = |name: &str, data: [f32; 3]| json!({"name": name, "datatype": "FP32", "shape": [1, 3], "data": data});
+    let tensor =
+        |name: &str, data: [f32; 3]| json!({"name": name, "datatype": "FP32", "shape": [1, 3], "data": data});
     json!({"inputs": [tensor("x", [1.0, 2.0, 3.0]), tensor("y", [10.0, 20.0, 30.0])]}).to_string()
 }
 
@@ -87,7 +88,8 @@ async fn a_fallback_is_named_in_the_answer_the_metrics_and_the_log() {
 
 #[test]
 fn a_forbidden_fallback_names_everything_tried() {
-    let strict = "[placement]\nfallback = false\n[models.high]\npath = 'sum.onnx'\ndevices = ['cuda:1', 'cpu']";
+    let strict =
+        "[placement]\nfallback = false\n[models.high]\npath = 'sum.onnx'\ndevices = ['cuda:1', 'cpu']";
     let text = refused(serving(strict), 3);
     contains(
         &text,
@@ -97,8 +99,16 @@ fn a_forbidden_fallback_names_everything_tried() {
             "cpu: not allowed: fallback = false",
         ],
     );
-    let text = refused(serving(&with_adder("[models.high]\npath = 'text.txt'\ndevices = ['cuda', 'adder']")), 3);
-    contains(&text, &["cuda: no such", "adder:0: has no room: 42 bytes more than the 1 taken are over its 2"]);
+    let text = refused(
+        serving(&with_adder(
+            "settings = ['memory=40']\n[models.high]\npath = 'text.txt'\ndevices = ['cuda', 'adder']",
+        )),
+        3,
+    );
+    contains(
+        &text,
+        &["cuda: no such", "adder:0: has no room: 42 bytes more than the 0 taken are over its 40"],
+    );
 }
 
 #[test]
@@ -196,21 +206,31 @@ fn the_plan_says_where_why_and_what_would_leave() {
     let plan = json_of(&output);
     let placed: Vec<_> = plan["placed"].as_array().unwrap().iter().collect();
     assert_eq!(placed.len(), 3, "{plan:#}");
-    assert_eq!((&placed[0]["model"], &placed[0]["device"], &placed[0]["bytes"]), (&json!("a"), &json!("adder:0"), &json!(42)));
+    assert_eq!(
+        (&placed[0]["model"], &placed[0]["device"], &placed[0]["bytes"]),
+        (&json!("a"), &json!("adder:0"), &json!(42))
+    );
     assert_eq!((&placed[2]["model"], &placed[2]["instance"]), (&json!("c"), &json!(1)));
     let unplaced = &plan["unplaced"][0];
     assert_eq!(unplaced["tried"][0]["reason"], "no_room", "{plan:#}");
     assert_eq!(unplaced["tried"][0]["budget"], 50);
     assert_eq!(unplaced["evict"][0], json!({"model": "a", "instance": 0, "device": "adder:0", "bytes": 42}));
     let adder = &plan["devices"][0];
-    assert_eq!(adder, &json!({"device": "adder:0", "budget": 50, "held": 1, "planned": 42}));
+    assert_eq!(adder, &json!({"device": "adder:0", "budget": 50, "held": 0, "planned": 42}));
 
     let output = outrigger_in(directory.path(), &["plan"]);
     let text = stdout(&output);
     is_readable(&text);
     contains(
         &text,
-        &["MODEL  DEVICE", "a      adder:0", "c #2   cpu:0", "first choice", "no place", "would have room without a (42 B)"],
+        &[
+            "MODEL  DEVICE",
+            "a      adder:0",
+            "c #2   cpu:0",
+            "first choice",
+            "no place",
+            "would have room without a (42 B)",
+        ],
     );
     let output = outrigger_in(directory.path(), &["plan", "--placement-devices", "nothing"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -235,15 +255,18 @@ fn devices_are_listed_and_backends_that_do_not_open_say_why() {
     let report = json_of(&output);
     let backend = |name: &str| {
         let backends = report["backends"].as_array().unwrap();
-        backends.iter().find(|backend| backend["backend"] == name).unwrap_or_else(|| panic!("{name}: {report:#}"))
+        backends
+            .iter()
+            .find(|backend| backend["backend"] == name)
+            .unwrap_or_else(|| panic!("{name}: {report:#}"))
     };
     let device = &backend("adder")["devices"][0];
     for (key, value) in [
         ("device", json!("adder:0")),
         ("kind", json!("cpu")),
-        ("memory_total", json!(2)),
-        ("memory_free", json!(1)),
-        ("budget", json!(2)),
+        ("memory_total", json!(64 << 20)),
+        ("memory_free", json!(64 << 20)),
+        ("budget", json!(64 << 20)),
         ("health", json!({"state": "healthy"})),
     ] {
         assert_eq!(device[key], value, "{key}");

@@ -164,3 +164,33 @@ impl Drop for Counted {
         self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::tests::fake;
+
+    #[test]
+    fn a_call_goes_to_the_instance_with_the_fewest() {
+        let model = |instances: usize| LoadedModel {
+            name: "m".into(),
+            version: "1".into(),
+            platform: String::new(),
+            info: Arc::default(),
+            kind: 1,
+            first: fake("m"),
+            others: (1..instances).map(|_| fake("m")).collect(),
+        };
+        let three = model(3);
+        let at = |picked: &Picked| {
+            three.instances().position(|instance| Arc::ptr_eq(instance, &picked.instance)).unwrap()
+        };
+        let mut picked: Vec<_> = (0..3).map(|_| three.pick()).collect();
+        assert_eq!(picked.iter().map(at).collect::<Vec<_>>(), [0, 1, 2]);
+        picked.remove(1);
+        assert_eq!(at(&three.pick()), 1, "whose call is over");
+        drop(picked);
+        assert_eq!(three.instances().map(|one| one.calls.load(Ordering::Relaxed)).sum::<usize>(), 0);
+        assert!(model(1).pick().counted.is_none(), "one alone is not counted");
+    }
+}

@@ -36,11 +36,15 @@ pub enum PluginError {
         /// Why.
         source: BackendError,
     },
-    /// It is to run in a process of its own.
-    #[error("backend `{name}` cannot run in a process of its own yet; set backends.{name}.process = \"in\"")]
-    Process {
+    /// It is to run in a process of its own, which is this program again.
+    #[error(
+        "the program for the process of backend `{name}` is not known; set backends.{name}.process = \"in\""
+    )]
+    Executable {
         /// The backend.
         name: String,
+        /// Why.
+        source: std::io::Error,
     },
 }
 
@@ -62,10 +66,16 @@ pub(crate) fn open(config: &BackendsConfig, name: &str) -> Result<Arc<dyn Backen
     let mut settings = if name == "cpu" { cpu_settings(config) } else { Vec::new() };
     settings.retain(|(key, _)| table.settings.iter().all(|(own, _)| own != key));
     settings.extend(table.settings);
-    match config.process(name) {
-        ProcessKind::In => host::load(&path, &settings).map_err(|source| PluginError::Open { path, source }),
-        ProcessKind::Out => Err(PluginError::Process { name: name.into() }),
-    }
+    let opened = match config.process(name) {
+        ProcessKind::In => host::load(&path, &settings),
+        ProcessKind::Out => {
+            let executable = std::env::current_exe()
+                .map_err(|source| PluginError::Executable { name: name.into(), source })?;
+            let options = outrigger_device_host::Options::new(executable, &path, name, &settings);
+            outrigger_device_host::open(options)
+        }
+    };
+    opened.map_err(|source| PluginError::Open { path, source })
 }
 
 fn file_name(backend: &str) -> String {

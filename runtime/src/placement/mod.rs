@@ -8,6 +8,7 @@ mod reason;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -163,6 +164,9 @@ pub fn plan(models: &[Wanted], backends: &[BackendState]) -> Plan {
     planner.finish()
 }
 
+/// Of devices that match equally well, the one with the least of this: copies of the model, less room, number.
+type Order = (usize, Reverse<u64>, usize);
+
 struct Planner<'a> {
     backends: &'a [BackendState],
     plan: Plan,
@@ -214,14 +218,14 @@ impl Planner<'_> {
             tried.push(Tried::new(wish.to_string(), reason));
             return None;
         }
-        let mut best: Option<((usize, std::cmp::Reverse<u64>, usize), DeviceId, u64)> = None;
+        let mut best: Option<(Order, DeviceId, u64)> = None;
         for index in matching {
             let id = DeviceId { backend: backend.name.clone(), index };
             let Some(device) = backend.devices.get(index) else { continue };
             match self.fits(model, &id, device) {
                 Ok((bytes, room)) => {
                     let copies = self.copies(model, &id);
-                    let key = (copies, std::cmp::Reverse(room), index);
+                    let key = (copies, Reverse(room), index);
                     if best.as_ref().is_none_or(|(known, ..)| key < *known) {
                         best = Some((key, id, bytes));
                     }

@@ -1,0 +1,250 @@
+//! A device and its models over a child.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use outrigger_backend::{
+    BackendError, DLDevice, DataType, Device, DeviceInfo, DeviceMemory, DeviceStatus, Health, Instance,
+    LoadOptions, Model, ModelInfo, Shape, Tensor,
+};
+
+use super::connection::{Came, Laid};
+use super::host::{Fault, Holder, Host, InstanceEntry, ModelEntry, Phase};
+use super::instance::{HostedInstance, LiveInstance};
+use super::link::Link;
+use crate::frame::Kind;
+use crate::message;
+use crate::socket::{Forever, Until};
+use crate::wire::{Put, Reader, WireError};
+
+/// A device that is open; ends its child when dropped.
+pub(super) struct OpenDevice {
+    holder: Holder,
+    memory_total: u64,
+}
+
+impl OpenDevice {
+    pub(super) fn open(holder: Holder, index: usize, info: &DeviceInfo) -> Result<Self, BackendError> {
+        let link = holder.host.link()?;
+        link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()))?;
+        let device = Some((index, info.name.clone()));
+        holder.host.register(&link, |loaded| loaded.device = device)?;
+        holder.host.tell_first();
+        Ok(Self { holder, memory_total: info.memory_total })
+    }
+
+    pub(super) fn host(&self) -> &Arc<Host> {
+        &self.holder.host
+    }
+
+    /// Ends something in the child, if there is one that has it. Does not wait for ever.
+    pub(super) fn release(&self, link: &Link, number: u64) {
+        let grace = self.host().options.timing.end_grace;
+        let until = Until { deadline: Instant::now() + grace, stop: &|| false };
+        // Where that fails, the child is ended, and with it what it was to release.
+        let _ = link.ask_within(Kind::Release, number, |_| {}, |_| Ok(()), &until);
+    }
+}
+
+/// An open device.
+pub(super) struct HostedDevice(pub(super) Arc<OpenDevice>);
+
+impl HostedDevice {
+    /// A device of which a child that is gone knows nothing more.
+    fn without_child(&self, health: Health) -> DeviceStatus {
+        DeviceStatus { memory_total: self.0.memory_total, memory_free: 0, memory_held: 0, health }
+    }
+
+    fn memory_of(&self, memory: &DeviceMemory) -> Result<(Arc<Link>, u64), BackendError> {
+        let link = self.0.host().link()?;
+        let number = number_of(memory, &self.0, &link)?;
+        Ok((link, number))
+    }
+}
+
+impl Device for HostedDevice {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        let host = self.0.host();
+        if let Phase::Up(link, _) = host.phase() {
+            match link.ask(Kind::Status, 0, |_| {}, message::status) {
+                Ok(DeviceStatus { health: Health::Lost(why), .. }) => {
+                    link.accuse(BackendError::Lost(why).into());
+                    return Ok(self.without_child(Health::Degraded("its device host is being ended".into())));
+                }
+                Err(BackendError::Lost(_)) => {}
+                status => return status,
+            }
+        }
+        Ok(self.without_child(host.health().health))
+    }
+
+    fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
+        let link = self.0.host().link()?;
+        link.ask(Kind::Estimate, 0, |out| message::put_options(options, out), |reader| reader.u64())
+    }
+
+    fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
+        let host = self.0.host();
+        let most = host.options.limits.models;
+        if host.count(|loaded| loaded.models.len()) >= most {
+            return Err(BackendError::Load(format!(
+                "{}: the device host holds {most} models, which is its limit",
+                options.path.display()
+            )));
+        }
+        let (link, number) = (host.link()?, host.number());
+        let read = |reader: &mut Reader<'_>| {
+            let signature: Arc<[u8]> = reader.0.into();
+            Ok((message::model(reader)?, signature))
+        };
+        let fill = |out: &mut Vec<u8>| message::put_options(options, out);
+        let (info, signature) = link.ask(Kind::Load, number, fill, read)?;
+        let fault = Arc::new(Fault::default());
+        let entry = ModelEntry { options: options.clone(), signature, fault: Arc::clone(&fault) };
+        host.register(&link, |loaded| drop(loaded.models.insert(number, entry)))?;
+        Ok(Arc::new(HostedModel(Arc::new(LoadedModel { device: Arc::clone(&self.0), number, info, fault }))))
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
+        let host = self.0.host();
+        let (link, number) = (host.link()?, host.number());
+        let read = |reader: &mut Reader<'_>| {
+            let signed = |field: u32| i32::from_le_bytes(field.to_le_bytes());
+            Ok(DLDevice { device_type: signed(reader.u32()?), device_id: signed(reader.u32()?) })
+        };
+        let device = link.ask(Kind::Allocate, number, |out| out.put_size(bytes), read)?;
+        Ok(remote(&self.0, &link, number, device, bytes))
+    }
+
+    fn upload(&self, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {
+        let (link, number) = self.memory_of(to)?;
+        let shape = i64::try_from(from.len()).ok().and_then(|len| Shape::new([len]).ok());
+        // Only copied where it travels in the frame; the caller's bytes do not live long enough to be shared.
+        let tensor =
+            shape.and_then(|shape| Tensor::new(DataType::Uint8, shape, Bytes::copy_from_slice(from)).ok());
+        let tensor =
+            tensor.ok_or_else(|| BackendError::Input("there is no tensor of so many bytes".into()))?;
+        let limits = &self.0.host().options.limits;
+        let done = link.for_housekeeping().and_then(|mut lent| {
+            lent.with(|connection| {
+                let laid = connection.lay(std::slice::from_ref(&tensor), limits, |_| Ok(0))?;
+                connection.send_tensors(Kind::Upload, number, laid, &Forever, |sent, out| sent.put(out))?;
+                connection.take_tensors(0, limits)
+            })
+        });
+        done.map(drop).map_err(|trouble| link.fails(trouble))
+    }
+
+    fn download(&self, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
+        let (link, number) = self.memory_of(from)?;
+        let limits = &self.0.host().options.limits;
+        let came = link.for_housekeeping().and_then(|mut lent| {
+            lent.with(|connection| {
+                let write = |sent: &crate::frame::Sent, out: &mut Vec<u8>| {
+                    sent.put(out);
+                    out.put_size(to.len());
+                };
+                connection.send_tensors(Kind::Download, number, Laid::default(), &Forever, write)?;
+                let came = connection.take_tensors(1, limits)?.pop();
+                match came {
+                    Some(Came::Host(tensor)) if tensor.data().len() == to.len() => {
+                        to.copy_from_slice(tensor.data());
+                        Ok(())
+                    }
+                    _ => Err(WireError::Short.into()),
+                }
+            })
+        });
+        came.map_err(|trouble| link.fails(trouble))
+    }
+}
+
+/// Memory of the device's, under its number in the child.
+struct Remote {
+    device: Arc<OpenDevice>,
+    link: Arc<Link>,
+    number: u64,
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        // What was in a child that is gone is gone with it.
+        if self.device.host().link().is_ok_and(|now| Arc::ptr_eq(&now, &self.link)) {
+            self.device.release(&self.link, self.number);
+        }
+    }
+}
+
+/// Memory that the child has under a number.
+pub(super) fn remote(
+    device: &Arc<OpenDevice>,
+    link: &Arc<Link>,
+    number: u64,
+    dl: DLDevice,
+    len: usize,
+) -> DeviceMemory {
+    let remote = Remote { device: Arc::clone(device), link: Arc::clone(link), number };
+    // The number stands for the address: nothing but its child knows where it is.
+    let address = usize::try_from(number).unwrap_or_default();
+    let owner: Arc<dyn Any + Send + Sync> = Arc::new(remote);
+    DeviceMemory::new(dl, address, len, owner)
+}
+
+/// The child's number of memory of its device's.
+pub(super) fn number_of(
+    memory: &DeviceMemory,
+    device: &Arc<OpenDevice>,
+    link: &Arc<Link>,
+) -> Result<u64, BackendError> {
+    match memory.owner().downcast_ref::<Remote>() {
+        Some(remote) if Arc::ptr_eq(&remote.link, link) => Ok(remote.number),
+        Some(remote) if Arc::ptr_eq(&remote.device, device) => {
+            Err(BackendError::Lost("memory of the device's was lost when its host ended".into()))
+        }
+        _ => Err(BackendError::Input("the memory is another device's".into())),
+    }
+}
+
+/// A model in the child.
+pub(super) struct LoadedModel {
+    pub(super) device: Arc<OpenDevice>,
+    number: u64,
+    pub(super) info: ModelInfo,
+    fault: Arc<Fault>,
+}
+
+impl Drop for LoadedModel {
+    fn drop(&mut self) {
+        let forget = |loaded: &mut super::host::Loaded| drop(loaded.models.remove(&self.number));
+        if let Some(link) = self.device.host().unregister(forget) {
+            self.device.release(&link, self.number);
+        }
+    }
+}
+
+struct HostedModel(Arc<LoadedModel>);
+
+impl Model for HostedModel {
+    fn info(&self) -> &ModelInfo {
+        &self.0.info
+    }
+
+    fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
+        let (model, host) = (&self.0, self.0.device.host());
+        let most = host.options.limits.instances;
+        model.fault.check()?;
+        if host.count(|loaded| loaded.instances.len()) >= most {
+            return Err(BackendError::Run(format!(
+                "the device host holds {most} instances, which is its limit"
+            )));
+        }
+        let (link, number) = (host.link()?, host.number());
+        link.ask(Kind::Instance, number, |out| out.put_u64(model.number), |_| Ok(()))?;
+        let fault = Arc::new(Fault::default());
+        let entry = InstanceEntry { model: model.number, fault: Arc::clone(&fault) };
+        host.register(&link, |loaded| drop(loaded.instances.insert(number, entry)))?;
+        Ok(Arc::new(HostedInstance(LiveInstance { model: Arc::clone(model), number, fault })))
+    }
+}

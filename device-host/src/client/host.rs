@@ -1,0 +1,269 @@
+//! A device's host as its parent knows it, from one child to the next: what is loaded, and how it is.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use outrigger_backend::{BackendError, BackendInfo, Health, LoadOptions};
+
+use super::link::{Bell, Link};
+use super::options::{DeviceHealth, Options};
+use super::supervisor;
+
+/// What all handles of a device share with the thread that watches over its child.
+pub(super) struct Host {
+    pub(super) options: Arc<Options>,
+    pub(super) bell: Arc<Bell>,
+    state: Mutex<State>,
+    changed: Condvar,
+    stop: AtomicBool,
+    next: AtomicU64,
+}
+
+struct State {
+    phase: Phase,
+    /// What the clients hold, and so what a new child loads.
+    loaded: Loaded,
+    restarts: u64,
+}
+
+/// Where a host stands.
+#[derive(Clone)]
+pub(super) enum Phase {
+    /// A child serves.
+    Up(Arc<Link>, u32),
+    /// There is none: why, and that one is about to be started.
+    Restarting(String),
+    /// There is none, and there will not be one soon: why.
+    Quarantined(String),
+}
+
+/// Device, models and instances.
+#[derive(Clone, Default)]
+pub(super) struct Loaded {
+    pub(super) device: Option<(usize, String)>,
+    pub(super) models: BTreeMap<u64, ModelEntry>,
+    pub(super) instances: BTreeMap<u64, InstanceEntry>,
+}
+
+#[derive(Clone)]
+pub(super) struct ModelEntry {
+    pub(super) options: LoadOptions,
+    /// Its inputs and outputs as they lay in the frame, to see whether they are still the same.
+    pub(super) signature: Arc<[u8]>,
+    pub(super) fault: Arc<Fault>,
+}
+
+#[derive(Clone)]
+pub(super) struct InstanceEntry {
+    pub(super) model: u64,
+    pub(super) fault: Arc<Fault>,
+}
+
+/// Why something that a client holds is not in the child that serves now.
+#[derive(Default)]
+pub(super) struct Fault {
+    there: AtomicBool,
+    why: Mutex<String>,
+}
+
+impl Fault {
+    pub(super) fn set(&self, why: Option<String>) {
+        let mut text = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        self.there.store(why.is_some(), Ordering::Release);
+        *text = why.unwrap_or_default();
+    }
+
+    pub(super) fn check(&self) -> Result<(), BackendError> {
+        if !self.there.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Err(BackendError::Lost(why))
+    }
+}
+
+impl Host {
+    pub(super) fn new(options: Arc<Options>) -> std::io::Result<Arc<Self>> {
+        let phase = Phase::Restarting("it has not been started".into());
+        Ok(Arc::new(Self {
+            options,
+            bell: Arc::new(Bell::new()?),
+            state: Mutex::new(State { phase, loaded: Loaded::default(), restarts: 0 }),
+            changed: Condvar::new(),
+            stop: AtomicBool::new(false),
+            next: AtomicU64::new(1),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number for something new; unlike every other, also of children before.
+    pub(super) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where it stands.
+    pub(super) fn phase(&self) -> Phase {
+        self.state().phase.clone()
+    }
+
+    /// The way to the child that serves now.
+    pub(super) fn link(&self) -> Result<Arc<Link>, BackendError> {
+        match &self.state().phase {
+            Phase::Up(link, _) => Ok(Arc::clone(link)),
+            Phase::Restarting(why) => Err(BackendError::Lost(format!("{why}; it is being restarted"))),
+            Phase::Quarantined(why) => Err(BackendError::Lost(why.clone())),
+        }
+    }
+
+    /// Changes what is loaded, if that is so in the child that serves now: another one would not know of it.
+    pub(super) fn register(
+        &self,
+        link: &Arc<Link>,
+        change: impl FnOnce(&mut Loaded),
+    ) -> Result<(), BackendError> {
+        let mut state = self.state();
+        match &state.phase {
+            Phase::Up(now, _) if Arc::ptr_eq(now, link) => {
+                change(&mut state.loaded);
+                Ok(())
+            }
+            _ => Err(BackendError::Lost(format!(
+                "the device host of `{}` ended while this was made",
+                self.options.name
+            ))),
+        }
+    }
+
+    /// Something is not wanted any more; the way to the child that has it, if there is one.
+    pub(super) fn unregister(&self, change: impl FnOnce(&mut Loaded)) -> Option<Arc<Link>> {
+        let mut state = self.state();
+        change(&mut state.loaded);
+        match &state.phase {
+            Phase::Up(link, _) => Some(Arc::clone(link)),
+            _ => None,
+        }
+    }
+
+    /// Counts something of what is loaded.
+    pub(super) fn count(&self, count: impl FnOnce(&Loaded) -> usize) -> usize {
+        count(&self.state().loaded)
+    }
+
+    pub(super) fn loaded(&self) -> Loaded {
+        self.state().loaded.clone()
+    }
+
+    /// A child serves. Numbers of what it has loaded and nobody wants any more.
+    pub(super) fn up(&self, link: &Arc<Link>, pid: u32, loaded: &Loaded) -> Vec<u64> {
+        let mut state = self.state();
+        state.phase = Phase::Up(Arc::clone(link), pid);
+        let instances = loaded.instances.keys().filter(|number| !state.loaded.instances.contains_key(number));
+        let models = loaded.models.keys().filter(|number| !state.loaded.models.contains_key(number));
+        let unwanted = instances.chain(models).copied().collect();
+        drop(state);
+        self.tell();
+        unwanted
+    }
+
+    pub(super) fn restarting(&self, why: String) {
+        self.state().phase = Phase::Restarting(why);
+        self.tell();
+    }
+
+    pub(super) fn quarantined(&self, why: String) {
+        self.state().phase = Phase::Quarantined(why);
+        self.tell();
+    }
+
+    pub(super) fn restarted(&self) {
+        self.state().restarts += 1;
+    }
+
+    pub(super) fn health(&self) -> DeviceHealth {
+        let state = self.state();
+        let (health, pid) = match &state.phase {
+            Phase::Up(_, pid) => (Health::Healthy, Some(*pid)),
+            Phase::Restarting(why) => (Health::Degraded(format!("restarting: {why}")), None),
+            Phase::Quarantined(why) => (Health::Lost(why.clone()), None),
+        };
+        let device = state.loaded.device.as_ref().map(|(_, name)| name.clone()).unwrap_or_default();
+        DeviceHealth { device, health, restarts: state.restarts, pid }
+    }
+
+    fn tell(&self) {
+        if let Some(on_change) = &self.options.on_change {
+            let health = self.health();
+            // Before a device is opened there is nobody's health to tell.
+            if !health.device.is_empty() {
+                on_change(&health);
+            }
+        }
+    }
+
+    /// Tells the health once, for whoever follows it.
+    pub(super) fn tell_first(&self) {
+        self.tell();
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn stop(&self) {
+        // Under the lock, so that whoever is about to sleep sees it.
+        let _state = self.state();
+        self.stop.store(true, Ordering::Release);
+        self.changed.notify_all();
+        self.bell.ring();
+    }
+
+    /// Sleeps; whether it was told to stop.
+    pub(super) fn sleep(&self, time: std::time::Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(self.state(), time, |_| !self.stopped());
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.stopped()
+    }
+}
+
+/// Holds a host. When it is dropped the child ends, and the thread that watches over it.
+pub(super) struct Holder {
+    pub(super) host: Arc<Host>,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+impl Holder {
+    /// Starts a host; what its child says of the backend.
+    pub(super) fn start(options: Arc<Options>) -> Result<(Self, BackendInfo), BackendError> {
+        let unavailable = |reason: String| BackendError::Unavailable {
+            backend: options.library.display().to_string(),
+            reason,
+        };
+        let host = Host::new(Arc::clone(&options)).map_err(|error| unavailable(error.to_string()))?;
+        let (sender, first) = std::sync::mpsc::sync_channel(1);
+        let watched = Arc::clone(&host);
+        let supervisor = std::thread::Builder::new()
+            .name("device-host".into())
+            .spawn(move || supervisor::supervise(&watched, &sender))
+            .map_err(|error| unavailable(format!("no thread for its device host: {error}")))?;
+        let holder = Self { host, supervisor: Some(supervisor) };
+        let gone = |_| unavailable("its device host was given up".into());
+        let info = first.recv().map_err(gone)??;
+        Ok((holder, info))
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.host.stop();
+        if let Some(supervisor) = self.supervisor.take()
+            && supervisor.thread().id() != std::thread::current().id()
+        {
+            let _ = supervisor.join();
+        }
+    }
+}

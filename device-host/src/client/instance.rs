@@ -1,0 +1,133 @@
+//! An instance over a child: the way of a call.
+
+use std::sync::Arc;
+
+use outrigger_backend::{BackendError, Instance, ModelInfo, Output, Run, RunId, Tensor};
+
+use super::connection::{Came, Trouble};
+use super::device::{LoadedModel, number_of, remote};
+use super::host::{Fault, Host};
+use super::link::Link;
+use crate::frame::{Asked, Form, Infer, Kind, Sent};
+use crate::socket::Forever;
+
+/// An instance in the child.
+pub(super) struct LiveInstance {
+    pub(super) model: Arc<LoadedModel>,
+    pub(super) number: u64,
+    pub(super) fault: Arc<Fault>,
+}
+
+impl Drop for LiveInstance {
+    fn drop(&mut self) {
+        let device = &self.model.device;
+        let forget = |loaded: &mut super::host::Loaded| drop(loaded.instances.remove(&self.number));
+        if let Some(link) = device.host().unregister(forget) {
+            device.release(&link, self.number);
+        }
+    }
+}
+
+pub(super) struct HostedInstance(pub(super) LiveInstance);
+
+impl HostedInstance {
+    fn host(&self) -> &Arc<Host> {
+        self.0.model.device.host()
+    }
+
+    fn run(
+        &self,
+        link: &Arc<Link>,
+        inputs: &[Tensor],
+        outputs: &mut [Output],
+        run: Run,
+    ) -> Result<Vec<Came>, Trouble> {
+        let live = &self.0;
+        let limits = &self.host().options.limits;
+        let mut lent = link.for_run()?;
+        let begun = link.begin(live.number, run.id);
+        let count = outputs.len();
+        let asked: Vec<Asked> = outputs.iter_mut().map(asked).collect();
+        lent.with(|connection| {
+            let laid =
+                connection.lay(inputs, limits, |memory| number_of(memory, &live.model.device, link))?;
+            let write = |sent: &Sent, out: &mut Vec<u8>| Infer::write(live.number, run.id, sent, &asked, out);
+            connection.send_tensors(Kind::Infer, begun.run, laid, &Forever, write)?;
+            connection.take_tensors(count, limits)
+        })
+    }
+}
+
+impl Instance for HostedInstance {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], run: Run) -> Result<(), BackendError> {
+        let live = &self.0;
+        live.model.info.check_outputs(outputs)?;
+        let link = self.host().link()?;
+        live.fault.check()?;
+        let came = self.run(&link, inputs, outputs, run);
+        let filled = came.and_then(|came| {
+            let results = outputs.iter_mut().zip(came);
+            results.into_iter().try_for_each(|(output, came)| self.fill(&link, output, came))
+        });
+        match filled {
+            Ok(()) => {
+                link.succeeded();
+                Ok(())
+            }
+            Err(trouble) => Err(link.fails(trouble)),
+        }
+    }
+
+    fn cancel(&self, id: RunId) {
+        if let Ok(link) = self.host().link() {
+            link.cancel(self.0.number, id);
+        }
+    }
+
+    fn bytes_held(&self) -> u64 {
+        let link = self.host().link();
+        let asked = link.and_then(|link| link.ask(Kind::Held, self.0.number, |_| {}, |reader| reader.u64()));
+        asked.unwrap_or(0)
+    }
+}
+
+/// What is asked of the child for an output.
+fn asked(output: &mut Output) -> Asked {
+    let (index, resident) = (output.index(), output.wants_resident());
+    let form = match output.place_mut() {
+        Some((data_type, shape, _)) => Form::Place(data_type, shape.clone()),
+        None if resident => Form::Resident,
+        None => Form::Allocate,
+    };
+    Asked { index, form }
+}
+
+impl HostedInstance {
+    /// Puts a result where it was asked for, if it is what it should be.
+    fn fill(&self, link: &Arc<Link>, output: &mut Output, came: Came) -> Result<(), Trouble> {
+        let index = output.index();
+        let info: &ModelInfo = &self.0.model.info;
+        let is_of = |data_type| info.outputs.get(index).is_some_and(|info| info.data_type == data_type);
+        let wrong = |what: &str| Trouble::Protocol(format!("output number {index} is {what}"));
+        let resident = output.wants_resident();
+        match came {
+            Came::Host(tensor) if is_of(tensor.data_type()) && !resident => {
+                match output.place_mut() {
+                    Some((_, shape, place)) if shape == tensor.shape() => {
+                        place.copy_from_slice(tensor.data())
+                    }
+                    _ => output.set(tensor),
+                }
+                Ok(())
+            }
+            Came::Resident { head, number, device, len } if is_of(head.data_type) && resident => {
+                let memory = remote(&self.0.model.device, link, number, device, len);
+                let tensor = Tensor::on_device(head.data_type, head.shape, memory);
+                output.set(tensor.map_err(|error| wrong(&error.to_string()))?);
+                Ok(())
+            }
+            Came::Host(tensor) if !is_of(tensor.data_type()) => Err(wrong("of another type")),
+            _ => Err(wrong("in other memory than was asked for")),
+        }
+    }
+}

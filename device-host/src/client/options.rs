@@ -1,0 +1,155 @@
+//! What a device host is started with, and its limits.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_backend::Health;
+
+/// What to start, and how it is held.
+#[derive(Clone)]
+pub struct Options {
+    /// The program that becomes the child, with the one argument `device-host`: `outrigger`.
+    pub executable: PathBuf,
+    /// The backend's library.
+    pub library: PathBuf,
+    /// The backend's settings, key and value.
+    pub settings: Vec<(String, String)>,
+    /// The backend's name, for messages and the log.
+    pub name: String,
+    /// How much of what.
+    pub limits: Limits,
+    /// How long for what.
+    pub timing: Timing,
+    /// Hears of every change of a device's health.
+    pub on_change: Option<OnChange>,
+}
+
+/// Hears of every change of a device's health, on a thread that must not be held up.
+pub type OnChange = Arc<dyn Fn(&DeviceHealth) + Send + Sync>;
+
+/// How a device's host is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceHealth {
+    /// The device's name: `cuda:1`.
+    pub device: String,
+    /// Healthy; degraded while the host is restarted; lost while it is quarantined.
+    pub health: Health,
+    /// How often it has been restarted.
+    pub restarts: u64,
+    /// The process, while there is one that serves.
+    pub pid: Option<u32>,
+}
+
+/// Limits of one device's host.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Calls at once; each has a socket, a thread of the host's, and regions of its own.
+    pub connections: usize,
+    /// How long a call waits for one of them.
+    pub connection_wait: Duration,
+    /// Bytes of all inputs of one call, and of all its results.
+    pub call_bytes: u64,
+    /// Bytes of all inputs of one call, and of all its results, that still travel in the frame.
+    pub inline_bytes: usize,
+    /// Bytes of shared memory that each side keeps for the next call of a connection; larger ones are made for one call.
+    pub kept_bytes: u64,
+    /// Regions that the host keeps for each connection; more are made for one call each.
+    pub kept_regions: usize,
+    /// Models loaded at once.
+    pub models: usize,
+    /// Instances at once.
+    pub instances: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            connection_wait: Duration::from_secs(30),
+            call_bytes: 2 << 30,
+            inline_bytes: 4 << 10,
+            kept_bytes: 64 << 20,
+            kept_regions: 16,
+            models: 4096,
+            instances: 16384,
+        }
+    }
+}
+
+/// Times of one device's host.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// How long both sides look for the next frame before they sleep, where frames come that fast; 0 for never.
+    pub spin: Duration,
+    /// From the start of the process until it has described the backend.
+    pub start: Duration,
+    /// For one model to be loaded again after a restart.
+    pub reload: Duration,
+    /// Between a cancel and the run's end; then the host is ended.
+    pub cancel_grace: Duration,
+    /// For something that is unloaded, and for the process to end in order; then it is ended.
+    pub end_grace: Duration,
+    /// The pause before the second restart; the first is at once. It doubles.
+    pub backoff: Duration,
+    /// The longest pause.
+    pub backoff_most: Duration,
+    /// A host that served so long starts at once again.
+    pub served_well: Duration,
+    /// A device whose host died so many times…
+    pub deaths: usize,
+    /// …within this time, without a good call in between, is quarantined…
+    pub deaths_within: Duration,
+    /// …and tried again only so often.
+    pub quarantine: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            spin: Duration::from_micros(50),
+            start: Duration::from_secs(60),
+            reload: Duration::from_secs(600),
+            cancel_grace: Duration::from_secs(5),
+            end_grace: Duration::from_secs(10),
+            backoff: Duration::from_millis(100),
+            backoff_most: Duration::from_secs(30),
+            served_well: Duration::from_secs(30),
+            deaths: 5,
+            deaths_within: Duration::from_secs(60),
+            quarantine: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Options {
+    /// A backend's library in a child of `executable`, with the limits and times that are usual.
+    pub fn new(
+        executable: impl Into<PathBuf>,
+        library: impl Into<PathBuf>,
+        name: impl Into<String>,
+        settings: &[(String, String)],
+    ) -> Self {
+        Self {
+            executable: executable.into(),
+            library: library.into(),
+            settings: settings.to_vec(),
+            name: name.into(),
+            limits: Limits::default(),
+            timing: Timing::default(),
+            on_change: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("executable", &self.executable)
+            .field("library", &self.library)
+            .field("name", &self.name)
+            .field("limits", &self.limits)
+            .field("timing", &self.timing)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,242 @@
+//! The child: how it is started, what it prints, and how it is ended.
+
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::options::Options;
+use crate::socket;
+
+/// A longer line is logged in pieces.
+const LINE_LIMIT: usize = 8 * 1024;
+/// How long the end of a process is waited for that was killed: one that hangs in a driver does not end.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+/// How long a process has between SIGTERM and SIGKILL.
+const TERM_GRACE: Duration = Duration::from_secs(1);
+/// How long the output of a dead process is read on: something that it has started may keep the pipes open.
+const OUTPUT_GRACE: Duration = Duration::from_millis(250);
+/// Variables that begin so are the replica's own.
+const SECRETS: &str = "OUTRIGGER_AUTH_";
+
+/// A started process, in a group of its own. Killed and reaped when dropped.
+pub(super) struct Process {
+    child: Option<Child>,
+    pid: u32,
+    ended: OwnedFd,
+    output: Option<(JoinHandle<()>, OwnedFd)>,
+}
+
+impl Process {
+    /// Starts one; the other end of its control socket. It dies with the thread that calls this.
+    pub(super) fn start(options: &Options) -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = socket::pair()?;
+        let (stdout, their_stdout) = io::pipe()?;
+        let (stderr, their_stderr) = io::pipe()?;
+        let mut command = Command::new(&options.executable);
+        command
+            .arg("device-host")
+            .stdin(Stdio::from(theirs))
+            .stdout(their_stdout)
+            .stderr(their_stderr)
+            .process_group(0);
+        let secrets = std::env::vars_os().map(|(name, _)| name);
+        secrets.filter(|name| name.to_string_lossy().starts_with(SECRETS)).for_each(|name| {
+            command.env_remove(name);
+        });
+        let child = command.spawn()?;
+        drop(command); // and with it the child's ends of the pipes
+        let pid = child.id();
+        let mut process =
+            Self { child: Some(child), pid, ended: eventfd(0, EventfdFlags::CLOEXEC)?, output: None };
+        process.ended = pidfd_open(process.group().ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let (stopped, name) = (stop.try_clone()?, options.name.clone());
+        let read = move || log_output(&name, pid, [stdout, stderr], &stopped);
+        process.output = Some((std::thread::Builder::new().name("device-log".into()).spawn(read)?, stop));
+        Ok((process, ours))
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Can be read when the process has ended.
+    pub(super) fn ended(&self) -> &OwnedFd {
+        &self.ended
+    }
+
+    /// Waits for its end, at most so long; whether that came.
+    pub(super) fn has_ended(&self, limit: Duration) -> bool {
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            match socket::readable(self.ended.as_fd(), left) {
+                Ok(false) if !left.is_zero() => {} // a signal came between
+                ended => return ended.unwrap_or(true),
+            }
+        }
+    }
+
+    fn group(&self) -> Option<Pid> {
+        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group() {
+            // It fails only where nobody is left.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    /// Ends it, if it has not ended by itself within `grace`: with SIGTERM, then SIGKILL.
+    pub(super) fn end_within(self, grace: Duration) -> String {
+        if !self.has_ended(grace) {
+            self.signal(Signal::TERM);
+            self.has_ended(TERM_GRACE);
+        }
+        self.end()
+    }
+
+    /// Ends it at once if it has not ended, and all that it has started; how it ended.
+    pub(super) fn end(mut self) -> String {
+        self.reap()
+    }
+
+    fn reap(&mut self) -> String {
+        let Some(mut child) = self.child.take() else { return "has ended".into() };
+        // Before it is reaped, for its number is another's then. What it has started goes with it, so that the pipes close.
+        self.signal(Signal::KILL);
+        let status = if self.has_ended(KILL_GRACE) {
+            child.wait().map_or_else(|error| format!("has ended: {error}"), describe)
+        } else {
+            let wait = move || drop(child.wait());
+            let _ = std::thread::Builder::new().spawn(wait);
+            "was killed, and hangs in the kernel".to_owned()
+        };
+        if let Some((thread, stop)) = self.output.take() {
+            finish_output(thread, &stop);
+        }
+        status
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.reap();
+    }
+}
+
+/// Lets the log have what is left in the pipes.
+fn finish_output(thread: JoinHandle<()>, stop: &OwnedFd) {
+    let until = std::time::Instant::now() + OUTPUT_GRACE;
+    while !thread.is_finished() && std::time::Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = rustix::io::write(stop, &1u64.to_ne_bytes());
+    let _ = thread.join();
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (_, Some(signal)) => format!("was ended by signal {signal} ({})", name(signal)),
+        _ => format!("has ended: {status}"),
+    }
+}
+
+/// What a signal is called, and what it mostly means.
+fn name(signal: i32) -> &'static str {
+    match signal {
+        4 => "SIGILL: an instruction that this processor does not have",
+        6 => "SIGABRT: it gave up by itself",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL: killed, perhaps for want of memory",
+        11 => "SIGSEGV",
+        15 => "SIGTERM",
+        _ => "unknown",
+    }
+}
+
+/// Logs what a child prints, line by line, until it closes both pipes or somebody says stop.
+fn log_output(name: &str, pid: u32, pipes: [PipeReader; 2], stop: &OwnedFd) {
+    let mut streams = pipes.map(|pipe| Stream { pipe: Some(pipe), line: Vec::new() });
+    while streams.iter().any(|stream| stream.pipe.is_some()) {
+        let mut polled: Vec<_> = vec![PollFd::new(stop, PollFlags::IN)];
+        let open = streams.iter().filter_map(|stream| stream.pipe.as_ref());
+        polled.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        match poll(&mut polled, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => break,
+            Ok(_) => {}
+        }
+        let mut ready = polled.iter().map(|polled| !polled.revents().is_empty());
+        if ready.next() == Some(true) {
+            break;
+        }
+        let ready: Vec<bool> = ready.collect();
+        let open = streams.iter_mut().filter(|stream| stream.pipe.is_some());
+        for (stream, ready) in open.zip(ready) {
+            if ready {
+                stream.read(name, pid);
+            }
+        }
+    }
+    streams.iter_mut().for_each(|stream| stream.flush(name, pid));
+}
+
+struct Stream {
+    pipe: Option<PipeReader>,
+    line: Vec<u8>,
+}
+
+impl Stream {
+    fn read(&mut self, name: &str, pid: u32) {
+        let mut chunk = [0; LINE_LIMIT];
+        let read = self.pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(&mut chunk));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => self.pipe = None,
+            Ok(count) => {
+                for &byte in chunk.get(..count).unwrap_or_default() {
+                    if byte == b'\n' || self.line.len() == LINE_LIMIT {
+                        self.flush(name, pid);
+                    }
+                    if byte != b'\n' {
+                        self.line.push(byte);
+                    }
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, name: &str, pid: u32) {
+        let text = String::from_utf8_lossy(&self.line);
+        let text = text.trim_end();
+        if !text.is_empty() {
+            // What a library prints must not look like lines of ours.
+            let harmless = |c: char| if c.is_control() && c != '\t' { ' ' } else { c };
+            let text: String = text.chars().map(harmless).collect();
+            tracing::info!(target: "outrigger::device_host", backend = name, pid, "{name}: {text}");
+        }
+        self.line.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_named() {
+        assert_eq!(describe(ExitStatus::from_raw(3 << 8)), "exited with code 3");
+        let killed = describe(ExitStatus::from_raw(9));
+        assert_eq!(killed, "was ended by signal 9 (SIGKILL: killed, perhaps for want of memory)");
+    }
+}

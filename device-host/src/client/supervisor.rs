@@ -1,0 +1,267 @@
+//! The thread that watches over a device's child: starts it, loads what clients hold, ends it, and starts the next.
+
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use outrigger_backend::{BackendError, BackendInfo};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::SendFlags;
+
+use super::connection::Trouble;
+use super::course::{Course, Next};
+use super::host::{Host, Loaded};
+use super::link::{Link, Verdict};
+use super::options::Options;
+use super::process::Process;
+use crate::frame::{self, Kind};
+use crate::message::{self, Hello, HostLimits};
+use crate::socket::{self, Inbox, Until};
+use crate::wire::{Put, Reader};
+
+/// How often connections are looked through that nobody uses.
+const TRIM: Duration = Duration::from_secs(30);
+/// How long a child that has closed a connection has to end by itself, so that it is known how.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// A child that serves.
+struct Running {
+    process: Process,
+    link: Arc<Link>,
+}
+
+/// Starts a child, tells `first` what became of that, and goes on until the host is stopped.
+pub(super) fn supervise(host: &Arc<Host>, first: &SyncSender<Result<BackendInfo, BackendError>>) {
+    let mut running = match start(host) {
+        Ok((running, info)) => {
+            let _ = first.send(Ok(info));
+            running
+        }
+        Err(error) => {
+            let _ = first.send(Err(error));
+            return;
+        }
+    };
+    let mut course = Course::new(&host.options.timing);
+    loop {
+        let Some(why) = watch(host, running) else { return };
+        running = match restart(host, &mut course, why) {
+            Some(running) => running,
+            None => return,
+        };
+    }
+}
+
+/// Why a child is gone, how long it served, and whether a call succeeded on it.
+struct Death {
+    why: String,
+    served: Duration,
+    good: bool,
+}
+
+/// Watches over a child until it has died; `None` if it was ended because nobody needs it any more.
+fn watch(host: &Host, running: Running) -> Option<Death> {
+    let Running { process, link } = running;
+    let mut trimmed = Instant::now();
+    let why = loop {
+        if host.stopped() {
+            link.hang_up();
+            let status = process.end_within(host.options.timing.end_grace);
+            link.ended(format!("the device host of `{}` {status}: nobody holds it", host.options.name));
+            return None;
+        }
+        if process.has_ended(Duration::ZERO) {
+            break None;
+        }
+        let now = Instant::now();
+        let deadline = link.tend(now);
+        match link.verdict() {
+            Some(Verdict::Closed) if process.has_ended(CLOSING) => break None,
+            Some(Verdict::Closed) => break Some("it closed a connection".to_owned()),
+            Some(Verdict::Guilty(why)) => break Some(why),
+            None => {}
+        }
+        if now.duration_since(trimmed) >= TRIM {
+            link.trim(now);
+            trimmed = now;
+        }
+        let until = deadline.map_or(TRIM, |deadline| deadline.saturating_duration_since(now).min(TRIM));
+        let timeout = Timespec::try_from(until + Duration::from_millis(1)).ok();
+        let mut polled =
+            [PollFd::new(process.ended(), PollFlags::IN), PollFd::new(&*host.bell, PollFlags::IN)];
+        // An interruption is a reason to look, too.
+        let _ = poll(&mut polled, timeout.as_ref());
+        host.bell.answer();
+    };
+    let (name, pid) = (&host.options.name, process.pid());
+    let status = process.end();
+    let why = match why {
+        Some(why) => format!("the device host of `{name}` was ended: {why}"),
+        None => format!("the device host of `{name}` {status}"),
+    };
+    let (served, good) = link.record();
+    tracing::error!(backend = %name, pid, ?served, "{why}");
+    // Before anybody hears of it, so that whoever does finds the host as it is.
+    host.restarting(why.clone());
+    link.ended(why.clone());
+    Some(Death { why, served, good })
+}
+
+/// Starts the next child, however often that takes; `None` if nobody needs it any more.
+fn restart(host: &Arc<Host>, course: &mut Course, death: Death) -> Option<Running> {
+    let Death { mut why, served, good } = death;
+    let mut next = course.died(Instant::now(), served, good);
+    loop {
+        let pause = match next {
+            Next::Restart(pause) => {
+                host.restarting(why.clone());
+                pause
+            }
+            Next::Quarantine(pause) => {
+                let deaths = host.options.timing.deaths;
+                let text = format!("{why}; it died {deaths} times in a row and is quarantined");
+                tracing::error!(backend = %host.options.name, again_in = ?pause, "{text}");
+                host.quarantined(text);
+                pause
+            }
+        };
+        if host.sleep(pause) {
+            return None;
+        }
+        let began = Instant::now();
+        match start(host) {
+            Ok((running, _)) => {
+                tracing::info!(backend = %host.options.name, pid = running.process.pid(), took = ?began.elapsed(), "the device host was restarted");
+                return Some(running);
+            }
+            Err(error) => {
+                why = format!("the device host of `{}` did not start again: {error}", host.options.name);
+                tracing::error!(backend = %host.options.name, "{why}");
+            }
+        }
+        next = course.died(Instant::now(), Duration::ZERO, false);
+    }
+}
+
+/// Starts a child that has loaded everything and serves.
+fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
+    let options = &host.options;
+    let (process, control) = Process::start(options).map_err(|error| BackendError::Unavailable {
+        backend: options.library.display().to_string(),
+        reason: format!("its device host `{}` could not be started: {error}", options.executable.display()),
+    })?;
+    let stopped = || host.stopped();
+    let until = |limit: Duration| Until { deadline: Instant::now() + limit, stop: &stopped };
+    let info = match greet(&control, options, &until(options.timing.start)) {
+        Ok(info) => info,
+        Err(trouble) => return Err(failed_start(options, process, trouble)),
+    };
+    let link = Arc::new(Link::new(options, control, &host.bell));
+    let running = Running { process, link };
+    let loaded = host.loaded();
+    if let Err(trouble) = load(&running.link, &loaded, &|| until(options.timing.reload)) {
+        let error = failed_start(options, running.process, trouble);
+        running.link.ended(error.to_string());
+        return Err(error);
+    }
+    if loaded.device.is_some() {
+        host.restarted();
+    }
+    let unwanted = host.up(&running.link, running.process.pid(), &loaded);
+    for number in unwanted {
+        let patience = until(options.timing.end_grace);
+        if let Err(trouble) = running.link.request(Kind::Release, number, |_| {}, |_| Ok(()), &patience) {
+            running.link.accuse(trouble);
+        }
+    }
+    Ok((running, info))
+}
+
+/// Why a child that was started does not serve.
+fn failed_start(options: &Options, process: Process, trouble: Trouble) -> BackendError {
+    let unavailable =
+        |reason| BackendError::Unavailable { backend: options.library.display().to_string(), reason };
+    match trouble {
+        Trouble::Backend(error) => error,
+        Trouble::Late => unavailable("its device host did not get ready in time".into()),
+        Trouble::Protocol(why) => unavailable(format!("its device host broke the protocol: {why}")),
+        Trouble::Gone => {
+            process.has_ended(CLOSING);
+            unavailable(format!("its device host {} before it was ready", process.end()))
+        }
+    }
+}
+
+/// Has the child open the library.
+fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<BackendInfo, Trouble> {
+    let limits = &options.limits;
+    let hello = Hello {
+        library: options.library.as_os_str().as_bytes().to_vec(),
+        settings: options.settings.clone(),
+        limits: HostLimits {
+            call_bytes: limits.call_bytes,
+            inline_bytes: limits.inline_bytes as u64,
+            kept_bytes: limits.kept_bytes,
+            kept_regions: limits.kept_regions.max(1) as u64,
+            spin: options.timing.spin,
+        },
+    };
+    let mut out = Vec::new();
+    frame::begin(&mut out, Kind::Hello, 0);
+    hello.put(&mut out);
+    frame::finish(&mut out)?;
+    socket::send(control, &out, &[], SendFlags::empty()).map_err(|_| Trouble::Gone)?;
+    let mut inbox = Inbox::default();
+    let (kind, _) = inbox.receive(control, until)?;
+    let mut reader = Reader(inbox.payload());
+    let answer = match kind {
+        Kind::Done => Ok(message::info(&mut reader)?),
+        Kind::Failed => Err(Trouble::Backend(message::error(&mut reader)?)),
+        kind => Err(Trouble::Protocol(format!("a greeting of kind {kind:?}"))),
+    };
+    reader.end()?;
+    answer
+}
+
+/// Loads what clients hold. What does not load says so to whoever uses it; trouble with the child itself ends this.
+fn load<'a>(link: &Link, loaded: &Loaded, until: &dyn Fn() -> Until<'a>) -> Result<(), Trouble> {
+    let Some((index, _)) = &loaded.device else { return Ok(()) };
+    let mut lent = link.for_housekeeping()?;
+    lent.with(|connection| {
+        connection.ask(Kind::OpenDevice, *index as u64, |_| {}, &until())?;
+        for (number, model) in &loaded.models {
+            let fill = |out: &mut Vec<u8>| message::put_options(&model.options, out);
+            let path = model.options.path.display();
+            model.fault.set(match connection.ask(Kind::Load, *number, fill, &until()) {
+                Ok(signature) if signature == &*model.signature => None,
+                Ok(_) => {
+                    Some(format!("`{path}` has other inputs or outputs since its device host was restarted"))
+                }
+                Err(Trouble::Backend(error)) if !matches!(error, BackendError::Lost(_)) => {
+                    Some(format!("after its device host was restarted: {error}"))
+                }
+                Err(trouble) => return Err(trouble),
+            });
+        }
+        for (number, instance) in &loaded.instances {
+            let model = loaded.models.get(&instance.model);
+            let fault = model.map(|model| model.fault.check());
+            if let Some(Err(error)) = fault {
+                let BackendError::Lost(why) = error else { continue };
+                instance.fault.set(Some(why));
+                continue;
+            }
+            let fill = |out: &mut Vec<u8>| out.put_u64(instance.model);
+            instance.fault.set(match connection.ask(Kind::Instance, *number, fill, &until()) {
+                Ok(_) => None,
+                Err(Trouble::Backend(error)) if !matches!(error, BackendError::Lost(_)) => {
+                    Some(format!("after its device host was restarted: {error}"))
+                }
+                Err(trouble) => return Err(trouble),
+            });
+        }
+        Ok(())
+    })
+}

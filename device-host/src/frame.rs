@@ -1,0 +1,338 @@
+//! Frames: a header of 16 bytes, then fields; and the frames that carry tensors.
+
+use std::num::NonZeroU64;
+
+use outrigger_backend::{DLDevice, DataType, RunId, Shape};
+
+use crate::wire::{Put, Reader, WireError};
+
+type Result<T> = std::result::Result<T, WireError>;
+
+/// Bytes of a header: u32 length of what follows, u8 kind, 3 × u8 0, u64 number.
+pub(crate) const HEADER: usize = 16;
+/// The most bytes that follow a header. Tensors beyond a few kilobytes lie elsewhere.
+pub(crate) const LIMIT: usize = 4 << 20;
+/// The most descriptors beside a frame.
+pub(crate) const MOST_FILES: usize = 2;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])+ $kind:ident = $number:literal;)+) => {
+        /// The kinds of frame.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum Kind {
+            $($(#[$doc])+ $kind = $number,)+
+        }
+
+        impl Kind {
+            fn from_number(number: u8) -> Result<Self> {
+                match number {
+                    $($number => Ok(Self::$kind),)+
+                    _ => Err(WireError::Unknown { what: "kind of frame", number: number.into() }),
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Control: which library to open.
+    Hello = 1;
+    /// Control: a connection, whose socket comes beside it.
+    Connect = 2;
+    /// Control: the run of that number is to end.
+    Cancel = 3;
+    /// Which device the child serves.
+    OpenDevice = 16;
+    /// Memory and health.
+    Status = 17;
+    /// What a model would take.
+    Estimate = 18;
+    /// Loads a model under the header's number.
+    Load = 19;
+    /// Makes an instance under the header's number.
+    Instance = 20;
+    /// What an instance holds.
+    Held = 21;
+    /// Takes memory of the device's under the header's number.
+    Allocate = 22;
+    /// Fills it.
+    Upload = 23;
+    /// Reads it.
+    Download = 24;
+    /// Ends what has the header's number.
+    Release = 25;
+    /// Runs an instance; the header's number is the run's.
+    Infer = 26;
+    /// It worked; what was asked for follows.
+    Done = 64;
+    /// It did not; why follows.
+    Failed = 65;
+}
+
+/// Begins a frame; [`finish`] completes its header.
+pub(crate) fn begin(out: &mut Vec<u8>, kind: Kind, number: u64) {
+    out.clear();
+    out.put(&[0, 0, 0, 0, kind as u8, 0, 0, 0]);
+    out.put_u64(number);
+}
+
+/// Writes the length of a frame into its header.
+pub(crate) fn finish(out: &mut [u8]) -> Result<()> {
+    let length = out.len().saturating_sub(HEADER);
+    if length > LIMIT {
+        return Err(WireError::Length { length, limit: LIMIT });
+    }
+    if let Some(field) = out.first_chunk_mut() {
+        *field = (length as u32).to_le_bytes();
+    }
+    Ok(())
+}
+
+/// Reads a header: the length of what follows, the kind, the number.
+pub(crate) fn header(bytes: &[u8; HEADER]) -> Result<(usize, Kind, u64)> {
+    let mut fields = Reader(bytes);
+    let length = fields.u32()? as usize;
+    if length > LIMIT {
+        return Err(WireError::Length { length, limit: LIMIT });
+    }
+    let kind = Kind::from_number(fields.u8()?)?;
+    if fields.take(3)? != [0; 3] {
+        return Err(WireError::Number);
+    }
+    Ok((length, kind, fields.u64()?))
+}
+
+/// A tensor in a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) data_type: DataType,
+    pub(crate) shape: Shape,
+    pub(crate) at: At,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// At the end of the frame, after those of the tensors before it.
+    Inline { len: usize },
+    /// In a region. Inputs are all in one, which is the parent's and has number 0.
+    Region { number: u64, offset: u64, len: u64 },
+    /// In the device's memory, under a number of the child's.
+    Resident { number: u64, device: DLDevice, len: u64 },
+}
+
+impl Head {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_type(self.data_type);
+        out.put_extents(self.shape.extents());
+        match self.at {
+            At::Inline { len } => {
+                out.put_u8(0);
+                out.put_size(len);
+            }
+            At::Region { number, offset, len } => {
+                out.put_u8(1);
+                [number, offset, len].iter().for_each(|field| out.put_u64(*field));
+            }
+            At::Resident { number, device, len } => {
+                out.put_u8(2);
+                out.put_u64(number);
+                out.put(&device.device_type.to_le_bytes());
+                out.put(&device.device_id.to_le_bytes());
+                out.put_u64(len);
+            }
+        }
+    }
+
+    /// Reads one whose bytes are as many as type and shape ask for.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let (data_type, shape) = (reader.data_type()?, reader.shape()?);
+        let at = match reader.u8()? {
+            0 => At::Inline { len: reader.size()? },
+            1 => At::Region { number: reader.u64()?, offset: reader.u64()?, len: reader.u64()? },
+            2 => {
+                let number = reader.u64()?;
+                let signed = |field: u32| i32::from_le_bytes(field.to_le_bytes());
+                let (device_type, device_id) = (signed(reader.u32()?), signed(reader.u32()?));
+                At::Resident { number, device: DLDevice { device_type, device_id }, len: reader.u64()? }
+            }
+            number => return Err(WireError::Unknown { what: "place of a tensor", number: number.into() }),
+        };
+        let head = Self { data_type, shape, at };
+        // Strings say themselves how long they are; whoever makes a tensor of them looks.
+        if data_type != DataType::Bytes {
+            let (expected, actual) = (head.shape.bytes(data_type)?, head.len());
+            if expected as u64 != actual {
+                return Err(WireError::Size { expected, actual });
+            }
+        }
+        Ok(head)
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> u64 {
+        match self.at {
+            At::Inline { len } => len as u64,
+            At::Region { len, .. } | At::Resident { len, .. } => len,
+        }
+    }
+}
+
+/// What a request says of memory, and the tensors that it carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Regions of the child's of which the last view is gone.
+    pub(crate) freed: Vec<u64>,
+    /// The size of a new region of the parent's, whose descriptor comes beside the frame. It replaces the one before.
+    pub(crate) region: Option<u64>,
+    /// The region is not used again after this request.
+    pub(crate) forget: bool,
+    /// The tensors.
+    pub(crate) tensors: Vec<Head>,
+}
+
+impl Sent {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_count(self.freed.len());
+        self.freed.iter().for_each(|number| out.put_u64(*number));
+        out.put_u64(self.region.unwrap_or(0));
+        out.put_u8(u8::from(self.forget));
+        out.put_count(self.tensors.len());
+        self.tensors.iter().for_each(|head| head.put(out));
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            freed: reader.list(Reader::u64)?,
+            region: Some(reader.u64()?).filter(|size| *size != 0),
+            forget: reader.flag()?,
+            tensors: reader.list(Head::read)?,
+        })
+    }
+}
+
+/// An output asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) index: usize,
+    pub(crate) form: Form,
+}
+
+/// In which form an output is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Wherever.
+    Allocate,
+    /// In the device's memory.
+    Resident,
+    /// The caller expects it of this type and shape.
+    Place(DataType, Shape),
+}
+
+impl Asked {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_size(self.index);
+        match &self.form {
+            Form::Allocate => out.put_u8(0),
+            Form::Resident => out.put_u8(1),
+            Form::Place(data_type, shape) => {
+                out.put_u8(2);
+                out.put_type(*data_type);
+                out.put_extents(shape.extents());
+            }
+        }
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let index = reader.size()?;
+        let form = match reader.u8()? {
+            0 => Form::Allocate,
+            1 => Form::Resident,
+            2 => Form::Place(reader.data_type()?, reader.shape()?),
+            number => return Err(WireError::Unknown { what: "form of an output", number: number.into() }),
+        };
+        Ok(Self { index, form })
+    }
+}
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Infer {
+    pub(crate) instance: u64,
+    /// The caller's number, if it may be cancelled.
+    pub(crate) id: Option<RunId>,
+    pub(crate) sent: Sent,
+    pub(crate) asked: Vec<Asked>,
+}
+
+impl Infer {
+    /// Writes one; the bytes of tensors in the frame are to follow.
+    pub(crate) fn write(instance: u64, id: Option<RunId>, sent: &Sent, asked: &[Asked], out: &mut Vec<u8>) {
+        out.put_u64(instance);
+        out.put_u64(id.map_or(0, RunId::get));
+        sent.put(out);
+        out.put_count(asked.len());
+        asked.iter().for_each(|asked| asked.put(out));
+    }
+
+    /// Reads one; the bytes of tensors in the frame are left in the reader.
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            instance: reader.u64()?,
+            id: NonZeroU64::new(reader.u64()?),
+            sent: Sent::read(reader)?,
+            asked: reader.list(Asked::read)?,
+        })
+    }
+}
+
+/// The answer to a request that carries tensors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Given {
+    /// The backend has kept something of the parent's region, which must not be written to any more.
+    pub(crate) kept: bool,
+    /// Regions that are new here; their descriptors come beside the frame, in this order.
+    pub(crate) regions: Vec<Announced>,
+    /// Regions that the child has given up.
+    pub(crate) gone: Vec<u64>,
+    /// The tensors.
+    pub(crate) tensors: Vec<Head>,
+}
+
+/// A region of the child's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Announced {
+    pub(crate) number: u64,
+    pub(crate) size: u64,
+    /// It will be used again; else this frame alone refers to it.
+    pub(crate) stays: bool,
+}
+
+impl Given {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(u8::from(self.kept));
+        out.put_count(self.regions.len());
+        for region in &self.regions {
+            out.put_u64(region.number);
+            out.put_u64(region.size);
+            out.put_u8(u8::from(region.stays));
+        }
+        out.put_count(self.gone.len());
+        self.gone.iter().for_each(|number| out.put_u64(*number));
+        out.put_count(self.tensors.len());
+        self.tensors.iter().for_each(|head| head.put(out));
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let region = |reader: &mut Reader<'_>| {
+            Ok(Announced { number: reader.u64()?, size: reader.u64()?, stays: reader.flag()? })
+        };
+        Ok(Self {
+            kept: reader.flag()?,
+            regions: reader.list(region)?,
+            gone: reader.list(Reader::u64)?,
+            tensors: reader.list(Head::read)?,
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! A child that dies: what callers hear, and that it goes on.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use outrigger_backend::{BackendError, Health, LoadOptions};
+
+use crate::support::{Hosted, call, doubles, hosted, input, text, until};
+
+#[test]
+fn killed_under_load_every_call_ends_and_the_instances_go_on() {
+    let hosted = hosted();
+    let (_model, instance) = hosted.model("double");
+    let (_slow, slow) = hosted.model("slow");
+    let stop = AtomicBool::new(false);
+    let (right, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..8usize {
+            let (instance, stop, right, lost) =
+                (if thread % 2 == 0 { &instance } else { &slow }, &stop, &right, &lost);
+            scope.spawn(move || {
+                let mut number = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    match doubles(&**instance, number as f32, 1 + number % 5000) {
+                        Ok(()) => right.fetch_add(1, Ordering::Relaxed),
+                        Err(BackendError::Lost(why)) => {
+                            assert!(
+                                why.contains("the device host of `odd` was ended by signal 9 (SIGKILL"),
+                                "{why}"
+                            );
+                            lost.fetch_add(1, Ordering::Relaxed)
+                        }
+                        Err(error) => panic!("{error:?}"),
+                    };
+                }
+            });
+        }
+        for death in 0..5 {
+            let before = right.load(Ordering::Relaxed);
+            until("calls to succeed", || right.load(Ordering::Relaxed) > before + 50);
+            hosted.kill();
+            until("the restart", || hosted.restarts() > death && hosted.health().pid.is_some());
+        }
+        let before = right.load(Ordering::Relaxed);
+        until("calls to succeed again", || right.load(Ordering::Relaxed) > before + 50);
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(lost.load(Ordering::Relaxed) > 0);
+    assert_eq!(hosted.restarts(), 5);
+}
+
+#[test]
+fn an_abort_and_a_sticky_error_end_the_child_and_not_the_device() {
+    let hosted = hosted();
+    let (_model, instance) = hosted.model("double");
+    let (_a, aborting) = hosted.model("abort");
+    let (_b, lost) = hosted.model("lost");
+    for (number, (bad, why)) in
+        [(&aborting, "was ended by signal 6 (SIGABRT"), (&lost, "a sticky error")].into_iter().enumerate()
+    {
+        doubles(&**bad, 1., 1).err().map_or_else(
+            || panic!("it fails"),
+            |error| {
+                assert!(matches!(&error, BackendError::Lost(text) if text.contains(why)), "{error:?}");
+            },
+        );
+        until("the next child", || doubles(&*instance, 1., 1000).is_ok());
+        until("word of it", || hosted.restarts() == number as u64 + 1);
+    }
+}
+
+#[test]
+fn health_is_followed_by_whoever_asks() {
+    let hosted = Hosted::with(|options| options.timing.backoff = Duration::from_millis(300));
+    let (_model, instance) = hosted.model("double");
+    assert_eq!(hosted.health().health, Health::Healthy);
+    // The second death is followed by a pause in which it can be looked at.
+    for _ in 0..2 {
+        hosted.kill();
+    }
+    until(
+        "the pause",
+        || matches!(hosted.device.status().unwrap().health, Health::Degraded(why) if why.contains("restarting")),
+    );
+    assert!(text(doubles(&*instance, 1., 1)).contains("it is being restarted"));
+    assert!(text(hosted.device.load(&LoadOptions::of("/x"))).contains("signal 9"));
+    until("the next child", || doubles(&*instance, 1., 1).is_ok());
+    let status = hosted.device.status().unwrap();
+    assert_eq!(status.health, Health::Healthy);
+    until("word of it", || hosted.restarts() == 2);
+    assert_eq!(hosted.health().device, "cpu:0");
+}
+
+#[test]
+fn one_device_s_death_is_not_another_s() {
+    let hosted = hosted();
+    let (_model, instance) = hosted.model("double");
+    let other = hosted.backend.open(1).unwrap();
+    let model = other.load(&LoadOptions::of(hosted.file("abort"))).unwrap();
+    let aborting = model.instance().unwrap();
+    assert!(doubles(&*aborting, 1., 1).is_err());
+    doubles(&*instance, 1., 1).unwrap();
+    until("the other's next child", || other.status().unwrap().health == Health::Healthy);
+}
+
+#[test]
+fn one_that_keeps_dying_is_quarantined_and_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let deadly = folder.path().join("deadly");
+    let hosted = Hosted::with(|options| {
+        options.settings = vec![("die_if".into(), deadly.display().to_string())];
+        options.timing.backoff_most = Duration::from_millis(100);
+        options.timing.quarantine = Duration::from_millis(500);
+    });
+    let (_model, instance) = hosted.model("double");
+    std::fs::write(&deadly, "").unwrap();
+    hosted.kill();
+    until("the quarantine", || matches!(hosted.health().health, Health::Lost(_)));
+    let Health::Lost(why) = hosted.device.status().unwrap().health else { panic!("it is lost") };
+    assert!(why.contains("died 5 times in a row and is quarantined"), "{why}");
+    assert!(why.contains("was ended by signal 6 (SIGABRT"), "{why}");
+    assert!(text(doubles(&*instance, 1., 1)).contains("quarantined"));
+    std::fs::remove_file(&deadly).unwrap();
+    until("the next try", || doubles(&*instance, 1., 1).is_ok());
+    assert_eq!(hosted.device.status().unwrap().health, Health::Healthy);
+}
+
+#[test]
+fn what_does_not_load_again_says_why() {
+    let hosted = hosted();
+    let (_gone_model, gone) = hosted.model("double gone");
+    let (_changed_model, changed) = hosted.model("double changed");
+    let (_model, instance) = hosted.model("double");
+    std::fs::remove_file(hosted.file("double gone")).unwrap();
+    let path = hosted.file("double changed");
+    std::fs::write(&path, "claim 5").unwrap();
+    hosted.kill();
+    until("the next child", || doubles(&*instance, 1., 1).is_ok());
+    let why = text(doubles(&*gone, 1., 1));
+    assert!(why.contains("after its device host was restarted") && why.contains("double-gone"), "{why}");
+    let why = text(call(&*changed, &input(1., 1)));
+    assert!(why.contains("has other inputs or outputs since"), "{why}");
+    // It is there again with the next child.
+    std::fs::write(hosted.file("double gone"), "double").unwrap();
+    hosted.kill();
+    until("the next child", || doubles(&*gone, 1., 1).is_ok());
+}

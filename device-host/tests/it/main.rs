@@ -1,0 +1,8 @@
+//! Device hosts as they are used: real children, real libraries.
+
+mod calls;
+mod conformance;
+mod deaths;
+mod ends;
+mod errors;
+mod support;
