@@ -309,6 +309,11 @@ impl Output {
         self.state = OutputState::Done(tensor);
     }
 
+    /// Whether the backend has handed a tensor over.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.state, OutputState::Done(_))
+    }
+
     /// The result; `None` if the backend has left an output without a place unset.
     pub fn into_tensor(self) -> Option<Tensor> {
         match self.state {

@@ -8,6 +8,7 @@ mod handles;
 mod library;
 mod runs;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,13 +76,19 @@ const MESSAGE_BYTES: usize = 2048;
 
 /// Calls an entry and reads what it returns. `name` is the backend's.
 fn call(name: &str, entry: impl FnOnce(*mut Message) -> i32) -> Result<(), BackendError> {
-    let mut room = [0u8; MESSAGE_BYTES];
+    thread_local! {
+        /// The room of the last call on this thread: clearing it anew is for each run what several allocations take.
+        static ROOM: Cell<Option<Box<[u8; MESSAGE_BYTES]>>> = const { Cell::new(None) };
+    }
+    // A call within a call, and one while the thread ends, find none.
+    let room = ROOM.try_with(Cell::take).ok().flatten();
+    let mut room = room.unwrap_or_else(|| Box::new([0; MESSAGE_BYTES]));
     let mut message = Message { data: room.as_mut_ptr(), capacity: room.len(), len: 0 };
     let code = entry(&mut message);
-    if code == code::OK {
-        return Ok(());
-    }
-    Err(error(name, code, &room[..message.len.min(room.len())]))
+    let len = message.len.min(room.len());
+    let result = if code == code::OK { Ok(()) } else { Err(error(name, code, &room[..len])) };
+    let _ = ROOM.try_with(|kept| kept.set(Some(room)));
+    result
 }
 
 /// What a code other than [`code::OK`] says.

@@ -1,5 +1,7 @@
 //! What follows from a model's inputs and outputs: whether a call fits them, and which shapes its results will have.
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::{BackendError, Buffer, ModelInfo, Output, Shape, Tensor, TensorInfo};
 
 impl ModelInfo {
@@ -29,7 +31,7 @@ impl ModelInfo {
     /// # Errors
     /// [`BackendError::Input`].
     pub fn check_outputs(&self, outputs: &mut [Output]) -> Result<(), BackendError> {
-        let mut seen = vec![false; self.outputs.len()];
+        let mut seen: SmallVec<[bool; 32]> = smallvec![false; self.outputs.len()];
         for output in outputs {
             let index = output.index();
             let (Some(info), Some(seen)) = (self.outputs.get(index), seen.get_mut(index)) else {
@@ -110,7 +112,7 @@ fn place(index: usize, info: &TensorInfo, shape: Shape) -> Result<Output, Backen
 /// Extents by the name that the model gives them, and the input that said so. Models have few names, for which a list is
 /// faster than a map, and this is made for each call.
 #[derive(Default)]
-struct Bound<'a>(Vec<(&'a str, i64, &'a str)>);
+struct Bound<'a>(SmallVec<[(&'a str, i64, &'a str); 4]>);
 
 impl<'a> Bound<'a> {
     fn add(&mut self, info: &'a TensorInfo, tensor: &Tensor) -> Result<(), BackendError> {

@@ -4,10 +4,12 @@
 //!
 //! The contenders take turns in one process, for times on a shared machine move by more than what is measured. `run` is
 //! the C function with values made once over buffers of its own; `table` is `place_outputs` and `infer` of the plug-in,
-//! that is what a server does for each call; `infer` is the latter with its place given.
+//! that is what a server does for each call; `infer` is the latter with its place given, and `numbered` the same with a number,
+//! so that it could be cancelled. Differences are formed within a round.
 #![allow(unsafe_code, reason = "calls ONNX Runtime's C function as the thing to compare with")]
 
 use std::hint::black_box;
+use std::num::NonZeroU64;
 use std::ptr::null;
 use std::sync::Arc;
 use std::time::Instant;
@@ -75,27 +77,42 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let buffer = Buffer::zeroed(40)?;
     let mut placed = [Output::place(0, DataType::Fp32, Shape::new([1, 10])?, buffer)?];
-    let mut times = [const { Vec::new() }; 3];
-    for round in 0..=ROUNDS {
-        let taken = [
+    let mut infer = |run: Run| {
+        instance.infer(&inputs, &mut placed, run).unwrap_or_else(|error| panic!("{error}"));
+    };
+    let numbered = Run { id: NonZeroU64::new(1) };
+    let mut rounds = Vec::new();
+    for _ in 0..=ROUNDS {
+        rounds.push([
             time(run),
+            time(|| infer(Run::default())),
+            time(|| infer(numbered)),
             time(|| table().unwrap_or_else(|error| panic!("{error}"))),
-            time(|| {
-                instance.infer(&inputs, &mut placed, Run::default()).unwrap_or_else(|error| panic!("{error}"))
-            }),
-        ];
-        // The first round warms up.
-        if round > 0 {
-            taken.into_iter().zip(&mut times).for_each(|(taken, times)| times.push(taken));
-        }
+        ]);
     }
-    let [run, table, infer] = times.map(|mut times| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    });
-    println!("median of {ROUNDS} rounds of {CALLS} calls, microseconds per call");
-    println!("run {run:.2}, infer {infer:.2} (+{:.2}), table {table:.2} (+{:.2})", infer - run, table - run);
+    // The first round warms up.
+    let rounds = &rounds[1..];
+    println!("median of {ROUNDS} rounds of {CALLS} calls, microseconds per call, with its 95 % interval");
+    println!("run {}", median(rounds.iter().map(|round| round[0])));
+    for (name, of, to) in
+        [("infer", 1, 0), ("table", 3, 0), ("numbered", 2, 0), ("numbered beside infer", 2, 1)]
+    {
+        println!("{name} {}", median(rounds.iter().map(|round| round[of] - round[to])));
+    }
     Ok(())
+}
+
+/// The median, and between which values that of all rounds lies with 95 % confidence.
+///
+/// Source: order statistics; the number of values below the median is binomial, here by its normal form.
+fn median(values: impl Iterator<Item = f64>) -> String {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let half = values.len() as f64 / 2.;
+    let reach = 0.98 * (values.len() as f64).sqrt();
+    let (low, high) = ((half - reach).floor().max(0.) as usize, (half + reach).ceil() as usize);
+    let at = |index: usize| values[index.min(values.len() - 1)];
+    format!("{:.2} ({:.2} to {:.2})", at(values.len() / 2), at(low), at(high))
 }
 
 type Loaded = (Arc<dyn Model>, Arc<dyn Instance>);

@@ -1,19 +1,19 @@
 //! Memory of the process with a thousand small sessions, or a hundred loads of a larger one, with the ways that there are to
 //! have it back afterwards.
 //!
-//! `cargo run --release -p outrigger-cpu --example memory -- [shared|device|own] [keep|trim|shrink] [small|large]`
+//! `cargo run --release -p outrigger-cpu --example memory -- [shared|device|own] [keep|trim|shrink] [small|large|wide]`
 //!
 //! The first word: one arena for all sessions, one allocator without an arena for all, or an arena for each. The second: what is
 //! done after the sessions are dropped: nothing, `malloc_trim(0)`, or that and the arena's own shrinking. glibc's settings
 //! come through `GLIBC_TUNABLES`, another allocator through `LD_PRELOAD`.
 #![allow(unsafe_code, reason = "calls ONNX Runtime and the C library")]
 
-use std::ptr::{null, null_mut};
+use std::ptr::null;
 
 use ort::AsPointer;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::Session;
+use ort::session::{OutputSelector, RunOptions, Session};
 use ort::value::Tensor;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let dropped = resident();
         let begun = std::time::Instant::now();
         if after == "shrink" {
-            shrink(&environment, &memory);
+            shrink(&environment)?;
         }
         if after != "keep" {
             // SAFETY: may be called at any time.
@@ -96,36 +96,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn shrink(environment: &Environment, memory: &MemoryInfo<'_>) {
-    let mut allocator = null_mut();
-    // SAFETY: all pointers are live; the allocator is ONNX Runtime's.
-    unsafe {
-        let status =
-            (ort::api().GetSharedAllocator)(environment.ptr().cast_mut(), memory.ptr(), &mut allocator);
-        assert!(status.0.is_null());
-        let _ = allocator;
-        TINY.with(|tiny| {
-            let mut tiny = tiny.borrow_mut();
-            if tiny.is_none() {
-                let bytes = outrigger_testkit::onnx::add(1);
-                *tiny = Some(
-                    Session::builder(environment)
-                        .unwrap()
-                        .with_env_allocators()
-                        .unwrap()
-                        .commit_from_memory(&bytes)
-                        .unwrap(),
-                );
-            }
-            let input = || Tensor::from_array(([1i64, 1], vec![0.5f32])).unwrap();
-            let mut options = ort::session::RunOptions::new().unwrap();
-            options.set("memory.enable_memory_arena_shrinkage", "cpu:0").unwrap();
-            tiny.as_mut().unwrap().run_with_options(ort::inputs![input(), input()], &options).unwrap();
-        });
-    }
+/// ONNX Runtime frees an arena's unused regions at the end of a run that asks for it, here one of a model for nothing else.
+fn shrink(environment: &Environment) -> ort::Result<()> {
+    let mut session = Session::builder(environment)?
+        .with_env_allocators()?
+        .commit_from_memory(&outrigger_testkit::onnx::add(1))?;
+    let value = || Tensor::from_array(([1i64, 1], vec![0.5f32]));
+    let mut options = RunOptions::new()?.with_outputs(OutputSelector::default().preallocate("z", value()?));
+    options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+    session.run_with_options(ort::inputs![value()?, value()?], &options)?;
+    Ok(())
 }
-
-thread_local! { static TINY: std::cell::RefCell<Option<Session>> = const { std::cell::RefCell::new(None) }; }
 
 fn resident() -> usize {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,11 +1,12 @@
 //! Optimised models on disk: what ONNX Runtime makes of a model's graph is the same every time, and takes longer than reading it.
 //!
-//! A file is named by what it was made from: the model, the versions, the CPU. It ends in a digest of its own, so that one which is
-//! damaged is noticed, removed and made again. It is written under another name and then renamed, so that any number of processes
+//! A file is named by what it was made from: the model, the versions, the CPU. Because reading all of a model takes as long as loading
+//! many, a model that lies where it lay, unchanged by its size and times, is known by these ([`Cache::known`]). A file ends in
+//! a digest of its own, so that one which is damaged is noticed, removed and made again. It is written under another name and then renamed, so that any number of processes
 //! may have one folder. Nothing here makes a load fail: where the cache does not work, the model is loaded without it.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -17,8 +18,11 @@ const FORM: &str = "outrigger-cpu optimised model, form 1";
 /// Ours alone within the folder of the setting, which may be open to others or shared with other things.
 const FOLDER: &str = "outrigger-cpu";
 const EXTENSION: &str = "optimised";
-/// Ends a file, before its digest.
-const MARK: [u8; 8] = *b"OUTRIGO1";
+/// Of files that hold the name of a model's entry, and are named by where the model lies, its size and its times.
+const KEY: &str = "key";
+/// Ends a file, before its digest: in Protocol Buffers the beginning of a field of 32 bytes, with a number that ONNX does not
+/// have (1000), so that the file is a model with it too.
+const MARK: [u8; 3] = [0xc2, 0x3e, DIGEST as u8];
 const DIGEST: usize = 32;
 /// After so long a file that was not renamed belongs to a process that died.
 const ABANDONED: Duration = Duration::from_secs(3600);
@@ -62,15 +66,60 @@ impl Cache {
         Ok(Self { folder: path, most_bytes, circumstances })
     }
 
-    /// The entry of the model at `path`, of which all bytes are read for it.
+    /// The entry of the model at `path`.
     pub(crate) fn entry(&self, path: &Path) -> io::Result<Entry<'_>> {
+        let known = self.known(path)?;
+        let name = fs::read_to_string(&known).ok();
+        // What somebody else could have written there is a path.
+        let is_name = |name: &String| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let name = match name.filter(is_name) {
+            Some(name) => name,
+            None => {
+                let name = self.name(path)?;
+                // A file that changed meanwhile is not known.
+                if known == self.known(path)? {
+                    let draft = self.draft_path(&known);
+                    private_file(&draft)?;
+                    fs::write(&draft, &name)?;
+                    fs::rename(&draft, &known)?;
+                }
+                name
+            }
+        };
+        Ok(Entry { cache: self, path: self.folder.join(name).with_extension(EXTENSION) })
+    }
+
+    /// Where the name of the entry of the model at `path` is written down, if it is.
+    fn known(&self, path: &Path) -> io::Result<PathBuf> {
+        let path = path.canonicalize()?;
+        let metadata = fs::metadata(&path)?;
+        let mut place = Sha256::new();
+        place.update(self.circumstances.as_bytes());
+        place.update(path.as_os_str().as_encoded_bytes());
+        place.update(format!("\n{} {:?} {:?}", metadata.len(), metadata.modified()?, changed(&metadata)));
+        Ok(self.folder.join(hex(&place.finalize())).with_extension(KEY))
+    }
+
+    /// The name of the entry of the model at `path`, of which all bytes are read for it.
+    fn name(&self, path: &Path) -> io::Result<String> {
         let mut model = Sha256::new();
         io::copy(&mut File::open(path)?, &mut HashWriter(&mut model))?;
         let mut key = Sha256::new();
         key.update(self.circumstances.as_bytes());
         key.update(model.finalize());
-        let name = key.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        Ok(Entry { cache: self, path: self.folder.join(name).with_extension(EXTENSION) })
+        Ok(hex(&key.finalize()))
+    }
+
+    fn draft_path(&self, path: &Path) -> PathBuf {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        path.with_extension(format!("{}-{number}.draft", std::process::id()))
+    }
+
+    /// Whether a file of a name leads to an entry that is there.
+    fn leads(&self, key: &Path) -> bool {
+        let name = fs::read_to_string(key).unwrap_or_default();
+        name.len() == 64 && self.folder.join(name).with_extension(EXTENSION).exists()
     }
 
     /// Makes room, the least recently used first, and clears away what was abandoned.
@@ -83,9 +132,10 @@ impl Cache {
                 Err(_) => continue,
             };
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let is_key = path.extension().is_some_and(|extension| extension == KEY);
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
                 kept.push((used, metadata.len(), path));
-            } else if used.elapsed().is_ok_and(|age| age > ABANDONED) {
+            } else if used.elapsed().is_ok_and(|age| age > ABANDONED) && !(is_key && self.leads(&path)) {
                 let _ = fs::remove_file(path);
             }
         }
@@ -103,19 +153,18 @@ impl Cache {
 }
 
 impl Entry<'_> {
-    /// The optimised model, if there is one; one that is damaged is removed.
-    pub(crate) fn read(&self) -> Option<Vec<u8>> {
-        let mut bytes = fs::read(&self.path).ok()?;
-        match checked(&bytes) {
-            Some(len) => {
-                bytes.truncate(len);
+    /// The file of the optimised model, if there is one; one that is damaged is removed.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        let file = File::open(&self.path).ok()?;
+        match is_whole(file) {
+            Ok(true) => {
                 // So that it is not among the first to go. Its age is all that this is about.
                 if let Ok(file) = File::options().write(true).open(&self.path) {
                     let _ = file.set_modified(SystemTime::now());
                 }
-                Some(bytes)
+                Some(&self.path)
             }
-            None => {
+            _ => {
                 self.remove();
                 None
             }
@@ -129,9 +178,7 @@ impl Entry<'_> {
 
     /// A file for ONNX Runtime to write the optimised model to.
     pub(crate) fn draft(&self) -> io::Result<Draft<'_>> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = self.path.with_extension(format!("{}-{number}.draft", std::process::id()));
+        let path = self.cache.draft_path(&self.path);
         // Here and not by ONNX Runtime, which would take the usual mode.
         private_file(&path)?;
         Ok(Draft { entry: self, path })
@@ -151,15 +198,15 @@ impl Draft<'_> {
 
     /// Gives the file its digest and its name, and makes room for it.
     pub(crate) fn keep(self) -> io::Result<()> {
-        let mut digest = Sha256::new();
-        let len = io::copy(&mut File::open(&self.path)?, &mut HashWriter(&mut digest))?;
+        let mut digest = blake3::Hasher::new();
+        let len = io::copy(&mut File::open(&self.path)?, &mut digest)?;
         let end = (MARK.len() + DIGEST) as u64;
         if len == 0 || len.saturating_add(end) > self.entry.cache.most_bytes {
             return Ok(());
         }
         let mut file = File::options().append(true).open(&self.path)?;
         file.write_all(&MARK)?;
-        file.write_all(&digest.finalize())?;
+        file.write_all(digest.finalize().as_bytes())?;
         // A name that outlives the machine's fall must not stand for less than the whole file; the digest would tell, but late.
         file.sync_data()?;
         fs::rename(&self.path, &self.entry.path)?;
@@ -174,11 +221,38 @@ impl Drop for Draft<'_> {
     }
 }
 
-/// The length of the model in a file, if the file is whole.
-fn checked(bytes: &[u8]) -> Option<usize> {
-    let (rest, digest) = bytes.split_last_chunk::<DIGEST>()?;
-    let (model, mark) = rest.split_last_chunk::<{ MARK.len() }>()?;
-    (*mark == MARK && Sha256::digest(model)[..] == digest[..]).then_some(model.len())
+/// Whether a file is what its end says. BLAKE3, which is several times faster than SHA-256 and as good against accidents.
+fn is_whole(mut file: File) -> io::Result<bool> {
+    let end = (MARK.len() + DIGEST) as u64;
+    let Some(len) = file.metadata()?.len().checked_sub(end) else { return Ok(false) };
+    let mut digest = blake3::Hasher::new();
+    let mut room = vec![0; 1 << 16];
+    let mut model = (&file).take(len);
+    loop {
+        match model.read(&mut room)? {
+            0 => break,
+            read => _ = digest.update(&room[..read]),
+        }
+    }
+    let mut found = Vec::new();
+    file.read_to_end(&mut found)?;
+    Ok(found.split_at_checked(MARK.len()) == Some((&MARK[..], &digest.finalize().as_bytes()[..])))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// When the file's place, owner or content was changed last, which nobody can set back.
+#[cfg(unix)]
+fn changed(metadata: &fs::Metadata) -> impl std::fmt::Debug {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn changed(metadata: &fs::Metadata) -> impl std::fmt::Debug {
+    metadata.created().ok()
 }
 
 struct HashWriter<'a>(&'a mut Sha256);
@@ -243,7 +317,16 @@ mod tests {
     }
 
     fn files(cache: &Cache) -> Vec<PathBuf> {
-        fs::read_dir(&cache.folder).unwrap().map(|file| file.unwrap().path()).collect()
+        let all = fs::read_dir(&cache.folder).unwrap().map(|file| file.unwrap().path());
+        all.filter(|path| path.extension().is_none_or(|extension| extension != KEY)).collect()
+    }
+
+    /// What is kept of a model, without the end that it has been given.
+    fn read(cache: &Cache, model: &Path) -> Option<Vec<u8>> {
+        let entry = cache.entry(model).unwrap();
+        let mut bytes = fs::read(entry.file()?).unwrap();
+        bytes.truncate(bytes.len() - MARK.len() - DIGEST);
+        Some(bytes)
     }
 
     #[test]
@@ -253,17 +336,13 @@ mod tests {
         fs::write(&one, "a model").unwrap();
         fs::write(&other, "a model").unwrap();
         let cache = Cache::open(folder.path(), 1000, "1.32").unwrap();
-        assert_eq!(cache.entry(&one).unwrap().read(), None);
+        assert_eq!(read(&cache, &one), None);
         keep(&cache, &one, b"optimised");
-        assert_eq!(
-            cache.entry(&other).unwrap().read().as_deref(),
-            Some(&b"optimised"[..]),
-            "content, not name"
-        );
+        assert_eq!(read(&cache, &other).as_deref(), Some(&b"optimised"[..]), "content, not name");
         let newer = Cache::open(folder.path(), 1000, "1.33").unwrap();
-        assert_eq!(newer.entry(&one).unwrap().read(), None);
+        assert_eq!(read(&newer, &one), None);
         fs::write(&one, "another model").unwrap();
-        assert_eq!(cache.entry(&one).unwrap().read(), None);
+        assert_eq!(read(&cache, &one), None);
         assert_eq!(files(&cache).len(), 1, "no draft is left");
     }
 
@@ -281,7 +360,7 @@ mod tests {
             let mut bytes = fs::read(&path).unwrap();
             damage(&mut bytes);
             fs::write(&path, bytes).unwrap();
-            assert_eq!(cache.entry(&model).unwrap().read(), None);
+            assert_eq!(read(&cache, &model), None);
             assert!(!path.exists());
         }
     }
@@ -295,7 +374,7 @@ mod tests {
             path
         };
         let [a, b, c, large] = ["a", "b", "c", "large"].map(model);
-        // Room for two of 60 bytes with their ends of 40.
+        // Room for two of 60 bytes with their ends of 35.
         let cache = Cache::open(folder.path(), 200, "1").unwrap();
         let age = |model: &Path, seconds: u64| {
             let entry = cache.entry(model).unwrap();
@@ -306,11 +385,11 @@ mod tests {
         keep(&cache, &b, &[1; 60]);
         age(&a, 20);
         age(&b, 10);
-        assert!(cache.entry(&a).unwrap().read().is_some(), "which makes it the last one used");
+        assert!(read(&cache, &a).is_some(), "which makes it the last one used");
         keep(&cache, &c, &[2; 60]);
         let has = |model: &Path| cache.entry(model).unwrap().path.exists();
         assert_eq!([has(&a), has(&b), has(&c)], [true, false, true]);
-        keep(&cache, &large, &[3; 161]);
+        keep(&cache, &large, &[3; 166]);
         assert_eq!([has(&a), has(&c), has(&large)], [true, true, false], "what cannot fit makes nothing go");
         let abandoned = cache.folder.join("x.draft");
         fs::write(&abandoned, "").unwrap();

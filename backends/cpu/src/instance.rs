@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 
 use ort::sys::OrtRunOptions;
 use outrigger_backend::{BackendError, Buffer, Instance, Output, Run, RunId, Tensor};
+use smallvec::SmallVec;
 
 use crate::cancel::Cancels;
 use crate::error;
 use crate::model::Loaded;
-use crate::raw::{self, Allocated, Borrowed};
+use crate::raw::{self, Allocated, Borrowed, FEW, Made, Wanted};
 
 pub(crate) struct OnnxInstance {
     loaded: Arc<Loaded>,
@@ -30,7 +31,7 @@ impl OnnxInstance {
         inputs: &[Tensor],
         outputs: &mut [Output],
         options: *const OrtRunOptions,
-    ) -> ort::Result<Vec<Option<Allocated>>> {
+    ) -> ort::Result<Made> {
         let in_place = !self.loaded.promises_wrong_shapes.load(Ordering::Relaxed);
         match self.run(inputs, outputs, options, in_place) {
             Err(error) if in_place && error::is_misplaced(&error) => {
@@ -47,10 +48,10 @@ impl OnnxInstance {
         outputs: &mut [Output],
         options: *const OrtRunOptions,
         in_place: bool,
-    ) -> ort::Result<Vec<Option<Allocated>>> {
+    ) -> ort::Result<Made> {
         let memory = &self.loaded.runtime.memory;
-        let values =
-            inputs.iter().map(|input| Borrowed::input(memory, input)).collect::<Result<Vec<_>, _>>()?;
+        let values = inputs.iter().map(|input| Borrowed::input(memory, input));
+        let values = values.collect::<ort::Result<SmallVec<[_; FEW]>>>()?;
         let wanted = outputs.iter_mut().map(|output| {
             let index = output.index();
             let passed_on = self.loaded.passed_on.get(index).copied().unwrap_or(false);
@@ -61,7 +62,7 @@ impl OnnxInstance {
                 place.map(|(data_type, shape, bytes)| Borrowed::place(memory, data_type, shape, bytes));
             Ok((index, place.transpose()?))
         });
-        let wanted = wanted.collect::<ort::Result<Vec<_>>>()?;
+        let wanted = wanted.collect::<ort::Result<Wanted<'_>>>()?;
         raw::run(&self.loaded.session, &self.loaded.names, &values, &wanted, options)
     }
 

@@ -5,7 +5,7 @@
 //! | `onnxruntime` | the path of ONNX Runtime's library | the one that the system's loader finds |
 //! | `intra_threads` | how many threads share one run | as many as `affinity` has CPUs, else as many as this process may use: its affinity mask and its control group's quota count |
 //! | `affinity` | the CPUs that threads of ONNX Runtime's run on, such as `0-3,8`; the thread that calls takes part in a run and stays where it is | any |
-//! | `cache` | a folder for optimised models, from which a model loads faster; models with data in other files are not kept | none are kept |
+//! | `cache` | a folder for optimised models. It pays where there is much to optimise, as in networks of convolutions, and costs a tenth where a file is all weights. Models with data in other files are not kept | none are kept |
 //! | `cache_bytes` | how many bytes of them; those that were used least recently go first | 1 GiB |
 //!
 //! Telemetry is always off. Without the library the backend opens all the same, with no devices and the reason.

@@ -92,8 +92,7 @@ impl OnnxModel {
         let names = |infos: &[TensorInfo]| {
             infos.iter().map(|info| CString::new(info.name.as_str())).collect::<Result<Vec<_>, _>>()
         };
-        let names =
-            names(&info.inputs).and_then(|inputs| Ok(Names { inputs, outputs: names(&info.outputs)? }));
+        let names = names(&info.inputs).and_then(|inputs| Ok(Names::new(inputs, names(&info.outputs)?)));
         let loaded = Loaded {
             session: Arc::new(session),
             names: names.map_err(|error| failed(&error))?,

@@ -14,6 +14,7 @@ use ort::sys::{
     ONNXTensorElementDataType as ElementType, OrtAllocator, OrtApiBase, OrtRunOptions, OrtStatusPtr, OrtValue,
 };
 use outrigger_backend::{DataType, STRING_PREFIX, Shape, ShapeError, Tensor};
+use smallvec::SmallVec;
 
 use crate::trim::Trimmed;
 
@@ -51,6 +52,7 @@ pub(crate) fn share_allocator(environment: &Environment, arena: &MemoryInfo<'_>)
 }
 
 /// A tensor of ONNX Runtime's.
+#[repr(transparent)]
 struct Value(NonNull<OrtValue>);
 
 // SAFETY: a value has no tie to a thread, and is only read once a run has made it.
@@ -66,6 +68,7 @@ impl Drop for Value {
 }
 
 /// A tensor over memory of the caller's, borrowed as long as this lives.
+#[repr(transparent)]
 pub(crate) struct Borrowed<'a>(Value, PhantomData<&'a mut [u8]>);
 
 impl<'a> Borrowed<'a> {
@@ -150,10 +153,39 @@ impl Drop for RunOptions {
     }
 }
 
+/// As many inputs or outputs as most models have: more need an allocation for each list of them.
+pub(crate) const FEW: usize = 4;
+
+/// Outputs asked for, each with its place if it has one.
+pub(crate) type Wanted<'a> = SmallVec<[(usize, Option<Borrowed<'a>>); FEW]>;
+
+/// What ONNX Runtime allocated, in the order of the outputs asked for; `None` for those that have a place.
+pub(crate) type Made = SmallVec<[Option<Allocated>; FEW]>;
+
 /// A session's input and output names, in the form that a run takes.
 pub(crate) struct Names {
-    pub(crate) inputs: Vec<CString>,
-    pub(crate) outputs: Vec<CString>,
+    inputs: Vec<*const c_char>,
+    outputs: Vec<*const c_char>,
+    /// Owns what the others point to.
+    _texts: Vec<CString>,
+}
+
+// SAFETY: the texts are owned and never written to.
+unsafe impl Send for Names {}
+// SAFETY: as above.
+unsafe impl Sync for Names {}
+
+impl Names {
+    pub(crate) fn new(inputs: Vec<CString>, outputs: Vec<CString>) -> Self {
+        // The bytes of a text are on the heap, so moving it does not move them.
+        let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect();
+        let (in_pointers, out_pointers) = (pointers(&inputs), pointers(&outputs));
+        Self {
+            inputs: in_pointers,
+            outputs: out_pointers,
+            _texts: inputs.into_iter().chain(outputs).collect(),
+        }
+    }
 }
 
 /// Runs a session for the outputs `wanted`, each with its place if it has one; gives back those that ONNX Runtime
@@ -167,25 +199,23 @@ pub(crate) fn run(
     inputs: &[Borrowed<'_>],
     wanted: &[(usize, Option<Borrowed<'_>>)],
     options: *const OrtRunOptions,
-) -> ort::Result<Vec<Option<Allocated>>> {
-    let input_names: Vec<*const c_char> = names.inputs.iter().map(|name| name.as_ptr()).collect();
-    let outputs = wanted.iter().map(|(index, _)| names.outputs.get(*index).map(|name| name.as_ptr()));
-    let output_names = outputs.collect::<Option<Vec<*const c_char>>>();
+) -> ort::Result<Made> {
+    let output_names = wanted.iter().map(|(index, _)| names.outputs.get(*index).copied());
+    let output_names = output_names.collect::<Option<SmallVec<[*const c_char; FEW]>>>();
     let output_names = output_names.ok_or_else(|| ort::Error::new("no such output"))?;
-    if input_names.len() != inputs.len() {
+    if names.inputs.len() != inputs.len() {
         return Err(ort::Error::new("another number of inputs than the model takes"));
     }
-    let inputs: Vec<*const OrtValue> = inputs.iter().map(|input| input.0.0.as_ptr().cast_const()).collect();
     let place = |place: &Option<Borrowed<'_>>| place.as_ref().map_or(null_mut(), |place| place.0.0.as_ptr());
-    let mut outputs: Vec<*mut OrtValue> = wanted.iter().map(|(_, given)| place(given)).collect();
-    // SAFETY: names and values are as many as is said and live until the end of the call; the session is live. The options are
-    // null or those of a run that `Cancels` has not ended.
+    let mut outputs: SmallVec<[*mut OrtValue; FEW]> = wanted.iter().map(|(_, given)| place(given)).collect();
+    // SAFETY: names and values are as many as is said and live until the end of the call; the session is live. A `Borrowed` is
+    // the pointer to its value. The options are null or those of a run that `Cancels` has not ended.
     let status = unsafe {
         (ort::api().Run)(
             session.ptr().cast_mut(),
             options,
-            input_names.as_ptr(),
-            inputs.as_ptr(),
+            names.inputs.as_ptr(),
+            inputs.as_ptr().cast(),
             inputs.len(),
             output_names.as_ptr(),
             output_names.len(),
@@ -199,7 +229,7 @@ pub(crate) fn run(
             NonNull::new(value).map(|value| Allocated { value: Value(value), _session: Arc::clone(session) })
         }
     });
-    let made: Vec<Option<Allocated>> = made.collect();
+    let made: Made = made.collect();
     check(status)?;
     Ok(made)
 }

@@ -66,10 +66,10 @@ impl Maker<'_> {
     }
 
     fn cached(&self, entry: &Entry<'_>) -> Option<Session> {
-        let bytes = entry.read()?;
+        let file = entry.file()?;
         // All that there is to optimise has been.
         let session = self.builder().and_then(|builder| {
-            builder.with_optimization_level(GraphOptimizationLevel::Disable)?.commit_from_memory(&bytes)
+            builder.with_optimization_level(GraphOptimizationLevel::Disable)?.commit_from_file(file)
         });
         if session.is_err() {
             entry.remove();

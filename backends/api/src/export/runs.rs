@@ -126,15 +126,17 @@ unsafe fn lend_all(loan: &Loan, asked: &[abi::Output]) -> Result<Vec<Output>, Ba
     asked.iter().map(|output| unsafe { lend(loan, output) }).collect()
 }
 
-/// First all, then give: an error in between would leave a tensor with nobody.
+/// First all are checked, then given: an error in between would leave a tensor with nobody.
 fn give_all(asked: &mut [abi::Output], outputs: Vec<Output>) -> Result<(), BackendError> {
     if asked.len() != outputs.len() {
         return Err(broken("another number of outputs came back"));
     }
-    let results = asked.iter().zip(outputs).map(|(asked, output)| finish(asked, output));
-    let results = results.collect::<Result<Vec<_>, _>>()?;
-    for (asked, result) in asked.iter_mut().zip(results) {
-        asked.allocated = result.map_or(std::ptr::null_mut(), dlpack::give);
+    for (asked, output) in asked.iter().zip(&outputs) {
+        check(asked, output)?;
+    }
+    for (asked, output) in asked.iter_mut().zip(outputs) {
+        // There is none of an output that was written in its place.
+        asked.allocated = output.into_tensor().map_or(std::ptr::null_mut(), dlpack::give);
     }
     Ok(())
 }
@@ -146,12 +148,18 @@ fn give_all(asked: &mut [abi::Output], outputs: Vec<Output>) -> Result<(), Backe
 unsafe fn take_all(inputs: *const *mut DLManagedTensor, count: usize) -> Result<Vec<Tensor>, BackendError> {
     // SAFETY: passed on.
     let inputs = unsafe { list(inputs, count) }?;
-    // SAFETY: passed on.
-    let taken: Vec<_> = inputs.iter().map(|input| unsafe { dlpack::take(*input, None, 0) }).collect();
-    let taken = taken.into_iter().enumerate().map(|(number, tensor)| {
-        tensor.map_err(|fault| BackendError::Internal(format!("input number {number} came broken: {fault}")))
-    });
-    taken.collect()
+    let (mut taken, mut broken) = (Vec::with_capacity(inputs.len()), None);
+    for (number, input) in inputs.iter().enumerate() {
+        // SAFETY: passed on.
+        match unsafe { dlpack::take(*input, None, 0) } {
+            Ok(tensor) => taken.push(tensor),
+            Err(fault) => {
+                let text = format!("input number {number} came broken: {fault}");
+                broken.get_or_insert(BackendError::Internal(text));
+            }
+        }
+    }
+    broken.map_or(Ok(taken), Err)
 }
 
 /// # Safety
@@ -179,15 +187,12 @@ unsafe fn lend(loan: &Loan, output: &abi::Output) -> Result<Output, BackendError
     Ok(Output::lend(output.index, view.data_type, view.shape, lent))
 }
 
-/// What of an output goes back over the table; `None` if it was written in its place.
-fn finish(asked: &abi::Output, output: Output) -> Result<Option<Tensor>, BackendError> {
+fn check(asked: &abi::Output, output: &Output) -> Result<(), BackendError> {
     if output.index() != asked.index {
         return Err(broken("the outputs came back in another order"));
     }
-    match output.into_tensor() {
-        None if asked.place.is_null() => {
-            Err(BackendError::Internal(format!("output number {} was not set", asked.index)))
-        }
-        result => Ok(result),
+    if asked.place.is_null() && !output.is_done() {
+        return Err(BackendError::Internal(format!("output number {} was not set", asked.index)));
     }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::handles::{Handle, LoadedModel};
 use super::{broken, call, error};
 use crate::abi::{self, Message, code};
@@ -32,7 +34,7 @@ impl Instance for HostInstance {
         live.check(inputs, outputs)?;
         let places = places(outputs);
         let mut asked = asked(outputs, &places);
-        let given: Vec<_> = inputs.iter().map(|input| dlpack::give(input.clone())).collect();
+        let given: SmallVec<[_; FEW]> = inputs.iter().map(|input| dlpack::give(input.clone())).collect();
         let run = number(run);
         call(&backend.name, |message| {
             let infer = backend.entries.instance_infer;
@@ -55,7 +57,8 @@ impl Instance for HostInstance {
         }
         let given: Vec<_> = submission.inputs.drain(..).map(dlpack::give).collect();
         let run = number(submission.run);
-        let mut under_way = Box::new(UnderWay { live, places: Vec::new(), asked: Vec::new(), submission });
+        let mut under_way =
+            Box::new(UnderWay { live, places: Places::new(), asked: Asked::new(), submission });
         under_way.places = places(&mut under_way.submission.outputs);
         under_way.asked = asked(&under_way.submission.outputs, &under_way.places);
         let outputs = (under_way.asked.as_mut_ptr(), under_way.asked.len());
@@ -109,8 +112,8 @@ impl Instance for HostInstance {
 /// A submitted run. The addresses of what it holds do not change until it is over.
 struct UnderWay {
     live: Arc<Elsewhere<LiveInstance>>,
-    places: Vec<Option<abi::DLTensor>>,
-    asked: Vec<abi::Output>,
+    places: Places,
+    asked: Asked,
     submission: Submission,
 }
 
@@ -151,7 +154,13 @@ fn number(run: Run) -> abi::Run {
     abi::Run { id: run.id.map_or(0, RunId::get), reserved: 0 }
 }
 
-fn places(outputs: &mut [Output]) -> Vec<Option<abi::DLTensor>> {
+/// As many inputs or outputs as most models have: more need an allocation for each list of them.
+const FEW: usize = 2;
+
+type Places = SmallVec<[Option<abi::DLTensor>; FEW]>;
+type Asked = SmallVec<[abi::Output; FEW]>;
+
+fn places(outputs: &mut [Output]) -> Places {
     let place = |output: &mut Output| {
         let (data_type, shape, bytes) = output.place_mut()?;
         // Memory that lies elsewhere may lie anyhow; a library may count on what the table says of places.
@@ -164,7 +173,7 @@ fn places(outputs: &mut [Output]) -> Vec<Option<abi::DLTensor>> {
 }
 
 /// What is asked of the library; points to `places`.
-fn asked(outputs: &[Output], places: &[Option<abi::DLTensor>]) -> Vec<abi::Output> {
+fn asked(outputs: &[Output], places: &[Option<abi::DLTensor>]) -> Asked {
     let asked = outputs.iter().zip(places).map(|(output, place)| abi::Output {
         index: output.index(),
         place: place.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
@@ -196,8 +205,11 @@ impl LiveInstance {
         places: &[Option<abi::DLTensor>],
         outputs: &mut [Output],
     ) -> Result<(), BackendError> {
+        if asked.iter().zip(places).all(|(asked, place)| asked.allocated.is_null() && place.is_some()) {
+            return Ok(());
+        }
         // All are taken before one is refused, so that each is ended.
-        let results: Vec<_> = asked
+        let results: SmallVec<[_; FEW]> = asked
             .iter()
             .zip(places)
             .zip(&*outputs)

@@ -1,4 +1,5 @@
-"""Writes ten models, inputs for them, and what Python's ONNX Runtime gives, into the folder that is the only argument.
+"""Writes models, inputs for them, and what Python's ONNX Runtime gives, into the folder that is the first argument.
+With `large` as the second it writes two large models and no calls: what `examples/load_time.rs` is run on.
 
 For each model `NAME.onnx`; for each call of it a line in `calls.json` with inputs and outputs, whose elements are in files of
 their own: native numbers, and strings each after its length in 32 bits.
@@ -256,6 +257,59 @@ def empty():
     add("empty", made, *({"x": floats(n, 3), "z": floats(m, 3)} for n, m in ((0, 2), (2, 0), (0, 0), (1, 1))))
 
 
+def large():
+    """A transformer of 12 layers and a network of 50 convolutions, each with what exporters leave to the optimiser."""
+    width = 512
+    constants = {"scale": np.ones(width, np.float32), "shift": np.zeros(width, np.float32), "split": np.array([0, 0, 8, 64], np.int64),
+                 "join": np.array([0, 0, width], np.int64), "root": np.array(8, np.float32), "one": np.ones(64, np.float32),
+                 "zero": np.zeros(64, np.float32), "mean": floats(64, scale=0.1), "stem": floats(64, 3, 3, 3, scale=0.2)}  # fmt: skip
+    nodes, h = [], "x"
+    add_node = lambda kind, inputs, output, **more: nodes.append(helper.make_node(kind, inputs, [output], **more))
+    for layer in range(12):
+        name = lambda text: f"{text}.{layer}"
+        for key, shape in (("q", (width, width)), ("k", (width, width)), ("v", (width, width)), ("o", (width, width)),
+                           ("up", (width, 4 * width)), ("down", (4 * width, width))):  # fmt: skip
+            constants[name(f"w{key}")] = floats(*shape, scale=0.05)
+        add_node("LayerNormalization", [h, "scale", "shift"], name("n"), axis=-1)
+        for key, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+            add_node("MatMul", [name("n"), name(f"w{key}")], name(f"{key}0"))
+            add_node("Reshape", [name(f"{key}0"), "split"], name(f"{key}1"))
+            add_node("Transpose", [name(f"{key}1")], name(key), perm=order)
+        add_node("MatMul", [name("q"), name("k")], name("s"))
+        add_node("Div", [name("s"), "root"], name("d"))
+        add_node("Softmax", [name("d")], name("a"), axis=-1)
+        add_node("MatMul", [name("a"), name("v")], name("b"))
+        add_node("Transpose", [name("b")], name("c"), perm=[0, 2, 1, 3])
+        add_node("Reshape", [name("c"), "join"], name("e"))
+        add_node("MatMul", [name("e"), name("wo")], name("f"))
+        add_node("Add", [h, name("f")], name("g"))
+        add_node("MatMul", [name("g"), name("wup")], name("u"))
+        add_node("Gelu", [name("u")], name("t"))
+        add_node("MatMul", [name("t"), name("wdown")], name("r"))
+        add_node("Add", [name("g"), name("r")], name("h"))
+        h = name("h")
+    shape = ("batch", "length", width)
+    made = model(nodes, [value("x", TensorProto.FLOAT, *shape)], [value(h, TensorProto.FLOAT, *shape)],
+                 {key: constant for key, constant in constants.items() if key not in ("one", "zero", "mean", "stem")})  # fmt: skip
+    (FOLDER / "transformer.onnx").write_bytes(made.SerializeToString())
+
+    nodes.clear()
+    add_node("Conv", ["x", "stem"], "h0", pads=[1, 1, 1, 1])
+    used = {key: constants[key] for key in ("one", "zero", "mean", "stem")}
+    for layer in range(50):
+        used[f"w{layer}"] = floats(64, 64, 3, 3, scale=0.05)
+        add_node("Conv", [f"h{layer}", f"w{layer}"], f"c{layer}", pads=[1, 1, 1, 1])
+        add_node("BatchNormalization", [f"c{layer}", "one", "zero", "mean", "one"], f"b{layer}")
+        add_node("Relu", [f"b{layer}"], f"r{layer}")
+        add_node("Add", [f"h{layer}", f"r{layer}"], f"h{layer + 1}")
+    shape = lambda channels: ("n", channels, "height", "width")
+    made = model(nodes, [value("x", TensorProto.FLOAT, *shape(3))], [value("h50", TensorProto.FLOAT, *shape(64))], used)
+    (FOLDER / "convolutions.onnx").write_bytes(made.SerializeToString())
+
+
+if sys.argv[2:] == ["large"]:
+    large()
+    sys.exit()
 for make in (mlp, cnn, lstm, transformer, trees, quantised, dynamic, strings, many, empty):
     make()
 (FOLDER / "calls.json").write_text(json.dumps(CALLS, indent=1))
