@@ -2,13 +2,16 @@
 
 mod azmlinfsrv;
 mod dev;
+mod devices;
 mod exit;
 mod health;
 mod init;
 mod lint;
 mod log;
+mod plan;
 mod serve;
 mod sources;
+mod table;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -34,6 +37,8 @@ fn main() -> ExitCode {
         .subcommand(serve::command())
         .subcommand(dev::command())
         .subcommand(lint::command())
+        .subcommand(plan::command())
+        .subcommand(devices::command())
         .subcommand(health::command())
         .subcommand(azmlinfsrv::command())
         // Started by the replica, with two sockets, for a script that is a shared library.
@@ -44,6 +49,8 @@ fn main() -> ExitCode {
         Some(("serve", matches)) => serve::run(matches),
         Some(("dev", matches)) => dev::run(matches),
         Some(("lint", matches)) => lint::run(matches),
+        Some(("plan", matches)) => plan::run(matches),
+        Some(("devices", matches)) => devices::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("native-worker", _)) => outrigger_native::serve_worker().into(),
         Some(("device-host", _)) => outrigger_device_host::serve().into(),

@@ -161,7 +161,7 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
         missing.extend((!directory.is_dir()).then(|| ("model_dir", directory.clone())));
     }
     for model in config.models.values() {
-        missing.extend((!model.path.is_file()).then(|| ("models", model.path.clone())));
+        missing.extend((!model.path.exists()).then(|| ("models", model.path.clone())));
     }
     for (key, path) in &missing {
         eprintln!("outrigger: `{key}`: there is no {}", path.display());

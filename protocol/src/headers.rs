@@ -32,6 +32,9 @@ pub const CODE: HeaderName = HeaderName::from_static("outrigger-code");
 /// [`ErrorCode::retryable`] of an answer that is an error: `true` or `false`.
 pub const RETRYABLE: HeaderName = HeaderName::from_static("outrigger-retryable");
 
+/// The device that a model ran on, such as `cpu:0`; where that is not what it was to go to first, `; fallback-from=` and what was.
+pub const DEVICE: HeaderName = HeaderName::from_static("outrigger-device");
+
 /// The value of [`MS_SERVER_VERSION`], for fronts that are told to send it: `outrigger/` and the version.
 pub const SERVER_VERSION: HeaderValue =
     HeaderValue::from_static(concat!("outrigger/", env!("CARGO_PKG_VERSION")));

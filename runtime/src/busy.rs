@@ -48,6 +48,8 @@ pub struct Busy {
     draining: AtomicBool,
     ready: AtomicBool,
     able: AtomicBool,
+    /// Whether every model has a device that can be used.
+    devices_able: AtomicBool,
     /// Bytes of request bodies that are in the house.
     bytes: AtomicU64,
     /// Bytes of answers that clients have not taken.
@@ -158,6 +160,7 @@ impl Busy {
             draining: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             able: AtomicBool::new(true),
+            devices_able: AtomicBool::new(true),
             bytes: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             oldest: AtomicU64::new(0),
@@ -303,9 +306,21 @@ impl Busy {
         self.able.load(Ordering::Acquire)
     }
 
-    /// Ready, able, and not draining.
+    /// Says whether every model has a device that can be used.
+    pub fn set_devices_able(&self, able: bool) {
+        if self.devices_able.swap(able, Ordering::AcqRel) != able {
+            self.bell.ring();
+        }
+    }
+
+    /// Whether every model has a device that can be used.
+    pub fn are_devices_able(&self) -> bool {
+        self.devices_able.load(Ordering::Acquire)
+    }
+
+    /// Ready, able, with devices, and not draining.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) && self.is_able() && !self.is_draining()
+        self.ready.load(Ordering::Acquire) && self.is_able() && self.are_devices_able() && !self.is_draining()
     }
 
     /// Mean service time of all calls so far; `None` before the first.

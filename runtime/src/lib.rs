@@ -10,6 +10,7 @@ pub mod config;
 mod http;
 mod metrics;
 mod models;
+pub mod placement;
 mod replica;
 mod scheduler;
 pub mod scripts;
@@ -17,6 +18,7 @@ pub mod swagger;
 
 pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
-pub use models::{LoadedModel, Models, ModelsError, NotBatchable, PluginError};
+pub use models::report;
+pub use models::{LoadedModel, Models, ModelsError, NotBatchable, Picked, PluginError};
 pub use replica::{Addresses, Replica, ReplicaError};
 pub use scheduler::{Admission, Limits, Scheduler, Slot, Terms};

@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 use crate::busy::Busy;
-use crate::models::BatchMetrics;
+use crate::models::{BatchMetrics, ModelMetrics};
 
 /// From 100 µs to 100 s, three to a decade.
 const LATENCY: &[f64] = &[
@@ -32,6 +32,7 @@ pub struct Metrics {
     requests: Vec<Vec<IntCounter>>,
     seconds: Vec<Histogram>,
     pub(crate) batches: BatchMetrics,
+    pub(crate) models: ModelMetrics,
     /// From a call's arrival at the scheduler until a lane begins with it.
     pub(crate) waits: Histogram,
 }
@@ -56,6 +57,7 @@ impl Metrics {
         registry.register(Box::new(BusyCollector::new(busy)?))?;
         registry.register(Box::new(CallerCollector::new(policy)?))?;
         let batches = BatchMetrics::new(&registry)?;
+        let models = ModelMetrics::new(&registry)?;
         let waits = HistogramOpts::new(
             "outrigger_wait_seconds",
             "Time that calls wait until a lane begins with them",
@@ -73,7 +75,7 @@ impl Metrics {
             requests.push(row.collect::<Result<Vec<_>, _>>()?);
             histograms.push(seconds.get_metric_with_label_values(&[operation.as_str()])?);
         }
-        Ok(Self { registry, requests, seconds: histograms, batches, waits })
+        Ok(Self { registry, requests, seconds: histograms, batches, models, waits })
     }
 
     /// Counts a request that is answered.
@@ -268,7 +270,7 @@ fn counter(labels: &[(&str, &str)], value: f64) -> Metric {
     metric
 }
 
-fn gauge(labels: &[(&str, &str)], value: f64) -> Metric {
+pub(crate) fn gauge(labels: &[(&str, &str)], value: f64) -> Metric {
     let mut gauge = Gauge::default();
     gauge.set_value(value);
     let mut metric = Metric::from_label(pairs(labels));
@@ -286,7 +288,7 @@ fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
     labels.iter().map(pair).collect()
 }
 
-fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+pub(crate) fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name.into());
     family.set_help(help.into());

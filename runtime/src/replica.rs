@@ -196,6 +196,7 @@ impl Replica {
         let replica = Arc::clone(self);
         let load = move || Models::load(&replica.config, &replica.busy, &replica.metrics);
         let models = Arc::new(tokio::task::spawn_blocking(load).await??);
+        self.metrics.models.show(&models);
         let scripts = match &self.config.script {
             Some(script) => {
                 let limits = ScriptLimits {
@@ -322,6 +323,11 @@ impl Replica {
         let Some(serving) = self.serving.get() else {
             return Some("models and workers are being loaded".into());
         };
+        if !self.busy.are_devices_able()
+            && let Some(trouble) = serving.models.trouble()
+        {
+            return Some(trouble.into());
+        }
         if self.busy.is_able() {
             return Some("the replica is shutting down".into());
         }

@@ -77,6 +77,29 @@ pub fn outer() -> Vec<u8> {
     graph.model()
 }
 
+/// `z = x + y` for `x` of `[n, 1]` and `y` of `[1, m]`, `FP32`: the output can be larger than memory.
+pub fn outer_sum() -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("n"), Dim::Fixed(1)]);
+    graph.input("y", DataType::Fp32, &[Dim::Fixed(1), Dim::Named("m")]);
+    graph.output("z", DataType::Fp32, &[Dim::Named("n"), Dim::Named("m")]);
+    graph.node("Add", &["x", "y"], &["z"]);
+    graph.model()
+}
+
+/// The 401st power of `x`, `FP32`, `[1024, 1024]`: takes many seconds on a few threads, in steps between which it can be cancelled.
+pub fn slow() -> Vec<u8> {
+    let shape = [Dim::Fixed(1024), Dim::Fixed(1024)];
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &shape);
+    graph.output("p400", DataType::Fp32, &shape);
+    graph.node("MatMul", &["x", "x"], &["p1"]);
+    for power in 2..=400 {
+        graph.node("MatMul", &[&format!("p{}", power - 1), "x"], &[&format!("p{power}")]);
+    }
+    graph.model()
+}
+
 /// `root = √x` for `x`: `FP32` `[batch, width]`, which is NaN below zero, and `picked = (0, 1, .., 9)[index]` for `index`: `INT64`
 /// `[batch]`: an index outside makes the run fail, and with it that of all rows of a batch.
 pub fn picky(width: i64) -> Vec<u8> {
@@ -137,6 +160,22 @@ impl Graph {
         bytes(&mut tensor, 8, name.as_bytes());
         let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         bytes(&mut tensor, 9, &raw);
+        self.initializers.push(tensor);
+    }
+
+    /// Adds a constant whose data is in another file, `FP32`; the entries are those of `TensorProto.external_data`.
+    pub fn external(&mut self, name: &str, shape: &[i64], entries: &[(&str, &str)]) {
+        let mut tensor = Vec::new();
+        shape.iter().for_each(|extent| number(&mut tensor, 1, *extent as u64));
+        number(&mut tensor, 2, element_type(DataType::Fp32));
+        bytes(&mut tensor, 8, name.as_bytes());
+        for (key, value) in entries {
+            let mut entry = Vec::new();
+            bytes(&mut entry, 1, key.as_bytes());
+            bytes(&mut entry, 2, value.as_bytes());
+            bytes(&mut tensor, 13, &entry);
+        }
+        number(&mut tensor, 14, 1);
         self.initializers.push(tensor);
     }
 

@@ -11,16 +11,17 @@ use crate::repo::Repo;
 pub(crate) const SPEC: Spec = Spec {
     name: "headers",
     about: "write the C headers that are made from Rust",
-    details: "\
-Writes entry-scripts/native/include/outrigger_script.h out of entry-scripts/native/abi. `check` fails if that
-was forgotten.",
+    details:
+        "\
+Writes entry-scripts/native/include/outrigger_script.h out of entry-scripts/native/abi, and
+backends/api/include/outrigger_backend.h out of backends/api/src/abi.rs. `check` fails if that was forgotten.",
     operands: None,
     flags: &[],
 };
 
 /// A crate of its own does it: what reads Rust for this takes longer to compile than all of xtask.
 pub(crate) fn command(repo: &Repo, check: bool) -> Command {
-    let mut command = repo.cargo(["run", "--quiet", "--package", "outrigger-script-header", "--"]);
+    let mut command = repo.cargo(["run", "--quiet", "--package", "outrigger-headers", "--"]);
     command.args(check.then_some("--check"));
     command
 }

@@ -85,6 +85,16 @@ const PROOFS: &[Proof] = &[
         run: scheduler,
     },
     Proof {
+        name: "cpu-stress",
+        about: "many threads in the same sessions of the CPU backend get their own results, with cancels and loads in between",
+        run: |repo, log| cpu(repo, log, "stress"),
+    },
+    Proof {
+        name: "cpu-memory",
+        about: "what models took is given back to the operating system when they are unloaded",
+        run: |repo, log| cpu(repo, log, "memory"),
+    },
+    Proof {
         name: "spark",
         about: "inference-schema's SparkParameterType works unchanged (needs java, installs 700 MB)",
         run: spark,
@@ -120,6 +130,12 @@ fn tests(repo: &Repo, log: &mut Log, filter: &str) -> Result<()> {
 fn tests_with(repo: &Repo, log: &mut Log, filter: &str, variables: &[(&str, &Path)]) -> Result<()> {
     let command = ["test", "--release", "--quiet", "--package", "outrigger", "--test", "it", "--", filter];
     run_tests(repo, log, &command, variables)
+}
+
+/// Runs a file of the CPU backend's tests.
+fn cpu(repo: &Repo, log: &mut Log, file: &str) -> Result<()> {
+    let command = ["test", "--release", "--quiet", "--package", "outrigger-cpu", "--test", file, "--"];
+    run_tests(repo, log, &command, &[])
 }
 
 /// Runs the simulations.

@@ -10,20 +10,30 @@
 //! since 0 must not be null, unless they say that they may.
 //!
 //! # What holds for every entry
-//! - It returns a [`code`], and on failure writes why into the [`Message`], which is the host's and may be null.
+//! - It returns a [`code`], and on failure writes why into the [`Message`], in one line. The message is the host's and may be null.
 //! - What an `out` pointer points to is written on success and left alone on failure. No `out` pointer is null.
-//! - Pointers given to the library are valid for the time of the call only, unless the entry says otherwise.
+//! - Pointers given to the library are valid for the time of the call only, unless the entry says otherwise. A list or text of length
+//!   0 may have any address.
 //! - It may be called from any thread. Calls may overlap, also on the same handle, with one exception: the entry that
 //!   ends a handle runs alone, when no other call on that handle or on anything made from it is under way, and after
-//!   all that was made from it has been ended: instances before their model, models before their device, devices
-//!   before their backend.
+//!   all that was made from it has been ended: instances before their model, models and buffers before their device, devices
+//!   before their backend. No entry is called out of a function of the host's that the library has called.
 //! - It neither unwinds nor jumps out of its frame.
 //!
 //! # Tensors
-//! They are DLPack's, dense and row-major; null strides say the same. `device` is [`KDL_CPU`] for memory of the host, also pinned
-//! memory; anything else is memory of the device, of which the host knows nothing but what the library gave it. The elements
-//! of a tensor of strings are [`Text`]s: its type has the code [`KDL_OPAQUE_HANDLE`] and as many bits as a `Text` has (128 where
-//! pointers have 64).
+//! They are DLPack's, dense and row-major; null strides say the same. A tensor without elements may have any address, null too.
+//! What describes a tensor is only read by whoever it was given to.
+//! - Host memory has the device [`KDL_CPU`], also where it is pinned. Inputs in it are of any alignment. Places of outputs are aligned to
+//!   64 bytes, and so is pinned memory. What a library allocates for an output need not be aligned.
+//! - Any other device is memory of the device, of which the host knows nothing but what the library gave it: it adds
+//!   `byte_offset` to `data`, never reads through the sum, and gives it to the same device handle again, with an offset of 0. So `data` may
+//!   be a handle, if the library's own offset is 0.
+//! - The elements of a tensor of strings are [`Text`]s, aligned as such, of any bytes and in host memory: the code of their type is
+//!   [`type_code::TEXT`], its bits are those of a `Text` (128 where pointers have 64). The bytes belong to the tensor as the texts do.
+//!
+//! # Who ends a tensor
+//! Whoever has been given a [`DLManagedTensor`] owns it and ends it once, by its deleter if that is not null, on any thread. A deleter may call
+//! a deleter of the other side's, whose tensor it had kept: so no lock is held around one that one's own deleters take.
 
 use std::ffi::c_void;
 
@@ -99,26 +109,44 @@ pub mod memory {
     pub const DEVICE: u32 = 2;
 }
 
-macro_rules! handles {
-    ($($(#[$doc:meta])* $name:ident)*) => {$(
-        $(#[$doc])*
-        #[repr(C)]
-        #[derive(Debug)]
-        pub struct $name {
-            _opaque: [u8; 0],
-        }
-    )*};
+/// DLPack's codes for types of elements, beside the bits of one: `FLOAT` with 32 bits, `BOOL` with 8.
+pub mod type_code {
+    /// Signed integers of 8, 16, 32 and 64 bits.
+    pub const INT: u8 = 0;
+    /// Unsigned integers of 8, 16, 32 and 64 bits.
+    pub const UINT: u8 = 1;
+    /// IEEE 754, of 16, 32 and 64 bits.
+    pub const FLOAT: u8 = 2;
+    /// A [`Text`](super::Text), with as many bits as that has.
+    pub const TEXT: u8 = super::KDL_OPAQUE_HANDLE;
+    /// The upper half of an IEEE 754 single: 16 bits.
+    pub const BFLOAT: u8 = 4;
+    /// A byte of 0 or 1: 8 bits.
+    pub const BOOL: u8 = 6;
 }
 
-handles! {
-    /// An open backend; the library's own.
-    BackendHandle
-    /// An open device; the library's own.
-    DeviceHandle
-    /// A loaded model; the library's own.
-    ModelHandle
-    /// That which runs a model; the library's own.
-    InstanceHandle
+/// An open backend; the library's own.
+#[derive(Debug)]
+pub struct BackendHandle {
+    _opaque: [u8; 0],
+}
+
+/// An open device; the library's own.
+#[derive(Debug)]
+pub struct DeviceHandle {
+    _opaque: [u8; 0],
+}
+
+/// A loaded model; the library's own.
+#[derive(Debug)]
+pub struct ModelHandle {
+    _opaque: [u8; 0],
+}
+
+/// That which runs a model; the library's own.
+#[derive(Debug)]
+pub struct InstanceHandle {
+    _opaque: [u8; 0],
 }
 
 /// UTF-8 text with a length and no terminator. Whoever made it owns it.
@@ -262,14 +290,16 @@ pub struct TensorType {
 pub struct Output {
     /// Which of [`Signature::outputs`].
     pub index: usize,
-    /// Where to write it: dense, row-major, host memory of the host's, which nobody else touches during the call.
+    /// Where to write it: memory of the host's, dense, aligned to 64 bytes, which nobody else touches until the run is over.
     /// Null if the library is to allocate, as it always is for strings.
     pub place: *const DLTensor,
     /// Set by the library where it allocated: always if `place` is null, and otherwise only if the result does not have
     /// the shape of the place. The host owns it after success and ends it by its deleter, from any thread, at any
-    /// time before the model is unloaded. After a failure the host does not look at it. Null when called.
+    /// time before the model is unloaded. After a failure the host does not look at it, so that a library which had allocated
+    /// some of the outputs ends those itself. Null when called.
     pub allocated: *mut DLManagedTensor,
-    /// Where the library is to allocate: [`memory::HOST`], or [`memory::DEVICE`] for a result that stays there.
+    /// Where the library is to allocate: [`memory::HOST`], or [`memory::DEVICE`] for a result that stays there; where the device has
+    /// no memory of its own that is [`code::UNSUPPORTED`]. Strings are in host memory whatever this says.
     pub memory: u32,
     /// Zero.
     pub reserved: u32,
@@ -296,8 +326,11 @@ pub type BackendOpen = unsafe extern "C" fn(
 /// See [`Table::backend_close`].
 pub type BackendClose = unsafe extern "C" fn(backend: *mut BackendHandle);
 /// See [`Table::backend_describe`].
-pub type BackendDescribe =
-    unsafe extern "C" fn(*mut BackendHandle, out: *mut *const Description, message: *mut Message) -> i32;
+pub type BackendDescribe = unsafe extern "C" fn(
+    backend: *mut BackendHandle,
+    out: *mut *const Description,
+    message: *mut Message,
+) -> i32;
 /// See [`Table::device_open`].
 pub type DeviceOpen = unsafe extern "C" fn(
     backend: *mut BackendHandle,
@@ -383,7 +416,7 @@ pub type InstanceSubmit = unsafe extern "C" fn(
 /// See [`Table::instance_cancel`].
 pub type InstanceCancel = unsafe extern "C" fn(instance: *mut InstanceHandle, id: u64);
 
-/// What a library exports. The module's text says what holds for all entries.
+/// What a library exports. What holds for all entries stands at the top.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
@@ -412,12 +445,13 @@ pub struct Table {
     /// Tells memory and health, now; cheap enough to be asked every second. Since 1.0.
     pub device_status: Option<DeviceStatusEntry>,
 
-    /// Gives memory as a tensor of `bytes` elements of 8 bits: [`memory::PINNED`], which the host may read and write, or
-    /// [`memory::DEVICE`]. The host ends it by its deleter, before the device is closed. May be null: then there is
-    /// neither. Since 1.0.
+    /// Gives memory as a tensor of `bytes` elements of 8 bits, which may be 0: [`memory::PINNED`], which the host may read and write, or
+    /// [`memory::DEVICE`]. What is in it does not matter. The host ends it by its deleter, before the device is closed. May be null: then
+    /// there is neither. Since 1.0.
     pub buffer_allocate: Option<BufferAllocate>,
-    /// Copies the bytes of one tensor to another that has as many, each in the host's memory or the device's, and returns when
-    /// they are there. Another number of bytes is [`code::INPUT`]. May be null as `buffer_allocate`. Since 1.0.
+    /// Copies the bytes of one tensor to another that has as many, one in the host's memory and one in the device's, and returns when
+    /// they are there. Another number of bytes, or memory that is not this device's, is [`code::INPUT`]. May be null as
+    /// `buffer_allocate`. Since 1.0.
     pub buffer_copy: Option<BufferCopy>,
 
     /// Tells the bytes of device memory that an instance of the model would take, before it is loaded; 0 if not known. May be
@@ -442,18 +476,20 @@ pub struct Table {
     /// Runs the model and returns when the results are there. `run` may be null: nothing belongs to it. Since 1.0.
     ///
     /// The library owns each of `inputs` from the call on, whether it succeeds or fails, and ends each by its deleter
-    /// exactly once, on any thread, when it likes: so an input may also be handed back as an output without a copy.
-    /// Inputs are of any alignment, and only read, for others may read them too; they are in host memory, or in the device's if
-    /// the library made them there. A placed output is written in its place; see [`Output`] for who owns the others.
+    /// exactly once, on any thread: at the latest when the instance is ended, or with an output that is made of it. An input may also
+    /// be handed back itself as an output, without a copy. Inputs are only read, for others may read them too; they are in host memory, or in
+    /// the device's if this device handle gave them. Count, type and shape of inputs and outputs are the library's to check: another is
+    /// [`code::INPUT`]. A placed output is written in its place; see [`Output`] for who owns the others.
     pub instance_infer: Option<InstanceInfer>,
     /// Begins a run and returns, after which `finished` is called, or before: once, on any thread. Inputs, outputs and places are
-    /// as for `instance_infer`, except that `outputs` and the places stay valid until then. If this returns a failure `finished`
-    /// is not called. `finished` neither blocks nor calls an entry of the table, though it may end tensors. A run counts as a call that is
+    /// as for `instance_infer`, except that `outputs` and the places stay valid until then. `inputs` and `run` do not. If this returns a failure
+    /// `finished` is not called. `finished` does not block, though it may end tensors. A run counts as a call that is
     /// under way until `finished` has been called: the instance may be ended on another thread before that call has
-    /// returned, and its end waits for whatever is left of it. May be null: the host runs on threads of its own. Since 1.0.
+    /// returned, and its end waits for whatever is left of it. May be null: the host runs on threads of its own, as it should where
+    /// the run would be over before this returns. Since 1.0.
     pub instance_submit: Option<InstanceSubmit>,
-    /// Asks for the run `id` of the instance to end soon, with [`code::CANCELLED`], and returns without waiting. The run may
-    /// still succeed; one that is not under way is nothing to do. May be null: runs cannot be ended. Since 1.0.
+    /// Asks for the run `id` of the instance, which is not 0, to end soon with [`code::CANCELLED`], and returns without waiting. The run may
+    /// still succeed; one that is not under way is nothing to do and nothing to remember. May be null: runs cannot be ended. Since 1.0.
     pub instance_cancel: Option<InstanceCancel>,
 }
 

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 /// The alignment of every [`Buffer`], in bytes: a cache line, and what vector instructions ask for.
-const ALIGNMENT: usize = 64;
+pub(crate) const ALIGNMENT: usize = 64;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; ALIGNMENT]);
+pub(crate) struct Line([u8; ALIGNMENT]);
 
 /// Owned bytes, aligned to 64 bytes and zeroed when made, or memory that somebody gave: a backend, or [`Buffer::over`]; written once by
 /// whoever fills it, then shared as [`Bytes`].

@@ -2,6 +2,7 @@
 //!
 //! Source: `dlpack.h` of DLPack 1.x, structs `DLTensor` and `DLManagedTensor`.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::abi::Text;
-use crate::buffer::Pinned;
+use crate::buffer::{ALIGNMENT, Line, Pinned};
+use crate::elsewhere::called;
 use crate::{Buffer, DataType, DeviceMemory, MAX_RANK, Shape, ShapeError, Tensor};
 
 /// DLPack's device type for host memory.
@@ -38,7 +40,7 @@ pub struct DLDevice {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DLDataType {
-    /// Signed, unsigned, float and so on; see [`DataType::dlpack`].
+    /// One of [`type_code`](crate::abi::type_code).
     pub code: u8,
     /// Bits of one element.
     pub bits: u8,
@@ -97,6 +99,8 @@ pub(crate) enum Fault {
     NullShape,
     #[error("the data is null")]
     NullData,
+    #[error("the tensor, its strings or the place for it are not aligned")]
+    Alignment,
     #[error("the strides are not those of a dense, row-major tensor")]
     Strides,
     #[error(transparent)]
@@ -147,10 +151,13 @@ pub(crate) fn describe(data_type: DataType, shape: &Shape, data: *mut u8) -> DLT
 /// A tensor on its way to the other side.
 struct Given {
     managed: DLManagedTensor,
-    /// Of a tensor of strings.
-    _texts: Vec<Text>,
     /// Owns what `managed` points to.
-    _tensor: Tensor,
+    _owner: Owner,
+}
+
+enum Owner {
+    Tensor { _tensor: Tensor, _texts: Vec<Text> },
+    Memory { _buffer: Buffer, _extents: Shape },
 }
 
 /// Gives a tensor to the other side, which ends it by its deleter. No byte of data is copied.
@@ -163,8 +170,19 @@ pub(crate) fn give(tensor: Tensor) -> *mut DLManagedTensor {
     if let Some(memory) = tensor.resident() {
         (dl_tensor.device, dl_tensor.data) = (memory.device(), memory.address() as *mut c_void);
     }
+    hand_over(dl_tensor, Owner::Tensor { _tensor: tensor, _texts: texts })
+}
+
+/// Gives memory to the other side, to be written to.
+pub(crate) fn give_memory(mut buffer: Buffer, extents: Shape) -> *mut DLManagedTensor {
+    // As in `give`: moving the owners moves neither bytes nor extents.
+    let dl_tensor = describe(DataType::Uint8, &extents, buffer.as_mut_ptr());
+    hand_over(dl_tensor, Owner::Memory { _buffer: buffer, _extents: extents })
+}
+
+fn hand_over(dl_tensor: DLTensor, owner: Owner) -> *mut DLManagedTensor {
     let managed = DLManagedTensor { dl_tensor, manager_ctx: std::ptr::null_mut(), deleter: Some(end_given) };
-    let given = Box::into_raw(Box::new(Given { managed, _texts: texts, _tensor: tensor }));
+    let given = Box::into_raw(Box::new(Given { managed, _owner: owner }));
     // SAFETY: `given` is a live allocation that nobody else has yet.
     unsafe {
         (*given).managed.manager_ctx = given.cast();
@@ -174,28 +192,43 @@ pub(crate) fn give(tensor: Tensor) -> *mut DLManagedTensor {
 
 unsafe extern "C" fn end_given(managed: *mut DLManagedTensor) {
     // Whatever the bytes belong to may run code when dropped, and no panic may pass to the other side.
-    let _ = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the deleter is called once, with the pointer that `give` returned, whose context is the box.
+    let end = AssertUnwindSafe(|| {
+        // SAFETY: the deleter is called once, with the pointer that `hand_over` returned, whose context is the box.
         drop(unsafe { Box::from_raw((*managed).manager_ctx.cast::<Given>()) });
-    }));
+    });
+    let _ = catch_unwind(|| called(end));
 }
 
 /// A tensor that came from the other side; ended when dropped.
 struct Taken {
-    managed: NonNull<DLManagedTensor>,
+    _owned: Owned,
     data: NonNull<u8>,
     len: usize,
-    /// What the bytes may be part of; dropped after the tensor is ended.
-    _keeps: Option<Keep>,
+    home: Home,
 }
 
 /// Something that has to live as long as a tensor.
 pub(crate) type Keep = Arc<dyn Send + Sync>;
 
+/// Which of this side's open devices a tensor came from, as long as what keeps it lives; 0 for none.
+pub(crate) type Home = usize;
+
+/// The device that memory came from, if it came over the table.
+pub(crate) fn home(memory: &DeviceMemory) -> Option<Home> {
+    memory.owner().downcast_ref::<Taken>().map(|taken| taken.home)
+}
+
 // SAFETY: by the table's contract a tensor may be read and ended on any thread, and nobody writes to it.
 unsafe impl Send for Taken {}
 // SAFETY: as above; reading is all that a shared reference allows.
 unsafe impl Sync for Taken {}
+
+impl Taken {
+    fn new(managed: NonNull<DLManagedTensor>, keeps: Option<Keep>, home: Home) -> Self {
+        let owned = Owned(Some(Ending { managed, keeps }));
+        Self { _owned: owned, data: NonNull::dangling(), len: 0, home }
+    }
+}
 
 impl AsRef<[u8]> for Taken {
     fn as_ref(&self) -> &[u8] {
@@ -204,8 +237,51 @@ impl AsRef<[u8]> for Taken {
     }
 }
 
-impl Drop for Taken {
+/// Ends a tensor when dropped.
+struct Owned(Option<Ending>);
+
+struct Ending {
+    managed: NonNull<DLManagedTensor>,
+    /// What the bytes may be part of; dropped after the tensor is ended.
+    keeps: Option<Keep>,
+}
+
+thread_local! {
+    /// Tensors to be ended after the one whose deleter is running; `None` if none is.
+    static NEXT: RefCell<Option<Vec<Ending>>> = const { RefCell::new(None) };
+}
+
+impl Drop for Owned {
+    /// A tensor that was handed back holds the one that it was made of, and that perhaps a third: one after the other, for no
+    /// stack is deep enough for all of them. It is enough that the host's side does so.
     fn drop(&mut self) {
+        let Some(first) = self.0.take() else { return };
+        if first.keeps.is_none() {
+            return first.now();
+        }
+        let mut next = Some(first);
+        let outermost = NEXT.try_with(|list| match &mut *list.borrow_mut() {
+            Some(list) => {
+                list.extend(next.take());
+                false
+            }
+            list @ None => {
+                *list = Some(Vec::new());
+                true
+            }
+        });
+        while let Some(ending) = next {
+            ending.now();
+            next = NEXT.try_with(|list| list.borrow_mut().as_mut().and_then(Vec::pop)).ok().flatten();
+        }
+        if outermost == Ok(true) {
+            let _ = NEXT.try_with(|list| list.take());
+        }
+    }
+}
+
+impl Ending {
+    fn now(self) {
         // SAFETY: the tensor was given to this side, which ends it here and nowhere else.
         unsafe {
             if let Some(deleter) = self.managed.as_ref().deleter {
@@ -220,9 +296,13 @@ impl Drop for Taken {
 ///
 /// # Safety
 /// `managed` is null, or a tensor by the table's contract that is this side's from now on.
-pub(crate) unsafe fn take(managed: *mut DLManagedTensor, keeps: Option<Keep>) -> Result<Tensor, Fault> {
-    let managed = NonNull::new(managed).ok_or(Fault::Null)?;
-    let mut taken = Taken { managed, data: NonNull::dangling(), len: 0, _keeps: keeps };
+pub(crate) unsafe fn take(
+    managed: *mut DLManagedTensor,
+    keeps: Option<Keep>,
+    home: Home,
+) -> Result<Tensor, Fault> {
+    let managed = aligned(managed)?;
+    let mut taken = Taken::new(managed, keeps, home);
     // SAFETY: the caller promises that the tensor is one.
     let view = unsafe { view(&managed.as_ref().dl_tensor) }?;
     if view.data_type == DataType::Bytes {
@@ -241,9 +321,13 @@ pub(crate) unsafe fn take(managed: *mut DLManagedTensor, keeps: Option<Keep>) ->
 ///
 /// # Safety
 /// As [`take`], and nobody else reaches the memory until it is ended.
-pub(crate) unsafe fn take_memory(managed: *mut DLManagedTensor, keeps: Keep) -> Result<Memory, Fault> {
-    let managed = NonNull::new(managed).ok_or(Fault::Null)?;
-    let taken = Taken { managed, data: NonNull::dangling(), len: 0, _keeps: Some(keeps) };
+pub(crate) unsafe fn take_memory(
+    managed: *mut DLManagedTensor,
+    keeps: Keep,
+    home: Home,
+) -> Result<Memory, Fault> {
+    let managed = aligned(managed)?;
+    let taken = Taken::new(managed, Some(keeps), home);
     // SAFETY: the caller promises that the tensor is one.
     let view = unsafe { view(&managed.as_ref().dl_tensor) }?;
     if view.data_type == DataType::Bytes {
@@ -253,9 +337,21 @@ pub(crate) unsafe fn take_memory(managed: *mut DLManagedTensor, keeps: Keep) -> 
         Some(device) => {
             Memory::Device(DeviceMemory::new(device, view.data.as_ptr() as usize, view.len, Arc::new(taken)))
         }
+        None if !is_place(&view) => return Err(Fault::Alignment),
         // SAFETY: promised by the caller.
         None => Memory::Host(Buffer::pinned(unsafe { Pinned::new(view.data, view.len, Box::new(taken)) })),
     })
+}
+
+/// One that is not aligned cannot even be ended.
+fn aligned(managed: *mut DLManagedTensor) -> Result<NonNull<DLManagedTensor>, Fault> {
+    let managed = NonNull::new(managed).ok_or(Fault::Null)?;
+    if managed.is_aligned() { Ok(managed) } else { Err(Fault::Alignment) }
+}
+
+/// Whether memory is aligned as what outputs are written to.
+pub(crate) fn is_place(view: &View) -> bool {
+    view.len == 0 || view.data.addr().get().is_multiple_of(ALIGNMENT)
 }
 
 /// Memory that came over the table.
@@ -291,10 +387,13 @@ unsafe fn strings(view: &View) -> Result<Tensor, Fault> {
     if let Some(device) = view.device {
         return Err(Fault::Device(device.device_type));
     }
-    if !view.data.cast::<Text>().is_aligned() {
-        return Err(Fault::NullData);
-    }
     let count = view.shape.elements();
+    if count == 0 {
+        return Ok(Tensor::strings(view.shape.clone(), &[[0u8; 0]; 0])?);
+    }
+    if !view.data.cast::<Text>().is_aligned() {
+        return Err(Fault::Alignment);
+    }
     // SAFETY: as many as the shape has, which was checked to be addressable; promised by the caller.
     let texts = unsafe { std::slice::from_raw_parts(view.data.cast::<Text>().as_ptr(), count) };
     let slices = texts.iter().map(|text| match (text.data.is_null(), text.len) {
@@ -336,8 +435,7 @@ pub(crate) unsafe fn view(tensor: &DLTensor) -> Result<View, Fault> {
     let data = match NonNull::new(tensor.data.cast::<u8>()) {
         // No more than a pointer is made; what it may reach is bounded by `len`.
         Some(data) => NonNull::new(data.as_ptr().wrapping_add(offset)).ok_or(Fault::NullData)?,
-        // Aligned for whatever the elements are.
-        None if len == 0 => NonNull::<Text>::dangling().cast(),
+        None if len == 0 => NonNull::<Line>::dangling().cast(),
         None => return Err(Fault::NullData),
     };
     let is_host = matches!(tensor.device.device_type, KDL_CPU | KDL_CUDA_HOST);

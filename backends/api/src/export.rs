@@ -22,15 +22,26 @@ pub trait Open {
     /// [`BackendError::Unavailable`] for a setting that it does not know. A backend without its driver opens all the
     /// same and reports no devices and the reason.
     fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError>;
+
+    /// Whether its instances have an [`Instance::submit`](crate::Instance::submit) of their own, which returns while the run is still
+    /// under way. Without one the host runs on threads of its own.
+    const ASYNCHRONOUS: bool = false;
 }
 
 /// Exports a backend from a `cdylib`: `outrigger_backend::export!(open)` with
-/// `fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError>`.
+/// `fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError>`; with `export!(open, asynchronous)` it has
+/// runs that finish later ([`export::Open::ASYNCHRONOUS`](crate::export::Open::ASYNCHRONOUS)).
 ///
 /// Defines [`abi::SYMBOL`](crate::abi::SYMBOL); so one library exports one backend.
 #[macro_export]
 macro_rules! export {
     ($open:path) => {
+        $crate::export!(@table $open, false);
+    };
+    ($open:path, asynchronous) => {
+        $crate::export!(@table $open, true);
+    };
+    (@table $open:path, $asynchronous:literal) => {
         /// The table of this backend.
         // The symbol is unmangled on purpose: its name is the contract, and only one crate of a library defines it.
         #[allow(unsafe_code)]
@@ -38,6 +49,8 @@ macro_rules! export {
         pub extern "C" fn outrigger_backend_v1() -> *const $crate::abi::Table {
             struct Exported;
             impl $crate::export::Open for Exported {
+                const ASYNCHRONOUS: bool = $asynchronous;
+
                 fn open(
                     settings: &[(::std::string::String, ::std::string::String)],
                 ) -> ::std::result::Result<::std::sync::Arc<dyn $crate::Backend>, $crate::BackendError>
@@ -73,7 +86,7 @@ pub const fn table<O: Open>() -> Table {
         instance_destroy: Some(entries::instance_destroy),
         instance_bytes_held: Some(entries::instance_bytes_held),
         instance_infer: Some(runs::instance_infer),
-        instance_submit: Some(runs::instance_submit),
+        instance_submit: if O::ASYNCHRONOUS { Some(runs::instance_submit) } else { None },
         instance_cancel: Some(runs::instance_cancel),
     }
 }

@@ -12,6 +12,8 @@ mod buffer;
 pub mod conformance;
 #[expect(unsafe_code, reason = "reads and frees tensors that cross the C boundary")]
 mod dlpack;
+#[expect(unsafe_code, reason = "moves a value out of its place when that is dropped")]
+mod elsewhere;
 mod error;
 #[expect(unsafe_code, reason = "is called through the C boundary")]
 pub mod export;
@@ -33,4 +35,4 @@ pub use dlpack::DLDevice;
 pub use error::{BackendError, chain};
 pub use memory::DeviceMemory;
 pub use run::{Done, Run, RunId, Submission};
-pub use tensor::{DataType, MAX_RANK, Shape, ShapeError, Tensor};
+pub use tensor::{DataType, MAX_RANK, STRING_PREFIX, Shape, ShapeError, Tensor};

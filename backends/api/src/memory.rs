@@ -41,7 +41,7 @@ impl DeviceMemory {
         self.len == 0
     }
 
-    /// What keeps the bytes: for the backend, which knows its own by the type.
+    /// What keeps the bytes. Over the table it is another than what the backend gave, which knows its memory by the address.
     pub fn owner(&self) -> &Arc<dyn Any + Send + Sync> {
         &self.owner
     }

@@ -156,6 +156,9 @@ pub enum ShapeError {
         /// How many there should be.
         elements: usize,
     },
+    /// There is no memory for so many bytes.
+    #[error("there is no memory for {0} bytes of strings")]
+    Memory(usize),
     /// The element type has no fixed size.
     #[error("elements of type {0} have no fixed size")]
     Unsized(DataType),
@@ -218,8 +221,8 @@ pub struct Tensor {
     resident: Option<DeviceMemory>,
 }
 
-/// Bytes before each string.
-const PREFIX: usize = 4;
+/// Bytes before each string of a tensor, which are its length.
+pub const STRING_PREFIX: usize = 4;
 
 impl Tensor {
     /// Joins a type, a shape and the bytes of its elements.
@@ -242,13 +245,21 @@ impl Tensor {
     /// Strings in row-major order.
     ///
     /// # Errors
-    /// [`ShapeError::Strings`] if they are not as many as the shape has elements, [`ShapeError::Overflow`] for one of 4 GiB and more.
+    /// [`ShapeError::Strings`] if they are not as many as the shape has elements, [`ShapeError::Overflow`] for one of 4 GiB and more,
+    /// [`ShapeError::Memory`].
     pub fn strings<T: AsRef<[u8]>>(shape: Shape, strings: &[T]) -> Result<Self, ShapeError> {
         if strings.len() != shape.elements() {
             return Err(ShapeError::Strings { elements: shape.elements() });
         }
-        let bytes = strings.iter().map(|string| string.as_ref().len() + PREFIX).sum();
-        let mut data = Vec::with_capacity(bytes);
+        // They may lie on top of each other, so that together they are more than there is memory.
+        let bytes = strings
+            .iter()
+            .try_fold(0usize, |sum, string| {
+                sum.checked_add(STRING_PREFIX)?.checked_add(string.as_ref().len())
+            })
+            .ok_or(ShapeError::Overflow)?;
+        let mut data = Vec::new();
+        data.try_reserve_exact(bytes).map_err(|_| ShapeError::Memory(bytes))?;
         for string in strings {
             let string = string.as_ref();
             let len = u32::try_from(string.len()).map_err(|_| ShapeError::Overflow)?;
@@ -305,7 +316,7 @@ impl<'a> Iterator for Strings<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let (prefix, rest) = self.0.split_first_chunk::<PREFIX>()?;
+        let (prefix, rest) = self.0.split_first_chunk::<STRING_PREFIX>()?;
         let (string, rest) = rest.split_at_checked(u32::from_le_bytes(*prefix) as usize)?;
         self.0 = rest;
         Some(string)
@@ -314,7 +325,7 @@ impl<'a> Iterator for Strings<'a> {
 
 fn check_strings(elements: usize, data: &[u8]) -> Result<(), ShapeError> {
     // Before they are counted, for each takes a prefix at least.
-    if elements > data.len() / PREFIX {
+    if elements > data.len() / STRING_PREFIX {
         return Err(ShapeError::Strings { elements });
     }
     let mut strings = Strings(data);

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use outrigger_backend::abi::{
-    self, DLDataType, DLDevice, DLManagedTensor, DLTensor, KDL_CPU, Message, Table, Text,
+    self, DLDataType, DLDevice, DLManagedTensor, DLTensor, KDL_CPU, KDL_OPAQUE_HANDLE, Message, Table, Text,
 };
 use outrigger_backend::conformance::{fp32, instance};
 use outrigger_backend::export::{Open, table};
-use outrigger_backend::{Backend, BackendError, Output, Run, Tensor, host};
+use outrigger_backend::{
+    Backend, BackendError, Buffer, DataType, LoadOptions, Output, Run, Shape, Tensor, host,
+};
 
 struct Adder;
 
@@ -42,7 +44,12 @@ fn tables_are_checked_before_they_are_used() {
     };
     assert_eq!(refused(|table| table.major = 2), "backend `hostile` speaks ABI 2.0, this host needs 1.0");
     assert_eq!(refused(|table| table.size = 8), broken("its table has a size of 8 bytes"));
+    assert_eq!(refused(|table| table.size -= 4), broken("its table has a size of 156 bytes"));
     assert_eq!(refused(|table| table.model_load = None), broken("its table has no `model_load`"));
+    assert_eq!(
+        refused(|table| table.buffer_copy = None),
+        broken("`cpu:0` has memory of its own, which no entry gives or copies")
+    );
     // A table that ends early has nulls where ours goes on; one that goes on where ours ends is read as far as ours.
     let short = std::mem::offset_of!(Table, instance_infer);
     assert_eq!(refused(|table| table.size = short), broken("its table has no `instance_infer`"));
@@ -109,7 +116,7 @@ fn handles_and_descriptions_are_checked() {
 static ENDED: AtomicUsize = AtomicUsize::new(0);
 static CASE: AtomicUsize = AtomicUsize::new(0);
 
-const CASES: [(&str, &str); 12] = [
+const CASES: [(&str, &str); 17] = [
     ("good", ""),
     ("device", "is in other memory than was asked for"),
     ("rank over", "rank 33 is not between"),
@@ -122,6 +129,12 @@ const CASES: [(&str, &str); 12] = [
     ("overflow", "the number of elements overflows"),
     ("strides", "the strides are not those of a dense"),
     ("other type", "is of type INT32, not FP32"),
+    ("misaligned", "are not aligned"),
+    ("many strings", "there is no memory for 300647710930000 bytes of strings"),
+    // What the library writes into the host's question counts for nothing.
+    ("index", ""),
+    ("memory", "is in other memory than was asked for"),
+    ("place", "was not set"),
 ];
 
 unsafe extern "C" fn end(tensor: *mut DLManagedTensor) {
@@ -142,6 +155,7 @@ unsafe extern "C" fn infer(
     static DATA: [f32; 3] = [1., 2., 3.];
     let shape = |extents: [i64; 2]| Box::leak(Box::new(extents)).as_mut_ptr();
     let float = DLDataType { code: 2, bits: 32, lanes: 1 };
+    let text = DLDataType { code: KDL_OPAQUE_HANDLE, bits: 8 * size_of::<Text>() as u8, lanes: 1 };
     let mut tensor = DLTensor {
         data: DATA.as_ptr().cast::<c_void>().cast_mut(),
         device: DLDevice { device_type: KDL_CPU, device_id: 0 },
@@ -163,16 +177,37 @@ unsafe extern "C" fn infer(
         "overflow" => tensor.shape = shape([i64::MAX, i64::MAX]),
         "strides" => (tensor.shape, tensor.strides) = (shape([2, 3]), shape([4, 1])),
         "other type" => tensor.dtype.code = 0,
+        "misaligned" => {
+            (tensor.dtype, tensor.data) = (text, std::ptr::without_provenance_mut(DATA.as_ptr().addr() | 1))
+        }
+        // 70000 times the same string, which is never read.
+        "many strings" => {
+            let all = Text { data: DATA.as_ptr().cast(), len: u32::MAX as usize };
+            (tensor.dtype, tensor.shape, tensor.strides) = (text, shape([70_000, 1]), null_mut());
+            tensor.data = Box::leak(vec![all; 70_000].into_boxed_slice()).as_mut_ptr().cast();
+        }
+        // SAFETY: the host passes one output.
+        "index" => unsafe { (*outputs).index = 7 },
+        "memory" => {
+            tensor.device.device_type = 12;
+            // SAFETY: as above.
+            unsafe { (*outputs).memory = abi::memory::DEVICE }
+        }
         _ => {}
     }
     let managed = DLManagedTensor { dl_tensor: tensor, manager_ctx: null_mut(), deleter: Some(end) };
     // SAFETY: the host passes as many inputs as it says, to be ended here, and one output.
     unsafe {
+        if CASES[CASE.load(Ordering::Relaxed)].0 == "place" {
+            ENDED.fetch_add(1, Ordering::Relaxed);
+            (*outputs).place = &raw const (**inputs).dl_tensor;
+        } else {
+            (*outputs).allocated = Box::into_raw(Box::new(managed));
+        }
         for number in 0..input_count {
             let input = *inputs.add(number);
             (*input).deleter.unwrap()(input);
         }
-        (*outputs).allocated = Box::into_raw(Box::new(managed));
     }
     0
 }
@@ -203,4 +238,58 @@ fn tensors_that_come_back_are_checked_and_ended() {
         }
         assert_eq!(ENDED.load(Ordering::Relaxed), number + 1, "{case}: every tensor is ended once");
     }
+    // A library that allocates although it was given a place of that shape: the result is in the place all the same.
+    CASE.store(0, Ordering::Relaxed);
+    let place = Buffer::zeroed(12).unwrap();
+    let address = place.as_ptr();
+    let shape = Shape::new([1, 3]).unwrap();
+    let mut outputs = [Output::place(0, DataType::Fp32, shape, place).unwrap()];
+    instance.infer(&[input.clone(), input.clone()], &mut outputs, Run::default()).unwrap();
+    let [output] = outputs;
+    let output = output.into_tensor().unwrap();
+    assert_eq!((output.data(), output.data().as_ptr()), (input.data(), address));
+    assert_eq!(ENDED.load(Ordering::Relaxed), CASES.len() + 1);
+}
+
+#[test]
+fn pinned_memory_that_no_output_may_lie_in_is_refused_and_what_was_in_it_is_gone() {
+    unsafe extern "C" fn allocate(
+        _: *mut abi::DeviceHandle,
+        _: u32,
+        bytes: usize,
+        out: *mut *mut DLManagedTensor,
+        _: *mut Message,
+    ) -> i32 {
+        // 128 bytes somewhere, at a multiple of 64, or beside it for an odd number of them.
+        let room = Box::leak(Box::new([7u8; 192]));
+        let start = room.as_ptr().align_offset(64) + bytes % 2;
+        let tensor = DLTensor {
+            data: room[start..].as_mut_ptr().cast(),
+            device: DLDevice { device_type: KDL_CPU, device_id: 0 },
+            ndim: 1,
+            dtype: DLDataType { code: 1, bits: 8, lanes: 1 },
+            shape: Box::leak(Box::new(bytes as i64)),
+            strides: null_mut(),
+            byte_offset: 0,
+        };
+        let managed = DLManagedTensor { dl_tensor: tensor, manager_ctx: null_mut(), deleter: None };
+        // SAFETY: `out` is the host's. What it gets is leaked.
+        unsafe { *out = Box::leak(Box::new(managed)) };
+        0
+    }
+    let mut table = table::<Adder>();
+    table.buffer_allocate = Some(allocate);
+    let device = attach(&table).unwrap().open(0).unwrap();
+    let error = device.pinned(5).unwrap_err();
+    assert!(matches!(&error, BackendError::Internal(text) if text.contains("not aligned")), "{error:?}");
+    assert_eq!(*device.pinned(6).unwrap(), [0; 6]);
+    let error = device.allocate(6).unwrap_err();
+    assert!(matches!(&error, BackendError::Internal(text) if text.contains("other memory")), "{error:?}");
+}
+
+#[test]
+fn a_path_that_a_c_string_would_cut_short_does_not_cross() {
+    let device = attach(&table::<Adder>()).unwrap().open(0).unwrap();
+    let error = device.load(&LoadOptions::of("/etc/hostname\0.onnx")).err().unwrap();
+    assert!(matches!(&error, BackendError::Load(text) if text.contains("a byte of 0")), "{error:?}");
 }

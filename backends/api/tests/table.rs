@@ -13,6 +13,8 @@ use outrigger_backend::{Backend, BackendError, DataType, Output, Run, Shape, hos
 struct Adder;
 
 impl Open for Adder {
+    const ASYNCHRONOUS: bool = true;
+
     fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
         adder::open(settings)
     }
@@ -33,6 +35,10 @@ fn fixtures(folder: &Path) -> Fixtures {
             .map(|data_type| (data_type, write(data_type.name(), &format!("identity {data_type}"))))
             .collect(),
         nonzero: write("nonzero", "nonzero indices"),
+        strings: Some(write("strings", "identity BYTES")),
+        outer: Some(write("outer", "outer sum")),
+        slow: Some(write("slow", "slow 60000")),
+        weights: Some((write("weights", "weights 8388608"), 8 << 20)),
         scratch,
     }
 }
@@ -40,6 +46,21 @@ fn fixtures(folder: &Path) -> Fixtures {
 fn check(backend: Arc<dyn Backend>) {
     let folder = tempfile::tempdir().unwrap();
     conformance::all(&*backend, &fixtures(folder.path()));
+}
+
+/// The example in C, compiled.
+fn tiny(folder: &Path) -> PathBuf {
+    let library = folder.join("libtiny.so");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-std=c99", "-O1", "-shared", "-fPIC", "-pthread", "-fvisibility=hidden"]);
+    cc.args(["-pedantic", "-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(here.join("include"))
+        .arg("-o")
+        .arg(&library);
+    let output = cc.arg(here.join("examples/tiny/tiny.c")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    library
 }
 
 /// The example's library, which `cargo test` builds beside the tests.
@@ -81,6 +102,25 @@ fn through_its_own_table() {
 #[test]
 fn as_a_library() {
     check(host::load(&library(), &[]).unwrap());
+}
+
+#[test]
+fn in_c() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = tiny(folder.path());
+    check(host::load(&library, &[]).unwrap());
+    let absent = host::load(&library, &setting("absent", "no tiny machine")).unwrap();
+    assert_eq!((absent.info().devices.len(), absent.info().reason.as_deref()), (0, Some("no tiny machine")));
+    for wrong in [setting("colour", "red"), setting("memory", "much")] {
+        let error = host::load(&library, &wrong).err().unwrap().to_string();
+        assert!(error.contains(&wrong[0].0), "{error}");
+    }
+    // What does not fit into its memory is said when it is loaded.
+    let backend = host::load(&library, &setting("memory", "1000")).unwrap();
+    let model = folder.path().join("model");
+    std::fs::write(&model, "weights 1001").unwrap();
+    let error = backend.open(0).unwrap().load(&outrigger_backend::LoadOptions::of(&model)).err().unwrap();
+    assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
 }
 
 #[test]

@@ -1,23 +1,29 @@
 //! The backend and its one device.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use outrigger_backend::{
     Backend, BackendError, BackendInfo, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, LoadOptions,
     Model,
 };
 
+use crate::cache::{Cache, CacheError};
 use crate::memory;
-use crate::model::{self, OnnxModel};
+use crate::model::{self, Common, OnnxModel};
 use crate::runtime::{Runtime, StartError};
+use crate::settings::Settings;
 
 pub(crate) struct Cpu {
     info: BackendInfo,
-    runtime: Option<&'static Runtime>,
+    common: Option<Arc<Common>>,
 }
 
 impl Cpu {
-    pub(crate) fn new(runtime: Result<&'static Runtime, StartError>) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        runtime: Result<&'static Runtime, StartError>,
+    ) -> Result<Self, CacheError> {
         let own = env!("CARGO_PKG_VERSION");
         let mut info = BackendInfo {
             name: "cpu".into(),
@@ -26,8 +32,14 @@ impl Cpu {
             devices: Vec::new(),
             reason: None,
         };
-        match &runtime {
+        let mut common = None;
+        match runtime {
             Ok(runtime) => {
+                let cache = settings.cache.as_deref();
+                let cache = cache.map(|folder| Cache::open(folder, settings.cache_bytes, &runtime.version));
+                let cache = cache.transpose()?;
+                let held = Arc::default();
+                common = Some(Arc::new(Common { runtime, affinity: settings.affinity, cache, held }));
                 let memory = memory::read();
                 info.version = format!("{own} (ONNX Runtime {})", runtime.version);
                 info.devices.push(DeviceInfo {
@@ -40,7 +52,7 @@ impl Cpu {
             }
             Err(error) => info.reason = Some(error.to_string()),
         }
-        Self { info, runtime: runtime.ok() }
+        Ok(Self { info, common })
     }
 }
 
@@ -50,8 +62,8 @@ impl Backend for Cpu {
     }
 
     fn open(&self, index: usize) -> Result<Arc<dyn Device>, BackendError> {
-        match self.runtime {
-            Some(runtime) if index == 0 => Ok(Arc::new(CpuDevice { runtime })),
+        match &self.common {
+            Some(common) if index == 0 => Ok(Arc::new(CpuDevice(Arc::clone(common)))),
             _ => Err(BackendError::Input(format!(
                 "there is no device number {index}, only {}",
                 self.info.devices.len()
@@ -60,9 +72,7 @@ impl Backend for Cpu {
     }
 }
 
-struct CpuDevice {
-    runtime: &'static Runtime,
-}
+struct CpuDevice(Arc<Common>);
 
 impl Device for CpuDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
@@ -70,7 +80,7 @@ impl Device for CpuDevice {
         Ok(DeviceStatus {
             memory_total: memory.total,
             memory_free: memory.free,
-            memory_held: 0,
+            memory_held: self.0.held.load(Ordering::Relaxed),
             health: Health::Healthy,
         })
     }
@@ -80,6 +90,6 @@ impl Device for CpuDevice {
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
-        Ok(Arc::new(OnnxModel::load(self.runtime, options)?))
+        Ok(Arc::new(OnnxModel::load(&self.0, options)?))
     }
 }

@@ -1,21 +1,43 @@
 //! Running a model. Instances of one model share its session, which any number of threads may run at once.
 
 use std::borrow::Cow;
+use std::ptr::null;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use outrigger_backend::{BackendError, Buffer, DataType, Instance, Output, Run, Tensor};
+use ort::sys::OrtRunOptions;
+use outrigger_backend::{BackendError, Buffer, Instance, Output, Run, RunId, Tensor};
 
+use crate::cancel::Cancels;
 use crate::error;
 use crate::model::Loaded;
 use crate::raw::{self, Allocated, Borrowed};
 
-pub(crate) struct OnnxInstance(Arc<Loaded>);
+pub(crate) struct OnnxInstance {
+    loaded: Arc<Loaded>,
+    cancels: Cancels,
+}
 
 impl OnnxInstance {
     pub(crate) fn new(loaded: Arc<Loaded>) -> Self {
         loaded.instances.fetch_add(1, Ordering::Relaxed);
-        Self(loaded)
+        Self { loaded, cancels: Cancels::default() }
+    }
+
+    /// Runs, and once more where a result has not the shape that the model promises for its place.
+    fn run_twice(
+        &self,
+        inputs: &[Tensor],
+        outputs: &mut [Output],
+        options: *const OrtRunOptions,
+    ) -> ort::Result<Vec<Option<Allocated>>> {
+        let in_place = !self.loaded.promises_wrong_shapes.load(Ordering::Relaxed);
+        match self.run(inputs, outputs, options, in_place) {
+            Err(error) if in_place && error::is_misplaced(&error) => {
+                self.run(inputs, outputs, options, false)
+            }
+            results => results,
+        }
     }
 
     /// Runs once. Without `in_place` ONNX Runtime allocates every output, also those that have a place.
@@ -23,14 +45,15 @@ impl OnnxInstance {
         &self,
         inputs: &[Tensor],
         outputs: &mut [Output],
+        options: *const OrtRunOptions,
         in_place: bool,
     ) -> ort::Result<Vec<Option<Allocated>>> {
-        let memory = &self.0.runtime.memory;
+        let memory = &self.loaded.runtime.memory;
         let values =
             inputs.iter().map(|input| Borrowed::input(memory, input)).collect::<Result<Vec<_>, _>>()?;
         let wanted = outputs.iter_mut().map(|output| {
             let index = output.index();
-            let passed_on = self.0.passed_on.get(index).copied().unwrap_or(false);
+            let passed_on = self.loaded.passed_on.get(index).copied().unwrap_or(false);
             let place = output.place_mut().filter(|(data_type, _, bytes)| {
                 in_place && !passed_on && is_aligned(bytes, data_type.size().unwrap_or(1))
             });
@@ -39,7 +62,7 @@ impl OnnxInstance {
             Ok((index, place.transpose()?))
         });
         let wanted = wanted.collect::<ort::Result<Vec<_>>>()?;
-        raw::run(&self.0.session, &self.0.names, &values, &wanted)
+        raw::run(&self.loaded.session, &self.loaded.names, &values, &wanted, options)
     }
 
     /// Hands over an allocated result: into the output's place if it has one of that shape, else as it is.
@@ -51,8 +74,9 @@ impl OnnxInstance {
     ) -> Result<(), BackendError> {
         let index = output.index();
         let tensor = allocated.into_tensor().map_err(|error| {
-            let name = self.0.info.outputs.get(index).map_or("", |info| &info.name);
-            BackendError::Internal(format!("output `{name}`: {error}"))
+            let name = self.loaded.info.outputs.get(index).map_or("", |info| &info.name);
+            let text = format!("output `{name}`: {error}");
+            if error.is_memory() { BackendError::OutOfMemory(text) } else { BackendError::Internal(text) }
         })?;
         match output.place_mut() {
             Some((data_type, shape, place)) if data_type == tensor.data_type() && shape == tensor.shape() => {
@@ -61,9 +85,9 @@ impl OnnxInstance {
             }
             Some((_, shape, _)) => {
                 // The place was not what came. If it was what the model's text promises, the next one would fail as well.
-                let promised = self.0.info.resolve_outputs(inputs).into_iter().nth(index).flatten();
+                let promised = self.loaded.info.resolve_outputs(inputs).into_iter().nth(index).flatten();
                 if promised.as_ref() == Some(shape) {
-                    self.0.promises_wrong_shapes.store(true, Ordering::Relaxed);
+                    self.loaded.promises_wrong_shapes.store(true, Ordering::Relaxed);
                 }
             }
             None => {}
@@ -74,8 +98,8 @@ impl OnnxInstance {
 }
 
 impl Instance for OnnxInstance {
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], _run: Run) -> Result<(), BackendError> {
-        let loaded = &*self.0;
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], run: Run) -> Result<(), BackendError> {
+        let loaded = &*self.loaded;
         loaded.info.check_inputs(inputs)?;
         loaded.info.check_outputs(outputs)?;
         if outputs.is_empty() {
@@ -85,15 +109,17 @@ impl Instance for OnnxInstance {
         {
             return Err(BackendError::Unsupported("tensors of the CPU are in the host's memory".into()));
         }
-        if loaded.info.inputs.iter().chain(&loaded.info.outputs).any(|info| info.data_type == DataType::Bytes)
-        {
-            return Err(BackendError::Unsupported("strings are not carried yet".into()));
-        }
         let inputs = aligned(inputs)?;
-        let in_place = !loaded.promises_wrong_shapes.load(Ordering::Relaxed);
-        let results = match self.run(&inputs, outputs, in_place) {
-            Err(error) if in_place && error::is_misplaced(&error) => self.run(&inputs, outputs, false),
-            results => results,
+        let results = match run.id {
+            None => self.run_twice(&inputs, outputs, null()),
+            Some(id) => {
+                let options = self.cancels.begin(id).map_err(|error| error::run(&error, false))?;
+                let results = self.run_twice(&inputs, outputs, options);
+                match (self.cancels.end(id), results) {
+                    (true, Err(_)) => return Err(BackendError::Cancelled),
+                    (_, results) => results,
+                }
+            }
         };
         let results = results.map_err(|error| error::run(&error, loaded.has_free_extents))?;
         for (output, result) in outputs.iter_mut().zip(results) {
@@ -104,14 +130,18 @@ impl Instance for OnnxInstance {
         Ok(())
     }
 
+    fn cancel(&self, id: RunId) {
+        self.cancels.cancel(id);
+    }
+
     fn bytes_held(&self) -> u64 {
-        self.0.bytes / (self.0.instances.load(Ordering::Relaxed).max(1) as u64)
+        self.loaded.bytes.bytes / (self.loaded.instances.load(Ordering::Relaxed).max(1) as u64)
     }
 }
 
 impl Drop for OnnxInstance {
     fn drop(&mut self) {
-        self.0.instances.fetch_sub(1, Ordering::Relaxed);
+        self.loaded.instances.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,12 +1,25 @@
 //! The CPU backend: ONNX models through ONNX Runtime, as a plug-in library.
 //!
-//! Settings: `onnxruntime`, the path of ONNX Runtime's library (without it, the one that the system's loader finds); and
-//! `intra_threads`, how many threads share one run (0 or absent: as many as there are cores). Telemetry is always off.
-//! Without the library the backend opens all the same, with no devices and the reason.
+//! | setting | what it says | without it |
+//! |---|---|---|
+//! | `onnxruntime` | the path of ONNX Runtime's library | the one that the system's loader finds |
+//! | `intra_threads` | how many threads share one run | as many as `affinity` has CPUs, else as many as this process may use: its affinity mask and its control group's quota count |
+//! | `affinity` | the CPUs that threads of ONNX Runtime's run on, such as `0-3,8`; the thread that calls takes part in a run and stays where it is | any |
+//! | `cache` | a folder for optimised models, from which a model loads faster; models with data in other files are not kept | none are kept |
+//! | `cache_bytes` | how many bytes of them; those that were used least recently go first | 1 GiB |
+//!
+//! Telemetry is always off. Without the library the backend opens all the same, with no devices and the reason.
 //!
 //! ONNX Runtime has one environment in a process, with one pool of threads for all models; so the first open that finds
-//! the library decides both settings, and later ones join it.
+//! the library decides the first three settings, and later ones join it. A model that asks for a number of threads, or
+//! has the setting `affinity`, the only one of a model, has a pool of its own.
+//!
+//! Memory goes back to the operating system within about a second after a model was unloaded; see `trim.rs`.
 
+mod affinity;
+mod cache;
+mod cancel;
+mod contents;
 mod device;
 mod error;
 mod instance;
@@ -15,7 +28,10 @@ mod model;
 #[expect(unsafe_code, reason = "calls ONNX Runtime")]
 mod raw;
 mod runtime;
+mod session;
 mod settings;
+mod tensor;
+mod trim;
 
 use std::sync::Arc;
 
@@ -31,7 +47,11 @@ outrigger_backend::export!(open);
 /// # Errors
 /// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
 pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
-    let settings = Settings::read(settings)
-        .map_err(|error| BackendError::Unavailable { backend: "cpu".into(), reason: error.to_string() })?;
-    Ok(Arc::new(Cpu::new(runtime::start(&settings))))
+    let unavailable = |error: &dyn std::fmt::Display| BackendError::Unavailable {
+        backend: "cpu".into(),
+        reason: error.to_string(),
+    };
+    let settings = Settings::read(settings).map_err(|error| unavailable(&error))?;
+    let runtime = runtime::start(&settings);
+    Ok(Arc::new(Cpu::new(settings, runtime).map_err(|error| unavailable(&error))?))
 }

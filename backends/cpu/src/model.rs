@@ -1,19 +1,22 @@
 //! Loading a model: a session of ONNX Runtime, and what it takes and gives.
 
 use std::ffi::CString;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use ort::session::Session;
-use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, ValueType};
 use outrigger_backend::{BackendError, Instance, LoadOptions, Model, ModelInfo, TensorInfo};
 
+use crate::affinity::Affinity;
+use crate::cache::Cache;
+use crate::contents::{self, Contents};
 use crate::error;
 use crate::instance::OnnxInstance;
 use crate::raw::{self, Names};
 use crate::runtime::Runtime;
+use crate::session::{Maker, Pool};
+use crate::settings::{self, SettingsError};
+use crate::trim::Trimmed;
 
 /// What a session takes beside its weights, measured with ONNX Runtime 1.32 and many small models.
 const SESSION_BYTES: u64 = 100 * 1024;
@@ -22,7 +25,7 @@ pub(crate) struct OnnxModel(Arc<Loaded>);
 
 /// What all instances of a model share.
 pub(crate) struct Loaded {
-    pub(crate) session: Arc<Session>,
+    pub(crate) session: Arc<Trimmed>,
     pub(crate) names: Names,
     pub(crate) info: ModelInfo,
     pub(crate) runtime: &'static Runtime,
@@ -34,27 +37,53 @@ pub(crate) struct Loaded {
     /// Set once a result did not have the shape that the model's text promises; from then on none is placed.
     pub(crate) promises_wrong_shapes: AtomicBool,
     /// Bytes of the session, estimated: the file, which is mostly weights, and what comes with each session.
-    pub(crate) bytes: u64,
+    pub(crate) bytes: Held,
     /// Instances that there are.
     pub(crate) instances: AtomicUsize,
 }
 
+/// What a backend's models have in common.
+pub(crate) struct Common {
+    pub(crate) runtime: &'static Runtime,
+    pub(crate) affinity: Option<Affinity>,
+    pub(crate) cache: Option<Cache>,
+    /// Bytes that all of them hold.
+    pub(crate) held: Arc<AtomicU64>,
+}
+
+/// A model's bytes, counted in the device's as long as they are held.
+pub(crate) struct Held {
+    pub(crate) bytes: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Held {
+    fn new(all: &Arc<AtomicU64>, bytes: u64) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self { bytes, all: Arc::clone(all) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 impl OnnxModel {
-    pub(crate) fn load(runtime: &'static Runtime, options: &LoadOptions) -> Result<Self, BackendError> {
+    pub(crate) fn load(common: &Common, options: &LoadOptions) -> Result<Self, BackendError> {
         let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
-        if let Some((key, _)) = options.settings.first() {
-            return Err(failed(&format_args!("there is no setting `{key}` for a model")));
+        if let Some(format) = options.format.as_deref().filter(|format| *format != "onnx") {
+            return Err(failed(&format_args!("the format `{format}` is not known, only onnx")));
         }
-        let metadata = std::fs::metadata(&options.path).map_err(|error| failed(&error))?;
-        if !metadata.is_file() {
-            return Err(failed(&"is no file"));
-        }
-        let session =
-            || -> ort::Result<Session> { builder(runtime, options)?.commit_from_file(&options.path) };
-        // `ort` panics on some types of inputs and outputs that it does not know.
-        let session = catch_unwind(AssertUnwindSafe(session))
-            .map_err(|_| failed(&"has an input or output of a type that cannot be read"))?
-            .map_err(|error| failed(&error.message()))?;
+        let contents = contents::inspect(&options.path).map_err(|error| failed(&error))?;
+        let maker = Maker {
+            runtime: common.runtime,
+            pool: pool(common, options).map_err(|error| failed(&error))?,
+            // The optimised form would have to hold what is in the other files.
+            cache: common.cache.as_ref().filter(|_| !contents.is_external),
+        };
+        let session = Trimmed::make(common.runtime, || maker.make(&options.path))?;
         let describe = |outlets: &[Outlet]| {
             let infos = outlets.iter().map(|outlet| describe(outlet).map_err(|error| failed(&error)));
             infos.collect::<Result<Vec<_>, _>>()
@@ -75,9 +104,9 @@ impl OnnxModel {
                 .map(|output| info.inputs.iter().any(|input| input.name == output.name))
                 .collect(),
             info,
-            runtime,
+            runtime: common.runtime,
             promises_wrong_shapes: AtomicBool::new(false),
-            bytes: metadata.len() + SESSION_BYTES,
+            bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
         };
         Ok(Self(Arc::new(loaded)))
@@ -86,21 +115,25 @@ impl OnnxModel {
 
 /// Bytes that a model will take, as far as its file tells.
 pub(crate) fn estimate(options: &LoadOptions) -> Result<u64, BackendError> {
-    let metadata = std::fs::metadata(&options.path).map_err(|error| error::load(&options.path, error))?;
-    Ok(metadata.len() + SESSION_BYTES)
+    let contents = contents::inspect(&options.path).map_err(|error| error::load(&options.path, error))?;
+    Ok(bytes(&contents))
 }
 
-fn builder(runtime: &Runtime, options: &LoadOptions) -> ort::Result<SessionBuilder> {
-    let builder = Session::builder(&runtime.environment)?.with_env_allocators()?;
-    Ok(match options.intra_threads {
-        None => builder,
-        // A number of its own means threads of its own: the shared pool has one size for all.
-        Some(threads) => builder
-            .with_independent_thread_pool()?
-            .with_intra_threads(threads)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?,
-    })
+/// The constants, which are most of the files, and what comes with each session. What runs take in between is the arena's, which
+/// all models share.
+fn bytes(contents: &Contents) -> u64 {
+    contents.bytes.saturating_add(contents.external_bytes).saturating_add(SESSION_BYTES)
+}
+
+/// The pool that a model has for itself, if its settings ask for one.
+fn pool(common: &Common, options: &LoadOptions) -> Result<Option<Pool>, SettingsError> {
+    let affinity = settings::read_model(&options.settings)?;
+    let threads = match (options.intra_threads, &affinity) {
+        (Some(threads), _) => threads,
+        (None, Some(affinity)) => affinity.len().get(),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Pool { threads, affinity: affinity.or_else(|| common.affinity.clone()) }))
 }
 
 /// Why an input or output cannot be served.

@@ -10,9 +10,12 @@ use bytes::Bytes;
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::memory::MemoryInfo;
-use ort::session::Session;
-use ort::sys::{ONNXTensorElementDataType as ElementType, OrtApiBase, OrtStatusPtr, OrtValue};
-use outrigger_backend::{DataType, Shape, ShapeError, Tensor};
+use ort::sys::{
+    ONNXTensorElementDataType as ElementType, OrtAllocator, OrtApiBase, OrtRunOptions, OrtStatusPtr, OrtValue,
+};
+use outrigger_backend::{DataType, STRING_PREFIX, Shape, ShapeError, Tensor};
+
+use crate::trim::Trimmed;
 
 /// Asks the library at `path` for its version.
 pub(crate) fn version(path: &Path) -> Result<String, String> {
@@ -32,10 +35,19 @@ pub(crate) fn version(path: &Path) -> Result<String, String> {
 
 /// Makes one allocator for all sessions that ask for it, which saves each an arena of its own.
 pub(crate) fn share_allocator(environment: &Environment, arena: &MemoryInfo<'_>) -> ort::Result<()> {
-    // SAFETY: both pointers are live; no arena configuration means the default one.
-    check(unsafe {
-        (ort::api().CreateAndRegisterAllocator)(environment.ptr().cast_mut(), arena.ptr(), null())
-    })
+    let environment = environment.ptr().cast_mut();
+    let mut allocator = null_mut();
+    // SAFETY: all pointers are live; no arena configuration means the default one. The allocator is the environment's, which
+    // lives as long as the process.
+    unsafe {
+        check((ort::api().CreateAndRegisterAllocator)(environment, arena.ptr(), null()))?;
+        check((ort::api().GetSharedAllocator)(environment, arena.ptr(), &mut allocator))?;
+        // The arena never gives its first region back, so that is made a small one: else it could be the first model's weights.
+        if let Some(OrtAllocator { Alloc: Some(alloc), Free: Some(free), .. }) = allocator.as_ref() {
+            free(allocator, alloc(allocator, 1));
+        }
+    }
+    Ok(())
 }
 
 /// A tensor of ONNX Runtime's.
@@ -59,6 +71,9 @@ pub(crate) struct Borrowed<'a>(Value, PhantomData<&'a mut [u8]>);
 impl<'a> Borrowed<'a> {
     /// Over memory that is only read. Its address must be aligned to the element.
     pub(crate) fn input(memory: &MemoryInfo<'_>, tensor: &'a Tensor) -> ort::Result<Self> {
+        if tensor.data_type() == DataType::Bytes {
+            return Ok(Self(strings(tensor)?, PhantomData));
+        }
         // ONNX Runtime's call takes a pointer to mutable data, but runs never write to an input.
         let data = tensor.data().as_ptr().cast_mut();
         Self::new(memory, tensor.data_type(), tensor.shape(), data, tensor.data().len())
@@ -99,6 +114,42 @@ impl<'a> Borrowed<'a> {
     }
 }
 
+/// What a run can be told while it is under way.
+pub(crate) struct RunOptions(NonNull<OrtRunOptions>);
+
+// SAFETY: nothing of it is tied to a thread.
+unsafe impl Send for RunOptions {}
+// SAFETY: what a shared reference reaches is the mark, which ONNX Runtime reads while another thread sets it: that is what it is for.
+unsafe impl Sync for RunOptions {}
+
+impl RunOptions {
+    pub(crate) fn new() -> ort::Result<Self> {
+        let mut options = null_mut();
+        // SAFETY: the pointer is a place of this frame.
+        check(unsafe { (ort::api().CreateRunOptions)(&mut options) })?;
+        NonNull::new(options).map(Self).ok_or_else(|| ort::Error::new("ONNX Runtime made no run options"))
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const OrtRunOptions {
+        self.0.as_ptr()
+    }
+
+    /// Marks the run that has these options to end, or takes the mark off.
+    pub(crate) fn set_terminate(&self, ends: bool) -> ort::Result<()> {
+        let api = ort::api();
+        let set = if ends { api.RunOptionsSetTerminate } else { api.RunOptionsUnsetTerminate };
+        // SAFETY: the options are live.
+        check(unsafe { set(self.0.as_ptr()) })
+    }
+}
+
+impl Drop for RunOptions {
+    fn drop(&mut self) {
+        // SAFETY: the options are owned, and released only here.
+        unsafe { (ort::api().ReleaseRunOptions)(self.0.as_ptr()) }
+    }
+}
+
 /// A session's input and output names, in the form that a run takes.
 pub(crate) struct Names {
     pub(crate) inputs: Vec<CString>,
@@ -111,10 +162,11 @@ pub(crate) struct Names {
 /// ONNX Runtime promises that runs of one session may overlap, which `ort` does not allow: its `Session::run` is for
 /// execution providers that break that promise, and the CPU's, the only one here, keeps it.
 pub(crate) fn run(
-    session: &Arc<Session>,
+    session: &Arc<Trimmed>,
     names: &Names,
     inputs: &[Borrowed<'_>],
     wanted: &[(usize, Option<Borrowed<'_>>)],
+    options: *const OrtRunOptions,
 ) -> ort::Result<Vec<Option<Allocated>>> {
     let input_names: Vec<*const c_char> = names.inputs.iter().map(|name| name.as_ptr()).collect();
     let outputs = wanted.iter().map(|(index, _)| names.outputs.get(*index).map(|name| name.as_ptr()));
@@ -126,11 +178,12 @@ pub(crate) fn run(
     let inputs: Vec<*const OrtValue> = inputs.iter().map(|input| input.0.0.as_ptr().cast_const()).collect();
     let place = |place: &Option<Borrowed<'_>>| place.as_ref().map_or(null_mut(), |place| place.0.0.as_ptr());
     let mut outputs: Vec<*mut OrtValue> = wanted.iter().map(|(_, given)| place(given)).collect();
-    // SAFETY: names and values are as many as is said and live until the end of the call; the session is live.
+    // SAFETY: names and values are as many as is said and live until the end of the call; the session is live. The options are
+    // null or those of a run that `Cancels` has not ended.
     let status = unsafe {
         (ort::api().Run)(
             session.ptr().cast_mut(),
-            null(),
+            options,
             input_names.as_ptr(),
             inputs.as_ptr(),
             inputs.len(),
@@ -155,7 +208,7 @@ pub(crate) fn run(
 /// session.
 pub(crate) struct Allocated {
     value: Value,
-    _session: Arc<Session>,
+    _session: Arc<Trimmed>,
 }
 
 /// Why an allocated tensor cannot be handed on.
@@ -169,6 +222,14 @@ pub(crate) enum TensorError {
     Type(ElementType),
     #[error("it has no data")]
     Null,
+    #[error("no memory for {0} bytes of strings")]
+    Memory(usize),
+}
+
+impl TensorError {
+    pub(crate) fn is_memory(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
 }
 
 impl Allocated {
@@ -185,7 +246,9 @@ impl Allocated {
                 &mut extents,
                 &mut rank,
             ))?;
-            check((ort::api().GetTensorMutableData)(value, &mut data))?;
+            if element != ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING {
+                check((ort::api().GetTensorMutableData)(value, &mut data))?;
+            }
         }
         let extents = match rank {
             0 => Vec::new(),
@@ -195,6 +258,10 @@ impl Allocated {
         };
         let data_type = data_type(element).ok_or(TensorError::Type(element))?;
         let shape = Shape::new(extents)?;
+        if data_type == DataType::Bytes {
+            let data = self.value.read_strings(shape.elements())?;
+            return Ok(Tensor::new(data_type, shape, data.into())?);
+        }
         let len = shape.bytes(data_type)?;
         let data = match NonNull::new(data.cast::<u8>()) {
             Some(data) => data,
@@ -203,6 +270,78 @@ impl Allocated {
         };
         Ok(Tensor::new(data_type, shape, Bytes::from_owner(Owner { data, len, _allocated: self }))?)
     }
+}
+
+/// Copies strings into a tensor of ONNX Runtime's, which has an object for each.
+fn strings(tensor: &Tensor) -> ort::Result<Value> {
+    let extents = tensor.shape().extents();
+    let (mut allocator, mut value) = (null_mut(), null_mut());
+    // SAFETY: all pointers are live; the allocator is ONNX Runtime's own and lives as long as the process.
+    unsafe {
+        check((ort::api().GetAllocatorWithDefaultOptions)(&mut allocator))?;
+        check((ort::api().CreateTensorAsOrtValue)(
+            allocator,
+            extents.as_ptr(),
+            extents.len(),
+            ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING,
+            &mut value,
+        ))?;
+    }
+    let value = made(value)?;
+    for (index, string) in tensor.iter_strings().enumerate() {
+        let mut buffer = null_mut();
+        // SAFETY: the value is live and has an element of that index, for a tensor has as many strings as its shape says. The
+        // buffer has the length that was asked for. Not `FillStringTensor`, which would stop at a zero.
+        unsafe {
+            let resize = ort::api().GetResizedStringTensorElementBuffer;
+            check(resize(value.0.as_ptr(), index, string.len(), &mut buffer))?;
+            if let Some(buffer) = NonNull::new(buffer) {
+                std::ptr::copy_nonoverlapping(string.as_ptr(), buffer.as_ptr().cast(), string.len());
+            }
+        }
+    }
+    Ok(value)
+}
+
+impl Value {
+    /// The strings of a tensor of strings, in the form that a [`Tensor`] has them in.
+    fn read_strings(&self, count: usize) -> Result<Vec<u8>, TensorError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let mut len = 0;
+        // SAFETY: the value is live and holds strings.
+        check(unsafe { (ort::api().GetStringTensorDataLength)(self.0.as_ptr(), &mut len) })?;
+        let (mut text, mut starts) = (zeros(len, 0u8)?, zeros(count, 0usize)?);
+        // SAFETY: as above; the two places are as long as is said.
+        check(unsafe {
+            (ort::api().GetStringTensorContent)(
+                self.0.as_ptr(),
+                text.as_mut_ptr().cast(),
+                text.len(),
+                starts.as_mut_ptr(),
+                starts.len(),
+            )
+        })?;
+        let total = len + count * STRING_PREFIX;
+        let mut data = Vec::new();
+        data.try_reserve_exact(total).map_err(|_| TensorError::Memory(total))?;
+        for (index, &start) in starts.iter().enumerate() {
+            let end = starts.get(index + 1).copied().unwrap_or(len);
+            let string = text.get(start..end).ok_or(TensorError::Null)?;
+            let prefix = u32::try_from(string.len()).map_err(|_| ShapeError::Overflow)?;
+            data.extend_from_slice(&prefix.to_le_bytes());
+            data.extend_from_slice(string);
+        }
+        Ok(data)
+    }
+}
+
+fn zeros<T: Copy>(len: usize, zero: T) -> Result<Vec<T>, TensorError> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(len).map_err(|_| TensorError::Memory(len))?;
+    all.resize(len, zero);
+    Ok(all)
 }
 
 /// The bytes of an allocated tensor.

@@ -48,11 +48,17 @@ impl Runtime {
         let names = ["libonnxruntime.so.1", "libonnxruntime.so"].map(PathBuf::from);
         let candidates = settings.onnxruntime.as_ref().map_or(&names[..], std::slice::from_ref);
         let version = open_first(candidates)?;
+        let threads = settings.intra_threads.get();
+        let affinity = settings.affinity.as_ref().and_then(|affinity| affinity.for_pool(threads));
         let threads = GlobalThreadPoolOptions::default()
-            .with_intra_threads(settings.intra_threads.get())?
+            .with_intra_threads(threads)?
             .with_inter_threads(1)?
             // Threads that wait would otherwise burn the cores that other calls and the entry script need.
             .with_spin_control(false)?;
+        let threads = match affinity {
+            Some(affinity) => threads.with_intra_affinity(affinity)?,
+            None => threads,
+        };
         let environment = ort::init()
             .with_name("outrigger")
             .with_telemetry(false)

@@ -3,6 +3,13 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use crate::affinity::{Affinity, AffinityError};
+
+/// Bytes of optimised models that are kept.
+const CACHE_BYTES: u64 = 1 << 30;
+/// ONNX Runtime takes a C int; nobody means more than this.
+const MOST_THREADS: usize = 4096;
+
 /// What can be set.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -10,36 +17,86 @@ pub(crate) struct Settings {
     pub(crate) onnxruntime: Option<PathBuf>,
     /// Threads that share one run.
     pub(crate) intra_threads: NonZeroUsize,
+    /// The CPUs that the pool's threads run on.
+    pub(crate) affinity: Option<Affinity>,
+    /// The folder of optimised models; `None` keeps none.
+    pub(crate) cache: Option<PathBuf>,
+    /// Bytes that they may have together.
+    pub(crate) cache_bytes: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("unknown setting `{key}`; there are `onnxruntime` and `intra_threads`")]
+    #[error("unknown setting `{key}`; there are {}", Settings::NAMES)]
     Unknown { key: String },
-    #[error("setting `{key}` is `{value}`, not a number of threads")]
-    Threads { key: String, value: String },
+    #[error("there is no setting `{key}` for a model, only `affinity`")]
+    UnknownForModel { key: String },
+    #[error(
+        "setting `{key}` is `{value}`, not a number of threads from 0 (as many as there are cores) to {MOST_THREADS}"
+    )]
+    Threads { key: &'static str, value: String },
+    #[error("setting `cache_bytes` is `{0}`, not a number of bytes")]
+    Bytes(String),
+    #[error("setting `cache` is empty; leave it out to keep no optimised models")]
+    EmptyCache,
+    #[error(transparent)]
+    Affinity(#[from] AffinityError),
 }
 
 impl Settings {
+    const NAMES: &str = "`onnxruntime`, `intra_threads`, `affinity`, `cache` and `cache_bytes`";
+
     pub(crate) fn read(pairs: &[(String, String)]) -> Result<Self, SettingsError> {
-        let (mut onnxruntime, mut threads) = (None, 0usize);
+        let mut settings = Self {
+            onnxruntime: None,
+            intra_threads: NonZeroUsize::MIN,
+            affinity: None,
+            cache: None,
+            cache_bytes: CACHE_BYTES,
+        };
+        let mut threads = None;
         for (key, value) in pairs {
             match key.as_str() {
-                "onnxruntime" => onnxruntime = Some(PathBuf::from(value)),
-                // ONNX Runtime takes a C int; nobody means more than this.
-                "intra_threads" => {
-                    threads =
-                        value.parse().ok().filter(|threads| *threads <= 4096).ok_or_else(|| {
-                            SettingsError::Threads { key: key.clone(), value: value.clone() }
-                        })?;
+                "onnxruntime" => settings.onnxruntime = Some(PathBuf::from(value)),
+                "intra_threads" => threads = read_threads("intra_threads", value)?,
+                "affinity" => settings.affinity = Some(Affinity::read(value)?),
+                "cache" if value.is_empty() => return Err(SettingsError::EmptyCache),
+                "cache" => settings.cache = Some(PathBuf::from(value)),
+                "cache_bytes" => {
+                    settings.cache_bytes = value.parse().map_err(|_| SettingsError::Bytes(value.clone()))?;
                 }
                 _ => return Err(SettingsError::Unknown { key: key.clone() }),
             }
         }
-        // Not left to ONNX Runtime, which counts the machine's cores and not those that this process may use.
-        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Ok(Self { onnxruntime, intra_threads: NonZeroUsize::new(threads).unwrap_or_else(cores) })
+        settings.intra_threads = threads.unwrap_or_else(|| default_threads(settings.affinity.as_ref()));
+        Ok(settings)
     }
+}
+
+/// `None` for 0: the default.
+fn read_threads(key: &'static str, value: &str) -> Result<Option<NonZeroUsize>, SettingsError> {
+    let threads = value.parse().ok().filter(|threads| *threads <= MOST_THREADS);
+    let threads = threads.ok_or_else(|| SettingsError::Threads { key, value: value.to_owned() })?;
+    Ok(NonZeroUsize::new(threads))
+}
+
+/// What is set for one model: the CPUs of a pool of its own.
+pub(crate) fn read_model(pairs: &[(String, String)]) -> Result<Option<Affinity>, SettingsError> {
+    let mut affinity = None;
+    for (key, value) in pairs {
+        match key.as_str() {
+            "affinity" => affinity = Some(Affinity::read(value)?),
+            _ => return Err(SettingsError::UnknownForModel { key: key.clone() }),
+        }
+    }
+    Ok(affinity)
+}
+
+/// As many as there are CPUs to run on. Not left to ONNX Runtime, which counts the machine's and not those that this process may
+/// use: the affinity mask and the control group's quota, both of which `available_parallelism` heeds.
+fn default_threads(affinity: Option<&Affinity>) -> NonZeroUsize {
+    let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    affinity.map_or_else(available, Affinity::len)
 }
 
 #[cfg(test)]
@@ -52,17 +109,38 @@ mod tests {
             let pairs: Vec<_> = pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
             Settings::read(&pairs).map_err(|error| error.to_string())
         };
-        let settings = read(&[("onnxruntime", "/lib/ort.so"), ("intra_threads", "3")]).unwrap();
-        assert_eq!(settings.onnxruntime, Some("/lib/ort.so".into()));
-        assert_eq!(settings.intra_threads.get(), 3);
+        let settings =
+            read(&[("onnxruntime", "/lib/ort.so"), ("intra_threads", "3"), ("cache", "/c")]).unwrap();
+        assert_eq!((settings.onnxruntime, settings.cache), (Some("/lib/ort.so".into()), Some("/c".into())));
+        assert_eq!((settings.intra_threads.get(), settings.cache_bytes), (3, 1 << 30));
         assert!(read(&[("intra_threads", "0")]).unwrap().intra_threads.get() >= 1);
-        assert_eq!(
-            read(&[("onnx", "x")]).unwrap_err(),
-            "unknown setting `onnx`; there are `onnxruntime` and `intra_threads`"
+        assert_eq!(read(&[("cache_bytes", "0")]).unwrap().cache_bytes, 0);
+        let fails = |key, value, expected: &str| {
+            assert_eq!(read(&[(key, value)]).unwrap_err(), expected);
+        };
+        fails(
+            "onnx",
+            "x",
+            "unknown setting `onnx`; there are `onnxruntime`, `intra_threads`, `affinity`, `cache` and `cache_bytes`",
         );
         for value in ["-1", "many", "5000", ""] {
-            let expected = format!("setting `intra_threads` is `{value}`, not a number of threads");
-            assert_eq!(read(&[("intra_threads", value)]).unwrap_err(), expected);
+            let expected = format!(
+                "setting `intra_threads` is `{value}`, not a number of threads from 0 (as many as there are cores) to 4096"
+            );
+            fails("intra_threads", value, &expected);
+        }
+        fails("cache", "", "setting `cache` is empty; leave it out to keep no optimised models");
+        fails("cache_bytes", "1 GiB", "setting `cache_bytes` is `1 GiB`, not a number of bytes");
+        assert!(read(&[("affinity", "x")]).unwrap_err().starts_with("setting `affinity` is `x`"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_list_of_cpus_says_how_many_threads() {
+        let pairs = [("affinity".to_owned(), "0".to_owned())];
+        // CPU 0 may be missing in the test's own set.
+        if let Ok(settings) = Settings::read(&pairs) {
+            assert_eq!(settings.intra_threads.get(), 1);
         }
     }
 }

@@ -2,8 +2,9 @@
 
 mod support;
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outrigger_backend::conformance::{self, Fixtures, fp32, infer, instance, values};
 use outrigger_backend::{
@@ -12,6 +13,13 @@ use outrigger_backend::{
 use outrigger_testkit::onnx::{self, Dim, Graph};
 use support::Mlp;
 use tempfile::TempDir;
+
+/// Held by tests that look at the memory of the process, and by one that takes much.
+static MEMORY: Mutex<()> = Mutex::new(());
+
+fn memory() -> MutexGuard<'static, ()> {
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn settings() -> Vec<(String, String)> {
     let path = outrigger_testkit::onnxruntime().display().to_string();
@@ -81,6 +89,7 @@ fn all_close(got: &[f32], expected: &[f32]) {
 
 fn conforms(backend: &dyn Backend) {
     use DataType::*;
+    let _memory = memory();
     let folder = tempfile::tempdir().unwrap();
     let scratch = folder.path().join("scratch");
     std::fs::create_dir(&scratch).unwrap();
@@ -97,6 +106,14 @@ fn conforms(backend: &dyn Backend) {
         add: write(folder.path(), "add", &onnx::add(3)),
         identity: types.into_iter().map(identity).collect(),
         nonzero: write(folder.path(), "nonzero", &onnx::non_zero()),
+        strings: Some(write(
+            folder.path(),
+            "strings",
+            &onnx::identity(DataType::Bytes, &[Dim::Named("batch"), Dim::Fixed(2)]),
+        )),
+        outer: Some(write(folder.path(), "outer", &onnx::outer_sum())),
+        slow: Some(write(folder.path(), "slow", &onnx::slow())),
+        weights: Some((write(folder.path(), "weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
         scratch,
     };
     conformance::all(backend, &fixtures);
@@ -231,7 +248,7 @@ fn extents_that_do_not_go_together_are_the_callers_mistake() {
 }
 
 #[test]
-fn strings_are_named_and_refused() {
+fn strings_go_in_and_come_out() {
     let shape = [Dim::Named("n")];
     let mut graph = Graph::default();
     graph.input("text", DataType::Bytes, &shape);
@@ -240,13 +257,117 @@ fn strings_are_named_and_refused() {
     graph.node("Relu", &["x"], &["y"]);
     graph.output("same", DataType::Bytes, &shape);
     graph.output("y", DataType::Fp32, &shape);
+    graph.output("text", DataType::Bytes, &shape);
     let loaded = Loaded::new(&graph.model());
     let info = loaded.model.info();
     assert_eq!((info.inputs[0].data_type, info.outputs[0].data_type), (DataType::Bytes, DataType::Bytes));
-    let x = fp32(&[1], &[1.]);
+    let texts: [&[&[u8]]; 3] =
+        [&[b"a", b"", "l\u{e4}ng\u{e9}r".as_bytes(), b"zero \0 inside", &[7; 5000]], &[b""], &[]];
+    for text in texts {
+        let shape = Shape::new([text.len() as i64]).unwrap();
+        let text = Tensor::strings(shape, text).unwrap();
+        let x = fp32(&[text.shape().elements() as i64], &vec![-1.; text.shape().elements()]);
+        let outputs = loaded.infer(&[text.clone(), x.clone()]).unwrap();
+        assert_eq!((&outputs[0], &outputs[2]), (&text, &text));
+        assert_eq!(values(&outputs[1]), vec![0.; text.shape().elements()]);
+        assert_eq!(loaded.allocated(&[text.clone(), x]).unwrap(), text);
+    }
     let text = conformance::tensor(DataType::Uint8, &[1], &[65]);
-    let error = loaded.infer(&[text, x]).unwrap_err();
+    let error = loaded.infer(&[text, fp32(&[1], &[1.])]).unwrap_err();
     assert_eq!(error.to_string(), "input `text` has type UINT8, the model takes BYTES");
+}
+
+/// `y = x` after `steps` products with a matrix that changes nothing: a run that takes long, in steps that take short.
+fn long(steps: usize) -> Vec<u8> {
+    const WIDTH: usize = 256;
+    let shape = [Dim::Named("n"), Dim::Fixed(WIDTH as i64)];
+    let one: Vec<f32> = (0..WIDTH * WIDTH).map(|at| f32::from(u8::from(at % (WIDTH + 1) == 0))).collect();
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &shape);
+    graph.initializer("one", &[WIDTH as i64, WIDTH as i64], &one);
+    let name = |step: usize| if step == 0 { "x".into() } else { format!("h{step}") };
+    for step in 0..steps {
+        graph.node("MatMul", &[&name(step), "one"], &[&name(step + 1)]);
+    }
+    graph.node("Relu", &[&name(steps)], &["y"]);
+    graph.output("y", DataType::Fp32, &shape);
+    graph.model()
+}
+
+#[test]
+fn runs_are_cancelled_by_their_number() {
+    let loaded = Loaded::new(&long(400));
+    let instance = &*loaded.instance;
+    let run = |id: u64, rows: usize| {
+        let x = fp32(&[rows as i64, 256], &vec![2.; rows * 256]);
+        let mut outputs = [Output::allocate(0)];
+        instance.infer(&[x], &mut outputs, Run { id: NonZeroU64::new(id) })?;
+        let [output] = outputs;
+        Ok::<_, BackendError>(values(&output.into_tensor().unwrap()))
+    };
+    let cancel = |id: u64| instance.cancel(NonZeroU64::new(id).unwrap());
+    // Before it has begun there is nothing to cancel.
+    cancel(1);
+    assert_eq!(run(1, 1).unwrap(), [2.; 256]);
+    std::thread::scope(|scope| {
+        let cancelled = scope.spawn(|| run(2, 4000));
+        let others = [scope.spawn(|| run(3, 4)), scope.spawn(|| run(0, 4))];
+        // Long enough for any machine to get at the run before it ends by itself.
+        while !cancelled.is_finished() {
+            cancel(2);
+            std::thread::yield_now();
+        }
+        let error = cancelled.join().unwrap().unwrap_err();
+        assert!(matches!(error, BackendError::Cancelled), "{error:?}");
+        for other in others {
+            assert_eq!(other.join().unwrap().unwrap(), [2.; 1024]);
+        }
+    });
+    // Whatever the cancelled run has left behind is taken up by others.
+    for id in [2, 4] {
+        assert_eq!(run(id, 1).unwrap(), [2.; 256]);
+    }
+}
+
+#[test]
+fn what_a_model_takes_is_told_before_and_counted_after() {
+    let device = backend().open(0).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "mlp.onnx", &onnx::mlp(&[256, 1024, 1024, 256]));
+    let estimate = device.estimate(&LoadOptions::of(&path)).unwrap();
+    let weights = 4 * (256 * 1024 + 1024 * 1024 + 1024 * 256);
+    assert!((weights..weights * 5 / 4).contains(&estimate), "{estimate} bytes for {weights}");
+    let (model, first) = instance(&*device, &path);
+    assert_eq!(device.status().unwrap().memory_held, estimate);
+    assert_eq!(first.bytes_held(), estimate);
+    let second = model.instance().unwrap();
+    assert_eq!(
+        (first.bytes_held(), second.bytes_held()),
+        (estimate / 2, estimate / 2),
+        "one session for both"
+    );
+    drop((model, first, second));
+    assert_eq!(device.status().unwrap().memory_held, 0);
+    let error = device.estimate(&LoadOptions::of("/nowhere/model.onnx")).unwrap_err();
+    assert!(matches!(&error, BackendError::Load(text) if text.contains("/nowhere/model.onnx")), "{error:?}");
+}
+
+#[test]
+fn a_models_own_settings_are_strict() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "add.onnx", &onnx::add(3));
+    let load = |key: &str, value: &str| {
+        let settings = vec![(key.to_owned(), value.to_owned())];
+        let options = LoadOptions { settings, ..LoadOptions::of(&path) };
+        backend().open(0).unwrap().load(&options).err().map(|error| error.to_string())
+    };
+    let unknown = load("afinity", "0").unwrap();
+    assert!(unknown.ends_with("there is no setting `afinity` for a model, only `affinity`"), "{unknown}");
+    let refused = load("affinity", "1023").unwrap();
+    assert!(
+        refused.contains("setting `affinity` names CPU 1023, which this process may not use"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -264,6 +385,7 @@ fn models_that_do_not_load_say_why() {
 
 #[test]
 fn more_memory_than_there_is_is_an_error() {
+    let _memory = memory();
     // 2^20 x 1 plus 1 x 2^22 broadcasts to 2^42 elements, 16 TiB.
     let mut graph = Graph::default();
     graph.input("x", DataType::Fp32, &[Dim::Named("n"), Dim::Fixed(1)]);

@@ -241,7 +241,7 @@ impl Runtime {
                 let (over, rows) = (Arc::clone(&over), Arc::clone(&rows));
                 callers.spawn(async move {
                     while !over.load(Ordering::Relaxed) {
-                        models.infer(&model, vec![input.clone()], vec![0], None, None).await?;
+                        models.infer(model.pick(), vec![input.clone()], vec![0], None, None).await?;
                         rows.fetch_add(1, Ordering::Relaxed);
                     }
                     Ok::<_, anyhow::Error>(())

@@ -8,6 +8,7 @@ use outrigger_protocol::orca::Format;
 use outrigger_sandbox::Part;
 
 use super::callers;
+use super::devices;
 use super::getter::Getter;
 use super::key::{self, Key};
 use super::script::{self, script};
@@ -15,8 +16,8 @@ use super::value::{Endpoint, Value};
 use super::{
     AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
     ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, Origin,
-    ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings, ShutdownConfig,
-    Sources, suggestion,
+    PlacementConfig, ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings,
+    ShutdownConfig, Sources, suggestion,
 };
 
 /// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.
@@ -95,6 +96,8 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         );
     }
 
+    let (tables, more) = devices::tables(settings);
+    let placed = devices::lists(settings, &tables);
     let models = settings
         .models
         .iter()
@@ -155,6 +158,8 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`score.server_version` cannot stand in a header: visible ASCII only".into(),
         );
     }
+    mistakes.extend(more);
+    mistakes.extend(placed);
     let callers = callers::policy(settings).unwrap_or_else(|more| {
         mistakes.extend(more);
         PolicyConfig::default()
@@ -223,6 +228,11 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             python: get.text(key::SCRIPT_PYTHON),
             cpu_threads: get.optional_count(key::BACKENDS_CPU_THREADS).unwrap_or(cores),
             intra_threads: get.count(key::BACKENDS_INTRA_THREADS),
+            tables,
+        },
+        placement: PlacementConfig {
+            devices: devices::wishes(get.list(key::PLACEMENT_DEVICES)),
+            fallback: get.flag(key::PLACEMENT_FALLBACK),
         },
         limits: LimitsConfig {
             body: get.size(key::LIMITS_BODY),
@@ -266,15 +276,24 @@ fn model(section: &Section) -> ModelConfig {
         Some(Value::Path(path)) => path.clone(),
         _ => PathBuf::new(), // `layers` has reported it
     };
-    let mut model = ModelConfig::of(path);
-    model.intra_threads = count(key::MODEL_INTRA_THREADS);
-    model.max_batch = count(key::MODEL_MAX_BATCH).unwrap_or(model.max_batch);
-    model.max_delay = match value(key::MODEL_MAX_DELAY) {
-        Some(Value::Duration(delay)) => BatchDelay::AtMost(*delay),
-        Some(Value::Text(_)) => BatchDelay::Auto,
-        _ => model.max_delay,
-    };
-    model
+    ModelConfig {
+        path,
+        intra_threads: count(key::MODEL_INTRA_THREADS),
+        max_batch: count(key::MODEL_MAX_BATCH),
+        max_delay: value(key::MODEL_MAX_DELAY).map(|value| match value {
+            Value::Duration(delay) => BatchDelay::AtMost(*delay),
+            _ => BatchDelay::Auto,
+        }),
+        devices: match value(key::MODEL_DEVICES) {
+            Some(Value::List(items)) => Some(devices::wishes(items)),
+            _ => None,
+        },
+        fallback: match value(key::MODEL_FALLBACK) {
+            Some(Value::Flag(fallback)) => Some(*fallback),
+            _ => None,
+        },
+        instances: count(key::MODEL_INSTANCES),
+    }
 }
 
 /// In the order of the alphabet: the first one is named to who does not say where it comes from.

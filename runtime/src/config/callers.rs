@@ -11,7 +11,7 @@ use super::key::{
     self, AUTH_ENABLED, AUTH_PRIMARY_KEY, AUTH_SECONDARY_KEY, CALLER_BURST, CALLER_CONCURRENCY, CALLER_KEY,
     CALLER_KEYS, CALLER_MODELS, CALLER_OPERATIONS, CALLER_PRIORITY, CALLER_RATE, Key,
 };
-use super::layers::{CallerSection, check_model_name};
+use super::layers::{NamedSection, check_model_name};
 use super::value::Value;
 use super::{Mistake, Origin, Section, Settings, suggestion};
 
@@ -122,7 +122,7 @@ impl Builder<'_> {
         }
     }
 
-    fn key(&mut self, name: &str, caller: &CallerSection) -> Option<Secret> {
+    fn key(&mut self, name: &str, caller: &NamedSection) -> Option<Secret> {
         let Some(setting) = caller.section.get(CALLER_KEY.name) else {
             let variable = variable(name, CALLER_KEY);
             self.mistake(&caller.origin, format!("`callers.{name}.key` is missing; {variable} would do too"));
@@ -158,7 +158,7 @@ impl Builder<'_> {
         }
     }
 
-    fn rules(&mut self, name: &str, caller: &CallerSection, default: CallerRules) -> CallerRules {
+    fn rules(&mut self, name: &str, caller: &NamedSection, default: CallerRules) -> CallerRules {
         let section = &caller.section;
         if let Some(setting) = section.get(CALLER_KEY.name).filter(|_| is_foreign(name, CALLER_KEY)) {
             let place = match name {

@@ -203,6 +203,10 @@ keys! {
         "threads that run models on the CPU [default: as many as cores]";
     BACKENDS_INTRA_THREADS = "backends.intra_threads", Kind::Count { min: 1, max: 1024 }, "1", [],
         "threads inside one run of a model on the CPU";
+    PLACEMENT_DEVICES = "placement.devices", Kind::List, "cpu", [],
+        "where models go, best first: kinds of devices (cuda) or single ones (cuda:1), by the names of their backends";
+    PLACEMENT_FALLBACK = "placement.fallback", Kind::Flag, "true", [],
+        "whether a model that cannot go where its list begins goes to what the list names next; the answers say so";
 
     LIMITS_BODY = "limits.body", Kind::Size { min: 1, max: 1 << 30 }, "100MiB", [],
         "largest request body";
@@ -244,65 +248,64 @@ keys! {
         "time for accepted calls to finish before the end";
 }
 
-/// Keys of each `[models.NAME]` table.
-pub const MODEL_PATH: &Key =
-    &Key { name: "path", kind: Kind::Path, default: "", aliases: &[], doc: "the model file (.onnx)" };
+/// The most copies of one model.
+pub const MAX_INSTANCES: usize = 64;
 
-/// Keys of each `[models.NAME]` table.
-pub const MODEL_INTRA_THREADS: &Key = &Key {
-    name: "intra_threads",
-    kind: Kind::Count { min: 1, max: 1024 },
-    default: "",
-    aliases: &[],
-    doc: "threads inside one run [default: backends.intra_threads]",
-};
+macro_rules! table_keys {
+    ($table:literal, $all:ident, $($id:ident = $name:literal, $kind:expr, $default:literal, $doc:literal;)*) => {
+        $(#[doc = concat!("Key of each `[", $table, ".NAME]` table.")] pub const $id: &Key =
+            &Key { name: $name, kind: $kind, default: $default, aliases: &[], doc: $doc };)*
 
-/// Keys of each `[models.NAME]` table.
-pub const MODEL_MAX_BATCH: &Key = &Key {
-    name: "max_batch",
-    kind: Kind::Count { min: 1, max: 1024 },
-    default: "1",
-    aliases: &[],
-    doc: "most rows of calls that are run together; 1: each call by itself",
-};
-
-/// Keys of each `[models.NAME]` table.
-pub const MODEL_MAX_DELAY: &Key = &Key {
-    name: "max_delay",
-    kind: Kind::Delay,
-    default: "0s",
-    aliases: &[],
-    doc: "longest time that calls wait for others although a thread is free; auto: as long as joining saves, where others are likely",
-};
-
-/// All keys of a `[models.NAME]` table.
-pub const MODEL_KEYS: &[&Key] = &[MODEL_PATH, MODEL_INTRA_THREADS, MODEL_MAX_BATCH, MODEL_MAX_DELAY];
-
-macro_rules! caller_keys {
-    ($($id:ident = $name:literal, $kind:expr, $doc:literal;)*) => {
-        $(#[doc = "Key of each `[callers.NAME]` table."] pub const $id: &Key =
-            &Key { name: $name, kind: $kind, default: "", aliases: &[], doc: $doc };)*
-
-        /// All keys of a `[callers.NAME]` table.
-        pub const CALLER_KEYS: &[&Key] = &[$($id),*];
+        #[doc = concat!("All keys of a `[", $table, ".NAME]` table.")]
+        pub const $all: &[&Key] = &[$($id),*];
     };
 }
 
-caller_keys! {
-    CALLER_KEY = "key", Kind::Secret,
+table_keys! { "models", MODEL_KEYS,
+    MODEL_PATH = "path", Kind::Path, "",
+        "the model file, or a directory that holds one, with its model.toml if it has one";
+    MODEL_INTRA_THREADS = "intra_threads", Kind::Count { min: 1, max: 1024 }, "",
+        "threads inside one run [default: backends.intra_threads]";
+    MODEL_MAX_BATCH = "max_batch", Kind::Count { min: 1, max: 1024 }, "1",
+        "most rows of calls that are run together; 1: each call by itself";
+    MODEL_MAX_DELAY = "max_delay", Kind::Delay, "0s",
+        "longest time that calls wait for others although a thread is free; auto: as long as joining saves, where others are likely";
+    MODEL_DEVICES = "devices", Kind::List, "",
+        "where it goes, best first: cuda, or cuda:1 [default: placement.devices]";
+    MODEL_FALLBACK = "fallback", Kind::Flag, "",
+        "whether it may go elsewhere than where its list begins [default: placement.fallback]";
+    MODEL_INSTANCES = "instances", Kind::Count { min: 1, max: MAX_INSTANCES as u64 }, "1",
+        "loaded copies, spread over the devices that match";
+}
+
+table_keys! { "backends", BACKEND_KEYS,
+    BACKEND_LIBRARY = "library", Kind::Path, "",
+        "its library [default: liboutrigger_NAME.so where backends.path says]";
+    BACKEND_PROCESS = "process", Kind::OneOf(&["in", "out"]), "",
+        "whether it runs in the replica's process or in one of its own [default: cpu in, all others out]";
+    BACKEND_THREADS = "threads", Kind::Count { min: 1, max: 1024 }, "",
+        "threads that run models on each of its devices [default: for cpu backends.cpu_threads, else what the backend says]";
+    BACKEND_MEMORY = "memory", Kind::Size { min: 1, max: 1 << 50 }, "",
+        "memory of each of its devices that models may hold [default: what the device has free]";
+    BACKEND_SETTINGS = "settings", Kind::List, "",
+        "settings of the backend itself, as KEY=VALUE; which there are, it says";
+}
+
+table_keys! { "callers", CALLER_KEYS,
+    CALLER_KEY = "key", Kind::Secret, "",
         "the caller's key, at least 22 characters; primary and secondary have theirs in [auth]";
-    CALLER_OPERATIONS = "operations", Kind::List,
+    CALLER_OPERATIONS = "operations", Kind::List, "",
         "what it may do: score, swagger, infer, model_metadata, server_metadata, status [default: all but status; for primary and \
          secondary: all]";
-    CALLER_MODELS = "models", Kind::List,
+    CALLER_MODELS = "models", Kind::List, "",
         "models that it may infer with and ask about, by name; a `*` at the end stands for any rest [default: all]";
-    CALLER_RATE = "rate", Kind::Number { min: outrigger_auth::MIN_RATE, max: outrigger_auth::MAX_RATE },
+    CALLER_RATE = "rate", Kind::Number { min: outrigger_auth::MIN_RATE, max: outrigger_auth::MAX_RATE }, "",
         "calls of score and infer per second [default: no limit]";
-    CALLER_BURST = "burst", Kind::Count { min: 1, max: outrigger_auth::MAX_BURST as u64 },
+    CALLER_BURST = "burst", Kind::Count { min: 1, max: outrigger_auth::MAX_BURST as u64 }, "",
         "such calls at once after a pause [default: what `rate` allows in a second, at least 1]";
-    CALLER_CONCURRENCY = "concurrency", Kind::Count { min: 1, max: 60_000 },
+    CALLER_CONCURRENCY = "concurrency", Kind::Count { min: 1, max: 60_000 }, "",
         "such calls in the house at once, waiting ones among them [default: no limit]";
-    CALLER_PRIORITY = "priority", Kind::OneOf(&["high", "normal", "low"]),
+    CALLER_PRIORITY = "priority", Kind::OneOf(&["high", "normal", "low"]), "",
         "priority of its calls, and the most urgent that it may ask for [default: normal]";
 }
 

@@ -1,6 +1,7 @@
 //! Layers of settings: flag over environment over file over AzureML's `config.json` over default, each value with where it
 //! came from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::callers::{self, check_caller_name};
-use super::key::{CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH};
+use super::devices::check_backend_name;
+use super::key::{BACKEND_KEYS, CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH};
 use super::value::{Kind, Value};
 
 /// The texts that settings are read from; taken as arguments, so that nothing here looks at the process.
@@ -90,9 +92,9 @@ pub struct Setting {
     pub origin: Origin,
 }
 
-/// A `[callers.NAME]` table.
+/// A table whose name is the operator's, such as `[callers.NAME]`.
 #[derive(Clone, Debug)]
-pub struct CallerSection {
+pub struct NamedSection {
     /// Where it begins.
     pub origin: Origin,
     /// What it holds.
@@ -109,8 +111,10 @@ pub struct Settings {
     pub keys: Section,
     /// `[models.NAME]`.
     pub models: BTreeMap<String, Section>,
+    /// `[backends.NAME]`.
+    pub backends: BTreeMap<String, NamedSection>,
     /// `[callers.NAME]`.
-    pub callers: BTreeMap<String, CallerSection>,
+    pub callers: BTreeMap<String, NamedSection>,
     /// Variables that look like ours but are not; harmless unless close to one that is.
     pub strangers: Vec<String>,
     /// What the operator should know of settings that have no effect, a sentence each.
@@ -216,6 +220,11 @@ impl Reader {
             match value.get_ref() {
                 DeValue::Table(inner) if full == "models" => self.models(place, inner),
                 DeValue::Table(inner) if full == "callers" => self.callers(place, inner),
+                DeValue::Table(inner)
+                    if prefix == "backends." && !KEYS.iter().any(|key| key.name == full) =>
+                {
+                    self.backend(place, name, inner);
+                }
                 DeValue::Table(inner) if KEYS.iter().any(|key| key.name.starts_with(&format!("{full}."))) => {
                     self.table(place, &format!("{full}."), inner);
                 }
@@ -250,7 +259,7 @@ impl Reader {
         for (caller, origin, section) in
             self.tables(place, "callers", callers, CALLER_KEYS, check_caller_name)
         {
-            self.settings.callers.insert(caller, CallerSection { origin, section });
+            self.settings.callers.insert(caller, NamedSection { origin, section });
         }
     }
 
@@ -263,40 +272,62 @@ impl Reader {
         keys: &[&'static Key],
         check_name: fn(&str) -> Result<(), String>,
     ) -> Vec<(String, Origin, Section)> {
-        let mut read = Vec::new();
-        for (name, value) in tables {
-            let origin = place.origin(name);
-            let table_name = name.get_ref().to_string();
-            if let Err(problem) = check_name(&table_name) {
-                self.mistake(&origin, problem);
-                continue;
-            }
+        let read = tables.iter().filter_map(|(name, value)| {
             let DeValue::Table(table) = value.get_ref() else {
-                self.mistake(
-                    &origin,
-                    format!("`{kind}.{table_name}` must be a table: [{kind}.{table_name}]"),
-                );
-                continue;
+                let name = name.get_ref();
+                let problem = match check_name(name) {
+                    Ok(()) => format!("`{kind}.{name}` must be a table: [{kind}.{name}]"),
+                    Err(problem) => problem,
+                };
+                self.mistake(&place.origin(value), problem);
+                return None;
             };
-            let mut section = Section::new();
-            for (name, value) in table {
-                let origin = place.origin(name);
-                let full = format!("{kind}.{table_name}.{}", name.get_ref());
-                match keys.iter().find(|key| key.name == name.get_ref().as_ref()) {
-                    Some(key) => {
-                        if let Some(value) = self.file_value(place, key, &full, &origin, value.get_ref()) {
-                            section.insert(key.name, Setting { value, origin });
-                        }
-                    }
-                    None => {
-                        let nearest = suggestion(name.get_ref(), keys.iter().map(|key| key.name));
-                        self.mistake(&origin, format!("unknown key `{full}`{nearest}"));
+            self.named(place, kind, name, table, keys, check_name)
+        });
+        read.collect()
+    }
+
+    /// One of them.
+    fn named(
+        &mut self,
+        place: &FilePlace<'_>,
+        kind: &str,
+        name: &Spanned<Cow<'_, str>>,
+        table: &DeTable<'_>,
+        keys: &[&'static Key],
+        check_name: fn(&str) -> Result<(), String>,
+    ) -> Option<(String, Origin, Section)> {
+        let origin = place.origin(name);
+        let table_name = name.get_ref().to_string();
+        if let Err(problem) = check_name(&table_name) {
+            self.mistake(&origin, problem);
+            return None;
+        }
+        let mut section = Section::new();
+        for (name, value) in table {
+            let origin = place.origin(name);
+            let full = format!("{kind}.{table_name}.{}", name.get_ref());
+            match keys.iter().find(|key| key.name == name.get_ref().as_ref()) {
+                Some(key) => {
+                    if let Some(value) = self.file_value(place, key, &full, &origin, value.get_ref()) {
+                        section.insert(key.name, Setting { value, origin });
                     }
                 }
+                None => {
+                    let nearest = suggestion(name.get_ref(), keys.iter().map(|key| key.name));
+                    self.mistake(&origin, format!("unknown key `{full}`{nearest}"));
+                }
             }
-            read.push((table_name, origin, section));
         }
-        read
+        Some((table_name, origin, section))
+    }
+
+    fn backend(&mut self, place: &FilePlace<'_>, name: &Spanned<Cow<'_, str>>, table: &DeTable<'_>) {
+        if let Some((backend, origin, section)) =
+            self.named(place, "backends", name, table, BACKEND_KEYS, check_backend_name)
+        {
+            self.settings.backends.insert(backend, NamedSection { origin, section });
+        }
     }
 
     fn file_value(
@@ -363,7 +394,7 @@ impl Reader {
                     self.setting(key, &full, text, origin.clone(), &sources.working_directory)
                 {
                     let caller = self.settings.callers.entry(caller);
-                    let caller = caller.or_insert(CallerSection { origin, section: Section::new() });
+                    let caller = caller.or_insert(NamedSection { origin, section: Section::new() });
                     caller.section.insert(key.name, setting);
                 }
             }

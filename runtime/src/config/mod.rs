@@ -5,6 +5,7 @@ mod build;
 #[cfg(test)]
 mod caller_tests;
 mod callers;
+mod devices;
 mod getter;
 pub mod key;
 mod layers;
@@ -19,7 +20,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use layers::{CallerSection, Mistake, Origin, Section, Setting, Settings, Sources};
+pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
+pub(crate) use devices::{check_list, is_backend_name};
+pub use layers::{Mistake, NamedSection, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use script::{SandboxConfig, ScriptConfig};
 pub use value::{Endpoint, Kind, Value};
@@ -61,6 +64,8 @@ pub struct Config {
     pub models: BTreeMap<String, ModelConfig>,
     /// Backends.
     pub backends: BackendsConfig,
+    /// Where models go of which nothing else is said.
+    pub placement: PlacementConfig,
     /// Limits on what comes from outside.
     pub limits: LimitsConfig,
     /// The queue in front of the slots.
@@ -181,23 +186,29 @@ pub struct AuthConfig {
     pub keys_file: PathBuf,
 }
 
-/// `[models.NAME]`.
-#[derive(Clone, Debug)]
+/// `[models.NAME]`: what the operator says of a model. What is not said here its manifest may say.
+#[derive(Clone, Debug, Default)]
 pub struct ModelConfig {
-    /// The file.
+    /// The file, or a directory that holds it.
     pub path: PathBuf,
     /// Threads inside one run.
     pub intra_threads: Option<usize>,
     /// Most rows of calls that are run together.
-    pub max_batch: usize,
+    pub max_batch: Option<usize>,
     /// How long calls wait for others although a thread is free.
-    pub max_delay: BatchDelay,
+    pub max_delay: Option<BatchDelay>,
+    /// Where it goes, best first.
+    pub devices: Option<Vec<DeviceWish>>,
+    /// Whether it may go elsewhere than where the list begins.
+    pub fallback: Option<bool>,
+    /// Loaded copies.
+    pub instances: Option<usize>,
 }
 
 impl ModelConfig {
     /// A model of which nothing is said but where its file is.
     pub fn of(path: PathBuf) -> Self {
-        Self { path, intra_threads: None, max_batch: 1, max_delay: BatchDelay::AtMost(Duration::ZERO) }
+        Self { path, ..Self::default() }
     }
 }
 
@@ -208,21 +219,6 @@ pub enum BatchDelay {
     AtMost(Duration),
     /// As long as a run's learned cost says that joining saves, where others are likely to come.
     Auto,
-}
-
-/// `[backends]`.
-#[derive(Clone, Debug)]
-pub struct BackendsConfig {
-    /// Directory of libraries.
-    pub path: Option<PathBuf>,
-    /// ONNX Runtime's library.
-    pub onnxruntime: Option<PathBuf>,
-    /// Interpreter whose `onnxruntime` package is used when no library is named.
-    pub python: String,
-    /// Threads that run models.
-    pub cpu_threads: usize,
-    /// Threads inside one run.
-    pub intra_threads: usize,
 }
 
 /// `[limits]`.

@@ -31,6 +31,12 @@ impl Settings {
                 self.line(&mut text, section, key, key.name);
             }
         }
+        for (name, backend) in &self.backends {
+            let _ = writeln!(text, "\n[backends.{name}]");
+            for key in super::key::BACKEND_KEYS {
+                self.line(&mut text, &backend.section, key, key.name);
+            }
+        }
         for (name, caller) in &self.callers {
             let _ = writeln!(text, "\n[callers.{name}]");
             for key in super::key::CALLER_KEYS {

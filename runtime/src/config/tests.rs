@@ -418,9 +418,9 @@ max_delay = 'auto'
 ";
     let (config, settings) = load(&sources(file, &[])).unwrap();
     let said = |name: &str| (config.models[name].max_batch, config.models[name].max_delay);
-    assert_eq!(said("plain"), (1, BatchDelay::AtMost(Duration::ZERO)));
-    assert_eq!(said("wide"), (32, BatchDelay::AtMost(Duration::from_micros(500))));
-    assert_eq!(said("clever"), (8, BatchDelay::Auto));
+    assert_eq!(said("plain"), (None, None));
+    assert_eq!(said("wide"), (Some(32), Some(BatchDelay::AtMost(Duration::from_micros(500)))));
+    assert_eq!(said("clever"), (Some(8), Some(BatchDelay::Auto)));
     assert!(settings.show().contains("max_delay = \"auto\""));
     let mistakes = problems(&sources("[models.m]\npath = 'a'\nmax_batch = 1025\nmax_delay = 'soon'", &[]));
     for text in
@@ -428,4 +428,105 @@ max_delay = 'auto'
     {
         assert!(mistakes.iter().any(|mistake| mistake.contains(text)), "{text} not in {mistakes:#?}");
     }
+}
+
+#[test]
+fn backends_have_tables_and_models_lists_of_devices() {
+    let file = "\
+[placement]
+devices = ['cuda:1', 'cpu']
+fallback = false
+[backends]
+cpu_threads = 3
+[backends.cpu]
+threads = 2
+memory = '1GiB'
+settings = ['cache=/var/cache/outrigger', 'affinity=0-3']
+[backends.ours]
+library = 'lib/ours.so'
+process = 'in'
+[models.a]
+path = 'a.onnx'
+devices = ['ours', 'cpu']
+fallback = true
+instances = 4
+";
+    let (config, settings) = load(&sources(file, &[])).unwrap();
+    let wishes = |wishes: &[DeviceWish]| wishes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(wishes(&config.placement.devices), ["cuda:1", "cpu"]);
+    assert!(!config.placement.fallback);
+    let cpu = config.backends.of("cpu");
+    assert_eq!((config.backends.cpu_threads, cpu.threads, cpu.memory), (3, Some(2), Some(1 << 30)));
+    let pairs = [("cache", "/var/cache/outrigger"), ("affinity", "0-3")];
+    assert_eq!(cpu.settings, pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let process = ["cpu", "cuda", "ours"].map(|name| config.backends.process(name));
+    assert_eq!(process, [ProcessKind::In, ProcessKind::Out, ProcessKind::In]);
+    assert_eq!(config.backends.of("ours").library.as_deref(), Some(Path::new("/etc/lib/ours.so")));
+    let model = &config.models["a"];
+    assert_eq!(wishes(model.devices.as_ref().unwrap()), ["ours", "cpu"]);
+    assert_eq!((model.fallback, model.instances), (Some(true), Some(4)));
+    // What is shown can be used as a file.
+    let (again, _) = load(&sources(&settings.show(), &[])).unwrap();
+    assert_eq!(again.backends.of("cpu").settings, cpu.settings);
+}
+
+#[test]
+fn what_is_wrong_with_backends_and_lists_is_named() {
+    let file = "\
+model_dir = 'models'
+[backends]
+cpu_thread = 3
+[backends.path]
+threads = 1
+[backends.CUDA]
+threads = 1
+[backends.cdua]
+threads = 1
+[backends.cpu]
+threds = 1
+process = 'beside'
+settings = ['cache']
+[backends.gpu]
+settings = ['a=1', 'a=2']
+[placement]
+devices = []
+[models.a]
+path = 'a'
+devices = ['cuda:x', 'cpu']
+[models.b]
+path = 'b'
+devices = ['cdua', 'fgpa']
+instances = 65
+";
+    let problems = problems(&sources(file, &[]));
+    let expected = [
+        "/etc/outrigger.toml:3: unknown key `backends.cpu_thread`, did you mean `backends.cpu_threads`?",
+        "/etc/outrigger.toml:4: `backends.path` is a table, expected a path",
+        "/etc/outrigger.toml:6: `CUDA` is no backend's name",
+        "/etc/outrigger.toml:11: unknown key `backends.cpu.threds`, did you mean `threads`?",
+        "/etc/outrigger.toml:12: `backends.cpu.process` is \"beside\", expected one of in, out",
+        "/etc/outrigger.toml:24: `models.b.instances` is `65`, expected a whole number from 1 to 64",
+    ];
+    for text in expected {
+        assert!(problems.iter().any(|problem| problem.starts_with(text)), "{text}\nnot in {problems:#?}");
+    }
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+
+    let file = file
+        .replace("cpu_thread = 3\n[backends.path]\nthreads = 1\n[backends.CUDA]\nthreads = 1\n", "")
+        .replace("threds = 1\nprocess = 'beside'\n", "")
+        .replace("instances = 65\n", "");
+    let problems = crate::config::tests::problems(&sources(&file, &[]));
+    let expected = [
+        "`backends.cdua.library` is missing: `cdua` is none of ours, did you mean `cuda`?",
+        "`backends.cpu.settings` holds `cache`, which is not KEY=VALUE",
+        "`backends.gpu.settings` sets `a` twice",
+        "`placement.devices` names no device",
+        "`models.a.devices` holds what is none: `cuda:x` is no device, such as cuda or cuda:1",
+        "`models.b.devices` names `fgpa`, but there is no backend `fgpa`, did you mean `fpga`?",
+    ];
+    for text in expected {
+        assert!(problems.iter().any(|problem| problem.contains(text)), "{text}\nnot in {problems:#?}");
+    }
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
 }

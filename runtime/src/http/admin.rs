@@ -53,7 +53,7 @@ struct Status<'a> {
     workers: Vec<WorkerStatus>,
     worker_restarts: u64,
     models: Vec<ModelStatus<'a>>,
-    backend: Option<&'a outrigger_backend::BackendInfo>,
+    backends: &'a [outrigger_backend::BackendInfo],
     configuration: &'a str,
 }
 
@@ -61,7 +61,8 @@ struct Status<'a> {
 struct ModelStatus<'a> {
     name: &'a str,
     platform: &'a str,
-    device: &'a str,
+    version: &'a str,
+    devices: Vec<String>,
     bytes_held: u64,
 }
 
@@ -86,13 +87,14 @@ async fn status(State(replica): State<Arc<Replica>>, Extension(grant): Extension
                     .map(|model| ModelStatus {
                         name: &model.name,
                         platform: &model.platform,
-                        device: &model.device,
+                        version: &model.version,
+                        devices: model.devices().into_iter().map(ToString::to_string).collect(),
                         bytes_held: status(model),
                     })
                     .collect()
             })
             .unwrap_or_default(),
-        backend: serving.and_then(|serving| serving.models.backend()),
+        backends: serving.map(|serving| serving.models.backends()).unwrap_or_default(),
         configuration: &replica.effective,
     };
     axum::Json(status).into_response()

@@ -24,9 +24,6 @@ use crate::models::LoadedModel;
 use crate::replica::{Replica, Serving};
 use crate::scheduler;
 
-/// Models have one version each here, and this is its name.
-const VERSION: &str = "1";
-
 /// The routes.
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -84,11 +81,11 @@ fn find<'a>(
     let grant = gate.ask(&parts.headers, name)?;
     let not_found = |text: &'static str| CallError::new(ErrorCode::ModelNotFound, text);
     let name = name.ok_or_else(|| not_found("the model's name is not UTF-8"))?;
-    if path.get(1).is_some_and(|version| version != VERSION) {
-        return Err(not_found("this version of the model is not served here"));
-    }
     let serving = replica.serving(&grant)?;
     let model = serving.model(&grant, name)?;
+    if path.get(1).is_some_and(|version| *version != model.version) {
+        return Err(not_found("this version of the model is not served here"));
+    }
     Ok((grant, serving, model))
 }
 
@@ -134,7 +131,7 @@ fn with_status(json: Bytes, ready: bool) -> Response {
 async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
         let (_, _, model) = find(&replica, path, &parts, gate)?;
-        Ok(ok(oip::model_metadata(&model.name, &[VERSION], &model.platform, &model.info)))
+        Ok(ok(oip::model_metadata(&model.name, &[&model.version], &model.platform, &model.info)))
     })
     .await
 }
@@ -159,10 +156,12 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let slot = replica.admit(&grant, terms).await?;
         let deadline = slot.deadline();
         let until = deadline.map(tokio::time::Instant::into_std);
-        let run = serving.models.infer(model, call.inputs, call.outputs.clone(), Some(slot), until);
+        let picked = model.pick();
+        let device = picked.header();
+        let run = serving.models.infer(picked, call.inputs, call.outputs.clone(), Some(slot), until);
         let tensors = match deadline {
             None => run.await?,
-            // A run that has not begun is not begun any more; one that has goes on to its end.
+            // A run that has not begun is not begun any more; one that has is cancelled, as far as its backend can.
             Some(deadline) => {
                 tokio::time::timeout_at(deadline, run).await.map_err(|_| scheduler::expired())??
             }
@@ -171,13 +170,17 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let _unsent = replica.busy.unsent_guard(bytes);
         let reply = InferReply {
             model_name: &model.name,
-            model_version: Some(VERSION),
+            model_version: Some(&model.version),
             id: call.id.as_deref(),
             model: &model.info,
             outputs: &call.outputs,
             tensors: &tensors,
         };
-        Ok(ok(replica.busy.hold(apart(bytes, || oip::encode_infer(&reply))?)))
+        let mut response = ok(replica.busy.hold(apart(bytes, || oip::encode_infer(&reply))?));
+        if let Some(device) = device {
+            response.headers_mut().insert(headers::DEVICE, device);
+        }
+        Ok(response)
     })
     .await
 }

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::LoadedModel;
+use super::ModelInstance;
 
 /// What threads that sleep hold in common. There is at most one entry for each model.
 #[derive(Default)]
 pub(super) struct Bed {
-    later: Vec<(Instant, Arc<LoadedModel>)>,
+    later: Vec<(Instant, Arc<ModelInstance>)>,
     /// Until when a thread sleeps that then looks what is due.
     watched: Option<Instant>,
 }
 
 impl Bed {
     /// A model is to be looked at then, whatever was said of it before.
-    pub(super) fn add(&mut self, at: Instant, model: Arc<LoadedModel>) {
+    pub(super) fn add(&mut self, at: Instant, model: Arc<ModelInstance>) {
         self.later.retain(|(_, other)| !Arc::ptr_eq(other, &model));
         self.later.push((at, model));
     }
@@ -26,14 +26,14 @@ impl Bed {
     }
 
     /// Takes one that is due.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Arc<LoadedModel>> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Arc<ModelInstance>> {
         let first = self.later.iter().enumerate().min_by_key(|(_, (at, _))| *at);
         let place = first.filter(|(_, (at, _))| *at <= now).map(|(place, _)| place)?;
         Some(self.later.swap_remove(place).1)
     }
 
     /// Takes all.
-    pub(super) fn take_all(&mut self) -> Vec<Arc<LoadedModel>> {
+    pub(super) fn take_all(&mut self) -> Vec<Arc<ModelInstance>> {
         self.later.drain(..).map(|(_, model)| model).collect()
     }
 

@@ -5,30 +5,61 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ModelsError;
-use crate::config::{ModelConfig, check_model_name};
+use crate::config::check_model_name;
 
-/// `NAME.onnx`, `NAME/FILE.onnx`, and `NAME/VERSION/FILE.onnx` with the highest version; a directory must hold one model file.
-pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, ModelConfig>, ModelsError> {
+/// The name of a manifest in a model's directory.
+const MANIFEST: &str = "model.toml";
+
+/// Where a model is.
+#[derive(Debug)]
+pub(super) struct Located {
+    /// What was looked at last: the file, or the directory that should hold it.
+    pub(super) place: PathBuf,
+    /// The file.
+    pub(super) file: Option<PathBuf>,
+    /// What describes it.
+    pub(super) manifest: Option<PathBuf>,
+}
+
+/// The model at a path: a file, beside which `NAME.toml` may lie, or a directory, which holds it or whose highest version does.
+pub(super) fn locate(path: &Path) -> io::Result<Located> {
+    let there = |path: PathBuf| path.is_file().then_some(path);
+    if !path.is_dir() {
+        let manifest = there(path.with_extension("toml")).filter(|manifest| manifest != path);
+        return Ok(Located { place: path.into(), file: Some(path.into()), manifest });
+    }
+    let newest = newest_version(path)?;
+    let manifest = there(newest.join(MANIFEST)).or_else(|| there(path.join(MANIFEST)));
+    let file = only_model(&newest, manifest.is_some())?;
+    Ok(Located { place: newest, file, manifest })
+}
+
+/// `NAME.onnx`, `NAME/FILE.onnx`, and `NAME/VERSION/FILE.onnx` with the highest version; a directory must hold one model file, or a
+/// manifest.
+pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, Located>, ModelsError> {
     let unreadable = |source| ModelsError::Directory { path: directory.into(), source };
     let mut found = BTreeMap::new();
     for path in entries(directory).map_err(unreadable)? {
         let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-        let (name, file) = if is_model(&path) {
-            (stem, Some(path.clone()))
+        let name = if is_model(&path) {
+            stem
         } else if path.is_dir() {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(stem);
-            (name, only_model(&newest_version(&path).map_err(unreadable)?).map_err(unreadable)?)
+            path.file_name().and_then(|name| name.to_str()).unwrap_or(stem)
         } else {
             continue;
         };
-        let Some(file) = file else { continue };
-        if let Err(problem) = check_model_name(name) {
-            tracing::warn!(path = %file.display(), %problem, "file skipped");
+        let located = locate(&path).map_err(unreadable)?;
+        if located.file.is_none() && located.manifest.is_none() {
             continue;
         }
-        let model = ModelConfig::of(file.clone());
-        if let Some(first) = found.insert(name.to_owned(), model) {
-            return Err(ModelsError::Twice { name: name.into(), first: first.path, second: file });
+        let place = located.file.clone().unwrap_or_else(|| located.place.clone());
+        if let Err(problem) = check_model_name(name) {
+            tracing::warn!(path = %place.display(), %problem, "file skipped");
+            continue;
+        }
+        if let Some(first) = found.insert(name.to_owned(), located) {
+            let first = first.file.unwrap_or(first.place);
+            return Err(ModelsError::Twice { name: name.into(), first, second: place });
         }
         if found.len() > limit {
             return Err(ModelsError::TooMany { found: found.len(), limit });
@@ -59,10 +90,14 @@ fn newest_version(directory: &Path) -> io::Result<PathBuf> {
     Ok(newest.map_or_else(|| directory.to_owned(), |(_, path)| path))
 }
 
-fn only_model(directory: &Path) -> io::Result<Option<PathBuf>> {
+fn only_model(directory: &Path, described: bool) -> io::Result<Option<PathBuf>> {
     let mut models: Vec<_> = entries(directory)?.into_iter().filter(|path| is_model(path)).collect();
     if models.len() > 1 {
-        tracing::warn!(directory = %directory.display(), files = models.len(), "more than one model file, none is served; name one by [models.NAME]");
+        if described {
+            // The manifest names one.
+            return Ok(None);
+        }
+        tracing::warn!(directory = %directory.display(), files = models.len(), "more than one model file, none is served; name one by [models.NAME] or in a model.toml");
         return Ok(None);
     }
     Ok(models.pop())
@@ -80,7 +115,8 @@ mod tests {
             std::fs::write(path, "").unwrap();
         }
         let shown = |path: &Path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned();
-        Ok(models(dir.path(), 3)?.into_iter().map(|(name, model)| (name, shown(&model.path))).collect())
+        let place = |located: Located| shown(&located.file.or(located.manifest).unwrap());
+        Ok(models(dir.path(), 3)?.into_iter().map(|(name, located)| (name, place(located))).collect())
     }
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -91,6 +127,24 @@ mod tests {
     fn files_and_azureml_layout_are_found() {
         let found = check(&["a.onnx", "b/2/m.onnx", "b/10/m.onnx", "c/model.onnx"]).unwrap();
         assert_eq!(found, pairs(&[("a", "a.onnx"), ("b", "b/10/m.onnx"), ("c", "c/model.onnx")]));
+    }
+
+    #[test]
+    fn a_manifest_makes_a_directory_a_model() {
+        let found =
+            check(&["a/model.toml", "a/x.txt", "b/3/model.toml", "b/3/x.onnx", "b/3/y.onnx"]).unwrap();
+        assert_eq!(found, pairs(&[("a", "a/model.toml"), ("b", "b/3/model.toml")]));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("1")).unwrap();
+        for file in ["model.toml", "a.onnx", "a.toml", "1/m.onnx"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let at = |path: &str| {
+            let found = locate(&dir.path().join(path)).unwrap();
+            [found.file, found.manifest].map(|path| Some(path?.strip_prefix(dir.path()).ok()?.to_owned()))
+        };
+        assert_eq!(at("a.onnx"), [Some("a.onnx".into()), Some("a.toml".into())]);
+        assert_eq!(at(""), [Some("1/m.onnx".into()), Some("model.toml".into())], "that of all versions");
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::time::Instant;
 use outrigger_backend::{BackendError, Run, Tensor};
 use tokio::sync::oneshot;
 
-use super::LoadedModel;
+use super::ModelInstance;
+use super::instance::Counted;
 use crate::busy::Outcome;
 use crate::scheduler::Slot;
 
@@ -26,14 +27,19 @@ pub(super) enum Failure {
 
 /// A run that waits for a thread.
 pub(super) struct Job {
-    pub(super) model: Arc<LoadedModel>,
+    pub(super) model: Arc<ModelInstance>,
     pub(super) inputs: Vec<Tensor>,
     pub(super) outputs: Vec<usize>,
     /// The slot that the run is for; free again when the run is over, also when nobody waits for it any more.
     pub(super) slot: Option<Slot>,
     /// It is not begun any more after that.
     pub(super) deadline: Option<Instant>,
+    /// The number by which it is cancelled when its caller leaves.
+    pub(super) run: Run,
     pub(super) done: oneshot::Sender<Answer>,
+    /// Where a model has several instances: that one of them has it.
+    #[expect(dead_code, reason = "is dropped with the job")]
+    pub(super) counted: Option<Counted>,
 }
 
 impl Job {
@@ -78,7 +84,7 @@ impl Job {
 
 /// Checks inputs and the size of the outputs that they ask for; the bytes of these, as far as they are known.
 pub(super) fn check(
-    model: &LoadedModel,
+    model: &ModelInstance,
     inputs: &[Tensor],
     outputs: &[usize],
     output_limit: usize,
@@ -90,16 +96,34 @@ pub(super) fn check(
 
 /// Runs a model on inputs that have been checked.
 pub(super) fn run(
-    model: &LoadedModel,
+    model: &ModelInstance,
     inputs: &[Tensor],
     outputs: &[usize],
+    run: Run,
+    output_limit: usize,
+) -> Result<Vec<Tensor>, BackendError> {
+    model.runs.inc();
+    execute(model, inputs, outputs, run, output_limit)
+}
+
+/// The same for a run that nobody asked for and that is not counted.
+pub(super) fn execute(
+    model: &ModelInstance,
+    inputs: &[Tensor],
+    outputs: &[usize],
+    run: Run,
     output_limit: usize,
 ) -> Result<Vec<Tensor>, BackendError> {
     let mut outputs = model.info.place_outputs(inputs, outputs)?;
     // A panic is a bug of ours; it costs the run, not the thread.
-    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, Run::default()));
+    let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, run));
     std::panic::catch_unwind(infer)
-        .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())))?;
+        .unwrap_or_else(|_| Err(BackendError::Internal("the run panicked".into())))
+        .inspect_err(|error| {
+            if matches!(error, BackendError::Lost(_)) {
+                model.note_lost();
+            }
+        })?;
     let tensors = outputs
         .into_iter()
         .map(|output| {

@@ -1,220 +1,129 @@
-//! Models that the replica holds, and the threads that run them.
+//! Models that the replica holds, the devices that they are on, and the threads that run them.
 
 mod batch;
 mod bed;
 mod discover;
+mod error;
+mod health;
+mod instance;
 mod job;
-mod plugin;
+mod load;
+mod manifest;
+mod metrics;
+pub(crate) mod plugin;
+pub mod report;
+mod samples;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod wanted;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, BackendInfo, Device, Instance, LoadOptions, ModelInfo, Tensor};
+use outrigger_backend::{BackendError, BackendInfo, Run, RunId, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
-use crate::busy::{Busy, MAX_CALLS};
-use crate::config::{Config, ModelConfig};
-use crate::metrics::Metrics;
+use crate::busy::MAX_CALLS;
 use crate::scheduler::Slot;
 
 pub(crate) use batch::BatchMetrics;
-use batch::Former;
 pub use batch::NotBatchable;
+pub use error::ModelsError;
+use health::{DeviceHealth, Watch};
+pub(crate) use instance::ModelInstance;
+pub use instance::{LoadedModel, Picked};
 use job::{Failure, Job};
+pub(crate) use metrics::ModelMetrics;
 pub use plugin::PluginError;
+use survey::OpenDevice;
 use threads::Threads;
 
 /// So many find the next run at hand without sleeping in between.
 const AHEAD_PER_THREAD: usize = 8;
 
+/// What a model is called of which nobody says a version.
+const DEFAULT_VERSION: &str = "1";
+
 /// What the scheduler calls a call of the script; models are numbered from the next.
 pub(crate) const SCRIPT: u16 = 0;
-
-/// A model that is loaded.
-pub struct LoadedModel {
-    /// Its name.
-    pub name: String,
-    /// Its file format and library, as the Open Inference Protocol calls a platform.
-    pub platform: String,
-    /// The device it is on.
-    pub device: String,
-    /// Its inputs and outputs.
-    pub info: ModelInfo,
-    /// Its number among what calls can be for.
-    pub(crate) kind: u16,
-    instance: Arc<dyn Instance>,
-    /// Where calls wait for each other, if it is said to batch.
-    former: Option<Former>,
-}
-
-impl LoadedModel {
-    /// Bytes of device memory it holds; 0 if not known.
-    pub fn bytes_held(&self) -> u64 {
-        self.instance.bytes_held()
-    }
-}
-
-/// Why models cannot be served.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ModelsError {
-    /// The backend's library is not there, or has no device.
-    #[error(transparent)]
-    Plugin(#[from] PluginError),
-    /// A model's file does not load.
-    #[error("model `{name}` ({path}) does not load")]
-    Load {
-        /// The model.
-        name: String,
-        /// Its file.
-        path: PathBuf,
-        /// Why.
-        source: BackendError,
-    },
-    /// A model is said to batch and cannot.
-    #[error(
-        "`models.{name}.max_batch` is {max_batch}, and model `{name}` cannot run several calls at once: {reason}; set max_batch = 1, or export the model with a free first dimension, the rows, in every input and output"
-    )]
-    Batch {
-        /// The model.
-        name: String,
-        /// What was asked for.
-        max_batch: usize,
-        /// Why it cannot.
-        reason: Box<NotBatchable>,
-    },
-    /// The model directory cannot be read.
-    #[error("model_dir `{path}` cannot be read")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// There is nothing to serve.
-    #[error("model_dir `{0}` holds no .onnx file and there is no script")]
-    Nothing(PathBuf),
-    /// More models than allowed.
-    #[error("{found} models found, limits.models is {limit}")]
-    TooMany {
-        /// Found.
-        found: usize,
-        /// Allowed.
-        limit: usize,
-    },
-    /// Two files would be served under one name.
-    #[error("two files for model `{name}`: {first} and {second}")]
-    Twice {
-        /// The model.
-        name: String,
-        /// One file.
-        first: PathBuf,
-        /// The other.
-        second: PathBuf,
-    },
-    /// A thread cannot be started.
-    #[error("cannot start a thread for models")]
-    Thread(#[source] std::io::Error),
-}
 
 /// The models of a replica.
 pub struct Models {
     models: BTreeMap<String, Arc<LoadedModel>>,
-    threads: Option<Threads>,
-    backend: Option<BackendInfo>,
+    /// Those that models are on; an instance knows its own by its place here.
+    devices: Vec<LoadedDevice>,
+    backends: Vec<BackendInfo>,
     lanes: Lanes,
+    /// The number of the next run.
+    runs: AtomicU64,
+    /// Looks after the devices.
+    watch: Arc<Watch>,
+    watcher: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A device that models are on.
+struct LoadedDevice {
+    device: OpenDevice,
+    health: Arc<DeviceHealth>,
+    threads: Threads,
 }
 
 /// How many calls the device threads take at once.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lanes {
-    threads: usize,
-    /// Rows of the widest batch of any model.
-    widest: usize,
+    slots: usize,
+    ahead: usize,
 }
 
 impl Lanes {
-    fn of(threads: usize, models: &BTreeMap<String, ModelConfig>) -> Self {
-        Self { threads, widest: models.values().map(|model| model.max_batch).max().unwrap_or(1) }
+    /// Those of a device with so many threads and, of its models, a widest batch of so many rows.
+    fn of(threads: usize, widest: usize) -> Self {
+        Self {
+            slots: threads.saturating_mul(widest),
+            ahead: threads.saturating_mul(widest.max(AHEAD_PER_THREAD)),
+        }
     }
 
-    fn slots(self) -> usize {
+    fn sum(all: impl Iterator<Item = Self>) -> Self {
+        let sum = all.fold(Self::default(), |sum, lanes| Self {
+            slots: sum.slots.saturating_add(lanes.slots),
+            ahead: sum.ahead.saturating_add(lanes.ahead),
+        });
         // What is ahead and in the queue has to find room in the same counts.
-        self.threads.saturating_mul(self.widest).clamp(1, MAX_CALLS / 4)
-    }
-
-    fn ahead(self) -> usize {
-        self.threads.saturating_mul(self.widest.max(AHEAD_PER_THREAD)).min(MAX_CALLS / 4)
+        Self { slots: sum.slots.clamp(1, MAX_CALLS / 4), ahead: sum.ahead.min(MAX_CALLS / 4) }
     }
 }
 
 impl Models {
-    /// Loads every model that the configuration names, or, without a script, every model that the model directory holds.
-    /// Takes as long as loading takes; not for an async task.
-    ///
-    /// # Errors
-    /// [`ModelsError`], for the first model that fails.
-    pub fn load(config: &Config, busy: &Arc<Busy>, metrics: &Metrics) -> Result<Self, ModelsError> {
-        let mut wanted = config.models.clone();
-        if config.script.is_none()
-            && wanted.is_empty()
-            && let Some(directory) = &config.model_dir
-        {
-            wanted = discover::models(directory, config.limits.models)?;
-        }
-        if wanted.is_empty() {
-            return Ok(Self::none());
-        }
-        let _loading = busy.loading();
-        let backend = plugin::open_cpu(&config.backends)?;
-        let device = plugin::first_device(backend.as_ref())?;
-        let lanes = Lanes::of(config.backends.cpu_threads, &wanted);
-        let waiting = lanes.slots() + lanes.ahead() + threads::WAITING;
-        let limits = batch::Limits { bytes: config.limits.answer, waiting };
-        let mut models = BTreeMap::new();
-        // There are at most `limits.models`.
-        for (kind, (name, model)) in (SCRIPT + 1..).zip(wanted) {
-            let mut loaded =
-                load_one(&name, kind, &model, backend.info(), device.as_ref()).map_err(|source| {
-                    ModelsError::Load { name: name.clone(), path: model.path.clone(), source }
-                })?;
-            loaded.former =
-                Former::new(&name, &model, &loaded.info, limits, &metrics.batches).map_err(|reason| {
-                    ModelsError::Batch {
-                        name: name.clone(),
-                        max_batch: model.max_batch,
-                        reason: Box::new(reason),
-                    }
-                })?;
-            tracing::info!(model = %name, device = %loaded.device, bytes = loaded.bytes_held(), "model ready");
-            models.insert(name, Arc::new(loaded));
-        }
-        let threads = Threads::start(lanes.threads, lanes.slots() + lanes.ahead(), config.limits.answer)
-            .map_err(ModelsError::Thread)?;
-        Ok(Self { models, threads: Some(threads), backend: Some(backend.info().clone()), lanes })
-    }
-
     /// No models at all.
     pub(crate) fn none() -> Self {
-        Self { models: BTreeMap::new(), threads: None, backend: None, lanes: Lanes::default() }
+        Self {
+            models: BTreeMap::new(),
+            devices: Vec::new(),
+            backends: Vec::new(),
+            lanes: Lanes::sum(std::iter::empty()),
+            runs: AtomicU64::new(1),
+            watch: Arc::default(),
+            watcher: Mutex::default(),
+        }
     }
 
     /// Calls that the device threads work on at once: each one, or a batch of the widest model's.
     pub(crate) fn slots(&self) -> usize {
-        self.lanes.slots()
+        self.lanes.slots
     }
 
     /// Runs that may wait in front of the device threads before a slot is free, where there is no script: so that the next one, or
     /// the next batch, is at hand.
     pub(crate) fn ahead(&self) -> usize {
-        self.lanes.ahead()
+        self.lanes.ahead
     }
 
     /// Every model, by name.
@@ -222,9 +131,9 @@ impl Models {
         self.models.values()
     }
 
-    /// What the backend says of itself, if one is open.
-    pub fn backend(&self) -> Option<&BackendInfo> {
-        self.backend.as_ref()
+    /// What the backends of the models say of themselves.
+    pub fn backends(&self) -> &[BackendInfo] {
+        &self.backends
     }
 
     /// Finds a model.
@@ -241,25 +150,28 @@ impl Models {
         })
     }
 
-    /// Runs a model on inputs in its own order, and gives the outputs with the numbers in `outputs`, in that order; together with other
-    /// calls, if the model batches. The slot, if the run is a call of its own, is taken until the run is over. It is not begun after
-    /// the deadline.
+    /// Runs an instance on inputs in its model's own order, and gives the outputs with the numbers in `outputs`, in that order; together
+    /// with other calls, if the model batches. The slot, if the run is a call of its own, is taken until the run is over. It is not begun
+    /// after the deadline.
     ///
     /// # Errors
     /// `invalid_tensor` for inputs that do not fit, `model_failed`, `overloaded`.
     pub async fn infer(
         &self,
-        model: &Arc<LoadedModel>,
+        picked: Picked,
         inputs: Vec<Tensor>,
         outputs: Vec<usize>,
         slot: Option<Slot>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Tensor>, CallError> {
-        let threads =
-            self.threads.as_ref().ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
+        let Picked { instance, counted } = picked;
+        let device = self.devices.get(instance.device);
+        let device = device.ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
         let (done, answer) = oneshot::channel();
-        let job = Job { model: Arc::clone(model), inputs, outputs, slot, deadline, done };
-        threads.run(job, answer).await?.map_err(|failure| call_error(&model.name, failure))
+        // Runs of one instance are told apart by it; it starts anew after some centuries.
+        let run = Run { id: RunId::new(self.runs.fetch_add(1, Ordering::Relaxed)) };
+        let job = Job { model: Arc::clone(&instance), inputs, outputs, slot, deadline, run, done, counted };
+        device.threads.run(job, answer).await?.map_err(|failure| call_error(&instance.name, failure))
     }
 
     /// Runs a model for a script: inputs by name, all outputs with theirs.
@@ -285,7 +197,7 @@ impl Models {
             return Err(invalid(format!("model `{name}` has no input `{extra}`")));
         }
         let outputs = (0..model.info.outputs.len()).collect();
-        let tensors = self.infer(model, ordered, outputs, None, None).await?;
+        let tensors = self.infer(model.pick(), ordered, outputs, None, None).await?;
         Ok(model.info.outputs.iter().map(|output| output.name.clone()).zip(tensors).collect())
     }
 
@@ -295,44 +207,49 @@ impl Models {
     /// As [`Models::get`].
     pub fn describe(&self, name: &str) -> Result<Bytes, CallError> {
         let model = self.get(name)?;
-        Ok(outrigger_protocol::oip::model_metadata(&model.name, &["1"], &model.platform, &model.info))
+        Ok(outrigger_protocol::oip::model_metadata(
+            &model.name,
+            &[&model.version],
+            &model.platform,
+            &model.info,
+        ))
     }
 
     /// Runs that have not begun are not begun any more.
     pub fn break_off(&self) {
-        if let Some(threads) = &self.threads {
-            threads.break_off();
-        }
+        self.devices.iter().for_each(|device| device.threads.break_off());
+    }
+
+    /// Why calls of some model cannot succeed: its devices cannot be used.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let stranded = self.models.values().find(|model| !model.is_able())?;
+        let places = stranded.instances().filter_map(|instance| instance.place.as_ref());
+        let mut reasons: Vec<String> = places
+            .filter_map(|place| Some(format!("{}: {}", place.device, place.health.trouble()?)))
+            .collect();
+        reasons.dedup();
+        let others = self.models.values().filter(|model| !model.is_able()).count() - 1;
+        let more = if others > 0 { format!(", as {others} more have not") } else { String::new() };
+        let (name, reasons) = (&stranded.name, reasons.join("; "));
+        Some(format!("model `{name}` has no device that can be used{more}: {reasons}"))
     }
 
     /// Ends the threads; calls that wait for one are answered with an error.
     pub fn stop(&self) {
-        if let Some(threads) = &self.threads {
-            threads.stop();
+        self.watch.stop();
+        let watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if watcher.is_some_and(|watcher| watcher.join().is_err()) {
+            tracing::error!("the thread that looks after devices ended by a panic");
         }
+        self.devices.iter().for_each(|device| device.threads.stop());
     }
 }
 
-fn load_one(
-    name: &str,
-    kind: u16,
-    config: &ModelConfig,
-    backend: &BackendInfo,
-    device: &dyn Device,
-) -> Result<LoadedModel, BackendError> {
-    let model =
-        device.load(&LoadOptions { intra_threads: config.intra_threads, ..LoadOptions::of(&config.path) })?;
-    let instance = model.instance()?;
-    let format = backend.formats.first().map_or("unknown", String::as_str);
-    Ok(LoadedModel {
-        name: name.to_owned(),
-        platform: format!("{format}_{}", backend.name),
-        device: backend.devices.first().map_or_else(String::new, |device| device.name.clone()),
-        info: model.info().clone(),
-        kind,
-        instance,
-        former: None,
-    })
+impl Drop for Models {
+    fn drop(&mut self) {
+        // Its thread has models of its own, and would go on.
+        self.watch.stop();
+    }
 }
 
 /// A backend's error as the caller sees it. What the caller did wrong is said in full; the rest is for the log.
@@ -343,6 +260,17 @@ fn call_error(model: &str, failure: Failure) -> CallError {
     };
     match error {
         BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text),
+        BackendError::Lost(_) => {
+            // Said once by whoever looks after the device.
+            tracing::debug!(model, %error, "a run was lost with its device");
+            CallError::new(
+                ErrorCode::ModelUnavailable,
+                format!("the device that model `{model}` runs on was lost; it is being started again"),
+            )
+            .with_retry_after(Duration::from_secs(1))
+        }
+        // Whoever it was for has left, or has been told that it is too late.
+        BackendError::Cancelled => crate::scheduler::expired(),
         BackendError::OutOfMemory(_) => {
             tracing::error!(model, %error, "model ran out of memory");
             CallError::new(ErrorCode::ModelUnavailable, format!("model `{model}` ran out of memory"))

@@ -1,11 +1,12 @@
-//! Finds and opens the backend's library, and the library that it drives.
+//! Finds and opens the libraries of backends, and the library that the CPU's drives.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use outrigger_backend::{Backend, BackendError, Device, host};
+use outrigger_backend::{Backend, BackendError, host};
 
-use crate::config::BackendsConfig;
+use crate::config::{BackendsConfig, ProcessKind};
 
 /// Why there is no backend.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,14 @@ pub enum PluginError {
         /// Directories.
         tried: Vec<PathBuf>,
     },
+    /// The library that is named is not there.
+    #[error("backend library {path} is not there; `backends.{name}.library` names it")]
+    Gone {
+        /// The backend.
+        name: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// The library does not open.
     #[error("backend library {path} cannot be used")]
     Open {
@@ -27,13 +36,15 @@ pub enum PluginError {
         /// Why.
         source: BackendError,
     },
-    /// The backend has no device.
-    #[error("backend `{name}` has no device: {reason}")]
-    NoDevice {
+    /// It is to run in a process of its own, which is this program again.
+    #[error(
+        "the program for the process of backend `{name}` is not known; set backends.{name}.process = \"in\""
+    )]
+    Executable {
         /// The backend.
         name: String,
-        /// What it says.
-        reason: String,
+        /// Why.
+        source: std::io::Error,
     },
 }
 
@@ -41,41 +52,73 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Opens the CPU backend.
-pub(super) fn open_cpu(config: &BackendsConfig) -> Result<Arc<dyn Backend>, PluginError> {
-    let name = format!("{}outrigger_cpu{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let path = find(&name, config.path.as_deref())?;
-    let library = config.onnxruntime.clone().or_else(|| onnxruntime_of(&config.python));
+/// Opens a backend, in the replica's process or in one of its own.
+///
+/// # Errors
+/// [`PluginError`], naming what was looked for.
+pub(crate) fn open(config: &BackendsConfig, name: &str) -> Result<Arc<dyn Backend>, PluginError> {
+    let table = config.of(name);
+    let path = match table.library {
+        Some(path) if path.is_file() => path,
+        Some(path) => return Err(PluginError::Gone { name: name.into(), path }),
+        None => find(&file_name(name), config.path.as_deref())?,
+    };
+    let mut settings = if name == "cpu" { cpu_settings(config) } else { Vec::new() };
+    settings.retain(|(key, _)| table.settings.iter().all(|(own, _)| own != key));
+    settings.extend(table.settings);
+    let opened = match config.process(name) {
+        ProcessKind::In => host::load(&path, &settings),
+        ProcessKind::Out => {
+            let executable = std::env::current_exe()
+                .map_err(|source| PluginError::Executable { name: name.into(), source })?;
+            let options = outrigger_device_host::Options::new(executable, &path, name, &settings);
+            outrigger_device_host::open(options)
+        }
+    };
+    opened.map_err(|source| PluginError::Open { path, source })
+}
+
+fn file_name(backend: &str) -> String {
+    format!("{}outrigger_{backend}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
+}
+
+fn cpu_settings(config: &BackendsConfig) -> Vec<(String, String)> {
     let mut settings = vec![("intra_threads".to_owned(), config.intra_threads.to_string())];
-    if let Some(library) = library {
-        settings.push(("onnxruntime".to_owned(), library.to_string_lossy().into_owned()));
-    }
-    host::load(&path, &settings).map_err(|source| PluginError::Open { path, source })
+    let library = config.onnxruntime.clone().or_else(|| onnxruntime_of(&config.python));
+    settings
+        .extend(library.map(|library| ("onnxruntime".to_owned(), library.to_string_lossy().into_owned())));
+    settings
 }
 
-/// Opens a backend's first device.
-pub(super) fn first_device(backend: &dyn Backend) -> Result<Arc<dyn Device>, PluginError> {
-    let info = backend.info();
-    let none = |reason: String| PluginError::NoDevice { name: info.name.clone(), reason };
-    if info.devices.is_empty() {
-        let reason = info.reason.clone().unwrap_or_else(|| "it does not say why".into());
-        return Err(none(format!(
-            "{reason}; set backends.onnxruntime, or install the Python package onnxruntime where script.python finds it"
-        )));
-    }
-    backend.open(0).map_err(|error| none(error.to_string()))
+/// The names of the backends whose libraries lie on the search path.
+pub(super) fn found(config: &BackendsConfig) -> BTreeSet<String> {
+    let (prefix, suffix) = (file_name(""), std::env::consts::DLL_SUFFIX);
+    let prefix = prefix.trim_end_matches(suffix);
+    let files =
+        search_path(config.path.as_deref()).into_iter().filter_map(|path| std::fs::read_dir(path).ok());
+    let names = files.flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let name = name.strip_prefix(prefix)?.strip_suffix(suffix)?.to_owned();
+        crate::config::is_backend_name(&name).then_some(name)
+    });
+    names.collect()
 }
 
-fn find(name: &str, configured: Option<&Path>) -> Result<PathBuf, PluginError> {
-    let mut tried = Vec::new();
+fn search_path(configured: Option<&Path>) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
     if let Some(path) = configured {
-        tried.push(path.to_owned());
+        paths.push(path.to_owned());
     } else if let Ok(executable) = std::env::current_exe() {
         // Beside the executable in a build folder (tests run one folder below it), or in PREFIX/lib beside PREFIX/bin.
         let directories = executable.ancestors().skip(1);
-        tried.extend(directories.clone().take(2).map(Path::to_owned));
-        tried.extend(directories.skip(1).take(1).map(|prefix| prefix.join("lib/outrigger")));
+        paths.extend(directories.clone().take(2).map(Path::to_owned));
+        paths.extend(directories.skip(1).take(1).map(|prefix| prefix.join("lib/outrigger")));
     }
+    paths
+}
+
+fn find(name: &str, configured: Option<&Path>) -> Result<PathBuf, PluginError> {
+    let tried = search_path(configured);
     let found = tried.iter().map(|directory| directory.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| PluginError::Missing { name: name.to_owned(), tried })
 }

@@ -1,17 +1,19 @@
 //! Models that are not there, for tests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
-    BackendError, DataType, Instance, ModelInfo, Output, Run, Shape, Tensor, TensorInfo,
+    BackendError, DataType, Instance, ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
 };
+use prometheus::IntCounter;
 
-use super::LoadedModel;
+use super::ModelInstance;
 use super::batch::{BatchMetrics, Former, Limits};
-use crate::config::{BatchDelay, ModelConfig};
+use super::wanted::Wanted;
+use crate::config::BatchDelay;
 
 /// A call with this for `k` makes the run fail.
 pub(super) const POISON: i64 = 13;
@@ -27,6 +29,8 @@ pub(super) struct Fake {
     pub(super) runs: Mutex<Vec<usize>>,
     /// Whether who waits is let go.
     pub(super) open: AtomicBool,
+    /// The run that was cancelled last.
+    pub(super) cancelled: AtomicU64,
 }
 
 impl Fake {
@@ -36,7 +40,7 @@ impl Fake {
 }
 
 impl Instance for Fake {
-    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], _run: Run) -> Result<(), BackendError> {
+    fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], run: Run) -> Result<(), BackendError> {
         let [x, k] = inputs else { return Err(BackendError::Input("two inputs".into())) };
         let values = |bytes: &Bytes| -> Vec<f32> {
             bytes.chunks_exact(4).map(|four| f32::from_ne_bytes(four.try_into().unwrap())).collect()
@@ -46,6 +50,9 @@ impl Instance for Fake {
             k.data().chunks_exact(8).map(|eight| i64::from_ne_bytes(eight.try_into().unwrap())).collect();
         self.runs.lock().unwrap().push(rows);
         while k.contains(&GATE) && !self.open.load(Ordering::Acquire) {
+            if run.id.is_some_and(|id| id.get() == self.cancelled.load(Ordering::Acquire)) {
+                return Err(BackendError::Cancelled);
+            }
             std::thread::yield_now();
         }
         if k.contains(&POISON) {
@@ -72,6 +79,10 @@ impl Instance for Fake {
         Ok(())
     }
 
+    fn cancel(&self, id: RunId) {
+        self.cancelled.store(id.get(), Ordering::Release);
+    }
+
     fn bytes_held(&self) -> u64 {
         0
     }
@@ -87,35 +98,36 @@ fn info(name: &str, data_type: DataType, dimensions: &[&str]) -> TensorInfo {
 }
 
 /// A model that batches like this, and what runs it.
-pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<LoadedModel>, Arc<Fake>) {
+pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<ModelInstance>, Arc<Fake>) {
     let info = ModelInfo {
         inputs: vec![info("x", DataType::Fp32, &["batch", "length"]), info("k", DataType::Int64, &["batch"])],
         outputs: vec![info("y", DataType::Fp32, &["batch", "length"]), info("s", DataType::Fp32, &["batch"])],
     };
-    let config = ModelConfig { max_batch, max_delay, ..ModelConfig::of("fake".into()) };
+    let config = Wanted { max_batch, max_delay, ..Wanted::default() };
     let registry = prometheus::Registry::new();
     let metrics = BatchMetrics::new(&registry).unwrap();
     let limits = Limits { bytes: 1 << 20, waiting: 10_000 };
     let former = Former::new("fake", &config, &info, limits, &metrics).unwrap();
     let instance = Arc::new(Fake::default());
-    (Arc::new(LoadedModel { info, instance: Arc::clone(&instance) as _, former, ..bare("fake") }), instance)
+    let mut model = ModelInstance::new(
+        "fake",
+        Arc::new(info),
+        Arc::clone(&instance) as _,
+        None,
+        IntCounter::new("runs", "runs").unwrap(),
+    );
+    model.former = former;
+    (Arc::new(model), instance)
 }
 
 /// A model that does nothing.
-pub(super) fn fake(name: &str) -> Arc<LoadedModel> {
+pub(super) fn fake(name: &str) -> Arc<ModelInstance> {
     Arc::new(bare(name))
 }
 
-fn bare(name: &str) -> LoadedModel {
-    LoadedModel {
-        name: name.into(),
-        platform: String::new(),
-        device: String::new(),
-        info: ModelInfo::default(),
-        kind: 1,
-        instance: Arc::new(Fake::default()),
-        former: None,
-    }
+fn bare(name: &str) -> ModelInstance {
+    let runs = IntCounter::new("runs", "runs").unwrap();
+    ModelInstance::new(name, Arc::default(), Arc::new(Fake::default()), None, runs)
 }
 
 /// A call with so many rows and values in a row.

@@ -10,10 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use outrigger_backend::{Instance, RunId};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::sync::oneshot;
 
-use super::LoadedModel;
+use super::ModelInstance;
 use super::batch::{self, Around as _, Put, Refused, Visit};
 use super::bed::Bed;
 use super::job::{self, Answer, Failure, Job};
@@ -41,7 +42,7 @@ const NEVER: u64 = u64::MAX;
 enum Message {
     Run(Job),
     /// Calls of a model that batches wait.
-    Look(Arc<LoadedModel>),
+    Look(Arc<ModelInstance>),
     Stop,
 }
 
@@ -73,8 +74,13 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts `count` threads, in front of which `ahead` admitted jobs may wait.
-    pub(super) fn start(count: usize, ahead: usize, output_limit: usize) -> std::io::Result<Self> {
+    /// Starts `count` threads of a device, in front of which `ahead` admitted jobs may wait.
+    pub(super) fn start(
+        device: &str,
+        count: usize,
+        ahead: usize,
+        output_limit: usize,
+    ) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::bounded(ahead + WAITING);
         let feed = Arc::new(Feed {
             threads: count,
@@ -93,7 +99,7 @@ impl Threads {
         let mut handles = Vec::with_capacity(count);
         for number in 0..count {
             let feed = Arc::clone(&feed);
-            let name = format!("cpu-{number}");
+            let name = format!("{device}-{number}");
             handles.push(std::thread::Builder::new().name(name).spawn(move || work(&feed))?);
         }
         Ok(Self { feed, handles: Mutex::new(handles) })
@@ -105,6 +111,7 @@ impl Threads {
         job: Job,
         mut answer: oneshot::Receiver<Answer>,
     ) -> Result<Answer, CallError> {
+        let mut caller = Caller::of(&job);
         let awake = match job.model.former.is_some() {
             false => self.send(job)?,
             true => match self.put(job)? {
@@ -119,10 +126,13 @@ impl Threads {
             relied.holds = soon.is_err();
             drop(relied);
             if let Ok(answer) = soon {
+                caller.has_heard();
                 return answer.map_err(|_| crate::scheduler::draining());
             }
         }
-        answer.await.map_err(|_| crate::scheduler::draining())
+        let answer = answer.await;
+        caller.has_heard();
+        answer.map_err(|_| crate::scheduler::draining())
     }
 
     /// Sends a job to whichever thread comes to it first; `false` as for [`Feed::wake`].
@@ -183,6 +193,29 @@ fn full() -> CallError {
     CallError::new(ErrorCode::Overloaded, "too many runs wait for a device thread")
 }
 
+/// Somebody who waits for a run. It is cancelled if they leave.
+struct Caller {
+    waits_for: Option<(Arc<dyn Instance>, RunId)>,
+}
+
+impl Caller {
+    fn of(job: &Job) -> Self {
+        Self { waits_for: job.run.id.map(|id| (Arc::clone(&job.model.instance), id)) }
+    }
+
+    fn has_heard(&mut self) {
+        self.waits_for = None;
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if let Some((instance, id)) = &self.waits_for {
+            instance.cancel(*id);
+        }
+    }
+}
+
 /// Somebody who relies on a thread that is awake. Unless that has come to it, another is woken in the end.
 struct Relied<'a> {
     feed: &'a Feed,
@@ -231,7 +264,7 @@ impl Feed {
     }
 
     /// Has a thread look at a model; `false` as for [`Feed::wake`].
-    fn call(&self, model: &Arc<LoadedModel>) -> bool {
+    fn call(&self, model: &Arc<ModelInstance>) -> bool {
         match self.sender.try_send(Message::Look(Arc::clone(model))) {
             Ok(()) => self.wake(),
             // All threads are at it, and whichever is free next looks first at what is due.
@@ -243,7 +276,7 @@ impl Feed {
     }
 
     /// Has a thread look at a model then.
-    fn look_later(&self, model: &Arc<LoadedModel>, at: Instant) {
+    fn look_later(&self, model: &Arc<ModelInstance>, at: Instant) {
         let mut bed = self.bed();
         bed.add(at, Arc::clone(model));
         self.note_due(&bed);
@@ -343,7 +376,7 @@ impl Feed {
         let begun = Instant::now();
         let limit = self.output_limit;
         let answer = job::check(&job.model, &job.inputs, &job.outputs, limit)
-            .and_then(|_| job::run(&job.model, &job.inputs, &job.outputs, limit));
+            .and_then(|_| job::run(&job.model, &job.inputs, &job.outputs, job.run, limit));
         let took = begun.elapsed();
         self.note(took);
         if let (Some(former), Ok(_)) = (&job.model.former, &answer) {
@@ -352,7 +385,7 @@ impl Feed {
         job.finish(answer.map_err(Failure::Backend));
     }
 
-    fn look(&self, model: &Arc<LoadedModel>) {
+    fn look(&self, model: &Arc<ModelInstance>) {
         let Some(former) = &model.former else { return };
         let hurried = self.stopping.load(Ordering::Acquire) || self.is_broken_off();
         match former.visit(Instant::now(), hurried) {
@@ -403,5 +436,48 @@ fn work(feed: &Feed) {
             }
             Message::Stop => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_backend::Run;
+
+    use super::*;
+    use crate::config::BatchDelay;
+    use crate::models::tests::{GATE, batching, inputs, until};
+
+    /// Else a client that asks and leaves, again and again, would take every thread for as long as its runs last.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_whose_caller_leaves_is_cancelled_and_no_other() {
+        let (model, fake) = batching(1, BatchDelay::AtMost(Duration::ZERO));
+        let threads = Arc::new(Threads::start("fake", 2, 8, 1 << 20).unwrap());
+        let call = |id: u64| {
+            let (done, answer) = oneshot::channel();
+            let run = Run { id: RunId::new(id) };
+            let inputs = inputs(1, 4, 0.0, GATE);
+            let job = Job {
+                model: Arc::clone(&model),
+                inputs,
+                outputs: vec![0],
+                slot: None,
+                deadline: None,
+                run,
+                done,
+                counted: None,
+            };
+            let threads = Arc::clone(&threads);
+            tokio::spawn(async move { threads.run(job, answer).await })
+        };
+        let (stays, leaves) = (call(7), call(8));
+        until(|| fake.runs().len() == 2).await;
+        leaves.abort();
+        let next = call(9);
+        until(|| fake.runs().len() == 3).await;
+        assert_eq!(fake.cancelled.load(Ordering::Acquire), 8);
+        fake.open.store(true, Ordering::Release);
+        assert!(stays.await.unwrap().unwrap().is_ok() && next.await.unwrap().unwrap().is_ok());
+        assert_eq!(fake.cancelled.load(Ordering::Acquire), 8, "who has heard cancels nothing");
+        tokio::task::spawn_blocking(move || threads.stop()).await.unwrap();
     }
 }

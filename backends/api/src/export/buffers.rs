@@ -22,14 +22,16 @@ pub(super) unsafe extern "C" fn buffer_allocate(
         let internal = |error: &dyn std::fmt::Display| BackendError::Internal(error.to_string());
         let extent = i64::try_from(bytes).map_err(|error| internal(&error))?;
         let shape = Shape::new([extent]).map_err(|error| internal(&error))?;
-        let tensor = match memory {
-            abi::memory::PINNED => Tensor::new(DataType::Uint8, shape, device.pinned(bytes)?.freeze()),
-            abi::memory::DEVICE => Tensor::on_device(DataType::Uint8, shape, device.allocate(bytes)?),
+        let given = match memory {
+            abi::memory::PINNED => dlpack::give_memory(device.pinned(bytes)?, shape),
+            abi::memory::DEVICE => {
+                let tensor = Tensor::on_device(DataType::Uint8, shape, device.allocate(bytes)?);
+                dlpack::give(tensor.map_err(|error| internal(&error))?)
+            }
             _ => return Err(broken("there is no such kind of memory to give")),
         };
-        let tensor = tensor.map_err(|error| internal(&error))?;
         // SAFETY: `out` is the host's place for the tensor.
-        unsafe { store(out, dlpack::give(tensor)) }
+        unsafe { store(out, given) }
     };
     // SAFETY: `message` is the host's.
     unsafe { guard(message, body) }

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::num::NonZeroU64;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::entries::{LiveInstance, broken, handle, list, list_mut};
@@ -64,7 +65,9 @@ pub(super) unsafe extern "C" fn instance_submit(
         let done = move |result: Result<Vec<Output>, BackendError>| told.tell(result, loan);
         // SAFETY: null or valid during the call.
         let run = unsafe { number(run) };
-        instance.submit(Submission::new(inputs, lent, run, Box::new(done)));
+        let submission = Submission::new(inputs, lent, run, Box::new(done));
+        // From here on the end is told by `finished` alone: a panic drops the submission, which tells it.
+        let _ = catch_unwind(AssertUnwindSafe(|| instance.submit(submission)));
         Ok(())
     };
     // SAFETY: `message` is the host's.
@@ -144,7 +147,7 @@ unsafe fn take_all(inputs: *const *mut DLManagedTensor, count: usize) -> Result<
     // SAFETY: passed on.
     let inputs = unsafe { list(inputs, count) }?;
     // SAFETY: passed on.
-    let taken: Vec<_> = inputs.iter().map(|input| unsafe { dlpack::take(*input, None) }).collect();
+    let taken: Vec<_> = inputs.iter().map(|input| unsafe { dlpack::take(*input, None, 0) }).collect();
     let taken = taken.into_iter().enumerate().map(|(number, tensor)| {
         tensor.map_err(|fault| BackendError::Internal(format!("input number {number} came broken: {fault}")))
     });
@@ -167,6 +170,9 @@ unsafe fn lend(loan: &Loan, output: &abi::Output) -> Result<Output, BackendError
     })?;
     if view.device.is_some() || view.data_type == DataType::Bytes {
         return Err(broken("a place is in host memory, and not for strings"));
+    }
+    if !dlpack::is_place(&view) {
+        return Err(broken("a place is not aligned to 64 bytes"));
     }
     // SAFETY: promised by the caller.
     let lent = unsafe { loan.lend(view.data, view.len) };

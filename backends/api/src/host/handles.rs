@@ -8,6 +8,7 @@ use super::library::Entries;
 use super::runs::{HostInstance, LiveInstance};
 use super::{MESSAGE_BYTES, broken, call, describe, error};
 use crate::abi::{self, LoadRequest, Setting, Text};
+use crate::elsewhere::Elsewhere;
 use crate::{
     Backend, BackendError, BackendInfo, Buffer, Device, DeviceMemory, DeviceStatus, Health, Instance,
     LoadOptions, Model, ModelInfo, dlpack,
@@ -38,7 +39,7 @@ fn make<T>(
 }
 
 pub(super) struct HostBackend {
-    shared: Arc<OpenBackend>,
+    shared: Arc<Elsewhere<OpenBackend>>,
     info: BackendInfo,
 }
 
@@ -54,7 +55,7 @@ impl HostBackend {
             // SAFETY: all pointers are valid for the call.
             unsafe { (entries.backend_open)(settings.as_ptr(), settings.len(), out, message) }
         })?;
-        let shared = Arc::new(OpenBackend { raw, entries, name: name.into() });
+        let shared = Elsewhere::new(OpenBackend { raw, entries, name: name.into() });
         let mut description = std::ptr::null();
         call(name, |message| {
             // SAFETY: the handle is open, the pointers are valid for the call.
@@ -62,6 +63,12 @@ impl HostBackend {
         })?;
         // SAFETY: the description belongs to the open handle.
         let info = unsafe { describe::backend(description) }.map_err(|fault| broken(name, fault))?;
+        let lacks_memory = entries.buffer_allocate.is_none() || entries.buffer_copy.is_none();
+        if let Some(device) = info.devices.iter().find(|device| device.resident && lacks_memory) {
+            let what =
+                format_args!("`{}` has memory of its own, which no entry gives or copies", device.name);
+            return Err(broken(name, what));
+        }
         Ok(Self { shared, info })
     }
 }
@@ -84,15 +91,27 @@ impl Backend for HostBackend {
             // SAFETY: the handle is open, the pointers are valid for the call.
             unsafe { (backend.entries.device_open)(backend.raw.get(), index, out, message) }
         })?;
-        Ok(Arc::new(HostDevice(Arc::new(OpenDevice { raw, backend }))))
+        Ok(Arc::new(HostDevice(Elsewhere::new(OpenDevice { raw, backend }))))
     }
 }
 
-struct HostDevice(Arc<OpenDevice>);
+struct HostDevice(Arc<Elsewhere<OpenDevice>>);
 
-struct OpenDevice {
+pub(super) struct OpenDevice {
     raw: Handle<abi::DeviceHandle>,
-    backend: Arc<OpenBackend>,
+    backend: Arc<Elsewhere<OpenBackend>>,
+}
+
+impl OpenDevice {
+    /// By what memory that came from it is told from other devices'; it keeps the device, so no other gets this address.
+    pub(super) fn home(&self) -> dlpack::Home {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Whether `memory` may be shown to the library: an address means nothing to another device, or worse than nothing.
+    pub(super) fn is_home_of(&self, memory: &DeviceMemory) -> bool {
+        dlpack::home(memory) == Some(self.home())
+    }
 }
 
 impl Drop for OpenDevice {
@@ -117,23 +136,36 @@ impl HostDevice {
             unsafe { allocate(self.0.raw.get(), memory, bytes, &mut out, message) }
         })?;
         // SAFETY: the library gave the memory, which nobody else has; it ends before the device, which is kept.
-        let memory = unsafe { dlpack::take_memory(out, self.0.clone()) };
+        let memory = unsafe { dlpack::take_memory(out, self.0.clone(), self.0.home()) };
         memory.map(Some).map_err(|fault| broken(&backend.name, fault))
     }
 
-    fn copy(&self, from: &abi::DLTensor, to: &abi::DLTensor) -> Result<(), BackendError> {
+    /// Copies between memory of the device's and `bytes` of the host's.
+    fn copy(
+        &self,
+        memory: &DeviceMemory,
+        bytes: usize,
+        tensors: impl FnOnce(&[i64; 1]) -> (abi::DLTensor, abi::DLTensor),
+    ) -> Result<(), BackendError> {
         let backend = self.backend();
+        if !self.0.is_home_of(memory) {
+            return Err(BackendError::Input("the memory is not this device's".into()));
+        }
+        if memory.len() != bytes {
+            let text = format!("{bytes} bytes are to be copied from or to {}", memory.len());
+            return Err(BackendError::Input(text));
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        let extent = [i64::try_from(bytes).unwrap_or(i64::MAX)]; // no memory is larger
+        let (from, to) = tensors(&extent);
         let Some(copy) = backend.entries.buffer_copy else {
             return Err(BackendError::Unsupported("the device has no memory of its own".into()));
         };
         // SAFETY: the handle is open, the tensors are valid for the call.
-        call(&backend.name, |message| unsafe { copy(self.0.raw.get(), from, to, message) })
+        call(&backend.name, |message| unsafe { copy(self.0.raw.get(), &from, &to, message) })
     }
-}
-
-/// The one extent of memory that is seen as bytes.
-fn extent(bytes: usize) -> [i64; 1] {
-    [i64::try_from(bytes).unwrap_or(i64::MAX)]
 }
 
 impl Device for HostDevice {
@@ -174,7 +206,7 @@ impl Device for HostDevice {
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
-        let OpenDevice { raw: device, backend } = &*self.0;
+        let OpenDevice { raw: device, backend } = &**self.0;
         let raw = with_request(options, |request| {
             make(&backend.name, |out, message| {
                 // SAFETY: the handle is open, the pointers are valid for the call.
@@ -189,12 +221,16 @@ impl Device for HostDevice {
         })?;
         // SAFETY: the signature belongs to the loaded model.
         model.info = unsafe { describe::model(signature) }.map_err(|fault| broken(&backend.name, fault))?;
-        Ok(Arc::new(HostModel(Arc::new(model))))
+        Ok(Arc::new(HostModel(Elsewhere::new(model))))
     }
 
     fn pinned(&self, bytes: usize) -> Result<Buffer, BackendError> {
         match self.memory(abi::memory::PINNED, bytes)? {
-            Some(dlpack::Memory::Host(buffer)) if buffer.len() == bytes => Ok(buffer),
+            Some(dlpack::Memory::Host(mut buffer)) if buffer.len() == bytes => {
+                // What was there before may be somebody else's, and an output need not fill its place.
+                buffer.fill(0);
+                Ok(buffer)
+            }
             Some(_) => Err(broken(&self.backend().name, "it gave other memory than was asked for")),
             None => Buffer::zeroed(bytes)
                 .map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of host memory"))),
@@ -210,13 +246,15 @@ impl Device for HostDevice {
     }
 
     fn upload(&self, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {
-        let (size, room) = (extent(from.len()), extent(to.len()));
-        self.copy(&dlpack::describe_bytes(from.as_ptr(), &size), &dlpack::describe_memory(to, &room))
+        self.copy(to, from.len(), |extent| {
+            (dlpack::describe_bytes(from.as_ptr(), extent), dlpack::describe_memory(to, extent))
+        })
     }
 
     fn download(&self, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
-        let (size, room) = (extent(from.len()), extent(to.len()));
-        self.copy(&dlpack::describe_memory(from, &size), &dlpack::describe_bytes(to.as_mut_ptr(), &room))
+        self.copy(from, to.len(), |extent| {
+            (dlpack::describe_memory(from, extent), dlpack::describe_bytes(to.as_mut_ptr(), extent))
+        })
     }
 }
 
@@ -239,7 +277,12 @@ fn with_request<T>(
 #[cfg(unix)]
 fn path_text(path: &Path) -> Result<Text, BackendError> {
     use std::os::unix::ffi::OsStrExt;
-    Ok(Text::of_bytes(path.as_os_str().as_bytes()))
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.contains(&0) {
+        // A library that ends it with a 0 would open another file.
+        return Err(BackendError::Load(format!("path `{}` has a byte of 0 in it", path.display())));
+    }
+    Ok(Text::of_bytes(bytes))
 }
 
 #[cfg(not(unix))]
@@ -248,11 +291,11 @@ fn path_text(path: &Path) -> Result<Text, BackendError> {
     text.map(Text::of).ok_or_else(|| BackendError::Load(format!("path `{}` is not UTF-8", path.display())))
 }
 
-struct HostModel(Arc<LoadedModel>);
+struct HostModel(Arc<Elsewhere<LoadedModel>>);
 
 pub(super) struct LoadedModel {
     raw: Handle<abi::ModelHandle>,
-    device: Arc<OpenDevice>,
+    pub(super) device: Arc<Elsewhere<OpenDevice>>,
     pub(super) info: ModelInfo,
 }
 
@@ -280,6 +323,6 @@ impl Model for HostModel {
             // SAFETY: the handle is open, the pointers are valid for the call.
             unsafe { (model.backend().entries.instance_create)(model.raw.get(), out, message) }
         })?;
-        Ok(Arc::new(HostInstance(Arc::new(LiveInstance { raw, model }))))
+        Ok(Arc::new(HostInstance(Elsewhere::new(LiveInstance { raw, model }))))
     }
 }

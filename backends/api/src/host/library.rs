@@ -67,7 +67,8 @@ pub(super) unsafe fn entries(table: *const Table, name: &str) -> Result<Entries,
     }
     // What both sides know; where the library's table ends, ours stays null.
     let shared = size.min(size_of::<Table>());
-    if shared < std::mem::offset_of!(Table, backend_open) {
+    // A size that ends within an entry would make half of it a function.
+    if shared < std::mem::offset_of!(Table, backend_open) || !size.is_multiple_of(align_of::<Table>()) {
         return Err(broken(name, format_args!("its table has a size of {size} bytes")));
     }
     let mut copy = Table::EMPTY;

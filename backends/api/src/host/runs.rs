@@ -6,14 +6,16 @@ use std::sync::Arc;
 use super::handles::{Handle, LoadedModel};
 use super::{broken, call, error};
 use crate::abi::{self, Message, code};
+use crate::buffer::ALIGNMENT;
+use crate::elsewhere::{Elsewhere, called};
 use crate::{BackendError, DataType, Instance, Output, Run, RunId, Submission, Tensor, dlpack};
 
-pub(super) struct HostInstance(pub(super) Arc<LiveInstance>);
+pub(super) struct HostInstance(pub(super) Arc<Elsewhere<LiveInstance>>);
 
 /// An instance; lives until the last run on it is over.
 pub(super) struct LiveInstance {
     pub(super) raw: Handle<abi::InstanceHandle>,
-    pub(super) model: Arc<LoadedModel>,
+    pub(super) model: Arc<Elsewhere<LoadedModel>>,
 }
 
 impl Drop for LiveInstance {
@@ -27,7 +29,7 @@ impl Instance for HostInstance {
     fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], run: Run) -> Result<(), BackendError> {
         let live = &*self.0;
         let backend = live.model.backend();
-        live.model.info.check_outputs(outputs)?;
+        live.check(inputs, outputs)?;
         let places = places(outputs);
         let mut asked = asked(outputs, &places);
         let given: Vec<_> = inputs.iter().map(|input| dlpack::give(input.clone())).collect();
@@ -39,7 +41,7 @@ impl Instance for HostInstance {
             // now on; the places are in `outputs`, which this call has alone.
             unsafe { infer(live.raw.get(), inputs.0, inputs.1, outputs.0, outputs.1, &run, message) }
         })?;
-        live.collect(&asked, outputs)
+        live.collect(&asked, &places, outputs)
     }
 
     fn submit(self: Arc<Self>, mut submission: Submission) {
@@ -48,7 +50,7 @@ impl Instance for HostInstance {
             let result = self.infer(&submission.inputs, &mut submission.outputs, submission.run);
             return submission.finish(result);
         };
-        if let Err(error) = live.model.info.check_outputs(&mut submission.outputs) {
+        if let Err(error) = live.check(&submission.inputs, &mut submission.outputs) {
             return submission.finish(Err(error));
         }
         let given: Vec<_> = submission.inputs.drain(..).map(dlpack::give).collect();
@@ -106,7 +108,7 @@ impl Instance for HostInstance {
 
 /// A submitted run. The addresses of what it holds do not change until it is over.
 struct UnderWay {
-    live: Arc<LiveInstance>,
+    live: Arc<Elsewhere<LiveInstance>>,
     places: Vec<Option<abi::DLTensor>>,
     asked: Vec<abi::Output>,
     submission: Submission,
@@ -115,33 +117,20 @@ struct UnderWay {
 /// What the library calls when a submitted run is over.
 unsafe extern "C" fn finished(context: *mut c_void, code: i32, message: *const Message) {
     // A panic in whoever is told must not pass to the library.
-    let told = std::panic::AssertUnwindSafe(|| {
+    let tell = std::panic::AssertUnwindSafe(|| {
         // SAFETY: called once, with the context that came with the run.
         let UnderWay { live, asked, mut submission, places } =
             *unsafe { Box::from_raw(context.cast::<UnderWay>()) };
         let result = if code == code::OK {
-            live.collect(&asked, &mut submission.outputs)
+            live.collect(&asked, &places, &mut submission.outputs)
         } else {
             // SAFETY: null or valid during the call.
             Err(error(&live.model.backend().name, code, unsafe { text(message) }))
         };
         drop(places);
         submission.finish(result);
-        end_elsewhere(live);
     });
-    let _ = std::panic::catch_unwind(told);
-}
-
-/// Lets go of an instance. If nobody else has it, it ends on a thread of its own, for this one is the library's, in a call that it
-/// has not finished.
-fn end_elsewhere(live: Arc<LiveInstance>) {
-    let Some(last) = Arc::into_inner(live) else { return };
-    let last = Arc::new(last);
-    let ends = Arc::clone(&last);
-    if std::thread::Builder::new().spawn(move || drop(ends)).is_err() {
-        // Better kept for good than ended here.
-        std::mem::forget(last);
-    }
+    let _ = std::panic::catch_unwind(|| called(tell));
 }
 
 /// # Safety
@@ -165,6 +154,10 @@ fn number(run: Run) -> abi::Run {
 fn places(outputs: &mut [Output]) -> Vec<Option<abi::DLTensor>> {
     let place = |output: &mut Output| {
         let (data_type, shape, bytes) = output.place_mut()?;
+        // Memory that lies elsewhere may lie anyhow; a library may count on what the table says of places.
+        if !bytes.is_empty() && !bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
+            return None;
+        }
         Some(dlpack::describe(data_type, shape, bytes.as_mut_ptr()))
     };
     outputs.iter_mut().map(place).collect()
@@ -183,37 +176,74 @@ fn asked(outputs: &[Output], places: &[Option<abi::DLTensor>]) -> Vec<abi::Outpu
 }
 
 impl LiveInstance {
+    /// What must hold before the library sees it.
+    fn check(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
+        self.model.info.check_outputs(outputs)?;
+        let foreign =
+            |tensor: &Tensor| tensor.resident().is_some_and(|memory| !self.model.device.is_home_of(memory));
+        match inputs.iter().position(foreign) {
+            Some(number) => {
+                Err(BackendError::Input(format!("input number {number} lies in memory of another device")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Takes what the library allocated.
-    fn collect(&self, asked: &[abi::Output], outputs: &mut [Output]) -> Result<(), BackendError> {
+    fn collect(
+        &self,
+        asked: &[abi::Output],
+        places: &[Option<abi::DLTensor>],
+        outputs: &mut [Output],
+    ) -> Result<(), BackendError> {
         // All are taken before one is refused, so that each is ended.
-        let results: Vec<_> = asked.iter().map(|output| self.result(output)).collect();
+        let results: Vec<_> = asked
+            .iter()
+            .zip(places)
+            .zip(&*outputs)
+            .map(|((asked, place), output)| self.result(asked.allocated, place.is_some(), output))
+            .collect();
         for (output, result) in outputs.iter_mut().zip(results) {
-            if let Some(tensor) = result? {
-                output.set(tensor);
+            let Some(tensor) = result? else { continue };
+            match output.place_mut() {
+                // It was not offered, for its alignment, or the library did not look.
+                Some((data_type, shape, place))
+                    if data_type == tensor.data_type()
+                        && shape == tensor.shape()
+                        && place.len() == tensor.data().len() =>
+                {
+                    place.copy_from_slice(tensor.data());
+                }
+                _ => output.set(tensor),
             }
         }
         Ok(())
     }
 
-    /// The tensor that the library allocated for an output; `None` if it wrote in the output's place.
-    fn result(&self, output: &abi::Output) -> Result<Option<Tensor>, BackendError> {
+    /// The tensor that the library allocated for an output; `None` if it wrote in the output's place. What was asked is known on
+    /// this side: the library may have changed its own copy.
+    fn result(
+        &self,
+        allocated: *mut abi::DLManagedTensor,
+        placed: bool,
+        output: &Output,
+    ) -> Result<Option<Tensor>, BackendError> {
         let name = &self.model.backend().name;
-        let what = |problem: &dyn std::fmt::Display| {
-            broken(name, format_args!("output number {}: {problem}", output.index))
-        };
-        if output.allocated.is_null() {
-            return if output.place.is_null() { Err(what(&"was not set")) } else { Ok(None) };
+        let index = output.index();
+        let what =
+            |problem: &dyn std::fmt::Display| broken(name, format_args!("output number {index}: {problem}"));
+        if allocated.is_null() {
+            return if !placed { Err(what(&"was not set")) } else { Ok(None) };
         }
         // The tensor's memory may be part of the model's, so the model stays as long as the tensor.
         let model: dlpack::Keep = self.model.clone();
         // SAFETY: by the contract the tensor is the host's after success.
-        let tensor = unsafe { dlpack::take(output.allocated, Some(model)) }.map_err(|fault| what(&fault))?;
-        if tensor.resident().is_some() != (output.memory == abi::memory::DEVICE)
-            && tensor.data_type() != DataType::Bytes
-        {
+        let tensor = unsafe { dlpack::take(allocated, Some(model), self.model.device.home()) }
+            .map_err(|fault| what(&fault))?;
+        if tensor.resident().is_some() != output.wants_resident() && tensor.data_type() != DataType::Bytes {
             return Err(what(&"is in other memory than was asked for"));
         }
-        match self.model.info.outputs.get(output.index) {
+        match self.model.info.outputs.get(index) {
             Some(info) if info.data_type == tensor.data_type() => Ok(Some(tensor)),
             Some(info) => {
                 Err(what(&format_args!("is of type {}, not {}", tensor.data_type(), info.data_type)))

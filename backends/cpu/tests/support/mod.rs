@@ -73,6 +73,7 @@ impl Mlp {
 }
 
 /// `x`, FP32 `[2]`, to `y`, a sequence of tensors; scikit-learn's classifiers have such outputs.
+#[allow(dead_code, reason = "not every test has models that cannot be served")]
 pub(crate) fn sequence() -> Vec<u8> {
     // Fields of `onnx.proto`: value_info is name 1, type 2; a type is tensor 1 or sequence 4, which has an element 1;
     // a tensor type is element type 1 (1 is FP32), shape 2; a shape has dimensions 1, each with a value 1.
@@ -88,6 +89,7 @@ pub(crate) fn sequence() -> Vec<u8> {
 }
 
 /// A field of bytes, of fewer than 128 here.
+#[allow(dead_code, reason = "as above")]
 fn message(field: u8, bytes: &[u8]) -> Vec<u8> {
     assert!(bytes.len() < 128);
     [&[field << 3 | 2, bytes.len() as u8], bytes].concat()

@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 use outrigger_backend::{BackendError, ModelInfo};
 
 use super::job::{self, Failure, Job};
+use super::wanted::Wanted;
 use crate::busy::Outcome;
-use crate::config::{BatchDelay, ModelConfig};
+use crate::config::BatchDelay;
 use choice::{Bucket, Choice, Rules, Waiting};
 use cost::Costs;
 
@@ -116,7 +117,7 @@ impl Former {
     /// [`NotBatchable`], if its inputs and outputs tell that it cannot.
     pub(super) fn new(
         name: &str,
-        config: &ModelConfig,
+        config: &Wanted,
         info: &ModelInfo,
         limits: Limits,
         metrics: &BatchMetrics,

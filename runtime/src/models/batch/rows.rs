@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, Buffer, Shape, Tensor};
+use outrigger_backend::{BackendError, Buffer, DataType, STRING_PREFIX, Shape, Tensor};
 
 /// Buffers that are kept for the next batch.
 const KEPT: usize = 8;
@@ -102,9 +102,14 @@ pub(super) fn split(whole: &Tensor, rows: &[usize]) -> Option<Vec<Tensor>> {
         return None;
     }
     let row = whole.data().len().checked_div(all).unwrap_or(0);
+    // Strings differ in length, so the bytes of a row are counted string by string.
+    let strings = whole.data_type() == DataType::Bytes;
+    let mut lengths = whole.iter_strings().map(|string| string.len() + STRING_PREFIX);
+    let in_row = trailing.iter().map(|extent| usize::try_from(*extent).unwrap_or(0)).product::<usize>();
     let mut at = 0;
     let part = |own: &usize| {
-        let end = at + own * row;
+        let len = if strings { lengths.by_ref().take(own * in_row).sum() } else { own * row };
+        let end = at + len;
         let data = whole.data().slice(at..end);
         at = end;
         tensor(whole, i64::try_from(*own).ok()?, trailing, data)
@@ -119,13 +124,23 @@ fn tensor(like: &Tensor, rows: i64, trailing: &[i64], data: Bytes) -> Option<Ten
 
 #[cfg(test)]
 mod tests {
-    use outrigger_backend::DataType;
-
     use super::*;
 
     fn int8(extents: &[i64], data: &[u8]) -> Tensor {
         let shape = Shape::new(extents).unwrap();
         Tensor::new(DataType::Int8, shape, Bytes::copy_from_slice(data)).unwrap()
+    }
+
+    #[test]
+    fn strings_go_together_and_apart() {
+        let strings =
+            |extents: &[i64], all: &[&str]| Tensor::strings(Shape::new(extents).unwrap(), all).unwrap();
+        let parts =
+            [strings(&[1, 2], &["a", "bcd"]), strings(&[0, 2], &[]), strings(&[2, 2], &["", "e", "fg", ""])];
+        let whole = join(parts.iter(), &Pool::default()).unwrap();
+        assert_eq!(whole, strings(&[3, 2], &["a", "bcd", "", "e", "fg", ""]));
+        assert_eq!(split(&whole, &[1, 0, 2]).unwrap(), parts);
+        assert!(split(&whole, &[1, 1]).is_none());
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use outrigger_backend::{BackendError, Tensor};
+use outrigger_backend::{BackendError, Run, Tensor};
 
-use super::super::LoadedModel;
+use super::super::ModelInstance;
 use super::super::job::{self, Failure};
 use super::{Former, Member, rows};
 
@@ -33,7 +33,7 @@ enum Trouble {
 /// call which makes the model fail fails alone; the others of its half are run up to once more per level. Callers that have left
 /// meanwhile, and those whose deadline is over, are left out.
 pub(in super::super) fn run(
-    model: &LoadedModel,
+    model: &ModelInstance,
     former: &Former,
     mut members: Vec<Member>,
     around: &impl Around,
@@ -90,10 +90,10 @@ fn still_wanted(former: &Former, group: Vec<Member>, around: &impl Around) -> Ve
     wanted
 }
 
-fn alone(model: &LoadedModel, former: &Former, member: Member, around: &impl Around) {
+fn alone(model: &ModelInstance, former: &Former, member: Member, around: &impl Around) {
     let Member { job, about } = member;
     let begun = Instant::now();
-    let answer = job::run(model, &job.inputs, &job.outputs, around.output_limit());
+    let answer = job::run(model, &job.inputs, &job.outputs, job.run, around.output_limit());
     let took = begun.elapsed();
     around.note(took);
     if answer.is_ok() {
@@ -104,7 +104,7 @@ fn alone(model: &LoadedModel, former: &Former, member: Member, around: &impl Aro
 
 /// The outputs of each call, in their order.
 fn together(
-    model: &LoadedModel,
+    model: &ModelInstance,
     former: &Former,
     group: &[Member],
     around: &impl Around,
@@ -117,7 +117,7 @@ fn together(
         .map(|at| rows::join(group.iter().filter_map(|member| member.job.inputs.get(at)), &former.pool))
         .collect::<Result<Vec<_>, _>>()?;
     let limit = around.output_limit().saturating_mul(group.len());
-    let outputs = job::run(model, &inputs, &first.job.outputs, limit);
+    let outputs = job::run(model, &inputs, &first.job.outputs, Run::default(), limit);
     let took = begun.elapsed();
     around.note(took);
     let outputs = outputs?;

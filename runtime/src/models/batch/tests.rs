@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use outrigger_backend::{BackendError, Tensor};
+use outrigger_backend::{BackendError, Run, Tensor};
 use outrigger_protocol::error::CallError;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::BatchDelay;
-use crate::models::LoadedModel;
+use crate::models::ModelInstance;
 use crate::models::job::{self, Answer, Failure, Job};
 use crate::models::tests::{Fake, GATE, POISON, WIDE, batching, inputs, until};
 use crate::models::threads::Threads;
@@ -20,7 +20,7 @@ const AT_ONCE: BatchDelay = BatchDelay::AtMost(Duration::ZERO);
 const LIMIT: usize = 1 << 20;
 
 struct Rig {
-    model: Arc<LoadedModel>,
+    model: Arc<ModelInstance>,
     fake: Arc<Fake>,
     threads: Arc<Threads>,
 }
@@ -28,7 +28,7 @@ struct Rig {
 impl Rig {
     fn new(threads: usize, max_batch: usize, delay: BatchDelay) -> Self {
         let (model, fake) = batching(max_batch, delay);
-        Self { model, fake, threads: Arc::new(Threads::start(threads, 64, LIMIT).unwrap()) }
+        Self { model, fake, threads: Arc::new(Threads::start("fake", threads, 64, LIMIT).unwrap()) }
     }
 
     fn call(
@@ -38,7 +38,16 @@ impl Rig {
         deadline: Option<Instant>,
     ) -> JoinHandle<Result<Answer, CallError>> {
         let (done, answer) = oneshot::channel();
-        let job = Job { model: Arc::clone(&self.model), inputs, outputs, slot: None, deadline, done };
+        let job = Job {
+            model: Arc::clone(&self.model),
+            inputs,
+            outputs,
+            slot: None,
+            deadline,
+            run: Run::default(),
+            done,
+            counted: None,
+        };
         let threads = Arc::clone(&self.threads);
         tokio::spawn(async move { threads.run(job, answer).await })
     }
@@ -53,7 +62,7 @@ impl Rig {
 
     /// What the call would get alone.
     fn expected(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>, BackendError> {
-        job::run(&self.model, inputs, outputs, LIMIT)
+        job::run(&self.model, inputs, outputs, Run::default(), LIMIT)
     }
 
     fn waiting(&self) -> usize {
@@ -206,7 +215,16 @@ async fn only_so_many_may_wait() {
     for _ in 1..former.most {
         let (done, answer) = oneshot::channel();
         let (model, inputs) = (Arc::clone(&rig.model), inputs(1, 1, 0.0, 1));
-        let job = Job { model, inputs, outputs: vec![0], slot: None, deadline: None, done };
+        let job = Job {
+            model,
+            inputs,
+            outputs: vec![0],
+            slot: None,
+            deadline: None,
+            run: Run::default(),
+            done,
+            counted: None,
+        };
         assert!(former.put(job).is_ok());
         answers.push(answer);
     }

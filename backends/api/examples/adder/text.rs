@@ -1,0 +1,92 @@
+//! Models: a word that says what to do, and what it needs to know.
+
+use std::time::Duration;
+
+use outrigger_backend::{BackendError, DataType, LoadOptions, ModelInfo, TensorInfo};
+
+/// What `identity` takes.
+pub const TYPES: [DataType; 4] = [DataType::Fp32, DataType::Fp64, DataType::Uint8, DataType::Int64];
+
+/// Bytes that a model takes on the device, unless it says so itself.
+const WEIGHTS: u64 = 42;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Task {
+    Add,
+    Identity,
+    NonZero,
+    /// x `[n, 1]` plus y `[1, m]`.
+    Outer,
+    /// Takes that long, unless it is cancelled.
+    Slow(Duration),
+    Panic,
+    Fail,
+    Keep,
+}
+
+pub(crate) struct Text {
+    pub(crate) task: Task,
+    pub(crate) info: ModelInfo,
+    /// Bytes that it takes on the device.
+    pub(crate) weights: u64,
+}
+
+impl Text {
+    pub(crate) fn read(options: &LoadOptions) -> Result<Self, BackendError> {
+        let broken = |why: String| BackendError::Load(format!("{}: {why}", options.path.display()));
+        if let Some((key, _)) = options.settings.first() {
+            return Err(broken(format!("unknown setting `{key}`")));
+        }
+        if let Some(format) = options.format.as_deref().filter(|format| *format != "text") {
+            return Err(broken(format!("format `{format}` is not known")));
+        }
+        let text = std::fs::read_to_string(&options.path).map_err(|error| broken(error.to_string()))?;
+        Self::parse(&text).ok_or_else(|| broken("no model".into()))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        use DataType::{Fp32, Int64};
+        let (word, rest) = text.split_once(' ')?;
+        let add = || [vec![row("x", Fp32, 3), row("y", Fp32, 3)], vec![row("z", Fp32, 3)]];
+        let mut weights = WEIGHTS;
+        let (task, [inputs, outputs]) = match word {
+            "add" => (Task::Add, add()),
+            "panic" => (Task::Panic, add()),
+            "fail" => (Task::Fail, add()),
+            "keep" => (Task::Keep, add()),
+            "slow" => (Task::Slow(Duration::from_millis(rest.parse().ok()?)), add()),
+            "weights" => {
+                weights = rest.parse().ok()?;
+                (Task::Add, add())
+            }
+            "identity" => {
+                let types = TYPES.into_iter().chain([DataType::Bytes]);
+                let data_type = types.into_iter().find(|data_type| data_type.name() == rest)?;
+                (Task::Identity, [vec![row("x", data_type, 2)], vec![row("y", data_type, 2)]])
+            }
+            "nonzero" => {
+                let x = free("x", Fp32, &[(-1, "")]);
+                (Task::NonZero, [vec![x], vec![free("y", Int64, &[(1, ""), (-1, "")])]])
+            }
+            "outer" => {
+                let (x, y) = (free("x", Fp32, &[(-1, "n"), (1, "")]), free("y", Fp32, &[(1, ""), (-1, "m")]));
+                (Task::Outer, [vec![x, y], vec![free("z", Fp32, &[(-1, "n"), (-1, "m")])]])
+            }
+            _ => return None,
+        };
+        Some(Self { task, info: ModelInfo { inputs, outputs }, weights })
+    }
+}
+
+fn row(name: &str, data_type: DataType, width: i64) -> TensorInfo {
+    free(name, data_type, &[(-1, "batch"), (width, "")])
+}
+
+fn free(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
+    TensorInfo {
+        name: name.into(),
+        data_type,
+        shape: dimensions.iter().map(|(extent, _)| *extent).collect(),
+        symbols: dimensions.iter().map(|(_, symbol)| (*symbol).into()).collect(),
+    }
+}

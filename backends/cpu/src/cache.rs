@@ -1,0 +1,341 @@
+//! Optimised models on disk: what ONNX Runtime makes of a model's graph is the same every time, and takes longer than reading it.
+//!
+//! A file is named by what it was made from: the model, the versions, the CPU. It ends in a digest of its own, so that one which is
+//! damaged is noticed, removed and made again. It is written under another name and then renamed, so that any number of processes
+//! may have one folder. Nothing here makes a load fail: where the cache does not work, the model is loaded without it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+/// Changes with the form of the files and with how sessions are made from models.
+const FORM: &str = "outrigger-cpu optimised model, form 1";
+/// Ours alone within the folder of the setting, which may be open to others or shared with other things.
+const FOLDER: &str = "outrigger-cpu";
+const EXTENSION: &str = "optimised";
+/// Ends a file, before its digest.
+const MARK: [u8; 8] = *b"OUTRIGO1";
+const DIGEST: usize = 32;
+/// After so long a file that was not renamed belongs to a process that died.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// A folder of optimised models.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    folder: PathBuf,
+    most_bytes: u64,
+    /// What all keys have in common: versions and CPU.
+    circumstances: String,
+}
+
+/// Why a folder is not used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheError {
+    #[error("setting `cache`: {}: {why} (name a folder that can be written, or leave it out)", path.display())]
+    Folder { path: PathBuf, why: io::Error },
+    #[error("setting `cache`: {} must be this user's, and closed to others (mode 0700): remove it or name another folder", path.display())]
+    Open { path: PathBuf },
+}
+
+/// Where a model's optimised form is, or would be.
+pub(crate) struct Entry<'a> {
+    cache: &'a Cache,
+    path: PathBuf,
+}
+
+impl Cache {
+    /// Opens the cache in `folder`, and makes it where it is missing.
+    pub(crate) fn open(folder: &Path, most_bytes: u64, version: &str) -> Result<Self, CacheError> {
+        let path = folder.join(FOLDER);
+        let made = fs::create_dir_all(folder).and_then(|()| private_folder(&path));
+        match made {
+            Ok(true) => {}
+            Ok(false) => return Err(CacheError::Open { path }),
+            Err(why) => return Err(CacheError::Folder { path, why }),
+        }
+        let own = env!("CARGO_PKG_VERSION");
+        let circumstances = format!("{FORM}\n{own}\nONNX Runtime {version}\n{}", cpu());
+        Ok(Self { folder: path, most_bytes, circumstances })
+    }
+
+    /// The entry of the model at `path`, of which all bytes are read for it.
+    pub(crate) fn entry(&self, path: &Path) -> io::Result<Entry<'_>> {
+        let mut model = Sha256::new();
+        io::copy(&mut File::open(path)?, &mut HashWriter(&mut model))?;
+        let mut key = Sha256::new();
+        key.update(self.circumstances.as_bytes());
+        key.update(model.finalize());
+        let name = key.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Ok(Entry { cache: self, path: self.folder.join(name).with_extension(EXTENSION) })
+    }
+
+    /// Makes room, the least recently used first, and clears away what was abandoned.
+    fn evict(&self) -> io::Result<()> {
+        let mut kept = Vec::new();
+        for file in fs::read_dir(&self.folder)? {
+            let (path, metadata) = match file.and_then(|file| Ok((file.path(), file.metadata()?))) {
+                Ok(file) => file,
+                // Another process was faster.
+                Err(_) => continue,
+            };
+            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+                kept.push((used, metadata.len(), path));
+            } else if used.elapsed().is_ok_and(|age| age > ABANDONED) {
+                let _ = fs::remove_file(path);
+            }
+        }
+        kept.sort();
+        let mut bytes = kept.iter().map(|(_, bytes, _)| *bytes).fold(0, u64::saturating_add);
+        for (_, len, path) in kept {
+            if bytes <= self.most_bytes {
+                break;
+            }
+            let _ = fs::remove_file(path);
+            bytes -= len;
+        }
+        Ok(())
+    }
+}
+
+impl Entry<'_> {
+    /// The optimised model, if there is one; one that is damaged is removed.
+    pub(crate) fn read(&self) -> Option<Vec<u8>> {
+        let mut bytes = fs::read(&self.path).ok()?;
+        match checked(&bytes) {
+            Some(len) => {
+                bytes.truncate(len);
+                // So that it is not among the first to go. Its age is all that this is about.
+                if let Ok(file) = File::options().write(true).open(&self.path) {
+                    let _ = file.set_modified(SystemTime::now());
+                }
+                Some(bytes)
+            }
+            None => {
+                self.remove();
+                None
+            }
+        }
+    }
+
+    /// Removes a file that turned out to be of no use.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
+    /// A file for ONNX Runtime to write the optimised model to.
+    pub(crate) fn draft(&self) -> io::Result<Draft<'_>> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = self.path.with_extension(format!("{}-{number}.draft", std::process::id()));
+        // Here and not by ONNX Runtime, which would take the usual mode.
+        private_file(&path)?;
+        Ok(Draft { entry: self, path })
+    }
+}
+
+/// A file that is being written; removed unless it is kept.
+pub(crate) struct Draft<'a> {
+    entry: &'a Entry<'a>,
+    path: PathBuf,
+}
+
+impl Draft<'_> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the file its digest and its name, and makes room for it.
+    pub(crate) fn keep(self) -> io::Result<()> {
+        let mut digest = Sha256::new();
+        let len = io::copy(&mut File::open(&self.path)?, &mut HashWriter(&mut digest))?;
+        let end = (MARK.len() + DIGEST) as u64;
+        if len == 0 || len.saturating_add(end) > self.entry.cache.most_bytes {
+            return Ok(());
+        }
+        let mut file = File::options().append(true).open(&self.path)?;
+        file.write_all(&MARK)?;
+        file.write_all(&digest.finalize())?;
+        // A name that outlives the machine's fall must not stand for less than the whole file; the digest would tell, but late.
+        file.sync_data()?;
+        fs::rename(&self.path, &self.entry.path)?;
+        self.entry.cache.evict()
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // Gone already if it was kept.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The length of the model in a file, if the file is whole.
+fn checked(bytes: &[u8]) -> Option<usize> {
+    let (rest, digest) = bytes.split_last_chunk::<DIGEST>()?;
+    let (model, mark) = rest.split_last_chunk::<{ MARK.len() }>()?;
+    (*mark == MARK && Sha256::digest(model)[..] == digest[..]).then_some(model.len())
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The processor, as far as ONNX Runtime's optimisations can depend on it: the layout of a convolution's weights does.
+fn cpu() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let wanted = ["vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features"];
+    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    let told = lines.filter(|line| wanted.iter().any(|wanted| line.starts_with(wanted)));
+    format!("{}\n{}", std::env::consts::ARCH, told.collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(unix)]
+fn private_folder(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    // Not what a link leads to: others may have put it there.
+    let metadata = fs::symlink_metadata(path)?;
+    Ok(metadata.is_dir()
+        && metadata.mode() & 0o077 == 0
+        && metadata.uid() == rustix::process::geteuid().as_raw())
+}
+
+#[cfg(not(unix))]
+fn private_folder(path: &Path) -> io::Result<bool> {
+    fs::create_dir_all(path)?;
+    Ok(true)
+}
+
+fn private_file(path: &Path) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(cache: &Cache, model: &Path, optimised: &[u8]) {
+        let entry = cache.entry(model).unwrap();
+        let draft = entry.draft().unwrap();
+        fs::write(draft.path(), optimised).unwrap();
+        draft.keep().unwrap();
+    }
+
+    fn files(cache: &Cache) -> Vec<PathBuf> {
+        fs::read_dir(&cache.folder).unwrap().map(|file| file.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn what_is_kept_is_found_by_content_and_circumstances() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        fs::write(&one, "a model").unwrap();
+        fs::write(&other, "a model").unwrap();
+        let cache = Cache::open(folder.path(), 1000, "1.32").unwrap();
+        assert_eq!(cache.entry(&one).unwrap().read(), None);
+        keep(&cache, &one, b"optimised");
+        assert_eq!(
+            cache.entry(&other).unwrap().read().as_deref(),
+            Some(&b"optimised"[..]),
+            "content, not name"
+        );
+        let newer = Cache::open(folder.path(), 1000, "1.33").unwrap();
+        assert_eq!(newer.entry(&one).unwrap().read(), None);
+        fs::write(&one, "another model").unwrap();
+        assert_eq!(cache.entry(&one).unwrap().read(), None);
+        assert_eq!(files(&cache).len(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn damaged_files_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        fs::write(&model, "a model").unwrap();
+        let cache = Cache::open(folder.path(), 1000, "1").unwrap();
+        let damage: [fn(&mut Vec<u8>); 4] =
+            [|bytes| bytes[0] ^= 1, |bytes| bytes.truncate(20), Vec::clear, |bytes| bytes.push(0)];
+        for damage in damage {
+            keep(&cache, &model, b"optimised");
+            let path = files(&cache).pop().unwrap();
+            let mut bytes = fs::read(&path).unwrap();
+            damage(&mut bytes);
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(cache.entry(&model).unwrap().read(), None);
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = |name: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, name).unwrap();
+            path
+        };
+        let [a, b, c, large] = ["a", "b", "c", "large"].map(model);
+        // Room for two of 60 bytes with their ends of 40.
+        let cache = Cache::open(folder.path(), 200, "1").unwrap();
+        let age = |model: &Path, seconds: u64| {
+            let entry = cache.entry(model).unwrap();
+            let file = File::options().write(true).open(&entry.path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+        };
+        keep(&cache, &a, &[0; 60]);
+        keep(&cache, &b, &[1; 60]);
+        age(&a, 20);
+        age(&b, 10);
+        assert!(cache.entry(&a).unwrap().read().is_some(), "which makes it the last one used");
+        keep(&cache, &c, &[2; 60]);
+        let has = |model: &Path| cache.entry(model).unwrap().path.exists();
+        assert_eq!([has(&a), has(&b), has(&c)], [true, false, true]);
+        keep(&cache, &large, &[3; 161]);
+        assert_eq!([has(&a), has(&c), has(&large)], [true, true, false], "what cannot fit makes nothing go");
+        let abandoned = cache.folder.join("x.draft");
+        fs::write(&abandoned, "").unwrap();
+        let file = File::options().write(true).open(&abandoned).unwrap();
+        file.set_modified(SystemTime::now() - 2 * ABANDONED).unwrap();
+        keep(&cache, &b, &[1; 60]);
+        assert!(!abandoned.exists());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn files_are_for_this_user_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        fs::write(&model, "a model").unwrap();
+        let cache = Cache::open(&folder.path().join("new/cache"), 1000, "1").unwrap();
+        keep(&cache, &model, b"optimised");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&cache.folder), mode(&files(&cache)[0])), (0o700, 0o600));
+        fs::set_permissions(&cache.folder, fs::Permissions::from_mode(0o770)).unwrap();
+        let again = Cache::open(&folder.path().join("new/cache"), 1000, "1");
+        let text = again.unwrap_err().to_string();
+        assert!(text.starts_with("setting `cache`: ") && text.contains("mode 0700"), "{text}");
+        let text = Cache::open(&model, 1000, "1").unwrap_err().to_string();
+        assert!(text.starts_with("setting `cache`: ") && text.contains("leave it out"), "{text}");
+    }
+}

@@ -1,0 +1,182 @@
+//! Gives memory back to the operating system after models were loaded, which takes more than the model keeps, and unloaded.
+//!
+//! What is freed stays where it was twice over: in the arena that all sessions share, and in the heap of the C library ([`heap`]).
+//! ONNX Runtime empties its arena only at the end of a run that asks for it, so a tiny model of our own is run with that wish;
+//! then `malloc_trim` returns the heap's free pages. That holds up nobody's call: it happens on a thread of its own, a moment
+//! after a load or an unload and at most once a second however many there are.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ort::session::{OutputSelector, RunOptions, Session};
+use ort::value::Tensor;
+
+use crate::runtime::Runtime;
+
+/// How long after it was asked for; more often follows, and one pass is for all of it.
+const DELAY: Duration = Duration::from_millis(100);
+/// The least time between two passes. A pass over 200 MB in 1000 sessions takes 12 ms, during which allocations may wait.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// `y = x`, FP32 `[1]`: what `onnx.helper` makes of one `Identity`, opset 17.
+const IDENTITY: &[u8] = b"\x08\x08:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11";
+
+/// A session that gives its memory back when it ends.
+pub(crate) struct Trimmed {
+    // The order of these three is the order of what happens at the end.
+    _before: Before,
+    session: Session,
+    _after: After,
+}
+
+impl Trimmed {
+    /// Makes a session.
+    pub(crate) fn make<E>(
+        runtime: &'static Runtime,
+        make: impl FnOnce() -> Result<Session, E>,
+    ) -> Result<Self, E> {
+        // Ends after the session is made, and asks for what is left of its making.
+        let after = After::begin(runtime);
+        let session = make()?;
+        drop(after);
+        Ok(Self { _before: Before, session, _after: After(runtime) })
+    }
+}
+
+impl std::ops::Deref for Trimmed {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+struct Before;
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        heap::tighten();
+    }
+}
+
+struct After(&'static Runtime);
+
+impl After {
+    fn begin(runtime: &'static Runtime) -> Self {
+        heap::tighten();
+        Self(runtime)
+    }
+}
+
+impl Drop for After {
+    fn drop(&mut self) {
+        heap::loosen();
+        later(self.0);
+    }
+}
+
+/// When the last pass began, and whether one is to come.
+struct State {
+    last: Option<Instant>,
+    is_due: bool,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { last: None, is_due: false });
+
+fn later(runtime: &'static Runtime) {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    if state.is_due {
+        return;
+    }
+    let since = state.last.map_or(PAUSE, |last| last.elapsed());
+    let wait = DELAY.max(PAUSE.saturating_sub(since));
+    let pass = move || {
+        std::thread::sleep(wait);
+        {
+            // What is freed from here on may be missed by this pass, so it asks for the next one.
+            let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+            *state = State { last: Some(Instant::now()), is_due: false };
+        }
+        now(runtime);
+    };
+    // Where no thread can be had the memory waits for the next time.
+    state.is_due = std::thread::Builder::new().name("outrigger-trim".into()).spawn(pass).is_ok();
+}
+
+fn now(runtime: &Runtime) {
+    heap::tighten();
+    // A failure leaves the memory in the arena, from where later runs take it: nothing that anybody must be told.
+    let _ = shrink_arena(runtime);
+    heap::loosen();
+    heap::trim();
+}
+
+/// Runs a model that is there for nothing but its end, at which ONNX Runtime frees the arena's unused regions.
+fn shrink_arena(runtime: &Runtime) -> ort::Result<()> {
+    let mut session =
+        Session::builder(&runtime.environment)?.with_env_allocators()?.commit_from_memory(IDENTITY)?;
+    let value = || Tensor::from_array(([1], vec![0f32]));
+    // A result in the arena would hold a region of it just when that is to be freed.
+    let mut options = RunOptions::new()?.with_outputs(OutputSelector::default().preallocate("y", value()?));
+    options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+    session.run_with_options(ort::inputs![value()?], &options)?;
+    Ok(())
+}
+
+/// The heap of the GNU C library.
+///
+/// `malloc_trim` returns all free pages but those at the end of a thread's own heap, and as a process frees larger blocks the
+/// library leaves more and more there, up to 64 MB. So while a model is loaded or unloaded, larger blocks are mapped by
+/// themselves, and heaps are cut at once. Other times have what the library comes to by itself in a process that frees large
+/// blocks: then they are kept, for mapping and clearing memory anew costs more than most copies.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "calls the C library")]
+mod heap {
+    use std::ffi::c_int;
+    use std::sync::{Mutex, PoisonError};
+
+    const TIGHT: c_int = 256 << 10;
+    /// The library's own bounds, in malloc.c: `DEFAULT_MMAP_THRESHOLD_MAX`, and twice that.
+    const LOOSE: c_int = 32 << 20;
+
+    /// How many want it tight.
+    static HOLDERS: Mutex<usize> = Mutex::new(0);
+
+    pub(super) fn tighten() {
+        let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        *holders += 1;
+        if *holders == 1 {
+            set(TIGHT, TIGHT);
+        }
+    }
+
+    pub(super) fn loosen() {
+        let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        *holders = holders.saturating_sub(1);
+        if *holders == 0 {
+            set(LOOSE, 2 * LOOSE);
+        }
+    }
+
+    pub(super) fn trim() {
+        // SAFETY: takes a number, and may be called at any time on any thread.
+        unsafe { libc::malloc_trim(0) };
+    }
+
+    fn set(map: c_int, cut: c_int) {
+        // SAFETY: each stores one word, which allocations on other threads read whole, before or after; either is right for
+        // them. `HOLDERS` is locked, so these calls do not overlap.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, map);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, cut);
+        }
+    }
+}
+
+/// Elsewhere the C library returns what it likes.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod heap {
+    pub(super) fn tighten() {}
+    pub(super) fn loosen() {}
+    pub(super) fn trim() {}
+}

@@ -1,0 +1,305 @@
+//! `model.toml`: what a model says of itself, beside its files. Strict, and every path in it stays inside its directory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+
+use outrigger_backend::{ModelInfo, TensorInfo};
+use serde::Deserialize;
+
+use crate::config::key::MAX_INSTANCES;
+use crate::config::{
+    BackendConfig, BatchDelay, DeviceWish, Kind, Value, check_list, check_model_name, suggestion,
+};
+
+/// The largest manifest, in bytes.
+const MAX_BYTES: u64 = 256 * 1024;
+/// The most samples.
+const MAX_SAMPLES: usize = 64;
+/// The most inputs, and the most outputs, that are described.
+const MAX_TENSORS: usize = 1024;
+/// The most threads and rows, as in a `[models.NAME]` table.
+const MAX_COUNT: u64 = 1024;
+
+/// What a manifest says.
+#[derive(Debug, Default)]
+pub(super) struct Manifest {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    pub(super) name: Option<String>,
+    pub(super) version: Option<String>,
+    pub(super) format: Option<String>,
+    /// The model's file.
+    pub(super) file: Option<PathBuf>,
+    pub(super) settings: Said,
+    pub(super) samples: Vec<Sample>,
+    inputs: Vec<Described>,
+    outputs: Vec<Described>,
+}
+
+/// What may also stand in the `[models.NAME]` table, which goes over it.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub(super) devices: Option<Vec<DeviceWish>>,
+    pub(super) fallback: Option<bool>,
+    pub(super) instances: Option<usize>,
+    pub(super) max_batch: Option<usize>,
+    pub(super) max_delay: Option<BatchDelay>,
+    pub(super) intra_threads: Option<usize>,
+}
+
+/// A run before the model is ready.
+#[derive(Debug)]
+pub(super) struct Sample {
+    /// A request's body.
+    pub(super) request: PathBuf,
+    /// The body of the answer that it must have.
+    pub(super) expect: Option<PathBuf>,
+    pub(super) rtol: Option<f64>,
+    pub(super) atol: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    name: Option<String>,
+    version: Option<toml::Value>,
+    format: Option<String>,
+    file: Option<String>,
+    #[serde(default)]
+    inputs: Vec<Described>,
+    #[serde(default)]
+    outputs: Vec<Described>,
+    devices: Option<Vec<String>>,
+    fallback: Option<bool>,
+    instances: Option<u64>,
+    max_batch: Option<u64>,
+    max_delay: Option<String>,
+    intra_threads: Option<u64>,
+    #[serde(default)]
+    samples: Vec<RawSample>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Described {
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+}
+
+#[derive(Deserialize)]
+struct RawSample {
+    request: String,
+    expect: Option<String>,
+    rtol: Option<f64>,
+    atol: Option<f64>,
+}
+
+const KEYS: &[&str] = &[
+    "name",
+    "version",
+    "format",
+    "file",
+    "inputs",
+    "outputs",
+    "devices",
+    "fallback",
+    "instances",
+    "max_batch",
+    "max_delay",
+    "intra_threads",
+    "samples",
+];
+const TENSOR_KEYS: &[&str] = &["name", "datatype", "shape"];
+const SAMPLE_KEYS: &[&str] = &["request", "expect", "rtol", "atol"];
+
+/// Reads a manifest.
+///
+/// # Errors
+/// What is wrong with it, naming the key.
+pub(super) fn read(path: &Path, backends: &BTreeMap<String, BackendConfig>) -> Result<Manifest, String> {
+    let bytes = read_file(path, MAX_BYTES)?;
+    let text = String::from_utf8(bytes).map_err(|_| "is no UTF-8".to_owned())?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| said(&text, &error))?;
+    check_keys(&table, "", KEYS)?;
+    for (list, keys) in [("inputs", TENSOR_KEYS), ("outputs", TENSOR_KEYS), ("samples", SAMPLE_KEYS)] {
+        for item in table.get(list).and_then(toml::Value::as_array).into_iter().flatten() {
+            if let Some(table) = item.as_table() {
+                check_keys(table, &format!("{list}."), keys)?;
+            }
+        }
+    }
+    let raw: Raw = toml::from_str(&text).map_err(|error| said(&text, &error))?;
+    build(path, raw, backends)
+}
+
+/// An error with its line.
+fn said(text: &str, error: &toml::de::Error) -> String {
+    let line =
+        error.span().map(|span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
+    match line {
+        Some(line) => format!("line {line}: {}", error.message()),
+        None => error.message().to_owned(),
+    }
+}
+
+fn check_keys(table: &toml::Table, prefix: &str, known: &[&str]) -> Result<(), String> {
+    match table.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(format!("unknown key `{prefix}{key}`{}", suggestion(key, known.iter().copied()))),
+        None => Ok(()),
+    }
+}
+
+fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> Result<Manifest, String> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let version = match raw.version {
+        None => None,
+        Some(toml::Value::Integer(version)) => Some(version.to_string()),
+        Some(toml::Value::String(version)) => Some(version),
+        Some(_) => return Err("`version` is no text".into()),
+    };
+    if let Some(version) = &version {
+        let problem =
+            "`version` is not a letter or digit, then letters, digits, `-`, `.` or `_`, 255 at most";
+        check_model_name(version).map_err(|_| problem.to_owned())?;
+    }
+    for (list, count, most) in [
+        ("inputs", raw.inputs.len(), MAX_TENSORS),
+        ("outputs", raw.outputs.len(), MAX_TENSORS),
+        ("samples", raw.samples.len(), MAX_SAMPLES),
+    ] {
+        if count > most {
+            return Err(format!("`{list}` has {count} entries, {most} are the most"));
+        }
+    }
+    let settings = Said {
+        devices: raw
+            .devices
+            .map(|items| check_list(&items, backends).map_err(|problem| format!("`devices` {problem}")))
+            .transpose()?,
+        fallback: raw.fallback,
+        instances: count("instances", raw.instances, MAX_INSTANCES as u64)?,
+        max_batch: count("max_batch", raw.max_batch, MAX_COUNT)?,
+        max_delay: raw.max_delay.map(|text| delay(&text)).transpose()?,
+        intra_threads: count("intra_threads", raw.intra_threads, MAX_COUNT)?,
+    };
+    let samples = raw.samples.into_iter().map(|sample| {
+        for (key, value) in [("rtol", sample.rtol), ("atol", sample.atol)] {
+            if value.is_some_and(|value| !(0.0..=f64::MAX).contains(&value)) {
+                return Err(format!("`samples.{key}` is not a number from 0 on"));
+            }
+        }
+        Ok(Sample {
+            request: inside(directory, "samples.request", &sample.request)?,
+            expect: sample.expect.map(|expect| inside(directory, "samples.expect", &expect)).transpose()?,
+            rtol: sample.rtol,
+            atol: sample.atol,
+        })
+    });
+    Ok(Manifest {
+        path: path.to_owned(),
+        name: raw.name,
+        version,
+        format: raw.format,
+        file: raw.file.map(|file| inside(directory, "file", &file)).transpose()?,
+        settings,
+        samples: samples.collect::<Result<_, _>>()?,
+        inputs: raw.inputs,
+        outputs: raw.outputs,
+    })
+}
+
+fn count(key: &str, value: Option<u64>, most: u64) -> Result<Option<usize>, String> {
+    match value {
+        Some(value) if value == 0 || value > most => {
+            Err(format!("`{key}` is {value}, expected a whole number from 1 to {most}"))
+        }
+        value => Ok(value.and_then(|value| usize::try_from(value).ok())),
+    }
+}
+
+fn delay(text: &str) -> Result<BatchDelay, String> {
+    match Kind::Delay.parse(text) {
+        Some(Value::Duration(delay)) => Ok(BatchDelay::AtMost(delay)),
+        Some(_) => Ok(BatchDelay::Auto),
+        None => Err(format!("`max_delay` is \"{text}\", expected {}", Kind::Delay.expects())),
+    }
+}
+
+/// A file inside the manifest's directory, links followed.
+fn inside(directory: &Path, key: &str, text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    if text.is_empty() || !path.components().all(plain) {
+        return Err(format!("`{key}` is \"{text}\", which is not a path inside the model's directory"));
+    }
+    let missing = |error: std::io::Error| format!("`{key}`: {}: {error}", directory.join(path).display());
+    let root = directory.canonicalize().map_err(missing)?;
+    let file = directory.join(path).canonicalize().map_err(missing)?;
+    if !file.starts_with(&root) {
+        return Err(format!("`{key}` is \"{text}\", a link that leads out of the model's directory"));
+    }
+    Ok(file)
+}
+
+/// What a file holds, which must be a plain one and no larger than this.
+pub(super) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
+    // Asked before it is opened: to open a pipe would wait for who writes to it.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is no plain file".into());
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > limit {
+        return Err(format!("is larger than {limit} bytes"));
+    }
+    Ok(bytes)
+}
+
+impl Manifest {
+    /// Holds what it says of inputs and outputs against what the model says. What it does not describe is as the model says.
+    ///
+    /// # Errors
+    /// The first difference, by name.
+    pub(super) fn check(&self, info: &ModelInfo) -> Result<(), String> {
+        check_side("input", &self.inputs, &info.inputs)?;
+        check_side("output", &self.outputs, &info.outputs)
+    }
+}
+
+fn check_side(side: &str, described: &[Described], there: &[TensorInfo]) -> Result<(), String> {
+    if described.is_empty() {
+        return Ok(());
+    }
+    for tensor in described {
+        let name = &tensor.name;
+        let Some(info) = there.iter().find(|info| info.name == *name) else {
+            let near = suggestion(name, there.iter().map(|info| info.name.as_str()));
+            return Err(format!("the model has no {side} `{name}`{near}"));
+        };
+        if info.data_type.name() != tensor.datatype {
+            return Err(format!(
+                "{side} `{name}` is {} in the model, not {}",
+                info.data_type, tensor.datatype
+            ));
+        }
+        let same = info.shape.len() == tensor.shape.len()
+            && info
+                .shape
+                .iter()
+                .zip(&tensor.shape)
+                .all(|(real, said)| real == said || (*real < 0 && *said < 0));
+        if !same {
+            return Err(format!(
+                "{side} `{name}` has shape {:?} in the model, not {:?}",
+                info.shape, tensor.shape
+            ));
+        }
+    }
+    match there.iter().find(|info| described.iter().all(|tensor| tensor.name != info.name)) {
+        Some(info) => Err(format!("the model has an {side} `{}`, which is not described", info.name)),
+        None => Ok(()),
+    }
+}

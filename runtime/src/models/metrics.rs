@@ -1,0 +1,124 @@
+//! What is counted and shown of models by device. Names of models and backends are the operator's and bounded by `limits.models` and
+//! the configuration.
+
+use std::sync::{Arc, OnceLock};
+
+use outrigger_backend::Health;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+
+use super::Models;
+use crate::metrics::{family, gauge};
+
+/// The metrics of all models.
+#[derive(Clone)]
+pub(crate) struct ModelMetrics {
+    runs: IntCounterVec,
+    /// Those that are loaded; nothing is shown before.
+    models: Arc<OnceLock<Arc<Models>>>,
+}
+
+impl ModelMetrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] if two metrics have one name.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let runs = Opts::new(
+            "outrigger_model_runs_total",
+            "Runs of models by device; a batch is one run; fallback: whether the device is not the first of the model's list",
+        );
+        let runs = IntCounterVec::new(runs, &["model", "device", "fallback"])?;
+        registry.register(Box::new(runs.clone()))?;
+        let models = Arc::default();
+        registry.register(Box::new(DeviceCollector::new(Arc::clone(&models))?))?;
+        Ok(Self { runs, models })
+    }
+
+    /// The runs of an instance.
+    pub(super) fn runs(&self, model: &str, device: &str, fallback: bool) -> IntCounter {
+        self.runs.with_label_values(&[model, device, if fallback { "true" } else { "false" }])
+    }
+
+    /// Shows these from now on.
+    pub(crate) fn show(&self, models: &Arc<Models>) {
+        // A replica is loaded once.
+        let _ = self.models.set(Arc::clone(models));
+    }
+}
+
+/// Shows what models hold and how devices are, as they said last.
+struct DeviceCollector {
+    models: Arc<OnceLock<Arc<Models>>>,
+    descriptions: Vec<Desc>,
+}
+
+/// Name, help, labels.
+const DEVICES: [(&str, &str, &[&str]); 3] = [
+    ("outrigger_model_bytes", "Memory that models hold, by device", &["model", "device"]),
+    (
+        "outrigger_device_memory_bytes",
+        "Memory of devices: total, free, held by models and buffers, and budget, what models may hold; what is not known is left out",
+        &["device", "memory"],
+    ),
+    ("outrigger_device_health", "1 for what a device is: healthy, degraded or lost", &["device", "state"]),
+];
+
+impl DeviceCollector {
+    fn new(models: Arc<OnceLock<Arc<Models>>>) -> Result<Self, prometheus::Error> {
+        let describe = |(name, help, labels): &(&str, &str, &[&str])| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new((*name).into(), (*help).into(), labels, std::collections::HashMap::new())
+        };
+        let descriptions = DEVICES.iter().map(describe).collect::<Result<_, _>>()?;
+        Ok(Self { models, descriptions })
+    }
+}
+
+impl Collector for DeviceCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (mut bytes, mut memory, mut health) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(models) = self.models.get() {
+            for model in models.iter() {
+                for device in model.devices() {
+                    let name = device.to_string();
+                    let on = model
+                        .instances()
+                        .filter(|one| one.place.as_ref().is_some_and(|place| place.device == *device));
+                    let held: u64 = on.map(|instance| instance.bytes_held()).fold(0, u64::saturating_add);
+                    bytes.push(gauge(&[("device", &name), ("model", &model.name)], held as f64));
+                }
+            }
+            for loaded in &models.devices {
+                let status = loaded.health.status();
+                let name = loaded.device.id.to_string();
+                let sizes = status
+                    .as_ref()
+                    .map_or([0; 3], |status| [status.memory_total, status.memory_free, status.memory_held]);
+                let known = ["total", "free", "held"].into_iter().zip(sizes).filter(|(_, size)| *size > 0);
+                let budget = loaded.device.budget.map(|budget| ("budget", budget));
+                memory.extend(
+                    known
+                        .chain(budget)
+                        .map(|(what, size)| gauge(&[("device", &name), ("memory", what)], size as f64)),
+                );
+                let state = match status.map(|status| status.health) {
+                    _ if loaded.health.trouble().is_some() => "lost",
+                    Some(Health::Healthy) => "healthy",
+                    Some(Health::Degraded(_)) => "degraded",
+                    _ => "lost",
+                };
+                health.extend(["healthy", "degraded", "lost"].map(|known| {
+                    gauge(&[("device", &name), ("state", known)], f64::from(u8::from(known == state)))
+                }));
+            }
+        }
+        let families = DEVICES.iter().zip([bytes, memory, health]);
+        families.map(|((name, help, _), metrics)| family(name, help, MetricType::GAUGE, metrics)).collect()
+    }
+}

@@ -1,0 +1,108 @@
+//! What `outrigger plan` and `outrigger devices` show: plans and devices, with nothing loaded.
+
+use std::collections::BTreeSet;
+
+use outrigger_backend::{DeviceKind, Health};
+use serde::Serialize;
+
+use super::survey::{self, SeenDevice, Surveyed};
+use super::{ModelsError, plugin, wanted};
+use crate::config::{BackendsConfig, Config, ProcessKind};
+use crate::placement::{self, DeviceId, Plan};
+
+/// A backend that is on the search path or that the configuration names.
+#[derive(Debug, Serialize)]
+pub struct BackendReport {
+    /// Its name.
+    pub backend: String,
+    /// `in` the replica's process, or `out` of it.
+    pub process: &'static str,
+    /// What it says of its version; nothing if it did not open.
+    pub version: Option<String>,
+    /// The formats that it takes.
+    pub formats: Vec<String>,
+    /// Its devices.
+    pub devices: Vec<DeviceReport>,
+    /// Why there are none.
+    pub reason: Option<String>,
+}
+
+/// One of its devices.
+#[derive(Debug, Serialize)]
+pub struct DeviceReport {
+    /// Its name.
+    pub device: DeviceId,
+    /// Its kind.
+    pub kind: DeviceKind,
+    /// Memory in all, in bytes; 0 if not known.
+    pub memory_total: u64,
+    /// Memory free, in bytes; 0 if not known.
+    pub memory_free: u64,
+    /// Bytes that models and buffers hold; 0 if not known.
+    pub memory_held: u64,
+    /// Bytes that models may hold; nothing if nobody knows.
+    pub budget: Option<u64>,
+    /// Threads that would run models.
+    pub threads: usize,
+    /// Whether it can be used.
+    pub health: Health,
+}
+
+/// Where models would go. Opens the backends that they name, and loads nothing.
+///
+/// # Errors
+/// [`ModelsError`], where it cannot be said which models there are. A model without a place is no error here.
+pub fn plan(config: &Config) -> Result<Plan, ModelsError> {
+    let wanted = wanted::all(config)?;
+    let backends = survey::open_for(&config.backends, &wanted)?;
+    let states: Vec<_> = backends.iter().map(Surveyed::state).collect();
+    Ok(placement::plan(&survey::estimate(&wanted, &backends).models, &states))
+}
+
+/// All backends and their devices. One that does not open says why.
+pub fn devices(config: &Config) -> Vec<BackendReport> {
+    let lists = config.models.values().filter_map(|model| model.devices.as_ref());
+    let wishes = lists.chain([&config.placement.devices]).flatten().map(|wish| wish.backend.clone());
+    let mut names: BTreeSet<String> = plugin::found(&config.backends);
+    names.extend(config.backends.tables.keys().cloned().chain(wishes));
+    let seen = survey::open(&config.backends, names.iter().map(String::as_str));
+    seen.iter().map(|seen| backend(&config.backends, seen)).collect()
+}
+
+fn backend(config: &BackendsConfig, seen: &Surveyed) -> BackendReport {
+    let info = seen.backend.as_ref().ok().map(|backend| backend.info());
+    BackendReport {
+        backend: seen.name.clone(),
+        process: match config.process(&seen.name) {
+            ProcessKind::In => "in",
+            ProcessKind::Out => "out",
+        },
+        version: info.map(|info| info.version.clone()),
+        formats: info.map(|info| info.formats.clone()).unwrap_or_default(),
+        devices: seen
+            .devices
+            .iter()
+            .enumerate()
+            .map(|(index, device)| one(&seen.name, index, device))
+            .collect(),
+        reason: seen.absent(),
+    }
+}
+
+fn one(backend: &str, index: usize, seen: &SeenDevice) -> DeviceReport {
+    let open = seen.opened.as_ref();
+    let status = open.map(|open| &open.status);
+    DeviceReport {
+        device: DeviceId { backend: backend.to_owned(), index },
+        kind: seen.info.kind,
+        memory_total: status.map_or(seen.info.memory_total, |status| status.memory_total),
+        memory_free: status.map_or(0, |status| status.memory_free),
+        memory_held: status.map_or(0, |status| status.memory_held),
+        budget: open.ok().and_then(|open| open.budget),
+        threads: open.map_or(0, |open| open.threads),
+        health: match status {
+            Ok(status) => status.health.clone(),
+            Err(error) => Health::Lost(error.to_string()),
+        },
+    }
+}

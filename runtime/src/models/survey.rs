@@ -1,0 +1,172 @@
+//! Backends that are opened to see what they have: devices with memory and health, and what models would take there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use outrigger_backend::{Backend, BackendError, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, chain};
+
+use super::ModelsError;
+use super::plugin::{self, PluginError};
+use super::wanted::Wanted;
+use crate::config::BackendsConfig;
+use crate::placement::{self, BackendState, DeviceId, DeviceState};
+
+/// A backend that was looked for.
+pub(crate) struct Surveyed {
+    pub(super) name: String,
+    pub(super) backend: Result<Arc<dyn Backend>, PluginError>,
+    pub(super) devices: Vec<SeenDevice>,
+}
+
+/// One of its devices.
+pub(super) struct SeenDevice {
+    pub(super) info: DeviceInfo,
+    pub(super) opened: Result<OpenDevice, BackendError>,
+}
+
+/// A device that is open.
+#[derive(Clone)]
+pub(crate) struct OpenDevice {
+    pub(super) id: DeviceId,
+    pub(super) device: Arc<dyn Device>,
+    /// How it was when it was opened.
+    pub(super) status: DeviceStatus,
+    /// Bytes that models may hold; `None` if nobody knows.
+    pub(super) budget: Option<u64>,
+    /// Threads that run models.
+    pub(super) threads: usize,
+}
+
+/// Opens backends and their devices. One that does not open is one without devices.
+pub(super) fn open<'a>(config: &BackendsConfig, names: impl IntoIterator<Item = &'a str>) -> Vec<Surveyed> {
+    let names: BTreeSet<&str> = names.into_iter().collect();
+    names.into_iter().map(|name| one(config, name)).collect()
+}
+
+/// Opens the backends that models name.
+///
+/// # Errors
+/// [`ModelsError::Plugin`] for one that does not take the settings which it is given: that is no reason to go elsewhere.
+pub(super) fn open_for(config: &BackendsConfig, models: &[Wanted]) -> Result<Vec<Surveyed>, ModelsError> {
+    let names = models.iter().flat_map(|model| {
+        // Where nothing but the first counts the others are not touched.
+        let count = if model.fallback { model.devices.len() } else { 1 };
+        model.devices.iter().take(count).map(|wish| wish.backend.as_str())
+    });
+    let mut surveyed = open(config, names);
+    let refused = |seen: &Surveyed| {
+        let configured = config.tables.get(&seen.name).is_some_and(|table| !table.settings.is_empty());
+        configured && matches!(seen.backend, Err(PluginError::Open { .. }))
+    };
+    match surveyed.iter().position(refused).map(|at| surveyed.swap_remove(at).backend) {
+        Some(Err(error)) => Err(error.into()),
+        _ => Ok(surveyed),
+    }
+}
+
+fn one(config: &BackendsConfig, name: &str) -> Surveyed {
+    let backend = plugin::open(config, name);
+    let table = config.of(name);
+    let mut devices = Vec::new();
+    if let Ok(backend) = &backend {
+        for (index, info) in backend.info().devices.iter().enumerate() {
+            let open = || {
+                let device = backend.open(index)?;
+                let status = device.status()?;
+                let id = DeviceId { backend: name.to_owned(), index };
+                let budget = table.memory.or_else(|| budget(&status));
+                let threads = table.threads.unwrap_or_else(|| threads(config, name, info));
+                Ok(OpenDevice { id, device, status, budget, threads })
+            };
+            devices.push(SeenDevice { info: info.clone(), opened: open() });
+        }
+    }
+    Surveyed { name: name.to_owned(), backend, devices }
+}
+
+/// What models may hold where nobody says: what is free, and what the backend holds itself.
+fn budget(status: &DeviceStatus) -> Option<u64> {
+    let known = [status.memory_free.saturating_add(status.memory_held), status.memory_total];
+    known.into_iter().filter(|bytes| *bytes > 0).min()
+}
+
+fn threads(config: &BackendsConfig, name: &str, info: &DeviceInfo) -> usize {
+    match info.lanes {
+        0 if name == "cpu" || info.kind == DeviceKind::Cpu => config.cpu_threads,
+        0 => 1,
+        // As many as a table may name.
+        lanes => (lanes as usize).min(1024),
+    }
+}
+
+impl Surveyed {
+    /// Why there are no devices.
+    pub(super) fn absent(&self) -> Option<String> {
+        match &self.backend {
+            Err(error) => Some(chain(error)),
+            Ok(_) if !self.devices.is_empty() => None,
+            Ok(backend) => {
+                let reason = backend.info().reason.clone().unwrap_or_else(|| "it does not say why".into());
+                Some(match self.name.as_str() {
+                    "cpu" => format!(
+                        "{reason}; set backends.onnxruntime, or install the Python package onnxruntime where script.python finds it"
+                    ),
+                    _ => reason,
+                })
+            }
+        }
+    }
+
+    /// As placement has to know it.
+    pub(super) fn state(&self) -> BackendState {
+        let device = |seen: &SeenDevice| match &seen.opened {
+            Ok(open) => DeviceState {
+                budget: open.budget,
+                held: open.status.memory_held,
+                lost: match &open.status.health {
+                    Health::Lost(why) => Some(why.clone()),
+                    _ => None,
+                },
+            },
+            Err(error) => DeviceState { lost: Some(error.to_string()), ..DeviceState::default() },
+        };
+        BackendState {
+            name: self.name.clone(),
+            formats: self.backend.as_ref().map(|backend| backend.info().formats.clone()).unwrap_or_default(),
+            devices: self.devices.iter().map(device).collect(),
+            absent: self.absent(),
+        }
+    }
+}
+
+/// What models want of devices, and why that could not be told.
+#[derive(Default)]
+pub(super) struct Estimates {
+    pub(super) models: Vec<placement::Wanted>,
+    pub(super) failures: BTreeMap<(String, DeviceId), BackendError>,
+}
+
+/// Asks each device what each model that may go there would take.
+pub(super) fn estimate(models: &[Wanted], backends: &[Surveyed]) -> Estimates {
+    let mut all = Estimates::default();
+    for model in models {
+        let mut wanted = placement::Wanted {
+            name: model.name.clone(),
+            devices: model.devices.clone(),
+            fallback: model.fallback,
+            instances: model.instances,
+            format: model.format.clone(),
+            estimates: BTreeMap::new(),
+        };
+        let named = backends.iter().filter(|seen| model.devices.iter().any(|wish| wish.backend == seen.name));
+        for open in named.flat_map(|seen| &seen.devices).filter_map(|seen| seen.opened.as_ref().ok()) {
+            let bytes = open.device.estimate(&model.options());
+            wanted.estimates.insert(open.id.clone(), bytes.as_ref().copied().map_err(ToString::to_string));
+            if let Err(error) = bytes {
+                all.failures.insert((model.name.clone(), open.id.clone()), error);
+            }
+        }
+        all.models.push(wanted);
+    }
+    all
+}

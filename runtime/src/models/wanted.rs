@@ -1,0 +1,127 @@
+//! What is to be loaded: what the operator says of each model goes over what its manifest says, and that over the defaults.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use outrigger_backend::LoadOptions;
+
+use super::discover::{self, Located};
+use super::manifest::{self, Manifest};
+use super::{DEFAULT_VERSION, ModelsError};
+use crate::config::{BackendsConfig, BatchDelay, Config, DeviceWish, ModelConfig, PlacementConfig};
+
+/// A model that is to be loaded.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) version: String,
+    /// The file.
+    pub(super) path: PathBuf,
+    /// The file's format, where that is known.
+    pub(super) format: Option<String>,
+    pub(super) intra_threads: Option<usize>,
+    pub(super) max_batch: usize,
+    pub(super) max_delay: BatchDelay,
+    pub(super) devices: Vec<DeviceWish>,
+    pub(super) fallback: bool,
+    pub(super) instances: usize,
+    pub(super) manifest: Option<Manifest>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            version: DEFAULT_VERSION.into(),
+            path: PathBuf::new(),
+            format: None,
+            intra_threads: None,
+            max_batch: 1,
+            max_delay: BatchDelay::AtMost(Duration::ZERO),
+            devices: Vec::new(),
+            fallback: true,
+            instances: 1,
+            manifest: None,
+        }
+    }
+}
+
+/// Every model that the configuration names, or, without a script, every model that the model directory holds; by name.
+///
+/// # Errors
+/// [`ModelsError`], for the first one of which that cannot be said.
+pub(super) fn all(config: &Config) -> Result<Vec<Wanted>, ModelsError> {
+    let mut models: Vec<(String, ModelConfig, Located)> = Vec::new();
+    for (name, model) in &config.models {
+        let located = discover::locate(&model.path)
+            .map_err(|source| ModelsError::Directory { path: model.path.clone(), source })?;
+        models.push((name.clone(), model.clone(), located));
+    }
+    if config.script.is_none()
+        && models.is_empty()
+        && let Some(directory) = &config.model_dir
+    {
+        let found = discover::models(directory, config.limits.models)?;
+        models.extend(found.into_iter().map(|(name, located)| (name, ModelConfig::default(), located)));
+    }
+    models.into_iter().map(|(name, model, located)| one(name, model, located, config)).collect()
+}
+
+fn one(name: String, said: ModelConfig, located: Located, config: &Config) -> Result<Wanted, ModelsError> {
+    let manifest = located.manifest.map(|path| read(&name, &path, &config.backends)).transpose()?;
+    let file = match (&manifest, said.path.is_file()) {
+        // The operator names the file itself.
+        (_, true) => Some(said.path.clone()),
+        (Some(manifest), false) => manifest.file.clone().or(located.file),
+        (None, false) => located.file,
+    };
+    let path = file.ok_or_else(|| ModelsError::NoFile { name: name.clone(), path: located.place })?;
+    Ok(resolve(name, path, said, manifest, &config.placement))
+}
+
+fn read(name: &str, path: &std::path::Path, backends: &BackendsConfig) -> Result<Manifest, ModelsError> {
+    let failed = |problem| ModelsError::Manifest { path: path.to_owned(), problem };
+    let manifest = manifest::read(path, &backends.tables).map_err(failed)?;
+    match &manifest.name {
+        Some(own) if own != name => {
+            Err(failed(format!("`name` is `{own}`, but the model is served as `{name}`")))
+        }
+        _ => Ok(manifest),
+    }
+}
+
+fn resolve(
+    name: String,
+    path: PathBuf,
+    said: ModelConfig,
+    mut manifest: Option<Manifest>,
+    placement: &PlacementConfig,
+) -> Wanted {
+    let own = manifest.as_mut().map(|manifest| std::mem::take(&mut manifest.settings)).unwrap_or_default();
+    let defaults = Wanted::default();
+    let onnx = path.extension().is_some_and(|extension| extension == "onnx").then(|| "onnx".to_owned());
+    Wanted {
+        name,
+        version: manifest.as_mut().and_then(|manifest| manifest.version.take()).unwrap_or(defaults.version),
+        format: manifest.as_mut().and_then(|manifest| manifest.format.take()).or(onnx),
+        path,
+        intra_threads: said.intra_threads.or(own.intra_threads),
+        max_batch: said.max_batch.or(own.max_batch).unwrap_or(defaults.max_batch),
+        max_delay: said.max_delay.or(own.max_delay).unwrap_or(defaults.max_delay),
+        devices: said.devices.or(own.devices).unwrap_or_else(|| placement.devices.clone()),
+        fallback: said.fallback.or(own.fallback).unwrap_or(placement.fallback),
+        instances: said.instances.or(own.instances).unwrap_or(defaults.instances),
+        manifest,
+    }
+}
+
+impl Wanted {
+    /// What a backend is told.
+    pub(super) fn options(&self) -> LoadOptions {
+        LoadOptions {
+            format: self.format.clone(),
+            intra_threads: self.intra_threads,
+            ..LoadOptions::of(&self.path)
+        }
+    }
+}

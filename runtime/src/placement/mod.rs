@@ -1,0 +1,318 @@
+//! Which device each copy of a model goes to, and why: a pure function of what models want and take, and of what devices have.
+//!
+//! Models are placed in the order in which they come, the most valuable first. Each copy goes to the first entry of its model's list
+//! that has a device with room for it; of the devices that an entry matches, to the one with the fewest copies of the model, then to the
+//! one with the most room. What would have to leave for a first choice is named, and nothing leaves.
+
+mod reason;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::config::DeviceWish;
+pub use reason::{Reason, Tried};
+
+/// A device: its backend, by the name that the configuration has for it, and its number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId {
+    /// The backend.
+    pub backend: String,
+    /// The number of the device.
+    pub index: usize,
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.backend, self.index)
+    }
+}
+
+impl Serialize for DeviceId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A backend, as far as placement has to know it.
+#[derive(Clone, Debug, Default)]
+pub struct BackendState {
+    /// Its name.
+    pub name: String,
+    /// The formats that it takes.
+    pub formats: Vec<String>,
+    /// Its devices, by number.
+    pub devices: Vec<DeviceState>,
+    /// Why there are none.
+    pub absent: Option<String>,
+}
+
+/// A device, as far as placement has to know it.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceState {
+    /// Bytes that models may hold; `None` if nobody knows.
+    pub budget: Option<u64>,
+    /// Bytes that are held already.
+    pub held: u64,
+    /// Why it cannot be used.
+    pub lost: Option<String>,
+}
+
+/// What a model wants, and what it would take.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// Where it may go, best first.
+    pub devices: Vec<DeviceWish>,
+    /// Whether it may go elsewhere than where the list begins.
+    pub fallback: bool,
+    /// Copies.
+    pub instances: usize,
+    /// Its format, where that is known.
+    pub format: Option<String>,
+    /// Bytes that a copy would take on a device, or why that cannot be told. Where nothing is said it is nothing.
+    pub estimates: BTreeMap<DeviceId, Result<u64, String>>,
+}
+
+/// Where everything goes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Plan {
+    /// The copies that have a place, in the order of the plan.
+    pub placed: Vec<Placed>,
+    /// The copies that have none.
+    pub unplaced: Vec<Unplaced>,
+    /// What each device would hold.
+    pub devices: Vec<DeviceUse>,
+}
+
+/// A copy that has a place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placed {
+    /// The model.
+    pub model: String,
+    /// The number of the copy.
+    pub instance: usize,
+    /// Where it goes.
+    pub device: DeviceId,
+    /// Bytes that it takes, estimated; 0 if not known.
+    pub bytes: u64,
+    /// Where it would have gone, if that is elsewhere.
+    pub fallback_from: Option<String>,
+    /// Where it could not go, and why.
+    pub tried: Vec<Tried>,
+    /// What would have to leave so that it could go where its list begins.
+    pub evict: Vec<Eviction>,
+}
+
+/// A copy that has no place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unplaced {
+    /// The model.
+    pub model: String,
+    /// The number of the copy.
+    pub instance: usize,
+    /// Where it could not go, and why.
+    pub tried: Vec<Tried>,
+    /// What would have to leave so that it could go where its list begins.
+    pub evict: Vec<Eviction>,
+}
+
+/// A copy that would have to leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Eviction {
+    /// The model.
+    pub model: String,
+    /// The number of the copy.
+    pub instance: usize,
+    /// Where it is.
+    pub device: DeviceId,
+    /// Bytes that it holds, estimated.
+    pub bytes: u64,
+}
+
+/// What a device would hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceUse {
+    /// The device.
+    pub device: DeviceId,
+    /// Bytes that models may hold; nothing if nobody knows.
+    pub budget: Option<u64>,
+    /// Bytes that are held already.
+    pub held: u64,
+    /// Bytes that the plan adds.
+    pub planned: u64,
+}
+
+/// Places models.
+pub fn plan(models: &[Wanted], backends: &[BackendState]) -> Plan {
+    let mut planner = Planner { backends, plan: Plan::default(), taken: BTreeMap::new() };
+    for backend in backends {
+        for (index, device) in backend.devices.iter().enumerate() {
+            planner.taken.insert(DeviceId { backend: backend.name.clone(), index }, device.held);
+        }
+    }
+    for model in models {
+        for instance in 0..model.instances {
+            planner.place(model, instance);
+        }
+    }
+    planner.finish()
+}
+
+/// Of devices that match equally well, the one with the least of this: copies of the model, less room, number.
+type Order = (usize, Reverse<u64>, usize);
+
+struct Planner<'a> {
+    backends: &'a [BackendState],
+    plan: Plan,
+    /// Bytes held and planned.
+    taken: BTreeMap<DeviceId, u64>,
+}
+
+impl Planner<'_> {
+    fn place(&mut self, model: &Wanted, instance: usize) {
+        let mut tried = Vec::new();
+        let first = model.devices.first();
+        for (rank, wish) in model.devices.iter().enumerate() {
+            if rank > 0 && !model.fallback {
+                tried.push(Tried::new(wish.to_string(), Reason::Forbidden));
+                continue;
+            }
+            if let Some((device, bytes)) = self.best(model, wish, &mut tried) {
+                *self.taken.entry(device.clone()).or_default() += bytes;
+                let evict = if rank > 0 { self.evictions(model, &tried) } else { Vec::new() };
+                let fallback_from = first.filter(|_| rank > 0).map(DeviceWish::to_string);
+                let model = model.name.clone();
+                self.plan.placed.push(Placed { model, instance, device, bytes, fallback_from, tried, evict });
+                return;
+            }
+        }
+        let evict = self.evictions(model, &tried);
+        self.plan.unplaced.push(Unplaced { model: model.name.clone(), instance, tried, evict });
+    }
+
+    /// The best device that an entry matches and that has room, and the bytes there. What does not fit is noted.
+    fn best(&self, model: &Wanted, wish: &DeviceWish, tried: &mut Vec<Tried>) -> Option<(DeviceId, u64)> {
+        let Some(backend) = self.backends.iter().find(|backend| backend.name == wish.backend) else {
+            tried.push(Tried::new(wish.to_string(), Reason::Absent { why: "it was not opened".into() }));
+            return None;
+        };
+        let matching: Vec<usize> = (0..backend.devices.len())
+            .filter(|index| wish.index.is_none_or(|wanted| wanted == *index))
+            .collect();
+        if matching.is_empty() {
+            let why = backend.absent.clone().unwrap_or_else(|| match backend.devices.len() {
+                0 => "its backend does not say why".into(),
+                count => format!("its backend has {count}"),
+            });
+            tried.push(Tried::new(wish.to_string(), Reason::Absent { why }));
+            return None;
+        }
+        if let Some(format) = model.format.as_ref().filter(|format| !backend.formats.contains(format)) {
+            let reason = Reason::Format { format: format.clone(), takes: backend.formats.clone() };
+            tried.push(Tried::new(wish.to_string(), reason));
+            return None;
+        }
+        let mut best: Option<(Order, DeviceId, u64)> = None;
+        for index in matching {
+            let id = DeviceId { backend: backend.name.clone(), index };
+            let Some(device) = backend.devices.get(index) else { continue };
+            match self.fits(model, &id, device) {
+                Ok((bytes, room)) => {
+                    let copies = self.copies(model, &id);
+                    let key = (copies, Reverse(room), index);
+                    if best.as_ref().is_none_or(|(known, ..)| key < *known) {
+                        best = Some((key, id, bytes));
+                    }
+                }
+                Err(reason) => tried.push(Tried::new(id.to_string(), reason)),
+            }
+        }
+        best.map(|(_, id, bytes)| (id, bytes))
+    }
+
+    /// The bytes that a copy takes on a device, and the room that there is.
+    fn fits(&self, model: &Wanted, id: &DeviceId, device: &DeviceState) -> Result<(u64, u64), Reason> {
+        if let Some(why) = &device.lost {
+            return Err(Reason::Unhealthy { why: why.clone() });
+        }
+        let bytes = match model.estimates.get(id) {
+            None => 0,
+            Some(Ok(bytes)) => *bytes,
+            Some(Err(why)) => return Err(Reason::Unreadable { why: why.clone() }),
+        };
+        let taken = self.taken.get(id).copied().unwrap_or_default();
+        match device.budget {
+            None => Ok((bytes, u64::MAX - taken)),
+            Some(budget) if taken.checked_add(bytes).is_some_and(|sum| sum <= budget) => {
+                Ok((bytes, budget - taken))
+            }
+            Some(budget) => Err(Reason::NoRoom { bytes, taken, budget }),
+        }
+    }
+
+    fn copies(&self, model: &Wanted, id: &DeviceId) -> usize {
+        let same = |placed: &&Placed| placed.model == model.name && placed.device == *id;
+        // Copies of one model stand together at the end.
+        self.plan.placed.iter().rev().take_while(|placed| placed.model == model.name).filter(same).count()
+    }
+
+    /// What would have to leave a device where the model's list begins: the least valuable, which was placed last, first.
+    fn evictions(&self, model: &Wanted, tried: &[Tried]) -> Vec<Eviction> {
+        let Some(wish) = model.devices.first() else { return Vec::new() };
+        let full = self
+            .taken
+            .keys()
+            .filter(|id| id.backend == wish.backend && wish.index.is_none_or(|index| index == id.index));
+        let choices = full.filter_map(|id| {
+            let name = id.to_string();
+            let Reason::NoRoom { bytes, taken, budget } =
+                tried.iter().find(|tried| tried.device == name).map(|tried| &tried.reason)?
+            else {
+                return None;
+            };
+            let mut missing = taken.saturating_add(*bytes).saturating_sub(*budget);
+            let mut leave = Vec::new();
+            // Copies of the model itself would only change places.
+            let others = self
+                .plan
+                .placed
+                .iter()
+                .rev()
+                .filter(|placed| placed.device == *id && placed.model != model.name);
+            for placed in others {
+                if missing == 0 {
+                    break;
+                }
+                missing = missing.saturating_sub(placed.bytes);
+                leave.push(Eviction {
+                    model: placed.model.clone(),
+                    instance: placed.instance,
+                    device: id.clone(),
+                    bytes: placed.bytes,
+                });
+            }
+            (missing == 0).then_some(leave)
+        });
+        choices
+            .min_by_key(|leave| leave.iter().map(|eviction| eviction.bytes).sum::<u64>())
+            .unwrap_or_default()
+    }
+
+    fn finish(mut self) -> Plan {
+        for backend in self.backends {
+            for (index, state) in backend.devices.iter().enumerate() {
+                let device = DeviceId { backend: backend.name.clone(), index };
+                let taken = self.taken.get(&device).copied().unwrap_or_default();
+                let planned = taken.saturating_sub(state.held);
+                self.plan.devices.push(DeviceUse { device, budget: state.budget, held: state.held, planned });
+            }
+        }
+        self.plan
+    }
+}

@@ -1,0 +1,145 @@
+//! Plans, by hand and at random.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn backend(name: &str, budgets: &[Option<u64>]) -> BackendState {
+    BackendState {
+        name: name.into(),
+        formats: vec!["onnx".into()],
+        devices: budgets
+            .iter()
+            .map(|budget| DeviceState { budget: *budget, ..DeviceState::default() })
+            .collect(),
+        absent: budgets.is_empty().then(|| "no driver".into()),
+    }
+}
+
+/// A model that takes so much wherever it goes.
+fn model(name: &str, devices: &str, instances: usize, bytes: u64, backends: &[BackendState]) -> Wanted {
+    let mut wanted = Wanted {
+        name: name.into(),
+        devices: devices.split(' ').map(|device| device.parse().unwrap()).collect(),
+        fallback: true,
+        instances,
+        format: Some("onnx".into()),
+        estimates: BTreeMap::new(),
+    };
+    for backend in backends {
+        for index in 0..backend.devices.len() {
+            wanted.estimates.insert(DeviceId { backend: backend.name.clone(), index }, Ok(bytes));
+        }
+    }
+    wanted
+}
+
+/// `model.instance device` or `model.instance -`, and why not elsewhere.
+fn shown(plan: &Plan) -> Vec<String> {
+    let tried = |tried: &[Tried]| tried.iter().map(|tried| format!(" [{tried}]")).collect::<String>();
+    let evict = |evict: &[Eviction]| {
+        evict.iter().map(|gone| format!(" -{}.{}", gone.model, gone.instance)).collect::<String>()
+    };
+    let placed = plan.placed.iter().map(|placed| {
+        let from = placed.fallback_from.iter().map(|from| format!(" from {from}")).collect::<String>();
+        let Placed { model, instance, device, .. } = placed;
+        format!("{model}.{instance} {device}{from}{}{}", tried(&placed.tried), evict(&placed.evict))
+    });
+    let unplaced = plan.unplaced.iter().map(|unplaced| {
+        let Unplaced { model, instance, .. } = unplaced;
+        format!("{model}.{instance} -{}{}", tried(&unplaced.tried), evict(&unplaced.evict))
+    });
+    placed.chain(unplaced).collect()
+}
+
+#[test]
+fn each_copy_goes_to_the_first_entry_with_room_and_says_why() {
+    let backends = [backend("cuda", &[Some(10), Some(20)]), backend("cpu", &[None]), backend("fpga", &[])];
+    let plan = |models: &[Wanted]| shown(&super::plan(models, &backends));
+    assert_eq!(plan(&[model("a", "cpu", 1, 5, &backends)]), ["a.0 cpu:0"]);
+    // Spread: first the one with more room, then the other, then where room is.
+    let spread = plan(&[model("a", "cuda cpu", 3, 10, &backends)]);
+    assert_eq!(spread[..2], ["a.0 cuda:1", "a.1 cuda:0"]);
+    assert!(spread[2].starts_with("a.2 cuda:1 ["), "{spread:?}");
+    let absent =
+        "a.0 cpu:0 from fpga [fpga: no such device: no driver] [cuda:7: no such device: its backend has 2]";
+    assert_eq!(plan(&[model("a", "fpga cuda:7 cpu", 1, 5, &backends)]), [absent]);
+    let full = plan(&[model("a", "cuda:0", 1, 8, &backends), model("b", "cuda:0 cpu", 1, 3, &backends)]);
+    let why = "[cuda:0: has no room: 3 bytes more than the 8 taken are over its 10]";
+    assert_eq!(full, ["a.0 cuda:0".to_owned(), format!("b.0 cpu:0 from cuda:0 {why} -a.0")]);
+    // Nothing that leaves would help.
+    let whole = plan(&[model("a", "cuda:0", 1, 8, &backends), model("b", "cuda:0 cpu", 1, 30, &backends)]);
+    assert!(whole[1].ends_with("over its 10]"), "{whole:?}");
+}
+
+#[test]
+fn what_is_forbidden_unhealthy_or_of_another_format_is_said() {
+    let mut backends = [backend("cuda", &[Some(10)]), backend("cpu", &[None])];
+    backends[0].devices[0].lost = Some("fell off the bus".into());
+    let strict = Wanted { fallback: false, ..model("a", "cuda cpu", 1, 1, &backends) };
+    let expected = "a.0 - [cuda:0: is lost: fell off the bus] [cpu: not allowed: fallback = false]";
+    assert_eq!(shown(&plan(&[strict], &backends)), [expected]);
+    let text = Wanted { format: Some("text".into()), ..model("a", "cpu", 1, 1, &backends) };
+    assert_eq!(shown(&plan(&[text], &backends)), ["a.0 - [cpu: does not take `text`, only onnx]"]);
+}
+
+prop_compose! {
+    fn backends()(budgets in prop::collection::vec(prop::collection::vec((prop::option::of(0u64..100), 0u64..30, any::<bool>()), 0..4), 1..4)) -> Vec<BackendState> {
+        let names = ["cpu", "cuda", "gpu"];
+        budgets.iter().zip(names).map(|(devices, name)| BackendState {
+            name: name.into(),
+            formats: vec!["onnx".into()],
+            absent: None,
+            devices: devices.iter().map(|(budget, held, lost)| DeviceState {
+                budget: *budget,
+                held: *held,
+                lost: lost.then(|| "lost".into()),
+            }).collect(),
+        }).collect()
+    }
+}
+
+prop_compose! {
+    fn models(backends: Vec<BackendState>)(
+        models in prop::collection::vec((prop::sample::subsequence(vec!["cuda", "cpu:0", "gpu:1", "cpu", "gpu"], 1..5), 1usize..4, 0u64..60, any::<bool>()), 0..8),
+    ) -> (Vec<BackendState>, Vec<Wanted>) {
+        let wanted = models.iter().enumerate().map(|(number, (devices, instances, bytes, fallback))| Wanted {
+            fallback: *fallback,
+            ..model(&format!("m{number}"), &devices.join(" "), *instances, *bytes, &backends)
+        }).collect();
+        (backends.clone(), wanted)
+    }
+}
+
+proptest! {
+    #[test]
+    fn plans_keep_to_budgets_and_lists((backends, models) in backends().prop_flat_map(models)) {
+        let plan = super::plan(&models, &backends);
+        prop_assert_eq!(shown(&plan), shown(&super::plan(&models, &backends)), "the same again");
+        let copies: usize = models.iter().map(|model| model.instances).sum();
+        prop_assert_eq!(plan.placed.len() + plan.unplaced.len(), copies);
+        for used in &plan.devices {
+            let on = plan.placed.iter().filter(|placed| placed.device == used.device);
+            prop_assert_eq!(used.planned, on.map(|placed| placed.bytes).sum::<u64>());
+            // What was over its budget before gets nothing that has a size.
+            prop_assert!(used.planned == 0 || used.budget.is_none_or(|budget| used.held + used.planned <= budget));
+        }
+        for placed in &plan.placed {
+            let model = models.iter().find(|model| model.name == placed.model).unwrap();
+            let rank = model.devices.iter().position(|wish| {
+                wish.backend == placed.device.backend && wish.index.is_none_or(|index| index == placed.device.index)
+            });
+            prop_assert!(rank.is_some(), "on a device that its list names");
+            prop_assert!(model.fallback || placed.fallback_from.is_none());
+            let backend = backends.iter().find(|backend| backend.name == placed.device.backend).unwrap();
+            prop_assert!(backend.devices[placed.device.index].lost.is_none());
+        }
+        for unplaced in &plan.unplaced {
+            let model = models.iter().find(|model| model.name == unplaced.model).unwrap();
+            for wish in &model.devices {
+                let told = unplaced.tried.iter().any(|tried| tried.device.split(':').next() == Some(&*wish.backend));
+                prop_assert!(told, "{} is named", wish);
+            }
+        }
+    }
+}
