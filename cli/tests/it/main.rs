@@ -10,6 +10,7 @@ mod contracts;
 mod copies;
 mod crashes;
 mod dev;
+mod device_host;
 mod digits;
 mod disconnects;
 mod endings;
