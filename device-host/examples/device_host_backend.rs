@@ -3,6 +3,7 @@
 //! Two devices, `cpu:0` and `cpu:1`, with memory of their own. Every model takes `x`, FP32 `[n]`, and gives `y`, FP32 `[n]`: twice `x`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -127,7 +128,8 @@ impl Device for Place {
             }
             _ => {}
         }
-        Ok(Arc::new(Word { word, info, _weights: weights }))
+        let begun = options.path.with_extension("begun");
+        Ok(Arc::new(Word { word, info, begun, _weights: weights }))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
@@ -158,6 +160,8 @@ impl Device for Place {
 struct Word {
     word: String,
     info: ModelInfo,
+    /// A file that a model makes which hangs.
+    begun: PathBuf,
     _weights: Vec<u8>,
 }
 
@@ -167,10 +171,11 @@ impl Model for Word {
     }
 
     fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
-        let (word, info) = (self.word.clone(), self.info.clone());
+        let (word, info, begun) = (self.word.clone(), self.info.clone(), self.begun.clone());
         Ok(Arc::new(Speaker {
             word,
             info,
+            begun,
             kept: Mutex::default(),
             cancelled: Mutex::default(),
             bell: Condvar::new(),
@@ -181,6 +186,7 @@ impl Model for Word {
 struct Speaker {
     word: String,
     info: ModelInfo,
+    begun: PathBuf,
     kept: Mutex<Vec<Tensor>>,
     cancelled: Mutex<Vec<RunId>>,
     bell: Condvar,
@@ -193,9 +199,12 @@ impl Instance for Speaker {
         match self.word.as_str() {
             "abort" => std::process::abort(),
             "lost" => return Err(BackendError::Lost("a sticky error".into())),
-            "hang" => loop {
-                std::thread::sleep(Duration::from_secs(1));
-            },
+            "hang" => {
+                let _ = std::fs::write(&self.begun, "");
+                loop {
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            }
             "wait" => self.wait(run)?,
             "slow" => std::thread::sleep(Duration::from_millis(20)),
             "keep" => self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(inputs[0].clone()),

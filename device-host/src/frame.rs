@@ -336,3 +336,118 @@ impl Given {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::{self, Hello, HostLimits};
+
+    fn head() -> impl Strategy<Value = Head> {
+        let extents = proptest::collection::vec(0i64..5, 0..4);
+        let device = (any::<i32>(), any::<i32>());
+        (extents, 0..3u8, any::<u64>(), any::<u64>(), device).prop_map(
+            |(extents, at, number, offset, device)| {
+                let shape = Shape::new(extents).unwrap();
+                let len = shape.bytes(DataType::Fp16).unwrap() as u64;
+                let device = DLDevice { device_type: device.0, device_id: device.1 };
+                let at = match at {
+                    0 => At::Inline { len: len as usize },
+                    1 => At::Region { number, offset, len },
+                    _ => At::Resident { number, device, len },
+                };
+                Head { data_type: DataType::Fp16, shape, at }
+            },
+        )
+    }
+
+    fn whole<T>(bytes: &[u8], read: impl FnOnce(&mut Reader<'_>) -> Result<T>) -> T {
+        let mut reader = Reader(bytes);
+        let value = read(&mut reader).unwrap();
+        reader.end().unwrap();
+        value
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(heads in proptest::collection::vec(head(), 0..5), freed: Vec<u64>, forget: bool, size: u32) {
+            let size = u64::from(size) + 1;
+            let sent = Sent { freed: freed.clone(), region: Some(size), forget, tensors: heads.clone() };
+            let asked = vec![
+                Asked { index: 3, form: Form::Allocate },
+                Asked { index: usize::MAX, form: Form::Resident },
+                Asked { index: 0, form: Form::Place(DataType::Int64, Shape::new([2, 0]).unwrap()) },
+            ];
+            let mut out = Vec::new();
+            Infer::write(7, NonZeroU64::new(9), &sent, &asked, &mut out);
+            let infer = whole(&out, Infer::read);
+            prop_assert_eq!((infer.instance, infer.id, infer.sent, infer.asked), (7, NonZeroU64::new(9), sent, asked));
+            let regions = vec![Announced { number: 1, size, stays: forget }];
+            let given = Given { kept: forget, regions, gone: freed, tensors: heads };
+            out.clear();
+            given.put(&mut out);
+            prop_assert_eq!(whole(&out, Given::read), given);
+        }
+
+        #[test]
+        fn no_bytes_make_a_reader_panic_or_take_much_memory(bytes: Vec<u8>) {
+            let mut start = [0; HEADER];
+            start.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
+            let _ = header(&start);
+            let reader = || Reader(&bytes);
+            let _ = Hello::read(&mut reader());
+            let _ = Infer::read(&mut reader());
+            let _ = Given::read(&mut reader());
+            let _ = message::error(&mut reader());
+            let _ = message::info(&mut reader());
+            let _ = message::status(&mut reader());
+            let _ = message::options(&mut reader());
+            let _ = message::model(&mut reader());
+        }
+
+        #[test]
+        fn a_frame_that_is_cut_or_changed_is_refused_or_another(heads in proptest::collection::vec(head(), 1..4), at: prop::sample::Index, byte: u8) {
+            let mut out = Vec::new();
+            Given { tensors: heads, ..Given::default() }.put(&mut out);
+            let at = at.index(out.len());
+            prop_assert!(Given::read(&mut Reader(&out[..at])).is_err());
+            out[at] = byte;
+            if let Ok(given) = Given::read(&mut Reader(&out)) {
+                for head in given.tensors {
+                    prop_assert!(head.data_type == DataType::Bytes || head.shape.bytes(head.data_type).unwrap() as u64 == head.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn counts_that_lie_take_no_memory() {
+        let mut out = Vec::new();
+        out.put_u8(0);
+        out.put_u32(u32::MAX);
+        assert_eq!(Given::read(&mut Reader(&out)), Err(WireError::Short));
+        let mut out = Vec::new();
+        begin(&mut out, Kind::Infer, 1);
+        out[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        let limit = WireError::Length { length: u32::MAX as usize, limit: LIMIT };
+        assert_eq!(header(out.first_chunk().unwrap()), Err(limit));
+    }
+
+    #[test]
+    fn a_greeting_of_another_version_is_refused() {
+        let limits = HostLimits {
+            call_bytes: 1,
+            inline_bytes: 2,
+            kept_bytes: 3,
+            kept_regions: 4,
+            spin: std::time::Duration::from_micros(5),
+        };
+        let hello = Hello { library: b"/\xff".to_vec(), settings: vec![("a".into(), "b".into())], limits };
+        let mut out = Vec::new();
+        hello.put(&mut out);
+        assert_eq!(whole(&out, Hello::read), hello);
+        out[0] += 1;
+        assert!(Hello::read(&mut Reader(&out)).is_err());
+    }
+}

@@ -10,6 +10,7 @@ mod contracts;
 mod copies;
 mod crashes;
 mod dev;
+mod device_host;
 mod devices;
 mod digits;
 mod disconnects;

@@ -5,6 +5,8 @@ mod course;
 mod device;
 mod host;
 mod instance;
+#[cfg(test)]
+mod lies;
 mod link;
 mod options;
 mod process;
