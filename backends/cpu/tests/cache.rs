@@ -38,8 +38,8 @@ fn damaged_files_are_replaced_and_nobody_notices() {
     let [file] = &files(&cache)[..] else { panic!("one file") };
     let whole = std::fs::read(file).unwrap();
     assert_eq!(run(&*backend, &model), expected);
-    let damages: [&dyn Fn(&mut Vec<u8>); 3] =
-        [&|bytes| bytes.truncate(bytes.len() / 2), &|bytes| bytes[100] ^= 0x40, &|bytes| bytes.clear()];
+    let damages: [fn(&mut Vec<u8>); 3] =
+        [|bytes| bytes.truncate(bytes.len() / 2), |bytes| bytes[100] ^= 0x40, |bytes| bytes.clear()];
     for damage in damages {
         let mut bytes = whole.clone();
         damage(&mut bytes);
