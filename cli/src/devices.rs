@@ -93,7 +93,7 @@ fn word(value: &impl serde::Serialize) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// `healthy`, `degraded` or `lost`, and why.
+/// `healthy`, `degraded`, `recovering` or `lost`, and why.
 fn state(health: &impl serde::Serialize) -> (String, Option<String>) {
     let value = serde_json::to_value(health).unwrap_or_default();
     let text = |name: &str| value.get(name).and_then(|value| value.as_str()).map(str::to_owned);

@@ -175,6 +175,7 @@ pub(crate) fn put_status(status: &DeviceStatus, out: &mut Vec<u8>) {
     let (number, text) = match &status.health {
         Health::Healthy => (0, ""),
         Health::Degraded(text) => (1, text.as_str()),
+        Health::Recovering(text) => (3, text.as_str()),
         Health::Lost(text) => (2, text.as_str()),
         _ => (2, "of a kind of health that is not known"),
     };
@@ -188,6 +189,7 @@ pub(crate) fn status(reader: &mut Reader<'_>) -> Result<DeviceStatus> {
     let health = match number {
         0 => Health::Healthy,
         1 => Health::Degraded(text),
+        3 => Health::Recovering(text),
         2 => Health::Lost(text),
         number => return Err(WireError::Unknown { what: "kind of health", number: number.into() }),
     };

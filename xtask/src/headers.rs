@@ -11,8 +11,7 @@ use crate::repo::Repo;
 pub(crate) const SPEC: Spec = Spec {
     name: "headers",
     about: "write the C headers that are made from Rust",
-    details:
-        "\
+    details: "\
 Writes entry-scripts/native/include/outrigger_script.h out of entry-scripts/native/abi, and
 backends/api/include/outrigger_backend.h out of backends/api/src/abi.rs. `check` fails if that was
 forgotten.",

@@ -165,6 +165,9 @@ typedef struct DLManagedTensor {
 // Nothing on it succeeds any more.
 #define OUTRIGGER_BACKEND_HEALTH_LOST 2
 
+// It cannot be used now, and will be able to be again.
+#define OUTRIGGER_BACKEND_HEALTH_RECOVERING 3
+
 // Any memory of the host.
 #define OUTRIGGER_BACKEND_MEMORY_HOST 0
 

@@ -97,6 +97,8 @@ pub mod health {
     pub const DEGRADED: u32 = 1;
     /// Nothing on it succeeds any more.
     pub const LOST: u32 = 2;
+    /// It cannot be used now, and will be able to be again.
+    pub const RECOVERING: u32 = 3;
 }
 
 /// Where memory is.

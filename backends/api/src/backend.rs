@@ -174,6 +174,8 @@ pub enum Health {
     Healthy,
     /// It can, but something is wrong with it.
     Degraded(String),
+    /// It cannot now, and will be able to again: what serves it is being started anew.
+    Recovering(String),
     /// Nothing on it succeeds any more.
     Lost(String),
 }

@@ -71,7 +71,9 @@ impl Device for HostedDevice {
             match link.ask(Kind::Status, 0, |_| {}, message::status) {
                 Ok(DeviceStatus { health: Health::Lost(why), .. }) => {
                     link.accuse(BackendError::Lost(why).into());
-                    return Ok(self.without_child(Health::Degraded("its device host is being ended".into())));
+                    return Ok(
+                        self.without_child(Health::Recovering("its device host is being ended".into()))
+                    );
                 }
                 Err(BackendError::Lost(_)) => {}
                 status => return status,

@@ -188,7 +188,7 @@ impl Host {
         let state = self.state();
         let (health, pid) = match &state.phase {
             Phase::Up(_, pid) => (Health::Healthy, Some(*pid)),
-            Phase::Restarting(why) => (Health::Degraded(format!("restarting: {why}")), None),
+            Phase::Restarting(why) => (Health::Recovering(format!("restarting: {why}")), None),
             Phase::Quarantined(why) => (Health::Lost(why.clone()), None),
         };
         let device = state.loaded.device.as_ref().map(|(_, name)| name.clone()).unwrap_or_default();

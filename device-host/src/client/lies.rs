@@ -16,7 +16,10 @@ use crate::socket::{self, Forever, Inbox};
 use crate::wire::Put;
 
 /// What becomes of a run to which a child answers with these bytes and descriptors.
-fn answered(answer: impl FnOnce(u64) -> Vec<u8>, files: &[BorrowedFd<'_>]) -> Result<Vec<Came>, Trouble> {
+fn answered(
+    answer: impl FnOnce(u64) -> Vec<u8> + Send,
+    files: &[BorrowedFd<'_>],
+) -> Result<Vec<Came>, Trouble> {
     let (ours, theirs) = socket::pair().unwrap();
     let mut connection = Connection::new(Arc::new(ours), Duration::ZERO);
     let limits = Limits { call_bytes: 1 << 20, ..Limits::default() };

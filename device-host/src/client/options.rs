@@ -33,7 +33,7 @@ pub type OnChange = Arc<dyn Fn(&DeviceHealth) + Send + Sync>;
 pub struct DeviceHealth {
     /// The device's name: `cuda:1`.
     pub device: String,
-    /// Healthy; degraded while the host is restarted; lost while it is quarantined.
+    /// Healthy; recovering while the host is restarted; lost while it is quarantined.
     pub health: Health,
     /// How often it has been restarted.
     pub restarts: u64,

@@ -81,7 +81,7 @@ fn health_is_followed_by_whoever_asks() {
     }
     until(
         "the pause",
-        || matches!(hosted.device.status().unwrap().health, Health::Degraded(why) if why.contains("restarting")),
+        || matches!(hosted.device.status().unwrap().health, Health::Recovering(why) if why.contains("restarting")),
     );
     assert!(text(doubles(&*instance, 1., 1)).contains("it is being restarted"));
     assert!(text(hosted.device.load(&LoadOptions::of("/x"))).contains("signal 9"));

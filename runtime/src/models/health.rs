@@ -117,7 +117,7 @@ fn trouble(status: Option<&DeviceStatus>, doubted: bool) -> Option<String> {
         Some(Health::Healthy) => None,
         Some(Health::Degraded(reason)) if doubted => Some(reason.clone()),
         Some(Health::Degraded(_)) => None,
-        Some(Health::Lost(reason)) => Some(reason.clone()),
+        Some(Health::Recovering(reason) | Health::Lost(reason)) => Some(reason.clone()),
         _ => Some("it does not tell its status".into()),
     }
 }
@@ -210,6 +210,7 @@ mod tests {
         assert_eq!(becomes(degraded()), (false, Some("hot".into())));
         assert_eq!(becomes(degraded()), (false, Some("hot".into())), "not before it is well");
         assert_eq!(becomes(Ok(Health::Healthy)), (true, None));
+        assert_eq!(becomes(Ok(Health::Recovering("soon".into()))), (false, Some("soon".into())));
         assert_eq!(becomes(Ok(Health::Lost("dead".into()))), (false, Some("dead".into())));
         assert_eq!(becomes(Err(())), (false, Some("it does not tell its status".into())));
         assert_eq!(becomes(Ok(Health::Healthy)), (true, None));

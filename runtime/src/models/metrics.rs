@@ -62,7 +62,11 @@ const DEVICES: [(&str, &str, &[&str]); 3] = [
         "Memory of devices: total, free, held by models and buffers, and budget, what models may hold; what is not known is left out",
         &["device", "memory"],
     ),
-    ("outrigger_device_health", "1 for what a device is: healthy, degraded or lost", &["device", "state"]),
+    (
+        "outrigger_device_health",
+        "1 for what a device is: healthy, degraded, recovering or lost",
+        &["device", "state"],
+    ),
 ];
 
 impl DeviceCollector {
@@ -108,12 +112,12 @@ impl Collector for DeviceCollector {
                         .map(|(what, size)| gauge(&[("device", &name), ("memory", what)], size as f64)),
                 );
                 let state = match status.map(|status| status.health) {
-                    _ if loaded.health.trouble().is_some() => "lost",
                     Some(Health::Healthy) => "healthy",
                     Some(Health::Degraded(_)) => "degraded",
+                    Some(Health::Recovering(_)) => "recovering",
                     _ => "lost",
                 };
-                health.extend(["healthy", "degraded", "lost"].map(|known| {
+                health.extend(["healthy", "degraded", "recovering", "lost"].map(|known| {
                     gauge(&[("device", &name), ("state", known)], f64::from(u8::from(known == state)))
                 }));
             }

@@ -81,6 +81,7 @@ pub(super) unsafe extern "C" fn device_status(
         let (health, reason) = match &status.health {
             Health::Healthy => (abi::health::HEALTHY, ""),
             Health::Degraded(reason) => (abi::health::DEGRADED, reason.as_str()),
+            Health::Recovering(reason) => (abi::health::RECOVERING, reason.as_str()),
             Health::Lost(reason) => (abi::health::LOST, reason.as_str()),
         };
         // SAFETY: `message` is the host's.

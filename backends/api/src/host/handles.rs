@@ -188,6 +188,7 @@ impl Device for HostDevice {
             health: match status.health {
                 abi::health::HEALTHY => Health::Healthy,
                 abi::health::DEGRADED => Health::Degraded(reason()),
+                abi::health::RECOVERING => Health::Recovering(reason()),
                 _ => Health::Lost(reason()),
             },
         })
