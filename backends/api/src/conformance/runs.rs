@@ -107,7 +107,10 @@ pub(super) fn cancels(backend: &dyn Backend, fixtures: &Fixtures) -> Result<(), 
     let path = need(&fixtures.slow, "that can be cancelled")?;
     let (model, instance) = instance(&*open(backend), path);
     // One that is waited for, and one that finishes later; a number that was cancelled can be used again.
-    for begun in [wait(&model, &instance, 5), begin(&model, &instance, 6), wait(&model, &instance, 5)] {
+    let start: [fn(&Arc<dyn Model>, &Arc<dyn Instance>, u64) -> Heard; 3] = [wait, begin, wait];
+    for (start, id) in start.into_iter().zip([5, 6, 5]) {
+        // Begun one after the other: two with one number must not be under way at once.
+        let begun = start(&model, &instance, id);
         let end = end_any(&*instance, &[number(5), number(6)], &begun);
         assert!(matches!(end, Err(BackendError::Cancelled)), "{end:?}");
     }
