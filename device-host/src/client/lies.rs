@@ -16,7 +16,10 @@ use crate::socket::{self, Forever, Inbox};
 use crate::wire::Put;
 
 /// What becomes of a run to which a child answers with these bytes and descriptors.
-fn answered(answer: impl FnOnce(u64) -> Vec<u8>, files: &[BorrowedFd<'_>]) -> Result<Vec<Came>, Trouble> {
+fn answered(
+    answer: impl FnOnce(u64) -> Vec<u8> + Send,
+    files: &[BorrowedFd<'_>],
+) -> Result<Vec<Came>, Trouble> {
     let (ours, theirs) = socket::pair().unwrap();
     let mut connection = Connection::new(Arc::new(ours), Duration::ZERO);
     let limits = Limits { call_bytes: 1 << 20, ..Limits::default() };
@@ -37,11 +40,15 @@ fn answered(answer: impl FnOnce(u64) -> Vec<u8>, files: &[BorrowedFd<'_>]) -> Re
 }
 
 fn done(number: u64, given: &Given, inline: &[u8]) -> Vec<u8> {
+    with_files(number, given, inline, given.regions.len())
+}
+
+fn with_files(number: u64, given: &Given, inline: &[u8], files: usize) -> Vec<u8> {
     let mut out = Vec::new();
     frame::begin(&mut out, Kind::Done, number);
     given.put(&mut out);
     out.put(inline);
-    frame::finish(&mut out).unwrap();
+    frame::finish(&mut out, files).unwrap();
     out
 }
 
@@ -98,7 +105,11 @@ fn regions_that_are_none() {
     let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
     let good = given(4096);
     found_out(answered(|number| done(number, &good, &[]), &[null.as_fd()]), "not a memfd");
-    found_out(answered(|number| done(number, &good, &[]), &[]), "are not as many");
+    found_out(answered(|number| done(number, &good, &[]), &[]), "are not as many as it says");
+    found_out(
+        answered(|number| with_files(number, &good, &[], 0), &[]),
+        "regions and descriptors are not as many",
+    );
     let twice = of(vec![], vec![Announced { number: 3, size: 4096, stays: true }; 2]);
     let mut twice = twice;
     twice.tensors = good.tensors.clone();
@@ -135,5 +146,6 @@ fn frames_that_are_none() {
     found_out(answered(with(3, 0xff), &[]), "over the limit");
     found_out(answered(with(4, 99), &[]), "kind of frame 99");
     found_out(answered(with(4, Kind::Infer as u8), &[]), "an answer of kind Infer");
-    found_out(answered(with(5, 1), &[]), "too large");
+    found_out(answered(with(5, 1), &[]), "are not as many as it says");
+    found_out(answered(with(5, 9), &[]), "too large");
 }
