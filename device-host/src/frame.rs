@@ -8,7 +8,7 @@ use crate::wire::{Put, Reader, WireError};
 
 type Result<T> = std::result::Result<T, WireError>;
 
-/// Bytes of a header: u32 length of what follows, u8 kind, 3 × u8 0, u64 number.
+/// Bytes of a header: u32 length of what follows, u8 kind, u8 descriptors beside it, u16 0, u64 number.
 pub(crate) const HEADER: usize = 16;
 /// The most bytes that follow a header. Tensors beyond a few kilobytes lie elsewhere.
 pub(crate) const LIMIT: usize = 4 << 20;
@@ -77,8 +77,8 @@ pub(crate) fn begin(out: &mut Vec<u8>, kind: Kind, number: u64) {
     out.put_u64(number);
 }
 
-/// Writes the length of a frame into its header.
-pub(crate) fn finish(out: &mut [u8]) -> Result<()> {
+/// Writes the length of a frame into its header, and how many descriptors come beside it.
+pub(crate) fn finish(out: &mut [u8], files: usize) -> Result<()> {
     let length = out.len().saturating_sub(HEADER);
     if length > LIMIT {
         return Err(WireError::Length { length, limit: LIMIT });
@@ -86,21 +86,36 @@ pub(crate) fn finish(out: &mut [u8]) -> Result<()> {
     if let Some(field) = out.first_chunk_mut() {
         *field = (length as u32).to_le_bytes();
     }
+    if let Some(field) = out.get_mut(5) {
+        *field = u8::try_from(files).map_err(|_| WireError::Number)?;
+    }
     Ok(())
 }
 
-/// Reads a header: the length of what follows, the kind, the number.
-pub(crate) fn header(bytes: &[u8; HEADER]) -> Result<(usize, Kind, u64)> {
+/// A frame's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// Bytes that follow.
+    pub(crate) length: usize,
+    pub(crate) kind: Kind,
+    /// Descriptors beside it.
+    pub(crate) files: usize,
+    pub(crate) number: u64,
+}
+
+/// Reads a header.
+pub(crate) fn header(bytes: &[u8; HEADER]) -> Result<Header> {
     let mut fields = Reader(bytes);
     let length = fields.u32()? as usize;
     if length > LIMIT {
         return Err(WireError::Length { length, limit: LIMIT });
     }
     let kind = Kind::from_number(fields.u8()?)?;
-    if fields.take(3)? != [0; 3] {
+    let files = usize::from(fields.u8()?);
+    if files > MOST_FILES || fields.take(2)? != [0; 2] {
         return Err(WireError::Number);
     }
-    Ok((length, kind, fields.u64()?))
+    Ok(Header { length, kind, files, number: fields.u64()? })
 }
 
 /// A tensor in a frame.

@@ -1,5 +1,6 @@
 //! Frames over sockets, with descriptors beside them.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +13,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::frame::{self, HEADER, Kind, MOST_FILES};
+use crate::frame::{self, HEADER, Header, Kind, MOST_FILES};
 use crate::wire::WireError;
 
 /// Two connected sockets, closed upon `exec`, blocking.
@@ -31,7 +32,7 @@ pub(crate) enum ReceiveError {
     Late,
     #[error("{0}")]
     Wire(#[from] WireError),
-    #[error("more descriptors than a frame may have")]
+    #[error("the descriptors beside a frame are not as many as it says")]
     Files,
     #[error("{0}")]
     Socket(#[from] io::Error),
@@ -118,6 +119,9 @@ pub(crate) struct Inbox {
     filled: usize,
     /// Of the frame that is in `bytes`, header and all.
     end: usize,
+    /// Those of the frames in `bytes`, in their order: one reading may take more than one frame.
+    waiting: VecDeque<OwnedFd>,
+    /// Those of the frame that is in `bytes` first.
     files: Vec<OwnedFd>,
     spin: Spin,
 }
@@ -165,10 +169,14 @@ impl Inbox {
         loop {
             if let Some(start) = self.bytes.get(..self.filled).and_then(|bytes| bytes.first_chunk::<HEADER>())
             {
-                let (length, kind, number) = frame::header(start)?;
+                let Header { length, kind, files, number } = frame::header(start)?;
                 let end = HEADER + length;
                 if self.filled >= end {
                     self.end = end;
+                    if files > self.waiting.len() {
+                        return Err(ReceiveError::Files);
+                    }
+                    self.files.extend(self.waiting.drain(..files));
                     return Ok((kind, number));
                 }
                 self.room(end);
@@ -224,10 +232,10 @@ impl Inbox {
         };
         for part in beside.drain() {
             if let RecvAncillaryMessage::ScmRights(files) = part {
-                self.files.extend(files);
+                self.waiting.extend(files);
             }
         }
-        if self.files.len() > MOST_FILES || received.flags.contains(ReturnFlags::CTRUNC) {
+        if self.waiting.len() > 2 * MOST_FILES || received.flags.contains(ReturnFlags::CTRUNC) {
             return Err(ReceiveError::Files);
         }
         if received.bytes == 0 {
@@ -245,5 +253,30 @@ impl Inbox {
     /// The descriptors that came beside it.
     pub(crate) fn files(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_stay_with_their_frames_however_many_frames_come_at_once() {
+        let (ours, theirs) = pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let files = [0, 1, 0, 2, 1, 0];
+        for (number, &count) in files.iter().enumerate() {
+            let mut out = Vec::new();
+            frame::begin(&mut out, Kind::Cancel, number as u64);
+            frame::finish(&mut out, count).unwrap();
+            send(&ours, &out, &vec![file.as_fd(); count], SendFlags::empty()).unwrap();
+        }
+        let mut inbox = Inbox::default();
+        for (number, count) in files.into_iter().enumerate() {
+            assert_eq!(inbox.receive(&theirs, &Forever).unwrap(), (Kind::Cancel, number as u64));
+            assert_eq!(inbox.files().len(), count, "frame {number}");
+        }
+        drop(ours);
+        assert!(matches!(inbox.receive(&theirs, &Forever), Err(ReceiveError::Closed)));
     }
 }

@@ -217,8 +217,8 @@ impl Connection {
 
     fn exchange(&mut self, number: u64, patience: &impl Patience, with_region: bool) -> Result<(), Trouble> {
         let too_long = |error| BackendError::Input(format!("the call does not fit in a frame: {error}"));
-        frame::finish(&mut self.out).map_err(too_long)?;
         let file = self.input.as_ref().filter(|_| with_region).map(Region::fd);
+        frame::finish(&mut self.out, file.as_slice().len()).map_err(too_long)?;
         let sent = socket::send(&*self.socket, &self.out, file.as_slice(), SendFlags::empty());
         sent.map_err(|_| Trouble::Gone)?;
         let (kind, of) = self.inbox.receive(&*self.socket, patience)?;

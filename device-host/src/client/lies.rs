@@ -40,11 +40,15 @@ fn answered(
 }
 
 fn done(number: u64, given: &Given, inline: &[u8]) -> Vec<u8> {
+    with_files(number, given, inline, given.regions.len())
+}
+
+fn with_files(number: u64, given: &Given, inline: &[u8], files: usize) -> Vec<u8> {
     let mut out = Vec::new();
     frame::begin(&mut out, Kind::Done, number);
     given.put(&mut out);
     out.put(inline);
-    frame::finish(&mut out).unwrap();
+    frame::finish(&mut out, files).unwrap();
     out
 }
 
@@ -101,7 +105,11 @@ fn regions_that_are_none() {
     let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
     let good = given(4096);
     found_out(answered(|number| done(number, &good, &[]), &[null.as_fd()]), "not a memfd");
-    found_out(answered(|number| done(number, &good, &[]), &[]), "are not as many");
+    found_out(answered(|number| done(number, &good, &[]), &[]), "are not as many as it says");
+    found_out(
+        answered(|number| with_files(number, &good, &[], 0), &[]),
+        "regions and descriptors are not as many",
+    );
     let twice = of(vec![], vec![Announced { number: 3, size: 4096, stays: true }; 2]);
     let mut twice = twice;
     twice.tensors = good.tensors.clone();
@@ -138,5 +146,6 @@ fn frames_that_are_none() {
     found_out(answered(with(3, 0xff), &[]), "over the limit");
     found_out(answered(with(4, 99), &[]), "kind of frame 99");
     found_out(answered(with(4, Kind::Infer as u8), &[]), "an answer of kind Infer");
-    found_out(answered(with(5, 1), &[]), "too large");
+    found_out(answered(with(5, 1), &[]), "are not as many as it says");
+    found_out(answered(with(5, 9), &[]), "too large");
 }

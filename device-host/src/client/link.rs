@@ -172,6 +172,7 @@ impl Link {
         let mut out = Vec::new();
         frame::begin(&mut out, kind, number);
         let file = file.map(AsFd::as_fd);
+        frame::finish(&mut out, file.as_slice().len())?;
         // So short a frame goes out whole or not at all.
         match socket::send(&self.control, &out, file.as_slice(), SendFlags::DONTWAIT) {
             Ok(()) => Ok(()),

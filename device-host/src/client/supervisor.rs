@@ -211,7 +211,7 @@ fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<Ba
     let mut out = Vec::new();
     frame::begin(&mut out, Kind::Hello, 0);
     hello.put(&mut out);
-    frame::finish(&mut out)?;
+    frame::finish(&mut out, 0)?;
     socket::send(control, &out, &[], SendFlags::empty()).map_err(|_| Trouble::Gone)?;
     let mut inbox = Inbox::default();
     let (kind, _) = inbox.receive(control, until)?;

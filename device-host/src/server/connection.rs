@@ -89,7 +89,7 @@ impl<'a> Connection<'a> {
             let files = self.inbox.files();
             frame::begin(&mut self.out, Kind::Done, number);
             let request = handlers::Request { kind, number, payload: self.inbox.payload(), files };
-            let files = match handlers::handle(self.host, &mut self.memory, request, &mut self.out) {
+            let mut files = match handlers::handle(self.host, &mut self.memory, request, &mut self.out) {
                 Ok(files) => files,
                 Err(Fault::Backend(error)) => {
                     self.fail(number, &error);
@@ -97,9 +97,10 @@ impl<'a> Connection<'a> {
                 }
                 Err(Fault::Protocol(why)) => return Err(why),
             };
-            if let Err(error) = frame::finish(&mut self.out) {
+            if let Err(error) = frame::finish(&mut self.out, files.len()) {
                 self.fail(number, &BackendError::Internal(format!("the answer cannot be sent: {error}")));
-                frame::finish(&mut self.out).map_err(|error| error.to_string())?;
+                files.clear();
+                frame::finish(&mut self.out, 0).map_err(|error| error.to_string())?;
             }
             let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
             if socket::send(&self.socket, &self.out, &files, SendFlags::empty()).is_err() {

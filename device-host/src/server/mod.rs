@@ -102,7 +102,7 @@ fn converse(control: &OwnedFd) -> Result<u8, ReceiveError> {
 }
 
 fn reply(control: &OwnedFd, out: &mut [u8]) -> Result<(), ReceiveError> {
-    frame::finish(out)?;
+    frame::finish(out, 0)?;
     Ok(socket::send(control, out, &[], SendFlags::empty())?)
 }
 

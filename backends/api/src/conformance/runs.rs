@@ -131,7 +131,8 @@ pub(super) fn cancels_no_other(backend: &dyn Backend, fixtures: &Fixtures) -> Re
     for (what, begun) in [("with another number", &other), ("of another instance", &unnumbered)] {
         assert_eq!(begun.try_recv().err(), Some(TryRecvError::Empty), "a run {what} goes on");
     }
-    assert!(matches!(end(&*instance, number(2), &other), Err(BackendError::Cancelled)));
+    let ended = end(&*instance, number(2), &other);
+    assert!(matches!(ended, Err(BackendError::Cancelled)), "{ended:?}");
     assert!(matches!(end(&*of_another, number(1), &unnumbered), Err(BackendError::Cancelled)));
     Ok(())
 }
