@@ -7,8 +7,8 @@
 //! # What crosses, and how
 //! A *control* socket lasts as long as the child: over it go further sockets (*connections*) and the wish to end a run. Each
 //! connection carries one request and its answer at a time, on a thread of its own in the child, so the caller's thread
-//! talks to the thread that runs the model, and nobody stands between them. Frames are length-prefixed and bounded; [`frame`] and
-//! [`message`] hold their form. Small tensors travel in the frame, larger ones in sealed shared memory: inputs in a region of the parent's, results in
+//! talks to the thread that runs the model, and nobody stands between them. Frames are length-prefixed and bounded; `frame` and
+//! `message` hold their form. Small tensors travel in the frame, larger ones in sealed shared memory: inputs in a region of the parent's, results in
 //! regions of the child's, which the parent maps for reading and hands out as they are.
 //!
 //! Invariant: nothing is written to a region while somebody can still look at what was in it. The parent fills its region anew only if

@@ -109,6 +109,11 @@ pub trait Instance: Send + Sync {
         submission.finish(result);
     }
 
+    /// Whether results come faster in memory that the backend takes than in a place of the caller's: where they would be copied there.
+    fn allocates_best(&self) -> bool {
+        false
+    }
+
     /// Whether [`Instance::submit`] returns while the run is still under way.
     fn is_asynchronous(&self) -> bool {
         false

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use outrigger_backend::{BackendError, Run, Tensor};
+use outrigger_backend::{BackendError, Output, Run, Tensor};
 use tokio::sync::oneshot;
 
 use super::ModelInstance;
@@ -114,7 +114,11 @@ pub(super) fn execute(
     run: Run,
     output_limit: usize,
 ) -> Result<Vec<Tensor>, BackendError> {
-    let mut outputs = model.info.place_outputs(inputs, outputs)?;
+    let mut outputs = if model.instance.allocates_best() {
+        outputs.iter().map(|index| Output::allocate(*index)).collect()
+    } else {
+        model.info.place_outputs(inputs, outputs)?
+    };
     // A panic is a bug of ours; it costs the run, not the thread.
     let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, run));
     std::panic::catch_unwind(infer)
