@@ -318,9 +318,14 @@ impl Busy {
         self.devices_able.load(Ordering::Acquire)
     }
 
+    /// Ready, able, and not draining.
+    pub fn is_ready_but_for_devices(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && self.is_able() && !self.is_draining()
+    }
+
     /// Ready, able, with devices, and not draining.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) && self.is_able() && self.are_devices_able() && !self.is_draining()
+        self.is_ready_but_for_devices() && self.are_devices_able()
     }
 
     /// Mean service time of all calls so far; `None` before the first.

@@ -315,6 +315,11 @@ impl Replica {
         self.busy.is_ready()
     }
 
+    /// Whether calls of a model can be taken: also where another model's device is away.
+    pub(crate) fn is_ready_for(&self, model: &LoadedModel) -> bool {
+        self.busy.is_ready_but_for_devices() && model.is_able()
+    }
+
     /// Why calls cannot be taken.
     pub(crate) fn not_ready_because(&self) -> Option<Cow<'static, str>> {
         if self.busy.is_ready() {
@@ -323,10 +328,9 @@ impl Replica {
         let Some(serving) = self.serving.get() else {
             return Some("models and workers are being loaded".into());
         };
-        if !self.busy.are_devices_able()
-            && let Some(trouble) = serving.models.trouble()
-        {
-            return Some(trouble.into());
+        if !self.busy.are_devices_able() {
+            let trouble = serving.models.trouble();
+            return Some(trouble.map_or("a device is just coming back".into(), Cow::Owned));
         }
         if self.busy.is_able() {
             return Some("the replica is shutting down".into());

@@ -79,9 +79,13 @@ impl Cache {
                 // A file that changed meanwhile is not known.
                 if known == self.known(path)? {
                     let draft = self.draft_path(&known);
-                    private_file(&draft)?;
-                    fs::write(&draft, &name)?;
-                    fs::rename(&draft, &known)?;
+                    let written = private_file(&draft)
+                        .and_then(|_| fs::write(&draft, &name))
+                        .and_then(|()| fs::rename(&draft, &known));
+                    // A folder that is full or cannot be written still has what is in it.
+                    if written.is_err() {
+                        let _ = fs::remove_file(&draft);
+                    }
                 }
                 name
             }

@@ -13,6 +13,12 @@ use crate::tensor::{Claim, ClaimError};
 
 /// Graphs in graphs; ONNX Runtime's own parser stops at 100 messages.
 const MOST_NESTED: usize = 100;
+/// Extents of one constant; tensors have 8 in practice.
+const MOST_EXTENTS: usize = 256;
+/// Files that one constant says it is in; it is in one.
+const MOST_LOCATIONS: usize = 16;
+/// Elements of a sparse constant, which ONNX Runtime makes dense when it loads it, however few of them are in the file.
+const MOST_SPARSE: u64 = 1 << 26;
 
 /// What a file says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +27,8 @@ pub(crate) struct Contents {
     pub(crate) bytes: u64,
     /// Bytes of constants that lie in other files.
     pub(crate) external_bytes: u64,
+    /// Bytes that sparse constants take when they are dense, at most.
+    pub(crate) dense_bytes: u64,
     /// Whether there are other files.
     pub(crate) is_external: bool,
 }
@@ -40,6 +48,14 @@ pub(crate) enum ContentsError {
     Syntax(u64),
     #[error("is nested more than {MOST_NESTED} deep")]
     Nested,
+    #[error("has a constant with more than {0} extents or places")]
+    Many(usize),
+    #[error(
+        "has a sparse constant of {0} elements, more than {MOST_SPARSE}, all of which would be in memory"
+    )]
+    Sparse(u64),
+    #[error("has a name or path of more than {0} bytes")]
+    Text(u64),
     #[error(transparent)]
     Claim(#[from] ClaimError),
 }
@@ -111,11 +127,17 @@ impl Walk {
             return Err(ContentsError::Nested);
         }
         let mut claim = Claim::default();
+        // The extents of a sparse constant.
+        let mut dense = Vec::new();
         while self.at < end {
             let begin = self.at;
             let key = self.varint(end)?;
             let (field, wire) = (key >> 3, key & 7);
             if message == Message::Tensor && self.tensor_field(&mut claim, field, wire, end)? {
+                continue;
+            }
+            if message == Message::Sparse && field == 3 && matches!(wire, 0 | 2) {
+                self.extents(&mut dense, wire, end)?;
                 continue;
             }
             match wire {
@@ -131,6 +153,15 @@ impl Walk {
                 }
                 _ => return Err(ContentsError::Syntax(begin)),
             }
+        }
+        if message == Message::Sparse {
+            let product =
+                |sum: u64, extent: &i64| sum.saturating_mul(u64::try_from(*extent).unwrap_or(u64::MAX));
+            let elements = dense.iter().fold(1, product);
+            if elements > MOST_SPARSE {
+                return Err(ContentsError::Sparse(elements));
+            }
+            self.contents.dense_bytes = self.contents.dense_bytes.saturating_add(elements.saturating_mul(8));
         }
         if message == Message::Tensor {
             let external = claim.check(&self.folder)?;
@@ -149,15 +180,9 @@ impl Walk {
         end: u64,
     ) -> Result<bool, ContentsError> {
         match (field, wire) {
-            (1, 0) => claim.extents.push(self.varint(end)? as i64),
-            (1, 2) => {
-                let end = self.length(end)? + self.at;
-                while self.at < end {
-                    let extent = self.varint(end)? as i64;
-                    claim.extents.push(extent);
-                }
-            }
-            (2, 0) => claim.element = self.varint(end)?,
+            (1, 0 | 2) => self.extents(&mut claim.extents, wire, end)?,
+            // An int32 to whoever reads it: what is above is cut off.
+            (2, 0) => claim.element = u64::from(self.varint(end)? as u32),
             (8, 2) => claim.name = self.text(end)?,
             (9, 2) => claim.raw = Some(self.data(end)?),
             // Floats, integers, strings and so on, in fields of their own.
@@ -184,6 +209,22 @@ impl Walk {
         Ok(true)
     }
 
+    /// One extent, or several that are packed.
+    fn extents(&mut self, extents: &mut Vec<i64>, wire: u64, end: u64) -> Result<(), ContentsError> {
+        let end = if wire == 0 { end } else { self.length(end)? + self.at };
+        while self.at < end {
+            if extents.len() >= MOST_EXTENTS {
+                return Err(ContentsError::Many(MOST_EXTENTS));
+            }
+            let extent = self.varint(end)? as i64;
+            extents.push(extent);
+            if wire == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// A key and a value that say where external data is.
     fn entry(&mut self, claim: &mut Claim, end: u64) -> Result<(), ContentsError> {
         let (mut key, mut value) = (String::new(), String::new());
@@ -199,6 +240,9 @@ impl Walk {
             }
         }
         claim.entry(&key, value)?;
+        if claim.locations() > MOST_LOCATIONS {
+            return Err(ContentsError::Many(MOST_LOCATIONS));
+        }
         Ok(())
     }
 
@@ -249,8 +293,11 @@ impl Walk {
     fn text(&mut self, end: u64) -> Result<String, ContentsError> {
         const MOST: u64 = 4096;
         let len = self.length(end)?;
+        if len > MOST {
+            return Err(ContentsError::Text(MOST));
+        }
         let mut bytes = Vec::new();
-        self.reader.by_ref().take(len.min(MOST)).read_to_end(&mut bytes)?;
+        self.reader.by_ref().take(len).read_to_end(&mut bytes)?;
         self.at += bytes.len() as u64;
         self.skip(len - bytes.len() as u64, end)?;
         // What is not UTF-8 names no file that could be found under it.

@@ -121,7 +121,9 @@ pub(crate) fn estimate(options: &LoadOptions) -> Result<u64, BackendError> {
 /// The constants, which are most of the files, and what comes with each session. What runs take in between is the arena's, which
 /// all models share.
 fn bytes(contents: &Contents) -> u64 {
-    contents.bytes.saturating_add(contents.external_bytes).saturating_add(SESSION_BYTES)
+    [contents.external_bytes, contents.dense_bytes, SESSION_BYTES]
+        .into_iter()
+        .fold(contents.bytes, u64::saturating_add)
 }
 
 /// The pool that a model has for itself, if its settings ask for one.

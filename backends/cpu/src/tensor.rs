@@ -60,6 +60,11 @@ impl Claim {
         Ok(())
     }
 
+    /// Places that it says its data is in.
+    pub(crate) fn locations(&self) -> usize {
+        self.locations.len()
+    }
+
     /// Holds the claims against the file; the bytes that lie in another file, if they do.
     pub(crate) fn check(&self, folder: &Path) -> Result<Option<u64>, ClaimError> {
         let claimed = self.bytes()?;

@@ -139,7 +139,8 @@ async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request:
 async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
         let (_, _, model) = find(&replica, path, &parts, gate)?;
-        Ok(with_status(oip::model_ready(&model.name, replica.is_ready()), replica.is_ready()))
+        let ready = replica.is_ready_for(model);
+        Ok(with_status(oip::model_ready(&model.name, ready), ready))
     })
     .await
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outrigger_backend::{Device, DeviceStatus, Health};
 
@@ -32,6 +32,33 @@ struct Seen {
     status: Option<DeviceStatus>,
     /// Why it cannot be used.
     trouble: Option<String>,
+    /// How often it lost runs and then said that it is well, and when last.
+    denials: u32,
+    denied: Option<Instant>,
+}
+
+/// A device that has lost runs and said that it is well so many times...
+const DENIALS: u32 = 20;
+/// ...each within this time of the one before is not believed any more for as long.
+const DISBELIEF: Duration = Duration::from_secs(60);
+
+impl Seen {
+    fn new(status: Option<DeviceStatus>, trouble: Option<String>) -> Self {
+        Self { status, trouble, denials: 0, denied: None }
+    }
+
+    /// Whether a device that says that it is well is to be believed.
+    fn believes(&mut self, suspect: bool, now: Instant) -> bool {
+        let lately = self.denied.is_some_and(|denied| now.saturating_duration_since(denied) < DISBELIEF);
+        if !lately {
+            self.denials = 0;
+        }
+        if suspect {
+            self.denials += 1;
+            self.denied = Some(now);
+        }
+        self.denials < DENIALS
+    }
 }
 
 /// Wakes the thread that asks.
@@ -56,7 +83,7 @@ impl DeviceHealth {
     ) -> Self {
         let trouble = trouble(Some(&status), false);
         let (usable, suspect) = (AtomicBool::new(trouble.is_none()), AtomicBool::new(false));
-        Self { id, device, seen: Mutex::new(Seen { status: Some(status), trouble }), usable, suspect, watch }
+        Self { id, device, seen: Mutex::new(Seen::new(Some(status), trouble)), usable, suspect, watch }
     }
 
     /// Whether runs on it may succeed.
@@ -99,7 +126,10 @@ impl DeviceHealth {
         let mut seen = self.seen();
         // What was suspected of it holds until it says that it is well.
         let doubted = suspect || seen.trouble.is_some();
-        let trouble = trouble(status.as_ref(), doubted);
+        let mut trouble = trouble(status.as_ref(), doubted);
+        if trouble.is_none() && !seen.believes(suspect, Instant::now()) {
+            trouble = Some(format!("it lost {DENIALS} runs and said each time that it is well"));
+        }
         match (&seen.trouble, &trouble) {
             (None, Some(reason)) => tracing::error!(device = %self.id, reason, "a device cannot be used"),
             (Some(_), None) => tracing::info!(device = %self.id, "a device can be used again"),
@@ -107,7 +137,7 @@ impl DeviceHealth {
         }
         // A run that was lost meanwhile has said so itself.
         self.usable.store(trouble.is_none() && !self.suspect.load(Ordering::Acquire), Ordering::Relaxed);
-        *seen = Seen { status, trouble };
+        (seen.status, seen.trouble) = (status, trouble);
     }
 }
 
@@ -214,5 +244,14 @@ mod tests {
         assert_eq!(becomes(Ok(Health::Lost("dead".into()))), (false, Some("dead".into())));
         assert_eq!(becomes(Err(())), (false, Some("it does not tell its status".into())));
         assert_eq!(becomes(Ok(Health::Healthy)), (true, None));
+        // One that goes on losing runs and says that it is well is not believed for ever.
+        for _ in 0..DENIALS - 1 {
+            health.suspect();
+            assert_eq!(becomes(Ok(Health::Healthy)), (true, None));
+        }
+        health.suspect();
+        let (usable, why) = becomes(Ok(Health::Healthy));
+        assert!(!usable && why.is_some_and(|why| why.contains("said each time that it is well")));
+        assert!(!becomes(Ok(Health::Healthy)).0);
     }
 }

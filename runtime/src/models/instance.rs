@@ -1,7 +1,7 @@
 //! A model that is loaded, and its instances: a call goes to the one that has the fewest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use http::HeaderValue;
 use outrigger_backend::{Instance, ModelInfo};
@@ -54,7 +54,7 @@ impl LoadedModel {
     }
 
     /// Whether one of its instances is where it can be used.
-    pub(super) fn is_able(&self) -> bool {
+    pub(crate) fn is_able(&self) -> bool {
         self.instances().any(|instance| instance.is_usable())
     }
 
@@ -77,6 +77,7 @@ pub(crate) struct ModelInstance {
     /// The model's inputs and outputs.
     pub(super) info: Arc<ModelInfo>,
     pub(super) instance: Arc<dyn Instance>,
+    held: AtomicU64,
     /// Where calls wait for each other, if the model is said to batch.
     pub(super) former: Option<Former>,
     /// The number of its device among those that models are on.
@@ -115,7 +116,7 @@ impl ModelInstance {
         runs: IntCounter,
     ) -> Self {
         let (name, calls) = (name.to_owned(), AtomicUsize::new(0));
-        Self { name, info, instance, former: None, device: 0, place, calls, runs }
+        Self { name, info, instance, held: AtomicU64::new(0), former: None, device: 0, place, calls, runs }
     }
 
     /// Whether its device can be used.
@@ -130,9 +131,15 @@ impl ModelInstance {
         }
     }
 
-    /// Bytes of device memory that it holds; 0 if not known.
+    /// Bytes of device memory that it holds, as they were told when it was loaded; 0 if not known. Asks nobody, so that who shows it
+    /// does not wait for a device.
     pub(crate) fn bytes_held(&self) -> u64 {
-        self.instance.bytes_held()
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Asks for the bytes that it holds.
+    pub(super) fn measure(&self) {
+        self.held.store(self.instance.bytes_held(), Ordering::Relaxed);
     }
 }
 

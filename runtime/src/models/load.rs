@@ -17,7 +17,7 @@ use super::{Lanes, LoadedDevice, Models, ModelsError, SCRIPT, samples};
 use crate::busy::Busy;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::placement::{self, DeviceId, Placed, Plan};
+use crate::placement::{self, DeviceId, Placed, Plan, Reason};
 
 impl Models {
     /// Loads every model that the configuration names, or, without a script, every model that the model directory holds, each where
@@ -99,6 +99,9 @@ fn place(wanted: &[Wanted], backends: &[Surveyed]) -> Result<Plan, ModelsError> 
     let plan = placement::plan(&estimates.models, &states);
     for unplaced in &plan.unplaced {
         // Nothing but the file is wrong.
+        if !unplaced.tried.iter().all(|tried| matches!(tried.reason, Reason::Unreadable { .. })) {
+            continue;
+        }
         let failed = estimates.failures.keys().find(|(name, _)| *name == unplaced.model).cloned();
         if let Some(source) = failed.and_then(|key| estimates.failures.remove(&key))
             && let Some(model) = wanted.iter().find(|model| model.name == unplaced.model)
@@ -241,6 +244,8 @@ fn ledger(devices: &[OpenDevice]) -> Ledger {
 
 /// What instances hold, and where.
 fn held(instances: &[Arc<ModelInstance>]) -> Vec<(DeviceId, u64)> {
+    // Those of one device share what they hold, so that each holds less with every further one.
+    instances.iter().for_each(|instance| instance.measure());
     let held = |instance: &Arc<ModelInstance>| {
         Some((instance.place.as_ref()?.device.clone(), instance.bytes_held()))
     };

@@ -49,6 +49,11 @@ use threads::Threads;
 /// So many find the next run at hand without sleeping in between.
 const AHEAD_PER_THREAD: usize = 8;
 
+/// The longest name for which the nearest that is served is looked for...
+const NEAR_NAMES: usize = 64;
+/// ...and how much longer or shorter that may be: comparing names is work that a stranger could order.
+const NEAR_LENGTHS: usize = 3;
+
 /// What a model is called of which nobody says a version.
 const DEFAULT_VERSION: &str = "1";
 
@@ -143,8 +148,10 @@ impl Models {
     /// `model_not_found`, naming it.
     pub fn get(&self, name: &str) -> Result<&Arc<LoadedModel>, CallError> {
         self.models.get(name).ok_or_else(|| {
-            // Longer ones are no model's name, and comparing them is work that a stranger could order.
-            let known = self.models.keys().map(String::as_str).filter(|_| name.len() <= 255);
+            let known =
+                self.models.keys().map(String::as_str).filter(|known| {
+                    name.len() <= NEAR_NAMES && known.len().abs_diff(name.len()) <= NEAR_LENGTHS
+                });
             let near = crate::config::suggestion(name, known);
             let shown: String = name.chars().take(100).collect();
             CallError::new(ErrorCode::ModelNotFound, format!("model `{shown}` is not served here{near}"))
@@ -172,7 +179,7 @@ impl Models {
         // Runs of one instance are told apart by it; it starts anew after some centuries.
         let run = Run { id: RunId::new(self.runs.fetch_add(1, Ordering::Relaxed)) };
         let job = Job { model: Arc::clone(&instance), inputs, outputs, slot, deadline, run, done, counted };
-        device.threads.run(job, answer).await?.map_err(|failure| call_error(&instance.name, failure))
+        device.threads.run(job, answer).await?.map_err(|failure| call_error(&instance, failure))
     }
 
     /// Runs one of a model's instances for a script: inputs by name, all outputs with theirs.
@@ -224,14 +231,20 @@ impl Models {
 
     /// Why calls of some model cannot succeed: its devices cannot be used.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let stranded = self.models.values().find(|model| !model.is_able())?;
+        let all: Vec<_> = self.models.values().filter(|model| !model.is_able()).collect();
+        let (stranded, others) = all.split_first()?;
         let places = stranded.instances().filter_map(|instance| instance.place.as_ref());
         let mut reasons: Vec<String> = places
             .filter_map(|place| Some(format!("{}: {}", place.device, place.health.trouble()?)))
             .collect();
         reasons.dedup();
-        let others = self.models.values().filter(|model| !model.is_able()).count() - 1;
-        let more = if others > 0 { format!(", as {others} more have not") } else { String::new() };
+        let more = match others.len() {
+            0 => String::new(),
+            others => format!(", as {others} more have not"),
+        };
+        if reasons.is_empty() {
+            reasons.push("a run was lost, and it has not said yet that it is well".into());
+        }
         let (name, reasons) = (&stranded.name, reasons.join("; "));
         Some(format!("model `{name}` has no device that can be used{more}: {reasons}"))
     }
@@ -255,7 +268,8 @@ impl Drop for Models {
 }
 
 /// A backend's error as the caller sees it. What the caller did wrong is said in full; the rest is for the log.
-fn call_error(model: &str, failure: Failure) -> CallError {
+fn call_error(instance: &ModelInstance, failure: Failure) -> CallError {
+    let model = instance.name.as_str();
     let error = match failure {
         Failure::Backend(error) => error,
         Failure::Late => return crate::scheduler::expired(),
@@ -267,7 +281,12 @@ fn call_error(model: &str, failure: Failure) -> CallError {
             tracing::debug!(model, %error, "a run was lost with its device");
             CallError::new(
                 ErrorCode::ModelUnavailable,
-                format!("the device that model `{model}` runs on was lost; it is being started again"),
+                match &instance.place {
+                    Some(place) => {
+                        format!("the device of model `{model}`, {}, was lost during the call", place.device)
+                    }
+                    None => format!("the device of model `{model}` was lost during the call"),
+                },
             )
             .with_retry_after(Duration::from_secs(1))
         }

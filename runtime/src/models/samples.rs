@@ -139,7 +139,10 @@ fn compare(name: &str, got: &Tensor, want: &Tensor, sample: &Sample) -> Result<(
             continue;
         }
         let close = match (float(data_type, got), float(data_type, want)) {
-            (Some(got), Some(want)) => (got - want).abs() <= atol + rtol * want.abs(),
+            // Integers are the same unless a tolerance is asked for.
+            (Some(got), Some(want)) => {
+                (rtol > 0.0 || atol > 0.0) && (got - want).abs() <= atol + rtol * want.abs()
+            }
             _ => false,
         };
         if !close {
@@ -150,11 +153,20 @@ fn compare(name: &str, got: &Tensor, want: &Tensor, sample: &Sample) -> Result<(
     Ok(())
 }
 
-/// A value of a floating-point type.
+/// A value as a number to which a tolerance applies.
 fn float(data_type: DataType, bytes: &[u8]) -> Option<f64> {
     Some(match data_type {
         DataType::Fp64 => f64::from_ne_bytes(bytes.try_into().ok()?),
         DataType::Fp32 => f64::from(f32::from_ne_bytes(bytes.try_into().ok()?)),
+        DataType::Int8 => f64::from(i8::from_ne_bytes(bytes.try_into().ok()?)),
+        DataType::Int16 => f64::from(i16::from_ne_bytes(bytes.try_into().ok()?)),
+        DataType::Int32 => f64::from(i32::from_ne_bytes(bytes.try_into().ok()?)),
+        DataType::Uint8 => f64::from(u8::from_ne_bytes(bytes.try_into().ok()?)),
+        DataType::Uint16 => f64::from(u16::from_ne_bytes(bytes.try_into().ok()?)),
+        DataType::Uint32 => f64::from(u32::from_ne_bytes(bytes.try_into().ok()?)),
+        // Above 2^53 neighbours become equal; a tolerance there is larger than that.
+        DataType::Int64 => i64::from_ne_bytes(bytes.try_into().ok()?) as f64,
+        DataType::Uint64 => u64::from_ne_bytes(bytes.try_into().ok()?) as f64,
         _ => return None,
     })
 }

@@ -65,7 +65,13 @@ pub(super) fn open_for(
     let mut surveyed = open(config, names, watch);
     let refused = |seen: &Surveyed| {
         let configured = config.tables.get(&seen.name).is_some_and(|table| !table.settings.is_empty());
-        configured && matches!(seen.backend, Err(PluginError::Open { .. }))
+        if !configured || !matches!(seen.backend, Err(PluginError::Open { .. })) {
+            return false;
+        }
+        // It is the settings if it opens without them.
+        let mut plain = config.clone();
+        plain.tables.entry(seen.name.clone()).and_modify(|table| table.settings.clear());
+        plugin::open(&plain, &seen.name, watch).is_ok()
     };
     match surveyed.iter().position(refused).map(|at| surveyed.swap_remove(at).backend) {
         Some(Err(error)) => Err(error.into()),

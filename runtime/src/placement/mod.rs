@@ -184,7 +184,8 @@ impl Planner<'_> {
                 continue;
             }
             if let Some((device, bytes)) = self.best(model, wish, &mut tried) {
-                *self.taken.entry(device.clone()).or_default() += bytes;
+                let taken = self.taken.entry(device.clone()).or_default();
+                *taken = taken.saturating_add(bytes);
                 let evict = if rank > 0 { self.evictions(model, &tried) } else { Vec::new() };
                 let fallback_from = first.filter(|_| rank > 0).map(DeviceWish::to_string);
                 let model = model.name.clone();
@@ -242,13 +243,15 @@ impl Planner<'_> {
             return Err(Reason::Unhealthy { why: why.clone() });
         }
         let bytes = match model.estimates.get(id) {
+            // Copies on one device share what the first one took.
+            Some(Ok(_)) if self.copies(model, id) > 0 => 0,
             None => 0,
             Some(Ok(bytes)) => *bytes,
             Some(Err(why)) => return Err(Reason::Unreadable { why: why.clone() }),
         };
         let taken = self.taken.get(id).copied().unwrap_or_default();
         match device.budget {
-            None => Ok((bytes, u64::MAX - taken)),
+            None => Ok((bytes, u64::MAX - taken)), // taken is a u64 itself
             Some(budget) if taken.checked_add(bytes).is_some_and(|sum| sum <= budget) => {
                 Ok((bytes, budget - taken))
             }

@@ -59,8 +59,10 @@ fn each_copy_goes_to_the_first_entry_with_room_and_says_why() {
     assert_eq!(plan(&[model("a", "cpu", 1, 5, &backends)]), ["a.0 cpu:0"]);
     // Spread: first the one with more room, then the other, then where room is.
     let spread = plan(&[model("a", "cuda cpu", 3, 10, &backends)]);
-    assert_eq!(spread[..2], ["a.0 cuda:1", "a.1 cuda:0"]);
-    assert!(spread[2].starts_with("a.2 cuda:1 ["), "{spread:?}");
+    assert_eq!(spread, ["a.0 cuda:1", "a.1 cuda:0", "a.2 cuda:1"]);
+    // Copies on one device share their weights.
+    let shared = plan(&[model("a", "cuda:0", 3, 6, &backends)]);
+    assert_eq!(shared, ["a.0 cuda:0", "a.1 cuda:0", "a.2 cuda:0"]);
     let absent =
         "a.0 cpu:0 from fpga [fpga: no such device: no driver] [cuda:7: no such device: its backend has 2]";
     assert_eq!(plan(&[model("a", "fpga cuda:7 cpu", 1, 5, &backends)]), [absent]);
