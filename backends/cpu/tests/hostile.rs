@@ -165,3 +165,19 @@ fn message(field: u8, bytes: &[u8]) -> Vec<u8> {
     out.extend_from_slice(bytes);
     out
 }
+
+/// ONNX Runtime makes sparse constants dense when it loads them: 180 bytes of file would be gigabytes of memory.
+#[test]
+fn sparse_constants_and_endless_lists_are_refused_before_they_take_memory() {
+    let (folder, device) = (Folder::new(), device());
+    // A model is graph 7; of a graph sparse constants are 15 and constants 5; of a sparse constant the extents are 3, of a constant 1.
+    let sparse = |extents: &[u8]| message(7, &message(15, &message(3, extents)));
+    let three_hundred_million = [0x80, 0xc6, 0x86, 0x8f, 1];
+    folder.refuses(&*device, &sparse(&three_hundred_million), &["a sparse constant of 300000000 elements"]);
+    let product = [three_hundred_million, three_hundred_million].concat().repeat(4);
+    folder.refuses(&*device, &sparse(&product), &["a sparse constant of"]);
+    let many = message(7, &message(5, &message(1, &vec![1; 100_000])));
+    folder.refuses(&*device, &many, &["a constant with more than 256 extents or places"]);
+    let long = message(7, &message(5, &message(8, &vec![b'a'; 5000])));
+    folder.refuses(&*device, &long, &["a name or path of more than 4096 bytes"]);
+}
