@@ -246,6 +246,10 @@ impl Instance for Speaker {
         self.bell.notify_all();
     }
 
+    fn can_cancel(&self) -> bool {
+        true
+    }
+
     fn bytes_held(&self) -> u64 {
         7
     }

@@ -10,6 +10,7 @@ use outrigger_backend::{BackendError, BackendInfo, Health, LoadOptions};
 use super::link::{Bell, Link};
 use super::options::{DeviceHealth, Options};
 use super::supervisor;
+use crate::wire::{Reader, WireError};
 
 /// What all handles of a device share with the thread that watches over its child.
 pub(super) struct Host {
@@ -58,7 +59,37 @@ pub(super) struct ModelEntry {
 #[derive(Clone)]
 pub(super) struct InstanceEntry {
     pub(super) model: u64,
-    pub(super) fault: Arc<Fault>,
+    pub(super) known: Arc<Known>,
+}
+
+/// What the child that serves now has said of an instance.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) fault: Fault,
+    held: AtomicU64,
+    can_cancel: AtomicBool,
+}
+
+impl Known {
+    /// Takes what a child says of an instance that it has made.
+    pub(super) fn read(&self, reader: &mut Reader<'_>) -> Result<(), WireError> {
+        let (can_cancel, held) = (reader.flag()?, reader.u64()?);
+        self.can_cancel.store(can_cancel, Ordering::Relaxed);
+        self.holds(held);
+        Ok(())
+    }
+
+    pub(super) fn holds(&self, bytes: u64) {
+        self.held.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn can_cancel(&self) -> bool {
+        self.can_cancel.load(Ordering::Relaxed)
+    }
 }
 
 /// Why something that a client holds is not in the child that serves now.
@@ -154,6 +185,16 @@ impl Host {
         count(&self.state().loaded)
     }
 
+    /// What instances hold, as the child that serves now says.
+    pub(super) fn hold(&self, held: &[(u64, u64)]) {
+        let state = self.state();
+        for (number, bytes) in held {
+            if let Some(entry) = state.loaded.instances.get(number) {
+                entry.known.holds(*bytes);
+            }
+        }
+    }
+
     pub(super) fn loaded(&self) -> Loaded {
         self.state().loaded.clone()
     }
@@ -200,7 +241,11 @@ impl Host {
             let health = self.health();
             // Before a device is opened there is nobody's health to tell.
             if !health.device.is_empty() {
-                on_change(&health);
+                // A panic of whoever listens is his own: the thread that watches over the child goes on.
+                let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| on_change(&health)));
+                if told.is_err() {
+                    tracing::error!(backend = %self.options.name, "whoever follows a device's health panicked");
+                }
             }
         }
     }

@@ -184,7 +184,7 @@ fn failed_start(options: &Options, process: Process, trouble: Trouble) -> Backen
     let unavailable =
         |reason| BackendError::Unavailable { backend: options.library.display().to_string(), reason };
     match trouble {
-        Trouble::Backend(error) => error,
+        Trouble::Backend(error) | Trouble::Ours(error) => error,
         Trouble::Late => unavailable("its device host did not get ready in time".into()),
         Trouble::Protocol(why) => unavailable(format!("its device host broke the protocol: {why}")),
         Trouble::Gone => {
@@ -212,7 +212,7 @@ fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<Ba
     frame::begin(&mut out, Kind::Hello, 0);
     hello.put(&mut out);
     frame::finish(&mut out, 0)?;
-    socket::send(control, &out, &[], SendFlags::empty()).map_err(|_| Trouble::Gone)?;
+    socket::send(control, &out, &[], SendFlags::empty()).map_err(|error| Trouble::of_socket(&error))?;
     let mut inbox = Inbox::default();
     let (kind, _) = inbox.receive(control, until)?;
     let mut reader = Reader(inbox.payload());
@@ -250,12 +250,17 @@ fn load<'a>(link: &Link, loaded: &Loaded, until: &dyn Fn() -> Until<'a>) -> Resu
             let fault = model.map(|model| model.fault.check());
             if let Some(Err(error)) = fault {
                 let BackendError::Lost(why) = error else { continue };
-                instance.fault.set(Some(why));
+                instance.known.fault.set(Some(why));
                 continue;
             }
             let fill = |out: &mut Vec<u8>| out.put_u64(instance.model);
-            instance.fault.set(match connection.ask(Kind::Instance, *number, fill, &until()) {
-                Ok(_) => None,
+            instance.known.fault.set(match connection.ask(Kind::Instance, *number, fill, &until()) {
+                Ok(said) => {
+                    let mut reader = Reader(said);
+                    instance.known.read(&mut reader)?;
+                    reader.end()?;
+                    None
+                }
                 Err(Trouble::Backend(error)) if !matches!(error, BackendError::Lost(_)) => {
                     Some(format!("after its device host was restarted: {error}"))
                 }
