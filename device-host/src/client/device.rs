@@ -89,6 +89,10 @@ impl Device for HostedDevice {
                     );
                 }
                 Err(BackendError::Lost(_)) => {}
+                Ok(status) if status.health == Health::Healthy => {
+                    let health = host.degraded().map_or(Health::Healthy, Health::Degraded);
+                    return Ok(DeviceStatus { health, ..status });
+                }
                 status => return status,
             }
         }

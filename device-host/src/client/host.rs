@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use outrigger_backend::{BackendError, BackendInfo, Health, LoadOptions};
 
+use super::again::AFTER;
 use super::link::{Bell, Link};
 use super::options::{DeviceHealth, Options};
 use super::supervisor;
@@ -20,6 +21,7 @@ pub(super) struct Host {
     changed: Condvar,
     stop: AtomicBool,
     next: AtomicU64,
+    first: OnceLock<BackendInfo>,
 }
 
 struct State {
@@ -27,6 +29,20 @@ struct State {
     /// What the clients hold, and so what a new child loads.
     loaded: Loaded,
     restarts: u64,
+}
+
+impl State {
+    fn degraded(&self) -> Option<String> {
+        let Loaded { models, instances, .. } = &self.loaded;
+        let faulty = models.values().map(|model| (model, &*model.fault));
+        let of = |instance: &InstanceEntry| models.get(&instance.model);
+        let instances = instances.values().filter_map(|entry| Some((of(entry)?, &entry.known.fault)));
+        faulty.chain(instances).find_map(|(model, fault)| {
+            let BackendError::Lost(why) = fault.check().err()? else { return None };
+            let why = why.strip_prefix(AFTER).unwrap_or(&why);
+            Some(format!("model `{}` did not load again: {why}", model.options.path.display()))
+        })
+    }
 }
 
 /// Where a host stands.
@@ -125,11 +141,22 @@ impl Host {
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
             next: AtomicU64::new(1),
+            first: OnceLock::new(),
         }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the first child said of the backend; that is this one, if there was none.
+    pub(super) fn first(&self, info: &BackendInfo) -> &BackendInfo {
+        self.first.get_or_init(|| info.clone())
+    }
+
+    /// Why something that a client holds is not there, if something is not.
+    pub(super) fn degraded(&self) -> Option<String> {
+        self.state().degraded()
     }
 
     /// A number for something new; unlike every other, also of children before.
@@ -228,7 +255,7 @@ impl Host {
     pub(super) fn health(&self) -> DeviceHealth {
         let state = self.state();
         let (health, pid) = match &state.phase {
-            Phase::Up(_, pid) => (Health::Healthy, Some(*pid)),
+            Phase::Up(_, pid) => (state.degraded().map_or(Health::Healthy, Health::Degraded), Some(*pid)),
             Phase::Restarting(why) => (Health::Recovering(format!("restarting: {why}")), None),
             Phase::Quarantined(why) => (Health::Lost(why.clone()), None),
         };
