@@ -14,12 +14,15 @@ use outrigger_backend::{
 };
 
 fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
+    let mut shrunk = false;
     for (key, value) in settings {
         match key.as_str() {
             "print" => println!("{value}"),
             // Dies while the backend opens, if that file is there.
             "die_if" if std::path::Path::new(value).exists() => std::process::abort(),
             "die_if" => {}
+            // Finds one device less, if that file is there.
+            "shrunk_if" => shrunk |= std::path::Path::new(value).exists(),
             "environment" => {
                 let found = std::env::var(value).is_ok();
                 return Err(unavailable(format!("{value} is there: {found}")));
@@ -38,7 +41,7 @@ fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError>
         name: "odd".into(),
         version: "1".into(),
         formats: vec!["word".into()],
-        devices: vec![device(0), device(1)],
+        devices: if shrunk { vec![device(0)] } else { vec![device(0), device(1)] },
         reason: None,
     })))
 }
@@ -121,6 +124,7 @@ impl Device for Place {
         let mut info = ModelInfo { inputs: vec![row("x")], outputs: vec![row("y")] };
         match word.as_str() {
             "broken" => return Err(BackendError::Load(format!("{}: broken", options.path.display()))),
+            "greedy" => return Err(BackendError::OutOfMemory(format!("{}: greedy", options.path.display()))),
             // The extent that it says its result has.
             "claim" => {
                 info.outputs[0].shape =
@@ -244,6 +248,10 @@ impl Instance for Speaker {
     fn cancel(&self, id: RunId) {
         self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(id);
         self.bell.notify_all();
+    }
+
+    fn can_cancel(&self) -> bool {
+        true
     }
 
     fn bytes_held(&self) -> u64 {

@@ -15,6 +15,9 @@ pub(crate) const LIMIT: usize = 4 << 20;
 /// The most descriptors beside a frame.
 pub(crate) const MOST_FILES: usize = 2;
 
+/// The number of an answer by which a child refuses a connection, whatever was asked over it.
+pub(crate) const REFUSED: u64 = u64::MAX;
+
 macro_rules! kinds {
     ($($(#[$doc:meta])+ $kind:ident = $number:literal;)+) => {
         /// The kinds of frame.
@@ -44,7 +47,7 @@ kinds! {
     Cancel = 3;
     /// Which device the child serves.
     OpenDevice = 16;
-    /// Memory and health.
+    /// Memory and health, and what each instance holds.
     Status = 17;
     /// What a model would take.
     Estimate = 18;
@@ -52,8 +55,6 @@ kinds! {
     Load = 19;
     /// Makes an instance under the header's number.
     Instance = 20;
-    /// What an instance holds.
-    Held = 21;
     /// Takes memory of the device's under the header's number.
     Allocate = 22;
     /// Fills it.

@@ -105,9 +105,22 @@ fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(LONGEST_TEXT)).unwrap_or_default()
 }
 
+/// The most of a text of a child's that goes to logs and callers.
+const LONGEST_HEARD: usize = 4 << 10;
+
+/// What a child says to people: short, and on one line, so that it does not look like several of ours.
+fn heard(reader: &mut Reader<'_>) -> Result<String> {
+    Ok(shown(&reader.text()?))
+}
+
+fn shown(text: &str) -> String {
+    let text = text.get(..text.floor_char_boundary(LONGEST_HEARD)).unwrap_or_default();
+    text.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
+}
+
 pub(crate) fn error(reader: &mut Reader<'_>) -> Result<BackendError> {
     let number = reader.u8()?;
-    let (text, second, third) = (reader.text()?, reader.text()?, reader.text()?);
+    let (text, second, third) = (heard(reader)?, heard(reader)?, heard(reader)?);
     Ok(match number {
         1 => BackendError::Unavailable { backend: text, reason: second },
         2 => BackendError::Version { backend: text, expected: second, actual: third },
@@ -151,7 +164,7 @@ pub(crate) fn info(reader: &mut Reader<'_>) -> Result<BackendInfo> {
         version: reader.text()?,
         formats: reader.list(Reader::text)?,
         devices: reader.list(device)?,
-        reason: reader.optional()?,
+        reason: reader.optional()?.map(|reason| shown(&reason)),
     })
 }
 
@@ -185,7 +198,7 @@ pub(crate) fn put_status(status: &DeviceStatus, out: &mut Vec<u8>) {
 
 pub(crate) fn status(reader: &mut Reader<'_>) -> Result<DeviceStatus> {
     let (memory_total, memory_free, memory_held) = (reader.u64()?, reader.u64()?, reader.u64()?);
-    let (number, text) = (reader.u8()?, reader.text()?);
+    let (number, text) = (reader.u8()?, heard(reader)?);
     let health = match number {
         0 => Health::Healthy,
         1 => Health::Degraded(text),

@@ -34,8 +34,17 @@ pub(crate) enum ReceiveError {
     Wire(#[from] WireError),
     #[error("the descriptors beside a frame are not as many as it says")]
     Files,
+    /// The kernel had no room for them in this process.
+    #[error("descriptors were lost, for this process has too many open files")]
+    Lost,
     #[error("{0}")]
     Socket(#[from] io::Error),
+}
+
+/// Whether it is this process, or its machine, that has no more of something: no fault of the other side's.
+pub(crate) fn is_want(error: &io::Error) -> bool {
+    let want = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::TOOMANYREFS];
+    want.iter().any(|want| error.raw_os_error() == Some(want.raw_os_error()))
 }
 
 /// Sends a whole frame, whose header is complete. Blocks while the socket is full, unless it has no patience.
@@ -85,6 +94,11 @@ pub(crate) struct Until<'a> {
     pub(crate) stop: &'a dyn Fn() -> bool,
 }
 
+/// For so long.
+pub(crate) fn within(limit: Duration) -> Until<'static> {
+    Until { deadline: Instant::now() + limit, stop: &|| false }
+}
+
 /// How often whoever waits looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -92,11 +106,15 @@ impl Patience for Until<'_> {
     fn wait(&self, socket: BorrowedFd<'_>) -> Result<(), ReceiveError> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || (self.stop)() {
+            if (self.stop)() {
                 return Err(ReceiveError::Late);
             }
+            // Also where time is up: this process may have stood still, too.
             if readable(socket, left.min(LOOK))? {
                 return Ok(());
+            }
+            if left.is_zero() {
+                return Err(ReceiveError::Late);
             }
         }
     }
@@ -235,7 +253,10 @@ impl Inbox {
                 self.waiting.extend(files);
             }
         }
-        if self.waiting.len() > 2 * MOST_FILES || received.flags.contains(ReturnFlags::CTRUNC) {
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(ReceiveError::Lost);
+        }
+        if self.waiting.len() > 2 * MOST_FILES {
             return Err(ReceiveError::Files);
         }
         if received.bytes == 0 {

@@ -403,6 +403,7 @@ typedef struct OutriggerBackendOutput {
   // Which of `OutriggerBackendSignature::outputs`.
   size_t index;
   // Where to write it: memory of the host's, dense, aligned to 64 bytes, which nobody else touches until the run is over.
+  // It is to be written as a whole: what lies there before may be an older result, of somebody else's.
   // Null if the library is to allocate, as it always is for strings.
   const DLTensor *place;
   // Set by the library where it allocated: always if `place` is null, and otherwise only if the result does not have

@@ -293,6 +293,7 @@ pub struct Output {
     /// Which of [`Signature::outputs`].
     pub index: usize,
     /// Where to write it: memory of the host's, dense, aligned to 64 bytes, which nobody else touches until the run is over.
+    /// It is to be written as a whole: what lies there before may be an older result, of somebody else's.
     /// Null if the library is to allocate, as it always is for strings.
     pub place: *const DLTensor,
     /// Set by the library where it allocated: always if `place` is null, and otherwise only if the result does not have

@@ -93,8 +93,8 @@ pub trait Model: Send + Sync {
 /// What runs a model. Calls from many threads at once are allowed.
 pub trait Instance: Send + Sync {
     /// Runs the model on `inputs`, which are in the order of [`ModelInfo::inputs`], and fills `outputs`; returns when
-    /// the results are there. Inputs are read in place. An output that was given a place is written in that place; for one
-    /// without, the backend allocates.
+    /// the results are there. Inputs are read in place. An output that was given a place is written in that place, all of it, for
+    /// older bytes may lie there; for one without, the backend allocates.
     ///
     /// # Errors
     /// [`BackendError::Input`] for a wrong count, type or shape, [`BackendError::OutOfMemory`], [`BackendError::Run`],
@@ -122,6 +122,11 @@ pub trait Instance: Send + Sync {
     /// Asks for the run of that number to end soon, with [`BackendError::Cancelled`]. It may still succeed, if it is too
     /// late. A run that is not under way is no error. Does not wait.
     fn cancel(&self, _id: RunId) {}
+
+    /// Whether [`Instance::cancel`] does anything. Where it does, a run that goes on long after its cancel is taken to hang.
+    fn can_cancel(&self) -> bool {
+        false
+    }
 
     /// Bytes of device memory that this instance holds, its share of the weights counted in; 0 if not known.
     fn bytes_held(&self) -> u64;

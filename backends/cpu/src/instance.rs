@@ -135,6 +135,10 @@ impl Instance for OnnxInstance {
         self.cancels.cancel(id);
     }
 
+    fn can_cancel(&self) -> bool {
+        true
+    }
+
     fn bytes_held(&self) -> u64 {
         self.loaded.bytes.bytes / (self.loaded.instances.load(Ordering::Relaxed).max(1) as u64)
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, Buffer, DataType, DeviceMemory, ShapeError, Tensor};
-use outrigger_regions::{Mapping, Region};
+use outrigger_backend::{BackendError, Buffer, DataType, ShapeError, Tensor};
+use outrigger_regions::{Mapping, Region, RegionError};
 use rustix::net::SendFlags;
 
 use super::options::Limits;
@@ -30,6 +30,18 @@ pub(super) enum Trouble {
     Late,
     /// The child broke the protocol.
     Protocol(String),
+    /// This connection is of no use, for which the child is not to blame.
+    Ours(BackendError),
+}
+
+impl Trouble {
+    /// A socket failed.
+    pub(super) fn of_socket(error: &std::io::Error) -> Self {
+        if socket::is_want(error) {
+            return Self::Ours(BackendError::Run(format!("a socket to the device host failed: {error}")));
+        }
+        Self::Gone
+    }
 }
 
 impl From<BackendError> for Trouble {
@@ -47,8 +59,10 @@ impl From<WireError> for Trouble {
 impl From<ReceiveError> for Trouble {
     fn from(error: ReceiveError) -> Self {
         match error {
-            ReceiveError::Closed | ReceiveError::Socket(_) => Self::Gone,
+            ReceiveError::Closed => Self::Gone,
+            ReceiveError::Socket(error) => Self::of_socket(&error),
             ReceiveError::Late => Self::Late,
+            ReceiveError::Lost => Self::Ours(BackendError::Run(format!("results were lost: {error}"))),
             error => Self::Protocol(error.to_string()),
         }
     }
@@ -108,13 +122,13 @@ impl Connection {
         Ok(self.inbox.payload())
     }
 
-    /// Lays tensors where the child finds them: in the frame if they are few bytes, else in our region. `number_of` tells the
-    /// child's number of memory of its device's.
+    /// Lays tensors where the child finds them: in the frame if they are few bytes, else in our region. `residents` are the
+    /// child's numbers of those that are in memory of its device's, in their order.
     pub(super) fn lay<'a>(
         &mut self,
         tensors: &'a [Tensor],
         limits: &Limits,
-        number_of: impl Fn(&DeviceMemory) -> Result<u64, BackendError>,
+        residents: &[u64],
     ) -> Result<Laid<'a>, BackendError> {
         let total: usize = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.data().len()));
         if total as u64 > limits.call_bytes {
@@ -128,11 +142,14 @@ impl Connection {
         if !inline {
             self.room_for(tensors, limits, &mut laid)?;
         }
-        let mut end = 0;
+        let (mut end, mut residents) = (0, residents.iter());
         for tensor in tensors {
             let (data, len) = (tensor.data(), tensor.data().len());
             let at = if let Some(memory) = tensor.resident() {
-                let (number, device) = (number_of(memory)?, memory.device());
+                let number = residents.next().copied();
+                let number =
+                    number.ok_or_else(|| BackendError::Internal("memory without a number".into()))?;
+                let device = memory.device();
                 At::Resident { number, device, len: memory.len() as u64 }
             } else if inline {
                 laid.inline.push(data);
@@ -220,8 +237,11 @@ impl Connection {
         let file = self.input.as_ref().filter(|_| with_region).map(Region::fd);
         frame::finish(&mut self.out, file.as_slice().len()).map_err(too_long)?;
         let sent = socket::send(&*self.socket, &self.out, file.as_slice(), SendFlags::empty());
-        sent.map_err(|_| Trouble::Gone)?;
+        sent.map_err(|error| Trouble::of_socket(&error))?;
         let (kind, of) = self.inbox.receive(&*self.socket, patience)?;
+        if kind == Kind::Failed && of == frame::REFUSED {
+            return Err(Trouble::Ours(message::error(&mut Reader(self.inbox.payload()))?));
+        }
         if of != number {
             return Err(Trouble::Protocol("an answer to what was not asked".into()));
         }
@@ -286,7 +306,12 @@ fn open(
         if known || (stays && theirs.len() >= limits.kept_regions.max(1)) {
             return Err(Trouble::Protocol("a region too many".into()));
         }
-        let mapping = Mapping::open(file, size).map_err(|error| Trouble::Protocol(error.to_string()))?;
+        let mapping = Mapping::open(file, size).map_err(|error| match error {
+            RegionError::Map(error) if socket::is_want(&error) => {
+                Trouble::Ours(BackendError::OutOfMemory(format!("a region of {size} bytes: {error}")))
+            }
+            error => Trouble::Protocol(error.to_string()),
+        })?;
         let opened = Theirs { number, mapping: Arc::new(mapping), lent: true };
         if stays { theirs.push(opened) } else { passing.push(opened) }
     }

@@ -83,8 +83,9 @@ mod tests {
         for death in 0..4 {
             assert!(matches!(course.died(start + SECOND * death, SECOND, false), Next::Restart(_)));
         }
-        assert_eq!(course.died(start + SECOND * 4, SECOND, false), Next::Quarantine(SECOND * 300));
-        assert_eq!(course.died(start + SECOND * 999, SECOND, false), Next::Quarantine(SECOND * 300));
+        let quarantine = Next::Quarantine(Timing::default().quarantine);
+        assert_eq!(course.died(start + SECOND * 4, SECOND, false), quarantine);
+        assert_eq!(course.died(start + SECOND * 999, SECOND, false), quarantine);
         let good = course.died(start + SECOND * 2000, SECOND * 900, true);
         assert_eq!(good, Next::Restart(Duration::ZERO), "a good call ends it");
     }

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
@@ -11,13 +11,16 @@ use outrigger_backend::{
 };
 
 use super::connection::{Came, Laid};
-use super::host::{Fault, Holder, Host, InstanceEntry, ModelEntry, Phase};
+use super::host::{Fault, Holder, Host, InstanceEntry, Known, ModelEntry, Phase};
 use super::instance::{HostedInstance, LiveInstance};
 use super::link::Link;
 use crate::frame::Kind;
 use crate::message;
-use crate::socket::{Forever, Until};
+use crate::socket::within;
 use crate::wire::{Put, Reader, WireError};
+
+/// How long a child may take for what neither loads nor runs anything. One that takes longer hangs, and is ended.
+const CALL: Duration = Duration::from_secs(60);
 
 /// A device that is open; ends its child when dropped.
 pub(super) struct OpenDevice {
@@ -28,7 +31,7 @@ pub(super) struct OpenDevice {
 impl OpenDevice {
     pub(super) fn open(holder: Holder, index: usize, info: &DeviceInfo) -> Result<Self, BackendError> {
         let link = holder.host.link()?;
-        link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()))?;
+        link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()), CALL)?;
         let device = Some((index, info.name.clone()));
         holder.host.register(&link, |loaded| loaded.device = device)?;
         holder.host.tell_first();
@@ -42,9 +45,8 @@ impl OpenDevice {
     /// Ends something in the child, if there is one that has it. Does not wait for ever.
     pub(super) fn release(&self, link: &Link, number: u64) {
         let grace = self.host().options.timing.end_grace;
-        let until = Until { deadline: Instant::now() + grace, stop: &|| false };
         // Where that fails, the child is ended, and with it what it was to release.
-        let _ = link.ask_within(Kind::Release, number, |_| {}, |_| Ok(()), &until);
+        let _ = link.ask(Kind::Release, number, |_| {}, |_| Ok(()), grace);
     }
 }
 
@@ -64,11 +66,22 @@ impl HostedDevice {
     }
 }
 
+/// The device's status, and what its instances hold.
+fn read_status(reader: &mut Reader<'_>) -> Result<(DeviceStatus, Vec<(u64, u64)>), WireError> {
+    Ok((message::status(reader)?, reader.list(|reader| Ok((reader.u64()?, reader.u64()?)))?))
+}
+
 impl Device for HostedDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
         let host = self.0.host();
         if let Phase::Up(link, _) = host.phase() {
-            match link.ask(Kind::Status, 0, |_| {}, message::status) {
+            let answer = host.options.timing.answer;
+            let status = link.ask(Kind::Status, 0, |_| {}, read_status, answer);
+            let status = status.map(|(status, held)| {
+                host.hold(&held);
+                status
+            });
+            match status {
                 Ok(DeviceStatus { health: Health::Lost(why), .. }) => {
                     link.accuse(BackendError::Lost(why).into());
                     return Ok(
@@ -76,6 +89,10 @@ impl Device for HostedDevice {
                     );
                 }
                 Err(BackendError::Lost(_)) => {}
+                Ok(status) if status.health == Health::Healthy => {
+                    let health = host.degraded().map_or(Health::Healthy, Health::Degraded);
+                    return Ok(DeviceStatus { health, ..status });
+                }
                 status => return status,
             }
         }
@@ -84,7 +101,8 @@ impl Device for HostedDevice {
 
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
         let link = self.0.host().link()?;
-        link.ask(Kind::Estimate, 0, |out| message::put_options(options, out), |reader| reader.u64())
+        let fill = |out: &mut Vec<u8>| message::put_options(options, out);
+        link.ask(Kind::Estimate, 0, fill, |reader| reader.u64(), CALL)
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
@@ -102,7 +120,7 @@ impl Device for HostedDevice {
             Ok((message::model(reader)?, signature))
         };
         let fill = |out: &mut Vec<u8>| message::put_options(options, out);
-        let (info, signature) = link.ask(Kind::Load, number, fill, read)?;
+        let (info, signature) = link.ask(Kind::Load, number, fill, read, host.options.timing.reload)?;
         let fault = Arc::new(Fault::default());
         let entry = ModelEntry { options: options.clone(), signature, fault: Arc::clone(&fault) };
         host.register(&link, |loaded| drop(loaded.models.insert(number, entry)))?;
@@ -116,7 +134,7 @@ impl Device for HostedDevice {
             let signed = |field: u32| i32::from_le_bytes(field.to_le_bytes());
             Ok(DLDevice { device_type: signed(reader.u32()?), device_id: signed(reader.u32()?) })
         };
-        let device = link.ask(Kind::Allocate, number, |out| out.put_size(bytes), read)?;
+        let device = link.ask(Kind::Allocate, number, |out| out.put_size(bytes), read, CALL)?;
         Ok(remote(&self.0, &link, number, device, bytes))
     }
 
@@ -131,8 +149,9 @@ impl Device for HostedDevice {
         let limits = &self.0.host().options.limits;
         let done = link.for_housekeeping().and_then(|mut lent| {
             lent.with(|connection| {
-                let laid = connection.lay(std::slice::from_ref(&tensor), limits, |_| Ok(0))?;
-                connection.send_tensors(Kind::Upload, number, laid, &Forever, |sent, out| sent.put(out))?;
+                let laid = connection.lay(std::slice::from_ref(&tensor), limits, &[])?;
+                connection
+                    .send_tensors(Kind::Upload, number, laid, &within(CALL), |sent, out| sent.put(out))?;
                 connection.take_tensors(0, limits)
             })
         });
@@ -148,7 +167,7 @@ impl Device for HostedDevice {
                     sent.put(out);
                     out.put_size(to.len());
                 };
-                connection.send_tensors(Kind::Download, number, Laid::default(), &Forever, write)?;
+                connection.send_tensors(Kind::Download, number, Laid::default(), &within(CALL), write)?;
                 let came = connection.take_tensors(1, limits)?.pop();
                 match came {
                     Some(Came::Host(tensor)) if tensor.data().len() == to.len() => {
@@ -243,10 +262,12 @@ impl Model for HostedModel {
             )));
         }
         let (link, number) = (host.link()?, host.number());
-        link.ask(Kind::Instance, number, |out| out.put_u64(model.number), |_| Ok(()))?;
-        let fault = Arc::new(Fault::default());
-        let entry = InstanceEntry { model: model.number, fault: Arc::clone(&fault) };
+        let known = Arc::new(Known::default());
+        let fill = |out: &mut Vec<u8>| out.put_u64(model.number);
+        let limit = host.options.timing.reload;
+        link.ask(Kind::Instance, number, fill, |reader| known.read(reader), limit)?;
+        let entry = InstanceEntry { model: model.number, known: Arc::clone(&known) };
         host.register(&link, |loaded| drop(loaded.instances.insert(number, entry)))?;
-        Ok(Arc::new(HostedInstance(LiveInstance { model: Arc::clone(model), number, fault })))
+        Ok(Arc::new(HostedInstance(LiveInstance { model: Arc::clone(model), number, known })))
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use outrigger_backend::{BackendError, BackendInfo, Health, LoadOptions};
 
+use super::again::AFTER;
 use super::link::{Bell, Link};
 use super::options::{DeviceHealth, Options};
 use super::supervisor;
+use crate::wire::{Reader, WireError};
 
 /// What all handles of a device share with the thread that watches over its child.
 pub(super) struct Host {
@@ -19,6 +21,7 @@ pub(super) struct Host {
     changed: Condvar,
     stop: AtomicBool,
     next: AtomicU64,
+    first: OnceLock<BackendInfo>,
 }
 
 struct State {
@@ -26,6 +29,20 @@ struct State {
     /// What the clients hold, and so what a new child loads.
     loaded: Loaded,
     restarts: u64,
+}
+
+impl State {
+    fn degraded(&self) -> Option<String> {
+        let Loaded { models, instances, .. } = &self.loaded;
+        let faulty = models.values().map(|model| (model, &*model.fault));
+        let of = |instance: &InstanceEntry| models.get(&instance.model);
+        let instances = instances.values().filter_map(|entry| Some((of(entry)?, &entry.known.fault)));
+        faulty.chain(instances).find_map(|(model, fault)| {
+            let BackendError::Lost(why) = fault.check().err()? else { return None };
+            let why = why.strip_prefix(AFTER).unwrap_or(&why);
+            Some(format!("model `{}` did not load again: {why}", model.options.path.display()))
+        })
+    }
 }
 
 /// Where a host stands.
@@ -58,7 +75,37 @@ pub(super) struct ModelEntry {
 #[derive(Clone)]
 pub(super) struct InstanceEntry {
     pub(super) model: u64,
-    pub(super) fault: Arc<Fault>,
+    pub(super) known: Arc<Known>,
+}
+
+/// What the child that serves now has said of an instance.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) fault: Fault,
+    held: AtomicU64,
+    can_cancel: AtomicBool,
+}
+
+impl Known {
+    /// Takes what a child says of an instance that it has made.
+    pub(super) fn read(&self, reader: &mut Reader<'_>) -> Result<(), WireError> {
+        let (can_cancel, held) = (reader.flag()?, reader.u64()?);
+        self.can_cancel.store(can_cancel, Ordering::Relaxed);
+        self.holds(held);
+        Ok(())
+    }
+
+    pub(super) fn holds(&self, bytes: u64) {
+        self.held.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn can_cancel(&self) -> bool {
+        self.can_cancel.load(Ordering::Relaxed)
+    }
 }
 
 /// Why something that a client holds is not in the child that serves now.
@@ -94,11 +141,22 @@ impl Host {
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
             next: AtomicU64::new(1),
+            first: OnceLock::new(),
         }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the first child said of the backend; that is this one, if there was none.
+    pub(super) fn first(&self, info: &BackendInfo) -> &BackendInfo {
+        self.first.get_or_init(|| info.clone())
+    }
+
+    /// Why something that a client holds is not there, if something is not.
+    pub(super) fn degraded(&self) -> Option<String> {
+        self.state().degraded()
     }
 
     /// A number for something new; unlike every other, also of children before.
@@ -154,6 +212,16 @@ impl Host {
         count(&self.state().loaded)
     }
 
+    /// What instances hold, as the child that serves now says.
+    pub(super) fn hold(&self, held: &[(u64, u64)]) {
+        let state = self.state();
+        for (number, bytes) in held {
+            if let Some(entry) = state.loaded.instances.get(number) {
+                entry.known.holds(*bytes);
+            }
+        }
+    }
+
     pub(super) fn loaded(&self) -> Loaded {
         self.state().loaded.clone()
     }
@@ -187,7 +255,7 @@ impl Host {
     pub(super) fn health(&self) -> DeviceHealth {
         let state = self.state();
         let (health, pid) = match &state.phase {
-            Phase::Up(_, pid) => (Health::Healthy, Some(*pid)),
+            Phase::Up(_, pid) => (state.degraded().map_or(Health::Healthy, Health::Degraded), Some(*pid)),
             Phase::Restarting(why) => (Health::Recovering(format!("restarting: {why}")), None),
             Phase::Quarantined(why) => (Health::Lost(why.clone()), None),
         };
@@ -200,7 +268,11 @@ impl Host {
             let health = self.health();
             // Before a device is opened there is nobody's health to tell.
             if !health.device.is_empty() {
-                on_change(&health);
+                // A panic of whoever listens is his own: the thread that watches over the child goes on.
+                let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| on_change(&health)));
+                if told.is_err() {
+                    tracing::error!(backend = %self.options.name, "whoever follows a device's health panicked");
+                }
             }
         }
     }

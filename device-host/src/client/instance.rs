@@ -6,7 +6,7 @@ use outrigger_backend::{BackendError, Instance, ModelInfo, Output, Run, RunId, T
 
 use super::connection::{Came, Trouble};
 use super::device::{LoadedModel, number_of, remote};
-use super::host::{Fault, Host};
+use super::host::{Host, Known};
 use super::link::Link;
 use crate::frame::{Asked, Form, Infer, Kind, Sent};
 use crate::socket::Forever;
@@ -15,7 +15,7 @@ use crate::socket::Forever;
 pub(super) struct LiveInstance {
     pub(super) model: Arc<LoadedModel>,
     pub(super) number: u64,
-    pub(super) fault: Arc<Fault>,
+    pub(super) known: Arc<Known>,
 }
 
 impl Drop for LiveInstance {
@@ -39,18 +39,20 @@ impl HostedInstance {
         &self,
         link: &Arc<Link>,
         inputs: &[Tensor],
+        residents: &[u64],
         outputs: &mut [Output],
         run: Run,
     ) -> Result<Vec<Came>, Trouble> {
         let live = &self.0;
         let limits = &self.host().options.limits;
-        let mut lent = link.for_run()?;
+        // Before a connection is waited for, so that it can be cancelled meanwhile.
         let begun = link.begin(live.number, run.id);
+        let mut lent = link.for_run()?;
+        begun.goes()?;
         let count = outputs.len();
         let asked: Vec<Asked> = outputs.iter_mut().map(asked).collect();
         lent.with(|connection| {
-            let laid =
-                connection.lay(inputs, limits, |memory| number_of(memory, &live.model.device, link))?;
+            let laid = connection.lay(inputs, limits, residents)?;
             let write = |sent: &Sent, out: &mut Vec<u8>| Infer::write(live.number, run.id, sent, &asked, out);
             connection.send_tensors(Kind::Infer, begun.run, laid, &Forever, write)?;
             connection.take_tensors(count, limits)
@@ -63,8 +65,12 @@ impl Instance for HostedInstance {
         let live = &self.0;
         live.model.info.check_outputs(outputs)?;
         let link = self.host().link()?;
-        live.fault.check()?;
-        let came = self.run(&link, inputs, outputs, run);
+        live.known.fault.check()?;
+        // Memory that was lost with a child before is no fault of the child that serves now, and not asked of it.
+        let residents = inputs.iter().filter_map(Tensor::resident);
+        let numbers = residents.map(|memory| number_of(memory, &live.model.device, &link));
+        let residents = numbers.collect::<Result<Vec<u64>, _>>()?;
+        let came = self.run(&link, inputs, &residents, outputs, run);
         let filled = came.and_then(|came| {
             let results = outputs.iter_mut().zip(came);
             results.into_iter().try_for_each(|(output, came)| self.fill(&link, output, came))
@@ -85,14 +91,17 @@ impl Instance for HostedInstance {
 
     fn cancel(&self, id: RunId) {
         if let Ok(link) = self.host().link() {
-            link.cancel(self.0.number, id);
+            link.cancel(self.0.number, id, self.can_cancel());
         }
     }
 
+    fn can_cancel(&self) -> bool {
+        self.0.known.can_cancel()
+    }
+
+    /// What the child said last: when it made the instance, or with the device's status.
     fn bytes_held(&self) -> u64 {
-        let link = self.host().link();
-        let asked = link.and_then(|link| link.ask(Kind::Held, self.0.number, |_| {}, |reader| reader.u64()));
-        asked.unwrap_or(0)
+        self.0.known.held()
     }
 }
 

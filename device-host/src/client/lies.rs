@@ -31,7 +31,7 @@ fn answered(
             let bytes = answer(number);
             socket::send(&theirs, &bytes, files, SendFlags::empty()).unwrap();
         });
-        let laid = connection.lay(&input, &limits, |_| Ok(0)).unwrap();
+        let laid = connection.lay(&input, &limits, &[]).unwrap();
         connection.send_tensors(Kind::Infer, 5, laid, &Forever, |sent, out| {
             Infer::write(1, None, sent, &[], out);
         })?;

@@ -12,7 +12,7 @@ use rustix::net::SendFlags;
 use super::connection::{Connection, Trouble};
 use super::options::Options;
 use crate::frame::{self, Kind};
-use crate::socket::{self, Forever, Patience};
+use crate::socket::{self, Patience, within};
 use crate::wire::{Reader, WireError};
 
 /// Connections for what is not a run: loading, unloading, status.
@@ -68,7 +68,10 @@ struct UnderWay {
     instance: u64,
     id: RunId,
     run: u64,
-    /// Set once it was cancelled: when its time is up.
+    cancelled: bool,
+    /// The child has it, or is about to.
+    sent: bool,
+    /// Set once the child was asked to end it: when its time is up.
     deadline: Option<Instant>,
 }
 
@@ -179,7 +182,7 @@ impl Link {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 Err(Trouble::Protocol("it takes nothing off its control socket".into()))
             }
-            Err(_) => Err(Trouble::Gone),
+            Err(error) => Err(Trouble::of_socket(&error)),
         }
     }
 
@@ -188,7 +191,7 @@ impl Link {
         let verdict = match trouble {
             // It says that itself: nothing on it succeeds any more, until it is started anew.
             Trouble::Backend(BackendError::Lost(text)) => Verdict::Guilty(text),
-            Trouble::Backend(_) => return,
+            Trouble::Backend(_) | Trouble::Ours(_) => return,
             Trouble::Gone => Verdict::Closed,
             Trouble::Late => Verdict::Guilty("it did not answer in time".into()),
             Trouble::Protocol(why) => Verdict::Guilty(format!("it broke the protocol: {why}")),
@@ -206,6 +209,7 @@ impl Link {
     pub(super) fn fails(&self, trouble: Trouble) -> BackendError {
         match trouble {
             Trouble::Backend(error) if !matches!(error, BackendError::Lost(_)) => return error,
+            Trouble::Ours(error) => return error,
             trouble => self.accuse(trouble),
         }
         let waited = self.ended.wait_timeout_while(self.end(), REASON, |end| end.reason.is_none());
@@ -251,17 +255,29 @@ impl Link {
     pub(super) fn begin(&self, instance: u64, id: Option<RunId>) -> Begun<'_> {
         let run = self.next_run.fetch_add(1, Ordering::Relaxed);
         if let Some(id) = id {
-            self.under_way().push(UnderWay { instance, id, run, deadline: None });
+            self.under_way().push(UnderWay {
+                instance,
+                id,
+                run,
+                cancelled: false,
+                sent: false,
+                deadline: None,
+            });
         }
         Begun { link: self, run, id }
     }
 
-    /// Asks for a run to end. If it has not within the grace, the child is ended.
-    pub(super) fn cancel(&self, instance: u64, id: NonZeroU64) {
+    /// Asks for a run to end. If it has not within the grace, the child is ended; but not where its backend cannot end runs
+    /// early, whose fault that is not.
+    pub(super) fn cancel(&self, instance: u64, id: NonZeroU64, can_cancel: bool) {
         let run = {
             let mut under_way = self.under_way();
             let found = under_way.iter_mut().find(|run| run.id == id && run.instance == instance);
             let Some(found) = found else { return };
+            found.cancelled = true;
+            if !found.sent || !can_cancel {
+                return;
+            }
             let grace = self.options.timing.cancel_grace;
             found.deadline = found.deadline.or_else(|| Instant::now().checked_add(grace));
             found.run
@@ -290,27 +306,16 @@ impl Link {
         self.housekeeping.trim(now);
     }
 
-    /// A request without tensors and without an end to its patience.
+    /// A request without tensors. A child that does not answer within `limit` is ended.
     pub(super) fn ask<T>(
         &self,
         kind: Kind,
         number: u64,
         fill: impl FnOnce(&mut Vec<u8>),
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
+        limit: Duration,
     ) -> Result<T, BackendError> {
-        self.ask_within(kind, number, fill, read, &Forever)
-    }
-
-    /// The same with patience of the caller's.
-    pub(super) fn ask_within<T>(
-        &self,
-        kind: Kind,
-        number: u64,
-        fill: impl FnOnce(&mut Vec<u8>),
-        read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
-        patience: &impl Patience,
-    ) -> Result<T, BackendError> {
-        self.request(kind, number, fill, read, patience).map_err(|trouble| self.fails(trouble))
+        self.request(kind, number, fill, read, &within(limit)).map_err(|trouble| self.fails(trouble))
     }
 
     /// A request without tensors, of which no more is made than what became of it.
@@ -338,6 +343,24 @@ pub(super) struct Begun<'a> {
     id: Option<RunId>,
 }
 
+impl Begun<'_> {
+    /// The run goes to the child, if it has not been cancelled while it waited.
+    pub(super) fn goes(&self) -> Result<(), BackendError> {
+        if self.id.is_none() {
+            return Ok(());
+        }
+        let mut under_way = self.link.under_way();
+        match under_way.iter_mut().find(|run| run.run == self.run) {
+            Some(run) if run.cancelled => Err(BackendError::Cancelled),
+            Some(run) => {
+                run.sent = true;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
         if self.id.is_some() {
@@ -360,7 +383,7 @@ impl Lent<'_> {
     ) -> Result<T, Trouble> {
         let connection = self.connection.as_mut().ok_or(Trouble::Gone)?;
         let answer = request(connection);
-        if matches!(answer, Err(Trouble::Gone | Trouble::Late | Trouble::Protocol(_))) {
+        if matches!(answer, Err(Trouble::Gone | Trouble::Late | Trouble::Protocol(_) | Trouble::Ours(_))) {
             self.connection = None;
         }
         answer

@@ -1,5 +1,6 @@
 //! The parent's side: starts children, keeps them alive, and implements the traits over them.
 
+mod again;
 mod connection;
 mod course;
 mod device;
@@ -48,6 +49,19 @@ struct Hosted {
     devices: Vec<Mutex<Weak<OpenDevice>>>,
 }
 
+impl Hosted {
+    /// Starts a further child, which is to find the device that the first one described.
+    fn start(&self, index: usize) -> Result<Holder, BackendError> {
+        let (holder, info) = Holder::start(Arc::clone(&self.options))?;
+        let unavailable = |reason| BackendError::Unavailable {
+            backend: self.options.library.display().to_string(),
+            reason,
+        };
+        supervisor::same_device(&self.info, &info, index).map_err(unavailable)?;
+        Ok(holder)
+    }
+}
+
 impl Backend for Hosted {
     fn info(&self) -> &BackendInfo {
         &self.info
@@ -65,7 +79,7 @@ impl Backend for Hosted {
                 let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let holder = match spare {
                     Some(spare) => spare,
-                    None => Holder::start(Arc::clone(&self.options))?.0,
+                    None => self.start(index)?,
                 };
                 let open = Arc::new(OpenDevice::open(holder, index, device)?);
                 *slot = Arc::downgrade(&open);

@@ -84,9 +84,11 @@ pub struct Timing {
     pub spin: Duration,
     /// From the start of the process until it has described the backend.
     pub start: Duration,
-    /// For one model to be loaded again after a restart.
+    /// For the device's status; a host that does not answer hangs, and is ended.
+    pub answer: Duration,
+    /// For one model to be loaded, also again after a restart, and for one instance to be made.
     pub reload: Duration,
-    /// Between a cancel and the run's end; then the host is ended.
+    /// Between a cancel and the run's end, where the backend can end runs early; then the host is ended.
     pub cancel_grace: Duration,
     /// For something that is unloaded, and for the process to end in order; then it is ended.
     pub end_grace: Duration,
@@ -109,8 +111,10 @@ impl Default for Timing {
         Self {
             spin: Duration::from_micros(50),
             start: Duration::from_secs(60),
+            answer: Duration::from_secs(5),
             reload: Duration::from_secs(600),
-            cancel_grace: Duration::from_secs(5),
+            // ONNX Runtime heeds a cancel only between two operators.
+            cancel_grace: Duration::from_secs(30),
             end_grace: Duration::from_secs(10),
             backoff: Duration::from_millis(100),
             backoff_most: Duration::from_secs(30),

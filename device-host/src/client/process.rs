@@ -7,8 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use outrigger_sandbox::Rules;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::options::Options;
 use crate::socket;
@@ -21,8 +22,6 @@ const KILL_GRACE: Duration = Duration::from_secs(5);
 const TERM_GRACE: Duration = Duration::from_secs(1);
 /// How long the output of a dead process is read on: something that it has started may keep the pipes open.
 const OUTPUT_GRACE: Duration = Duration::from_millis(250);
-/// Variables that begin so are the replica's own.
-const SECRETS: &str = "OUTRIGGER_AUTH_";
 
 /// A started process, in a group of its own. Killed and reaped when dropped.
 pub(super) struct Process {
@@ -45,10 +44,9 @@ impl Process {
             .stdout(their_stdout)
             .stderr(their_stderr)
             .process_group(0);
-        let secrets = std::env::vars_os().map(|(name, _)| name);
-        secrets.filter(|name| name.to_string_lossy().starts_with(SECRETS)).for_each(|name| {
-            command.env_remove(name);
-        });
+        // Neither the replica's own settings nor anybody's credentials: a backend is configured by its settings.
+        let environment = outrigger_sandbox::scrub(std::env::vars_os(), Rules::default());
+        command.env_clear().envs(environment.kept);
         let child = command.spawn()?;
         drop(command); // and with it the child's ends of the pipes
         let pid = child.id();
@@ -92,6 +90,8 @@ impl Process {
             // It fails only where nobody is left.
             let _ = kill_process_group(group, signal);
         }
+        // Itself as well, for it may have left its group.
+        let _ = pidfd_send_signal(&self.ended, signal);
     }
 
     /// Ends it, if it has not ended by itself within `grace`: with SIGTERM, then SIGKILL.

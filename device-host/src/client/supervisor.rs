@@ -10,16 +10,17 @@ use outrigger_backend::{BackendError, BackendInfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 
+use super::again::{self, Again};
 use super::connection::Trouble;
 use super::course::{Course, Next};
-use super::host::{Host, Loaded};
+use super::host::{Host, Loaded, ModelEntry};
 use super::link::{Link, Verdict};
 use super::options::Options;
 use super::process::Process;
 use crate::frame::{self, Kind};
 use crate::message::{self, Hello, HostLimits};
 use crate::socket::{self, Inbox, Until};
-use crate::wire::{Put, Reader};
+use crate::wire::Reader;
 
 /// How often connections are looked through that nobody uses.
 const TRIM: Duration = Duration::from_secs(30);
@@ -62,9 +63,9 @@ struct Death {
 }
 
 /// Watches over a child until it has died; `None` if it was ended because nobody needs it any more.
-fn watch(host: &Host, running: Running) -> Option<Death> {
+fn watch(host: &Arc<Host>, running: Running) -> Option<Death> {
     let Running { process, link } = running;
-    let mut trimmed = Instant::now();
+    let (mut trimmed, mut again) = (Instant::now(), Again::new());
     let why = loop {
         if host.stopped() {
             link.hang_up();
@@ -87,7 +88,9 @@ fn watch(host: &Host, running: Running) -> Option<Death> {
             link.trim(now);
             trimmed = now;
         }
-        let until = deadline.map_or(TRIM, |deadline| deadline.saturating_duration_since(now).min(TRIM));
+        again.tend(host, &link, now);
+        let pause = TRIM.min(Again::pause(host));
+        let until = deadline.map_or(pause, |deadline| deadline.saturating_duration_since(now).min(pause));
         let timeout = Timespec::try_from(until + Duration::from_millis(1)).ok();
         let mut polled =
             [PollFd::new(process.ended(), PollFlags::IN), PollFd::new(&*host.bell, PollFlags::IN)];
@@ -158,10 +161,14 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
         Ok(info) => info,
         Err(trouble) => return Err(failed_start(options, process, trouble)),
     };
+    let loaded = host.loaded();
+    let index = loaded.device.as_ref().map_or(0, |(index, _)| *index);
+    if let Err(reason) = same_device(host.first(&info), &info, index) {
+        return Err(failed_start(options, process, unavailable(options, reason).into()));
+    }
     let link = Arc::new(Link::new(options, control, &host.bell));
     let running = Running { process, link };
-    let loaded = host.loaded();
-    if let Err(trouble) = load(&running.link, &loaded, &|| until(options.timing.reload)) {
+    if let Err(trouble) = load(options, &running.link, &loaded, &|| until(options.timing.reload)) {
         let error = failed_start(options, running.process, trouble);
         running.link.ended(error.to_string());
         return Err(error);
@@ -179,12 +186,34 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     Ok((running, info))
 }
 
+fn unavailable(options: &Options, reason: String) -> BackendError {
+    BackendError::Unavailable { backend: options.library.display().to_string(), reason }
+}
+
+/// Whether a child has the device that was there before, so that what clients know of it still holds.
+pub(super) fn same_device(before: &BackendInfo, now: &BackendInfo, index: usize) -> Result<(), String> {
+    let (had, has) = (before.devices.len(), now.devices.len());
+    if had != has {
+        return Err(format!("a device host found {has} devices where there were {had}"));
+    }
+    let known = |info: &BackendInfo| {
+        info.devices.get(index).map(|device| (device.name.clone(), device.kind, device.memory_total))
+    };
+    let (was, is) = (known(before), known(now));
+    if was == is {
+        return Ok(());
+    }
+    let text = |device: Option<(String, _, u64)>| {
+        device.map_or_else(String::new, |(name, _, bytes)| format!("`{name}` with {bytes} bytes of memory"))
+    };
+    Err(format!("a device host found another device number {index}: {}, which was {}", text(is), text(was)))
+}
+
 /// Why a child that was started does not serve.
 fn failed_start(options: &Options, process: Process, trouble: Trouble) -> BackendError {
-    let unavailable =
-        |reason| BackendError::Unavailable { backend: options.library.display().to_string(), reason };
+    let unavailable = |reason| unavailable(options, reason);
     match trouble {
-        Trouble::Backend(error) => error,
+        Trouble::Backend(error) | Trouble::Ours(error) => error,
         Trouble::Late => unavailable("its device host did not get ready in time".into()),
         Trouble::Protocol(why) => unavailable(format!("its device host broke the protocol: {why}")),
         Trouble::Gone => {
@@ -212,7 +241,7 @@ fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<Ba
     frame::begin(&mut out, Kind::Hello, 0);
     hello.put(&mut out);
     frame::finish(&mut out, 0)?;
-    socket::send(control, &out, &[], SendFlags::empty()).map_err(|_| Trouble::Gone)?;
+    socket::send(control, &out, &[], SendFlags::empty()).map_err(|error| Trouble::of_socket(&error))?;
     let mut inbox = Inbox::default();
     let (kind, _) = inbox.receive(control, until)?;
     let mut reader = Reader(inbox.payload());
@@ -225,42 +254,43 @@ fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<Ba
     answer
 }
 
-/// Loads what clients hold. What does not load says so to whoever uses it; trouble with the child itself ends this.
-fn load<'a>(link: &Link, loaded: &Loaded, until: &dyn Fn() -> Until<'a>) -> Result<(), Trouble> {
+/// Loads what clients hold. What its file or the backend refuses says so to whoever uses it. Where the device has no memory for it, or
+/// does not run it, the child is of no use; so it is with trouble with the child itself.
+fn load<'a>(
+    options: &Options,
+    link: &Link,
+    loaded: &Loaded,
+    until: &dyn Fn() -> Until<'a>,
+) -> Result<(), Trouble> {
     let Some((index, _)) = &loaded.device else { return Ok(()) };
+    let why = |model: &ModelEntry, trouble: Trouble| match trouble {
+        Trouble::Backend(
+            error @ (BackendError::OutOfMemory(_) | BackendError::Run(_) | BackendError::Unavailable { .. }),
+        ) => Err(unavailable(
+            options,
+            format!("`{}` did not load again: {error}", model.options.path.display()),
+        )
+        .into()),
+        Trouble::Backend(error) if !matches!(error, BackendError::Lost(_)) => {
+            Ok(Some(format!("{}{error}", again::AFTER)))
+        }
+        trouble => Err(trouble),
+    };
     let mut lent = link.for_housekeeping()?;
     lent.with(|connection| {
         connection.ask(Kind::OpenDevice, *index as u64, |_| {}, &until())?;
         for (number, model) in &loaded.models {
-            let fill = |out: &mut Vec<u8>| message::put_options(&model.options, out);
-            let path = model.options.path.display();
-            model.fault.set(match connection.ask(Kind::Load, *number, fill, &until()) {
-                Ok(signature) if signature == &*model.signature => None,
-                Ok(_) => {
-                    Some(format!("`{path}` has other inputs or outputs since its device host was restarted"))
-                }
-                Err(Trouble::Backend(error)) if !matches!(error, BackendError::Lost(_)) => {
-                    Some(format!("after its device host was restarted: {error}"))
-                }
-                Err(trouble) => return Err(trouble),
-            });
+            let done = again::model(connection, *number, model, &until());
+            model.fault.set(done.or_else(|trouble| why(model, trouble))?);
         }
         for (number, instance) in &loaded.instances {
-            let model = loaded.models.get(&instance.model);
-            let fault = model.map(|model| model.fault.check());
-            if let Some(Err(error)) = fault {
-                let BackendError::Lost(why) = error else { continue };
-                instance.fault.set(Some(why));
+            let Some(model) = loaded.models.get(&instance.model) else { continue };
+            if let Err(BackendError::Lost(why)) = model.fault.check() {
+                instance.known.fault.set(Some(why));
                 continue;
             }
-            let fill = |out: &mut Vec<u8>| out.put_u64(instance.model);
-            instance.fault.set(match connection.ask(Kind::Instance, *number, fill, &until()) {
-                Ok(_) => None,
-                Err(Trouble::Backend(error)) if !matches!(error, BackendError::Lost(_)) => {
-                    Some(format!("after its device host was restarted: {error}"))
-                }
-                Err(trouble) => return Err(trouble),
-            });
+            let done = again::instance(connection, *number, instance, &until()).map(|()| None);
+            instance.known.fault.set(done.or_else(|trouble| why(model, trouble))?);
         }
         Ok(())
     })

@@ -22,12 +22,13 @@ pub(super) struct Connections(Arc<(Mutex<usize>, Condvar)>);
 const STACK: usize = 8 << 20;
 
 impl Connections {
-    /// Serves a socket on a thread of its own.
-    pub(super) fn begin(&self, host: &Arc<Host>, socket: OwnedFd) -> std::io::Result<()> {
+    /// Serves a socket on a thread of its own. Where there is no thread to be had, whoever asks over it is told.
+    pub(super) fn begin(&self, host: &Arc<Host>, socket: OwnedFd) {
+        let socket = Arc::new(socket);
         let counted = Counted::new(&self.0);
-        let host = Arc::clone(host);
+        let (host, served) = (Arc::clone(host), Arc::clone(&socket));
         let serve = move || {
-            let ended = Connection::new(&host, socket).serve();
+            let ended = Connection::new(&host, served).serve();
             // Before it is counted off: whoever waits for that is to hold the last of what there is.
             drop(host);
             drop(counted);
@@ -35,7 +36,10 @@ impl Connections {
                 eprintln!("the device host closes a connection: {error}");
             }
         };
-        std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(serve).map(drop)
+        let spawned = std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(serve);
+        if let Err(error) = spawned {
+            refuse(&socket, &error);
+        }
     }
 
     /// Waits until there is none, at most so long; whether that came.
@@ -45,6 +49,18 @@ impl Connections {
         let waited = changed.wait_timeout_while(count, limit, |count| *count > 0);
         let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
         *count == 0
+    }
+}
+
+/// Says that there is no thread for a connection, before anything is asked over it.
+fn refuse(socket: &OwnedFd, error: &std::io::Error) {
+    let text = format!("the device host has no thread for a further call: {error}");
+    eprintln!("{text}");
+    let mut out = Vec::new();
+    frame::begin(&mut out, Kind::Failed, frame::REFUSED);
+    message::put_error(&BackendError::Run(text), &mut out);
+    if frame::finish(&mut out, 0).is_ok() {
+        let _ = socket::send(socket, &out, &[], SendFlags::DONTWAIT);
     }
 }
 
@@ -67,21 +83,21 @@ impl Drop for Counted {
 
 struct Connection<'a> {
     host: &'a Host,
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     inbox: Inbox,
     out: Vec<u8>,
     memory: Memory,
 }
 
 impl<'a> Connection<'a> {
-    fn new(host: &'a Host, socket: OwnedFd) -> Self {
+    fn new(host: &'a Host, socket: Arc<OwnedFd>) -> Self {
         let memory = Memory::new(host.limits);
         Self { host, socket, inbox: Inbox::spinning(host.limits.spin), out: Vec::new(), memory }
     }
 
     fn serve(mut self) -> Result<(), String> {
         loop {
-            let (kind, number) = match self.inbox.receive(&self.socket, &Forever) {
+            let (kind, number) = match self.inbox.receive(&*self.socket, &Forever) {
                 Ok(received) => received,
                 Err(ReceiveError::Closed) => return Ok(()),
                 Err(error) => return Err(error.to_string()),
@@ -103,7 +119,7 @@ impl<'a> Connection<'a> {
                 frame::finish(&mut self.out, 0).map_err(|error| error.to_string())?;
             }
             let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
-            if socket::send(&self.socket, &self.out, &files, SendFlags::empty()).is_err() {
+            if socket::send(&*self.socket, &self.out, &files, SendFlags::empty()).is_err() {
                 return Ok(()); // the parent is gone, or has given this connection up
             }
         }

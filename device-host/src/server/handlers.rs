@@ -52,7 +52,15 @@ fn plain(
     let objects = &host.objects;
     match kind {
         Kind::OpenDevice => objects.open_device(usize::try_from(number).unwrap_or(usize::MAX))?,
-        Kind::Status => message::put_status(&objects.device()?.status()?, out),
+        Kind::Status => {
+            message::put_status(&objects.device()?.status()?, out);
+            let instances = objects.instances.all();
+            out.put_count(instances.len());
+            for (number, served) in instances {
+                out.put_u64(number);
+                out.put_u64(served.instance.bytes_held());
+            }
+        }
         Kind::Estimate => out.put_u64(objects.device()?.estimate(&message::options(reader)?)?),
         Kind::Load => {
             let model = objects.device()?.load(&message::options(reader)?)?;
@@ -63,11 +71,9 @@ fn plain(
             let of = reader.u64()?;
             let model = objects.models.get(of).ok_or_else(|| missing("model", of))?;
             let instance = model.instance()?;
+            out.put_u8(u8::from(instance.can_cancel()));
+            out.put_u64(instance.bytes_held());
             objects.instances.insert(number, Served { instance, model });
-        }
-        Kind::Held => {
-            let served = objects.instances.get(number).ok_or_else(|| missing("instance", number))?;
-            out.put_u64(served.instance.bytes_held());
         }
         Kind::Allocate => {
             let memory = objects.device()?.allocate(reader.size()?)?;

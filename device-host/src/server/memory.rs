@@ -8,7 +8,7 @@ use outrigger_backend::{BackendError, Buffer, DataType, ModelInfo, Output, Shape
 use outrigger_regions::Mapping;
 
 use super::objects::{Objects, missing};
-use super::outgoing::{Outgoing, Taken};
+use super::outgoing::{Outgoing, Taken, too_much};
 use crate::frame::{Announced, Asked, At, Form, Given, Head, Sent};
 use crate::message::HostLimits;
 use crate::view::{Place, View};
@@ -172,6 +172,13 @@ impl Memory {
         plan: Plan,
         objects: &Objects,
     ) -> Result<Results, BackendError> {
+        // The parent counts them all, wherever they lie on their way.
+        let host = results.iter().filter(|tensor| tensor.resident().is_none());
+        let bytes = host.fold(0u64, |sum, tensor| sum.saturating_add(tensor.data().len() as u64));
+        if bytes > self.call_bytes {
+            self.abandon(plan);
+            return Err(too_much(bytes, self.call_bytes));
+        }
         let in_place = |tensor: &Tensor| {
             let (address, len) = (tensor.data().as_ptr() as usize, tensor.data().len());
             plan.places

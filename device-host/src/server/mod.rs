@@ -50,7 +50,9 @@ pub fn serve() -> u8 {
             return EXIT_NO_SOCKET;
         }
     };
-    process::prepare();
+    if !process::prepare(&control) {
+        return EXIT_OK;
+    }
     match converse(&control) {
         Ok(code) => code,
         Err(ReceiveError::Closed) => EXIT_OK,
@@ -130,7 +132,7 @@ fn tend(
         match kind {
             Kind::Connect => {
                 let [socket] = <[OwnedFd; 1]>::try_from(inbox.files()).map_err(|_| ReceiveError::Files)?;
-                connections.begin(host, socket)?;
+                connections.begin(host, socket);
             }
             Kind::Cancel => host.runs.cancel(number),
             _ => expect(false)?,

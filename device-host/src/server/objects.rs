@@ -19,6 +19,11 @@ impl<T: Clone> Table<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
     }
 
+    pub(super) fn all(&self) -> Vec<(u64, T)> {
+        let things = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        things.iter().map(|(number, thing)| (*number, thing.clone())).collect()
+    }
+
     pub(super) fn insert(&self, number: u64, thing: T) {
         let before = self.0.write().unwrap_or_else(PoisonError::into_inner).insert(number, thing);
         // Outside of the lock, for it may take its time.

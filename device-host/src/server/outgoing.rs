@@ -54,7 +54,8 @@ impl Outgoing {
     /// Takes a region for results of these lengths. Numbers of regions that are given up for it go to `gone`.
     pub(super) fn take(&mut self, lens: &[usize], gone: &mut Vec<u64>) -> Result<Taken, BackendError> {
         let size = total(lens).filter(|size| *size as u64 <= self.limits.call_bytes);
-        let size = size.ok_or_else(|| self.too_much(lens))?;
+        let bytes = lens.iter().fold(0u64, |sum, len| sum.saturating_add(*len as u64));
+        let size = size.ok_or_else(|| too_much(bytes, self.limits.call_bytes))?;
         let fits = |kept: &Kept| {
             let len = kept.region.len();
             !kept.lent && len >= size && len / SLACK <= size.max(GRAIN)
@@ -105,14 +106,13 @@ impl Outgoing {
         }
         true
     }
+}
 
-    fn too_much(&self, lens: &[usize]) -> BackendError {
-        let bytes = lens.iter().fold(0usize, |sum, len| sum.saturating_add(*len));
-        BackendError::OutOfMemory(format!(
-            "results of {bytes} bytes are over the device host's limit of {} for one call",
-            self.limits.call_bytes
-        ))
-    }
+/// Results of so many bytes are over the limit.
+pub(super) fn too_much(bytes: u64, limit: u64) -> BackendError {
+    BackendError::OutOfMemory(format!(
+        "results of {bytes} bytes are over the device host's limit of {limit} for one call"
+    ))
 }
 
 /// Bytes of a region that holds all of these, each aligned.

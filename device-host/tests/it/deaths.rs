@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use outrigger_backend::{BackendError, Health, LoadOptions};
+use outrigger_backend::{BackendError, DataType, Health, LoadOptions, Shape, Tensor};
 
-use crate::support::{Hosted, call, doubles, hosted, input, text, until};
+use crate::support::{Hosted, call, doubles, hosted, input, signal, text, until};
 
 #[test]
 fn killed_under_load_every_call_ends_and_the_instances_go_on() {
@@ -128,7 +128,7 @@ fn one_that_keeps_dying_is_quarantined_and_tried_again() {
 
 #[test]
 fn what_does_not_load_again_says_why() {
-    let hosted = hosted();
+    let hosted = Hosted::with(|options| options.timing.backoff_most = Duration::from_millis(200));
     let (_gone_model, gone) = hosted.model("double gone");
     let (_changed_model, changed) = hosted.model("double changed");
     let (_model, instance) = hosted.model("double");
@@ -141,8 +141,90 @@ fn what_does_not_load_again_says_why() {
     assert!(why.contains("after its device host was restarted") && why.contains("double-gone"), "{why}");
     let why = text(call(&*changed, &input(1., 1)));
     assert!(why.contains("has other inputs or outputs since"), "{why}");
-    // It is there again with the next child.
+    let degraded = |health| matches!(health, Health::Degraded(why) if why.contains("did not load again"));
+    assert!(degraded(hosted.device.status().unwrap().health));
+    assert!(degraded(hosted.health().health));
+    // They are tried again by and by.
+    std::fs::write(&path, "double").unwrap();
     std::fs::write(hosted.file("double gone"), "double").unwrap();
+    until("the next try", || doubles(&*gone, 1., 1).is_ok() && doubles(&*changed, 1., 1).is_ok());
+    until("word of it", || hosted.health().health == Health::Healthy);
+    assert_eq!((hosted.device.status().unwrap().health, hosted.restarts()), (Health::Healthy, 1));
+}
+
+/// Starts that fail, for a reason that ends.
+fn fails_to_start_until(
+    hosted: &Hosted,
+    instance: &dyn outrigger_backend::Instance,
+    why: &str,
+    end: impl FnOnce(),
+) {
     hosted.kill();
-    until("the next child", || doubles(&*gone, 1., 1).is_ok());
+    until("the quarantine", || matches!(hosted.health().health, Health::Lost(_)));
+    let Health::Lost(text) = hosted.health().health else { panic!("it is lost") };
+    assert!(text.contains(why), "{text}");
+    end();
+    until("the next try", || doubles(instance, 1., 1).is_ok());
+}
+
+fn quick(options: &mut outrigger_device_host::Options) {
+    options.timing.backoff_most = Duration::from_millis(100);
+    options.timing.quarantine = Duration::from_millis(500);
+}
+
+#[test]
+fn a_device_without_memory_for_what_it_had_has_not_started() {
+    let hosted = Hosted::with(quick);
+    let (_model, instance) = hosted.model("double");
+    let path = hosted.file("double");
+    std::fs::write(&path, "greedy").unwrap();
+    fails_to_start_until(&hosted, &*instance, "did not load again", || {
+        std::fs::write(&path, "double").unwrap();
+    });
+}
+
+#[test]
+fn another_device_than_before_has_not_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let shrunk = folder.path().join("shrunk");
+    let hosted = Hosted::with(|options| {
+        options.settings = vec![("shrunk_if".into(), shrunk.display().to_string())];
+        quick(options);
+    });
+    let (_model, instance) = hosted.model("double");
+    std::fs::write(&shrunk, "").unwrap();
+    let why = "found 1 devices where there were 2";
+    assert!(text(hosted.backend.open(1)).contains(why));
+    fails_to_start_until(&hosted, &*instance, why, || std::fs::remove_file(&shrunk).unwrap());
+}
+
+#[test]
+fn a_child_that_stands_still_is_replaced_when_it_is_asked() {
+    let hosted = Hosted::with(|options| options.timing.answer = Duration::from_millis(500));
+    let (_model, instance) = hosted.model("double");
+    let pid = hosted.pid();
+    signal(pid, rustix::process::Signal::STOP);
+    // It does not need to be asked for that.
+    assert_eq!(instance.bytes_held(), 7);
+    let status = hosted.device.status().unwrap();
+    assert!(!matches!(status.health, Health::Healthy), "{status:?}");
+    until("the next child", || doubles(&*instance, 1., 1).is_ok());
+    assert_ne!(hosted.pid(), pid);
+}
+
+#[test]
+fn memory_that_went_with_a_child_is_no_fault_of_the_next() {
+    let hosted = hosted();
+    let (_model, instance) = hosted.model("double");
+    let memory = hosted.device.allocate(8).unwrap();
+    let lost = Tensor::on_device(DataType::Fp32, Shape::new([2]).unwrap(), memory).unwrap();
+    hosted.kill();
+    until("the next child", || doubles(&*instance, 1., 1).is_ok());
+    let pid = hosted.pid();
+    for _ in 0..3 {
+        let error = call(&*instance, &lost).unwrap_err();
+        assert!(matches!(&error, BackendError::Lost(why) if why.contains("was lost")), "{error:?}");
+    }
+    doubles(&*instance, 1., 1).unwrap();
+    assert_eq!((hosted.pid(), hosted.restarts()), (pid, 1));
 }

@@ -135,8 +135,8 @@ fn onnxruntime_of(python: &str) -> Option<PathBuf> {
     let script = "import importlib.util as u; s = u.find_spec('onnxruntime'); print(s.submodule_search_locations[0] if s else '')";
     let output = std::process::Command::new(python)
         .args(["-P", "-c", script])
-        .env_remove("OUTRIGGER_AUTH_PRIMARY_KEY")
-        .env_remove("OUTRIGGER_AUTH_SECONDARY_KEY")
+        .env_clear()
+        .envs(outrigger_sandbox::scrub(std::env::vars_os(), outrigger_sandbox::Rules::default()).kept)
         .stdin(std::process::Stdio::null())
         .output()
         .ok()?;

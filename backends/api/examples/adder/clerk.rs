@@ -84,6 +84,10 @@ impl Instance for Clerk {
         self.cancelled.notify_all();
     }
 
+    fn can_cancel(&self) -> bool {
+        true
+    }
+
     fn bytes_held(&self) -> u64 {
         self.weights.text.weights
     }

@@ -472,7 +472,8 @@ static int32_t check(const OutriggerBackendModelHandle *model, DLManagedTensor *
 static int32_t deliver(OutriggerBackendHandle *backend, Output *output, DLDataType type, const int64_t *shape,
                        unsigned char **bytes, size_t size, Message *message) {
   const DLTensor *place = output->place;
-  if (place != NULL && place->ndim == 2 && place->shape[0] == shape[0] && place->shape[1] == shape[1]) {
+  if (place != NULL && place->ndim == 2 && place->shape[0] == shape[0] && place->shape[1] == shape[1] &&
+      place->dtype.code == type.code && place->dtype.bits == type.bits) {
     /* Lent to us until the run is over; nobody else looks at it before. */
     memcpy((unsigned char *)place->data + place->byte_offset, *bytes, size);
     return OK;

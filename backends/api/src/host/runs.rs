@@ -98,6 +98,10 @@ impl Instance for HostInstance {
         }
     }
 
+    fn can_cancel(&self) -> bool {
+        self.0.model.backend().entries.instance_cancel.is_some()
+    }
+
     fn bytes_held(&self) -> u64 {
         let backend = self.0.model.backend();
         let mut bytes = 0;
