@@ -38,7 +38,10 @@ async fn a_device_s_process_that_is_killed_costs_calls_and_no_more() {
     let before = hosts(&replica);
     assert_eq!(before.len(), 1, "{}", replica.log_text());
     let environment = std::fs::read(format!("/proc/{}/environ", before[0])).unwrap();
-    assert!(!String::from_utf8_lossy(&environment).contains("OUTRIGGER_AUTH_"), "keys are the replica's own");
+    assert!(
+        !String::from_utf8_lossy(&environment).contains("OUTRIGGER_"),
+        "settings and keys are the replica's own"
+    );
     outrigger_testkit::replica::kill("KILL", before[0]);
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,16 +27,23 @@ const CALL: Duration = Duration::from_secs(60);
 pub(super) struct OpenDevice {
     holder: Holder,
     memory_total: u64,
+    /// Dropped last: whoever waits for the child's end hears of it.
+    _alive: SyncSender<()>,
 }
 
 impl OpenDevice {
-    pub(super) fn open(holder: Holder, index: usize, info: &DeviceInfo) -> Result<Self, BackendError> {
+    pub(super) fn open(
+        holder: Holder,
+        index: usize,
+        info: &DeviceInfo,
+        alive: SyncSender<()>,
+    ) -> Result<Self, BackendError> {
         let link = holder.host.link()?;
         link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()), CALL)?;
         let device = Some((index, info.name.clone()));
         holder.host.register(&link, |loaded| loaded.device = device)?;
         holder.host.tell_first();
-        Ok(Self { holder, memory_total: info.memory_total })
+        Ok(Self { holder, memory_total: info.memory_total, _alive: alive })
     }
 
     pub(super) fn host(&self) -> &Arc<Host> {

@@ -478,3 +478,29 @@ impl Pool {
         state.made -= count;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_counts_before_the_run_is_sent_and_condemns_only_where_it_can_be_heeded() {
+        let (control, child) = socket::pair().unwrap();
+        let options = Arc::new(Options::new("/x", "/x", "x", &[]));
+        let link = Link::new(&options, control, &Arc::new(Bell::new().unwrap()));
+        let id = NonZeroU64::new(7).unwrap();
+        let told = || socket::readable(child.as_fd(), Duration::ZERO).unwrap();
+        let waiting = link.begin(1, Some(id));
+        link.cancel(1, id, true);
+        assert!(matches!(waiting.goes(), Err(BackendError::Cancelled)));
+        drop(waiting);
+        let sent = link.begin(1, Some(id));
+        sent.goes().unwrap();
+        link.cancel(1, id, false);
+        assert!(link.tend(Instant::now()).is_none() && !told(), "neither is the child's business");
+        link.cancel(1, id, true);
+        assert!(link.tend(Instant::now()).is_some() && told());
+        link.tend(Instant::now() + options.timing.cancel_grace);
+        assert!(matches!(link.verdict(), Some(Verdict::Guilty(_))));
+    }
+}

@@ -13,7 +13,9 @@ mod options;
 mod process;
 mod supervisor;
 
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use outrigger_backend::{Backend, BackendError, BackendInfo, Device};
 
@@ -39,6 +41,9 @@ pub fn open(options: Options) -> Result<Arc<dyn Backend>, BackendError> {
     Ok(Arc::new(Hosted { options, info, spare: Mutex::new(spare), devices }))
 }
 
+/// How long a child that was killed may take to be gone, beyond its grace.
+const CLOSING: Duration = Duration::from_secs(6);
+
 /// A backend whose devices are served by children.
 struct Hosted {
     options: Arc<Options>,
@@ -46,7 +51,15 @@ struct Hosted {
     /// A child that serves no device yet.
     spare: Mutex<Option<Holder>>,
     /// Those that are open; everybody who opens one again gets the same.
-    devices: Vec<Mutex<Weak<OpenDevice>>>,
+    devices: Vec<Mutex<Slot>>,
+}
+
+/// A device that may be open.
+#[derive(Default)]
+struct Slot {
+    open: Weak<OpenDevice>,
+    /// Is closed when the child of the one that was open last has ended, and what it held on the device is free.
+    ended: Option<Receiver<()>>,
 }
 
 impl Hosted {
@@ -73,16 +86,21 @@ impl Backend for Hosted {
         };
         // Held while it opens: whoever opens it at the same time waits for the one child.
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = match slot.upgrade() {
+        let open = match slot.open.upgrade() {
             Some(open) => open,
             None => {
+                if let Some(ended) = slot.ended.take() {
+                    // Nobody holds it any more: it is about to end.
+                    let _ = ended.recv_timeout(self.options.timing.end_grace + CLOSING);
+                }
                 let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let holder = match spare {
                     Some(spare) => spare,
                     None => self.start(index)?,
                 };
-                let open = Arc::new(OpenDevice::open(holder, index, device)?);
-                *slot = Arc::downgrade(&open);
+                let (alive, ended) = sync_channel(0);
+                let open = Arc::new(OpenDevice::open(holder, index, device, alive)?);
+                *slot = Slot { open: Arc::downgrade(&open), ended: Some(ended) };
                 open
             }
         };

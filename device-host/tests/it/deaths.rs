@@ -204,6 +204,10 @@ fn a_child_that_stands_still_is_replaced_when_it_is_asked() {
     let (_model, instance) = hosted.model("double");
     let pid = hosted.pid();
     signal(pid, rustix::process::Signal::STOP);
+    until("all of its threads to stand", || {
+        let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.all(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap().contains(") T "))
+    });
     // It does not need to be asked for that.
     assert_eq!(instance.bytes_held(), 7);
     let status = hosted.device.status().unwrap();
