@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use clap::Command;
 
 fn main() -> ExitCode {
+    keep_to_ourselves();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // Images and habits know the server under this name.
     if arguments.first().is_some_and(|name| Path::new(name).file_stem() == Some(azmlinfsrv::NAME.as_ref())) {
@@ -56,4 +57,11 @@ fn main() -> ExitCode {
         Some(("device-host", _)) => outrigger_device_host::serve().into(),
         _ => ExitCode::from(exit::CONFIG),
     }
+}
+
+/// ONNX Runtime has a telemetry of its own, with a thread that lives as long as the process, whatever its environment is told later.
+#[expect(unsafe_code, reason = "sets a variable of this process")]
+fn keep_to_ourselves() {
+    // SAFETY: the first thing that the process does; there is no other thread that could read variables meanwhile.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
 }
