@@ -5,7 +5,7 @@
 //! then `malloc_trim` returns the heap's free pages. That holds up nobody's call: it happens on a thread of its own, a moment
 //! after a load or an unload and at most once a second however many there are.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use ort::session::{OutputSelector, RunOptions, Session};
@@ -84,6 +84,9 @@ struct State {
 static STATE: Mutex<State> = Mutex::new(State { last: None, is_due: false });
 
 fn later(runtime: &'static Runtime) {
+    // What is asked for last is done first at the end: ONNX Runtime asked when it was loaded, before there was a runtime.
+    static ASKED: Once = Once::new();
+    ASKED.call_once(|| heap::at_exit(end));
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     if state.is_due {
         return;
@@ -103,12 +106,25 @@ fn later(runtime: &'static Runtime) {
     state.is_due = std::thread::Builder::new().name("outrigger-trim".into()).spawn(pass).is_ok();
 }
 
+/// Whether the process ends; held during a pass. ONNX Runtime takes itself apart at the end, and a pass that uses it then crashes.
+static ENDS: Mutex<bool> = Mutex::new(false);
+
 fn now(runtime: &Runtime) {
+    let ends = ENDS.lock().unwrap_or_else(PoisonError::into_inner);
+    if *ends {
+        return;
+    }
     heap::tighten();
     // A failure leaves the memory in the arena, from where later runs take it: nothing that anybody must be told.
     let _ = shrink_arena(runtime);
     heap::loosen();
     heap::trim();
+    drop(ends);
+}
+
+/// Waits for a pass that is under way, a few milliseconds, and lets none begin any more.
+extern "C" fn end() {
+    *ENDS.lock().unwrap_or_else(PoisonError::into_inner) = true;
 }
 
 /// Runs a model that is there for nothing but its end, at which ONNX Runtime frees the arena's unused regions.
@@ -158,6 +174,11 @@ mod heap {
         }
     }
 
+    pub(super) fn at_exit(end: extern "C" fn()) {
+        // SAFETY: the function takes nothing, may be called on any thread, and stays: libraries of backends are never unloaded.
+        unsafe { libc::atexit(end) };
+    }
+
     pub(super) fn trim() {
         // SAFETY: takes a number, and may be called at any time on any thread.
         unsafe { libc::malloc_trim(0) };
@@ -179,4 +200,5 @@ mod heap {
     pub(super) fn tighten() {}
     pub(super) fn loosen() {}
     pub(super) fn trim() {}
+    pub(super) fn at_exit(_end: extern "C" fn()) {}
 }
