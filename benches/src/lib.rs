@@ -7,6 +7,7 @@ pub mod clock;
 pub mod contest;
 pub mod cpu;
 pub mod load;
+pub mod models;
 pub mod options;
 pub mod server;
 pub mod stats;

@@ -15,13 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use outrigger_auth::{Policy, PolicyConfig};
 use outrigger_backend::{Buffer, DataType, LoadOptions, Run, Shape, Tensor, host};
 use outrigger_benches::contest::{self, Contender};
 use outrigger_benches::options::Options;
 use outrigger_benches::{load, server, stats};
-use outrigger_runtime::busy::Busy;
-use outrigger_runtime::config::{self, Sources};
 use outrigger_runtime::{Metrics, Models};
 use outrigger_testkit::replica::KEY;
 use outrigger_testkit::{Launch, ReplicaProcess, onnx};
@@ -215,15 +212,8 @@ impl Runtime {
             plugin.display(),
             library.display()
         );
-        let sources = Sources { file: Some(("/bench.toml".into(), text)), ..Sources::default() };
-        let (config, _) = config::load(&sources).map_err(|mistakes| {
-            anyhow::anyhow!("{}", mistakes.first().map_or(String::new(), ToString::to_string))
-        })?;
-        let busy = Busy::new(1);
-        let open = PolicyConfig { open: true, ..PolicyConfig::default() };
-        let policy = Arc::new(Policy::new(None, &open, Instant::now())?);
-        let metrics = Metrics::new(Arc::clone(&busy), policy)?;
-        let models = Arc::new(Models::load(&config, &busy, &metrics)?);
+        let (models, metrics) = outrigger_benches::models::load(text)?;
+        let models = Arc::new(models);
         let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         Ok(Self { models, metrics, tokio })
     }

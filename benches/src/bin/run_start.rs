@@ -12,14 +12,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use outrigger_auth::{Policy, PolicyConfig};
 use outrigger_backend::{DataType, Shape, Tensor};
 use outrigger_benches::clock::monotonic_ns;
 use outrigger_benches::options::Options;
 use outrigger_benches::{contest, server, stats};
-use outrigger_runtime::busy::Busy;
-use outrigger_runtime::config::{self, Sources};
-use outrigger_runtime::{Metrics, Models};
+use outrigger_runtime::Models;
 
 /// What the backend's run takes, in nanoseconds.
 const RUN: u64 = 5_000;
@@ -73,14 +70,7 @@ fn models(folder: &std::path::Path) -> anyhow::Result<Models> {
     let text = format!(
         "state_dir = '/nonexistent'\n[models.clock]\npath = '{folder}/clock.onnx'\n[backends]\npath = '{folder}'\n"
     );
-    let sources = Sources { file: Some(("/bench.toml".into(), text)), ..Sources::default() };
-    let (config, _) = config::load(&sources).map_err(|mistakes| {
-        anyhow::anyhow!("{}", mistakes.first().map_or(String::new(), ToString::to_string))
-    })?;
-    let busy = Busy::new(1);
-    let open = PolicyConfig { open: true, ..PolicyConfig::default() };
-    let metrics = Metrics::new(Arc::clone(&busy), Arc::new(Policy::new(None, &open, Instant::now())?))?;
-    Ok(Models::load(&config, &busy, &metrics)?)
+    Ok(outrigger_benches::models::load(text)?.0)
 }
 
 /// Microseconds to the run, and from its end to the caller, of each call.

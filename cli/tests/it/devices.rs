@@ -65,6 +65,9 @@ async fn is_right(replica: &ReplicaProcess) -> bool {
 async fn a_device_host_killed_under_load_costs_calls_that_say_so_and_nothing_else() {
     let mut replica = serving("[backends.cpu]\nprocess = 'out'\n[models.sum]\npath = 'sum.onnx'\n").start();
     assert_eq!(answer(&replica, "sum").await, (json!([11.0, 22.0, 33.0]), "cpu:0".into()));
+    let environment = std::fs::read(format!("/proc/{}/environ", hosts(&replica)[0])).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(!environment.contains("OUTRIGGER_"), "settings and keys are the replica's own");
     let over = Arc::new(AtomicBool::new(false));
     let seen = Arc::new(Mutex::new((0, 0)));
     let mut load = JoinSet::new();
@@ -107,6 +110,7 @@ async fn a_device_host_killed_under_load_costs_calls_that_say_so_and_nothing_els
         ended.unwrap();
     }
     assert!(is_right(&replica).await);
+    replica.wait_for_text("was ended by signal 9 (SIGKILL");
     replica.wait_for_text("a device cannot be used");
     replica.wait_for_text("a device can be used again");
     assert!(!replica.log_text().contains("panicked"), "{}", replica.log_text());
@@ -229,4 +233,15 @@ async fn a_tensor_that_claims_four_gigabytes_is_refused_and_costs_nothing() {
         let good = infer(&replica, "same", body(1)).send().await.unwrap();
         assert_eq!(good.status(), 200, "{process}");
     }
+}
+
+#[test]
+fn the_subcommand_is_for_the_replica_alone() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .arg("device-host")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is started by the replica"));
 }

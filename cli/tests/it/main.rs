@@ -10,7 +10,6 @@ mod contracts;
 mod copies;
 mod crashes;
 mod dev;
-mod device_host;
 mod devices;
 mod digits;
 mod disconnects;
