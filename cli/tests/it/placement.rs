@@ -137,6 +137,31 @@ async fn models_go_to_several_devices_at_once() {
 }
 
 #[tokio::test]
+async fn a_list_means_the_backends_beside_its_own_for_what_those_take() {
+    let config = format!(
+        "[backends.cpu_adder]\nlibrary = '{}'\nprocess = 'in'\n\
+        [backends.cpu_other]\nlibrary = '/nonexistent.so'\n\
+        [models.text]\npath = 'text.txt'\ndevices = ['cuda', 'cpu:0']\n[models.sum]\npath = 'sum.onnx'",
+        adder().display()
+    );
+    let launch = serving(&config).file("text.toml", "format = 'text'");
+    let replica = launch.start();
+    for (model, device) in [("text", "cpu_adder:0; fallback-from=cuda"), ("sum", "cpu:0")] {
+        assert_eq!(answer(&replica, model).await, (json!([11.0, 22.0, 33.0]), device.into()));
+    }
+    // What the one does not need of a budget the other cannot have.
+    let tight = config.replace("[models.text]", "[backends.cpu]\nmemory = '41B'\n[models.text]");
+    let text = refused(serving(&tight).file("text.toml", "format = 'text'"), 3);
+    contains(
+        &text,
+        &[
+            "model `text` has no place",
+            "cpu_adder:0: has no room: 42 bytes more than the 0 taken are over its 41",
+        ],
+    );
+}
+
+#[tokio::test]
 async fn a_script_s_answer_says_where_the_models_ran_that_it_asked() {
     let script = r#"
 import json

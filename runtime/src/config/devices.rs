@@ -13,7 +13,7 @@ use super::value::Value;
 use super::{Mistake, Origin, Section, Settings, suggestion};
 
 /// The backends that need no table to be named.
-const BACKENDS: [&str; 4] = ["cpu", "cuda", "gpu", "fpga"];
+const BACKENDS: [&str; 6] = ["cpu", "cpu_torch", "cuda", "cuda_torch", "gpu", "fpga"];
 /// The most tables.
 const MAX_BACKENDS: usize = 16;
 /// The most entries of a list of devices.
@@ -84,13 +84,37 @@ pub struct PlacementConfig {
     pub fallback: bool,
 }
 
-/// An entry of a list of devices: all of a backend, or one.
+/// An entry of a list of devices: all of a backend, or one. The backends that drive the same devices by other libraries, by the names
+/// `NAME_…`, are meant as well: `cpu` also means `cpu_torch`, which takes what `cpu` does not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeviceWish {
     /// The backend.
     pub backend: String,
     /// The number of the device; `None` for any.
     pub index: Option<usize>,
+}
+
+impl DeviceWish {
+    /// Whether a backend is meant.
+    pub fn means(&self, backend: &str) -> bool {
+        backend == self.backend || is_beside(backend, &self.backend)
+    }
+
+    /// Whether a device of a backend that is meant is, too.
+    pub fn has(&self, index: usize) -> bool {
+        self.index.is_none_or(|wanted| wanted == index)
+    }
+}
+
+/// Whether a backend drives the devices of another one, as its name says.
+fn is_beside(backend: &str, main: &str) -> bool {
+    backend.strip_prefix(main).is_some_and(|rest| rest.starts_with('_'))
+}
+
+/// The backend whose devices a backend drives, as its name says: its own, or that of one of ours or of `others`.
+pub(crate) fn main_backend<'a>(backend: &'a str, others: impl Iterator<Item = &'a str>) -> &'a str {
+    let mains = BACKENDS.into_iter().chain(others).filter(|main| is_beside(backend, main));
+    mains.min_by_key(|main| main.len()).unwrap_or(backend)
 }
 
 impl fmt::Display for DeviceWish {

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
-pub(crate) use devices::{check_list, is_backend_name};
+pub(crate) use devices::{check_list, is_backend_name, main_backend};
 pub use layers::{Mistake, NamedSection, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use script::{SandboxConfig, ScriptConfig};

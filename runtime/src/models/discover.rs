@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::ModelsError;
+use super::{ModelsError, format};
 use crate::config::check_model_name;
 
 /// The name of a manifest in a model's directory.
@@ -34,7 +34,7 @@ pub(super) fn locate(path: &Path) -> io::Result<Located> {
     Ok(Located { place: newest, file, manifest })
 }
 
-/// `NAME.onnx`, `NAME/FILE.onnx`, and `NAME/VERSION/FILE.onnx` with the highest version; a directory must hold one model file, or a
+/// `NAME.onnx` (or another of [`format`]'s endings), `NAME/FILE.onnx`, and `NAME/VERSION/FILE.onnx` with the highest version; a directory must hold one model file, or a
 /// manifest.
 pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, Located>, ModelsError> {
     let unreadable = |source| ModelsError::Directory { path: directory.into(), source };
@@ -76,7 +76,7 @@ fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn is_model(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "onnx") && path.is_file()
+    format::of(path).is_some() && path.is_file()
 }
 
 /// The subdirectory with the highest number for a name; the directory itself where there is none.
@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn files_and_azureml_layout_are_found() {
-        let found = check(&["a.onnx", "b/2/m.onnx", "b/10/m.onnx", "c/model.onnx"]).unwrap();
-        assert_eq!(found, pairs(&[("a", "a.onnx"), ("b", "b/10/m.onnx"), ("c", "c/model.onnx")]));
+        let found = check(&["a.onnx", "b/2/m.onnx", "b/10/m.onnx", "c/model.pt"]).unwrap();
+        assert_eq!(found, pairs(&[("a", "a.onnx"), ("b", "b/10/m.onnx"), ("c", "c/model.pt")]));
     }
 
     #[test]

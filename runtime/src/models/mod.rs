@@ -4,6 +4,7 @@ mod batch;
 mod bed;
 mod discover;
 mod error;
+mod format;
 mod health;
 mod instance;
 mod job;

@@ -9,12 +9,14 @@ use super::ModelsError;
 use super::health::Watch;
 use super::plugin::{self, PluginError};
 use super::wanted::Wanted;
-use crate::config::BackendsConfig;
+use crate::config::{BackendsConfig, main_backend};
 use crate::placement::{self, BackendState, DeviceId, DeviceState};
 
 /// A backend that was looked for.
 pub(crate) struct Surveyed {
     pub(super) name: String,
+    /// The backend whose devices it drives, if those are not its own.
+    beside: Option<String>,
     pub(super) backend: Result<Arc<dyn Backend>, PluginError>,
     pub(super) devices: Vec<SeenDevice>,
 }
@@ -57,12 +59,9 @@ pub(super) fn open_for(
     models: &[Wanted],
     watch: &Arc<Watch>,
 ) -> Result<Vec<Surveyed>, ModelsError> {
-    let names = models.iter().flat_map(|model| {
-        // Where nothing but the first counts the others are not touched.
-        let count = if model.fallback { model.devices.len() } else { 1 };
-        model.devices.iter().take(count).map(|wish| wish.backend.as_str())
-    });
+    let names = models.iter().flat_map(Wanted::wishes).map(|wish| wish.backend.as_str());
     let mut surveyed = open(config, names, watch);
+    open_beside(config, models, watch, &mut surveyed);
     let refused = |seen: &Surveyed| {
         let configured = config.tables.get(&seen.name).is_some_and(|table| !table.settings.is_empty());
         if !configured || !matches!(seen.backend, Err(PluginError::Open { .. })) {
@@ -79,9 +78,33 @@ pub(super) fn open_for(
     }
 }
 
+/// Opens what stands beside the backends that models name, by the name of `NAME_…`, for models of a format that those do not take: until
+/// one is found that does.
+fn open_beside(config: &BackendsConfig, models: &[Wanted], watch: &Arc<Watch>, surveyed: &mut Vec<Surveyed>) {
+    let mut names = plugin::found(config);
+    names.extend(config.tables.keys().cloned());
+    for model in models {
+        let Some(format) = &model.format else { continue };
+        for wish in model.wishes() {
+            for name in names.iter().filter(|name| wish.means(name)) {
+                let taken = |seen: &Surveyed| wish.means(&seen.name) && seen.takes(format);
+                if surveyed.iter().any(taken) {
+                    break;
+                }
+                if surveyed.iter().all(|seen| seen.name != *name) {
+                    surveyed.push(one(config, name, watch));
+                }
+            }
+        }
+    }
+    surveyed.sort_by(|one, other| one.name.cmp(&other.name));
+}
+
 fn one(config: &BackendsConfig, name: &str, watch: &Arc<Watch>) -> Surveyed {
     let backend = plugin::open(config, name, watch);
+    let main = main_backend(name, config.tables.keys().map(String::as_str));
     let table = config.of(name);
+    let memory = table.memory.or_else(|| config.of(main).memory);
     let mut devices = Vec::new();
     if let Ok(backend) = &backend {
         for (index, info) in backend.info().devices.iter().enumerate() {
@@ -89,14 +112,15 @@ fn one(config: &BackendsConfig, name: &str, watch: &Arc<Watch>) -> Surveyed {
                 let device = backend.open(index)?;
                 let status = device.status()?;
                 let id = DeviceId { backend: name.to_owned(), index };
-                let budget = table.memory.or_else(|| budget(&status));
+                let budget = memory.or_else(|| budget(&status));
                 let threads = table.threads.unwrap_or_else(|| threads(config, name, info));
                 Ok(OpenDevice { id, device, status, budget, threads })
             };
             devices.push(SeenDevice { info: info.clone(), opened: open() });
         }
     }
-    Surveyed { name: name.to_owned(), backend, devices }
+    let beside = Some(main).filter(|main| *main != name).map(str::to_owned);
+    Surveyed { name: name.to_owned(), beside, backend, devices }
 }
 
 /// What models may hold where nobody says: what is free, and what the backend holds itself.
@@ -115,6 +139,11 @@ fn threads(config: &BackendsConfig, name: &str, info: &DeviceInfo) -> usize {
 }
 
 impl Surveyed {
+    /// Whether it takes models of a format.
+    fn takes(&self, format: &String) -> bool {
+        self.backend.as_ref().is_ok_and(|backend| backend.info().formats.contains(format))
+    }
+
     /// Why there are no devices.
     pub(super) fn absent(&self) -> Option<String> {
         match &self.backend {
@@ -150,6 +179,7 @@ impl Surveyed {
             formats: self.backend.as_ref().map(|backend| backend.info().formats.clone()).unwrap_or_default(),
             devices: self.devices.iter().map(device).collect(),
             absent: self.absent(),
+            beside: self.beside.clone(),
         }
     }
 }
@@ -173,7 +203,7 @@ pub(super) fn estimate(models: &[Wanted], backends: &[Surveyed]) -> Estimates {
             format: model.format.clone(),
             estimates: BTreeMap::new(),
         };
-        let named = backends.iter().filter(|seen| model.devices.iter().any(|wish| wish.backend == seen.name));
+        let named = backends.iter().filter(|seen| model.devices.iter().any(|wish| wish.means(&seen.name)));
         for open in named.flat_map(|seen| &seen.devices).filter_map(|seen| seen.opened.as_ref().ok()) {
             let bytes = open.device.estimate(&model.options());
             wanted.estimates.insert(open.id.clone(), bytes.as_ref().copied().map_err(ToString::to_string));

@@ -7,7 +7,7 @@ use outrigger_backend::LoadOptions;
 
 use super::discover::{self, Located};
 use super::manifest::{self, Manifest};
-use super::{DEFAULT_VERSION, ModelsError};
+use super::{DEFAULT_VERSION, ModelsError, format};
 use crate::config::{BackendsConfig, BatchDelay, Config, DeviceWish, ModelConfig, PlacementConfig};
 
 /// A model that is to be loaded.
@@ -99,11 +99,11 @@ fn resolve(
 ) -> Wanted {
     let own = manifest.as_mut().map(|manifest| std::mem::take(&mut manifest.settings)).unwrap_or_default();
     let defaults = Wanted::default();
-    let onnx = path.extension().is_some_and(|extension| extension == "onnx").then(|| "onnx".to_owned());
+    let format = format::of(&path).map(str::to_owned);
     Wanted {
         name,
         version: manifest.as_mut().and_then(|manifest| manifest.version.take()).unwrap_or(defaults.version),
-        format: manifest.as_mut().and_then(|manifest| manifest.format.take()).or(onnx),
+        format: manifest.as_mut().and_then(|manifest| manifest.format.take()).or(format),
         path,
         intra_threads: said.intra_threads.or(own.intra_threads),
         max_batch: said.max_batch.or(own.max_batch).unwrap_or(defaults.max_batch),
@@ -116,6 +116,11 @@ fn resolve(
 }
 
 impl Wanted {
+    /// The entries of its list that count: where it may not fall back, the others are not touched.
+    pub(super) fn wishes(&self) -> impl Iterator<Item = &DeviceWish> {
+        self.devices.iter().take(if self.fallback { usize::MAX } else { 1 })
+    }
+
     /// What a backend is told.
     pub(super) fn options(&self) -> LoadOptions {
         LoadOptions {

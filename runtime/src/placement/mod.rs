@@ -2,7 +2,8 @@
 //!
 //! Models are placed in the order in which they come, the most valuable first. Each copy goes to the first entry of its model's list
 //! that has a device with room for it; of the devices that an entry matches, to the one with the fewest copies of the model, then to the
-//! one with the most room. What would have to leave for a first choice is named, and nothing leaves.
+//! one with the most room. Where an entry means several backends, those that take the model's format are asked, one after the other.
+//! What would have to leave for a first choice is named, and nothing leaves.
 
 mod reason;
 #[cfg(test)]
@@ -49,6 +50,29 @@ pub struct BackendState {
     pub devices: Vec<DeviceState>,
     /// Why there are none.
     pub absent: Option<String>,
+    /// The backend whose devices these are, by another library; `None` where they are its own.
+    pub beside: Option<String>,
+}
+
+impl BackendState {
+    /// The backend whose devices these are.
+    fn main(&self) -> &str {
+        self.beside.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The devices that an entry matches which means this backend.
+    fn matching<'a>(&'a self, wish: &'a DeviceWish) -> impl Iterator<Item = (usize, &'a DeviceState)> {
+        self.devices.iter().enumerate().filter(|(index, _)| wish.has(*index))
+    }
+
+    /// Why an entry matches none.
+    fn without(&self, wish: &DeviceWish) -> String {
+        self.absent.clone().unwrap_or_else(|| match self.devices.len() {
+            0 => "its backend does not say why".into(),
+            count if wish.index.is_some() => format!("its backend has {count}"),
+            _ => "it takes no such model".into(),
+        })
+    }
 }
 
 /// A device, as far as placement has to know it.
@@ -199,31 +223,49 @@ impl Planner<'_> {
 
     /// The best device that an entry matches and that has room, and the bytes there. What does not fit is noted.
     fn best(&self, model: &Wanted, wish: &DeviceWish, tried: &mut Vec<Tried>) -> Option<(DeviceId, u64)> {
-        let Some(backend) = self.backends.iter().find(|backend| backend.name == wish.backend) else {
-            tried.push(Tried::new(wish.to_string(), Reason::Absent { why: "it was not opened".into() }));
+        let meant = || self.backends.iter().filter(|backend| wish.means(&backend.name));
+        let takes = |backend: &&BackendState| match &model.format {
+            // Nobody knows better than the entry itself.
+            None => backend.name == wish.backend,
+            Some(format) => backend.formats.contains(format),
+        };
+        if meant().any(|backend| takes(&backend)) {
+            return meant().filter(takes).find_map(|backend| self.on(backend, model, wish, tried));
+        }
+        let absent = |why: String| Tried::new(wish.to_string(), Reason::Absent { why });
+        let Some(first) = meant().next() else {
+            tried.push(absent("it was not opened".into()));
             return None;
         };
-        let matching: Vec<usize> = (0..backend.devices.len())
-            .filter(|index| wish.index.is_none_or(|wanted| wanted == *index))
-            .collect();
-        if matching.is_empty() {
-            let why = backend.absent.clone().unwrap_or_else(|| match backend.devices.len() {
-                0 => "its backend does not say why".into(),
-                count => format!("its backend has {count}"),
-            });
-            tried.push(Tried::new(wish.to_string(), Reason::Absent { why }));
-            return None;
+        let with_devices = || meant().filter(|backend| backend.matching(wish).next().is_some());
+        match model.format.as_ref().filter(|_| with_devices().next().is_some()) {
+            Some(format) => {
+                let formats = with_devices().flat_map(|backend| &backend.formats).cloned();
+                let reason = Reason::Format { format: format.clone(), takes: formats.collect() };
+                tried.push(Tried::new(wish.to_string(), reason));
+            }
+            None => tried.push(absent(first.without(wish))),
         }
-        if let Some(format) = model.format.as_ref().filter(|format| !backend.formats.contains(format)) {
-            let reason = Reason::Format { format: format.clone(), takes: backend.formats.clone() };
-            tried.push(Tried::new(wish.to_string(), reason));
+        None
+    }
+
+    /// The best device of a backend that takes the model.
+    fn on(
+        &self,
+        backend: &BackendState,
+        model: &Wanted,
+        wish: &DeviceWish,
+        tried: &mut Vec<Tried>,
+    ) -> Option<(DeviceId, u64)> {
+        if backend.matching(wish).next().is_none() {
+            let name = DeviceWish { backend: backend.name.clone(), index: wish.index }.to_string();
+            tried.push(Tried::new(name, Reason::Absent { why: backend.without(wish) }));
             return None;
         }
         let mut best: Option<(Order, DeviceId, u64)> = None;
-        for index in matching {
+        for (index, device) in backend.matching(wish) {
             let id = DeviceId { backend: backend.name.clone(), index };
-            let Some(device) = backend.devices.get(index) else { continue };
-            match self.fits(model, &id, device) {
+            match self.fits(model, backend, &id, device) {
                 Ok((bytes, room)) => {
                     let copies = self.copies(model, &id);
                     let key = (copies, Reverse(room), index);
@@ -238,7 +280,13 @@ impl Planner<'_> {
     }
 
     /// The bytes that a copy takes on a device, and the room that there is.
-    fn fits(&self, model: &Wanted, id: &DeviceId, device: &DeviceState) -> Result<(u64, u64), Reason> {
+    fn fits(
+        &self,
+        model: &Wanted,
+        backend: &BackendState,
+        id: &DeviceId,
+        device: &DeviceState,
+    ) -> Result<(u64, u64), Reason> {
         if let Some(why) = &device.lost {
             return Err(Reason::Unhealthy { why: why.clone() });
         }
@@ -249,14 +297,33 @@ impl Planner<'_> {
             Some(Ok(bytes)) => *bytes,
             Some(Err(why)) => return Err(Reason::Unreadable { why: why.clone() }),
         };
-        let taken = self.taken.get(id).copied().unwrap_or_default();
-        match device.budget {
-            None => Ok((bytes, u64::MAX - taken)), // taken is a u64 itself
-            Some(budget) if taken.checked_add(bytes).is_some_and(|sum| sum <= budget) => {
-                Ok((bytes, budget - taken))
-            }
-            Some(budget) => Err(Reason::NoRoom { bytes, taken, budget }),
+        let own = (self.taken.get(id).copied().unwrap_or_default(), device.budget);
+        let mut room = u64::MAX;
+        for (taken, budget) in [own, self.shared(backend, id.index)] {
+            room = room.min(match budget {
+                None => u64::MAX - taken, // taken is a u64 itself
+                Some(budget) if taken.checked_add(bytes).is_some_and(|sum| sum <= budget) => budget - taken,
+                Some(budget) => return Err(Reason::NoRoom { bytes, taken, budget }),
+            });
         }
+        Ok((bytes, room))
+    }
+
+    /// What is taken of a device by all backends that drive it, and what may be.
+    fn shared(&self, backend: &BackendState, index: usize) -> (u64, Option<u64>) {
+        let main = backend.main();
+        let drive = || self.backends.iter().filter(|backend| backend.main() == main);
+        let taken = drive().filter_map(|backend| {
+            self.taken.get(&DeviceId { backend: backend.name.clone(), index }).copied()
+        });
+        let budget = drive().find(|backend| backend.name == main);
+        let budget = budget.and_then(|backend| backend.devices.get(index)?.budget);
+        (taken.fold(0, u64::saturating_add), budget)
+    }
+
+    /// The backend whose devices a backend drives.
+    fn main(&self, backend: &str) -> Option<&str> {
+        self.backends.iter().find(|known| known.name == backend).map(BackendState::main)
     }
 
     fn copies(&self, model: &Wanted, id: &DeviceId) -> usize {
@@ -268,10 +335,7 @@ impl Planner<'_> {
     /// What would have to leave a device where the model's list begins: the least valuable, which was placed last, first.
     fn evictions(&self, model: &Wanted, tried: &[Tried]) -> Vec<Eviction> {
         let Some(wish) = model.devices.first() else { return Vec::new() };
-        let full = self
-            .taken
-            .keys()
-            .filter(|id| id.backend == wish.backend && wish.index.is_none_or(|index| index == id.index));
+        let full = self.taken.keys().filter(|id| wish.means(&id.backend) && wish.has(id.index));
         let choices = full.filter_map(|id| {
             let name = id.to_string();
             let Reason::NoRoom { bytes, taken, budget } =
@@ -281,13 +345,21 @@ impl Planner<'_> {
             };
             let mut missing = taken.saturating_add(*bytes).saturating_sub(*budget);
             let mut leave = Vec::new();
+            // Where it is what all backends hold together that is too much, what others hold counts as well.
+            let shared = self.taken.get(id) != Some(taken);
+            let there = |device: &DeviceId| {
+                device == id
+                    || shared
+                        && device.index == id.index
+                        && self.main(&device.backend) == self.main(&id.backend)
+            };
             // Copies of the model itself would only change places.
             let others = self
                 .plan
                 .placed
                 .iter()
                 .rev()
-                .filter(|placed| placed.device == *id && placed.model != model.name);
+                .filter(|placed| there(&placed.device) && placed.model != model.name);
             for placed in others {
                 if missing == 0 {
                     break;
@@ -296,7 +368,7 @@ impl Planner<'_> {
                 leave.push(Eviction {
                     model: placed.model.clone(),
                     instance: placed.instance,
-                    device: id.clone(),
+                    device: placed.device.clone(),
                     bytes: placed.bytes,
                 });
             }

@@ -13,6 +13,7 @@ fn backend(name: &str, budgets: &[Option<u64>]) -> BackendState {
             .map(|budget| DeviceState { budget: *budget, ..DeviceState::default() })
             .collect(),
         absent: budgets.is_empty().then(|| "no driver".into()),
+        beside: None,
     }
 }
 
@@ -85,6 +86,50 @@ fn what_is_forbidden_unhealthy_or_of_another_format_is_said() {
     assert_eq!(shown(&plan(&[text], &backends)), ["a.0 - [cpu: does not take `text`, only onnx]"]);
 }
 
+#[test]
+fn an_entry_means_the_backends_beside_its_own_as_well() {
+    let mut backends = [
+        backend("cuda", &[]),
+        backend("cuda_torch", &[Some(20)]),
+        backend("cpu", &[Some(10)]),
+        backend("cpu_torch", &[Some(20)]),
+    ];
+    for (at, main) in [(1, "cuda"), (3, "cpu")] {
+        backends[at].formats = vec!["torchscript".into()];
+        backends[at].beside = Some(main.into());
+    }
+    let plan = |models: &[Wanted]| shown(&super::plan(models, &backends));
+    let of = |format: &str, devices: &str, bytes: u64| Wanted {
+        format: (!format.is_empty()).then(|| format.into()),
+        ..model(if format.is_empty() { "any" } else { format }, devices, 1, bytes, &backends)
+    };
+    assert_eq!(plan(&[of("torchscript", "cpu:0", 5)]), ["torchscript.0 cpu_torch:0"]);
+    assert_eq!(
+        plan(&[of("onnx", "cuda cpu", 5)]),
+        ["onnx.0 cpu:0 from cuda [cuda: no such device: no driver]"]
+    );
+    assert_eq!(
+        plan(&[of("torchscript", "cuda cpu", 5)]),
+        ["torchscript.0 cuda_torch:0"],
+        "not by cuda's reason"
+    );
+    assert_eq!(plan(&[of("", "cpu", 5)]), ["any.0 cpu:0"], "whose format nobody knows");
+    assert_eq!(
+        plan(&[of("onnx", "cpu_torch", 5)]),
+        ["onnx.0 - [cpu_torch: does not take `onnx`, only torchscript]"]
+    );
+    assert_eq!(
+        plan(&[of("text", "cpu", 5)]),
+        ["text.0 - [cpu: does not take `text`, only onnx, torchscript]"]
+    );
+    // What one holds the other cannot have.
+    let both = plan(&[of("onnx", "cpu", 6), of("torchscript", "cpu", 5)]);
+    assert_eq!(
+        both[1],
+        "torchscript.0 - [cpu_torch:0: has no room: 5 bytes more than the 6 taken are over its 10] -onnx.0"
+    );
+}
+
 prop_compose! {
     fn backends()(budgets in prop::collection::vec(prop::collection::vec((prop::option::of(0u64..100), 0u64..30, any::<bool>()), 0..4), 1..4)) -> Vec<BackendState> {
         let names = ["cpu", "cuda", "gpu"];
@@ -92,6 +137,7 @@ prop_compose! {
             name: name.into(),
             formats: vec!["onnx".into()],
             absent: None,
+            beside: None,
             devices: devices.iter().map(|(budget, held, lost)| DeviceState {
                 budget: *budget,
                 held: *held,
