@@ -79,6 +79,7 @@ async fn a_device_host_killed_under_load_costs_calls_that_say_so_and_nothing_els
                 let response = request.try_clone().unwrap().send().await.unwrap();
                 let wait = response.headers().get("retry-after").cloned();
                 let retryable = header(&response, "outrigger-retryable");
+                assert_eq!(header(&response, "outrigger-device"), "cpu:0", "whatever became of it");
                 let (status, code, body) = outcome(response).await;
                 let mut seen = seen.lock().unwrap();
                 if status == 200 {

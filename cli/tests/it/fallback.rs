@@ -4,7 +4,7 @@ use outrigger_testkit::{Launch, onnx};
 use serde_json::{Value, json};
 
 use crate::placement::{adder, answer, call, contains, metrics, refused};
-use crate::support::{busy, outrigger};
+use crate::support::{busy, header, infer, outcome, outrigger, score};
 
 /// Adders that take ONNX files too, with these settings and other lines of the table.
 fn adders(process: &str, settings: &str, lines: &str) -> String {
@@ -158,4 +158,53 @@ fn a_device_further_down_has_to_do_with_the_samples_what_the_first_one_has_to() 
         .file("models/sum/sample.json", call())
         .file("models/sum/golden.json", golden([11.0, 22.0, 34.0]));
     contains(&refused(launch, 3), &["model `sum` on cpu:0: sample sample.json", "expected 34"]);
+}
+
+/// A model that has no memory when it runs, and one that takes its time.
+const TROUBLED: &str = "[models.full]\npath = 'full.txt'\ndevices = ['cuda', 'adder']\n\
+    [models.slow]\npath = 'slow.txt'\ndevices = ['adder']\n";
+
+fn troubled() -> Launch {
+    serving(&(adders("in", "", "") + TROUBLED)).file("full.txt", "fail 3").file("slow.txt", "slow 60000")
+}
+
+#[tokio::test]
+async fn an_error_says_on_which_device_the_call_was() {
+    let replica = troubled().start();
+    let device = "adder:0; fallback-from=cuda";
+    let failed = infer(&replica, "full", call()).send().await.unwrap();
+    assert_eq!(header(&failed, "outrigger-device"), device);
+    let (status, code, _) = outcome(failed).await;
+    assert_eq!((status, code.as_str()), (503, "model_unavailable"));
+    let late = infer(&replica, "slow", call()).header("x-request-deadline-ms", "1000");
+    let late = late.send().await.unwrap();
+    assert_eq!((late.status().as_u16(), header(&late, "outrigger-device").as_str()), (504, "adder:0"));
+    // What is refused before a device is chosen names none.
+    let refused = infer(&replica, "full", "{}").send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), header(&refused, "outrigger-device").as_str()), (400, ""));
+}
+
+#[tokio::test]
+async fn an_error_of_a_script_says_where_its_models_ran() {
+    let script = r#"
+import json
+import numpy
+from outrigger import model
+
+def init():
+    global full
+    full = model("full")
+
+def run(data):
+    if json.loads(data):
+        rows = numpy.ones((1, 3), "float32")
+        full.predict(x=rows, y=rows)
+    raise ValueError("without a model")
+"#;
+    let replica = troubled().script(script).start();
+    for (asks, device) in [("true", "adder:0; fallback-from=cuda"), ("false", "")] {
+        let failed = score(&replica, asks).send().await.unwrap();
+        assert_eq!(header(&failed, "outrigger-device"), device, "{}", replica.log_text());
+        assert_eq!(outcome(failed).await.1, "script_error");
+    }
 }
