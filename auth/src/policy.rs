@@ -68,7 +68,7 @@ impl From<Refusal> for CallError {
             // When one of its calls ends is not known here.
             Refusal::TooManyCalls => (ErrorCode::TooManyCalls, Some(Duration::from_secs(1))),
         };
-        Self { code, message: refusal.to_string().into(), retry_after }
+        Self { code, message: refusal.to_string().into(), retry_after, devices: None }
     }
 }
 

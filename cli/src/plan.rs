@@ -14,6 +14,9 @@ use crate::{exit, serve, sources};
 pub(crate) fn command() -> Command {
     let command = Command::new("plan")
         .about("Shows on which device each model would go and why: exit code 0, or 3 where one has no place")
+        .after_help(
+            "Nothing is loaded, so a model that fits by what its backend says of it may still not load: at start it then goes to the next device of its list.",
+        )
         .arg(json_flag());
     serve::settings(command)
 }

@@ -71,7 +71,7 @@ pub fn not_found() -> CallError {
 }
 
 /// The answer for a failed call: `{"message": "..."}`, `x-ms-run-function-failed`, and the headers that every
-/// contract has (`outrigger-code`, `outrigger-retryable`, `Retry-After`, `WWW-Authenticate`).
+/// contract has (`outrigger-code`, `outrigger-retryable`, `outrigger-device`, `Retry-After`, `WWW-Authenticate`).
 pub fn encode_error(error: &CallError) -> Response<Bytes> {
     let mut response = error_response(error, single_member("message", &error.message));
     let failed = if error.code.run_function_failed() { "True" } else { "False" };

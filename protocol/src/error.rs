@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])+ $variant:ident = $text:literal, $status:ident, $retryable:literal;)+) => {
@@ -121,18 +121,27 @@ pub struct CallError {
     pub message: Cow<'static, str>,
     /// When a retry makes sense, if that is known.
     pub retry_after: Option<Duration>,
+    /// The devices that the call was on, as `outrigger-device` says them.
+    pub devices: Option<HeaderValue>,
 }
 
 impl CallError {
     /// Makes an error that says nothing of when to retry.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), retry_after: None }
+        Self { code, message: message.into(), retry_after: None, devices: None }
     }
 
     /// The same error with a time after which to retry.
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
+        self
+    }
+
+    /// The same error of a call that was on these devices.
+    #[must_use]
+    pub fn on(mut self, devices: Option<HeaderValue>) -> Self {
+        self.devices = devices;
         self
     }
 }

@@ -32,7 +32,8 @@ pub const CODE: HeaderName = HeaderName::from_static("outrigger-code");
 /// [`ErrorCode::retryable`] of an answer that is an error: `true` or `false`.
 pub const RETRYABLE: HeaderName = HeaderName::from_static("outrigger-retryable");
 
-/// The device that a model ran on, such as `cpu:0`; where that is not what it was to go to first, `; fallback-from=` and what was.
+/// The device that a model ran on, or was to when the call failed, such as `cpu:0`; where that is not what it was to go to first,
+/// `; fallback-from=` and what was.
 pub const DEVICE: HeaderName = HeaderName::from_static("outrigger-device");
 
 /// The value of [`MS_SERVER_VERSION`], for fronts that are told to send it: `outrigger/` and the version.
@@ -53,6 +54,9 @@ pub(crate) fn error_response(error: &CallError, body: Vec<u8>) -> Response<Bytes
     headers.insert(RETRYABLE, HeaderValue::from_static(retryable));
     if let Some(delay) = error.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
+    }
+    if let Some(devices) = &error.devices {
+        headers.insert(DEVICE, devices.clone());
     }
     if error.code == ErrorCode::Unauthenticated {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

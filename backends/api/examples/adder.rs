@@ -24,26 +24,34 @@ use text::Text;
 /// The device's memory, unless the setting `memory` says otherwise.
 const MEMORY: u64 = 64 << 20;
 
-/// Opens the backend. The setting `fail` makes that fail, `absent` leaves it without devices, `memory` is how many bytes the device
-/// has.
+/// Opens the backend. The setting `fail` makes that fail, `absent` leaves it without devices, `devices` is how many it has else,
+/// `memory` is how many bytes each of them has. With `onnx` it takes every ONNX file for `add 3`, and says beforehand that it takes so
+/// many bytes. `load` is how loading fails: `memory`, `unsupported`, `broken`, `lost`, or `exit`, which ends the process; with `:NAME`
+/// after it, that of files of this name.
 pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
     let unavailable = |reason: String| BackendError::Unavailable { backend: "adder".into(), reason };
     let mut memory = MEMORY;
-    let mut absent = None;
+    let (mut absent, mut count, mut manner) = (None, 1, Manner::default());
     for (key, value) in settings {
         match key.as_str() {
             "fail" => return Err(unavailable(value.clone())),
             "absent" => absent = Some(value.clone()),
-            "memory" => {
-                memory =
-                    value.parse().map_err(|_| unavailable(format!("`memory` is `{value}`, not a number")))?;
+            "memory" | "devices" | "onnx" => {
+                let number =
+                    value.parse().map_err(|_| unavailable(format!("`{key}` is `{value}`, not a number")))?;
+                match key.as_str() {
+                    "memory" => memory = number,
+                    "devices" => count = number,
+                    _ => manner.onnx = Some(number),
+                }
             }
+            "load" => manner.fails = Some(value.clone()),
             "panic" => panic!("{value}"),
             _ => return Err(unavailable(format!("unknown setting `{key}`"))),
         }
     }
-    let desk = DeviceInfo {
-        name: "cpu:0".into(),
+    let desk = |index: u64| DeviceInfo {
+        name: format!("cpu:{index}"),
         kind: DeviceKind::Cpu,
         memory_total: memory,
         lanes: 0,
@@ -52,18 +60,56 @@ pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendEr
     let info = BackendInfo {
         name: "adder".into(),
         version: "1".into(),
-        formats: vec!["text".into()],
-        devices: if absent.is_none() { vec![desk] } else { Vec::new() },
+        formats: ["text"].into_iter().chain(manner.onnx.map(|_| "onnx")).map(Into::into).collect(),
+        devices: (0..count).filter(|_| absent.is_none()).map(desk).collect(),
         reason: absent,
     };
-    Ok(Arc::new(Adder { info, heap: Arc::new(Heap::new(memory)) }))
+    let heaps = (0..count).map(|_| Arc::new(Heap::new(memory))).collect();
+    Ok(Arc::new(Adder { info, heaps, manner: Arc::new(manner) }))
 }
 
 outrigger_backend::export!(open, asynchronous);
 
 struct Adder {
     info: BackendInfo,
-    heap: Arc<Heap>,
+    /// Of each device.
+    heaps: Vec<Arc<Heap>>,
+    manner: Arc<Manner>,
+}
+
+/// What the settings say of loading.
+#[derive(Default)]
+struct Manner {
+    onnx: Option<u64>,
+    fails: Option<String>,
+}
+
+impl Manner {
+    /// A model, and the bytes that it says it takes.
+    fn read(&self, options: &LoadOptions) -> Result<(Text, u64), BackendError> {
+        if let (Some(bytes), Some("onnx")) = (self.onnx, options.format.as_deref()) {
+            return Ok((Text::sum(), bytes));
+        }
+        let text = Text::read(options)?;
+        let bytes = text.weights;
+        Ok((text, bytes))
+    }
+
+    fn check(&self, options: &LoadOptions) -> Result<(), BackendError> {
+        let Some(fails) = &self.fails else { return Ok(()) };
+        let (how, name) = fails.split_once(':').unwrap_or((fails, ""));
+        if !name.is_empty() && options.path.file_name().is_none_or(|file| file != name) {
+            return Ok(());
+        }
+        let why = "as it was told to".to_owned();
+        Err(match how {
+            "memory" => BackendError::OutOfMemory(why),
+            "unsupported" => BackendError::Unsupported(why),
+            "lost" => BackendError::Lost(why),
+            "exit" => std::process::exit(0),
+            _ => BackendError::Load(format!("{}: {why}", options.path.display())),
+        })
+    }
 }
 
 impl Backend for Adder {
@@ -72,14 +118,14 @@ impl Backend for Adder {
     }
 
     fn open(&self, index: usize) -> Result<Arc<dyn Device>, BackendError> {
-        if index >= self.info.devices.len() {
-            return Err(BackendError::Input(format!("there is no device number {index}")));
+        match self.heaps.get(index).filter(|_| index < self.info.devices.len()) {
+            Some(heap) => Ok(Arc::new(Desk(Arc::clone(heap), Arc::clone(&self.manner)))),
+            None => Err(BackendError::Input(format!("there is no device number {index}"))),
         }
-        Ok(Arc::new(Desk(Arc::clone(&self.heap))))
     }
 }
 
-struct Desk(Arc<Heap>);
+struct Desk(Arc<Heap>, Arc<Manner>);
 
 impl Device for Desk {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
@@ -93,11 +139,13 @@ impl Device for Desk {
     }
 
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
-        Ok(Text::read(options)?.weights)
+        Ok(self.1.read(options)?.1)
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
-        Ok(Arc::new(clerk::Loaded::new(Text::read(options)?, &self.0)?))
+        let (text, _) = self.1.read(options)?;
+        self.1.check(options)?;
+        Ok(Arc::new(clerk::Loaded::new(text, &self.0)?))
     }
 
     fn pinned(&self, bytes: usize) -> Result<Buffer, BackendError> {

@@ -12,7 +12,7 @@ use outrigger_testkit::{Launch, ReplicaProcess};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::placement::{answer, call, refused};
+use crate::placement::{adder, answer, call, metrics, refused};
 use crate::support::{client, header, infer, outcome, outrigger};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,6 +79,7 @@ async fn a_device_host_killed_under_load_costs_calls_that_say_so_and_nothing_els
                 let response = request.try_clone().unwrap().send().await.unwrap();
                 let wait = response.headers().get("retry-after").cloned();
                 let retryable = header(&response, "outrigger-retryable");
+                assert_eq!(header(&response, "outrigger-device"), "cpu:0", "whatever became of it");
                 let (status, code, body) = outcome(response).await;
                 let mut seen = seen.lock().unwrap();
                 if status == 200 {
@@ -147,6 +148,49 @@ async fn a_library_that_is_taken_away_is_missed_when_it_is_opened_and_used_when_
     assert_eq!(outcome(refused_call).await.1, "model_unavailable");
     std::fs::write(&library, kept).unwrap();
     until("the device", async || readiness(&outside).await.0 == 200 && is_right(&outside).await).await;
+}
+
+#[tokio::test]
+async fn a_device_that_is_lost_gets_no_calls_while_the_model_is_on_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("backend.so");
+    std::fs::copy(adder(), &library).unwrap();
+    let config = format!(
+        "[backends.adder]\nlibrary = '{}'\nprocess = 'out'\nsettings = ['onnx=42', 'devices=2']\n\
+         [models.sum]\npath = 'sum.onnx'\ndevices = ['adder']\ninstances = 2\n",
+        library.display()
+    );
+    let replica = serving(&config).start();
+    let kept = std::fs::read(&library).unwrap();
+    let lost = async || {
+        let text = metrics(&replica).await;
+        let is_well = |device: &str| {
+            text.contains(&format!("outrigger_device_health{{device=\"{device}\",state=\"healthy\"}} 1"))
+        };
+        let all = ["adder:0", "adder:1"];
+        all.into_iter().filter(|device| !is_well(device)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(lost().await, Vec::<String>::new());
+    let mut seen = Vec::new();
+    for pid in hosts(&replica) {
+        // Without its library it does not come back.
+        std::fs::remove_file(&library).unwrap();
+        kill("KILL", pid);
+        until("word of it", async || lost().await.len() == 1).await;
+        let gone = lost().await;
+        for _ in 0..16 {
+            let (sum, device) = answer(&replica, "sum").await;
+            assert_eq!(sum, json!([11.0, 22.0, 33.0]));
+            assert_ne!(device, gone[0]);
+        }
+        assert_eq!(readiness(&replica).await.0, 200, "the model has a device");
+        std::fs::write(&library, &kept).unwrap();
+        until("the device", async || lost().await.is_empty()).await;
+        seen.extend(gone);
+    }
+    // Each has been the one that was lost.
+    seen.sort();
+    assert_eq!(seen, ["adder:0", "adder:1"]);
 }
 
 /// A library whose table has another major version.

@@ -160,13 +160,14 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let picked = model.pick();
         let device = picked.header();
         let run = serving.models.infer(picked, call.inputs, call.outputs.clone(), Some(slot), until);
-        let tensors = match deadline {
-            None => run.await?,
+        let result = match deadline {
+            None => run.await,
             // A run that has not begun is not begun any more; one that has is cancelled, as far as its backend can.
             Some(deadline) => {
-                tokio::time::timeout_at(deadline, run).await.map_err(|_| scheduler::expired())??
+                tokio::time::timeout_at(deadline, run).await.unwrap_or_else(|_| Err(scheduler::expired()))
             }
         };
+        let tensors = result.map_err(|error| error.on(device.clone()))?;
         let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
         let _unsent = replica.busy.unsent_guard(bytes);
         let reply = InferReply {
@@ -177,7 +178,8 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
             outputs: &call.outputs,
             tensors: &tensors,
         };
-        let mut response = ok(replica.busy.hold(apart(bytes, || oip::encode_infer(&reply))?));
+        let encoded = apart(bytes, || oip::encode_infer(&reply)).map_err(|error| error.on(device.clone()))?;
+        let mut response = ok(replica.busy.hold(encoded));
         if let Some(device) = device {
             response.headers_mut().insert(headers::DEVICE, device);
         }

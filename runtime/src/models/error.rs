@@ -17,20 +17,6 @@ pub enum ModelsError {
     /// Models have no place.
     #[error("{}", no_place(.0))]
     NoPlace(Vec<Unplaced>),
-    /// A device holds more than it may, now that a model is loaded.
-    #[error(
-        "with model `{name}` the models on {device} hold {held} bytes, more than its {budget}; set backends.{}.memory, or send a model elsewhere by its `devices`", .device.backend
-    )]
-    Budget {
-        /// The model.
-        name: String,
-        /// The device.
-        device: DeviceId,
-        /// Bytes held.
-        held: u64,
-        /// Bytes that may be.
-        budget: u64,
-    },
     /// Two devices do not make the same of a model's file.
     #[error("model `{name}` has other inputs or outputs on {other} than on {first}")]
     Differs {

@@ -175,7 +175,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::tests::fake;
+    use crate::models::tests::{fake, fake_on};
 
     #[test]
     fn a_call_goes_to_the_instance_with_the_fewest() {
@@ -199,5 +199,31 @@ mod tests {
         drop(picked);
         assert_eq!(three.instances().map(|one| one.calls.load(Ordering::Relaxed)).sum::<usize>(), 0);
         assert!(model(1).pick().counted.is_none(), "one alone is not counted");
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_used_gets_no_calls_while_there_is_another() {
+        let instances: Vec<_> = (0..3).map(|index| Arc::new(fake_on("m", index))).collect();
+        let model = LoadedModel {
+            name: "m".into(),
+            version: "1".into(),
+            platform: String::new(),
+            info: Arc::default(),
+            kind: 1,
+            first: Arc::clone(&instances[0]),
+            others: instances[1..].to_vec(),
+        };
+        let picked = || model.pick().header().unwrap();
+        assert_eq!(picked(), "gpu:0");
+        instances[0].note_lost();
+        // However many calls the others have.
+        let under_way: Vec<_> = (0..5).map(|_| model.pick()).collect();
+        assert!(under_way.iter().all(|picked| picked.header().unwrap() != "gpu:0"));
+        instances[1].note_lost();
+        assert_eq!(picked(), "gpu:2");
+        // With none that can be used it is tried all the same: the answer says why.
+        instances[2].note_lost();
+        assert!(!model.is_able());
+        assert_eq!(picked(), "gpu:0");
     }
 }

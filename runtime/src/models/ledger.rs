@@ -1,7 +1,17 @@
 //! What models hold on each device, as measured, against what they may. Plans go by estimates; this does not.
 
-use super::ModelsError;
 use crate::placement::DeviceId;
+
+/// A device holds more than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("its models hold {held} bytes with this one, more than its {budget} (backends.{backend}.memory)")]
+pub(super) struct Over {
+    backend: String,
+    /// Bytes held.
+    held: u64,
+    /// Bytes that may be.
+    budget: u64,
+}
 
 /// What is held, device by device.
 pub(super) struct Ledger(Vec<Account>);
@@ -19,20 +29,20 @@ impl Ledger {
         Self(devices.map(|(device, budget, held)| Account { device, budget, held }).collect())
     }
 
-    /// Whether everything is within its budget with a model's instances as they are now.
+    /// Whether a device is within its budget with a model's instances as they are now.
     ///
     /// # Errors
-    /// [`ModelsError::Budget`], for the first device that holds more than it may.
-    pub(super) fn check(&self, model: &str, instances: &[(DeviceId, u64)]) -> Result<(), ModelsError> {
-        for account in &self.0 {
-            let held = account.with(instances);
+    /// [`Over`], if it holds more than it may.
+    pub(super) fn check(&self, device: &DeviceId, instances: &[(DeviceId, u64)]) -> Result<(), Over> {
+        let Some(account) = self.0.iter().find(|account| account.device == *device) else { return Ok(()) };
+        let held = account.with(instances);
+        match account.budget {
             // What was there before is nobody's fault here.
-            if let Some(budget) = account.budget.filter(|budget| held > *budget && held > account.held) {
-                let (name, device) = (model.to_owned(), account.device.clone());
-                return Err(ModelsError::Budget { name, device, held, budget });
+            Some(budget) if held > budget && held > account.held => {
+                Err(Over { backend: device.backend.clone(), held, budget })
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A model is through.
@@ -57,15 +67,16 @@ mod tests {
         let id = |index| DeviceId { backend: "gpu".into(), index };
         let mut ledger =
             Ledger::new([(id(0), Some(100), 10), (id(1), None, 0), (id(2), Some(5), 9)].into_iter());
-        let error = |instances: &[(DeviceId, u64)], ledger: &Ledger| {
-            ledger.check("m", instances).err().map(|error| error.to_string())
+        let error = |index, instances: &[(DeviceId, u64)], ledger: &Ledger| {
+            ledger.check(&id(index), instances).err().map(|error| error.to_string())
         };
-        assert_eq!(error(&[(id(0), 90), (id(1), u64::MAX), (id(2), 0)], &ledger), None);
-        let over = "with model `m` the models on gpu:0 hold 101 bytes, more than its 100; set backends.gpu.memory, or send a model elsewhere by its `devices`";
-        assert_eq!(error(&[(id(0), 45), (id(1), 7), (id(0), 46)], &ledger).as_deref(), Some(over));
+        let within = [(id(0), 90), (id(1), u64::MAX), (id(2), 0)];
+        assert!((0..4).all(|index| error(index, &within, &ledger).is_none()));
+        let over = "its models hold 101 bytes with this one, more than its 100 (backends.gpu.memory)";
+        assert_eq!(error(0, &[(id(0), 45), (id(1), 7), (id(0), 46)], &ledger).as_deref(), Some(over));
         ledger.add(&[(id(0), 50)]);
-        assert_eq!(error(&[(id(0), 40)], &ledger), None);
-        assert!(error(&[(id(0), 41)], &ledger).unwrap().contains("101 bytes"));
-        assert!(error(&[(id(0), u64::MAX)], &ledger).is_some());
+        assert_eq!(error(0, &[(id(0), 40)], &ledger), None);
+        assert!(error(0, &[(id(0), 41)], &ledger).unwrap().contains("101 bytes"));
+        assert!(error(0, &[(id(0), u64::MAX)], &ledger).is_some());
     }
 }

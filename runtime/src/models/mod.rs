@@ -10,6 +10,7 @@ mod instance;
 mod job;
 mod ledger;
 mod load;
+mod loader;
 mod manifest;
 mod metrics;
 pub(crate) mod plugin;

@@ -201,7 +201,7 @@ pub(super) fn estimate(models: &[Wanted], backends: &[Surveyed]) -> Estimates {
             fallback: model.fallback,
             instances: model.instances,
             format: model.format.clone(),
-            estimates: BTreeMap::new(),
+            ..placement::Wanted::default()
         };
         let named = backends.iter().filter(|seen| model.devices.iter().any(|wish| wish.means(&seen.name)));
         for open in named.flat_map(|seen| &seen.devices).filter_map(|seen| seen.opened.as_ref().ok()) {

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
-    BackendError, DataType, Instance, ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
+    BackendError, DataType, Device, DeviceStatus, Health, Instance, LoadOptions, Model, ModelInfo, Output,
+    Run, RunId, Shape, Tensor, TensorInfo,
 };
 use prometheus::IntCounter;
 
 use super::ModelInstance;
 use super::batch::{BatchMetrics, Former, Limits};
+use super::health::DeviceHealth;
+use super::instance::Place;
 use super::wanted::Wanted;
 use crate::config::BatchDelay;
+use crate::placement::DeviceId;
 
 /// A call with this for `k` makes the run fail.
 pub(super) const POISON: i64 = 13;
@@ -122,12 +126,37 @@ pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<ModelIns
 
 /// A model that does nothing.
 pub(super) fn fake(name: &str) -> Arc<ModelInstance> {
-    Arc::new(bare(name))
+    Arc::new(bare(name, None))
 }
 
-fn bare(name: &str) -> ModelInstance {
+/// One on a device of its own, with this number.
+pub(super) fn fake_on(name: &str, index: usize) -> ModelInstance {
+    let (id, device) = (DeviceId { backend: "gpu".into(), index }, Arc::new(FakeDevice));
+    let health =
+        DeviceHealth::new(id.clone(), Arc::clone(&device) as _, device.status().unwrap(), Arc::default());
+    bare(name, Some(Place::new(id, Arc::new(health), None)))
+}
+
+fn bare(name: &str, place: Option<Place>) -> ModelInstance {
     let runs = IntCounter::new("runs", "runs").unwrap();
-    ModelInstance::new(name, Arc::default(), Arc::new(Fake::default()), None, runs)
+    ModelInstance::new(name, Arc::default(), Arc::new(Fake::default()), place, runs)
+}
+
+/// A device that is well and holds nothing.
+struct FakeDevice;
+
+impl Device for FakeDevice {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        Ok(DeviceStatus { memory_total: 0, memory_free: 0, memory_held: 0, health: Health::Healthy })
+    }
+
+    fn estimate(&self, _options: &LoadOptions) -> Result<u64, BackendError> {
+        Ok(0)
+    }
+
+    fn load(&self, _options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
+        Err(BackendError::Load("not here".into()))
+    }
 }
 
 /// A call with so many rows and values in a row.

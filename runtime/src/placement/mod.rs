@@ -4,6 +4,9 @@
 //! that has a device with room for it; of the devices that an entry matches, to the one with the fewest copies of the model, then to the
 //! one with the most room. Where an entry means several backends, those that take the model's format are asked, one after the other.
 //! What would have to leave for a first choice is named, and nothing leaves.
+//!
+//! A plan is made anew when a model does not load where it was planned. Copies that are loaded by then stay where they are, with the
+//! bytes that they were measured to hold; the others are placed as before, but not where their model has failed.
 
 mod reason;
 #[cfg(test)]
@@ -101,6 +104,10 @@ pub struct Wanted {
     pub format: Option<String>,
     /// Bytes that a copy would take on a device, or why that cannot be told. Where nothing is said it is nothing.
     pub estimates: BTreeMap<DeviceId, Result<u64, String>>,
+    /// Its first copies, which are loaded already and stay where they are, with the bytes that they were measured to hold.
+    pub loaded: Vec<Placed>,
+    /// Where it was tried and did not load, and why.
+    pub failed: BTreeMap<DeviceId, String>,
 }
 
 /// Where everything goes.
@@ -180,8 +187,13 @@ pub fn plan(models: &[Wanted], backends: &[BackendState]) -> Plan {
             planner.taken.insert(DeviceId { backend: backend.name.clone(), index }, device.held);
         }
     }
+    // What is loaded has its room, whoever comes before it.
+    for placed in models.iter().flat_map(|model| &model.loaded) {
+        planner.take(&placed.device, placed.bytes);
+    }
     for model in models {
-        for instance in 0..model.instances {
+        planner.plan.placed.extend(model.loaded.iter().cloned());
+        for instance in model.loaded.len()..model.instances {
             planner.place(model, instance);
         }
     }
@@ -199,6 +211,11 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
+    fn take(&mut self, device: &DeviceId, bytes: u64) {
+        let taken = self.taken.entry(device.clone()).or_default();
+        *taken = taken.saturating_add(bytes);
+    }
+
     fn place(&mut self, model: &Wanted, instance: usize) {
         let mut tried = Vec::new();
         let first = model.devices.first();
@@ -208,8 +225,7 @@ impl Planner<'_> {
                 continue;
             }
             if let Some((device, bytes)) = self.best(model, wish, &mut tried) {
-                let taken = self.taken.entry(device.clone()).or_default();
-                *taken = taken.saturating_add(bytes);
+                self.take(&device, bytes);
                 let evict = if rank > 0 { self.evictions(model, &tried) } else { Vec::new() };
                 let fallback_from = first.filter(|_| rank > 0).map(DeviceWish::to_string);
                 let model = model.name.clone();
@@ -289,6 +305,9 @@ impl Planner<'_> {
     ) -> Result<(u64, u64), Reason> {
         if let Some(why) = &device.lost {
             return Err(Reason::Unhealthy { why: why.clone() });
+        }
+        if let Some(why) = model.failed.get(id) {
+            return Err(Reason::Failed { why: why.clone() });
         }
         let bytes = match model.estimates.get(id) {
             // Copies on one device share what the first one took.

@@ -64,6 +64,11 @@ pub enum Reason {
         /// Why.
         why: String,
     },
+    /// It was tried there and did not load.
+    Failed {
+        /// Why.
+        why: String,
+    },
     /// The model may not go elsewhere than where its list begins.
     Forbidden,
 }
@@ -80,6 +85,7 @@ impl fmt::Display for Reason {
                 write!(f, "does not take `{format}`, only {}", takes.join(", "))
             }
             Self::Unreadable { why } => f.write_str(why),
+            Self::Failed { why } => write!(f, "did not load it: {why}"),
             Self::Forbidden => f.write_str("not allowed: fallback = false"),
         }
     }

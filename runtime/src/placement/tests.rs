@@ -25,7 +25,7 @@ fn model(name: &str, devices: &str, instances: usize, bytes: u64, backends: &[Ba
         fallback: true,
         instances,
         format: Some("onnx".into()),
-        estimates: BTreeMap::new(),
+        ..Wanted::default()
     };
     for backend in backends {
         for index in 0..backend.devices.len() {
@@ -130,6 +130,47 @@ fn an_entry_means_the_backends_beside_its_own_as_well() {
     );
 }
 
+#[test]
+fn what_did_not_load_goes_on_along_its_list_and_what_is_loaded_stays() {
+    let backends = [backend("cuda", &[Some(10), Some(8)]), backend("cpu", &[None])];
+    let failed = |wanted: Wanted, index| {
+        let device = DeviceId { backend: "cuda".into(), index };
+        Wanted { failed: BTreeMap::from([(device, "out of memory".into())]), ..wanted }
+    };
+    let plan = |models: &[Wanted]| shown(&super::plan(models, &backends));
+    let a = || model("a", "cuda cpu", 1, 5, &backends);
+    let why = |index| format!("[cuda:{index}: did not load it: out of memory]");
+    // To the next device of the same entry first, which is no fallback.
+    assert_eq!(plan(&[failed(a(), 0)]), [format!("a.0 cuda:1 {}", why(0))]);
+    let both =
+        Wanted { failed: failed(a(), 0).failed.into_iter().chain(failed(a(), 1).failed).collect(), ..a() };
+    assert_eq!(plan(&[both]), [format!("a.0 cpu:0 from cuda {} {}", why(0), why(1))]);
+    let strict = failed(Wanted { fallback: false, ..model("a", "cuda:1 cpu", 1, 5, &backends) }, 1);
+    assert_eq!(plan(&[strict]), [format!("a.0 - {} [cpu: not allowed: fallback = false]", why(1))]);
+
+    // Two copies are loaded, and hold more than was thought: the third shares with the one that is left, the next model does not fit.
+    let first = super::plan(&[model("a", "cuda cpu", 3, 5, &backends)], &backends);
+    let mut loaded = first.placed[..2].to_vec();
+    assert_eq!(loaded.iter().map(|placed| placed.device.index).collect::<Vec<_>>(), [0, 1]);
+    loaded[0].bytes = 7;
+    let a = || Wanted { loaded: loaded.clone(), ..model("a", "cuda cpu", 3, 5, &backends) };
+    let b = model("b", "cuda:0 cpu", 1, 4, &backends);
+    let no_room = "[cuda:0: has no room: 4 bytes more than the 7 taken are over its 10]";
+    assert_eq!(
+        plan(&[failed(a(), 1), b.clone()]),
+        [
+            "a.0 cuda:0".into(),
+            "a.1 cuda:1".into(),
+            format!("a.2 cuda:0 {}", why(1)),
+            format!("b.0 cpu:0 from cuda:0 {no_room} -a.2 -a.0")
+        ]
+    );
+    // Also where it is further down than what is placed anew.
+    let anew = plan(&[b, a()]);
+    assert_eq!(anew[0], format!("b.0 cpu:0 from cuda:0 {no_room}"));
+    assert_eq!(anew[1..3], ["a.0 cuda:0", "a.1 cuda:1"]);
+}
+
 prop_compose! {
     fn backends()(budgets in prop::collection::vec(prop::collection::vec((prop::option::of(0u64..100), 0u64..30, any::<bool>()), 0..4), 1..4)) -> Vec<BackendState> {
         let names = ["cpu", "cuda", "gpu"];
@@ -187,6 +228,65 @@ proptest! {
             for wish in &model.devices {
                 let told = unplaced.tried.iter().any(|tried| tried.device.split(':').next() == Some(&*wish.backend));
                 prop_assert!(told, "{} is named", wish);
+            }
+        }
+    }
+    #[test]
+    fn what_is_planned_anew_moves_nothing_and_goes_nowhere_where_it_failed(
+        (backends, models) in backends().prop_flat_map(models),
+        count in any::<prop::sample::Index>(),
+        measured in prop::collection::vec(0u64..60, 24),
+        elsewhere in prop::collection::btree_set((0usize..8, 0usize..3, 0usize..4), 0..6),
+    ) {
+        let first = super::plan(&models, &backends);
+        // As it is when one of the copies does not load where it was planned: those before it are loaded.
+        let count = if first.placed.is_empty() { 0 } else { count.index(first.placed.len()) };
+        let (before, after) = first.placed.split_at(count);
+        let mut models = models;
+        for (placed, bytes) in before.iter().zip(measured.iter().cycle()) {
+            let model = models.iter_mut().find(|model| model.name == placed.model).unwrap();
+            model.loaded.push(Placed { bytes: *bytes, ..placed.clone() });
+        }
+        let failing = after.first().map(|placed| (placed.model.clone(), placed.device.clone()));
+        let more = elsewhere.into_iter().filter_map(|(model, backend, index)| {
+            let backend = backends.get(backend)?.name.clone();
+            Some((models.get(model)?.name.clone(), DeviceId { backend, index }))
+        });
+        for (name, device) in failing.into_iter().chain(more.collect::<Vec<_>>()) {
+            models.iter_mut().find(|model| model.name == name).unwrap().failed.insert(device, "broke".into());
+        }
+        let plan = super::plan(&models, &backends);
+        prop_assert_eq!(plan.placed.len() + plan.unplaced.len(), models.iter().map(|model| model.instances).sum::<usize>());
+        for model in &models {
+            let placed: Vec<_> = plan.placed.iter().filter(|placed| placed.model == model.name).collect();
+            let (stay, anew) = placed.split_at(model.loaded.len());
+            prop_assert!(stay.iter().copied().eq(&model.loaded), "what is loaded stays as it is");
+            for placed in anew {
+                prop_assert!(!model.failed.contains_key(&placed.device), "{} at {}", placed.model, placed.device);
+                prop_assert!(model.fallback || placed.fallback_from.is_none());
+            }
+        }
+        for used in &plan.devices {
+            let on = || plan.placed.iter().filter(|placed| placed.device == used.device);
+            prop_assert_eq!(used.planned, on().map(|placed| placed.bytes).sum::<u64>(), "as measured");
+            let adds = on().any(|placed| {
+                let model = models.iter().find(|model| model.name == placed.model).unwrap();
+                !model.loaded.contains(placed) && placed.bytes > 0
+            });
+            prop_assert!(!adds || used.budget.is_none_or(|budget| used.held + used.planned <= budget));
+        }
+        // Of what finds no place, every device that it failed on and might have gone to is named.
+        for unplaced in &plan.unplaced {
+            let model = models.iter().find(|model| model.name == unplaced.model).unwrap();
+            let wishes = model.devices.iter().take(if model.fallback { model.devices.len() } else { 1 });
+            for wish in wishes {
+                let Some(backend) = backends.iter().find(|backend| backend.name == wish.backend) else { continue };
+                for (device, state) in backend.devices.iter().enumerate() {
+                    let id = DeviceId { backend: wish.backend.clone(), index: device };
+                    let told = unplaced.tried.iter().any(|tried| tried.device == id.to_string() && matches!(tried.reason, Reason::Failed { .. }));
+                    let is_asked = wish.index.is_none_or(|index| index == device) && state.lost.is_none();
+                    prop_assert!(told || !is_asked || !model.failed.contains_key(&id), "{}", id);
+                }
             }
         }
     }

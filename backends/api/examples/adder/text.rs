@@ -44,10 +44,22 @@ impl Text {
         Self::parse(&text).ok_or_else(|| broken("no model".into()))
     }
 
+    /// Adds rows of three.
+    pub(crate) fn sum() -> Self {
+        let info = ModelInfo {
+            inputs: vec![row("x", DataType::Fp32, 3), row("y", DataType::Fp32, 3)],
+            outputs: vec![row("z", DataType::Fp32, 3)],
+        };
+        Self { task: Task::Add, info, weights: WEIGHTS }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         use DataType::{Fp32, Int64};
         let (word, rest) = text.split_once(' ')?;
-        let add = || [vec![row("x", Fp32, 3), row("y", Fp32, 3)], vec![row("z", Fp32, 3)]];
+        let add = || {
+            let ModelInfo { inputs, outputs } = Self::sum().info;
+            [inputs, outputs]
+        };
         let mut weights = WEIGHTS;
         let (task, [inputs, outputs]) = match word {
             "add" => (Task::Add, add()),

@@ -144,6 +144,11 @@ impl Former {
         }))
     }
 
+    /// So many calls may wait from now on.
+    pub(super) fn let_wait(&mut self, most: usize) {
+        self.most = most;
+    }
+
     /// Takes a call.
     pub(super) fn put(&self, job: Job) -> Result<Put, Refused> {
         let member = self.member(job).map_err(Refused::Unfit)?;

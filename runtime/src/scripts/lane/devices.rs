@@ -2,6 +2,8 @@
 
 use http::HeaderValue;
 
+use crate::scripts::call::ScriptResult;
+
 /// The devices that a call's runs of models were on, as the header of its answer says them.
 #[derive(Default)]
 pub(super) struct Devices(Vec<HeaderValue>);
@@ -26,6 +28,14 @@ impl Devices {
                 &some.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]),
             )
             .ok(),
+        }
+    }
+
+    /// What becomes of the call, with them named; also where it fails.
+    pub(super) fn mark(&self, result: ScriptResult) -> ScriptResult {
+        match result {
+            Ok(answer) => Ok(answer.on(self.header())),
+            Err(error) => Err(error.on(self.header())),
         }
     }
 }

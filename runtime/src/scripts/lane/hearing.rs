@@ -95,8 +95,7 @@ impl Lane {
             active.stream = Some(producer);
             active.deadline = deadline;
             // A call that is over its time has been answered; its stream has lost its reader and is cancelled.
-            let devices = active.devices.header();
-            active.job.tell(Ok(ScriptAnswer::Stream { head, body, run, devices }));
+            active.tell(Ok(ScriptAnswer::Stream { head, body, run, devices: None }));
             self.alarm.set(deadline);
             return Ok(());
         }
@@ -112,8 +111,8 @@ impl Lane {
             return Ok(());
         }
         let result = interpret(reply, run, &active.job.call.request_id, Some(&self.shared.confinement))?;
-        let result = result.map(|answer| answer.on(active.devices.header()));
-        active.job.answer(if active.overdue.is_some() { Err(timeout(&self.shared)) } else { result });
+        let is_overdue = active.overdue.is_some();
+        active.answer(if is_overdue { Err(timeout(&self.shared)) } else { result });
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::time::Instant;
 
-use super::call::Job;
+use super::call::{Job, ScriptResult};
 use super::connection::ExchangeError;
 use super::process::Death;
 use super::queue::Door;
@@ -80,6 +80,18 @@ struct Active {
     stalled: Option<Instant>,
     /// Where models ran meanwhile.
     devices: Devices,
+}
+
+impl Active {
+    /// Ends the call.
+    fn answer(self, result: ScriptResult) {
+        self.job.answer(self.devices.mark(result));
+    }
+
+    /// Tells the caller, while the worker still works.
+    fn tell(&mut self, result: ScriptResult) {
+        self.job.tell(self.devices.mark(result));
+    }
 }
 
 /// How it ended with a worker.
@@ -253,11 +265,11 @@ impl Lane {
             let request = &active.job.call.request_id;
             tracing::error!(worker = self.number, ?request, %error, %death, "worker lost during a call");
             let message = format!("the worker ended during the call: {death}");
-            active.job.answer(if active.overdue.is_some() {
-                Err(timeout(&self.shared))
-            } else {
-                Err(CallError::new(ErrorCode::WorkerLost, message))
-            });
+            let error = match active.overdue {
+                Some(_) => timeout(&self.shared),
+                None => CallError::new(ErrorCode::WorkerLost, message),
+            };
+            active.answer(Err(error));
         }
         if self.active.is_empty() && self.forming.is_empty() {
             tracing::warn!(worker = self.number, %error, %death, "worker ended");
@@ -268,10 +280,11 @@ impl Lane {
     fn lose_hanging(&mut self) {
         for active in take_if(&mut self.active, |active| active.begun) {
             let message = "the worker was ended because another call of its did not come back in time";
-            active.job.answer(match active.overdue {
-                Some(_) => Err(timeout(&self.shared)),
-                None => Err(CallError::new(ErrorCode::WorkerLost, message)),
-            });
+            let error = match active.overdue {
+                Some(_) => timeout(&self.shared),
+                None => CallError::new(ErrorCode::WorkerLost, message),
+            };
+            active.answer(Err(error));
         }
     }
 
@@ -286,7 +299,7 @@ impl Lane {
     fn refuse_all(&mut self, error: &CallError) {
         for active in self.active.drain(..) {
             if active.overdue.is_some() || active.expired {
-                active.job.answer(Err(error.clone()));
+                active.answer(Err(error.clone()));
             } else {
                 active.job.refuse(error);
             }

@@ -135,7 +135,7 @@ impl Care<'_> {
             return Some(deadline);
         }
         active.expired = true;
-        active.job.tell_expired();
+        active.tell(Err(crate::scheduler::expired()));
         if let Some(stream) = &active.stream {
             stream.end(Err(StreamError::Lost));
         }
@@ -163,7 +163,7 @@ impl Care<'_> {
         self.cancel(active, Unwanted::OutOfTime);
         active.overdue = Some(self.now);
         // The caller need not wait for the worker.
-        active.job.tell(Err(self.late.clone()));
+        active.tell(Err(self.late.clone()));
         if let Some(stream) = &active.stream {
             stream.end(Err(StreamError::Lost));
         }

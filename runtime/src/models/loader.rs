@@ -1,0 +1,305 @@
+//! Loads copy after copy where the plan has it. What does not load there is planned anew; what is loaded stays where it is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use outrigger_backend::{BackendError, DeviceStatus, Health, Model, ModelInfo};
+
+use super::batch::{self, Former};
+use super::health::DeviceHealth;
+use super::instance::{ModelInstance, Place};
+use super::ledger::{Ledger, Over};
+use super::survey::{self, Estimates, OpenDevice, Surveyed};
+use super::wanted::Wanted;
+use super::{ModelsError, samples, threads};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::placement::{self, DeviceId, Placed, Plan, Reason, Unplaced};
+
+/// How long a device that was lost with a model is waited for before the next model goes there, while it says that it is being started
+/// anew...
+const RECOVERY: Duration = Duration::from_secs(10);
+/// ...and how often it is asked.
+const ASKED: Duration = Duration::from_millis(10);
+
+pub(super) struct Loader<'a> {
+    config: &'a Config,
+    metrics: &'a Metrics,
+    wanted: &'a [Wanted],
+    backends: &'a [Surveyed],
+    devices: &'a [(OpenDevice, Arc<DeviceHealth>)],
+    /// What the models want, where they have failed, and which of their copies are loaded.
+    estimates: Estimates,
+    ledger: Ledger,
+    /// Devices that were lost with a model.
+    lost: BTreeSet<DeviceId>,
+}
+
+/// Why a copy is not loaded.
+enum Trouble {
+    /// The device, or its backend, does not load it.
+    Backend(BackendError),
+    /// The device holds too much with it.
+    Over(Over),
+    /// Wherever it went, that would be no better.
+    Model(ModelsError),
+}
+
+impl From<ModelsError> for Trouble {
+    fn from(error: ModelsError) -> Self {
+        Self::Model(error)
+    }
+}
+
+/// What a model's copies on one device share.
+type Shared = Vec<(DeviceId, Arc<dyn Model>)>;
+
+impl<'a> Loader<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        metrics: &'a Metrics,
+        wanted: &'a [Wanted],
+        backends: &'a [Surveyed],
+        devices: &'a [(OpenDevice, Arc<DeviceHealth>)],
+    ) -> Self {
+        let accounts =
+            devices.iter().map(|(open, _)| (open.id.clone(), open.budget, open.status.memory_held));
+        Self {
+            config,
+            metrics,
+            wanted,
+            backends,
+            devices,
+            estimates: survey::estimate(wanted, backends),
+            ledger: Ledger::new(accounts),
+            lost: BTreeSet::new(),
+        }
+    }
+
+    /// Loads all models: the instances of each, in their order.
+    ///
+    /// # Errors
+    /// [`ModelsError`], for the first model that cannot be loaded anywhere.
+    pub(super) fn all(mut self) -> Result<Vec<Vec<ModelInstance>>, ModelsError> {
+        let mut plan = self.plan()?;
+        let mut all = Vec::with_capacity(self.wanted.len());
+        for (number, wanted) in self.wanted.iter().enumerate() {
+            let mut shared = Shared::new();
+            let mut instances: Vec<ModelInstance> = Vec::with_capacity(wanted.instances);
+            while let Some(placed) = next(&plan, wanted, instances.len()) {
+                match self.copy(wanted, placed, &mut shared, &instances) {
+                    Ok(instance) => {
+                        instances.push(instance);
+                        self.note(number, placed, &instances);
+                    }
+                    Err(Trouble::Model(error)) => return Err(error),
+                    Err(Trouble::Over(over)) => {
+                        self.give_up(number, &placed.device, over.to_string());
+                        leave(&placed.device, &instances, &mut shared);
+                        plan = self.plan()?;
+                    }
+                    Err(Trouble::Backend(error)) => {
+                        self.give_up(number, &placed.device, error.to_string());
+                        leave(&placed.device, &instances, &mut shared);
+                        self.failed(wanted, &placed.device, error);
+                        plan = self.plan()?;
+                    }
+                }
+            }
+            self.through(number, &instances);
+            all.push(instances);
+        }
+        Ok(all)
+    }
+
+    /// Where everything goes that is not loaded yet.
+    fn plan(&mut self) -> Result<Plan, ModelsError> {
+        let states: Vec<_> = self.backends.iter().map(Surveyed::state).collect();
+        let plan = placement::plan(&self.estimates.models, &states);
+        if plan.unplaced.is_empty() {
+            return Ok(plan);
+        }
+        let broken = plan.unplaced.iter().find_map(|unplaced| self.fault_of_file(unplaced));
+        Err(broken.unwrap_or(ModelsError::NoPlace(plan.unplaced)))
+    }
+
+    /// Takes the error of a model of which nothing but the file is wrong.
+    fn fault_of_file(&mut self, unplaced: &Unplaced) -> Option<ModelsError> {
+        let wanted = self.wanted.iter().find(|wanted| wanted.name == unplaced.model)?;
+        let mut broken = None;
+        for tried in unplaced.tried.iter().filter(|tried| tried.reason != Reason::Forbidden) {
+            let failures = self.estimates.failures.iter();
+            let mut own = failures
+                .filter(|((name, device), _)| *name == wanted.name && device.to_string() == tried.device);
+            // Another device would not read it either.
+            let (key, _) = own.find(|(_, error)| matches!(error, BackendError::Load(_)))?;
+            broken.get_or_insert_with(|| key.clone());
+        }
+        let source = self.estimates.failures.remove(&broken?)?;
+        Some(ModelsError::Load { name: wanted.name.clone(), path: wanted.path.clone(), source })
+    }
+
+    fn copy(
+        &self,
+        wanted: &Wanted,
+        placed: &Placed,
+        shared: &mut Shared,
+        others: &[ModelInstance],
+    ) -> Result<ModelInstance, Trouble> {
+        let found = self.devices.iter().find(|(open, _)| open.id == placed.device);
+        let (open, health) = found.ok_or_else(|| {
+            Trouble::Backend(BackendError::Internal(format!("{} is not open", placed.device)))
+        })?;
+        let model = self.once(wanted, open, shared)?;
+        let instance = model.instance().map_err(Trouble::Backend)?;
+        // Those of one device share what they hold, so that each holds less with every further one.
+        let mut held = held(others);
+        held.push((open.id.clone(), instance.bytes_held()));
+        self.ledger.check(&open.id, &held).map_err(Trouble::Over)?;
+        let (info, from) = (Arc::new(model.info().clone()), placed.fallback_from.as_deref());
+        let former = self.former(wanted, &info)?;
+        let place = Place::new(open.id.clone(), Arc::clone(health), from);
+        let runs = self.metrics.models.runs(&wanted.name, &open.id.to_string(), from.is_some());
+        let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
+        instance.former = former;
+        instance.measure();
+        samples::run(wanted, &instance, &self.config.limits)?;
+        Ok(instance)
+    }
+
+    /// The model on a device. Copies on one device share its weights, so it is loaded there once.
+    fn once(
+        &self,
+        wanted: &Wanted,
+        open: &OpenDevice,
+        shared: &mut Shared,
+    ) -> Result<Arc<dyn Model>, Trouble> {
+        if let Some((_, model)) = shared.iter().find(|(device, _)| *device == open.id) {
+            return Ok(Arc::clone(model));
+        }
+        if self.lost.contains(&open.id) {
+            recover(open);
+        }
+        let model = open.device.load(&wanted.options()).map_err(Trouble::Backend)?;
+        if let Some((first, _)) = shared.first().filter(|(_, first)| differ(first.info(), model.info())) {
+            let (first, other) = (first.clone(), open.id.clone());
+            return Err(ModelsError::Differs { name: wanted.name.clone(), first, other }.into());
+        }
+        check(wanted, model.info())?;
+        shared.push((open.id.clone(), Arc::clone(&model)));
+        Ok(model)
+    }
+
+    fn former(&self, wanted: &Wanted, info: &ModelInfo) -> Result<Option<Former>, ModelsError> {
+        let limits = batch::Limits { bytes: self.config.limits.answer, waiting: threads::WAITING };
+        Former::new(&wanted.name, wanted, info, limits, &self.metrics.batches).map_err(|reason| {
+            ModelsError::Batch {
+                name: wanted.name.clone(),
+                max_batch: wanted.max_batch,
+                reason: Box::new(reason),
+            }
+        })
+    }
+
+    /// A copy is loaded, and stays where it is.
+    fn note(&mut self, number: usize, placed: &Placed, instances: &[ModelInstance]) {
+        let Some(model) = self.estimates.models.get_mut(number) else { return };
+        model.loaded.push(placed.clone());
+        for (placed, (_, bytes)) in model.loaded.iter_mut().zip(held(instances)) {
+            // Where it is not known what is held, what was planned counts.
+            placed.bytes = if bytes > 0 { bytes } else { placed.bytes };
+        }
+    }
+
+    /// A model goes elsewhere.
+    fn give_up(&mut self, number: usize, device: &DeviceId, why: String) {
+        if let Some(model) = self.estimates.models.get_mut(number) {
+            model.failed.insert(device.clone(), why);
+        }
+    }
+
+    /// A backend did not load a model.
+    fn failed(&mut self, wanted: &Wanted, device: &DeviceId, error: BackendError) {
+        if matches!(error, BackendError::Lost(_)) {
+            self.lost.insert(device.clone());
+            let lost = self.devices.iter().find(|(open, _)| open.id == *device);
+            lost.iter().for_each(|(_, health)| health.suspect());
+        }
+        self.estimates.failures.insert((wanted.name.clone(), device.clone()), error);
+    }
+
+    /// All copies of a model are loaded.
+    fn through(&mut self, number: usize, instances: &[ModelInstance]) {
+        let held = held(instances);
+        self.ledger.add(&held);
+        let Some(model) = self.estimates.models.get(number) else { return };
+        for (device, bytes) in held {
+            tracing::info!(model = %model.name, %device, bytes, "model ready");
+        }
+        tell(&model.loaded);
+    }
+}
+
+/// Where the plan has a copy, if there is to be one more.
+fn next<'a>(plan: &'a Plan, wanted: &Wanted, instance: usize) -> Option<&'a Placed> {
+    plan.placed.iter().find(|placed| placed.model == wanted.name && placed.instance == instance)
+}
+
+/// What was shared on a device goes, unless a copy there goes on using it.
+fn leave(device: &DeviceId, instances: &[ModelInstance], shared: &mut Shared) {
+    let mut places = instances.iter().filter_map(|instance| instance.place.as_ref());
+    if !places.any(|place| place.device == *device) {
+        shared.retain(|(other, _)| other != device);
+    }
+}
+
+/// Says why a model is not where it should be, once.
+fn tell(copies: &[Placed]) {
+    let why = |placed: &Placed| placed.tried.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let has_failed =
+        |placed: &&Placed| placed.tried.iter().any(|tried| matches!(tried.reason, Reason::Failed { .. }));
+    if let Some((placed, from)) =
+        copies.iter().find_map(|placed| Some((placed, placed.fallback_from.as_ref()?)))
+    {
+        let (model, device, why) = (&placed.model, &placed.device, why(placed));
+        tracing::warn!(%model, %device, from, why, "model is not where its list of devices begins");
+    } else if let Some(placed) = copies.iter().find(has_failed) {
+        let (model, device, why) = (&placed.model, &placed.device, why(placed));
+        tracing::warn!(%model, %device, why, "model did not load on another device that is as good");
+    }
+}
+
+/// Waits for a device that is being started anew: what ended it was another model.
+fn recover(open: &OpenDevice) {
+    let end = Instant::now() + RECOVERY;
+    let recovers = || matches!(open.device.status(), Ok(DeviceStatus { health: Health::Recovering(_), .. }));
+    while recovers() && Instant::now() < end {
+        std::thread::sleep(ASKED);
+    }
+}
+
+/// What instances hold, and where.
+fn held(instances: &[ModelInstance]) -> Vec<(DeviceId, u64)> {
+    instances.iter().for_each(ModelInstance::measure);
+    let held =
+        |instance: &ModelInstance| Some((instance.place.as_ref()?.device.clone(), instance.bytes_held()));
+    instances.iter().filter_map(held).collect()
+}
+
+/// Whether the manifest says the same of inputs and outputs.
+fn check(wanted: &Wanted, info: &ModelInfo) -> Result<(), ModelsError> {
+    let Some(manifest) = &wanted.manifest else { return Ok(()) };
+    manifest.check(info).map_err(|problem| ModelsError::Manifest { path: manifest.path.clone(), problem })
+}
+
+/// Whether two devices make something else of one file: a call has to fit both.
+fn differ(one: &ModelInfo, other: &ModelInfo) -> bool {
+    let same = |one: &[outrigger_backend::TensorInfo], other: &[outrigger_backend::TensorInfo]| {
+        one.len() == other.len()
+            && one.iter().zip(other).all(|(one, other)| {
+                one.name == other.name && one.data_type == other.data_type && one.shape == other.shape
+            })
+    };
+    !(same(&one.inputs, &other.inputs) && same(&one.outputs, &other.outputs))
+}
