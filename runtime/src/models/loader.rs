@@ -63,8 +63,6 @@ impl<'a> Loader<'a> {
         backends: &'a [Surveyed],
         devices: &'a [(OpenDevice, Arc<DeviceHealth>)],
     ) -> Self {
-        let accounts =
-            devices.iter().map(|(open, _)| (open.id.clone(), open.budget, open.status.memory_held));
         Self {
             config,
             metrics,
@@ -72,7 +70,7 @@ impl<'a> Loader<'a> {
             backends,
             devices,
             estimates: survey::estimate(wanted, backends),
-            ledger: Ledger::new(accounts),
+            ledger: Ledger::new(devices.iter().map(|(open, _)| open)),
             lost: BTreeSet::new(),
         }
     }

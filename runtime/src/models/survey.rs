@@ -31,6 +31,8 @@ pub(super) struct SeenDevice {
 #[derive(Clone)]
 pub(crate) struct OpenDevice {
     pub(super) id: DeviceId,
+    /// The same device, as the backend calls it whose devices these are.
+    pub(super) main: DeviceId,
     pub(super) device: Arc<dyn Device>,
     /// How it was when it was opened.
     pub(super) status: DeviceStatus,
@@ -112,9 +114,10 @@ fn one(config: &BackendsConfig, name: &str, watch: &Arc<Watch>) -> Surveyed {
                 let device = backend.open(index)?;
                 let status = device.status()?;
                 let id = DeviceId { backend: name.to_owned(), index };
+                let main = DeviceId { backend: main.to_owned(), index };
                 let budget = memory.or_else(|| budget(&status));
                 let threads = table.threads.unwrap_or_else(|| threads(config, name, info));
-                Ok(OpenDevice { id, device, status, budget, threads })
+                Ok(OpenDevice { id, main, device, status, budget, threads })
             };
             devices.push(SeenDevice { info: info.clone(), opened: open() });
         }
