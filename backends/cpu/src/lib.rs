@@ -17,27 +17,16 @@
 //! Memory goes back to the operating system within about a second after a model was unloaded; see `trim.rs`.
 
 mod affinity;
-mod cache;
-mod cancel;
-mod contents;
-mod device;
-mod error;
-mod instance;
 mod memory;
-mod model;
-#[expect(unsafe_code, reason = "calls ONNX Runtime")]
-mod raw;
-mod runtime;
-mod session;
+mod provider;
 mod settings;
-mod tensor;
 mod trim;
 
 use std::sync::Arc;
 
 use outrigger_backend::{Backend, BackendError};
 
-use device::Cpu;
+use provider::Cpu;
 use settings::Settings;
 
 outrigger_backend::export!(open);
@@ -47,11 +36,9 @@ outrigger_backend::export!(open);
 /// # Errors
 /// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
 pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
-    let unavailable = |error: &dyn std::fmt::Display| BackendError::Unavailable {
-        backend: "cpu".into(),
-        reason: error.to_string(),
-    };
-    let settings = Settings::read(settings).map_err(|error| unavailable(&error))?;
-    let runtime = runtime::start(&settings);
-    Ok(Arc::new(Cpu::new(settings, runtime).map_err(|error| unavailable(&error))?))
+    let settings = Settings::read(settings)
+        .map_err(|error| BackendError::Unavailable { backend: "cpu".into(), reason: error.to_string() })?;
+    let Settings { common, intra_threads, affinity } = settings;
+    let pool = provider::pool(intra_threads.get(), affinity.as_ref());
+    outrigger_onnxruntime::open(Cpu { affinity }, &common, &pool)
 }

@@ -2,18 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-/// Bytes in all, and bytes that a new model could have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Memory {
-    pub(crate) total: u64,
-    pub(crate) free: u64,
-}
+use outrigger_onnxruntime::Memory;
 
 /// Asks the operating system; zeros where it does not say in Linux's way.
 pub(crate) fn read() -> Memory {
     let machine = parse(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    limits(&groups, Path::new("/sys/fs/cgroup")).fold(machine, Memory::within)
+    limits(&groups, Path::new("/sys/fs/cgroup")).fold(machine, within)
 }
 
 /// A limit of a control group, and what is in use of it, in bytes.
@@ -49,11 +44,9 @@ fn limits<'a>(groups: &'a str, root: &'a Path) -> impl Iterator<Item = Limit> + 
     })
 }
 
-impl Memory {
-    fn within(self, (most, used): Limit) -> Self {
-        // What caches of the group hold counts as used, though it would be given up: rather too little than too much.
-        Self { total: self.total.min(most), free: self.free.min(most.saturating_sub(used)) }
-    }
+fn within(memory: Memory, (most, used): Limit) -> Memory {
+    // What caches of the group hold counts as used, though it would be given up: rather too little than too much.
+    Memory { total: memory.total.min(most), free: memory.free.min(most.saturating_sub(used)) }
 }
 
 /// Source: proc_meminfo(5). `MemAvailable` counts what caches would give up, which is what a model can have.
@@ -84,7 +77,7 @@ mod tests {
         write("memory/docker/memory.limit_in_bytes", "900\n");
         write("memory/docker/memory.usage_in_bytes", "100\n");
         let machine = Memory { total: 5000, free: 3000 };
-        let read = |groups: &str| limits(groups, folder.path()).fold(machine, Memory::within);
+        let read = |groups: &str| limits(groups, folder.path()).fold(machine, within);
         assert_eq!(read("0::/pod/app\n"), Memory { total: 1000, free: 600 });
         assert_eq!(read("5:cpu,memory:/docker\n1:name=systemd:/x\n"), Memory { total: 900, free: 800 });
         assert_eq!(read("0::/elsewhere\n"), machine);

@@ -1,28 +1,22 @@
 //! The settings that the host passes.
 
+use outrigger_onnxruntime as onnxruntime;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 use crate::affinity::{Affinity, AffinityError};
 
-/// Bytes of optimised models that are kept.
-const CACHE_BYTES: u64 = 1 << 30;
 /// ONNX Runtime takes a C int; nobody means more than this.
 const MOST_THREADS: usize = 4096;
 
 /// What can be set.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// ONNX Runtime's library; `None` leaves it to the system's loader.
-    pub(crate) onnxruntime: Option<PathBuf>,
+    /// What others on ONNX Runtime have as well.
+    pub(crate) common: onnxruntime::Settings,
     /// Threads that share one run.
     pub(crate) intra_threads: NonZeroUsize,
     /// The CPUs that the pool's threads run on.
     pub(crate) affinity: Option<Affinity>,
-    /// The folder of optimised models; `None` keeps none.
-    pub(crate) cache: Option<PathBuf>,
-    /// Bytes that they may have together.
-    pub(crate) cache_bytes: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +29,8 @@ pub(crate) enum SettingsError {
         "setting `{key}` is `{value}`, not a number of threads from 0 (as many as there are cores) to {MOST_THREADS}"
     )]
     Threads { key: &'static str, value: String },
-    #[error("setting `cache_bytes` is `{0}`, not a number of bytes")]
-    Bytes(String),
-    #[error("setting `cache` is empty; leave it out to keep no optimised models")]
-    EmptyCache,
+    #[error(transparent)]
+    Common(#[from] onnxruntime::SettingsError),
     #[error(transparent)]
     Affinity(#[from] AffinityError),
 }
@@ -48,23 +40,16 @@ impl Settings {
 
     pub(crate) fn read(pairs: &[(String, String)]) -> Result<Self, SettingsError> {
         let mut settings = Self {
-            onnxruntime: None,
+            common: onnxruntime::Settings::default(),
             intra_threads: NonZeroUsize::MIN,
             affinity: None,
-            cache: None,
-            cache_bytes: CACHE_BYTES,
         };
         let mut threads = None;
         for (key, value) in pairs {
             match key.as_str() {
-                "onnxruntime" => settings.onnxruntime = Some(PathBuf::from(value)),
                 "intra_threads" => threads = read_threads("intra_threads", value)?,
                 "affinity" => settings.affinity = Some(Affinity::read(value)?),
-                "cache" if value.is_empty() => return Err(SettingsError::EmptyCache),
-                "cache" => settings.cache = Some(PathBuf::from(value)),
-                "cache_bytes" => {
-                    settings.cache_bytes = value.parse().map_err(|_| SettingsError::Bytes(value.clone()))?;
-                }
+                _ if settings.common.take(key, value)? => {}
                 _ => return Err(SettingsError::Unknown { key: key.clone() }),
             }
         }
@@ -111,10 +96,11 @@ mod tests {
         };
         let settings =
             read(&[("onnxruntime", "/lib/ort.so"), ("intra_threads", "3"), ("cache", "/c")]).unwrap();
-        assert_eq!((settings.onnxruntime, settings.cache), (Some("/lib/ort.so".into()), Some("/c".into())));
-        assert_eq!((settings.intra_threads.get(), settings.cache_bytes), (3, 1 << 30));
+        let common = settings.common;
+        assert_eq!((common.library, common.cache), (Some("/lib/ort.so".into()), Some("/c".into())));
+        assert_eq!((settings.intra_threads.get(), common.cache_bytes), (3, 1 << 30));
         assert!(read(&[("intra_threads", "0")]).unwrap().intra_threads.get() >= 1);
-        assert_eq!(read(&[("cache_bytes", "0")]).unwrap().cache_bytes, 0);
+        assert_eq!(read(&[("cache_bytes", "0")]).unwrap().common.cache_bytes, 0);
         let fails = |key, value, expected: &str| {
             assert_eq!(read(&[(key, value)]).unwrap_err(), expected);
         };

@@ -1,79 +1,18 @@
 //! Gives memory back to the operating system after models were loaded, which takes more than the model keeps, and unloaded.
 //!
 //! What is freed stays where it was twice over: in the arena that all sessions share, and in the heap of the C library ([`heap`]).
-//! ONNX Runtime empties its arena only at the end of a run that asks for it, so a tiny model of our own is run with that wish;
-//! then `malloc_trim` returns the heap's free pages. That holds up nobody's call: it happens on a thread of its own, a moment
-//! after a load or an unload and at most once a second however many there are.
+//! So the arena is emptied ([`Runtime::shrink_arena`]), and then `malloc_trim` returns the heap's free pages. That holds up nobody's
+//! call: it happens on a thread of its own, a moment after a load or an unload and at most once a second however many there are.
 
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-use ort::session::{OutputSelector, RunOptions, Session};
-use ort::value::Tensor;
-
-use crate::runtime::Runtime;
+use outrigger_onnxruntime::Runtime;
 
 /// How long after it was asked for; more often follows, and one pass is for all of it.
 const DELAY: Duration = Duration::from_millis(100);
 /// The least time between two passes. A pass over 200 MB in 1000 sessions takes 12 ms, during which allocations may wait.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// `y = x`, FP32 `[1]`: what `onnx.helper` makes of one `Identity`, opset 17.
-const IDENTITY: &[u8] = b"\x08\x08:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11";
-
-/// A session that gives its memory back when it ends.
-pub(crate) struct Trimmed {
-    // The order of these three is the order of what happens at the end.
-    _before: Before,
-    session: Session,
-    _after: After,
-}
-
-impl Trimmed {
-    /// Makes a session.
-    pub(crate) fn make<E>(
-        runtime: &'static Runtime,
-        make: impl FnOnce() -> Result<Session, E>,
-    ) -> Result<Self, E> {
-        // Ends after the session is made, and asks for what is left of its making.
-        let after = After::begin(runtime);
-        let session = make()?;
-        drop(after);
-        Ok(Self { _before: Before, session, _after: After(runtime) })
-    }
-}
-
-impl std::ops::Deref for Trimmed {
-    type Target = Session;
-
-    fn deref(&self) -> &Session {
-        &self.session
-    }
-}
-
-struct Before;
-
-impl Drop for Before {
-    fn drop(&mut self) {
-        heap::tighten();
-    }
-}
-
-struct After(&'static Runtime);
-
-impl After {
-    fn begin(runtime: &'static Runtime) -> Self {
-        heap::tighten();
-        Self(runtime)
-    }
-}
-
-impl Drop for After {
-    fn drop(&mut self) {
-        heap::loosen();
-        later(self.0);
-    }
-}
 
 /// When the last pass began, and whether one is to come.
 struct State {
@@ -82,6 +21,17 @@ struct State {
 }
 
 static STATE: Mutex<State> = Mutex::new(State { last: None, is_due: false });
+
+/// Comes before a session is made or ends.
+pub(crate) fn before() {
+    heap::tighten();
+}
+
+/// Comes after it, and asks for what is left of it.
+pub(crate) fn after(runtime: &'static Runtime) {
+    heap::loosen();
+    later(runtime);
+}
 
 fn later(runtime: &'static Runtime) {
     // What is asked for last is done first at the end: ONNX Runtime asked when it was loaded, before there was a runtime.
@@ -115,8 +65,8 @@ fn now(runtime: &Runtime) {
         return;
     }
     heap::tighten();
-    // A failure leaves the memory in the arena, from where later runs take it: nothing that anybody must be told.
-    let _ = shrink_arena(runtime);
+    // A failure is nothing that anybody must be told.
+    let _ = runtime.shrink_arena();
     heap::loosen();
     heap::trim();
     drop(ends);
@@ -125,18 +75,6 @@ fn now(runtime: &Runtime) {
 /// Waits for a pass that is under way, a few milliseconds, and lets none begin any more.
 extern "C" fn end() {
     *ENDS.lock().unwrap_or_else(PoisonError::into_inner) = true;
-}
-
-/// Runs a model that is there for nothing but its end, at which ONNX Runtime frees the arena's unused regions.
-fn shrink_arena(runtime: &Runtime) -> ort::Result<()> {
-    let mut session =
-        Session::builder(&runtime.environment)?.with_env_allocators()?.commit_from_memory(IDENTITY)?;
-    let value = || Tensor::from_array(([1], vec![0f32]));
-    // A result in the arena would hold a region of it just when that is to be freed.
-    let mut options = RunOptions::new()?.with_outputs(OutputSelector::default().preallocate("y", value()?));
-    options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
-    session.run_with_options(ort::inputs![value()?], &options)?;
-    Ok(())
 }
 
 /// The heap of the GNU C library.

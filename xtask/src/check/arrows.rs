@@ -21,6 +21,8 @@ struct Arrows {
     tests: BTreeSet<String>,
     /// Crates from elsewhere, and who alone may contain them.
     only: BTreeMap<String, BTreeSet<String>>,
+    /// Crates from elsewhere, and who alone may name them in its manifest, tests apart.
+    named: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Returns what is wrong, a line for each.
@@ -37,6 +39,7 @@ impl Arrows {
         let mut problems = self.rows(metadata);
         problems.extend(self.edges(metadata));
         problems.extend(self.contained(metadata));
+        problems.extend(self.named(metadata));
         problems
     }
 
@@ -44,12 +47,17 @@ impl Arrows {
     fn rows(&self, metadata: &Metadata) -> Vec<String> {
         let members: BTreeSet<&str> = metadata.members().map(|package| package.name.as_str()).collect();
         let rows: BTreeSet<&str> = self.arrows.keys().map(String::as_str).collect();
-        let named = self.arrows.values().flatten().chain(&self.tests).chain(self.only.values().flatten());
+        let named = self.arrows.values().flatten().chain(&self.tests).chain(self.owners());
         let new = members.difference(&rows).map(|name| format!("{name} has no row in {TABLE}"));
         let known: BTreeSet<&str> = rows.iter().copied().chain(named.map(String::as_str)).collect();
         let gone =
             known.difference(&members).map(|name| format!("{TABLE} names {name}, which is no crate of ours"));
         new.chain(gone).collect()
+    }
+
+    /// Those to whom crates from elsewhere are kept.
+    fn owners(&self) -> impl Iterator<Item = &String> {
+        self.only.values().chain(self.named.values()).flatten()
     }
 
     /// Every dependency between our crates is in the table.
@@ -87,6 +95,20 @@ impl Arrows {
         }
         problems
     }
+
+    /// Whoever contains what belongs to one has it through that one.
+    fn named(&self, metadata: &Metadata) -> Vec<String> {
+        let mut problems = BTreeSet::new();
+        for dependency in metadata.dependencies().filter(|dependency| dependency.kind == Kind::Normal) {
+            let ours = metadata.workspace_members.contains(dependency.from);
+            let packages = metadata.package(dependency.from).zip(metadata.package(dependency.to));
+            let Some((from, to)) = packages.filter(|_| ours) else { continue };
+            if self.named.get(&to.name).is_some_and(|owners| !owners.contains(&from.name)) {
+                problems.insert(format!("{} names {}, which {TABLE} keeps to others", from.name, to.name));
+            }
+        }
+        problems.into_iter().collect()
+    }
 }
 
 #[cfg(test)]
@@ -99,18 +121,27 @@ mod tests {
         [arrows]
         app = ["service"]
         service = ["words"]
-        device = ["words"]
+        device = ["words", "drive"]
+        drive = ["words"]
         words = []
         kit = ["words"]
         [only]
-        driver = ["device"]"#;
+        driver = ["device", "drive"]
+        [named]
+        driver = ["drive"]"#;
 
     fn check(extra: &[&str], expected: &[&str]) {
         let arrows: Arrows = toml::from_str(TEXT).unwrap();
-        let mut edges =
-            vec!["app -> service", "service -> words", "device -> words", "device -> driver", "kit -> words"];
+        let mut edges = vec![
+            "app -> service",
+            "service -> words",
+            "device -> words",
+            "device -> drive",
+            "drive -> driver",
+            "kit -> words",
+        ];
         edges.extend(extra);
-        let workspace = drawn(&["app", "service", "device", "words", "kit"], &edges);
+        let workspace = drawn(&["app", "service", "device", "drive", "words", "kit"], &edges);
         assert_eq!(arrows.problems(&workspace), expected, "{extra:?}");
     }
 
@@ -134,12 +165,14 @@ mod tests {
         let contains = |name: &str| format!("{name} contains driver, which ci/arrows.toml keeps to others");
         check(&["service -> helper", "helper -> driver"], &[&contains("app"), &contains("service")]);
         check(&["service ~> driver"], &[]);
+        check(&["device -> driver"], &["device names driver, which ci/arrows.toml keeps to others"]);
+        check(&["device ~> driver"], &[]);
     }
 
     #[test]
     fn rows_for_every_crate_and_no_other() {
         let arrows: Arrows = toml::from_str(TEXT).unwrap();
-        let workspace = drawn(&["app", "service", "device", "words", "new"], &[]);
+        let workspace = drawn(&["app", "service", "device", "drive", "words", "new"], &[]);
         assert_eq!(
             arrows.problems(&workspace),
             ["new has no row in ci/arrows.toml", "ci/arrows.toml names kit, which is no crate of ours"]

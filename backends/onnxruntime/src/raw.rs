@@ -16,7 +16,7 @@ use ort::sys::{
 use outrigger_backend::{DataType, STRING_PREFIX, Shape, ShapeError, Tensor};
 use smallvec::SmallVec;
 
-use crate::trim::Trimmed;
+use crate::kept::Kept;
 
 /// Asks the library at `path` for its version.
 pub(crate) fn version(path: &Path) -> Result<String, String> {
@@ -191,10 +191,10 @@ impl Names {
 /// Runs a session for the outputs `wanted`, each with its place if it has one; gives back those that ONNX Runtime
 /// allocated.
 ///
-/// ONNX Runtime promises that runs of one session may overlap, which `ort` does not allow: its `Session::run` is for
-/// execution providers that break that promise, and the CPU's, the only one here, keeps it.
+/// ONNX Runtime promises that runs of one session may overlap, which `ort` does not allow. The CPU's provider keeps the promise;
+/// for providers that say that they cannot, ONNX Runtime itself lets the runs of a session wait for each other.
 pub(crate) fn run(
-    session: &Arc<Trimmed>,
+    session: &Arc<Kept>,
     names: &Names,
     inputs: &[Borrowed<'_>],
     wanted: &[(usize, Option<Borrowed<'_>>)],
@@ -238,7 +238,7 @@ pub(crate) fn run(
 /// session.
 pub(crate) struct Allocated {
     value: Value,
-    _session: Arc<Trimmed>,
+    _session: Arc<Kept>,
 }
 
 /// Why an allocated tensor cannot be handed on.
@@ -394,7 +394,7 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
-fn check(status: OrtStatusPtr) -> ort::Result<()> {
+pub(crate) fn check(status: OrtStatusPtr) -> ort::Result<()> {
     // SAFETY: the status comes from a call of the API, and is consumed here.
     unsafe { ort::Error::result_from_status(status) }
 }

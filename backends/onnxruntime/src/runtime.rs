@@ -7,17 +7,21 @@ use ort::LoadDynamicError;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{OutputSelector, RunOptions, Session};
+use ort::value::Tensor;
 
-use crate::raw;
-use crate::settings::Settings;
+use crate::provider::Pool;
+use crate::{append, raw};
 
-/// The library, opened.
-pub(crate) struct Runtime {
+/// `y = x`, FP32 `[1]`: what `onnx.helper` makes of one `Identity`, opset 17.
+const IDENTITY: &[u8] = b"\x08\x08:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11";
+
+/// ONNX Runtime's library, opened, with its environment.
+pub struct Runtime {
     pub(crate) environment: Environment,
-    /// Describes memory of the process, the only kind that tensors live in here.
+    /// Describes memory of the process.
     pub(crate) memory: MemoryInfo<'static>,
-    /// The library's version.
-    pub(crate) version: String,
+    version: String,
 }
 
 /// Why there is no runtime.
@@ -32,30 +36,28 @@ pub(crate) enum StartError {
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
 /// The process's runtime, started on the first call that finds the library.
-pub(crate) fn start(settings: &Settings) -> Result<&'static Runtime, StartError> {
+pub(crate) fn start(library: Option<&Path>, pool: &Pool) -> Result<&'static Runtime, StartError> {
     // ONNX Runtime refuses a second environment, so two first calls at once must not both make one.
     static STARTING: Mutex<()> = Mutex::new(());
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
-    let runtime = Runtime::new(settings)?;
+    let runtime = Runtime::new(library, pool)?;
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
 impl Runtime {
-    fn new(settings: &Settings) -> Result<Self, StartError> {
+    fn new(library: Option<&Path>, pool: &Pool) -> Result<Self, StartError> {
         let names = ["libonnxruntime.so.1", "libonnxruntime.so"].map(PathBuf::from);
-        let candidates = settings.onnxruntime.as_ref().map_or(&names[..], std::slice::from_ref);
-        let version = open_first(candidates)?;
-        let threads = settings.intra_threads.get();
-        let affinity = settings.affinity.as_ref().and_then(|affinity| affinity.for_pool(threads));
+        let candidates = library.map_or(names.to_vec(), |library| vec![library.to_owned()]);
+        let version = open_first(&candidates)?;
         let threads = GlobalThreadPoolOptions::default()
-            .with_intra_threads(threads)?
+            .with_intra_threads(pool.threads)?
             .with_inter_threads(1)?
             // Threads that wait would otherwise burn the cores that other calls and the entry script need.
             .with_spin_control(false)?;
-        let threads = match affinity {
+        let threads = match &pool.affinity {
             Some(affinity) => threads.with_intra_affinity(affinity)?,
             None => threads,
         };
@@ -69,6 +71,41 @@ impl Runtime {
         let arena = memory_info(AllocatorType::Arena)?;
         raw::share_allocator(&environment, &arena)?;
         Ok(Self { environment, memory: memory_info(AllocatorType::Device)?, version })
+    }
+
+    /// The library's version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether the library has an execution provider, which may still fail to start.
+    ///
+    /// # Errors
+    /// That it has not, and which there are.
+    pub fn has(&self, provider: &str) -> Result<(), String> {
+        let available = append::available().map_err(|error| error.message().to_owned())?;
+        if available.iter().any(|name| name == provider) {
+            return Ok(());
+        }
+        Err(format!("ONNX Runtime {} has no {provider}, only {}", self.version, available.join(", ")))
+    }
+
+    /// Frees the unused regions of the arena that all sessions share. ONNX Runtime does that only at the end of a run that asks for it,
+    /// so a model is run that is there for nothing else. Whether it worked; if not, the memory stays where later runs take it from.
+    pub fn shrink_arena(&self) -> bool {
+        self.run_and_shrink().is_ok()
+    }
+
+    fn run_and_shrink(&self) -> ort::Result<()> {
+        let mut session =
+            Session::builder(&self.environment)?.with_env_allocators()?.commit_from_memory(IDENTITY)?;
+        let value = || Tensor::from_array(([1], vec![0f32]));
+        // A result in the arena would hold a region of it just when that is to be freed.
+        let mut options =
+            RunOptions::new()?.with_outputs(OutputSelector::default().preallocate("y", value()?));
+        options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+        session.run_with_options(ort::inputs![value()?], &options)?;
+        Ok(())
     }
 }
 

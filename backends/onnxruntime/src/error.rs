@@ -39,7 +39,7 @@ pub(crate) fn is_misplaced(error: &ort::Error) -> bool {
 }
 
 /// Longer messages go on with a stack of C++ frames or a copy of the model.
-fn first_line(text: &str) -> &str {
+pub(crate) fn first_line(text: &str) -> &str {
     text.trim().lines().next().unwrap_or_default()
 }
 

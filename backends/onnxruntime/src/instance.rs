@@ -49,7 +49,7 @@ impl OnnxInstance {
         options: *const OrtRunOptions,
         in_place: bool,
     ) -> ort::Result<Made> {
-        let memory = &self.loaded.runtime.memory;
+        let memory = &self.loaded.device.told.runtime.memory;
         let values = inputs.iter().map(|input| Borrowed::input(memory, input));
         let values = values.collect::<ort::Result<SmallVec<[_; FEW]>>>()?;
         let wanted = outputs.iter_mut().map(|output| {
@@ -108,13 +108,14 @@ impl Instance for OnnxInstance {
         }
         if inputs.iter().any(|input| input.resident().is_some()) || outputs.iter().any(Output::wants_resident)
         {
-            return Err(BackendError::Unsupported("tensors of the CPU are in the host's memory".into()));
+            let text = format!("{} takes and gives tensors in the host's memory alone", loaded.device.name);
+            return Err(BackendError::Unsupported(text));
         }
         let inputs = aligned(inputs)?;
         let results = match run.id {
             None => self.run_twice(&inputs, outputs, null()),
             Some(id) => {
-                let options = self.cancels.begin(id).map_err(|error| error::run(&error, false))?;
+                let options = self.cancels.begin(id).map_err(|error| loaded.failed(&error))?;
                 let results = self.run_twice(&inputs, outputs, options);
                 match (self.cancels.end(id), results) {
                     (true, Err(_)) => return Err(BackendError::Cancelled),
@@ -122,7 +123,7 @@ impl Instance for OnnxInstance {
                 }
             }
         };
-        let results = results.map_err(|error| error::run(&error, loaded.has_free_extents))?;
+        let results = results.map_err(|error| loaded.failed(&error))?;
         for (output, result) in outputs.iter_mut().zip(results) {
             if let Some(allocated) = result {
                 self.deliver(output, allocated, &inputs)?;

@@ -1,6 +1,6 @@
 //! Optimised models on disk: what ONNX Runtime makes of a model's graph is the same every time, and takes longer than reading it.
 //!
-//! A file is named by what it was made from: the model, the versions, the CPU. Because reading all of a model takes as long as loading
+//! A file is named by what it was made from: the model, the versions, the processor or device. Because reading all of a model takes as long as loading
 //! many, a model that lies where it lay, unchanged by its size and times, is known by these ([`Cache::known`]). A file ends in
 //! a digest of its own, so that one which is damaged is noticed, removed and made again. It is written under another name and then renamed, so that any number of processes
 //! may have one folder. Nothing here makes a load fail: where the cache does not work, the model is loaded without it.
@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use crate::provider::ExecutionProvider;
+
 /// Changes with the form of the files and with how sessions are made from models.
-const FORM: &str = "outrigger-cpu optimised model, form 1";
-/// Ours alone within the folder of the setting, which may be open to others or shared with other things.
-const FOLDER: &str = "outrigger-cpu";
+const FORM: &str = "optimised model, form 1";
 const EXTENSION: &str = "optimised";
 /// Of files that hold the name of a model's entry, and are named by where the model lies, its size and its times.
 const KEY: &str = "key";
@@ -28,11 +28,11 @@ const DIGEST: usize = 32;
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// A folder of optimised models.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cache {
     folder: PathBuf,
     most_bytes: u64,
-    /// What all keys have in common: versions and CPU.
+    /// What all keys have in common: versions, and what the provider adds.
     circumstances: String,
 }
 
@@ -52,9 +52,18 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Cache {
-    /// Opens the cache in `folder`, and makes it where it is missing.
-    pub(crate) fn open(folder: &Path, most_bytes: u64, version: &str) -> Result<Self, CacheError> {
-        let path = folder.join(FOLDER);
+    /// Opens the cache of a backend in `folder`, and makes it where it is missing. `version` is ONNX Runtime's, and
+    /// `circumstances` what optimised models depend on besides.
+    pub(crate) fn open(
+        folder: &Path,
+        backend: &str,
+        most_bytes: u64,
+        version: &str,
+        circumstances: &str,
+    ) -> Result<Self, CacheError> {
+        // Ours alone within the folder of the setting, which may be open to others or shared with other things.
+        let owner = format!("outrigger-{backend}");
+        let path = folder.join(&owner);
         let made = fs::create_dir_all(folder).and_then(|()| private_folder(&path));
         match made {
             Ok(true) => {}
@@ -62,8 +71,17 @@ impl Cache {
             Err(why) => return Err(CacheError::Folder { path, why }),
         }
         let own = env!("CARGO_PKG_VERSION");
-        let circumstances = format!("{FORM}\n{own}\nONNX Runtime {version}\n{}", cpu());
+        let circumstances = format!("{owner} {FORM}\n{own}\nONNX Runtime {version}\n{circumstances}");
         Ok(Self { folder: path, most_bytes, circumstances })
+    }
+
+    /// The same folder, for models that these run. What they leave of a graph is not what others would.
+    pub(crate) fn under(&self, providers: &[ExecutionProvider]) -> Self {
+        let mut under = self.clone();
+        if !providers.is_empty() {
+            under.circumstances.push_str(&format!("\n{providers:?}"));
+        }
+        under
     }
 
     /// The entry of the model at `path`.
@@ -272,15 +290,6 @@ impl Write for HashWriter<'_> {
     }
 }
 
-/// The processor, as far as ONNX Runtime's optimisations can depend on it: the layout of a convolution's weights does.
-fn cpu() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let wanted = ["vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features"];
-    let lines = text.lines().take_while(|line| !line.trim().is_empty());
-    let told = lines.filter(|line| wanted.iter().any(|wanted| line.starts_with(wanted)));
-    format!("{}\n{}", std::env::consts::ARCH, told.collect::<Vec<_>>().join("\n"))
-}
-
 #[cfg(unix)]
 fn private_folder(path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -313,6 +322,10 @@ fn private_file(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn open(folder: &Path, most_bytes: u64, version: &str) -> Result<Cache, CacheError> {
+        Cache::open(folder, "cpu", most_bytes, version, "a processor")
+    }
+
     fn keep(cache: &Cache, model: &Path, optimised: &[u8]) {
         let entry = cache.entry(model).unwrap();
         let draft = entry.draft().unwrap();
@@ -339,11 +352,11 @@ mod tests {
         let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
         fs::write(&one, "a model").unwrap();
         fs::write(&other, "a model").unwrap();
-        let cache = Cache::open(folder.path(), 1000, "1.32").unwrap();
+        let cache = open(folder.path(), 1000, "1.32").unwrap();
         assert_eq!(read(&cache, &one), None);
         keep(&cache, &one, b"optimised");
         assert_eq!(read(&cache, &other).as_deref(), Some(&b"optimised"[..]), "content, not name");
-        let newer = Cache::open(folder.path(), 1000, "1.33").unwrap();
+        let newer = open(folder.path(), 1000, "1.33").unwrap();
         assert_eq!(read(&newer, &one), None);
         fs::write(&one, "another model").unwrap();
         assert_eq!(read(&cache, &one), None);
@@ -355,7 +368,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");
         fs::write(&model, "a model").unwrap();
-        let cache = Cache::open(folder.path(), 1000, "1").unwrap();
+        let cache = open(folder.path(), 1000, "1").unwrap();
         let damage: [fn(&mut Vec<u8>); 4] =
             [|bytes| bytes[0] ^= 1, |bytes| bytes.truncate(20), Vec::clear, |bytes| bytes.push(0)];
         for damage in damage {
@@ -379,7 +392,7 @@ mod tests {
         };
         let [a, b, c, large] = ["a", "b", "c", "large"].map(model);
         // Room for two of 60 bytes with their ends of 35.
-        let cache = Cache::open(folder.path(), 200, "1").unwrap();
+        let cache = open(folder.path(), 200, "1").unwrap();
         let age = |model: &Path, seconds: u64| {
             let entry = cache.entry(model).unwrap();
             let file = File::options().write(true).open(&entry.path).unwrap();
@@ -410,15 +423,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");
         fs::write(&model, "a model").unwrap();
-        let cache = Cache::open(&folder.path().join("new/cache"), 1000, "1").unwrap();
+        let cache = open(&folder.path().join("new/cache"), 1000, "1").unwrap();
         keep(&cache, &model, b"optimised");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&cache.folder), mode(&files(&cache)[0])), (0o700, 0o600));
         fs::set_permissions(&cache.folder, fs::Permissions::from_mode(0o770)).unwrap();
-        let again = Cache::open(&folder.path().join("new/cache"), 1000, "1");
+        let again = open(&folder.path().join("new/cache"), 1000, "1");
         let text = again.unwrap_err().to_string();
         assert!(text.starts_with("setting `cache`: ") && text.contains("mode 0700"), "{text}");
-        let text = Cache::open(&model, 1000, "1").unwrap_err().to_string();
+        let text = open(&model, 1000, "1").unwrap_err().to_string();
         assert!(text.starts_with("setting `cache`: ") && text.contains("leave it out"), "{text}");
     }
 }

@@ -1,22 +1,19 @@
 //! Loading a model: a session of ONNX Runtime, and what it takes and gives.
 
 use std::ffi::CString;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ort::value::{Outlet, ValueType};
 use outrigger_backend::{BackendError, Instance, LoadOptions, Model, ModelInfo, TensorInfo};
 
-use crate::affinity::Affinity;
 use crate::cache::Cache;
 use crate::contents::{self, Contents};
 use crate::error;
 use crate::instance::OnnxInstance;
+use crate::kept::{Kept, Told};
 use crate::raw::{self, Names};
-use crate::runtime::Runtime;
-use crate::session::{Maker, Pool};
-use crate::settings::{self, SettingsError};
-use crate::trim::Trimmed;
+use crate::session::Maker;
 
 /// What a session takes beside its weights, measured with ONNX Runtime 1.32 and many small models.
 const SESSION_BYTES: u64 = 100 * 1024;
@@ -25,10 +22,10 @@ pub(crate) struct OnnxModel(Arc<Loaded>);
 
 /// What all instances of a model share.
 pub(crate) struct Loaded {
-    pub(crate) session: Arc<Trimmed>,
+    pub(crate) session: Arc<Kept>,
     pub(crate) names: Names,
     pub(crate) info: ModelInfo,
-    pub(crate) runtime: &'static Runtime,
+    pub(crate) device: Arc<Common>,
     /// Whether any extent is free, so that a run can fail for its inputs.
     pub(crate) has_free_extents: bool,
     /// For each output whether it is an input under the same name. ONNX Runtime hands such an input through and leaves a
@@ -42,13 +39,17 @@ pub(crate) struct Loaded {
     pub(crate) instances: AtomicUsize,
 }
 
-/// What a backend's models have in common.
+/// What a device's models have in common.
 pub(crate) struct Common {
-    pub(crate) runtime: &'static Runtime,
-    pub(crate) affinity: Option<Affinity>,
+    pub(crate) told: Told,
+    /// The device's name, and its number among the provider's.
+    pub(crate) name: String,
+    pub(crate) index: usize,
     pub(crate) cache: Option<Cache>,
     /// Bytes that all of them hold.
     pub(crate) held: Arc<AtomicU64>,
+    /// What said that nothing succeeds on it any more.
+    pub(crate) lost: OnceLock<String>,
 }
 
 /// A model's bytes, counted in the device's as long as they are held.
@@ -70,20 +71,32 @@ impl Drop for Held {
     }
 }
 
+impl Loaded {
+    /// A run that failed.
+    pub(crate) fn failed(&self, error: &ort::Error) -> BackendError {
+        let text = error::first_line(error.message());
+        if !self.device.told.provider.is_lost(text) {
+            return error::run(error, self.has_free_extents);
+        }
+        let lost = self.device.lost.get_or_init(|| text.to_owned());
+        BackendError::Lost(lost.clone())
+    }
+}
+
 impl OnnxModel {
-    pub(crate) fn load(common: &Common, options: &LoadOptions) -> Result<Self, BackendError> {
+    pub(crate) fn load(common: &Arc<Common>, options: &LoadOptions) -> Result<Self, BackendError> {
         let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
         if let Some(format) = options.format.as_deref().filter(|format| *format != "onnx") {
             return Err(failed(&format_args!("the format `{format}` is not known, only onnx")));
         }
         let contents = contents::inspect(&options.path).map_err(|error| failed(&error))?;
-        let maker = Maker {
-            runtime: common.runtime,
-            pool: pool(common, options).map_err(|error| failed(&error))?,
-            // The optimised form would have to hold what is in the other files.
-            cache: common.cache.as_ref().filter(|_| !contents.is_external),
-        };
-        let session = Trimmed::make(common.runtime, || maker.make(&options.path))?;
+        let Told { provider, runtime } = &common.told;
+        let plan = provider.plan(common.index, options).map_err(|error| failed(&error))?;
+        // The optimised form would have to hold what is in the other files.
+        let cache = common.cache.as_ref().filter(|_| !contents.is_external);
+        let cache = cache.map(|cache| cache.under(&plan.providers));
+        let maker = Maker { runtime, plan, cache };
+        let session = Kept::make(&common.told, || maker.make(&options.path))?;
         let describe = |outlets: &[Outlet]| {
             let infos = outlets.iter().map(|outlet| describe(outlet).map_err(|error| failed(&error)));
             infos.collect::<Result<Vec<_>, _>>()
@@ -103,7 +116,7 @@ impl OnnxModel {
                 .map(|output| info.inputs.iter().any(|input| input.name == output.name))
                 .collect(),
             info,
-            runtime: common.runtime,
+            device: Arc::clone(common),
             promises_wrong_shapes: AtomicBool::new(false),
             bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
@@ -124,17 +137,6 @@ fn bytes(contents: &Contents) -> u64 {
     [contents.external_bytes, contents.dense_bytes, SESSION_BYTES]
         .into_iter()
         .fold(contents.bytes, u64::saturating_add)
-}
-
-/// The pool that a model has for itself, if its settings ask for one.
-fn pool(common: &Common, options: &LoadOptions) -> Result<Option<Pool>, SettingsError> {
-    let affinity = settings::read_model(&options.settings)?;
-    let threads = match (options.intra_threads, &affinity) {
-        (Some(threads), _) => threads,
-        (None, Some(affinity)) => affinity.len().get(),
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(Pool { threads, affinity: affinity.or_else(|| common.affinity.clone()) }))
 }
 
 /// Why an input or output cannot be served.

@@ -8,38 +8,49 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use outrigger_backend::BackendError;
 
-use crate::affinity::Affinity;
+use crate::append::{self, RECORD};
 use crate::cache::{Cache, Entry};
 use crate::error;
+use crate::provider::{Leftovers, Plan};
 use crate::runtime::Runtime;
 
-/// The threads of a pool that a model has for itself.
-pub(crate) struct Pool {
-    pub(crate) threads: usize,
-    pub(crate) affinity: Option<Affinity>,
-}
-
 /// What a session is made with.
-pub(crate) struct Maker<'a> {
+pub(crate) struct Maker {
     pub(crate) runtime: &'static Runtime,
-    /// The shared pool where there is none.
-    pub(crate) pool: Option<Pool>,
-    pub(crate) cache: Option<&'a Cache>,
+    pub(crate) plan: Plan,
+    pub(crate) cache: Option<Cache>,
 }
 
-impl Maker<'_> {
+impl Maker {
     /// The session of the model at `path`.
     pub(crate) fn make(&self, path: &Path) -> Result<Session, BackendError> {
         // `ort` panics on some types of inputs and outputs that it does not know.
         let made = catch_unwind(AssertUnwindSafe(|| self.with_cache(path)));
-        made.map_err(|_| error::load(path, "has an input or output of a type that cannot be read"))?
-            .map_err(|error| error::load(path, error.message()))
+        let session = made
+            .map_err(|_| error::load(path, "has an input or output of a type that cannot be read"))?
+            .map_err(|error| error::load(path, error.message()))?;
+        self.check(&session).map_err(|why| error::load(path, why))?;
+        Ok(session)
+    }
+
+    /// A session whose operators all run on the CPU, though others were to run them, would be a fallback that nobody asked for. One
+    /// without operators is not.
+    fn check(&self, session: &Session) -> Result<(), String> {
+        if self.plan.providers.is_empty() {
+            return Ok(());
+        }
+        let taken = append::taken(session).map_err(|error| error.message().to_owned())?;
+        let names = || self.plan.providers.iter().map(|provider| provider.name.as_str());
+        if taken.is_empty() || names().any(|name| taken.contains_key(name)) {
+            return Ok(());
+        }
+        Err(format!("{} takes none of its operators", names().collect::<Vec<_>>().join(" or ")))
     }
 
     fn with_cache(&self, path: &Path) -> ort::Result<Session> {
         let before = stamp(path);
         // A file that cannot be read fails below, where it is said.
-        let Some(entry) = self.cache.and_then(|cache| cache.entry(path).ok()) else {
+        let Some(entry) = self.cache.as_ref().and_then(|cache| cache.entry(path).ok()) else {
             return self.builder()?.commit_from_file(path);
         };
         if let Some(session) = self.cached(&entry) {
@@ -82,17 +93,38 @@ impl Maker<'_> {
             .with_env_allocators()?
             // Whatever the file's name ends in: only this form has been looked through.
             .with_config_entry("session.load_model_format", "ONNX")?;
-        let Some(Pool { threads, affinity }) = &self.pool else { return Ok(builder) };
+        self.with_providers(self.with_pool(builder)?)
+    }
+
+    fn with_pool(&self, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+        let Some(pool) = &self.plan.pool else { return Ok(builder) };
         // A number of its own means threads of its own: the shared pool has one size for all.
         let builder = builder
             .with_independent_thread_pool()?
-            .with_intra_threads(*threads)?
+            .with_intra_threads(pool.threads)?
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?;
-        match affinity.as_ref().and_then(|affinity| affinity.for_pool(*threads)) {
+        match &pool.affinity {
             Some(text) => Ok(builder.with_config_entry("session.intra_op_thread_affinities", text)?),
             None => Ok(builder),
         }
+    }
+
+    fn with_providers(&self, mut builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+        for (key, value) in &self.plan.entries {
+            builder = builder.with_config_entry(key, value)?;
+        }
+        if self.plan.providers.is_empty() {
+            return Ok(builder);
+        }
+        builder = builder.with_config_entry(RECORD.0, RECORD.1)?;
+        if self.plan.leftovers == Leftovers::Refused {
+            builder = builder.with_disable_cpu_fallback()?;
+        }
+        for provider in &self.plan.providers {
+            append::append(&builder, provider)?;
+        }
+        Ok(builder)
     }
 }
 

@@ -1,0 +1,34 @@
+//! What backends on ONNX Runtime have in common: the library and its environment, sessions, runs, tensors between DLPack and
+//! ONNX Runtime, strings, cancels, models held against their files, optimised models on disk, and errors.
+//!
+//! A backend is what is left: a [`Provider`], which knows its devices, its settings for a model, and the execution providers that run
+//! its sessions, and a call of [`open`] with the [`Settings`] that all of them have.
+//!
+//! Telemetry is always off. Without the library a backend opens all the same, with no devices and the reason.
+//!
+//! ONNX Runtime has one environment in a process, with one pool of threads for all models; so the first [`open`] that finds the
+//! library decides on both, and later ones join it. It is one for each plug-in library, which contains this crate: nothing else may
+//! contain it.
+
+#[expect(unsafe_code, reason = "calls ONNX Runtime")]
+mod append;
+mod backend;
+mod cache;
+mod cancel;
+mod contents;
+mod error;
+mod instance;
+mod kept;
+mod model;
+mod provider;
+#[expect(unsafe_code, reason = "calls ONNX Runtime")]
+mod raw;
+mod runtime;
+mod session;
+mod settings;
+mod tensor;
+
+pub use backend::open;
+pub use provider::{ExecutionProvider, Leftovers, Memory, Plan, PlanError, Pool, Provider};
+pub use runtime::Runtime;
+pub use settings::{Settings, SettingsError};

@@ -1,0 +1,96 @@
+//! What a backend on ONNX Runtime has of its own.
+
+use outrigger_backend::{BackendError, DeviceInfo, LoadOptions};
+
+use crate::Runtime;
+
+/// One kind of device, as ONNX Runtime drives it. The devices of a provider are numbered as [`Provider::devices`] lists them.
+pub trait Provider: Send + Sync + 'static {
+    /// The backend's short name: `cpu`, `cuda`, `gpu`.
+    fn name(&self) -> &'static str;
+
+    /// The devices that are there.
+    ///
+    /// # Errors
+    /// Why there are none, where there are none.
+    fn devices(&self, runtime: &Runtime) -> Result<Vec<DeviceInfo>, String>;
+
+    /// Reads the settings of a model, and says how its sessions are made.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the settings; the model does not load.
+    fn plan(&self, device: usize, options: &LoadOptions) -> Result<Plan, PlanError>;
+
+    /// The memory of a device, now. Cheap enough to ask every second.
+    ///
+    /// # Errors
+    /// [`BackendError::Lost`] or [`BackendError::Internal`] if that cannot be told.
+    fn memory(&self, device: usize) -> Result<Memory, BackendError>;
+
+    /// What an optimised model depends on beside the model and the versions of ONNX Runtime and of this: the processor, the device.
+    fn circumstances(&self) -> String;
+
+    /// Whether a run that failed with this message says that nothing on the device will succeed any more.
+    fn is_lost(&self, _message: &str) -> bool {
+        false
+    }
+
+    /// Comes before a session is made, and before one ends, on any thread.
+    fn before_change(&self) {}
+
+    /// Comes after a session was made, or was not, and after one has ended: once for each [`Provider::before_change`].
+    fn after_change(&self, _runtime: &'static Runtime) {}
+}
+
+/// Whatever is wrong with a model's settings.
+pub type PlanError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How the sessions of one model are made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What runs the operators, whoever is to be asked first in front. One that cannot be had fails the load. None is the CPU's.
+    pub providers: Vec<ExecutionProvider>,
+    /// Whether operators that none of them takes may run on the CPU. Where they take none at all the load fails in any case.
+    pub leftovers: Leftovers,
+    /// Threads of the model's own; `None` shares those of all.
+    pub pool: Option<Pool>,
+    /// More entries of the session's configuration, key and value.
+    pub entries: Vec<(String, String)>,
+}
+
+/// An execution provider of ONNX Runtime's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionProvider {
+    /// As ONNX Runtime calls it: `CUDAExecutionProvider`, `TensorrtExecutionProvider`, `WebGpuExecutionProvider`.
+    pub name: String,
+    /// Its options, key and value.
+    pub options: Vec<(String, String)>,
+}
+
+/// What is done with operators that no execution provider of the plan takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leftovers {
+    /// They run on the CPU, with copies between: shapes are computed there on purpose.
+    #[default]
+    Allowed,
+    /// The model does not load.
+    Refused,
+}
+
+/// A pool of threads that share a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// How many, the caller's own counted in.
+    pub threads: usize,
+    /// The CPUs of each of the others, in ONNX Runtime's form: counted from 1, `1,2;1,2` for two threads on the first two.
+    pub affinity: Option<String>,
+}
+
+/// Bytes of memory in all, and bytes that a new model could have; 0 where not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// In all.
+    pub total: u64,
+    /// Free, whoever has taken the rest.
+    pub free: u64,
+}
