@@ -245,6 +245,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             answer: get.size(key::LIMITS_ANSWER),
             answers: get.size(key::LIMITS_ANSWERS),
             write_timeout: get.duration(key::LIMITS_WRITE_TIMEOUT),
+            sample_timeout: get.duration(key::LIMITS_SAMPLE_TIMEOUT),
             models: limit,
         },
         queue: QueueConfig {

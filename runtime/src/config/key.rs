@@ -230,6 +230,8 @@ keys! {
     LIMITS_WRITE_TIMEOUT = "limits.write_timeout", Kind::Timeout, "5m", [],
         "longest time that a client may take nothing of an answer that is there for it; then its connection is closed, once other \
          answers on it (HTTP/2) have had as long again";
+    LIMITS_SAMPLE_TIMEOUT = "limits.sample_timeout", Kind::Timeout, "60s", [],
+        "time limit of the run of one sample of a model.toml, before the replica is ready";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 

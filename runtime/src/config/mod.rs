@@ -244,6 +244,8 @@ pub struct LimitsConfig {
     pub answers: usize,
     /// Longest time that a client may take nothing of what it is sent.
     pub write_timeout: Duration,
+    /// Longest time for the run of a sample at start.
+    pub sample_timeout: Duration,
     /// Models.
     pub models: usize,
 }

@@ -83,6 +83,10 @@ impl Instance for Fake {
         self.cancelled.store(id.get(), Ordering::Release);
     }
 
+    fn can_cancel(&self) -> bool {
+        true
+    }
+
     fn bytes_held(&self) -> u64 {
         0
     }
