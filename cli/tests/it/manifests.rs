@@ -144,6 +144,8 @@ fn what_is_wrong_in_it_is_named() {
         ),
         ("devices = 'cuda'", "line 1: invalid type"),
         ("instances = 0", "`instances` is 0, expected a whole number from 1 to 64"),
+        ("settings = ['affinity']", "`settings` holds `affinity`, which is not KEY=VALUE"),
+        ("settings = 'affinity=0'", "line 1: invalid type"),
         ("max_delay = '5'", "`max_delay` is \"5\", expected a time"),
         ("version = '../x'", "`version` is not a letter or digit"),
         (

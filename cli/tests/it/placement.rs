@@ -43,7 +43,7 @@ pub(crate) async fn answer(replica: &ReplicaProcess, model: &str) -> (Value, Str
     (body["outputs"][0]["data"].clone(), device)
 }
 
-async fn metrics(replica: &ReplicaProcess) -> String {
+pub(crate) async fn metrics(replica: &ReplicaProcess) -> String {
     client().get(format!("{}/metrics", replica.observe)).send().await.unwrap().text().await.unwrap()
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn refused(launch: Launch, code: i32) -> String {
     text.replace("\\\"", "\"")
 }
 
-fn contains(text: &str, parts: &[&str]) {
+pub(crate) fn contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
