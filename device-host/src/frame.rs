@@ -458,6 +458,7 @@ mod tests {
             kept_bytes: 3,
             kept_regions: 4,
             spin: std::time::Duration::from_micros(5),
+            end_grace: std::time::Duration::from_secs(6),
         };
         let hello = Hello { library: b"/\xff".to_vec(), settings: vec![("a".into(), "b".into())], limits };
         let mut out = Vec::new();

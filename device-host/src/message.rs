@@ -36,6 +36,8 @@ pub(crate) struct HostLimits {
     pub(crate) kept_regions: u64,
     /// How long to look for the next request before sleeping.
     pub(crate) spin: Duration,
+    /// How long calls that are under way are waited for when the parent has gone.
+    pub(crate) end_grace: Duration,
 }
 
 impl Hello {
@@ -43,9 +45,9 @@ impl Hello {
         out.put_u32(VERSION);
         out.put_bytes(&self.library);
         put_settings(&self.settings, out);
-        let HostLimits { call_bytes, inline_bytes, kept_bytes, kept_regions, spin } = self.limits;
-        let spin = u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX);
-        [call_bytes, inline_bytes, kept_bytes, kept_regions, spin]
+        let HostLimits { call_bytes, inline_bytes, kept_bytes, kept_regions, spin, end_grace } = self.limits;
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        [call_bytes, inline_bytes, kept_bytes, kept_regions, nanos(spin), nanos(end_grace)]
             .iter()
             .for_each(|limit| out.put_u64(*limit));
     }
@@ -63,6 +65,7 @@ impl Hello {
             kept_bytes: reader.u64()?,
             kept_regions: reader.u64()?,
             spin: Duration::from_nanos(reader.u64()?),
+            end_grace: Duration::from_nanos(reader.u64()?),
         };
         Ok(Self { library, settings, limits })
     }

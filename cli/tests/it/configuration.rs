@@ -172,9 +172,10 @@ fn the_readme_shows_every_key() {
 
 /// The keys of a table whose name is the operator's.
 fn table(keys: &[&key::Key]) -> String {
-    let mut table = String::from("| key | meaning |\n|---|---|\n");
+    let mut table = String::from("| key | default | meaning |\n|---|---|---|\n");
     for key in keys {
-        table.push_str(&format!("| `{}` | {} |\n", key.name, key.doc));
+        let default = if key.default.is_empty() { String::new() } else { format!("`{}`", key.default) };
+        table.push_str(&format!("| `{}` | {default} | {} |\n", key.name, key.doc));
     }
     table
 }

@@ -22,13 +22,13 @@ fn cpu_library() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_outrigger")).with_file_name("liboutrigger_cpu.so")
 }
 
-fn serving(config: &str) -> Launch {
+pub(crate) fn serving(config: &str) -> Launch {
     let launch = outrigger().file("sum.onnx", onnx::add(3)).file("outrigger.toml", config);
     launch.args(["--config", "outrigger.toml"])
 }
 
 /// The processes of a replica's device hosts.
-fn hosts(replica: &ReplicaProcess) -> Vec<u32> {
+pub(crate) fn hosts(replica: &ReplicaProcess) -> Vec<u32> {
     let parent = format!("{}", replica.pid());
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let entry = entry.ok()?;
@@ -43,7 +43,7 @@ fn hosts(replica: &ReplicaProcess) -> Vec<u32> {
     processes.collect()
 }
 
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so().await {
         assert!(Instant::now() < deadline, "{what} does not come");
@@ -51,12 +51,12 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn readiness(replica: &ReplicaProcess) -> (u16, String) {
+pub(crate) async fn readiness(replica: &ReplicaProcess) -> (u16, String) {
     let ready = client().get(format!("{}/ready", replica.observe)).send().await.unwrap();
     (ready.status().as_u16(), ready.text().await.unwrap())
 }
 
-async fn is_right(replica: &ReplicaProcess) -> bool {
+pub(crate) async fn is_right(replica: &ReplicaProcess) -> bool {
     let (status, _, body) = outcome(infer(replica, "sum", call()).send().await.unwrap()).await;
     status == 200 && body["outputs"][0]["data"] == json!([11.0, 22.0, 33.0])
 }

@@ -10,6 +10,7 @@ mod contracts;
 mod copies;
 mod crashes;
 mod dev;
+mod device_limits;
 mod devices;
 mod digits;
 mod disconnects;

@@ -144,6 +144,8 @@ fn what_is_wrong_in_it_is_named() {
         ),
         ("devices = 'cuda'", "line 1: invalid type"),
         ("instances = 0", "`instances` is 0, expected a whole number from 1 to 64"),
+        ("settings = ['affinity']", "`settings` holds `affinity`, which is not KEY=VALUE"),
+        ("settings = 'affinity=0'", "line 1: invalid type"),
         ("max_delay = '5'", "`max_delay` is \"5\", expected a time"),
         ("version = '../x'", "`version` is not a letter or digit"),
         (
@@ -198,6 +200,53 @@ fn samples_must_give_what_they_must() {
     let bad = with("file = 'sum.onnx'\n[[samples]]\nrequest = 'samples/golden.json'");
     let text = refused(bad, 3);
     assert!(text.contains("sample golden.json: "), "{text}");
+}
+
+#[test]
+fn a_sample_that_takes_too_long_ends_the_start() {
+    for process in ["in", "out"] {
+        let config = format!(
+            "[limits]\nsample_timeout = '200ms'\n[backends.adder]\nlibrary = '{}'\nprocess = '{process}'",
+            adder().display()
+        );
+        let launch = outrigger()
+            .file("models/slow/model.toml", "file = 'words.txt'\nformat = 'text'\ndevices = ['adder']\n[[samples]]\nrequest = 'request.json'")
+            .file("models/slow/words.txt", "slow 86400000")
+            .file("models/slow/request.json", call())
+            .file("outrigger.toml", config)
+            .args(["--config", "outrigger.toml", "--model-dir", "models"]);
+        let text = refused(launch, 3);
+        let said = "model `slow` on adder:0: sample request.json: it did not end within limits.sample_timeout, 200ms";
+        assert!(text.contains(said) && !text.contains("still under way"), "{process}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn samples_of_halves_are_numbers() {
+    use outrigger_backend::DataType;
+    let launch = |data_type: DataType, got: &str, expected: &str| {
+        let body = |side: &str, name: &str, data: &str| {
+            format!(
+                r#"{{"{side}":[{{"name":"{name}","datatype":"{data_type}","shape":[3],"data":{data}}}]}}"#
+            )
+        };
+        outrigger()
+            .file("models/same/same.onnx", onnx::identity(data_type, &[onnx::Dim::Named("n")]))
+            .file("models/same/model.toml", "[[samples]]\nrequest = 'r.json'\nexpect = 'e.json'")
+            .file("models/same/r.json", body("inputs", "x", got))
+            .file("models/same/e.json", body("outputs", "y", expected))
+            .args(["--model-dir", "models"])
+    };
+    for (data_type, off) in [
+        (DataType::Fp16, "output `y` at index 0 is 0.0999755859375, expected 0.1500244140625 in e.json"),
+        (DataType::Bf16, "output `y` at index 0 is 0.10009765625, expected 0.150390625 in e.json"),
+    ] {
+        drop(launch(data_type, "[0.1, 1, -2]", "[0.1001, 1.001, -2.001]").start());
+        let text = refused(launch(data_type, "[0.1, 1, -2]", "[0.15, 1, -2]"), 3);
+        assert!(text.contains(off), "{text}");
+    }
+    let text = refused(launch(DataType::Fp16, "[1, 65520, 1]", "[1, 1, 1]"), 3);
+    assert!(text.contains("sample r.json: input `x`: a number is out of the range"), "{text}");
 }
 
 #[test]

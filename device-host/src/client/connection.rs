@@ -134,7 +134,7 @@ impl Connection {
         if total as u64 > limits.call_bytes {
             let limit = limits.call_bytes;
             let text =
-                format!("inputs of {total} bytes are over the device host's limit of {limit} for one call");
+                format!("inputs of {total} bytes are over max_call_bytes of the device host, {limit} bytes");
             return Err(BackendError::Input(text));
         }
         let inline = total <= limits.inline_bytes;

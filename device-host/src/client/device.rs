@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
@@ -15,13 +14,11 @@ use super::connection::{Came, Laid};
 use super::host::{Fault, Holder, Host, InstanceEntry, Known, ModelEntry, Phase};
 use super::instance::{HostedInstance, LiveInstance};
 use super::link::Link;
+use super::options::Options;
 use crate::frame::Kind;
 use crate::message;
 use crate::socket::within;
 use crate::wire::{Put, Reader, WireError};
-
-/// How long a child may take for what neither loads nor runs anything. One that takes longer hangs, and is ended.
-const CALL: Duration = Duration::from_secs(60);
 
 /// A device that is open; ends its child when dropped.
 pub(super) struct OpenDevice {
@@ -39,7 +36,8 @@ impl OpenDevice {
         alive: SyncSender<()>,
     ) -> Result<Self, BackendError> {
         let link = holder.host.link()?;
-        link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()), CALL)?;
+        let limit = holder.host.options.timing.request;
+        link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()), limit)?;
         let device = Some((index, info.name.clone()));
         holder.host.register(&link, |loaded| loaded.device = device)?;
         holder.host.tell_first();
@@ -108,9 +106,9 @@ impl Device for HostedDevice {
     }
 
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
-        let link = self.0.host().link()?;
+        let (host, link) = (self.0.host(), self.0.host().link()?);
         let fill = |out: &mut Vec<u8>| message::put_options(options, out);
-        link.ask(Kind::Estimate, 0, fill, |reader| reader.u64(), CALL)
+        link.ask(Kind::Estimate, 0, fill, |reader| reader.u64(), host.options.timing.request)
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
@@ -118,7 +116,7 @@ impl Device for HostedDevice {
         let most = host.options.limits.models;
         if host.count(|loaded| loaded.models.len()) >= most {
             return Err(BackendError::Load(format!(
-                "{}: the device host holds {most} models, which is its limit",
+                "{}: the device host holds {most} models, which is its limit (max_models)",
                 options.path.display()
             )));
         }
@@ -142,7 +140,8 @@ impl Device for HostedDevice {
             let signed = |field: u32| i32::from_le_bytes(field.to_le_bytes());
             Ok(DLDevice { device_type: signed(reader.u32()?), device_id: signed(reader.u32()?) })
         };
-        let device = link.ask(Kind::Allocate, number, |out| out.put_size(bytes), read, CALL)?;
+        let limit = host.options.timing.request;
+        let device = link.ask(Kind::Allocate, number, |out| out.put_size(bytes), read, limit)?;
         Ok(remote(&self.0, &link, number, device, bytes))
     }
 
@@ -154,12 +153,17 @@ impl Device for HostedDevice {
             shape.and_then(|shape| Tensor::new(DataType::Uint8, shape, Bytes::copy_from_slice(from)).ok());
         let tensor =
             tensor.ok_or_else(|| BackendError::Input("there is no tensor of so many bytes".into()))?;
-        let limits = &self.0.host().options.limits;
+        let Options { limits, timing, .. } = &*self.0.host().options;
         let done = link.for_housekeeping().and_then(|mut lent| {
             lent.with(|connection| {
                 let laid = connection.lay(std::slice::from_ref(&tensor), limits, &[])?;
-                connection
-                    .send_tensors(Kind::Upload, number, laid, &within(CALL), |sent, out| sent.put(out))?;
+                connection.send_tensors(
+                    Kind::Upload,
+                    number,
+                    laid,
+                    &within(timing.request),
+                    |sent, out| sent.put(out),
+                )?;
                 connection.take_tensors(0, limits)
             })
         });
@@ -168,14 +172,20 @@ impl Device for HostedDevice {
 
     fn download(&self, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
         let (link, number) = self.memory_of(from)?;
-        let limits = &self.0.host().options.limits;
+        let Options { limits, timing, .. } = &*self.0.host().options;
         let came = link.for_housekeeping().and_then(|mut lent| {
             lent.with(|connection| {
                 let write = |sent: &crate::frame::Sent, out: &mut Vec<u8>| {
                     sent.put(out);
                     out.put_size(to.len());
                 };
-                connection.send_tensors(Kind::Download, number, Laid::default(), &within(CALL), write)?;
+                connection.send_tensors(
+                    Kind::Download,
+                    number,
+                    Laid::default(),
+                    &within(timing.request),
+                    write,
+                )?;
                 let came = connection.take_tensors(1, limits)?.pop();
                 match came {
                     Some(Came::Host(tensor)) if tensor.data().len() == to.len() => {
@@ -266,7 +276,7 @@ impl Model for HostedModel {
         model.fault.check()?;
         if host.count(|loaded| loaded.instances.len()) >= most {
             return Err(BackendError::Run(format!(
-                "the device host holds {most} instances, which is its limit"
+                "the device host holds {most} instances, which is its limit (max_instances)"
             )));
         }
         let (link, number) = (host.link()?, host.number());

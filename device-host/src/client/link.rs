@@ -93,12 +93,13 @@ pub(super) enum Verdict {
 }
 
 impl Link {
-    pub(super) fn new(options: &Arc<Options>, control: OwnedFd, bell: &Arc<Bell>) -> Self {
+    /// The way to a child that may be at so many calls at once.
+    pub(super) fn new(options: &Arc<Options>, control: OwnedFd, bell: &Arc<Bell>, calls: usize) -> Self {
         Self {
             options: Arc::clone(options),
             control,
             bell: Arc::clone(bell),
-            runs: Pool::new(options.limits.connections.max(1)),
+            runs: Pool::new(calls),
             housekeeping: Pool::new(HOUSEKEEPING),
             sockets: Mutex::default(),
             next_run: AtomicU64::new(1),
@@ -141,7 +142,7 @@ impl Link {
             Err(Full) => {
                 let Options { name, limits, .. } = &*self.options;
                 let text = format!(
-                    "the device host of `{name}` has {} calls under way, and none ended within {:?}",
+                    "the device host of `{name}` has {} calls under way (max_calls), and none ended within {:?} (call_wait)",
                     pool.most, limits.connection_wait
                 );
                 return Err(BackendError::Run(text).into());
@@ -296,7 +297,7 @@ impl Link {
         }
         let grace = self.options.timing.cancel_grace;
         self.end().condemned =
-            Some(Verdict::Guilty(format!("a run did not end within {grace:?} of its cancel")));
+            Some(Verdict::Guilty(format!("a run did not end within {grace:?} of its cancel (cancel_grace)")));
         None
     }
 
@@ -315,7 +316,10 @@ impl Link {
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
         limit: Duration,
     ) -> Result<T, BackendError> {
-        self.request(kind, number, fill, read, &within(limit)).map_err(|trouble| self.fails(trouble))
+        self.request(kind, number, fill, read, &within(limit)).map_err(|trouble| match trouble {
+            Trouble::Late => self.fails(BackendError::Lost(late(kind, limit)).into()),
+            trouble => self.fails(trouble),
+        })
     }
 
     /// A request without tensors, of which no more is made than what became of it.
@@ -334,6 +338,17 @@ impl Link {
             Ok(answer)
         })
     }
+}
+
+/// What is said of a child that did not answer in time, with the key of that time.
+fn late(kind: Kind, limit: Duration) -> String {
+    let key = match kind {
+        Kind::Status => "status_timeout",
+        Kind::Load | Kind::Instance => "load_timeout",
+        Kind::Release => "end_grace",
+        _ => "request_timeout",
+    };
+    format!("it did not answer within {limit:?} ({key})")
 }
 
 /// A run under way.
@@ -487,7 +502,7 @@ mod tests {
     fn a_cancel_counts_before_the_run_is_sent_and_condemns_only_where_it_can_be_heeded() {
         let (control, child) = socket::pair().unwrap();
         let options = Arc::new(Options::new("/x", "/x", "x", &[]));
-        let link = Link::new(&options, control, &Arc::new(Bell::new().unwrap()));
+        let link = Link::new(&options, control, &Arc::new(Bell::new().unwrap()), 1);
         let id = NonZeroU64::new(7).unwrap();
         let told = || socket::readable(child.as_fd(), Duration::ZERO).unwrap();
         let waiting = link.begin(1, Some(id));

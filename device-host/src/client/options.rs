@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_backend::Health;
+use outrigger_backend::{BackendInfo, Health};
 
 /// What to start, and how it is held.
 #[derive(Clone)]
@@ -41,25 +41,42 @@ pub struct DeviceHealth {
     pub pid: Option<u32>,
 }
 
-/// Limits of one device's host.
-#[derive(Clone, Debug)]
+/// Limits of one device's host. `outrigger` has a key for each in its `[backends.NAME]` tables, and messages name them by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls at once; each has a socket, a thread of the host's, and regions of its own.
+    /// Calls at once, `max_calls`; each has a socket, a thread of the host's, and regions of its own. As many as a device of the
+    /// backend says that it has lanes, where that is more.
     pub connections: usize,
-    /// How long a call waits for one of them.
+    /// How long a call waits for one of them, `call_wait`.
     pub connection_wait: Duration,
-    /// Bytes of all inputs of one call, and of all its results.
+    /// Bytes of all inputs of one call, and of all its results, `max_call_bytes`.
     pub call_bytes: u64,
-    /// Bytes of all inputs of one call, and of all its results, that still travel in the frame.
+    /// Bytes of all inputs of one call, and of all its results, that still travel in the frame, `inline_bytes`: at most
+    /// [`Limits::MOST_INLINE`].
     pub inline_bytes: usize,
-    /// Bytes of shared memory that each side keeps for the next call of a connection; larger ones are made for one call.
+    /// Bytes of shared memory that each side keeps for the next call of a connection, `kept_bytes`; larger ones are made for one call.
     pub kept_bytes: u64,
-    /// Regions that the host keeps for each connection; more are made for one call each.
+    /// Regions that the host keeps for each connection, `kept_regions`, at least 1; more are made for one call each.
     pub kept_regions: usize,
-    /// Models loaded at once.
+    /// Models loaded at once, `max_models`.
     pub models: usize,
-    /// Instances at once.
+    /// Instances at once, `max_instances`: at most [`Limits::MOST_INSTANCES`].
     pub instances: usize,
+}
+
+impl Limits {
+    /// The most bytes that still travel in a frame, which has a limit of its own.
+    pub const MOST_INLINE: usize = crate::frame::LIMIT / 4;
+    /// The most instances, of which the status of a device says what each holds, in one frame.
+    pub const MOST_INSTANCES: usize = crate::frame::LIMIT / 32;
+    /// The most lanes of a device that count.
+    const MOST_LANES: usize = 1024;
+
+    /// Calls at once to a host of this backend.
+    pub(super) fn calls(&self, info: &BackendInfo) -> usize {
+        let lanes = info.devices.iter().map(|device| device.lanes as usize).max().unwrap_or(0);
+        self.connections.max(lanes.min(Self::MOST_LANES)).max(1)
+    }
 }
 
 impl Default for Limits {
@@ -77,32 +94,35 @@ impl Default for Limits {
     }
 }
 
-/// Times of one device's host.
-#[derive(Clone, Debug)]
+/// Times of one device's host. `outrigger` has a key for each, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How long both sides look for the next frame before they sleep, where frames come that fast; 0 for never.
+    /// How long both sides look for the next frame before they sleep, where frames come that fast, `spin`; 0 for never.
     pub spin: Duration,
-    /// From the start of the process until it has described the backend.
+    /// From the start of the process until it has described the backend, `start_timeout`.
     pub start: Duration,
-    /// For the device's status; a host that does not answer hangs, and is ended.
+    /// For the device's status, `status_timeout`; a host that does not answer hangs, and is ended.
     pub answer: Duration,
-    /// For one model to be loaded, also again after a restart, and for one instance to be made.
+    /// For what neither loads nor runs anything, `request_timeout`: opening the device, estimates, memory of its own.
+    pub request: Duration,
+    /// For one model to be loaded, also again after a restart, and for one instance to be made, `load_timeout`.
     pub reload: Duration,
-    /// Between a cancel and the run's end, where the backend can end runs early; then the host is ended.
+    /// Between a cancel and the run's end, where the backend can end runs early, `cancel_grace`; then the host
+    /// is ended.
     pub cancel_grace: Duration,
-    /// For something that is unloaded, and for the process to end in order; then it is ended.
+    /// For something that is unloaded, and for the process to end in order, `end_grace`; then it is ended.
     pub end_grace: Duration,
-    /// The pause before the second restart; the first is at once. It doubles.
+    /// The pause before the second restart, `restart_backoff`; the first is at once. It doubles.
     pub backoff: Duration,
-    /// The longest pause.
+    /// The longest pause, `restart_backoff_max`, and that between two tries of what did not load again.
     pub backoff_most: Duration,
-    /// A host that served so long starts at once again.
+    /// A host that served so long starts at once again, `restart_backoff_reset`.
     pub served_well: Duration,
-    /// A device whose host died so many times…
+    /// A device whose host died so many times, `quarantine_deaths`…
     pub deaths: usize,
-    /// …within this time, without a good call in between, is quarantined…
+    /// …within this time, `quarantine_window`, without a good call in between, is quarantined…
     pub deaths_within: Duration,
-    /// …and tried again only so often.
+    /// …and tried again only so often, `quarantine`.
     pub quarantine: Duration,
 }
 
@@ -112,6 +132,7 @@ impl Default for Timing {
             spin: Duration::from_micros(50),
             start: Duration::from_secs(60),
             answer: Duration::from_secs(5),
+            request: Duration::from_secs(60),
             reload: Duration::from_secs(600),
             // ONNX Runtime heeds a cancel only between two operators.
             cancel_grace: Duration::from_secs(30),
@@ -155,5 +176,27 @@ impl std::fmt::Debug for Options {
             .field("limits", &self.limits)
             .field("timing", &self.timing)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_backend::{DeviceInfo, DeviceKind};
+
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_calls_as_a_device_has_lanes() {
+        let backend = |lanes: u32| {
+            let (name, kind) = ("gpu:0".into(), DeviceKind::Gpu);
+            let device = DeviceInfo { name, kind, memory_total: 0, lanes, resident: false };
+            let (name, version) = ("gpu".into(), "1".into());
+            BackendInfo { name, version, formats: Vec::new(), devices: vec![device], reason: None }
+        };
+        let calls = |connections: usize, lanes: u32| {
+            Limits { connections, ..Limits::default() }.calls(&backend(lanes))
+        };
+        assert_eq!([calls(64, 0), calls(64, 64), calls(64, 65), calls(0, 0)], [64, 64, 65, 1]);
+        assert_eq!(calls(64, u32::MAX), 1024, "a child is not believed everything");
     }
 }

@@ -166,7 +166,7 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     if let Err(reason) = same_device(host.first(&info), &info, index) {
         return Err(failed_start(options, process, unavailable(options, reason).into()));
     }
-    let link = Arc::new(Link::new(options, control, &host.bell));
+    let link = Arc::new(Link::new(options, control, &host.bell, options.limits.calls(&info)));
     let running = Running { process, link };
     if let Err(trouble) = load(options, &running.link, &loaded, &|| until(options.timing.reload)) {
         let error = failed_start(options, running.process, trouble);
@@ -214,7 +214,10 @@ fn failed_start(options: &Options, process: Process, trouble: Trouble) -> Backen
     let unavailable = |reason| unavailable(options, reason);
     match trouble {
         Trouble::Backend(error) | Trouble::Ours(error) => error,
-        Trouble::Late => unavailable("its device host did not get ready in time".into()),
+        Trouble::Late => unavailable(format!(
+            "its device host did not get ready in time: start_timeout is {:?}, load_timeout {:?}",
+            options.timing.start, options.timing.reload
+        )),
         Trouble::Protocol(why) => unavailable(format!("its device host broke the protocol: {why}")),
         Trouble::Gone => {
             process.has_ended(CLOSING);
@@ -235,6 +238,7 @@ fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<Ba
             kept_bytes: limits.kept_bytes,
             kept_regions: limits.kept_regions.max(1) as u64,
             spin: options.timing.spin,
+            end_grace: options.timing.end_grace,
         },
     };
     let mut out = Vec::new();

@@ -208,7 +208,7 @@ fn read_memory(host: &Host, memory: &mut Memory, number: u64, size: usize) -> Re
     let from = host.objects.memory.get(number).ok_or_else(|| missing("memory", number))?;
     if size as u64 > memory.limit() {
         let text =
-            format!("{size} bytes are over the device host's limit of {} for one call", memory.limit());
+            format!("{size} bytes are over max_call_bytes of the device host, {} bytes", memory.limit());
         return Err(BackendError::OutOfMemory(text));
     }
     let extent =

@@ -35,7 +35,7 @@ const EXIT_NO_SOCKET: u8 = 2;
 /// The backend did not open; the parent was told why.
 const EXIT_FAILED: u8 = 3;
 
-/// How long calls that are under way are waited for when the parent has gone. It ends the process itself if it is still there.
+/// How long calls that are under way are waited for at least when the parent has gone. It ends the process itself if it is still there.
 const LEFT: Duration = Duration::from_secs(60);
 
 /// Runs a device host from its first to its last line; returns the exit code. The control socket is standard input. To be called
@@ -92,9 +92,10 @@ fn converse(control: &OwnedFd) -> Result<u8, ReceiveError> {
     message::put_info(backend.info(), &mut out);
     reply(control, &mut out)?;
     let host = Arc::new(Host { objects: Objects::new(backend), runs: Runs::default(), limits: hello.limits });
+    let left = LEFT.max(host.limits.end_grace);
     let connections = Connections::default();
     let ended = tend(control, &mut inbox, &host, &connections);
-    if !connections.wait(LEFT) {
+    if !connections.wait(left) {
         eprintln!("the device host ends with calls under way");
         return Ok(EXIT_PROTOCOL);
     }

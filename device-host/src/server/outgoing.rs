@@ -111,7 +111,7 @@ impl Outgoing {
 /// Results of so many bytes are over the limit.
 pub(super) fn too_much(bytes: u64, limit: u64) -> BackendError {
     BackendError::OutOfMemory(format!(
-        "results of {bytes} bytes are over the device host's limit of {limit} for one call"
+        "results of {bytes} bytes are over max_call_bytes of the device host, {limit} bytes"
     ))
 }
 

@@ -224,7 +224,7 @@ fn what_is_too_much_is_a_clear_error() {
     let (_model, instance) = hosted.model("double");
     let error = call(&*instance, &input(1., 300_000)).unwrap_err();
     assert!(matches!(error, BackendError::Input(_)), "{error:?}");
-    let limit = "inputs of 1200000 bytes are over the device host's limit of 1048576 for one call";
+    let limit = "inputs of 1200000 bytes are over max_call_bytes of the device host, 1048576 bytes";
     assert_eq!(error.to_string(), limit);
     // A result that is said to have 4 GB.
     let (model, claiming) = hosted.model("claim 1000000000");

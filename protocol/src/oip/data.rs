@@ -34,15 +34,21 @@ pub(super) fn fill(
         DataType::Int64 => fill_with(scanner, extents, out, integer!(i64)),
         DataType::Fp32 => fill_with(scanner, extents, out, |s| Ok(s.number()?.single()?.to_ne_bytes())),
         DataType::Fp64 => fill_with(scanner, extents, out, |s| Ok(s.number()?.double()?.to_ne_bytes())),
+        DataType::Fp16 => fill_with(scanner, extents, out, |s| Ok(s.number()?.half(5)?.to_ne_bytes())),
+        DataType::Bf16 => fill_with(scanner, extents, out, |s| Ok(s.number()?.half(8)?.to_ne_bytes())),
         // `carried` is asked before.
         _ => Err(Fault::Kind("a datatype that JSON carries")),
     }
 }
 
-/// Whether [`fill`] can read this type.
-pub(super) fn carried(data_type: DataType) -> bool {
+/// Whether this type is carried; `halves`: with FP16 and BF16.
+pub(super) fn carried(data_type: DataType, halves: bool) -> bool {
     use DataType::*;
-    matches!(data_type, Bool | Uint8 | Uint16 | Uint32 | Uint64 | Int8 | Int16 | Int32 | Int64 | Fp32 | Fp64)
+    match data_type {
+        Bool | Uint8 | Uint16 | Uint32 | Uint64 | Int8 | Int16 | Int32 | Int64 | Fp32 | Fp64 => true,
+        Fp16 | Bf16 => halves,
+        _ => false,
+    }
 }
 
 fn boolean(scanner: &mut Scanner<'_>) -> Result<[u8; 1], Fault> {

@@ -5,7 +5,8 @@
 //! the [`Limits`]. [`encode_infer`] is the way back.
 //!
 //! Source: the protocol's `v2/models/{name}/infer`, <https://github.com/kserve/open-inference-protocol>.
-//! Binary tensors and the types FP16, BF16 and BYTES are not carried.
+//! Binary tensors and the types FP16, BF16 and BYTES are not carried; [`Limits::halves`] carries FP16 and BF16 as numbers, for what
+//! is no call.
 
 mod data;
 mod encode;

@@ -23,11 +23,20 @@ pub struct Limits {
     pub depth: usize,
     /// Bytes of the call's `id`.
     pub id_bytes: usize,
+    /// Whether FP16 and BF16 may come as numbers, which they may not in the protocol; each becomes the nearest that there is.
+    pub halves: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { elements: 64 << 20, tensor_bytes: 256 << 20, rank: MAX_RANK, depth: 32, id_bytes: 256 }
+        Self {
+            elements: 64 << 20,
+            tensor_bytes: 256 << 20,
+            rank: MAX_RANK,
+            depth: 32,
+            id_bytes: 256,
+            halves: false,
+        }
     }
 }
 
@@ -270,7 +279,7 @@ impl<'a> Parser<'a> {
         if place.is_some() {
             return Err(invalid(name, "it is given twice"));
         }
-        fit::check_datatype(name, draft.datatype.as_deref(), info)?;
+        fit::check_datatype(name, draft.datatype.as_deref(), info, self.limits.halves)?;
         let Some(shape) = draft.shape.take() else {
             return Err(CallError::new(
                 ErrorCode::BadRequest,

@@ -286,6 +286,42 @@ fn datatypes_are_the_models() {
 }
 
 #[test]
+fn halves_are_numbers_where_that_is_wanted() {
+    let limits = Limits { halves: true, ..Limits::default() };
+    let bits = |data_type: DataType, number: &str| {
+        let body = body(data_type.name(), "[1]", &format!("[{number}]"));
+        let call = parse_infer(body.as_bytes(), &model(data_type, &[1]), &limits)?;
+        Ok::<_, CallError>(u16::from_ne_bytes(call.inputs[0].data()[..].try_into().unwrap()))
+    };
+    // The bit patterns are those of IEEE 754 binary16 and of the upper half of binary32.
+    for (data_type, number, expected) in [
+        (DataType::Fp16, "1", 0x3c00),
+        (DataType::Fp16, "-2", 0xc000),
+        (DataType::Fp16, "-0.0", 0x8000),
+        (DataType::Fp16, "0.1", 0x2e66),
+        (DataType::Fp16, "2049", 0x6800), // in the middle: the even one
+        (DataType::Fp16, "2051", 0x6802),
+        (DataType::Fp16, "65519.99", 0x7bff),
+        (DataType::Fp16, "6.103515625e-05", 0x0400), // the smallest that is normal
+        (DataType::Fp16, "6.1e-05", 0x03ff),
+        (DataType::Fp16, "2.99e-8", 0x0001),
+        (DataType::Fp16, "2.9802322387695312e-8", 0x0000),
+        (DataType::Fp16, "1e-300", 0x0000),
+        (DataType::Bf16, "1", 0x3f80),
+        (DataType::Bf16, "3.14159", 0x4049),
+        (DataType::Bf16, "-3.3895314e38", 0xff7f),
+        (DataType::Bf16, "1e-40", 0x0001),
+    ] {
+        assert_eq!(bits(data_type, number).unwrap(), expected, "{data_type} {number}");
+    }
+    for (data_type, number) in
+        [(DataType::Fp16, "65520"), (DataType::Fp16, "-1e300"), (DataType::Bf16, "3.4e38")]
+    {
+        assert_eq!(code(bits(data_type, number)), ErrorCode::InvalidTensor, "{data_type} {number}");
+    }
+}
+
+#[test]
 fn inputs_come_back_in_the_models_order() {
     let mut model = model(DataType::Uint8, &[1]);
     model.inputs.push(info("w", DataType::Int8, &[1]));

@@ -96,8 +96,10 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         );
     }
 
-    let (tables, more) = devices::tables(settings);
-    let placed = devices::lists(settings, &tables);
+    let cpu_threads = get.optional_count(key::BACKENDS_CPU_THREADS).unwrap_or(cores);
+    let (tables, more) = devices::tables(settings, cpu_threads);
+    let mut placed = devices::lists(settings, &tables);
+    placed.extend(devices::model_settings(settings));
     let models = settings
         .models
         .iter()
@@ -226,7 +228,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             path: get.path(key::BACKENDS_PATH),
             onnxruntime: get.path(key::BACKENDS_ONNXRUNTIME),
             python: get.text(key::SCRIPT_PYTHON),
-            cpu_threads: get.optional_count(key::BACKENDS_CPU_THREADS).unwrap_or(cores),
+            cpu_threads,
             intra_threads: get.count(key::BACKENDS_INTRA_THREADS),
             tables,
         },
@@ -245,6 +247,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             answer: get.size(key::LIMITS_ANSWER),
             answers: get.size(key::LIMITS_ANSWERS),
             write_timeout: get.duration(key::LIMITS_WRITE_TIMEOUT),
+            sample_timeout: get.duration(key::LIMITS_SAMPLE_TIMEOUT),
             models: limit,
         },
         queue: QueueConfig {
@@ -293,6 +296,11 @@ fn model(section: &Section) -> ModelConfig {
             _ => None,
         },
         instances: count(key::MODEL_INSTANCES),
+        settings: match value(key::MODEL_SETTINGS) {
+            // `devices` reports those that are none.
+            Some(Value::List(items)) => devices::pairs(items).unwrap_or_default(),
+            _ => Vec::new(),
+        },
     }
 }
 

@@ -5,9 +5,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::hosts::{self, HostConfig};
 use super::key::{
-    BACKEND_LIBRARY, BACKEND_MEMORY, BACKEND_PROCESS, BACKEND_SETTINGS, BACKEND_THREADS, KEYS, Key,
-    MODEL_DEVICES, PLACEMENT_DEVICES,
+    BACKEND_LIBRARY, BACKEND_MEMORY, BACKEND_PROCESS, BACKEND_SETTINGS, BACKEND_THREADS,
+    BACKENDS_CPU_THREADS, KEYS, Key, MODEL_DEVICES, MODEL_SETTINGS, PLACEMENT_DEVICES,
 };
 use super::value::Value;
 use super::{Mistake, Origin, Section, Settings, suggestion};
@@ -18,7 +19,7 @@ const BACKENDS: [&str; 6] = ["cpu", "cpu_torch", "cuda", "cuda_torch", "gpu", "f
 const MAX_BACKENDS: usize = 16;
 /// The most entries of a list of devices.
 const MAX_DEVICES: usize = 16;
-/// The most settings of a backend.
+/// The most settings of a backend, and of a model.
 const MAX_SETTINGS: usize = 64;
 
 /// `[backends]`.
@@ -51,6 +52,8 @@ pub struct BackendConfig {
     pub memory: Option<u64>,
     /// Settings of its own.
     pub settings: Vec<(String, String)>,
+    /// How processes of its own are held.
+    pub host: HostConfig,
 }
 
 /// Where a backend runs.
@@ -70,9 +73,13 @@ impl BackendsConfig {
 
     /// Where a backend runs.
     pub fn process(&self, name: &str) -> ProcessKind {
-        let own = if name == "cpu" { ProcessKind::In } else { ProcessKind::Out };
-        self.tables.get(name).and_then(|table| table.process).unwrap_or(own)
+        process(name, self.tables.get(name))
     }
+}
+
+fn process(name: &str, table: Option<&BackendConfig>) -> ProcessKind {
+    let own = if name == "cpu" { ProcessKind::In } else { ProcessKind::Out };
+    table.and_then(|table| table.process).unwrap_or(own)
 }
 
 /// `[placement]`.
@@ -218,8 +225,22 @@ pub(super) fn lists(settings: &Settings, tables: &BTreeMap<String, BackendConfig
     std::iter::once(all).chain(models).filter_map(mistake).collect()
 }
 
+/// What is wrong with the settings of models.
+pub(super) fn model_settings(settings: &Settings) -> Vec<Mistake> {
+    let mistake = |(name, section): (&String, &Section)| {
+        let super::Setting { value: Value::List(items), origin } = section.get(MODEL_SETTINGS.name)? else {
+            return None;
+        };
+        Some(mistake(origin, "models", name, &pairs(items).err()?))
+    };
+    settings.models.iter().filter_map(mistake).collect()
+}
+
 /// The tables, and what is wrong with them.
-pub(super) fn tables(settings: &Settings) -> (BTreeMap<String, BackendConfig>, Vec<Mistake>) {
+pub(super) fn tables(
+    settings: &Settings,
+    cpu_threads: usize,
+) -> (BTreeMap<String, BackendConfig>, Vec<Mistake>) {
     let (mut tables, mut mistakes) = (BTreeMap::new(), Vec::new());
     for (name, named) in &settings.backends {
         let table = table(name, &named.section, &mut mistakes);
@@ -228,6 +249,12 @@ pub(super) fn tables(settings: &Settings) -> (BTreeMap<String, BackendConfig>, V
             let problem = format!("`backends.{name}.library` is missing: `{name}` is none of ours{near}");
             mistakes.push(Mistake { origin: named.origin.to_string(), problem });
         }
+        let own = format!("backends.{name}.{}", BACKEND_THREADS.name);
+        let threads = match table.threads {
+            Some(threads) => Some((own.as_str(), threads)),
+            None => (name == "cpu").then_some((BACKENDS_CPU_THREADS.name, cpu_threads)),
+        };
+        mistakes.extend(hosts::mistakes(name, named, &table, process(name, Some(&table)), threads));
         tables.insert(name.clone(), table);
     }
     if let Some(named) = settings.backends.values().nth(MAX_BACKENDS) {
@@ -257,21 +284,23 @@ fn table(name: &str, section: &Section, mistakes: &mut Vec<Mistake>) -> BackendC
             _ => None,
         },
         settings: Vec::new(),
+        host: hosts::host(section),
     };
     if let Some(super::Setting { value: Value::List(items), origin }) = section.get(BACKEND_SETTINGS.name) {
         match pairs(items) {
             Ok(pairs) => table.settings = pairs,
-            Err(problem) => mistakes.push(mistake(origin, name, &problem)),
+            Err(problem) => mistakes.push(mistake(origin, "backends", name, &problem)),
         }
     }
     table
 }
 
-fn mistake(origin: &Origin, name: &str, problem: &str) -> Mistake {
-    Mistake { origin: origin.to_string(), problem: format!("`backends.{name}.settings` {problem}") }
+fn mistake(origin: &Origin, kind: &str, name: &str, problem: &str) -> Mistake {
+    Mistake { origin: origin.to_string(), problem: format!("`{kind}.{name}.settings` {problem}") }
 }
 
-fn pairs(items: &[String]) -> Result<Vec<(String, String)>, String> {
+/// Reads settings, KEY=VALUE each.
+pub(crate) fn pairs(items: &[String]) -> Result<Vec<(String, String)>, String> {
     if items.len() > MAX_SETTINGS {
         return Err(format!("has {} settings, {MAX_SETTINGS} are the most", items.len()));
     }

@@ -230,6 +230,8 @@ keys! {
     LIMITS_WRITE_TIMEOUT = "limits.write_timeout", Kind::Timeout, "5m", [],
         "longest time that a client may take nothing of an answer that is there for it; then its connection is closed, once other \
          answers on it (HTTP/2) have had as long again";
+    LIMITS_SAMPLE_TIMEOUT = "limits.sample_timeout", Kind::Timeout, "60s", [],
+        "time limit of the run of one sample of a model.toml, before the replica is ready";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 
@@ -276,6 +278,8 @@ table_keys! { "models", MODEL_KEYS,
         "whether it may go elsewhere than where its list begins [default: placement.fallback]";
     MODEL_INSTANCES = "instances", Kind::Count { min: 1, max: MAX_INSTANCES as u64 }, "1",
         "loaded copies, spread over the devices that match";
+    MODEL_SETTINGS = "settings", Kind::List, "",
+        "settings of the backend for this model, as KEY=VALUE, over those of its model.toml; which there are, the backend says";
 }
 
 table_keys! { "backends", BACKEND_KEYS,
@@ -289,6 +293,49 @@ table_keys! { "backends", BACKEND_KEYS,
         "memory of each of its devices that models may hold [default: what the device has free]";
     BACKEND_SETTINGS = "settings", Kind::List, "",
         "settings of the backend itself, as KEY=VALUE; which there are, it says";
+    BACKEND_MAX_CALLS = "max_calls", Kind::Count { min: 1, max: 4096 }, "",
+        "calls at once to the process of a device, at least as many as its threads [default: 64, or as many as threads]";
+    BACKEND_CALL_WAIT = "call_wait", Kind::Duration, "30s",
+        "longest time that a call waits for one of them to end";
+    BACKEND_MAX_CALL_BYTES = "max_call_bytes", Kind::Size { min: 1, max: 1 << 40 }, "2GiB",
+        "largest inputs, and largest results, of one call";
+    BACKEND_INLINE_BYTES = "inline_bytes", Kind::Size { min: 0, max: outrigger_device_host::Limits::MOST_INLINE as u64 }, "4KiB",
+        "inputs, and results, of a call up to this size go through a socket, larger ones through shared memory";
+    BACKEND_KEPT_BYTES = "kept_bytes", Kind::Size { min: 0, max: 1 << 40 }, "64MiB",
+        "shared memory for inputs, and for results, that is kept for each of max_calls; what is larger is made for one call";
+    BACKEND_KEPT_REGIONS = "kept_regions", Kind::Count { min: 1, max: 1024 }, "16",
+        "pieces of that for results; what callers hold beyond is made for one call each";
+    BACKEND_MAX_MODELS = "max_models", Kind::Count { min: 1, max: 1 << 20 }, "4096",
+        "models that the process of a device has loaded";
+    BACKEND_MAX_INSTANCES = "max_instances",
+        Kind::Count { min: 1, max: outrigger_device_host::Limits::MOST_INSTANCES as u64 }, "16384",
+        "loaded copies of these";
+    BACKEND_SPIN = "spin", Kind::Duration, "50us",
+        "longest time that replica and process look for what comes next before they sleep, where it comes that fast; 0s: none, at most 10ms";
+    BACKEND_START_TIMEOUT = "start_timeout", Kind::Timeout, "1m",
+        "time limit of starting the process, until it has opened the backend's library";
+    BACKEND_STATUS_TIMEOUT = "status_timeout", Kind::Timeout, "5s",
+        "time limit of telling the device's status; a process that does not is ended, and the next one started";
+    BACKEND_REQUEST_TIMEOUT = "request_timeout", Kind::Timeout, "1m",
+        "the same for opening the device, for estimates, and for memory of its own";
+    BACKEND_LOAD_TIMEOUT = "load_timeout", Kind::Timeout, "10m",
+        "the same for loading a model, also again in the next process, and for making a copy of it";
+    BACKEND_CANCEL_GRACE = "cancel_grace", Kind::Duration, "30s",
+        "time that a run which was cancelled has to end before its process is, where the backend can end runs early";
+    BACKEND_END_GRACE = "end_grace", Kind::Duration, "10s",
+        "time that the process has to unload something, and to end by itself";
+    BACKEND_RESTART_BACKOFF = "restart_backoff", Kind::Timeout, "100ms",
+        "pause before a process that died is started a second time, the first being at once; it doubles with each";
+    BACKEND_RESTART_BACKOFF_MAX = "restart_backoff_max", Kind::Timeout, "30s",
+        "longest such pause; as often is tried what did not load in the next process";
+    BACKEND_RESTART_BACKOFF_RESET = "restart_backoff_reset", Kind::Duration, "30s",
+        "a process that served so long, with a good call, is started again at once";
+    BACKEND_QUARANTINE_DEATHS = "quarantine_deaths", Kind::Count { min: 1, max: 1000 }, "5",
+        "processes of a device that die without a good call in between before it is quarantined ...";
+    BACKEND_QUARANTINE_WINDOW = "quarantine_window", Kind::Timeout, "1m",
+        "... if all of that is within this time";
+    BACKEND_QUARANTINE = "quarantine", Kind::Timeout, "1m",
+        "time between two tries to start a process for a device that is quarantined";
 }
 
 table_keys! { "callers", CALLER_KEYS,

@@ -7,6 +7,7 @@ mod caller_tests;
 mod callers;
 mod devices;
 mod getter;
+mod hosts;
 pub mod key;
 mod layers;
 mod script;
@@ -21,7 +22,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
-pub(crate) use devices::{check_list, is_backend_name, main_backend};
+pub(crate) use devices::{check_list, is_backend_name, main_backend, pairs};
+pub use hosts::HostConfig;
 pub use layers::{Mistake, NamedSection, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use script::{SandboxConfig, ScriptConfig};
@@ -203,6 +205,8 @@ pub struct ModelConfig {
     pub fallback: Option<bool>,
     /// Loaded copies.
     pub instances: Option<usize>,
+    /// Settings of the backend's for it.
+    pub settings: Vec<(String, String)>,
 }
 
 impl ModelConfig {
@@ -244,6 +248,8 @@ pub struct LimitsConfig {
     pub answers: usize,
     /// Longest time that a client may take nothing of what it is sent.
     pub write_timeout: Duration,
+    /// Longest time for the run of a sample at start.
+    pub sample_timeout: Duration,
     /// Models.
     pub models: usize,
 }

@@ -445,11 +445,18 @@ settings = ['cache=/var/cache/outrigger', 'affinity=0-3']
 [backends.ours]
 library = 'lib/ours.so'
 process = 'in'
+[backends.gpu]
+max_calls = 8
+max_call_bytes = '1GiB'
+spin = '0s'
+load_timeout = '20m'
+quarantine_deaths = 3
 [models.a]
 path = 'a.onnx'
 devices = ['ours', 'cpu']
 fallback = true
 instances = 4
+settings = ['affinity = 0-1']
 ";
     let (config, settings) = load(&sources(file, &[])).unwrap();
     let wishes = |wishes: &[DeviceWish]| wishes.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -465,9 +472,94 @@ instances = 4
     let model = &config.models["a"];
     assert_eq!(wishes(model.devices.as_ref().unwrap()), ["ours", "cpu"]);
     assert_eq!((model.fallback, model.instances), (Some(true), Some(4)));
+    assert_eq!(model.settings, [("affinity".to_owned(), "0-1".to_owned())]);
+    let gpu = config.backends.of("gpu").host;
+    assert_eq!((gpu.max_calls, gpu.limits.connections, gpu.limits.call_bytes), (Some(8), 8, 1 << 30));
+    let timing = (gpu.timing.spin, gpu.timing.reload, gpu.timing.deaths);
+    assert_eq!(timing, (Duration::ZERO, Duration::from_secs(1200), 3));
+    assert_eq!(config.backends.of("ours").host, HostConfig::default());
+    assert_eq!(config.limits.sample_timeout, Duration::from_secs(60));
     // What is shown can be used as a file.
     let (again, _) = load(&sources(&settings.show(), &[])).unwrap();
     assert_eq!(again.backends.of("cpu").settings, cpu.settings);
+    assert_eq!(again.backends.of("gpu").host, gpu);
+}
+
+#[test]
+fn what_is_wrong_with_the_processes_of_backends_is_named() {
+    let file = "\
+model_dir = 'models'
+[backends.cpu]
+quarantine = '1m'
+max_calls = 4
+[backends.cuda]
+max_calls = 0
+call_wait = '-1s'
+max_call_bytes = '0B'
+inline_bytes = '2MiB'
+kept_regions = 0
+max_models = 0
+max_instances = 1000000
+start_timeout = '0s'
+status_timeout = '0s'
+request_timeout = '0s'
+load_timeout = '0s'
+restart_backoff = '0s'
+quarantine_deaths = 0
+quarantine_window = '0s'
+quarantine = '0s'
+";
+    let all = problems(&sources(file, &[]));
+    // Each by its own line.
+    for line in 6..=20 {
+        let place = format!("/etc/outrigger.toml:{line}: `backends.cuda.");
+        assert!(all.iter().any(|problem| problem.starts_with(&place)), "{place}\nnot in {all:#?}");
+    }
+    assert_eq!(all.len(), 15, "{all:#?}");
+    let file = "\
+model_dir = 'models'
+[backends]
+cpu_threads = 4
+[backends.cpu]
+quarantine = '1m'
+max_calls = 4
+[backends.cuda]
+threads = 3
+max_calls = 2
+spin = '11ms'
+restart_backoff = '31s'
+[backends.gpu]
+restart_backoff_max = '99ms'
+[backends.fpga]
+threads = 4
+max_calls = 4
+[models.m]
+path = 'm'
+settings = ['affinity']
+";
+    let check = |file: &str, expected: &[&str]| {
+        let problems = problems(&sources(file, &[]));
+        for text in expected {
+            assert!(problems.iter().any(|problem| problem.contains(text)), "{text}\nnot in {problems:#?}");
+        }
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    };
+    let cuda_and_gpu = [
+        "toml:9: `backends.cuda.max_calls` is 2, fewer than the 3 threads of `backends.cuda.threads`",
+        "toml:10: `backends.cuda.spin` is 11ms, 10ms is the most",
+        "toml:11: `backends.cuda.restart_backoff` is 31s, more than `backends.cuda.restart_backoff_max`, 30s",
+        "toml:13: `backends.gpu.restart_backoff` is 100ms, more than `backends.gpu.restart_backoff_max`, 99ms",
+        "`models.m.settings` holds `affinity`, which is not KEY=VALUE",
+    ];
+    let inside = [
+        "toml:5: `backends.cpu.quarantine` is about a process of its own, which `cpu` has not; set `backends.cpu.process = \"out\"`",
+        "toml:6: `backends.cpu.max_calls` is about a process of its own",
+    ];
+    check(file, &[&inside[..], &cuda_and_gpu].concat());
+    check(&file.replace("quarantine = '1m'\nmax_calls = 4", "process = 'out'\nmax_calls = 4"), &cuda_and_gpu);
+    let few = "`backends.cpu.max_calls` is 3, fewer than the 4 threads of `backends.cpu_threads`";
+    let file = file.replace("quarantine = '1m'\nmax_calls = 4", "process = 'out'\nmax_calls = 3");
+    check(&file, &[&[few][..], &cuda_and_gpu].concat());
 }
 
 #[test]

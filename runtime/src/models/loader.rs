@@ -162,8 +162,7 @@ impl<'a> Loader<'a> {
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
         instance.former = former;
         instance.measure();
-        samples::run(wanted, &instance, &self.config.limits)?;
-        Ok(instance)
+        Ok(samples::run(wanted, instance, &self.config.limits)?)
     }
 
     /// The model on a device. Copies on one device share its weights, so it is loaded there once.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::config::key::MAX_INSTANCES;
 use crate::config::{
-    BackendConfig, BatchDelay, DeviceWish, Kind, Value, check_list, check_model_name, suggestion,
+    BackendConfig, BatchDelay, DeviceWish, Kind, Value, check_list, check_model_name, pairs, suggestion,
 };
 
 /// The largest manifest, in bytes.
@@ -47,6 +47,7 @@ pub(super) struct Said {
     pub(super) max_batch: Option<usize>,
     pub(super) max_delay: Option<BatchDelay>,
     pub(super) intra_threads: Option<usize>,
+    pub(super) settings: Vec<(String, String)>,
 }
 
 /// A run before the model is ready.
@@ -76,6 +77,8 @@ struct Raw {
     max_batch: Option<u64>,
     max_delay: Option<String>,
     intra_threads: Option<u64>,
+    #[serde(default)]
+    settings: Vec<String>,
     #[serde(default)]
     samples: Vec<RawSample>,
 }
@@ -108,6 +111,7 @@ const KEYS: &[&str] = &[
     "max_batch",
     "max_delay",
     "intra_threads",
+    "settings",
     "samples",
 ];
 const TENSOR_KEYS: &[&str] = &["name", "datatype", "shape"];
@@ -182,6 +186,7 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
         max_batch: count("max_batch", raw.max_batch, MAX_COUNT)?,
         max_delay: raw.max_delay.map(|text| delay(&text)).transpose()?,
         intra_threads: count("intra_threads", raw.intra_threads, MAX_COUNT)?,
+        settings: pairs(&raw.settings).map_err(|problem| format!("`settings` {problem}"))?,
     };
     let samples = raw.samples.into_iter().map(|sample| {
         for (key, value) in [("rtol", sample.rtol), ("atol", sample.atol)] {

@@ -37,6 +37,20 @@ pub enum PluginError {
         /// Why.
         source: BackendError,
     },
+    /// Its process does not take as many calls as there are threads.
+    #[error(
+        "`backends.{name}.max_calls` is {calls}, and {device} has {threads} threads; raise it, or set backends.{name}.threads"
+    )]
+    Calls {
+        /// The backend.
+        name: String,
+        /// What is allowed.
+        calls: usize,
+        /// A device of it.
+        device: String,
+        /// The threads that the device is said to want.
+        threads: usize,
+    },
     /// It is to run in a process of its own, which is this program again.
     #[error(
         "the program for the process of backend `{name}` is not known; set backends.{name}.process = \"in\""
@@ -77,6 +91,12 @@ pub(crate) fn open(
             let executable = std::env::current_exe()
                 .map_err(|source| PluginError::Executable { name: name.into(), source })?;
             let mut options = outrigger_device_host::Options::new(executable, &path, name, &settings);
+            (options.limits, options.timing) = (table.host.limits, table.host.timing);
+            if table.host.max_calls.is_none() {
+                // Each thread has a call under way; of more lanes than that the device host knows itself.
+                let threads = table.threads.unwrap_or(config.cpu_threads);
+                options.limits.connections = options.limits.connections.max(threads);
+            }
             let watch = Arc::clone(watch);
             options.on_change = Some(Arc::new(move |_| watch.nudge()));
             outrigger_device_host::open(options)

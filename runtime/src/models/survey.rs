@@ -55,7 +55,8 @@ pub(super) fn open<'a>(
 /// Opens the backends that models name.
 ///
 /// # Errors
-/// [`ModelsError::Plugin`] for one that does not take the settings which it is given: that is no reason to go elsewhere.
+/// [`ModelsError::Plugin`] for one that does not take the settings which it is given, or whose devices have more threads than its
+/// process takes calls: that is no reason to go elsewhere.
 pub(super) fn open_for(
     config: &BackendsConfig,
     models: &[Wanted],
@@ -64,6 +65,9 @@ pub(super) fn open_for(
     let names = models.iter().flat_map(Wanted::wishes).map(|wish| wish.backend.as_str());
     let mut surveyed = open(config, names, watch);
     open_beside(config, models, watch, &mut surveyed);
+    if let Some(error) = surveyed.iter().find_map(|seen| too_few_calls(config, seen)) {
+        return Err(error.into());
+    }
     let refused = |seen: &Surveyed| {
         let configured = config.tables.get(&seen.name).is_some_and(|table| !table.settings.is_empty());
         if !configured || !matches!(seen.backend, Err(PluginError::Open { .. })) {
@@ -124,6 +128,15 @@ fn one(config: &BackendsConfig, name: &str, watch: &Arc<Watch>) -> Surveyed {
     }
     let beside = Some(main).filter(|main| *main != name).map(str::to_owned);
     Surveyed { name: name.to_owned(), beside, backend, devices }
+}
+
+/// A device whose process does not take as many calls as it has threads.
+fn too_few_calls(config: &BackendsConfig, seen: &Surveyed) -> Option<PluginError> {
+    let (name, table) = (seen.name.clone(), config.tables.get(&seen.name)?);
+    let calls = table.host.max_calls?;
+    let mut open = seen.devices.iter().filter_map(|seen| seen.opened.as_ref().ok());
+    let open = open.find(|open| open.threads > calls)?;
+    Some(PluginError::Calls { name, calls, device: open.id.to_string(), threads: open.threads })
 }
 
 /// What models may hold where nobody says: what is free, and what the backend holds itself.

@@ -87,6 +87,10 @@ impl Instance for Fake {
         self.cancelled.store(id.get(), Ordering::Release);
     }
 
+    fn can_cancel(&self) -> bool {
+        true
+    }
+
     fn bytes_held(&self) -> u64 {
         0
     }

@@ -25,6 +25,8 @@ pub(super) struct Wanted {
     pub(super) devices: Vec<DeviceWish>,
     pub(super) fallback: bool,
     pub(super) instances: usize,
+    /// Of the backend's, for this model.
+    pub(super) settings: Vec<(String, String)>,
     pub(super) manifest: Option<Manifest>,
 }
 
@@ -41,6 +43,7 @@ impl Default for Wanted {
             devices: Vec::new(),
             fallback: true,
             instances: 1,
+            settings: Vec::new(),
             manifest: None,
         }
     }
@@ -111,8 +114,16 @@ fn resolve(
         devices: said.devices.or(own.devices).unwrap_or_else(|| placement.devices.clone()),
         fallback: said.fallback.or(own.fallback).unwrap_or(placement.fallback),
         instances: said.instances.or(own.instances).unwrap_or(defaults.instances),
+        settings: over(said.settings, own.settings),
         manifest,
     }
+}
+
+/// Settings key by key: those of the operator's, and what they do not name of the others.
+fn over(said: Vec<(String, String)>, mut own: Vec<(String, String)>) -> Vec<(String, String)> {
+    own.retain(|(key, _)| said.iter().all(|(known, _)| known != key));
+    own.extend(said);
+    own
 }
 
 impl Wanted {
@@ -126,7 +137,28 @@ impl Wanted {
         LoadOptions {
             format: self.format.clone(),
             intra_threads: self.intra_threads,
+            settings: self.settings.clone(),
             ..LoadOptions::of(&self.path)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_go_over_each_other_key_by_key() {
+        let pairs = |texts: &[(&str, &str)]| {
+            texts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+        };
+        let said =
+            ModelConfig { settings: pairs(&[("b", "operator"), ("c", "3")]), ..ModelConfig::default() };
+        let own = pairs(&[("a", "1"), ("b", "manifest")]);
+        let mut manifest = Some(Manifest::default());
+        manifest.iter_mut().for_each(|manifest| manifest.settings.settings.clone_from(&own));
+        let placement = PlacementConfig::default();
+        let wanted = resolve("m".into(), "m.onnx".into(), said, manifest, &placement);
+        assert_eq!(wanted.options().settings, pairs(&[("a", "1"), ("b", "operator"), ("c", "3")]));
     }
 }

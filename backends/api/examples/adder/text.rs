@@ -7,7 +7,7 @@ use outrigger_backend::{BackendError, DataType, LoadOptions, ModelInfo, TensorIn
 /// What `identity` takes.
 pub const TYPES: [DataType; 4] = [DataType::Fp32, DataType::Fp64, DataType::Uint8, DataType::Int64];
 
-/// Bytes that a model takes on the device, unless it says so itself.
+/// Bytes that a model takes on the device, unless it or its setting `weights` says so.
 const WEIGHTS: u64 = 42;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,14 +34,19 @@ pub(crate) struct Text {
 impl Text {
     pub(crate) fn read(options: &LoadOptions) -> Result<Self, BackendError> {
         let broken = |why: String| BackendError::Load(format!("{}: {why}", options.path.display()));
-        if let Some((key, _)) = options.settings.first() {
-            return Err(broken(format!("unknown setting `{key}`")));
+        let mut weights = None;
+        for (key, value) in &options.settings {
+            match key.as_str() {
+                "weights" => weights = value.parse().ok(),
+                _ => return Err(broken(format!("unknown setting `{key}`"))),
+            }
         }
         if let Some(format) = options.format.as_deref().filter(|format| *format != "text") {
             return Err(broken(format!("format `{format}` is not known")));
         }
         let text = std::fs::read_to_string(&options.path).map_err(|error| broken(error.to_string()))?;
-        Self::parse(&text).ok_or_else(|| broken("no model".into()))
+        let model = Self::parse(&text).ok_or_else(|| broken("no model".into()))?;
+        Ok(Self { weights: weights.unwrap_or(model.weights), ..model })
     }
 
     /// Adds rows of three.
