@@ -17,10 +17,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::placement::{self, DeviceId, Placed, Plan, Reason, Unplaced};
 
-/// How long a device that was lost with a model is waited for before the next model goes there, while it says that it is being started
-/// anew...
-const RECOVERY: Duration = Duration::from_secs(10);
-/// ...and how often it is asked.
+/// How often a device that is being started anew is asked whether it is there again.
 const ASKED: Duration = Duration::from_millis(10);
 
 pub(super) struct Loader<'a> {
@@ -176,7 +173,7 @@ impl<'a> Loader<'a> {
             return Ok(Arc::clone(model));
         }
         if self.lost.contains(&open.id) {
-            recover(open);
+            recover(open, self.config.backends.of(&open.id.backend).host.timing.start);
         }
         let model = open.device.load(&wanted.options()).map_err(Trouble::Backend)?;
         if let Some((first, _)) = shared.first().filter(|(_, first)| differ(first.info(), model.info())) {
@@ -267,9 +264,9 @@ fn tell(copies: &[Placed]) {
     }
 }
 
-/// Waits for a device that is being started anew: what ended it was another model.
-fn recover(open: &OpenDevice) {
-    let end = Instant::now() + RECOVERY;
+/// Waits for a device that is being started anew, for as long as a start may take: what ended it was another model.
+fn recover(open: &OpenDevice, limit: Duration) {
+    let end = Instant::now() + limit;
     let recovers = || matches!(open.device.status(), Ok(DeviceStatus { health: Health::Recovering(_), .. }));
     while recovers() && Instant::now() < end {
         std::thread::sleep(ASKED);
