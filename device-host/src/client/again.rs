@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use outrigger_backend::BackendError;
 
-use super::connection::{Connection, Trouble};
-use super::host::{Host, InstanceEntry, Loaded, ModelEntry};
+use super::connection::Connection;
+use super::host::Host;
 use super::link::Link;
+use super::loaded::{InstanceEntry, Loaded, ModelEntry};
+use super::trouble::Trouble;
 use crate::frame::Kind;
 use crate::message;
 use crate::socket::{Patience, within};

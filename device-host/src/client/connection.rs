@@ -5,68 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, Buffer, DataType, ShapeError, Tensor};
-use outrigger_regions::{Mapping, Region, RegionError};
+use outrigger_backend::{BackendError, Tensor};
+use outrigger_regions::Region;
 use rustix::net::SendFlags;
 
 use super::options::Limits;
-use crate::frame::{self, Announced, At, Given, Head, Kind, Sent};
+use super::results::{self, Came, Theirs};
+use super::trouble::Trouble;
+use crate::frame::{self, At, Given, Head, Kind, Sent};
 use crate::message;
-use crate::socket::{self, Inbox, Patience, ReceiveError};
-use crate::view::{View, align};
-use crate::wire::{Put, Reader, WireError};
+use crate::socket::{self, Inbox, Patience};
+use crate::view::align;
+use crate::wire::{Put, Reader};
 
 /// Regions are made in multiples of this.
-const GRAIN: usize = 64 << 10;
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    /// The backend's own word.
-    Backend(BackendError),
-    /// The child is gone, or has closed this connection.
-    Gone,
-    /// There was none in time.
-    Late,
-    /// The child broke the protocol.
-    Protocol(String),
-    /// This connection is of no use, for which the child is not to blame.
-    Ours(BackendError),
-}
-
-impl Trouble {
-    /// A socket failed.
-    pub(super) fn of_socket(error: &std::io::Error) -> Self {
-        if socket::is_want(error) {
-            return Self::Ours(BackendError::Run(format!("a socket to the device host failed: {error}")));
-        }
-        Self::Gone
-    }
-}
-
-impl From<BackendError> for Trouble {
-    fn from(error: BackendError) -> Self {
-        Self::Backend(error)
-    }
-}
-
-impl From<WireError> for Trouble {
-    fn from(error: WireError) -> Self {
-        Self::Protocol(error.to_string())
-    }
-}
-
-impl From<ReceiveError> for Trouble {
-    fn from(error: ReceiveError) -> Self {
-        match error {
-            ReceiveError::Closed => Self::Gone,
-            ReceiveError::Socket(error) => Self::of_socket(&error),
-            ReceiveError::Late => Self::Late,
-            ReceiveError::Lost => Self::Ours(BackendError::Run(format!("results were lost: {error}"))),
-            error => Self::Protocol(error.to_string()),
-        }
-    }
-}
+pub(super) const GRAIN: usize = 64 << 10;
 
 /// What a request carries, laid out, and what lies beside its frame.
 #[derive(Default)]
@@ -87,19 +40,6 @@ pub(super) struct Connection {
     is_new: bool,
     /// The child's, that it uses again.
     theirs: Vec<Theirs>,
-}
-
-struct Theirs {
-    number: u64,
-    mapping: Arc<Mapping>,
-    /// The child has not been told that nobody looks at it.
-    lent: bool,
-}
-
-/// A tensor that came, and memory of the device's under the child's number.
-pub(super) enum Came {
-    Host(Tensor),
-    Resident { head: Head, number: u64, device: outrigger_backend::DLDevice, len: usize },
 }
 
 impl Connection {
@@ -270,7 +210,7 @@ impl Connection {
             return Err(Trouble::Protocol(format!("{came} results for {count} outputs")));
         }
         self.theirs.retain(|theirs| !given.gone.contains(&theirs.number));
-        let passing = open(&mut self.theirs, &given.regions, files, limits)?;
+        let passing = results::open(&mut self.theirs, &given.regions, files, limits)?;
         let mut came = Vec::with_capacity(count);
         let mut bytes = 0u64;
         for head in given.tensors {
@@ -278,84 +218,9 @@ impl Connection {
             if bytes > limits.call_bytes {
                 return Err(Trouble::Protocol(format!("results of {bytes} bytes are over the limit")));
             }
-            came.push(take(head, &mut self.theirs, &passing, &mut reader)?);
+            came.push(results::take(head, &mut self.theirs, &passing, &mut reader)?);
         }
         reader.end()?;
         Ok(came)
     }
-}
-
-/// Maps regions that are new; those that the child does not use again.
-fn open(
-    theirs: &mut Vec<Theirs>,
-    regions: &[Announced],
-    files: Vec<OwnedFd>,
-    limits: &Limits,
-) -> Result<Vec<Theirs>, Trouble> {
-    if regions.len() != files.len() {
-        return Err(Trouble::Protocol("regions and descriptors are not as many".into()));
-    }
-    let mut passing = Vec::new();
-    for (region, file) in regions.iter().zip(files) {
-        let Announced { number, size, stays } = *region;
-        // The child rounds up.
-        if size > limits.call_bytes.saturating_add(2 * GRAIN as u64) {
-            return Err(Trouble::Protocol(format!("a region of {size} bytes is over the limit")));
-        }
-        let known = theirs.iter().chain(&passing).any(|theirs| theirs.number == number);
-        if known || (stays && theirs.len() >= limits.kept_regions.max(1)) {
-            return Err(Trouble::Protocol("a region too many".into()));
-        }
-        let mapping = Mapping::open(file, size).map_err(|error| match error {
-            RegionError::Map(error) if socket::is_want(&error) => {
-                Trouble::Ours(BackendError::OutOfMemory(format!("a region of {size} bytes: {error}")))
-            }
-            error => Trouble::Protocol(error.to_string()),
-        })?;
-        let opened = Theirs { number, mapping: Arc::new(mapping), lent: true };
-        if stays { theirs.push(opened) } else { passing.push(opened) }
-    }
-    Ok(passing)
-}
-
-fn take(
-    head: Head,
-    theirs: &mut [Theirs],
-    passing: &[Theirs],
-    inline: &mut Reader<'_>,
-) -> Result<Came, Trouble> {
-    let data = match head.at {
-        At::Inline { len } => copy(inline.take(len)?)?,
-        At::Region { number, offset, len } => {
-            let outside =
-                || Trouble::Protocol(format!("{len} bytes at {offset} are not inside region {number}"));
-            let view = match theirs.iter_mut().find(|theirs| theirs.number == number) {
-                Some(theirs) => {
-                    theirs.lent = true;
-                    View::new(&theirs.mapping, offset, len)
-                }
-                None => {
-                    let passing = passing.iter().find(|passing| passing.number == number);
-                    View::new(&passing.ok_or_else(outside)?.mapping, offset, len)
-                }
-            };
-            let view = view.ok_or_else(outside)?;
-            // What is taken apart is copied first, for the child can write to it at any time.
-            if head.data_type == DataType::Bytes { copy(view.as_ref())? } else { Bytes::from_owner(view) }
-        }
-        At::Resident { number, device, len } => {
-            let len = usize::try_from(len).map_err(|_| WireError::Number)?;
-            return Ok(Came::Resident { head, number, device, len });
-        }
-    };
-    let tensor = Tensor::new(head.data_type, head.shape, data);
-    tensor.map(Came::Host).map_err(|error: ShapeError| Trouble::Protocol(error.to_string()))
-}
-
-/// Aligned memory with these bytes in it.
-fn copy(bytes: &[u8]) -> Result<Bytes, BackendError> {
-    let mut buffer = Buffer::zeroed(bytes.len())
-        .map_err(|_| BackendError::OutOfMemory(format!("{} bytes for results", bytes.len())))?;
-    buffer.copy_from_slice(bytes);
-    Ok(buffer.freeze())
 }

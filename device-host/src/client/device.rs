@@ -11,10 +11,13 @@ use outrigger_backend::{
     LoadOptions, Model, ModelInfo, Shape, Tensor,
 };
 
-use super::connection::{Came, Laid};
-use super::host::{Fault, Holder, Host, InstanceEntry, Known, ModelEntry, Phase};
+use super::connection::Laid;
+use super::holder::Holder;
+use super::host::{Host, Phase};
 use super::instance::{HostedInstance, LiveInstance};
 use super::link::Link;
+use super::loaded::{Fault, InstanceEntry, Known, Loaded, ModelEntry};
+use super::results::Came;
 use crate::frame::Kind;
 use crate::message;
 use crate::socket::within;
@@ -246,7 +249,7 @@ pub(super) struct LoadedModel {
 
 impl Drop for LoadedModel {
     fn drop(&mut self) {
-        let forget = |loaded: &mut super::host::Loaded| drop(loaded.models.remove(&self.number));
+        let forget = |loaded: &mut Loaded| drop(loaded.models.remove(&self.number));
         if let Some(link) = self.device.host().unregister(forget) {
             self.device.release(&link, self.number);
         }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use outrigger_backend::{BackendError, Instance, ModelInfo, Output, Run, RunId, Tensor};
 
-use super::connection::{Came, Trouble};
 use super::device::{LoadedModel, number_of, remote};
-use super::host::{Host, Known};
+use super::host::Host;
 use super::link::Link;
+use super::loaded::{Known, Loaded};
+use super::results::Came;
+use super::trouble::Trouble;
 use crate::frame::{Asked, Form, Infer, Kind, Sent};
 use crate::socket::Forever;
 
@@ -21,7 +23,7 @@ pub(super) struct LiveInstance {
 impl Drop for LiveInstance {
     fn drop(&mut self) {
         let device = &self.model.device;
-        let forget = |loaded: &mut super::host::Loaded| drop(loaded.instances.remove(&self.number));
+        let forget = |loaded: &mut Loaded| drop(loaded.instances.remove(&self.number));
         if let Some(link) = device.host().unregister(forget) {
             device.release(&link, self.number);
         }

@@ -1,16 +1,19 @@
 //! The way to one child while it lives: its control socket and its connections.
 
-use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::{BackendError, RunId};
 use rustix::net::SendFlags;
 
-use super::connection::{Connection, Trouble};
+use super::bell::Bell;
+use super::connection::Connection;
 use super::options::Options;
+use super::pool::{Full, Lent, Pool};
+use super::runs::{Begun, Runs};
+use super::trouble::Trouble;
 use crate::frame::{self, Kind};
 use crate::socket::{self, Patience, within};
 use crate::wire::{Reader, WireError};
@@ -19,33 +22,6 @@ use crate::wire::{Reader, WireError};
 const HOUSEKEEPING: usize = 16;
 /// How long a caller whose connection was closed waits to hear why.
 const REASON: Duration = Duration::from_secs(10);
-/// A connection that was not used for so long is closed, but for one.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// What wakes the thread that watches over a child.
-pub(super) struct Bell(OwnedFd);
-
-impl Bell {
-    pub(super) fn new() -> std::io::Result<Self> {
-        use rustix::event::{EventfdFlags, eventfd};
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
-    }
-
-    pub(super) fn ring(&self) {
-        // It fails only where it has been rung 2⁶⁴ times and nobody came.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-
-    pub(super) fn answer(&self) {
-        let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
 
 /// One child's.
 pub(super) struct Link {
@@ -56,23 +32,11 @@ pub(super) struct Link {
     housekeeping: Pool,
     /// All sockets, to wake whoever waits for an answer when the child is gone and something that it started has a copy.
     sockets: Mutex<Vec<Weak<OwnedFd>>>,
-    next_run: AtomicU64,
-    under_way: Mutex<Vec<UnderWay>>,
+    under_way: Runs,
     good: AtomicBool,
     since: Instant,
     end: Mutex<End>,
     ended: Condvar,
-}
-
-struct UnderWay {
-    instance: u64,
-    id: RunId,
-    run: u64,
-    cancelled: bool,
-    /// The child has it, or is about to.
-    sent: bool,
-    /// Set once the child was asked to end it: when its time is up.
-    deadline: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -101,8 +65,7 @@ impl Link {
             runs: Pool::new(options.limits.connections.max(1)),
             housekeeping: Pool::new(HOUSEKEEPING),
             sockets: Mutex::default(),
-            next_run: AtomicU64::new(1),
-            under_way: Mutex::default(),
+            under_way: Runs::new(),
             good: AtomicBool::new(false),
             since: Instant::now(),
             end: Mutex::default(),
@@ -112,10 +75,6 @@ impl Link {
 
     fn end(&self) -> MutexGuard<'_, End> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn under_way(&self) -> MutexGuard<'_, Vec<UnderWay>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection for a run.
@@ -147,7 +106,7 @@ impl Link {
                 return Err(BackendError::Run(text).into());
             }
         };
-        Ok(Lent { pool, connection: Some(connection) })
+        Ok(Lent::new(pool, connection))
     }
 
     fn connect(&self) -> Result<Box<Connection>, Trouble> {
@@ -253,35 +212,14 @@ impl Link {
 
     /// A run begins; its number, under which it can be cancelled until what is returned is dropped.
     pub(super) fn begin(&self, instance: u64, id: Option<RunId>) -> Begun<'_> {
-        let run = self.next_run.fetch_add(1, Ordering::Relaxed);
-        if let Some(id) = id {
-            self.under_way().push(UnderWay {
-                instance,
-                id,
-                run,
-                cancelled: false,
-                sent: false,
-                deadline: None,
-            });
-        }
-        Begun { link: self, run, id }
+        self.under_way.begin(instance, id)
     }
 
     /// Asks for a run to end. If it has not within the grace, the child is ended; but not where its backend cannot end runs
     /// early, whose fault that is not.
-    pub(super) fn cancel(&self, instance: u64, id: NonZeroU64, can_cancel: bool) {
-        let run = {
-            let mut under_way = self.under_way();
-            let found = under_way.iter_mut().find(|run| run.id == id && run.instance == instance);
-            let Some(found) = found else { return };
-            found.cancelled = true;
-            if !found.sent || !can_cancel {
-                return;
-            }
-            let grace = self.options.timing.cancel_grace;
-            found.deadline = found.deadline.or_else(|| Instant::now().checked_add(grace));
-            found.run
-        };
+    pub(super) fn cancel(&self, instance: u64, id: RunId, can_cancel: bool) {
+        let grace = can_cancel.then_some(self.options.timing.cancel_grace);
+        let Some(run) = self.under_way.cancel(instance, id, grace) else { return };
         self.bell.ring();
         if let Err(trouble) = self.tell(Kind::Cancel, run, None) {
             self.accuse(trouble);
@@ -290,7 +228,7 @@ impl Link {
 
     /// When the next cancelled run is out of time; ends the child if that is now.
     pub(super) fn tend(&self, now: Instant) -> Option<Instant> {
-        let next = self.under_way().iter().filter_map(|run| run.deadline).min()?;
+        let next = self.under_way.next_deadline()?;
         if next > now {
             return Some(next);
         }
@@ -336,151 +274,10 @@ impl Link {
     }
 }
 
-/// A run under way.
-pub(super) struct Begun<'a> {
-    link: &'a Link,
-    pub(super) run: u64,
-    id: Option<RunId>,
-}
-
-impl Begun<'_> {
-    /// The run goes to the child, if it has not been cancelled while it waited.
-    pub(super) fn goes(&self) -> Result<(), BackendError> {
-        if self.id.is_none() {
-            return Ok(());
-        }
-        let mut under_way = self.link.under_way();
-        match under_way.iter_mut().find(|run| run.run == self.run) {
-            Some(run) if run.cancelled => Err(BackendError::Cancelled),
-            Some(run) => {
-                run.sent = true;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Begun<'_> {
-    fn drop(&mut self) {
-        if self.id.is_some() {
-            self.link.under_way().retain(|run| run.run != self.run);
-        }
-    }
-}
-
-/// A connection for one request.
-pub(super) struct Lent<'a> {
-    pool: &'a Pool,
-    connection: Option<Box<Connection>>,
-}
-
-impl Lent<'_> {
-    /// Uses it. After anything but an answer it is closed.
-    pub(super) fn with<T>(
-        &mut self,
-        request: impl FnOnce(&mut Connection) -> Result<T, Trouble>,
-    ) -> Result<T, Trouble> {
-        let connection = self.connection.as_mut().ok_or(Trouble::Gone)?;
-        let answer = request(connection);
-        if matches!(answer, Err(Trouble::Gone | Trouble::Late | Trouble::Protocol(_) | Trouble::Ours(_))) {
-            self.connection = None;
-        }
-        answer
-    }
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        match self.connection.take() {
-            Some(connection) => self.pool.give_back(connection),
-            None => self.pool.forget(),
-        }
-    }
-}
-
-/// Connections that nobody uses, the last to come back on top.
-struct Pool {
-    most: usize,
-    state: Mutex<Idle>,
-    back: Condvar,
-}
-
-#[derive(Default)]
-struct Idle {
-    connections: Vec<(Box<Connection>, Instant)>,
-    /// Those in use too.
-    made: usize,
-    waiting: usize,
-}
-
-struct Full;
-
-impl Pool {
-    fn new(most: usize) -> Self {
-        Self { most, state: Mutex::default(), back: Condvar::new() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, Idle> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One that is idle; `None` if one may be made.
-    fn take(&self, wait: Duration) -> Result<Option<Box<Connection>>, Full> {
-        let mut state = self.state();
-        if state.connections.is_empty() && state.made >= self.most {
-            state.waiting += 1;
-            let full = |idle: &mut Idle| idle.connections.is_empty() && idle.made >= self.most;
-            let waited = self.back.wait_timeout_while(state, wait, full);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            state.waiting -= 1;
-        }
-        if let Some((connection, _)) = state.connections.pop() {
-            return Ok(Some(connection));
-        }
-        if state.made >= self.most {
-            return Err(Full);
-        }
-        state.made += 1;
-        Ok(None)
-    }
-
-    fn give_back(&self, connection: Box<Connection>) {
-        let mut state = self.state();
-        state.connections.push((connection, Instant::now()));
-        if state.waiting > 0 {
-            self.back.notify_one();
-        }
-    }
-
-    /// One is gone.
-    fn forget(&self) {
-        let mut state = self.state();
-        state.made = state.made.saturating_sub(1);
-        if state.waiting > 0 {
-            self.back.notify_one();
-        }
-    }
-
-    fn clear(&self) {
-        let mut state = self.state();
-        state.made -= state.connections.len();
-        state.connections.clear();
-    }
-
-    fn trim(&self, now: Instant) {
-        let mut state = self.state();
-        // The oldest are at the bottom.
-        let old = |(_, used): &&(Box<Connection>, Instant)| now.saturating_duration_since(*used) >= IDLE;
-        let count = state.connections.iter().take_while(old).count();
-        let count = count.min(state.made.saturating_sub(1));
-        state.connections.drain(..count);
-        state.made -= count;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
 
     #[test]

@@ -11,12 +11,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 
 use super::again::{self, Again};
-use super::connection::Trouble;
 use super::course::{Course, Next};
-use super::host::{Host, Loaded, ModelEntry};
+use super::host::Host;
 use super::link::{Link, Verdict};
+use super::loaded::{Loaded, ModelEntry};
 use super::options::Options;
 use super::process::Process;
+use super::trouble::Trouble;
 use crate::frame::{self, Kind};
 use crate::message::{self, Hello, HostLimits};
 use crate::socket::{self, Inbox, Until};
