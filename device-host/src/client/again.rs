@@ -28,8 +28,7 @@ pub(super) fn model(
         return Ok(None);
     }
     connection.ask(Kind::Release, number, |_| {}, patience)?;
-    let path = model.options.path.display();
-    Ok(Some(format!("`{path}` has other inputs or outputs since its device host was restarted")))
+    Ok(Some(model.not_again(&"it has other inputs or outputs than before")))
 }
 
 /// An instance.
@@ -44,9 +43,6 @@ pub(super) fn instance(
     instance.known.read(&mut reader)?;
     Ok(reader.end()?)
 }
-
-/// What begins the reason of something that did not load.
-pub(super) const AFTER: &str = "after its device host was restarted: ";
 
 /// Tries again what did not load, on a thread of its own, for loading takes its time.
 pub(super) struct Again {
@@ -91,16 +87,16 @@ fn attempt(host: &Host, link: &Arc<Link>) -> Result<(), Trouble> {
     let mut lent = link.for_housekeeping()?;
     lent.with(|connection| {
         for (number, entry) in models.iter().filter(|(_, entry)| entry.fault.check().is_err()) {
-            let why = heard(model(connection, *number, entry, &within(limit)))?;
+            let why = heard(entry, model(connection, *number, entry, &within(limit)))?;
             settle(host, link, connection, *number, |loaded| {
                 loaded.models.get(number).map(|entry| entry.fault.set(why)).is_some()
             })?;
         }
         for (number, entry) in instances.iter().filter(|(_, entry)| entry.known.fault.check().is_err()) {
-            if models.get(&entry.model).is_none_or(|model| model.fault.check().is_err()) {
+            let Some(of) = models.get(&entry.model).filter(|model| model.fault.check().is_ok()) else {
                 continue;
-            }
-            let why = heard(instance(connection, *number, entry, &within(limit)).map(|()| None))?;
+            };
+            let why = heard(of, instance(connection, *number, entry, &within(limit)).map(|()| None))?;
             settle(host, link, connection, *number, |loaded| {
                 loaded.instances.get(number).map(|entry| entry.known.fault.set(why)).is_some()
             })?;
@@ -109,11 +105,14 @@ fn attempt(host: &Host, link: &Arc<Link>) -> Result<(), Trouble> {
     })
 }
 
-/// A failure of the backend's is the reason why something is not there.
-fn heard(result: Result<Option<String>, Trouble>) -> Result<Option<String>, Trouble> {
+/// A failure of the backend's is the reason why something of a model is not there.
+pub(super) fn heard(
+    model: &ModelEntry,
+    result: Result<Option<String>, Trouble>,
+) -> Result<Option<String>, Trouble> {
     match result {
         Err(Trouble::Backend(error)) if !matches!(error, BackendError::Lost(_)) => {
-            Ok(Some(format!("{AFTER}{error}")))
+            Ok(Some(model.not_again(&error)))
         }
         result => result,
     }

@@ -5,10 +5,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use outrigger_backend::{BackendError, BackendInfo, Health};
 
-use super::again::AFTER;
 use super::bell::Bell;
 use super::link::Link;
-use super::loaded::{InstanceEntry, Loaded};
+use super::loaded::{Fault, Loaded};
 use super::options::{DeviceHealth, Options};
 
 /// What all handles of a device share with the thread that watches over its child.
@@ -32,14 +31,8 @@ struct State {
 impl State {
     fn degraded(&self) -> Option<String> {
         let Loaded { models, instances, .. } = &self.loaded;
-        let faulty = models.values().map(|model| (model, &*model.fault));
-        let of = |instance: &InstanceEntry| models.get(&instance.model);
-        let instances = instances.values().filter_map(|entry| Some((of(entry)?, &entry.known.fault)));
-        faulty.chain(instances).find_map(|(model, fault)| {
-            let BackendError::Lost(why) = fault.check().err()? else { return None };
-            let why = why.strip_prefix(AFTER).unwrap_or(&why);
-            Some(format!("model `{}` did not load again: {why}", model.options.path.display()))
-        })
+        let models = models.values().map(|model| &*model.fault);
+        models.chain(instances.values().map(|instance| &instance.known.fault)).find_map(Fault::why)
     }
 }
 

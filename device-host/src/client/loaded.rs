@@ -16,12 +16,30 @@ pub(super) struct Loaded {
     pub(super) instances: BTreeMap<u64, InstanceEntry>,
 }
 
+impl Loaded {
+    /// Whether anything can be run: a model that is there, with an instance that is, if it had any.
+    pub(super) fn serves(&self) -> bool {
+        self.models.iter().filter(|(_, model)| model.fault.check().is_ok()).any(|(number, _)| {
+            let mut own = self.instances.values().filter(|instance| instance.model == *number).peekable();
+            own.peek().is_none() || own.any(|instance| instance.known.fault.check().is_ok())
+        })
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct ModelEntry {
     pub(super) options: LoadOptions,
     /// Its inputs and outputs as they lay in the frame, to see whether they are still the same.
     pub(super) signature: Arc<[u8]>,
     pub(super) fault: Arc<Fault>,
+}
+
+impl ModelEntry {
+    /// What is said of it where it, or an instance of it, is not in the child that serves now.
+    pub(super) fn not_again(&self, why: &dyn std::fmt::Display) -> String {
+        let path = self.options.path.display();
+        format!("model `{path}` did not load again after its device host was restarted: {why}")
+    }
 }
 
 #[derive(Clone)]
@@ -74,11 +92,13 @@ impl Fault {
         *text = why.unwrap_or_default();
     }
 
+    /// Why it is not there, if it is not.
+    pub(super) fn why(&self) -> Option<String> {
+        let there = self.there.load(Ordering::Acquire);
+        there.then(|| self.why.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     pub(super) fn check(&self) -> Result<(), BackendError> {
-        if !self.there.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Err(BackendError::Lost(why))
+        self.why().map_or(Ok(()), |why| Err(BackendError::Lost(why)))
     }
 }

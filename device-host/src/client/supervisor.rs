@@ -255,8 +255,8 @@ fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<Ba
     answer
 }
 
-/// Loads what clients hold. What its file or the backend refuses says so to whoever uses it. Where the device has no memory for it, or
-/// does not run it, the child is of no use; so it is with trouble with the child itself.
+/// Loads what clients hold. What its file or the backend refuses, or the device has no memory for, says so to whoever uses it. Where the
+/// device has memory for nothing of it, or does not run it, the child is of no use; so it is with trouble with the child itself.
 fn load<'a>(
     options: &Options,
     link: &Link,
@@ -264,35 +264,39 @@ fn load<'a>(
     until: &dyn Fn() -> Until<'a>,
 ) -> Result<(), Trouble> {
     let Some((index, _)) = &loaded.device else { return Ok(()) };
-    let why = |model: &ModelEntry, trouble: Trouble| match trouble {
-        Trouble::Backend(
-            error @ (BackendError::OutOfMemory(_) | BackendError::Run(_) | BackendError::Unavailable { .. }),
-        ) => Err(unavailable(
-            options,
-            format!("`{}` did not load again: {error}", model.options.path.display()),
-        )
-        .into()),
-        Trouble::Backend(error) if !matches!(error, BackendError::Lost(_)) => {
-            Ok(Some(format!("{}{error}", again::AFTER)))
+    let mut short = None;
+    let mut why = |model: &ModelEntry, done: Result<Option<String>, Trouble>| match done {
+        Err(Trouble::Backend(error @ (BackendError::Run(_) | BackendError::Unavailable { .. }))) => {
+            Err(Trouble::from(unavailable(options, model.not_again(&error))))
         }
-        trouble => Err(trouble),
+        Err(Trouble::Backend(error @ BackendError::OutOfMemory(_))) => {
+            short = Some(model.not_again(&error));
+            Ok(short.clone())
+        }
+        done => again::heard(model, done),
     };
     let mut lent = link.for_housekeeping()?;
     lent.with(|connection| {
         connection.ask(Kind::OpenDevice, *index as u64, |_| {}, &until())?;
         for (number, model) in &loaded.models {
             let done = again::model(connection, *number, model, &until());
-            model.fault.set(done.or_else(|trouble| why(model, trouble))?);
+            model.fault.set(why(model, done)?);
         }
         for (number, instance) in &loaded.instances {
             let Some(model) = loaded.models.get(&instance.model) else { continue };
-            if let Err(BackendError::Lost(why)) = model.fault.check() {
-                instance.known.fault.set(Some(why));
-                continue;
-            }
-            let done = again::instance(connection, *number, instance, &until()).map(|()| None);
-            instance.known.fault.set(done.or_else(|trouble| why(model, trouble))?);
+            let fault = match model.fault.why() {
+                Some(fault) => Some(fault),
+                None => {
+                    let done = again::instance(connection, *number, instance, &until());
+                    why(model, done.map(|()| None))?
+                }
+            };
+            instance.known.fault.set(fault);
         }
         Ok(())
-    })
+    })?;
+    match short {
+        Some(short) if !loaded.serves() => Err(unavailable(options, short).into()),
+        _ => Ok(()),
+    }
 }
