@@ -125,6 +125,17 @@ impl Device for Place {
         match word.as_str() {
             "broken" => return Err(BackendError::Load(format!("{}: broken", options.path.display()))),
             "greedy" => return Err(BackendError::OutOfMemory(format!("{}: greedy", options.path.display()))),
+            // It takes until there is that file.
+            "lazy" => {
+                // Under another name first, so that no descriptor is open any more when it is there.
+                let _ = std::fs::write(options.path.with_extension("new"), "");
+                let _ =
+                    std::fs::rename(options.path.with_extension("new"), options.path.with_extension("begun"));
+                while !options.path.with_extension("go").exists() {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+            "pair" => info.outputs.push(row("z")),
             // The extent that it says its result has.
             "claim" => {
                 info.outputs[0].shape =
@@ -132,8 +143,8 @@ impl Device for Place {
             }
             _ => {}
         }
-        let begun = options.path.with_extension("begun");
-        Ok(Arc::new(Word { word, info, begun, _weights: weights }))
+        let path = options.path.clone();
+        Ok(Arc::new(Word { word, text, info, path, _weights: weights }))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
@@ -163,9 +174,9 @@ impl Device for Place {
 
 struct Word {
     word: String,
+    text: String,
     info: ModelInfo,
-    /// A file that a model makes which hangs.
-    begun: PathBuf,
+    path: PathBuf,
     _weights: Vec<u8>,
 }
 
@@ -175,11 +186,13 @@ impl Model for Word {
     }
 
     fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
-        let (word, info, begun) = (self.word.clone(), self.info.clone(), self.begun.clone());
+        let (word, text) = (self.word.clone(), self.text.clone());
         Ok(Arc::new(Speaker {
             word,
-            info,
-            begun,
+            text,
+            info: self.info.clone(),
+            begun: self.path.with_extension("begun"),
+            go: self.path.with_extension("go"),
             kept: Mutex::default(),
             cancelled: Mutex::default(),
             bell: Condvar::new(),
@@ -189,8 +202,11 @@ impl Model for Word {
 
 struct Speaker {
     word: String,
+    text: String,
     info: ModelInfo,
+    /// A file that a model makes which hangs, and one for which a stubborn one waits.
     begun: PathBuf,
+    go: PathBuf,
     kept: Mutex<Vec<Tensor>>,
     cancelled: Mutex<Vec<RunId>>,
     bell: Condvar,
@@ -210,6 +226,16 @@ impl Instance for Speaker {
                 }
             }
             "wait" => self.wait(run)?,
+            "stubborn" => {
+                let _ = std::fs::write(&self.begun, "");
+                while !self.go.exists() {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+            "say" => {
+                println!("{} out", self.text);
+                eprintln!("{} err", self.text);
+            }
             "slow" => std::thread::sleep(Duration::from_millis(20)),
             "keep" => self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(inputs[0].clone()),
             _ => {}
@@ -251,7 +277,7 @@ impl Instance for Speaker {
     }
 
     fn can_cancel(&self) -> bool {
-        true
+        self.word != "stubborn"
     }
 
     fn bytes_held(&self) -> u64 {

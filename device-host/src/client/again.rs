@@ -1,4 +1,5 @@
-//! What clients hold, loaded into a child that does not have it: when the child is new, and by and by what did not load then.
+//! What clients hold, loaded into a child that does not have it: when the child is new, and by and by what did not load then; and what
+//! they hold no more, where the child could not be told at once.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -44,7 +45,7 @@ pub(super) fn instance(
     Ok(reader.end()?)
 }
 
-/// Tries again what did not load, on a thread of its own, for loading takes its time.
+/// Tries again what did not load or was not released, on a thread of its own, for loading takes its time.
 pub(super) struct Again {
     tried: Instant,
     thread: Option<JoinHandle<()>>,
@@ -67,7 +68,7 @@ impl Again {
             return;
         }
         self.tried = now;
-        if host.degraded().is_none() {
+        if host.degraded().is_none() && !link.owes() {
             return;
         }
         let (host, link) = (Arc::clone(host), Arc::clone(link));
@@ -86,6 +87,14 @@ fn attempt(host: &Host, link: &Arc<Link>) -> Result<(), Trouble> {
     let limit = host.options.timing.reload;
     let mut lent = link.for_housekeeping()?;
     lent.with(|connection| {
+        let owed = link.take_owed();
+        for (done, number) in owed.iter().enumerate() {
+            let patience = within(host.options.timing.end_grace);
+            if let Err(trouble) = connection.ask(Kind::Release, *number, |_| {}, &patience) {
+                owed.iter().skip(done).for_each(|number| link.owe(*number));
+                return Err(trouble);
+            }
+        }
         for (number, entry) in models.iter().filter(|(_, entry)| entry.fault.check().is_err()) {
             let why = heard(entry, model(connection, *number, entry, &within(limit)))?;
             settle(host, link, connection, *number, |loaded| {

@@ -177,11 +177,16 @@ impl Connection {
         let file = self.input.as_ref().filter(|_| with_region).map(Region::fd);
         frame::finish(&mut self.out, file.as_slice().len()).map_err(too_long)?;
         let sent = socket::send(&*self.socket, &self.out, file.as_slice(), SendFlags::empty());
-        sent.map_err(|error| Trouble::of_socket(&error))?;
+        let sent = sent.map_err(|error| Trouble::of_socket(&error));
+        if let Err(Trouble::Ours(_)) = &sent {
+            return sent;
+        }
+        // Also where it was not taken: the child may have said why before it closed the connection.
         let (kind, of) = self.inbox.receive(&*self.socket, patience)?;
         if kind == Kind::Failed && of == frame::REFUSED {
             return Err(Trouble::Ours(message::error(&mut Reader(self.inbox.payload()))?));
         }
+        sent?;
         if of != number {
             return Err(Trouble::Protocol("an answer to what was not asked".into()));
         }

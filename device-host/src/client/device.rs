@@ -56,8 +56,12 @@ impl OpenDevice {
     /// Ends something in the child, if there is one that has it. Does not wait for ever.
     pub(super) fn release(&self, link: &Link, number: u64) {
         let grace = self.host().options.timing.end_grace;
-        // Where that fails, the child is ended, and with it what it was to release.
-        let _ = link.ask(Kind::Release, number, |_| {}, |_| Ok(()), grace);
+        match link.ask(Kind::Release, number, |_| {}, |_| Ok(()), grace) {
+            // The child is ended, and with it what it was to release.
+            Ok(()) | Err(BackendError::Lost(_)) => {}
+            // It could not be asked.
+            Err(_) => link.owe(number),
+        }
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Link {
     /// All sockets, to wake whoever waits for an answer when the child is gone and something that it started has a copy.
     sockets: Mutex<Vec<Weak<OwnedFd>>>,
     under_way: Runs,
+    /// What it is to release and could not be asked to.
+    owed: Mutex<Vec<u64>>,
     good: AtomicBool,
     since: Instant,
     end: Mutex<End>,
@@ -66,6 +68,7 @@ impl Link {
             housekeeping: Pool::new(HOUSEKEEPING),
             sockets: Mutex::default(),
             under_way: Runs::new(),
+            owed: Mutex::default(),
             good: AtomicBool::new(false),
             since: Instant::now(),
             end: Mutex::default(),
@@ -195,9 +198,28 @@ impl Link {
 
     /// Closes the control socket, upon which the child unloads everything and ends.
     pub(super) fn hang_up(&self) {
-        self.runs.clear();
-        self.housekeeping.clear();
+        self.runs.close();
+        self.housekeeping.close();
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The child is to be asked later to release something.
+    pub(super) fn owe(&self, number: u64) {
+        self.owed().push(number);
+    }
+
+    /// Whether there is something that it is to be asked to release.
+    pub(super) fn owes(&self) -> bool {
+        !self.owed().is_empty()
+    }
+
+    /// What it is to be asked to release, by whoever calls this.
+    pub(super) fn take_owed(&self) -> Vec<u64> {
+        std::mem::take(&mut self.owed())
     }
 
     /// A call has succeeded.

@@ -56,6 +56,8 @@ struct Idle {
     /// Those in use too.
     made: usize,
     waiting: usize,
+    /// Nobody is to use any of them again.
+    closed: bool,
 }
 
 /// There are as many as there may be, and all of them are in use.
@@ -92,6 +94,10 @@ impl Pool {
 
     fn give_back(&self, connection: Box<Connection>) {
         let mut state = self.state();
+        if state.closed {
+            state.made -= 1;
+            return;
+        }
         state.connections.push((connection, Instant::now()));
         if state.waiting > 0 {
             self.back.notify_one();
@@ -107,9 +113,10 @@ impl Pool {
         }
     }
 
-    /// Closes those that nobody uses.
-    pub(super) fn clear(&self) {
+    /// Closes those that nobody uses, and each of the others when it comes back.
+    pub(super) fn close(&self) {
         let mut state = self.state();
+        state.closed = true;
         state.made -= state.connections.len();
         state.connections.clear();
     }
@@ -123,5 +130,25 @@ impl Pool {
         let count = count.min(state.made.saturating_sub(1));
         state.connections.drain(..count);
         state.made -= count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::socket::{self, Inbox, ReceiveError, within};
+
+    #[test]
+    fn one_that_comes_back_after_the_end_is_closed() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let pool = Pool::new(1);
+        assert!(matches!(pool.take(Duration::ZERO), Ok(None)));
+        let lent = Lent::new(&pool, Box::new(Connection::new(Arc::new(ours), Duration::ZERO)));
+        pool.close();
+        drop(lent);
+        let heard = Inbox::default().receive(&theirs, &within(Duration::from_secs(60)));
+        assert!(matches!(heard, Err(ReceiveError::Closed)), "{heard:?}");
     }
 }

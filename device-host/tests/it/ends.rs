@@ -7,18 +7,13 @@ use std::time::Duration;
 use outrigger_backend::Output;
 use outrigger_backend::Run;
 
-use crate::support::{Hosted, doubles, executable, hosted, input, is_there, kill, odd, until};
+use crate::support::{
+    Hosted, doubles, executable, hosted, input, is_there, kill, odd, resident_bytes, until,
+};
 
 /// What a process holds; other tests run beside this one, so this looks at a process of its own.
 fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-}
-
-fn resident_bytes(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 #[test]

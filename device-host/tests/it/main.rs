@@ -3,6 +3,7 @@
 mod calls;
 mod conformance;
 mod deaths;
+mod descriptors;
 mod ends;
 mod errors;
 mod support;
