@@ -42,6 +42,8 @@ impl OpenDevice {
         alive: SyncSender<()>,
     ) -> Result<Self, BackendError> {
         let link = holder.host.link()?;
+        // Before the library opens it, so that what it prints meanwhile has the name already.
+        let _ = holder.host.device.set(format!("{}:{index}", holder.host.options.name));
         link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()), CALL)?;
         let device = Some((index, info.name.clone()));
         holder.host.register(&link, |loaded| loaded.device = device)?;

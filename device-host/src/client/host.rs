@@ -14,6 +14,8 @@ use super::options::{DeviceHealth, Options};
 pub(super) struct Host {
     pub(super) options: Arc<Options>,
     pub(super) bell: Arc<Bell>,
+    /// The device that it serves, as its users know it: `cuda:1`. Known once one is opened.
+    pub(super) device: Arc<OnceLock<String>>,
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
@@ -53,6 +55,7 @@ impl Host {
         Ok(Arc::new(Self {
             options,
             bell: Arc::new(Bell::new()?),
+            device: Arc::default(),
             state: Mutex::new(State { phase, loaded: Loaded::default(), restarts: 0 }),
             changed: Condvar::new(),
             stop: AtomicBool::new(false),

@@ -262,8 +262,9 @@ impl Link {
 
     /// Closes connections that have not been used for long.
     pub(super) fn trim(&self, now: Instant) {
-        self.runs.trim(now);
-        self.housekeeping.trim(now);
+        let idle = self.options.timing.idle;
+        self.runs.trim(now, idle);
+        self.housekeeping.trim(now, idle);
     }
 
     /// A request without tensors. A child that does not answer within `limit` is ended.

@@ -6,9 +6,6 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::trouble::Trouble;
 
-/// A connection that was not used for so long is closed, but for one.
-const IDLE: Duration = Duration::from_secs(60);
-
 /// A connection for one request.
 pub(super) struct Lent<'a> {
     pool: &'a Pool,
@@ -121,11 +118,11 @@ impl Pool {
         state.connections.clear();
     }
 
-    /// Closes those that have not been used for long, but for one.
-    pub(super) fn trim(&self, now: Instant) {
+    /// Closes those that were not used for as long as `idle`, but for one.
+    pub(super) fn trim(&self, now: Instant, idle: Duration) {
         let mut state = self.state();
         // The oldest are at the bottom.
-        let old = |(_, used): &&(Box<Connection>, Instant)| now.saturating_duration_since(*used) >= IDLE;
+        let old = |(_, used): &&(Box<Connection>, Instant)| now.saturating_duration_since(*used) >= idle;
         let count = state.connections.iter().take_while(old).count();
         let count = count.min(state.made.saturating_sub(1));
         state.connections.drain(..count);

@@ -23,8 +23,6 @@ use crate::message::{self, Hello, HostLimits};
 use crate::socket::{self, Inbox, Until};
 use crate::wire::Reader;
 
-/// How often connections are looked through that nobody uses.
-const TRIM: Duration = Duration::from_secs(30);
 /// How long a child that has closed a connection has to end by itself, so that it is known how.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -67,6 +65,8 @@ struct Death {
 fn watch(host: &Arc<Host>, running: Running) -> Option<Death> {
     let Running { process, link } = running;
     let (mut trimmed, mut again) = (Instant::now(), Again::new());
+    // How often connections are looked through that nobody uses.
+    let trim = (host.options.timing.idle / 2).max(Duration::from_millis(10));
     let why = loop {
         if host.stopped() {
             link.hang_up();
@@ -85,12 +85,12 @@ fn watch(host: &Arc<Host>, running: Running) -> Option<Death> {
             Some(Verdict::Guilty(why)) => break Some(why),
             None => {}
         }
-        if now.duration_since(trimmed) >= TRIM {
+        if now.duration_since(trimmed) >= trim {
             link.trim(now);
             trimmed = now;
         }
         again.tend(host, &link, now);
-        let pause = TRIM.min(Again::pause(host));
+        let pause = trim.min(Again::pause(host));
         let until = deadline.map_or(pause, |deadline| deadline.saturating_duration_since(now).min(pause));
         let timeout = Timespec::try_from(until + Duration::from_millis(1)).ok();
         let mut polled =
@@ -152,10 +152,14 @@ fn restart(host: &Arc<Host>, course: &mut Course, death: Death) -> Option<Runnin
 /// Starts a child that has loaded everything and serves.
 fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     let options = &host.options;
-    let (process, control) = Process::start(options).map_err(|error| BackendError::Unavailable {
-        backend: options.library.display().to_string(),
-        reason: format!("its device host `{}` could not be started: {error}", options.executable.display()),
-    })?;
+    let (process, control) =
+        Process::start(options, &host.device).map_err(|error| BackendError::Unavailable {
+            backend: options.library.display().to_string(),
+            reason: format!(
+                "its device host `{}` could not be started: {error}",
+                options.executable.display()
+            ),
+        })?;
     let stopped = || host.stopped();
     let until = |limit: Duration| Until { deadline: Instant::now() + limit, stop: &stopped };
     let info = match greet(&control, options, &until(options.timing.start)) {

@@ -111,3 +111,35 @@ fn the_parent_s_death_ends_the_child() {
         stat.is_empty() || stat.contains(") Z ")
     });
 }
+
+#[test]
+fn a_device_that_is_opened_while_it_closes_waits_for_that() {
+    let hosted = hosted();
+    for round in 0..10 {
+        let (pid, backend) = (hosted.pid(), &hosted.backend);
+        let device = backend.open(1).unwrap();
+        let before = hosted.pid_of("cpu:1");
+        assert_ne!(before, pid);
+        std::thread::scope(|scope| {
+            scope.spawn(move || drop(device));
+            let file = hosted.file("double");
+            let again = backend.open(1).unwrap();
+            let model = again.load(&outrigger_backend::LoadOptions::of(file)).unwrap();
+            doubles(&*model.instance().unwrap(), round as f32, 10).unwrap();
+            // Either the same child, if it was opened in time, or another after that one's end.
+            let now = hosted.pid_of("cpu:1");
+            assert!(now == before || !is_there(before), "{before} and {now} serve one device");
+        });
+    }
+}
+
+#[test]
+fn a_child_goes_before_its_parent_when_memory_runs_out() {
+    let hosted = hosted();
+    let score = |pid: u32| -> i32 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let own = score(std::process::id());
+    assert_eq!(score(hosted.pid()), (own + 300).min(1000), "the parent has {own}");
+}

@@ -6,4 +6,5 @@ mod deaths;
 mod descriptors;
 mod ends;
 mod errors;
+mod log;
 mod support;
