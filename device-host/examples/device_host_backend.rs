@@ -232,6 +232,9 @@ impl Instance for Speaker {
                     std::thread::sleep(Duration::from_millis(2));
                 }
             }
+            "where" => {
+                let _ = std::fs::write(&self.begun, address_of(&inputs[0]));
+            }
             "say" => {
                 println!("{} out", self.text);
                 eprintln!("{} err", self.text);
@@ -294,6 +297,19 @@ impl Speaker {
         drop(waited);
         Err(BackendError::Cancelled)
     }
+}
+
+/// The line of this process's memory map in which a tensor's bytes lie.
+fn address_of(tensor: &Tensor) -> String {
+    let address = tensor.data().as_ptr() as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let holds = |line: &&str| {
+        let bounds = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let bounds =
+            bounds.map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
+        matches!(bounds, Some((Ok(start), Ok(end))) if (start..end).contains(&address))
+    };
+    maps.lines().find(holds).unwrap_or_default().to_owned()
 }
 
 fn tensor(shape: Shape, bytes: &[u8]) -> Result<Tensor, BackendError> {

@@ -1,6 +1,6 @@
 //! One connection to a child: one request and its answer at a time.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,14 @@ pub(super) struct Laid<'a> {
     pub(super) sent: Sent,
     inline: Vec<&'a Bytes>,
     bytes: usize,
+}
+
+/// The descriptor beside a request.
+enum Beside<'a> {
+    Nothing,
+    /// Of our region for inputs.
+    Input,
+    File(BorrowedFd<'a>),
 }
 
 /// A connection.
@@ -58,17 +66,31 @@ impl Connection {
     ) -> Result<&[u8], Trouble> {
         frame::begin(&mut self.out, kind, number);
         fill(&mut self.out);
-        self.exchange(number, patience, false)?;
+        self.exchange(number, patience, Beside::Nothing)?;
         Ok(self.inbox.payload())
     }
 
-    /// Lays tensors where the child finds them: in the frame if they are few bytes, else in our region. `residents` are the
-    /// child's numbers of those that are in memory of its device's, in their order.
+    /// The same for a region that the child is to map.
+    pub(super) fn pin(
+        &mut self,
+        number: u64,
+        size: usize,
+        file: BorrowedFd<'_>,
+        patience: &impl Patience,
+    ) -> Result<&[u8], Trouble> {
+        frame::begin(&mut self.out, Kind::Pin, number);
+        self.out.put_size(size);
+        self.exchange(number, patience, Beside::File(file))?;
+        Ok(self.inbox.payload())
+    }
+
+    /// Lays tensors where the child finds them: in the frame if they are few bytes, else in our region. `placed` says where those are
+    /// that it has already: in memory of its device's, or in a region that both have.
     pub(super) fn lay<'a>(
         &mut self,
         tensors: &'a [Tensor],
         limits: &Limits,
-        residents: &[u64],
+        placed: &[Option<At>],
     ) -> Result<Laid<'a>, BackendError> {
         let total: usize = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.data().len()));
         if total as u64 > limits.call_bytes {
@@ -79,18 +101,18 @@ impl Connection {
         }
         let inline = total <= limits.inline_bytes;
         let mut laid = Laid { bytes: total, ..Laid::default() };
+        let placed = |index: usize| placed.get(index).copied().flatten();
+        let left = tensors.iter().enumerate().filter(|(index, _)| placed(*index).is_none());
         if !inline {
-            self.room_for(tensors, limits, &mut laid)?;
+            self.room_for(left.map(|(_, tensor)| tensor.data().len()), limits, &mut laid)?;
         }
-        let (mut end, mut residents) = (0, residents.iter());
-        for tensor in tensors {
+        let mut end = 0;
+        for (index, tensor) in tensors.iter().enumerate() {
             let (data, len) = (tensor.data(), tensor.data().len());
-            let at = if let Some(memory) = tensor.resident() {
-                let number = residents.next().copied();
-                let number =
-                    number.ok_or_else(|| BackendError::Internal("memory without a number".into()))?;
-                let device = memory.device();
-                At::Resident { number, device, len: memory.len() as u64 }
+            let at = if let Some(at) = placed(index) {
+                at
+            } else if tensor.resident().is_some() {
+                return Err(BackendError::Internal("memory without a number".into()));
             } else if inline {
                 laid.inline.push(data);
                 At::Inline { len }
@@ -107,15 +129,17 @@ impl Connection {
         Ok(laid)
     }
 
-    /// Makes the region anew if it is too small.
+    /// Makes the region anew if it is too small for tensors of these lengths.
     fn room_for(
         &mut self,
-        tensors: &[Tensor],
+        mut lens: impl Iterator<Item = usize>,
         limits: &Limits,
         laid: &mut Laid<'_>,
     ) -> Result<(), BackendError> {
-        let end = |end: usize, tensor: &Tensor| align(end)?.checked_add(tensor.data().len());
-        let size = tensors.iter().try_fold(0, end).unwrap_or(usize::MAX);
+        let size = lens.try_fold(0usize, |end, len| align(end)?.checked_add(len)).unwrap_or(usize::MAX);
+        if size == 0 {
+            return Ok(());
+        }
         if self.input.as_ref().is_none_or(|region| region.len() < size) {
             let fits = |size: usize| size as u64 <= limits.kept_bytes;
             // With some air, so that inputs which grow by and by do not need a new one each time.
@@ -161,7 +185,8 @@ impl Connection {
             laid.inline.iter().for_each(|data| self.out.put(data));
         }
         let with_region = laid.sent.region.is_some();
-        let exchanged = self.exchange(number, patience, with_region);
+        let beside = if with_region { Beside::Input } else { Beside::Nothing };
+        let exchanged = self.exchange(number, patience, beside);
         if with_region {
             self.is_new = false;
         }
@@ -172,9 +197,13 @@ impl Connection {
         exchanged
     }
 
-    fn exchange(&mut self, number: u64, patience: &impl Patience, with_region: bool) -> Result<(), Trouble> {
+    fn exchange(&mut self, number: u64, patience: &impl Patience, beside: Beside<'_>) -> Result<(), Trouble> {
         let too_long = |error| BackendError::Input(format!("the call does not fit in a frame: {error}"));
-        let file = self.input.as_ref().filter(|_| with_region).map(Region::fd);
+        let file = match beside {
+            Beside::Nothing => None,
+            Beside::Input => self.input.as_ref().map(Region::fd),
+            Beside::File(file) => Some(file),
+        };
         frame::finish(&mut self.out, file.as_slice().len()).map_err(too_long)?;
         let sent = socket::send(&*self.socket, &self.out, file.as_slice(), SendFlags::empty());
         let sent = sent.map_err(|error| Trouble::of_socket(&error));

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
-    BackendError, DLDevice, DataType, Device, DeviceInfo, DeviceMemory, DeviceStatus, Health, Instance,
-    LoadOptions, Model, ModelInfo, Shape, Tensor,
+    BackendError, Buffer, DLDevice, DataType, Device, DeviceInfo, DeviceMemory, DeviceStatus, Health,
+    Instance, LoadOptions, Model, ModelInfo, Shape, Tensor,
 };
 
 use super::connection::Laid;
@@ -17,6 +17,7 @@ use super::host::{Host, Phase};
 use super::instance::{HostedInstance, LiveInstance};
 use super::link::Link;
 use super::loaded::{Fault, InstanceEntry, Known, Loaded, ModelEntry};
+use super::pinned::{self, Pinned};
 use super::results::Came;
 use crate::frame::Kind;
 use crate::message;
@@ -30,6 +31,7 @@ const CALL: Duration = Duration::from_secs(60);
 pub(super) struct OpenDevice {
     holder: Holder,
     memory_total: u64,
+    pub(super) pinned: Pinned,
     /// Dropped last: whoever waits for the child's end hears of it.
     _alive: SyncSender<()>,
 }
@@ -48,7 +50,7 @@ impl OpenDevice {
         let device = Some((index, info.name.clone()));
         holder.host.register(&link, |loaded| loaded.device = device)?;
         holder.host.tell_first();
-        Ok(Self { holder, memory_total: info.memory_total, _alive: alive })
+        Ok(Self { holder, memory_total: info.memory_total, pinned: Pinned::default(), _alive: alive })
     }
 
     pub(super) fn host(&self) -> &Arc<Host> {
@@ -142,6 +144,14 @@ impl Device for HostedDevice {
         let entry = ModelEntry { options: options.clone(), signature, fault: Arc::clone(&fault) };
         host.register(&link, |loaded| drop(loaded.models.insert(number, entry)))?;
         Ok(Arc::new(HostedModel(Arc::new(LoadedModel { device: Arc::clone(&self.0), number, info, fault }))))
+    }
+
+    /// A region that the child reads in place, once it is an input. What would travel in the frame anyhow is plain memory.
+    fn pinned(&self, bytes: usize) -> Result<Buffer, BackendError> {
+        if bytes > self.0.host().options.limits.inline_bytes {
+            return pinned::buffer(&self.0, bytes);
+        }
+        Buffer::zeroed(bytes).map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of host memory")))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {

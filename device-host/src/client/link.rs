@@ -1,6 +1,6 @@
 //! The way to one child while it lives: its control socket and its connections.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -277,6 +277,17 @@ impl Link {
         limit: Duration,
     ) -> Result<T, BackendError> {
         self.request(kind, number, fill, read, &within(limit)).map_err(|trouble| self.fails(trouble))
+    }
+
+    /// Has the child map a region of ours.
+    pub(super) fn pin(&self, number: u64, size: usize, file: BorrowedFd<'_>) -> Result<(), BackendError> {
+        let asked = self.for_housekeeping().and_then(|mut lent| {
+            lent.with(|connection| {
+                let answer = connection.pin(number, size, file, &within(self.options.timing.answer))?;
+                Ok(Reader(answer).end()?)
+            })
+        });
+        asked.map_err(|trouble| self.fails(trouble))
     }
 
     /// A request without tensors, of which no more is made than what became of it.

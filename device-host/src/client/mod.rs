@@ -13,6 +13,7 @@ mod lies;
 mod link;
 mod loaded;
 mod options;
+mod pinned;
 mod pool;
 mod process;
 mod results;

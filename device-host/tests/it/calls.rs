@@ -8,7 +8,7 @@ use outrigger_backend::{
     BackendError, Buffer, DataType, Health, LoadOptions, ModelInfo, Output, Run, RunId, Shape, Tensor,
 };
 
-use crate::support::{Hosted, call, doubles, hosted, input, text, until};
+use crate::support::{Hosted, call, doubles, hosted, input, mapping_of, text, until};
 
 #[test]
 fn tensors_of_every_size_come_back_right() {
@@ -51,15 +51,7 @@ fn results_are_not_copied_on_their_way() {
     let hosted = hosted();
     let (_model, instance) = hosted.model("double");
     let result = call(&*instance, &input(1., 100_000)).unwrap();
-    let address = result.data().as_ptr() as usize;
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let line = maps.lines().find(|line| {
-        let (start, rest) = line.split_once('-').unwrap();
-        let (end, _) = rest.split_once(' ').unwrap();
-        let hex = |text: &str| usize::from_str_radix(text, 16).unwrap();
-        (hex(start)..hex(end)).contains(&address)
-    });
-    let line = line.expect("it is mapped");
+    let line = mapping_of(&result);
     assert!(line.contains("r--s") && line.contains("memfd:outrigger"), "{line}");
 }
 

@@ -7,4 +7,5 @@ mod descriptors;
 mod ends;
 mod errors;
 mod log;
+mod pinned;
 mod support;

@@ -136,6 +136,19 @@ pub(crate) fn resident_bytes(pid: u32) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
+/// The line of this process's memory map in which a tensor's bytes lie.
+pub(crate) fn mapping_of(tensor: &Tensor) -> String {
+    let address = tensor.data().as_ptr() as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let line = maps.lines().find(|line| {
+        let (start, rest) = line.split_once('-').unwrap();
+        let (end, _) = rest.split_once(' ').unwrap();
+        let hex = |text: &str| usize::from_str_radix(text, 16).unwrap();
+        (hex(start)..hex(end)).contains(&address)
+    });
+    line.expect("it is mapped").to_owned()
+}
+
 /// A vector of `n` times `value`.
 pub(crate) fn input(value: f32, n: usize) -> Tensor {
     fp32(&[n as i64], &vec![value; n])
