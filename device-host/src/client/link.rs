@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::{BackendError, RunId};
@@ -10,6 +10,7 @@ use rustix::net::SendFlags;
 
 use super::bell::Bell;
 use super::connection::Connection;
+use super::ending::{Ending, Verdict};
 use super::options::Options;
 use super::pool::{Full, Lent, Pool};
 use super::runs::{Begun, Runs};
@@ -37,25 +38,7 @@ pub(super) struct Link {
     owed: Mutex<Vec<u64>>,
     good: AtomicBool,
     since: Instant,
-    end: Mutex<End>,
-    ended: Condvar,
-}
-
-#[derive(Default)]
-struct End {
-    /// Why it is to be ended.
-    condemned: Option<Verdict>,
-    /// How it ended.
-    reason: Option<String>,
-}
-
-/// Why a child is to be ended.
-#[derive(Clone, Debug)]
-pub(super) enum Verdict {
-    /// It closed a connection; it is most likely ending by itself.
-    Closed,
-    /// It must be ended: why.
-    Guilty(String),
+    ending: Ending,
 }
 
 impl Link {
@@ -71,13 +54,8 @@ impl Link {
             owed: Mutex::default(),
             good: AtomicBool::new(false),
             since: Instant::now(),
-            end: Mutex::default(),
-            ended: Condvar::new(),
+            ending: Ending::default(),
         }
-    }
-
-    fn end(&self) -> MutexGuard<'_, End> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection for a run.
@@ -126,7 +104,7 @@ impl Link {
         sockets.retain(|socket| socket.strong_count() > 0);
         sockets.push(Arc::downgrade(&ours));
         drop(sockets);
-        if self.end().reason.is_some() {
+        if self.ending.is_over() {
             return Err(Trouble::Gone);
         }
         Ok(Box::new(Connection::new(ours, self.options.timing.spin)))
@@ -158,13 +136,9 @@ impl Link {
             Trouble::Late => Verdict::Guilty("it did not answer in time".into()),
             Trouble::Protocol(why) => Verdict::Guilty(format!("it broke the protocol: {why}")),
         };
-        let mut end = self.end();
-        match (&end.condemned, &verdict) {
-            (None, _) | (Some(Verdict::Closed), Verdict::Guilty(_)) => end.condemned = Some(verdict),
-            _ => return,
+        if self.ending.condemn(verdict) {
+            self.bell.ring();
         }
-        drop(end);
-        self.bell.ring();
     }
 
     /// What becomes of trouble: the error for the caller. Waits until it is known how the child ended, if it does.
@@ -174,22 +148,19 @@ impl Link {
             Trouble::Ours(error) => return error,
             trouble => self.accuse(trouble),
         }
-        let waited = self.ended.wait_timeout_while(self.end(), REASON, |end| end.reason.is_none());
-        let (end, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let reason = end.reason.clone();
+        let reason = self.ending.wait(REASON);
         let silent = || format!("the device host of `{}` does not answer any more", self.options.name);
         BackendError::Lost(reason.unwrap_or_else(silent))
     }
 
     /// What is to become of the child, if it is to be ended.
     pub(super) fn verdict(&self) -> Option<Verdict> {
-        self.end().condemned.clone()
+        self.ending.verdict()
     }
 
     /// The child has ended. Whoever waits for an answer hears of it.
     pub(super) fn ended(&self, reason: String) {
-        self.end().reason = Some(reason);
-        self.ended.notify_all();
+        self.ending.is(reason);
         let sockets = std::mem::take(&mut *self.sockets.lock().unwrap_or_else(PoisonError::into_inner));
         for socket in sockets.iter().filter_map(Weak::upgrade) {
             let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
@@ -255,8 +226,7 @@ impl Link {
             return Some(next);
         }
         let grace = self.options.timing.cancel_grace;
-        self.end().condemned =
-            Some(Verdict::Guilty(format!("a run did not end within {grace:?} of its cancel")));
+        self.ending.condemn(Verdict::Guilty(format!("a run did not end within {grace:?} of its cancel")));
         None
     }
 

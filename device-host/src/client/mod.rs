@@ -5,6 +5,7 @@ mod bell;
 mod connection;
 mod course;
 mod device;
+mod ending;
 mod holder;
 mod host;
 mod instance;

@@ -12,8 +12,9 @@ use rustix::net::SendFlags;
 
 use super::again::{self, Again};
 use super::course::{Course, Next};
+use super::ending::Verdict;
 use super::host::Host;
-use super::link::{Link, Verdict};
+use super::link::Link;
 use super::loaded::{Loaded, ModelEntry};
 use super::options::Options;
 use super::process::Process;
