@@ -125,6 +125,17 @@ impl Device for Place {
         match word.as_str() {
             "broken" => return Err(BackendError::Load(format!("{}: broken", options.path.display()))),
             "greedy" => return Err(BackendError::OutOfMemory(format!("{}: greedy", options.path.display()))),
+            // It takes until there is that file.
+            "lazy" => {
+                // Under another name first, so that no descriptor is open any more when it is there.
+                let _ = std::fs::write(options.path.with_extension("new"), "");
+                let _ =
+                    std::fs::rename(options.path.with_extension("new"), options.path.with_extension("begun"));
+                while !options.path.with_extension("go").exists() {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+            "pair" => info.outputs.push(row("z")),
             // The extent that it says its result has.
             "claim" => {
                 info.outputs[0].shape =
@@ -132,8 +143,8 @@ impl Device for Place {
             }
             _ => {}
         }
-        let begun = options.path.with_extension("begun");
-        Ok(Arc::new(Word { word, info, begun, _weights: weights }))
+        let path = options.path.clone();
+        Ok(Arc::new(Word { word, text, info, path, _weights: weights }))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
@@ -163,9 +174,9 @@ impl Device for Place {
 
 struct Word {
     word: String,
+    text: String,
     info: ModelInfo,
-    /// A file that a model makes which hangs.
-    begun: PathBuf,
+    path: PathBuf,
     _weights: Vec<u8>,
 }
 
@@ -175,11 +186,13 @@ impl Model for Word {
     }
 
     fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
-        let (word, info, begun) = (self.word.clone(), self.info.clone(), self.begun.clone());
+        let (word, text) = (self.word.clone(), self.text.clone());
         Ok(Arc::new(Speaker {
             word,
-            info,
-            begun,
+            text,
+            info: self.info.clone(),
+            begun: self.path.with_extension("begun"),
+            go: self.path.with_extension("go"),
             kept: Mutex::default(),
             cancelled: Mutex::default(),
             bell: Condvar::new(),
@@ -189,8 +202,11 @@ impl Model for Word {
 
 struct Speaker {
     word: String,
+    text: String,
     info: ModelInfo,
+    /// A file that a model makes which hangs, and one for which a stubborn one waits.
     begun: PathBuf,
+    go: PathBuf,
     kept: Mutex<Vec<Tensor>>,
     cancelled: Mutex<Vec<RunId>>,
     bell: Condvar,
@@ -210,6 +226,19 @@ impl Instance for Speaker {
                 }
             }
             "wait" => self.wait(run)?,
+            "stubborn" => {
+                let _ = std::fs::write(&self.begun, "");
+                while !self.go.exists() {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+            "where" => {
+                let _ = std::fs::write(&self.begun, address_of(&inputs[0]));
+            }
+            "say" => {
+                println!("{} out", self.text);
+                eprintln!("{} err", self.text);
+            }
             "slow" => std::thread::sleep(Duration::from_millis(20)),
             "keep" => self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(inputs[0].clone()),
             _ => {}
@@ -251,7 +280,7 @@ impl Instance for Speaker {
     }
 
     fn can_cancel(&self) -> bool {
-        true
+        self.word != "stubborn"
     }
 
     fn bytes_held(&self) -> u64 {
@@ -268,6 +297,19 @@ impl Speaker {
         drop(waited);
         Err(BackendError::Cancelled)
     }
+}
+
+/// The line of this process's memory map in which a tensor's bytes lie.
+fn address_of(tensor: &Tensor) -> String {
+    let address = tensor.data().as_ptr() as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let holds = |line: &&str| {
+        let bounds = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let bounds =
+            bounds.map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
+        matches!(bounds, Some((Ok(start), Ok(end))) if (start..end).contains(&address))
+    };
+    maps.lines().find(holds).unwrap_or_default().to_owned()
 }
 
 fn tensor(shape: Shape, bytes: &[u8]) -> Result<Tensor, BackendError> {

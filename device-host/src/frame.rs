@@ -63,6 +63,8 @@ kinds! {
     Download = 24;
     /// Ends what has the header's number.
     Release = 25;
+    /// Maps a region of the parent's under the header's number; its descriptor comes beside it.
+    Pin = 27;
     /// Runs an instance; the header's number is the run's.
     Infer = 26;
     /// It worked; what was asked for follows.
@@ -132,7 +134,7 @@ pub(crate) struct Head {
 pub(crate) enum At {
     /// At the end of the frame, after those of the tensors before it.
     Inline { len: usize },
-    /// In a region. Inputs are all in one, which is the parent's and has number 0.
+    /// In a region. Inputs are in one of the parent's that has number 0, or in one that it had pinned.
     Region { number: u64, offset: u64, len: u64 },
     /// In the device's memory, under a number of the child's.
     Resident { number: u64, device: DLDevice, len: u64 },

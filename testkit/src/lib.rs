@@ -1,5 +1,6 @@
-//! For tests only: a replica as a child process, and models made in memory.
+//! For tests only: a replica as a child process, models made in memory, and what Python gives for models of its own.
 
+pub mod agreement;
 pub mod onnx;
 pub mod replica;
 

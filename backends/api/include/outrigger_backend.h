@@ -393,10 +393,21 @@ typedef int32_t (*OutriggerBackendInstanceCreate)(struct OutriggerBackendModelHa
 // See `instance_destroy`.
 typedef void (*OutriggerBackendInstanceDestroy)(struct OutriggerBackendInstanceHandle *instance);
 
-// See `instance_bytes_held`.
-typedef int32_t (*OutriggerBackendInstanceBytesHeld)(struct OutriggerBackendInstanceHandle *instance,
-                                                     uint64_t *out,
-                                                     struct OutriggerBackendMessage *message);
+// An instance, now.
+typedef struct OutriggerBackendInstanceStatus {
+  // Bytes of device memory that it holds, its share of the weights counted in; 0 if not known.
+  uint64_t bytes_held;
+  // 1 if `instance_cancel` ends its runs early, else 0; does not change. A run that goes on long after its cancel is then
+  // taken to hang, and its process may be ended for that. Not looked at where that entry is null.
+  uint32_t can_cancel;
+  // Zero.
+  uint32_t reserved;
+} OutriggerBackendInstanceStatus;
+
+// See `instance_status`.
+typedef int32_t (*OutriggerBackendInstanceStatusEntry)(struct OutriggerBackendInstanceHandle *instance,
+                                                       struct OutriggerBackendInstanceStatus *out,
+                                                       struct OutriggerBackendMessage *message);
 
 // One output asked for.
 typedef struct OutriggerBackendOutput {
@@ -503,9 +514,8 @@ typedef struct OutriggerBackendTable {
   OutriggerBackendInstanceCreate instance_create;
   // Ends an instance. The handle is gone afterwards. Since 1.0.
   OutriggerBackendInstanceDestroy instance_destroy;
-  // Tells the bytes of device memory that the instance holds, its share of the weights counted in; 0 if not known.
-  // Since 1.0.
-  OutriggerBackendInstanceBytesHeld instance_bytes_held;
+  // Tells what the instance holds, now, and whether its runs can be ended early. Since 1.0.
+  OutriggerBackendInstanceStatusEntry instance_status;
   // Runs the model and returns when the results are there. `run` may be null: nothing belongs to it. Since 1.0.
   //
   // The library owns each of `inputs` from the call on, whether it succeeds or fails, and ends each by its deleter
@@ -522,7 +532,8 @@ typedef struct OutriggerBackendTable {
   // the run would be over before this returns. Since 1.0.
   OutriggerBackendInstanceSubmit instance_submit;
   // Asks for the run `id` of the instance, which is not 0, to end soon with `OUTRIGGER_BACKEND_CODE_CANCELLED`, and returns without waiting. The run may
-  // still succeed; one that is not under way is nothing to do and nothing to remember. May be null: runs cannot be ended. Since 1.0.
+  // still succeed; one that is not under way is nothing to do and nothing to remember, and so is every run of an instance whose
+  // `OutriggerBackendInstanceStatus::can_cancel` is 0. May be null: no run can be ended. Since 1.0.
   OutriggerBackendInstanceCancel instance_cancel;
 } OutriggerBackendTable;
 

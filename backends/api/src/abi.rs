@@ -238,6 +238,19 @@ pub struct DeviceStatus {
     pub reserved: u32,
 }
 
+/// An instance, now.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InstanceStatus {
+    /// Bytes of device memory that it holds, its share of the weights counted in; 0 if not known.
+    pub bytes_held: u64,
+    /// 1 if [`Table::instance_cancel`] ends its runs early, else 0; does not change. A run that goes on long after its cancel is then
+    /// taken to hang, and its process may be ended for that. Not looked at where that entry is null.
+    pub can_cancel: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// What to load, and how.
 #[repr(C)]
 #[derive(Debug)]
@@ -388,9 +401,12 @@ pub type InstanceCreate = unsafe extern "C" fn(
 ) -> i32;
 /// See [`Table::instance_destroy`].
 pub type InstanceDestroy = unsafe extern "C" fn(instance: *mut InstanceHandle);
-/// See [`Table::instance_bytes_held`].
-pub type InstanceBytesHeld =
-    unsafe extern "C" fn(instance: *mut InstanceHandle, out: *mut u64, message: *mut Message) -> i32;
+/// See [`Table::instance_status`].
+pub type InstanceStatusEntry = unsafe extern "C" fn(
+    instance: *mut InstanceHandle,
+    out: *mut InstanceStatus,
+    message: *mut Message,
+) -> i32;
 /// See [`Table::instance_infer`].
 pub type InstanceInfer = unsafe extern "C" fn(
     instance: *mut InstanceHandle,
@@ -473,9 +489,8 @@ pub struct Table {
     pub instance_create: Option<InstanceCreate>,
     /// Ends an instance. The handle is gone afterwards. Since 1.0.
     pub instance_destroy: Option<InstanceDestroy>,
-    /// Tells the bytes of device memory that the instance holds, its share of the weights counted in; 0 if not known.
-    /// Since 1.0.
-    pub instance_bytes_held: Option<InstanceBytesHeld>,
+    /// Tells what the instance holds, now, and whether its runs can be ended early. Since 1.0.
+    pub instance_status: Option<InstanceStatusEntry>,
     /// Runs the model and returns when the results are there. `run` may be null: nothing belongs to it. Since 1.0.
     ///
     /// The library owns each of `inputs` from the call on, whether it succeeds or fails, and ends each by its deleter
@@ -492,7 +507,8 @@ pub struct Table {
     /// the run would be over before this returns. Since 1.0.
     pub instance_submit: Option<InstanceSubmit>,
     /// Asks for the run `id` of the instance, which is not 0, to end soon with [`code::CANCELLED`], and returns without waiting. The run may
-    /// still succeed; one that is not under way is nothing to do and nothing to remember. May be null: runs cannot be ended. Since 1.0.
+    /// still succeed; one that is not under way is nothing to do and nothing to remember, and so is every run of an instance whose
+    /// [`InstanceStatus::can_cancel`] is 0. May be null: no run can be ended. Since 1.0.
     pub instance_cancel: Option<InstanceCancel>,
 }
 
@@ -516,7 +532,7 @@ impl Table {
         model_info: None,
         instance_create: None,
         instance_destroy: None,
-        instance_bytes_held: None,
+        instance_status: None,
         instance_infer: None,
         instance_submit: None,
         instance_cancel: None,

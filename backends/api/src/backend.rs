@@ -123,7 +123,8 @@ pub trait Instance: Send + Sync {
     /// late. A run that is not under way is no error. Does not wait.
     fn cancel(&self, _id: RunId) {}
 
-    /// Whether [`Instance::cancel`] does anything. Where it does, a run that goes on long after its cancel is taken to hang.
+    /// Whether [`Instance::cancel`] does anything; does not change. Where it does, a run that goes on long after its cancel is taken to
+    /// hang.
     fn can_cancel(&self) -> bool {
         false
     }

@@ -84,7 +84,7 @@ pub const fn table<O: Open>() -> Table {
         model_info: Some(entries::model_info),
         instance_create: Some(entries::instance_create),
         instance_destroy: Some(entries::instance_destroy),
-        instance_bytes_held: Some(entries::instance_bytes_held),
+        instance_status: Some(entries::instance_status),
         instance_infer: Some(runs::instance_infer),
         instance_submit: if O::ASYNCHRONOUS { Some(runs::instance_submit) } else { None },
         instance_cancel: Some(runs::instance_cancel),

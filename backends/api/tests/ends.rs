@@ -263,3 +263,13 @@ fn a_backend_without_runs_that_finish_later_says_so_over_the_table() {
     check(through_table::<Waits>("waits", &[]).unwrap(), false);
     check(through_table::<Adder>("adder", &[]).unwrap(), true);
 }
+
+#[test]
+fn a_library_without_a_cancel_has_no_run_that_can_be_cancelled() {
+    let table = Table { instance_cancel: None, ..TABLE };
+    // SAFETY: the table is this crate's own, without an entry that may be null.
+    let backend = unsafe { host::attach(&table, "adder", &[]) }.unwrap();
+    let file = model("slow 60000");
+    let (_, instance) = instance(&*backend.open(0).unwrap(), &file.path);
+    assert!(!instance.can_cancel(), "whatever it says of itself");
+}

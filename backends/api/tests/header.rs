@@ -69,6 +69,7 @@ fn it_lays_out_what_rust_does() {
         ("sizeof(OutriggerBackendDescription)", size_of::<abi::Description>()),
         ("sizeof(OutriggerBackendDevice)", size_of::<abi::Device>()),
         ("sizeof(OutriggerBackendDeviceStatus)", size_of::<abi::DeviceStatus>()),
+        ("sizeof(OutriggerBackendInstanceStatus)", size_of::<abi::InstanceStatus>()),
         ("sizeof(OutriggerBackendLoadRequest)", size_of::<abi::LoadRequest>()),
         ("sizeof(OutriggerBackendTensorType)", size_of::<abi::TensorType>()),
         ("sizeof(OutriggerBackendOutput)", size_of::<abi::Output>()),

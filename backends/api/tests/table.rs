@@ -38,6 +38,7 @@ fn fixtures(folder: &Path) -> Fixtures {
         strings: Some(write("strings", "identity BYTES")),
         outer: Some(write("outer", "outer sum")),
         slow: Some(write("slow", "slow 60000")),
+        stubborn: Some(write("stubborn", "stubborn 20")),
         weights: Some((write("weights", "weights 8388608"), 8 << 20)),
         scratch,
     }

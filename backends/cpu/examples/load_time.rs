@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p outrigger-cpu --example load_time -- MODEL.onnx ..`
 //!
-//! `tests/agreement/models.py FOLDER large` writes two models that are worth it.
+//! `testkit/agreement/models.py FOLDER large` writes two models that are worth it.
 
 use std::path::Path;
 use std::time::Instant;

@@ -1,10 +1,7 @@
-//! What the backend gives is what Python's ONNX Runtime gives, in process, as a plug-in, and from the cache of optimised models.
+//! What the backend gives is what Python's ONNX Runtime gives, in process and from the cache of optimised models. As a plug-in, and out of
+//! process, `cli/tests/conformance` looks.
 
-#[path = "agreement/check.rs"]
-mod check;
-
-use check::Models;
-use outrigger_backend::host;
+use outrigger_testkit::agreement::{Models, Tolerance};
 
 fn settings() -> Vec<(String, String)> {
     vec![("onnxruntime".into(), outrigger_testkit::onnxruntime().display().to_string())]
@@ -13,12 +10,7 @@ fn settings() -> Vec<(String, String)> {
 #[test]
 fn agrees_with_python() {
     let models = Models::make();
-    models.agree(&*outrigger_cpu::open(&settings()).unwrap());
-
-    let executable = std::env::current_exe().unwrap();
-    let name = format!("{}outrigger_cpu{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let plugin = executable.parent().and_then(|deps| deps.parent()).unwrap().join(name);
-    models.agree(&*host::load(&plugin, &settings()).unwrap());
+    models.agree(&*outrigger_cpu::open(&settings()).unwrap(), &Tolerance::CPU);
 
     let cache = tempfile::tempdir().unwrap();
     let mut settings = settings();
@@ -30,8 +22,8 @@ fn agrees_with_python() {
         all.filter(|file| is_model(file.as_ref().unwrap().path())).count()
     };
     assert_eq!(files(), 0);
-    models.agree(&*cached);
+    models.agree(&*cached, &Tolerance::CPU);
     // A call for each model at least, and the second one of each has found the file.
-    assert_eq!(files(), 11, "each model is kept once");
-    models.agree(&*cached);
+    assert_eq!(files(), models.count(), "each model is kept once");
+    models.agree(&*cached, &Tolerance::CPU);
 }

@@ -113,6 +113,7 @@ fn conforms(backend: &dyn Backend) {
         )),
         outer: Some(write(folder.path(), "outer", &onnx::outer_sum())),
         slow: Some(write(folder.path(), "slow", &onnx::slow())),
+        stubborn: None,
         weights: Some((write(folder.path(), "weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
         scratch,
     };

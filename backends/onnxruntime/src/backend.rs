@@ -107,7 +107,7 @@ impl Device for OnnxDevice {
     }
 
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
-        model::estimate(options)
+        model::estimate(&self.0, options)
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {

@@ -128,8 +128,9 @@ impl OnnxModel {
 /// Bytes that a model will take, as far as its file tells.
 ///
 /// Refuses settings that loading would refuse, so that a plan shows them.
-pub(crate) fn estimate(options: &LoadOptions) -> Result<u64, BackendError> {
-    settings::read_model(&options.settings).map_err(|error| error::load(&options.path, error))?;
+pub(crate) fn estimate(common: &Common, options: &LoadOptions) -> Result<u64, BackendError> {
+    let plan = common.told.provider.plan(common.index, options);
+    plan.map_err(|error| error::load(&options.path, error))?;
     let contents = contents::inspect(&options.path).map_err(|error| error::load(&options.path, error))?;
     Ok(bytes(&contents))
 }

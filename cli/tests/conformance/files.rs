@@ -33,6 +33,7 @@ pub(crate) fn text(folder: &Path) -> Fixtures {
         strings: Some(write("strings", b"identity BYTES")),
         outer: Some(write("outer", b"outer sum")),
         slow: Some(write("slow", b"slow 60000")),
+        stubborn: Some(write("stubborn", b"stubborn 20")),
         weights: Some((write("weights", b"weights 8388608"), 8 << 20)),
         scratch: folder.join("text/scratch"),
     }
@@ -53,6 +54,7 @@ pub(crate) fn onnx(folder: &Path) -> Fixtures {
         strings: Some(write("strings", &onnx::identity(DataType::Bytes, &row))),
         outer: Some(write("outer", &onnx::outer_sum())),
         slow: Some(write("slow", &onnx::slow())),
+        stubborn: None,
         weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
         scratch: folder.join("onnx/scratch"),
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use outrigger_backend::conformance::{Case, Fixtures, Skipped, cases};
 use outrigger_backend::{Backend, BackendError, host};
+use outrigger_testkit::agreement::{Models, Tolerance};
 
 type Opened = Result<Arc<dyn Backend>, BackendError>;
 
@@ -19,6 +20,7 @@ struct Place {
     name: &'static str,
     fixtures: Fixtures,
     open: Box<dyn Fn() -> Opened + Send + Sync>,
+    tolerance: Option<Tolerance>,
     /// Opened by the first case, for all of them.
     opened: OnceLock<Opened>,
 }
@@ -29,13 +31,22 @@ impl Place {
         fixtures: &Fixtures,
         open: impl Fn() -> Opened + Send + Sync + 'static,
     ) -> Self {
-        Self { name, fixtures: fixtures.clone(), open: Box::new(open), opened: OnceLock::new() }
+        let (fixtures, open) = (fixtures.clone(), Box::new(open));
+        Self { name, fixtures, open, tolerance: None, opened: OnceLock::new() }
+    }
+
+    /// Whether it takes the models that Python writes, and how far it may be from what Python gives.
+    fn agreeing(self, tolerance: Tolerance) -> Self {
+        Self { tolerance: Some(tolerance), ..self }
+    }
+
+    fn backend(&self) -> Result<&dyn Backend, Failed> {
+        let opened = self.opened.get_or_init(&self.open).as_ref();
+        opened.map(|backend| &**backend).map_err(|error| Failed::from(error.to_string()))
     }
 
     fn run(&self, case: Case) -> Result<Completion, Failed> {
-        let backend =
-            self.opened.get_or_init(&self.open).as_ref().map_err(|error| Failed::from(error.to_string()))?;
-        Ok(match case.run(&**backend, &self.fixtures) {
+        Ok(match case.run(self.backend()?, &self.fixtures) {
             Ok(()) => Completion::Completed,
             Err(Skipped(reason)) => Completion::ignored_with(reason),
         })
@@ -55,8 +66,10 @@ fn places(folder: &Path) -> Vec<Place> {
         Place::new("fake::out_of_process", &text, move || out_of_process(fake(), &[])),
         Place::new("c_example::in_process", &text, move || host::load(&tiny, &[])),
         Place::new("c_example::out_of_process", &text, move || out_of_process(also_tiny.clone(), &[])),
-        Place::new("cpu::in_process", &onnx, move || host::load(&cpu(), &files::settings_of_cpu())),
-        Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu())),
+        Place::new("cpu::in_process", &onnx, move || host::load(&cpu(), &files::settings_of_cpu()))
+            .agreeing(Tolerance::CPU),
+        Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu()))
+            .agreeing(Tolerance::CPU),
     ]
 }
 
@@ -91,13 +104,25 @@ fn trial(place: &Arc<Place>, case: Case) -> Trial {
     })
 }
 
+/// Python's ONNX Runtime gives the same. The models are written once, for all places.
+fn agreement(place: &Arc<Place>, models: &Arc<OnceLock<Models>>) -> Option<Trial> {
+    let (tolerance, place, models) = (place.tolerance?, Arc::clone(place), Arc::clone(models));
+    Some(Trial::test(format!("{}::agrees_with_python", place.name), move || {
+        let _beside_others = MEMORY.read().unwrap_or_else(PoisonError::into_inner);
+        models.get_or_init(Models::make).agree(place.backend()?, &tolerance);
+        Ok(())
+    }))
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let folder = tempfile::tempdir().unwrap();
     let places: Vec<Arc<Place>> = places(folder.path()).into_iter().map(Arc::new).collect();
     let trials = places.iter().flat_map(|place| cases().iter().map(|case| trial(place, *case)));
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    // Before the end of the process, which would leave it behind.
-    drop(folder);
+    let models = Arc::new(OnceLock::new());
+    let agreements = places.iter().filter_map(|place| agreement(place, &models));
+    let conclusion = libtest_mimic::run(&arguments, trials.chain(agreements).collect());
+    // Before the end of the process, which would leave them behind.
+    drop((folder, models));
     conclusion.exit()
 }

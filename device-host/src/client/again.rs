@@ -1,4 +1,5 @@
-//! What clients hold, loaded into a child that does not have it: when the child is new, and by and by what did not load then.
+//! What clients hold, loaded into a child that does not have it: when the child is new, and by and by what did not load then; and what
+//! they hold no more, where the child could not be told at once.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -6,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use outrigger_backend::BackendError;
 
-use super::connection::{Connection, Trouble};
-use super::host::{Host, InstanceEntry, Loaded, ModelEntry};
+use super::connection::Connection;
+use super::host::Host;
 use super::link::Link;
+use super::loaded::{InstanceEntry, Loaded, ModelEntry};
+use super::trouble::Trouble;
 use crate::frame::Kind;
 use crate::message;
 use crate::socket::{Patience, within};
@@ -26,8 +29,7 @@ pub(super) fn model(
         return Ok(None);
     }
     connection.ask(Kind::Release, number, |_| {}, patience)?;
-    let path = model.options.path.display();
-    Ok(Some(format!("`{path}` has other inputs or outputs since its device host was restarted")))
+    Ok(Some(model.not_again(&"it has other inputs or outputs than before")))
 }
 
 /// An instance.
@@ -43,10 +45,7 @@ pub(super) fn instance(
     Ok(reader.end()?)
 }
 
-/// What begins the reason of something that did not load.
-pub(super) const AFTER: &str = "after its device host was restarted: ";
-
-/// Tries again what did not load, on a thread of its own, for loading takes its time.
+/// Tries again what did not load or was not released, on a thread of its own, for loading takes its time.
 pub(super) struct Again {
     tried: Instant,
     thread: Option<JoinHandle<()>>,
@@ -69,7 +68,7 @@ impl Again {
             return;
         }
         self.tried = now;
-        if host.degraded().is_none() {
+        if host.degraded().is_none() && !link.owes() {
             return;
         }
         let (host, link) = (Arc::clone(host), Arc::clone(link));
@@ -88,17 +87,25 @@ fn attempt(host: &Host, link: &Arc<Link>) -> Result<(), Trouble> {
     let limit = host.options.timing.reload;
     let mut lent = link.for_housekeeping()?;
     lent.with(|connection| {
+        let owed = link.take_owed();
+        for (done, number) in owed.iter().enumerate() {
+            let patience = within(host.options.timing.end_grace);
+            if let Err(trouble) = connection.ask(Kind::Release, *number, |_| {}, &patience) {
+                owed.iter().skip(done).for_each(|number| link.owe(*number));
+                return Err(trouble);
+            }
+        }
         for (number, entry) in models.iter().filter(|(_, entry)| entry.fault.check().is_err()) {
-            let why = heard(model(connection, *number, entry, &within(limit)))?;
+            let why = heard(entry, model(connection, *number, entry, &within(limit)))?;
             settle(host, link, connection, *number, |loaded| {
                 loaded.models.get(number).map(|entry| entry.fault.set(why)).is_some()
             })?;
         }
         for (number, entry) in instances.iter().filter(|(_, entry)| entry.known.fault.check().is_err()) {
-            if models.get(&entry.model).is_none_or(|model| model.fault.check().is_err()) {
+            let Some(of) = models.get(&entry.model).filter(|model| model.fault.check().is_ok()) else {
                 continue;
-            }
-            let why = heard(instance(connection, *number, entry, &within(limit)).map(|()| None))?;
+            };
+            let why = heard(of, instance(connection, *number, entry, &within(limit)).map(|()| None))?;
             settle(host, link, connection, *number, |loaded| {
                 loaded.instances.get(number).map(|entry| entry.known.fault.set(why)).is_some()
             })?;
@@ -107,11 +114,14 @@ fn attempt(host: &Host, link: &Arc<Link>) -> Result<(), Trouble> {
     })
 }
 
-/// A failure of the backend's is the reason why something is not there.
-fn heard(result: Result<Option<String>, Trouble>) -> Result<Option<String>, Trouble> {
+/// A failure of the backend's is the reason why something of a model is not there.
+pub(super) fn heard(
+    model: &ModelEntry,
+    result: Result<Option<String>, Trouble>,
+) -> Result<Option<String>, Trouble> {
     match result {
         Err(Trouble::Backend(error)) if !matches!(error, BackendError::Lost(_)) => {
-            Ok(Some(format!("{AFTER}{error}")))
+            Ok(Some(model.not_again(&error)))
         }
         result => result,
     }

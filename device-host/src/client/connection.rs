@@ -1,72 +1,25 @@
 //! One connection to a child: one request and its answer at a time.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, Buffer, DataType, ShapeError, Tensor};
-use outrigger_regions::{Mapping, Region, RegionError};
+use outrigger_backend::{BackendError, Tensor};
+use outrigger_regions::Region;
 use rustix::net::SendFlags;
 
 use super::options::Limits;
-use crate::frame::{self, Announced, At, Given, Head, Kind, Sent};
+use super::results::{self, Came, Theirs};
+use super::trouble::Trouble;
+use crate::frame::{self, At, Given, Head, Kind, Sent};
 use crate::message;
-use crate::socket::{self, Inbox, Patience, ReceiveError};
-use crate::view::{View, align};
-use crate::wire::{Put, Reader, WireError};
+use crate::socket::{self, Inbox, Patience};
+use crate::view::align;
+use crate::wire::{Put, Reader};
 
 /// Regions are made in multiples of this.
-const GRAIN: usize = 64 << 10;
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    /// The backend's own word.
-    Backend(BackendError),
-    /// The child is gone, or has closed this connection.
-    Gone,
-    /// There was none in time.
-    Late,
-    /// The child broke the protocol.
-    Protocol(String),
-    /// This connection is of no use, for which the child is not to blame.
-    Ours(BackendError),
-}
-
-impl Trouble {
-    /// A socket failed.
-    pub(super) fn of_socket(error: &std::io::Error) -> Self {
-        if socket::is_want(error) {
-            return Self::Ours(BackendError::Run(format!("a socket to the device host failed: {error}")));
-        }
-        Self::Gone
-    }
-}
-
-impl From<BackendError> for Trouble {
-    fn from(error: BackendError) -> Self {
-        Self::Backend(error)
-    }
-}
-
-impl From<WireError> for Trouble {
-    fn from(error: WireError) -> Self {
-        Self::Protocol(error.to_string())
-    }
-}
-
-impl From<ReceiveError> for Trouble {
-    fn from(error: ReceiveError) -> Self {
-        match error {
-            ReceiveError::Closed => Self::Gone,
-            ReceiveError::Socket(error) => Self::of_socket(&error),
-            ReceiveError::Late => Self::Late,
-            ReceiveError::Lost => Self::Ours(BackendError::Run(format!("results were lost: {error}"))),
-            error => Self::Protocol(error.to_string()),
-        }
-    }
-}
+pub(super) const GRAIN: usize = 64 << 10;
 
 /// What a request carries, laid out, and what lies beside its frame.
 #[derive(Default)]
@@ -74,6 +27,14 @@ pub(super) struct Laid<'a> {
     pub(super) sent: Sent,
     inline: Vec<&'a Bytes>,
     bytes: usize,
+}
+
+/// The descriptor beside a request.
+enum Beside<'a> {
+    Nothing,
+    /// Of our region for inputs.
+    Input,
+    File(BorrowedFd<'a>),
 }
 
 /// A connection.
@@ -87,19 +48,6 @@ pub(super) struct Connection {
     is_new: bool,
     /// The child's, that it uses again.
     theirs: Vec<Theirs>,
-}
-
-struct Theirs {
-    number: u64,
-    mapping: Arc<Mapping>,
-    /// The child has not been told that nobody looks at it.
-    lent: bool,
-}
-
-/// A tensor that came, and memory of the device's under the child's number.
-pub(super) enum Came {
-    Host(Tensor),
-    Resident { head: Head, number: u64, device: outrigger_backend::DLDevice, len: usize },
 }
 
 impl Connection {
@@ -118,17 +66,31 @@ impl Connection {
     ) -> Result<&[u8], Trouble> {
         frame::begin(&mut self.out, kind, number);
         fill(&mut self.out);
-        self.exchange(number, patience, false)?;
+        self.exchange(number, patience, Beside::Nothing)?;
         Ok(self.inbox.payload())
     }
 
-    /// Lays tensors where the child finds them: in the frame if they are few bytes, else in our region. `residents` are the
-    /// child's numbers of those that are in memory of its device's, in their order.
+    /// The same for a region that the child is to map.
+    pub(super) fn pin(
+        &mut self,
+        number: u64,
+        size: usize,
+        file: BorrowedFd<'_>,
+        patience: &impl Patience,
+    ) -> Result<&[u8], Trouble> {
+        frame::begin(&mut self.out, Kind::Pin, number);
+        self.out.put_size(size);
+        self.exchange(number, patience, Beside::File(file))?;
+        Ok(self.inbox.payload())
+    }
+
+    /// Lays tensors where the child finds them: in the frame if they are few bytes, else in our region. `placed` says where those are
+    /// that it has already: in memory of its device's, or in a region that both have.
     pub(super) fn lay<'a>(
         &mut self,
         tensors: &'a [Tensor],
         limits: &Limits,
-        residents: &[u64],
+        placed: &[Option<At>],
     ) -> Result<Laid<'a>, BackendError> {
         let total: usize = tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.data().len()));
         if total as u64 > limits.call_bytes {
@@ -139,18 +101,18 @@ impl Connection {
         }
         let inline = total <= limits.inline_bytes;
         let mut laid = Laid { bytes: total, ..Laid::default() };
+        let placed = |index: usize| placed.get(index).copied().flatten();
+        let left = tensors.iter().enumerate().filter(|(index, _)| placed(*index).is_none());
         if !inline {
-            self.room_for(tensors, limits, &mut laid)?;
+            self.room_for(left.map(|(_, tensor)| tensor.data().len()), limits, &mut laid)?;
         }
-        let (mut end, mut residents) = (0, residents.iter());
-        for tensor in tensors {
+        let mut end = 0;
+        for (index, tensor) in tensors.iter().enumerate() {
             let (data, len) = (tensor.data(), tensor.data().len());
-            let at = if let Some(memory) = tensor.resident() {
-                let number = residents.next().copied();
-                let number =
-                    number.ok_or_else(|| BackendError::Internal("memory without a number".into()))?;
-                let device = memory.device();
-                At::Resident { number, device, len: memory.len() as u64 }
+            let at = if let Some(at) = placed(index) {
+                at
+            } else if tensor.resident().is_some() {
+                return Err(BackendError::Internal("memory without a number".into()));
             } else if inline {
                 laid.inline.push(data);
                 At::Inline { len }
@@ -167,15 +129,17 @@ impl Connection {
         Ok(laid)
     }
 
-    /// Makes the region anew if it is too small.
+    /// Makes the region anew if it is too small for tensors of these lengths.
     fn room_for(
         &mut self,
-        tensors: &[Tensor],
+        mut lens: impl Iterator<Item = usize>,
         limits: &Limits,
         laid: &mut Laid<'_>,
     ) -> Result<(), BackendError> {
-        let end = |end: usize, tensor: &Tensor| align(end)?.checked_add(tensor.data().len());
-        let size = tensors.iter().try_fold(0, end).unwrap_or(usize::MAX);
+        let size = lens.try_fold(0usize, |end, len| align(end)?.checked_add(len)).unwrap_or(usize::MAX);
+        if size == 0 {
+            return Ok(());
+        }
         if self.input.as_ref().is_none_or(|region| region.len() < size) {
             let fits = |size: usize| size as u64 <= limits.kept_bytes;
             // With some air, so that inputs which grow by and by do not need a new one each time.
@@ -221,7 +185,8 @@ impl Connection {
             laid.inline.iter().for_each(|data| self.out.put(data));
         }
         let with_region = laid.sent.region.is_some();
-        let exchanged = self.exchange(number, patience, with_region);
+        let beside = if with_region { Beside::Input } else { Beside::Nothing };
+        let exchanged = self.exchange(number, patience, beside);
         if with_region {
             self.is_new = false;
         }
@@ -232,16 +197,25 @@ impl Connection {
         exchanged
     }
 
-    fn exchange(&mut self, number: u64, patience: &impl Patience, with_region: bool) -> Result<(), Trouble> {
+    fn exchange(&mut self, number: u64, patience: &impl Patience, beside: Beside<'_>) -> Result<(), Trouble> {
         let too_long = |error| BackendError::Input(format!("the call does not fit in a frame: {error}"));
-        let file = self.input.as_ref().filter(|_| with_region).map(Region::fd);
+        let file = match beside {
+            Beside::Nothing => None,
+            Beside::Input => self.input.as_ref().map(Region::fd),
+            Beside::File(file) => Some(file),
+        };
         frame::finish(&mut self.out, file.as_slice().len()).map_err(too_long)?;
         let sent = socket::send(&*self.socket, &self.out, file.as_slice(), SendFlags::empty());
-        sent.map_err(|error| Trouble::of_socket(&error))?;
+        let sent = sent.map_err(|error| Trouble::of_socket(&error));
+        if let Err(Trouble::Ours(_)) = &sent {
+            return sent;
+        }
+        // Also where it was not taken: the child may have said why before it closed the connection.
         let (kind, of) = self.inbox.receive(&*self.socket, patience)?;
         if kind == Kind::Failed && of == frame::REFUSED {
             return Err(Trouble::Ours(message::error(&mut Reader(self.inbox.payload()))?));
         }
+        sent?;
         if of != number {
             return Err(Trouble::Protocol("an answer to what was not asked".into()));
         }
@@ -270,7 +244,7 @@ impl Connection {
             return Err(Trouble::Protocol(format!("{came} results for {count} outputs")));
         }
         self.theirs.retain(|theirs| !given.gone.contains(&theirs.number));
-        let passing = open(&mut self.theirs, &given.regions, files, limits)?;
+        let passing = results::open(&mut self.theirs, &given.regions, files, limits)?;
         let mut came = Vec::with_capacity(count);
         let mut bytes = 0u64;
         for head in given.tensors {
@@ -278,84 +252,9 @@ impl Connection {
             if bytes > limits.call_bytes {
                 return Err(Trouble::Protocol(format!("results of {bytes} bytes are over the limit")));
             }
-            came.push(take(head, &mut self.theirs, &passing, &mut reader)?);
+            came.push(results::take(head, &mut self.theirs, &passing, &mut reader)?);
         }
         reader.end()?;
         Ok(came)
     }
-}
-
-/// Maps regions that are new; those that the child does not use again.
-fn open(
-    theirs: &mut Vec<Theirs>,
-    regions: &[Announced],
-    files: Vec<OwnedFd>,
-    limits: &Limits,
-) -> Result<Vec<Theirs>, Trouble> {
-    if regions.len() != files.len() {
-        return Err(Trouble::Protocol("regions and descriptors are not as many".into()));
-    }
-    let mut passing = Vec::new();
-    for (region, file) in regions.iter().zip(files) {
-        let Announced { number, size, stays } = *region;
-        // The child rounds up.
-        if size > limits.call_bytes.saturating_add(2 * GRAIN as u64) {
-            return Err(Trouble::Protocol(format!("a region of {size} bytes is over the limit")));
-        }
-        let known = theirs.iter().chain(&passing).any(|theirs| theirs.number == number);
-        if known || (stays && theirs.len() >= limits.kept_regions.max(1)) {
-            return Err(Trouble::Protocol("a region too many".into()));
-        }
-        let mapping = Mapping::open(file, size).map_err(|error| match error {
-            RegionError::Map(error) if socket::is_want(&error) => {
-                Trouble::Ours(BackendError::OutOfMemory(format!("a region of {size} bytes: {error}")))
-            }
-            error => Trouble::Protocol(error.to_string()),
-        })?;
-        let opened = Theirs { number, mapping: Arc::new(mapping), lent: true };
-        if stays { theirs.push(opened) } else { passing.push(opened) }
-    }
-    Ok(passing)
-}
-
-fn take(
-    head: Head,
-    theirs: &mut [Theirs],
-    passing: &[Theirs],
-    inline: &mut Reader<'_>,
-) -> Result<Came, Trouble> {
-    let data = match head.at {
-        At::Inline { len } => copy(inline.take(len)?)?,
-        At::Region { number, offset, len } => {
-            let outside =
-                || Trouble::Protocol(format!("{len} bytes at {offset} are not inside region {number}"));
-            let view = match theirs.iter_mut().find(|theirs| theirs.number == number) {
-                Some(theirs) => {
-                    theirs.lent = true;
-                    View::new(&theirs.mapping, offset, len)
-                }
-                None => {
-                    let passing = passing.iter().find(|passing| passing.number == number);
-                    View::new(&passing.ok_or_else(outside)?.mapping, offset, len)
-                }
-            };
-            let view = view.ok_or_else(outside)?;
-            // What is taken apart is copied first, for the child can write to it at any time.
-            if head.data_type == DataType::Bytes { copy(view.as_ref())? } else { Bytes::from_owner(view) }
-        }
-        At::Resident { number, device, len } => {
-            let len = usize::try_from(len).map_err(|_| WireError::Number)?;
-            return Ok(Came::Resident { head, number, device, len });
-        }
-    };
-    let tensor = Tensor::new(head.data_type, head.shape, data);
-    tensor.map(Came::Host).map_err(|error: ShapeError| Trouble::Protocol(error.to_string()))
-}
-
-/// Aligned memory with these bytes in it.
-fn copy(bytes: &[u8]) -> Result<Bytes, BackendError> {
-    let mut buffer = Buffer::zeroed(bytes.len())
-        .map_err(|_| BackendError::OutOfMemory(format!("{} bytes for results", bytes.len())))?;
-    buffer.copy_from_slice(bytes);
-    Ok(buffer.freeze())
 }

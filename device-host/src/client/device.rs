@@ -6,15 +6,19 @@ use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
 use outrigger_backend::{
-    BackendError, DLDevice, DataType, Device, DeviceInfo, DeviceMemory, DeviceStatus, Health, Instance,
-    LoadOptions, Model, ModelInfo, Shape, Tensor,
+    BackendError, Buffer, DLDevice, DataType, Device, DeviceInfo, DeviceMemory, DeviceStatus, Health,
+    Instance, LoadOptions, Model, ModelInfo, Shape, Tensor,
 };
 
-use super::connection::{Came, Laid};
-use super::host::{Fault, Holder, Host, InstanceEntry, Known, ModelEntry, Phase};
+use super::connection::Laid;
+use super::holder::Holder;
+use super::host::{Host, Phase};
 use super::instance::{HostedInstance, LiveInstance};
 use super::link::Link;
+use super::loaded::{Fault, InstanceEntry, Known, Loaded, ModelEntry};
 use super::options::Options;
+use super::pinned::{self, Pinned};
+use super::results::Came;
 use crate::frame::Kind;
 use crate::message;
 use crate::socket::within;
@@ -24,6 +28,7 @@ use crate::wire::{Put, Reader, WireError};
 pub(super) struct OpenDevice {
     holder: Holder,
     memory_total: u64,
+    pub(super) pinned: Pinned,
     /// Dropped last: whoever waits for the child's end hears of it.
     _alive: SyncSender<()>,
 }
@@ -36,12 +41,14 @@ impl OpenDevice {
         alive: SyncSender<()>,
     ) -> Result<Self, BackendError> {
         let link = holder.host.link()?;
+        // Before the library opens it, so that what it prints meanwhile has the name already.
+        let _ = holder.host.device.set(format!("{}:{index}", holder.host.options.name));
         let limit = holder.host.options.timing.request;
         link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()), limit)?;
         let device = Some((index, info.name.clone()));
         holder.host.register(&link, |loaded| loaded.device = device)?;
         holder.host.tell_first();
-        Ok(Self { holder, memory_total: info.memory_total, _alive: alive })
+        Ok(Self { holder, memory_total: info.memory_total, pinned: Pinned::default(), _alive: alive })
     }
 
     pub(super) fn host(&self) -> &Arc<Host> {
@@ -51,8 +58,12 @@ impl OpenDevice {
     /// Ends something in the child, if there is one that has it. Does not wait for ever.
     pub(super) fn release(&self, link: &Link, number: u64) {
         let grace = self.host().options.timing.end_grace;
-        // Where that fails, the child is ended, and with it what it was to release.
-        let _ = link.ask(Kind::Release, number, |_| {}, |_| Ok(()), grace);
+        match link.ask(Kind::Release, number, |_| {}, |_| Ok(()), grace) {
+            // The child is ended, and with it what it was to release.
+            Ok(()) | Err(BackendError::Lost(_)) => {}
+            // It could not be asked.
+            Err(_) => link.owe(number),
+        }
     }
 }
 
@@ -131,6 +142,14 @@ impl Device for HostedDevice {
         let entry = ModelEntry { options: options.clone(), signature, fault: Arc::clone(&fault) };
         host.register(&link, |loaded| drop(loaded.models.insert(number, entry)))?;
         Ok(Arc::new(HostedModel(Arc::new(LoadedModel { device: Arc::clone(&self.0), number, info, fault }))))
+    }
+
+    /// A region that the child reads in place, once it is an input. What would travel in the frame anyhow is plain memory.
+    fn pinned(&self, bytes: usize) -> Result<Buffer, BackendError> {
+        if bytes > self.0.host().options.limits.inline_bytes {
+            return pinned::buffer(&self.0, bytes);
+        }
+        Buffer::zeroed(bytes).map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of host memory")))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
@@ -256,7 +275,7 @@ pub(super) struct LoadedModel {
 
 impl Drop for LoadedModel {
     fn drop(&mut self) {
-        let forget = |loaded: &mut super::host::Loaded| drop(loaded.models.remove(&self.number));
+        let forget = |loaded: &mut Loaded| drop(loaded.models.remove(&self.number));
         if let Some(link) = self.device.host().unregister(forget) {
             self.device.release(&link, self.number);
         }

@@ -1,22 +1,21 @@
 //! A device's host as its parent knows it, from one child to the next: what is loaded, and how it is.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 
-use outrigger_backend::{BackendError, BackendInfo, Health, LoadOptions};
+use outrigger_backend::{BackendError, BackendInfo, Health};
 
-use super::again::AFTER;
-use super::link::{Bell, Link};
+use super::bell::Bell;
+use super::link::Link;
+use super::loaded::{Fault, Loaded};
 use super::options::{DeviceHealth, Options};
-use super::supervisor;
-use crate::wire::{Reader, WireError};
 
 /// What all handles of a device share with the thread that watches over its child.
 pub(super) struct Host {
     pub(super) options: Arc<Options>,
     pub(super) bell: Arc<Bell>,
+    /// The device that it serves, as its users know it: `cuda:1`. Known once one is opened.
+    pub(super) device: Arc<OnceLock<String>>,
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
@@ -34,14 +33,8 @@ struct State {
 impl State {
     fn degraded(&self) -> Option<String> {
         let Loaded { models, instances, .. } = &self.loaded;
-        let faulty = models.values().map(|model| (model, &*model.fault));
-        let of = |instance: &InstanceEntry| models.get(&instance.model);
-        let instances = instances.values().filter_map(|entry| Some((of(entry)?, &entry.known.fault)));
-        faulty.chain(instances).find_map(|(model, fault)| {
-            let BackendError::Lost(why) = fault.check().err()? else { return None };
-            let why = why.strip_prefix(AFTER).unwrap_or(&why);
-            Some(format!("model `{}` did not load again: {why}", model.options.path.display()))
-        })
+        let models = models.values().map(|model| &*model.fault);
+        models.chain(instances.values().map(|instance| &instance.known.fault)).find_map(Fault::why)
     }
 }
 
@@ -56,87 +49,13 @@ pub(super) enum Phase {
     Quarantined(String),
 }
 
-/// Device, models and instances.
-#[derive(Clone, Default)]
-pub(super) struct Loaded {
-    pub(super) device: Option<(usize, String)>,
-    pub(super) models: BTreeMap<u64, ModelEntry>,
-    pub(super) instances: BTreeMap<u64, InstanceEntry>,
-}
-
-#[derive(Clone)]
-pub(super) struct ModelEntry {
-    pub(super) options: LoadOptions,
-    /// Its inputs and outputs as they lay in the frame, to see whether they are still the same.
-    pub(super) signature: Arc<[u8]>,
-    pub(super) fault: Arc<Fault>,
-}
-
-#[derive(Clone)]
-pub(super) struct InstanceEntry {
-    pub(super) model: u64,
-    pub(super) known: Arc<Known>,
-}
-
-/// What the child that serves now has said of an instance.
-#[derive(Default)]
-pub(super) struct Known {
-    pub(super) fault: Fault,
-    held: AtomicU64,
-    can_cancel: AtomicBool,
-}
-
-impl Known {
-    /// Takes what a child says of an instance that it has made.
-    pub(super) fn read(&self, reader: &mut Reader<'_>) -> Result<(), WireError> {
-        let (can_cancel, held) = (reader.flag()?, reader.u64()?);
-        self.can_cancel.store(can_cancel, Ordering::Relaxed);
-        self.holds(held);
-        Ok(())
-    }
-
-    pub(super) fn holds(&self, bytes: u64) {
-        self.held.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn can_cancel(&self) -> bool {
-        self.can_cancel.load(Ordering::Relaxed)
-    }
-}
-
-/// Why something that a client holds is not in the child that serves now.
-#[derive(Default)]
-pub(super) struct Fault {
-    there: AtomicBool,
-    why: Mutex<String>,
-}
-
-impl Fault {
-    pub(super) fn set(&self, why: Option<String>) {
-        let mut text = self.why.lock().unwrap_or_else(PoisonError::into_inner);
-        self.there.store(why.is_some(), Ordering::Release);
-        *text = why.unwrap_or_default();
-    }
-
-    pub(super) fn check(&self) -> Result<(), BackendError> {
-        if !self.there.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Err(BackendError::Lost(why))
-    }
-}
-
 impl Host {
     pub(super) fn new(options: Arc<Options>) -> std::io::Result<Arc<Self>> {
         let phase = Phase::Restarting("it has not been started".into());
         Ok(Arc::new(Self {
             options,
             bell: Arc::new(Bell::new()?),
+            device: Arc::default(),
             state: Mutex::new(State { phase, loaded: Loaded::default(), restarts: 0 }),
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
@@ -286,7 +205,8 @@ impl Host {
         self.stop.load(Ordering::Acquire)
     }
 
-    fn stop(&self) {
+    /// Nobody needs it any more.
+    pub(super) fn stop(&self) {
         // Under the lock, so that whoever is about to sleep sees it.
         let _state = self.state();
         self.stop.store(true, Ordering::Release);
@@ -299,43 +219,5 @@ impl Host {
         let waited = self.changed.wait_timeout_while(self.state(), time, |_| !self.stopped());
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         self.stopped()
-    }
-}
-
-/// Holds a host. When it is dropped the child ends, and the thread that watches over it.
-pub(super) struct Holder {
-    pub(super) host: Arc<Host>,
-    supervisor: Option<JoinHandle<()>>,
-}
-
-impl Holder {
-    /// Starts a host; what its child says of the backend.
-    pub(super) fn start(options: Arc<Options>) -> Result<(Self, BackendInfo), BackendError> {
-        let unavailable = |reason: String| BackendError::Unavailable {
-            backend: options.library.display().to_string(),
-            reason,
-        };
-        let host = Host::new(Arc::clone(&options)).map_err(|error| unavailable(error.to_string()))?;
-        let (sender, first) = std::sync::mpsc::sync_channel(1);
-        let watched = Arc::clone(&host);
-        let supervisor = std::thread::Builder::new()
-            .name("device-host".into())
-            .spawn(move || supervisor::supervise(&watched, &sender))
-            .map_err(|error| unavailable(format!("no thread for its device host: {error}")))?;
-        let holder = Self { host, supervisor: Some(supervisor) };
-        let gone = |_| unavailable("its device host was given up".into());
-        let info = first.recv().map_err(gone)??;
-        Ok((holder, info))
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        self.host.stop();
-        if let Some(supervisor) = self.supervisor.take()
-            && supervisor.thread().id() != std::thread::current().id()
-        {
-            let _ = supervisor.join();
-        }
     }
 }

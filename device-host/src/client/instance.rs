@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use outrigger_backend::{BackendError, Instance, ModelInfo, Output, Run, RunId, Tensor};
 
-use super::connection::{Came, Trouble};
 use super::device::{LoadedModel, number_of, remote};
-use super::host::{Host, Known};
+use super::host::Host;
 use super::link::Link;
-use crate::frame::{Asked, Form, Infer, Kind, Sent};
+use super::loaded::{Known, Loaded};
+use super::results::Came;
+use super::trouble::Trouble;
+use crate::frame::{Asked, At, Form, Infer, Kind, Sent};
 use crate::socket::Forever;
 
 /// An instance in the child.
@@ -21,7 +23,7 @@ pub(super) struct LiveInstance {
 impl Drop for LiveInstance {
     fn drop(&mut self) {
         let device = &self.model.device;
-        let forget = |loaded: &mut super::host::Loaded| drop(loaded.instances.remove(&self.number));
+        let forget = |loaded: &mut Loaded| drop(loaded.instances.remove(&self.number));
         if let Some(link) = device.host().unregister(forget) {
             device.release(&link, self.number);
         }
@@ -35,11 +37,26 @@ impl HostedInstance {
         self.0.model.device.host()
     }
 
+    /// Where those inputs are that the child has already.
+    fn placed(&self, link: &Arc<Link>, inputs: &[Tensor]) -> Result<Vec<Option<At>>, BackendError> {
+        let device = &self.0.model.device;
+        let mut placed = device.pinned.find(link, inputs);
+        for (index, input) in inputs.iter().enumerate() {
+            let Some(memory) = input.resident() else { continue };
+            let number = number_of(memory, device, link)?;
+            placed.resize(inputs.len().max(placed.len()), None);
+            if let Some(place) = placed.get_mut(index) {
+                *place = Some(At::Resident { number, device: memory.device(), len: memory.len() as u64 });
+            }
+        }
+        Ok(placed)
+    }
+
     fn run(
         &self,
         link: &Arc<Link>,
         inputs: &[Tensor],
-        residents: &[u64],
+        placed: &[Option<At>],
         outputs: &mut [Output],
         run: Run,
     ) -> Result<Vec<Came>, Trouble> {
@@ -52,7 +69,7 @@ impl HostedInstance {
         let count = outputs.len();
         let asked: Vec<Asked> = outputs.iter_mut().map(asked).collect();
         lent.with(|connection| {
-            let laid = connection.lay(inputs, limits, residents)?;
+            let laid = connection.lay(inputs, limits, placed)?;
             let write = |sent: &Sent, out: &mut Vec<u8>| Infer::write(live.number, run.id, sent, &asked, out);
             connection.send_tensors(Kind::Infer, begun.run, laid, &Forever, write)?;
             connection.take_tensors(count, limits)
@@ -67,10 +84,8 @@ impl Instance for HostedInstance {
         let link = self.host().link()?;
         live.known.fault.check()?;
         // Memory that was lost with a child before is no fault of the child that serves now, and not asked of it.
-        let residents = inputs.iter().filter_map(Tensor::resident);
-        let numbers = residents.map(|memory| number_of(memory, &live.model.device, &link));
-        let residents = numbers.collect::<Result<Vec<u64>, _>>()?;
-        let came = self.run(&link, inputs, &residents, outputs, run);
+        let placed = self.placed(&link, inputs)?;
+        let came = self.run(&link, inputs, &placed, outputs, run);
         let filled = came.and_then(|came| {
             let results = outputs.iter_mut().zip(came);
             results.into_iter().try_for_each(|(output, came)| self.fill(&link, output, came))

@@ -9,8 +9,10 @@ use outrigger_backend::{DataType, Shape};
 use outrigger_regions::Region;
 use rustix::net::SendFlags;
 
-use super::connection::{Came, Connection, Trouble};
+use super::connection::Connection;
 use super::options::Limits;
+use super::results::Came;
+use super::trouble::Trouble;
 use crate::frame::{self, Announced, At, Given, Head, Infer, Kind};
 use crate::socket::{self, Forever, Inbox};
 use crate::wire::Put;

@@ -1,17 +1,26 @@
 //! The parent's side: starts children, keeps them alive, and implements the traits over them.
 
 mod again;
+mod bell;
 mod connection;
 mod course;
 mod device;
+mod ending;
+mod holder;
 mod host;
 mod instance;
 #[cfg(test)]
 mod lies;
 mod link;
+mod loaded;
 mod options;
+mod pinned;
+mod pool;
 mod process;
+mod results;
+mod runs;
 mod supervisor;
+mod trouble;
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -22,7 +31,7 @@ use outrigger_backend::{Backend, BackendError, BackendInfo, Device};
 pub use options::{DeviceHealth, Limits, OnChange, Options, Timing};
 
 use device::{HostedDevice, OpenDevice};
-use host::Holder;
+use holder::Holder;
 
 /// Starts a child that opens a backend's library, and describes the backend. Each device that is opened is served by a child of its
 /// own, which is started again whenever it dies, and ends with the last of what was made from the device.

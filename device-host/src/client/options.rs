@@ -110,6 +110,8 @@ pub struct Timing {
     /// Between a cancel and the run's end, where the backend can end runs early, `cancel_grace`; then the host
     /// is ended.
     pub cancel_grace: Duration,
+    /// A connection that was not used for so long is closed, `idle_timeout`, but for one.
+    pub idle: Duration,
     /// For something that is unloaded, and for the process to end in order, `end_grace`; then it is ended.
     pub end_grace: Duration,
     /// The pause before the second restart, `restart_backoff`; the first is at once. It doubles.
@@ -136,6 +138,7 @@ impl Default for Timing {
             reload: Duration::from_secs(600),
             // ONNX Runtime heeds a cancel only between two operators.
             cancel_grace: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
             end_grace: Duration::from_secs(10),
             backoff: Duration::from_millis(100),
             backoff_most: Duration::from_secs(30),

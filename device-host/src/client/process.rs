@@ -4,6 +4,7 @@ use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,8 +33,9 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts one; the other end of its control socket. It dies with the thread that calls this.
-    pub(super) fn start(options: &Options) -> io::Result<(Self, OwnedFd)> {
+    /// Starts one; the other end of its control socket. It dies with the thread that calls this. What it prints is logged under the
+    /// name of its `device`, once that is known.
+    pub(super) fn start(options: &Options, device: &Arc<OnceLock<String>>) -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = socket::pair()?;
         let (stdout, their_stdout) = io::pipe()?;
         let (stderr, their_stderr) = io::pipe()?;
@@ -54,8 +56,9 @@ impl Process {
             Self { child: Some(child), pid, ended: eventfd(0, EventfdFlags::CLOEXEC)?, output: None };
         process.ended = pidfd_open(process.group().ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        let (stopped, name) = (stop.try_clone()?, options.name.clone());
-        let read = move || log_output(&name, pid, [stdout, stderr], &stopped);
+        let stopped = stop.try_clone()?;
+        let of = Of { backend: options.name.clone(), device: Arc::clone(device), pid };
+        let read = move || log_output(&of, [stdout, stderr], &stopped);
         process.output = Some((std::thread::Builder::new().name("device-log".into()).spawn(read)?, stop));
         Ok((process, ours))
     }
@@ -86,12 +89,13 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(group) = self.group() {
-            // It fails only where nobody is left.
+        // Itself first, which fails where somebody else has reaped it: then its number may be another's already.
+        if pidfd_send_signal(&self.ended, signal).is_ok()
+            && let Some(group) = self.group()
+        {
+            // And all that it has started. It fails only where nobody is left.
             let _ = kill_process_group(group, signal);
         }
-        // Itself as well, for it may have left its group.
-        let _ = pidfd_send_signal(&self.ended, signal);
     }
 
     /// Ends it, if it has not ended by itself within `grace`: with SIGTERM, then SIGKILL.
@@ -164,8 +168,15 @@ fn name(signal: i32) -> &'static str {
     }
 }
 
+/// Whose output it is.
+struct Of {
+    backend: String,
+    device: Arc<OnceLock<String>>,
+    pid: u32,
+}
+
 /// Logs what a child prints, line by line, until it closes both pipes or somebody says stop.
-fn log_output(name: &str, pid: u32, pipes: [PipeReader; 2], stop: &OwnedFd) {
+fn log_output(of: &Of, pipes: [PipeReader; 2], stop: &OwnedFd) {
     let mut streams = pipes.map(|pipe| Stream { pipe: Some(pipe), line: Vec::new() });
     while streams.iter().any(|stream| stream.pipe.is_some()) {
         let mut polled: Vec<_> = vec![PollFd::new(stop, PollFlags::IN)];
@@ -184,11 +195,11 @@ fn log_output(name: &str, pid: u32, pipes: [PipeReader; 2], stop: &OwnedFd) {
         let open = streams.iter_mut().filter(|stream| stream.pipe.is_some());
         for (stream, ready) in open.zip(ready) {
             if ready {
-                stream.read(name, pid);
+                stream.read(of);
             }
         }
     }
-    streams.iter_mut().for_each(|stream| stream.flush(name, pid));
+    streams.iter_mut().for_each(|stream| stream.flush(of));
 }
 
 struct Stream {
@@ -197,7 +208,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn read(&mut self, name: &str, pid: u32) {
+    fn read(&mut self, of: &Of) {
         let mut chunk = [0; LINE_LIMIT];
         let read = self.pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(&mut chunk));
         match read {
@@ -206,7 +217,7 @@ impl Stream {
             Ok(count) => {
                 for &byte in chunk.get(..count).unwrap_or_default() {
                     if byte == b'\n' || self.line.len() == LINE_LIMIT {
-                        self.flush(name, pid);
+                        self.flush(of);
                     }
                     if byte != b'\n' {
                         self.line.push(byte);
@@ -216,14 +227,15 @@ impl Stream {
         }
     }
 
-    fn flush(&mut self, name: &str, pid: u32) {
+    fn flush(&mut self, of: &Of) {
         let text = String::from_utf8_lossy(&self.line);
         let text = text.trim_end();
         if !text.is_empty() {
             // What a library prints must not look like lines of ours.
             let harmless = |c: char| if c.is_control() && c != '\t' { ' ' } else { c };
             let text: String = text.chars().map(harmless).collect();
-            tracing::info!(target: "outrigger::device_host", backend = name, pid, "{name}: {text}");
+            let device = of.device.get().unwrap_or(&of.backend);
+            tracing::info!(target: "outrigger::device_host", device, pid = of.pid, "{device}: {text}");
         }
         self.line.clear();
     }
@@ -238,5 +250,33 @@ mod tests {
         assert_eq!(describe(ExitStatus::from_raw(3 << 8)), "exited with code 3");
         let killed = describe(ExitStatus::from_raw(9));
         assert_eq!(killed, "was ended by signal 9 (SIGKILL: killed, perhaps for want of memory)");
+    }
+
+    /// A process that has ended and left one in its group; whether that is still there after what is left of the first was ended.
+    fn leftover_survives(is_reaped_elsewhere: bool) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, left) = (folder.path().join("program"), folder.path().join("left"));
+        let text = format!("#!/bin/sh\nsleep 600 >&- 2>&- &\necho $! > {}\n", left.display());
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let options = Options::new(program, "/x", "x", &[]);
+        let (process, _control) = Process::start(&options, &Arc::default()).unwrap();
+        assert!(process.has_ended(Duration::from_secs(60)));
+        let pid: i32 = std::fs::read_to_string(left).unwrap().trim().parse().unwrap();
+        let left = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        if is_reaped_elsewhere {
+            rustix::process::waitpid(process.group(), rustix::process::WaitOptions::empty()).unwrap();
+        }
+        process.end();
+        let patience = Duration::from_millis(if is_reaped_elsewhere { 200 } else { 60_000 });
+        let survives = !socket::readable(left.as_fd(), patience).unwrap();
+        let _ = pidfd_send_signal(&left, Signal::KILL);
+        survives
+    }
+
+    #[test]
+    fn a_number_that_may_be_another_s_by_now_gets_no_signal() {
+        assert!(!leftover_survives(false), "what a process has started goes with it");
+        assert!(leftover_survives(true), "a group of a number that is not ours any more");
     }
 }

@@ -11,19 +11,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 
 use super::again::{self, Again};
-use super::connection::Trouble;
 use super::course::{Course, Next};
-use super::host::{Host, Loaded, ModelEntry};
-use super::link::{Link, Verdict};
+use super::ending::Verdict;
+use super::host::Host;
+use super::link::Link;
+use super::loaded::{Loaded, ModelEntry};
 use super::options::Options;
 use super::process::Process;
+use super::trouble::Trouble;
 use crate::frame::{self, Kind};
 use crate::message::{self, Hello, HostLimits};
 use crate::socket::{self, Inbox, Until};
 use crate::wire::Reader;
 
-/// How often connections are looked through that nobody uses.
-const TRIM: Duration = Duration::from_secs(30);
 /// How long a child that has closed a connection has to end by itself, so that it is known how.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -66,6 +66,8 @@ struct Death {
 fn watch(host: &Arc<Host>, running: Running) -> Option<Death> {
     let Running { process, link } = running;
     let (mut trimmed, mut again) = (Instant::now(), Again::new());
+    // How often connections are looked through that nobody uses.
+    let trim = (host.options.timing.idle / 2).max(Duration::from_millis(10));
     let why = loop {
         if host.stopped() {
             link.hang_up();
@@ -84,12 +86,12 @@ fn watch(host: &Arc<Host>, running: Running) -> Option<Death> {
             Some(Verdict::Guilty(why)) => break Some(why),
             None => {}
         }
-        if now.duration_since(trimmed) >= TRIM {
+        if now.duration_since(trimmed) >= trim {
             link.trim(now);
             trimmed = now;
         }
         again.tend(host, &link, now);
-        let pause = TRIM.min(Again::pause(host));
+        let pause = trim.min(Again::pause(host));
         let until = deadline.map_or(pause, |deadline| deadline.saturating_duration_since(now).min(pause));
         let timeout = Timespec::try_from(until + Duration::from_millis(1)).ok();
         let mut polled =
@@ -151,10 +153,14 @@ fn restart(host: &Arc<Host>, course: &mut Course, death: Death) -> Option<Runnin
 /// Starts a child that has loaded everything and serves.
 fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     let options = &host.options;
-    let (process, control) = Process::start(options).map_err(|error| BackendError::Unavailable {
-        backend: options.library.display().to_string(),
-        reason: format!("its device host `{}` could not be started: {error}", options.executable.display()),
-    })?;
+    let (process, control) =
+        Process::start(options, &host.device).map_err(|error| BackendError::Unavailable {
+            backend: options.library.display().to_string(),
+            reason: format!(
+                "its device host `{}` could not be started: {error}",
+                options.executable.display()
+            ),
+        })?;
     let stopped = || host.stopped();
     let until = |limit: Duration| Until { deadline: Instant::now() + limit, stop: &stopped };
     let info = match greet(&control, options, &until(options.timing.start)) {
@@ -258,8 +264,8 @@ fn greet(control: &impl AsFd, options: &Options, until: &Until<'_>) -> Result<Ba
     answer
 }
 
-/// Loads what clients hold. What its file or the backend refuses says so to whoever uses it. Where the device has no memory for it, or
-/// does not run it, the child is of no use; so it is with trouble with the child itself.
+/// Loads what clients hold. What its file or the backend refuses, or the device has no memory for, says so to whoever uses it. Where the
+/// device has memory for nothing of it, or does not run it, the child is of no use; so it is with trouble with the child itself.
 fn load<'a>(
     options: &Options,
     link: &Link,
@@ -267,35 +273,39 @@ fn load<'a>(
     until: &dyn Fn() -> Until<'a>,
 ) -> Result<(), Trouble> {
     let Some((index, _)) = &loaded.device else { return Ok(()) };
-    let why = |model: &ModelEntry, trouble: Trouble| match trouble {
-        Trouble::Backend(
-            error @ (BackendError::OutOfMemory(_) | BackendError::Run(_) | BackendError::Unavailable { .. }),
-        ) => Err(unavailable(
-            options,
-            format!("`{}` did not load again: {error}", model.options.path.display()),
-        )
-        .into()),
-        Trouble::Backend(error) if !matches!(error, BackendError::Lost(_)) => {
-            Ok(Some(format!("{}{error}", again::AFTER)))
+    let mut short = None;
+    let mut why = |model: &ModelEntry, done: Result<Option<String>, Trouble>| match done {
+        Err(Trouble::Backend(error @ (BackendError::Run(_) | BackendError::Unavailable { .. }))) => {
+            Err(Trouble::from(unavailable(options, model.not_again(&error))))
         }
-        trouble => Err(trouble),
+        Err(Trouble::Backend(error @ BackendError::OutOfMemory(_))) => {
+            short = Some(model.not_again(&error));
+            Ok(short.clone())
+        }
+        done => again::heard(model, done),
     };
     let mut lent = link.for_housekeeping()?;
     lent.with(|connection| {
         connection.ask(Kind::OpenDevice, *index as u64, |_| {}, &until())?;
         for (number, model) in &loaded.models {
             let done = again::model(connection, *number, model, &until());
-            model.fault.set(done.or_else(|trouble| why(model, trouble))?);
+            model.fault.set(why(model, done)?);
         }
         for (number, instance) in &loaded.instances {
             let Some(model) = loaded.models.get(&instance.model) else { continue };
-            if let Err(BackendError::Lost(why)) = model.fault.check() {
-                instance.known.fault.set(Some(why));
-                continue;
-            }
-            let done = again::instance(connection, *number, instance, &until()).map(|()| None);
-            instance.known.fault.set(done.or_else(|trouble| why(model, trouble))?);
+            let fault = match model.fault.why() {
+                Some(fault) => Some(fault),
+                None => {
+                    let done = again::instance(connection, *number, instance, &until());
+                    why(model, done.map(|()| None))?
+                }
+            };
+            instance.known.fault.set(fault);
         }
         Ok(())
-    })
+    })?;
+    match short {
+        Some(short) if !loaded.serves() => Err(unavailable(options, short).into()),
+        _ => Ok(()),
+    }
 }

@@ -38,7 +38,7 @@ impl Connections {
         };
         let spawned = std::thread::Builder::new().name("connection".into()).stack_size(STACK).spawn(serve);
         if let Err(error) = spawned {
-            refuse(&socket, &error);
+            refuse(&socket, &format!("has no thread for a further call: {error}"));
         }
     }
 
@@ -52,9 +52,9 @@ impl Connections {
     }
 }
 
-/// Says that there is no thread for a connection, before anything is asked over it.
-fn refuse(socket: &OwnedFd, error: &std::io::Error) {
-    let text = format!("the device host has no thread for a further call: {error}");
+/// Says that nothing more comes over a connection, and that this process goes on all the same. `why` is what the device host does.
+pub(super) fn refuse(socket: &OwnedFd, why: &str) {
+    let text = format!("the device host {why}");
     eprintln!("{text}");
     let mut out = Vec::new();
     frame::begin(&mut out, Kind::Failed, frame::REFUSED);
@@ -100,6 +100,10 @@ impl<'a> Connection<'a> {
             let (kind, number) = match self.inbox.receive(&*self.socket, &Forever) {
                 Ok(received) => received,
                 Err(ReceiveError::Closed) => return Ok(()),
+                Err(error @ ReceiveError::Lost) => {
+                    refuse(&self.socket, &format!("could not take what came beside a call: {error}"));
+                    return Ok(());
+                }
                 Err(error) => return Err(error.to_string()),
             };
             let files = self.inbox.files();

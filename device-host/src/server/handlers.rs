@@ -1,8 +1,10 @@
 //! What each kind of request does.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use outrigger_backend::{BackendError, DataType, Output, Run, Shape, Tensor};
+use outrigger_regions::Mapping;
 
 use super::Host;
 use super::memory::{Fault, Memory, Results};
@@ -31,6 +33,7 @@ pub(super) fn handle(
         Kind::Infer => return infer(host, memory, request, out),
         Kind::Upload => return upload(host, memory, request, out),
         Kind::Download => return download(host, memory, request, out),
+        Kind::Pin => return pin(host, request),
         _ => plain(host, request.kind, request.number, &mut reader, out)?,
     }
     reader.end()?;
@@ -86,6 +89,19 @@ fn plain(
         other => return Err(Fault::Protocol(format!("a frame of kind {other:?} has no place here"))),
     }
     Ok(())
+}
+
+/// Maps a region of the parent's.
+fn pin(host: &Host, request: Request<'_>) -> Result<Vec<OwnedFd>, Fault> {
+    let mut reader = Reader(request.payload);
+    let size = reader.size()?;
+    reader.end()?;
+    let [file] = <[OwnedFd; 1]>::try_from(request.files)
+        .map_err(|_| Fault::Protocol("a region comes with its descriptor".into()))?;
+    let mapping = Mapping::open(file, size as u64)
+        .map_err(|error| BackendError::OutOfMemory(format!("a region of {size} bytes: {error}")))?;
+    host.objects.pinned.insert(request.number, Arc::new(mapping));
+    Ok(Vec::new())
 }
 
 fn infer(

@@ -93,8 +93,9 @@ impl Memory {
     fn tensor(&self, head: &Head, inline: &mut Reader<'_>, objects: &Objects) -> Result<Tensor, Fault> {
         let data = match head.at {
             At::Inline { len } => copy(inline.take(len)?)?,
-            At::Region { offset, len, .. } => {
-                let view = self.input.as_ref().and_then(|mapping| View::new(mapping, offset, len));
+            At::Region { number, offset, len } => {
+                let mapping = if number == 0 { self.input.clone() } else { objects.pinned.get(number) };
+                let view = mapping.and_then(|mapping| View::new(&mapping, offset, len));
                 Bytes::from_owner(
                     view.ok_or_else(|| Fault::Protocol("a tensor is not inside its region".into()))?,
                 )

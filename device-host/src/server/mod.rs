@@ -6,6 +6,7 @@ mod memory;
 mod objects;
 mod outgoing;
 mod process;
+mod reserve;
 mod runs;
 
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use crate::socket::{self, Inbox, Patience, ReceiveError};
 use crate::wire::Reader;
 use connection::Connections;
 use objects::Objects;
+use reserve::Reserve;
 use runs::Runs;
 
 /// The parent has ended the conversation, and everything was unloaded.
@@ -124,16 +126,29 @@ fn tend(
     host: &Arc<Host>,
     connections: &Connections,
 ) -> Result<u8, ReceiveError> {
+    let reserve = Reserve::default();
+    let _ = reserve.hold();
     loop {
-        let (kind, number) = match inbox.receive(control, &Tending(&host.runs)) {
+        let (kind, number) = match inbox.receive(control, &Tending { runs: &host.runs, reserve: &reserve }) {
             Err(ReceiveError::Closed) => return Ok(EXIT_OK),
             received => received?,
         };
+        let held = reserve.hold();
         Reader(inbox.payload()).end()?;
         match kind {
             Kind::Connect => {
                 let [socket] = <[OwnedFd; 1]>::try_from(inbox.files()).map_err(|_| ReceiveError::Files)?;
-                connections.begin(host, socket);
+                match held {
+                    Ok(()) => connections.begin(host, socket),
+                    Err(error) => {
+                        connection::refuse(
+                            &socket,
+                            &format!("has no descriptor for a further call: {error}"),
+                        );
+                        drop(socket);
+                        let _ = reserve.hold();
+                    }
+                }
             }
             Kind::Cancel => host.runs.cancel(number),
             _ => expect(false)?,
@@ -143,18 +158,25 @@ fn tend(
 
 /// Waits on the control socket; meanwhile, runs that were asked to end and have not are asked again: a backend does not know of a run yet
 /// that is only on its way to it.
-struct Tending<'a>(&'a Runs);
+struct Tending<'a> {
+    runs: &'a Runs,
+    reserve: &'a Reserve,
+}
 
 /// How often they are asked.
 const AGAIN: Duration = Duration::from_millis(10);
+/// How long there is to wait where there is nobody to ask.
+const LONG: Duration = Duration::from_secs(3600);
 
 impl Patience for Tending<'_> {
     fn wait(&self, socket: BorrowedFd<'_>) -> Result<(), ReceiveError> {
-        while self.0.repeat() {
-            if socket::readable(socket.as_fd(), AGAIN)? {
+        loop {
+            let limit = if self.runs.repeat() { AGAIN } else { LONG };
+            if socket::readable(socket.as_fd(), limit)? {
                 break;
             }
         }
+        self.reserve.let_go();
         Ok(())
     }
 }

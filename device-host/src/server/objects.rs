@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use outrigger_backend::{Backend, BackendError, Device, DeviceMemory, Instance, Model};
+use outrigger_regions::Mapping;
 
 /// A table of things by number.
 pub(super) struct Table<T>(RwLock<HashMap<u64, T>>);
@@ -48,6 +49,8 @@ pub(super) struct Served {
 pub(super) struct Objects {
     pub(super) instances: Table<Served>,
     pub(super) memory: Table<DeviceMemory>,
+    /// Regions of the parent's that inputs may lie in.
+    pub(super) pinned: Table<Arc<Mapping>>,
     pub(super) models: Table<Arc<dyn Model>>,
     device: OnceLock<Arc<dyn Device>>,
     backend: Arc<dyn Backend>,
@@ -62,6 +65,7 @@ impl Objects {
         Self {
             instances: Table::default(),
             memory: Table::default(),
+            pinned: Table::default(),
             models: Table::default(),
             device: OnceLock::new(),
             backend,
@@ -89,6 +93,7 @@ impl Objects {
     pub(super) fn release(&self, number: u64) {
         self.instances.remove(number);
         self.memory.remove(number);
+        self.pinned.remove(number);
         self.models.remove(number);
     }
 }

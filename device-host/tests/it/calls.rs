@@ -8,7 +8,7 @@ use outrigger_backend::{
     BackendError, Buffer, DataType, Health, LoadOptions, ModelInfo, Output, Run, RunId, Shape, Tensor,
 };
 
-use crate::support::{Hosted, call, doubles, hosted, input, text, until};
+use crate::support::{Hosted, call, doubles, hosted, input, mapping_of, text, until};
 
 #[test]
 fn tensors_of_every_size_come_back_right() {
@@ -51,15 +51,7 @@ fn results_are_not_copied_on_their_way() {
     let hosted = hosted();
     let (_model, instance) = hosted.model("double");
     let result = call(&*instance, &input(1., 100_000)).unwrap();
-    let address = result.data().as_ptr() as usize;
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let line = maps.lines().find(|line| {
-        let (start, rest) = line.split_once('-').unwrap();
-        let (end, _) = rest.split_once(' ').unwrap();
-        let hex = |text: &str| usize::from_str_radix(text, 16).unwrap();
-        (hex(start)..hex(end)).contains(&address)
-    });
-    let line = line.expect("it is mapped");
+    let line = mapping_of(&result);
     assert!(line.contains("r--s") && line.contains("memfd:outrigger"), "{line}");
 }
 
@@ -186,6 +178,29 @@ fn a_run_that_does_not_end_when_it_is_cancelled_ends_with_its_host() {
 }
 
 #[test]
+fn a_run_that_cannot_be_cancelled_is_not_held_against_its_host() {
+    let grace = Duration::from_millis(50);
+    let hosted = Hosted::with(|options| options.timing.cancel_grace = grace);
+    let (_model, stubborn) = hosted.model("stubborn");
+    let file = hosted.file("stubborn");
+    let id = RunId::new(7).unwrap();
+    std::thread::scope(|scope| {
+        let stubborn = &stubborn;
+        let run = scope
+            .spawn(move || stubborn.infer(&[input(1., 1)], &mut [Output::allocate(0)], Run { id: Some(id) }));
+        until("the run to begin", || file.with_extension("begun").exists());
+        let cancelled = Instant::now();
+        until("the grace to be over, several times", || {
+            stubborn.cancel(id);
+            cancelled.elapsed() > grace * 10
+        });
+        std::fs::write(file.with_extension("go"), "").unwrap();
+        run.join().unwrap().unwrap();
+    });
+    assert_eq!(hosted.restarts(), 0);
+}
+
+#[test]
 fn memory_of_the_device() {
     let hosted = hosted();
     let (_model, instance) = hosted.model("double");
@@ -234,6 +249,58 @@ fn what_is_too_much_is_a_clear_error() {
     assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
     assert!(error.to_string().contains("results of 4000000000 bytes are over"), "{error}");
     doubles(&*instance, 1., 4).unwrap();
+    assert_eq!(hosted.restarts(), 0);
+}
+
+#[test]
+fn results_that_are_too_much_together_are_a_clear_error() {
+    let hosted = Hosted::with(|options| options.limits.call_bytes = 1 << 20);
+    let (_model, pair) = hosted.model("pair");
+    // Each of the two is below the limit.
+    let n = 150_000usize;
+    let place = |index| {
+        let buffer = Buffer::zeroed(n * 4).unwrap();
+        Output::place(index, DataType::Fp32, Shape::new([n as i64]).unwrap(), buffer).unwrap()
+    };
+    for mut outputs in [[Output::allocate(0), Output::allocate(1)], [place(0), place(1)]] {
+        let error = pair.infer(&[input(1., n)], &mut outputs, Run::default()).unwrap_err();
+        assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
+        let limit = "results of 1200000 bytes are over the device host's limit of 1048576 for one call";
+        assert!(error.to_string().contains(limit), "{error}");
+        let mut outputs = [Output::allocate(0), Output::allocate(1)];
+        pair.infer(&[input(1., n / 2)], &mut outputs, Run::default()).unwrap();
+    }
+    assert_eq!(hosted.restarts(), 0);
+}
+
+#[test]
+fn connections_that_nobody_uses_lapse() {
+    let hosted = Hosted::with(|options| options.timing.idle = Duration::from_millis(100));
+    let (_model, waiting) = hosted.model("wait");
+    let (_other, instance) = hosted.model("double");
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", hosted.pid())).unwrap();
+        let name = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+        // One that has ended meanwhile has no name.
+        tasks.flatten().filter(|task| name(task).is_ok_and(|name| name.trim() == "connection")).count()
+    };
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (1..=6)
+            .map(|number| {
+                let waiting = &waiting;
+                let run = Run { id: RunId::new(number) };
+                scope.spawn(move || waiting.infer(&[input(1., 1)], &mut [Output::allocate(0)], run))
+            })
+            .collect();
+        until("a connection for each run", || threads() >= 6);
+        until("the runs to end", || {
+            (1..=6).for_each(|number| waiting.cancel(RunId::new(number).unwrap()));
+            runs.iter().all(|run| run.is_finished())
+        });
+    });
+    // One for runs, one for the rest.
+    until("all others to lapse", || threads() <= 2);
+    doubles(&*instance, 1., 1).unwrap();
     assert_eq!(hosted.restarts(), 0);
 }
 

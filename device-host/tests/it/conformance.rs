@@ -29,6 +29,7 @@ fn the_fake_conforms_through_a_child() {
         strings: Some(write("strings", "identity BYTES")),
         outer: Some(write("outer", "outer \n")),
         slow: Some(write("slow", "slow 60000")),
+        stubborn: Some(write("stubborn", "stubborn 20")),
         weights: Some((write("weights", "weights 8388608"), 8 << 20)),
         scratch,
     };
@@ -68,6 +69,7 @@ fn onnx_on_the_cpu_conforms_through_a_child() {
         strings: Some(write("strings", &onnx::identity(Bytes, &row))),
         outer: Some(write("outer", &onnx::outer_sum())),
         slow: Some(write("slow", &onnx::slow())),
+        stubborn: None,
         weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
         scratch,
     };

@@ -140,7 +140,7 @@ fn what_does_not_load_again_says_why() {
     let why = text(doubles(&*gone, 1., 1));
     assert!(why.contains("after its device host was restarted") && why.contains("double-gone"), "{why}");
     let why = text(call(&*changed, &input(1., 1)));
-    assert!(why.contains("has other inputs or outputs since"), "{why}");
+    assert!(why.contains("it has other inputs or outputs than before"), "{why}");
     let degraded = |health| matches!(health, Health::Degraded(why) if why.contains("did not load again"));
     assert!(degraded(hosted.device.status().unwrap().health));
     assert!(degraded(hosted.health().health));
@@ -181,6 +181,31 @@ fn a_device_without_memory_for_what_it_had_has_not_started() {
     fails_to_start_until(&hosted, &*instance, "did not load again", || {
         std::fs::write(&path, "double").unwrap();
     });
+}
+
+#[test]
+fn a_model_without_memory_is_missing_and_the_others_serve() {
+    let hosted = Hosted::with(quick);
+    let (_greedy, greedy) = hosted.model("double greedy");
+    let (_model, instance) = hosted.model("double");
+    let path = hosted.file("double greedy");
+    std::fs::write(&path, "greedy").unwrap();
+    hosted.kill();
+    until("the next child", || doubles(&*instance, 1., 1).is_ok());
+    let error = doubles(&*greedy, 1., 1).unwrap_err();
+    let names =
+        |why: &str| why.contains("double-greedy` did not load again") && why.contains("out of memory");
+    assert!(matches!(&error, BackendError::Lost(why) if names(why)), "{error:?}");
+    let degraded = |health| matches!(health, Health::Degraded(why) if names(&why));
+    assert!(degraded(hosted.device.status().unwrap().health));
+    // It is tried again by and by, and costs the others nothing.
+    std::fs::write(&path, "double").unwrap();
+    until("the next try", || {
+        doubles(&*instance, 1., 1).unwrap();
+        doubles(&*greedy, 1., 1).is_ok()
+    });
+    until("word of it", || hosted.health().health == Health::Healthy);
+    assert_eq!(hosted.restarts(), 1);
 }
 
 #[test]

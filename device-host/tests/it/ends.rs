@@ -7,18 +7,13 @@ use std::time::Duration;
 use outrigger_backend::Output;
 use outrigger_backend::Run;
 
-use crate::support::{Hosted, doubles, executable, hosted, input, is_there, kill, odd, until};
+use crate::support::{
+    Hosted, doubles, executable, hosted, input, is_there, kill, odd, resident_bytes, until,
+};
 
 /// What a process holds; other tests run beside this one, so this looks at a process of its own.
 fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
-}
-
-fn resident_bytes(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 #[test]
@@ -115,4 +110,36 @@ fn the_parent_s_death_ends_the_child() {
         let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
         stat.is_empty() || stat.contains(") Z ")
     });
+}
+
+#[test]
+fn a_device_that_is_opened_while_it_closes_waits_for_that() {
+    let hosted = hosted();
+    for round in 0..10 {
+        let (pid, backend) = (hosted.pid(), &hosted.backend);
+        let device = backend.open(1).unwrap();
+        let before = hosted.pid_of("cpu:1");
+        assert_ne!(before, pid);
+        std::thread::scope(|scope| {
+            scope.spawn(move || drop(device));
+            let file = hosted.file("double");
+            let again = backend.open(1).unwrap();
+            let model = again.load(&outrigger_backend::LoadOptions::of(file)).unwrap();
+            doubles(&*model.instance().unwrap(), round as f32, 10).unwrap();
+            // Either the same child, if it was opened in time, or another after that one's end.
+            let now = hosted.pid_of("cpu:1");
+            assert!(now == before || !is_there(before), "{before} and {now} serve one device");
+        });
+    }
+}
+
+#[test]
+fn a_child_goes_before_its_parent_when_memory_runs_out() {
+    let hosted = hosted();
+    let score = |pid: u32| -> i32 {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse().unwrap()
+    };
+    let own = score(std::process::id());
+    assert_eq!(score(hosted.pid()), (own + 300).min(1000), "the parent has {own}");
 }

@@ -3,6 +3,9 @@
 mod calls;
 mod conformance;
 mod deaths;
+mod descriptors;
 mod ends;
 mod errors;
+mod log;
+mod pinned;
 mod support;

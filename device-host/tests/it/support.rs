@@ -67,19 +67,27 @@ impl Hosted {
 
     /// The first device's.
     pub(crate) fn health(&self) -> DeviceHealth {
+        self.health_of("cpu:0")
+    }
+
+    fn health_of(&self, device: &str) -> DeviceHealth {
         let healths = self.healths.lock().unwrap();
-        healths.iter().rfind(|health| health.device == "cpu:0").expect("it was told").clone()
+        healths.iter().rfind(|health| health.device == device).expect("it was told").clone()
     }
 
     pub(crate) fn restarts(&self) -> u64 {
         self.health().restarts
     }
 
-    /// The child that serves now.
+    /// The child that serves the first device now.
     pub(crate) fn pid(&self) -> u32 {
+        self.pid_of("cpu:0")
+    }
+
+    pub(crate) fn pid_of(&self, device: &str) -> u32 {
         let mut pid = None;
         until("a child", || {
-            pid = self.health().pid;
+            pid = self.health_of(device).pid;
             pid.is_some()
         });
         pid.unwrap()
@@ -118,6 +126,27 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
 /// Whether there is a process, dead or alive, of that number.
 pub(crate) fn is_there(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+/// What a process has in memory.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// The line of this process's memory map in which a tensor's bytes lie.
+pub(crate) fn mapping_of(tensor: &Tensor) -> String {
+    let address = tensor.data().as_ptr() as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let line = maps.lines().find(|line| {
+        let (start, rest) = line.split_once('-').unwrap();
+        let (end, _) = rest.split_once(' ').unwrap();
+        let hex = |text: &str| usize::from_str_radix(text, 16).unwrap();
+        (hex(start)..hex(end)).contains(&address)
+    });
+    line.expect("it is mapped").to_owned()
 }
 
 /// A vector of `n` times `value`.

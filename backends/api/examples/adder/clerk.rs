@@ -85,7 +85,7 @@ impl Instance for Clerk {
     }
 
     fn can_cancel(&self) -> bool {
-        true
+        !matches!(self.weights.text.task, Task::Stubborn(_))
     }
 
     fn bytes_held(&self) -> u64 {
@@ -102,8 +102,10 @@ impl Clerk {
         let Text { task, info, .. } = &self.weights.text;
         info.check_inputs(inputs)?;
         info.check_outputs(outputs)?;
-        if let Task::Slow(time) = task {
-            self.wait(*time, run.id)?;
+        match task {
+            Task::Slow(time) => self.wait(*time, run.id)?,
+            Task::Stubborn(time) => self.wait(*time, None)?,
+            _ => {}
         }
         for output in outputs {
             self.fill(*task, inputs, output)?;
@@ -130,7 +132,7 @@ impl Clerk {
     fn fill(&self, task: Task, inputs: &[Tensor], output: &mut Output) -> Result<(), BackendError> {
         let floats = |number: usize| self.floats(&inputs[number]);
         match task {
-            Task::Add | Task::Slow(_) => {
+            Task::Add | Task::Slow(_) | Task::Stubborn(_) => {
                 let (x, y) = (floats(0)?, floats(1)?);
                 let sums = x.iter().zip(&y).flat_map(|(x, y)| (x + y).to_ne_bytes()).collect();
                 self.put(output, DataType::Fp32, inputs[0].shape().clone(), sums)

@@ -19,6 +19,8 @@ pub(crate) enum Task {
     Outer,
     /// Takes that long, unless it is cancelled.
     Slow(Duration),
+    /// Takes that long, also if it is cancelled.
+    Stubborn(Duration),
     Panic,
     Fail,
     Keep,
@@ -72,6 +74,7 @@ impl Text {
             "fail" => (Task::Fail, add()),
             "keep" => (Task::Keep, add()),
             "slow" => (Task::Slow(Duration::from_millis(rest.parse().ok()?)), add()),
+            "stubborn" => (Task::Stubborn(Duration::from_millis(rest.parse().ok()?)), add()),
             "weights" => {
                 weights = rest.parse().ok()?;
                 (Task::Add, add())

@@ -231,8 +231,9 @@ typedef enum Task { ADD, IDENTITY, NONZERO, OUTER } Task;
 struct OutriggerBackendModelHandle {
   OutriggerBackendHandle *backend;
   Task task;
-  /* A run takes so long, unless it is cancelled. */
+  /* A run takes so long, unless it is cancelled; also then, if it is stubborn. */
   long milliseconds;
+  int stubborn;
   /* What it takes of the device's memory. */
   uint64_t weights;
   OutriggerBackendSignature signature;
@@ -288,7 +289,8 @@ static int model_parse(OutriggerBackendModelHandle *model, char *words) {
     model->weights = weights;
     return found == 1;
   }
-  if (strcmp(words, "slow") == 0) {
+  model->stubborn = strcmp(words, "stubborn") == 0;
+  if (strcmp(words, "slow") == 0 || model->stubborn) {
     return sscanf(argument, "%ld", &model->milliseconds) == 1;
   }
   if (strcmp(words, "outer") == 0) {
@@ -834,9 +836,12 @@ static void instance_destroy(OutriggerBackendInstanceHandle *instance) {
   free(instance);
 }
 
-static int32_t instance_bytes_held(OutriggerBackendInstanceHandle *instance, uint64_t *out, Message *message) {
+static int32_t instance_status(OutriggerBackendInstanceHandle *instance, OutriggerBackendInstanceStatus *out, Message *message) {
   (void)message;
-  *out = instance->model->weights;
+  out->bytes_held = instance->model->weights;
+  /* A library that cannot end runs says 0 here and has no `instance_cancel`. */
+  out->can_cancel = !instance->model->stubborn;
+  out->reserved = 0;
   return OK;
 }
 
@@ -899,7 +904,7 @@ static void instance_cancel(OutriggerBackendInstanceHandle *instance, uint64_t i
   /* A number that is not under way is nothing to do, and not remembered: the host may use it again. */
   pthread_mutex_lock(&lock);
   for (Run *run = instance->runs; run != NULL; run = run->next) {
-    if (run->id == id) {
+    if (run->id == id && !instance->model->stubborn) {
       run->cancelled = 1;
     }
   }
@@ -928,7 +933,7 @@ static const OutriggerBackendTable TABLE = {
     .model_info = model_info,
     .instance_create = instance_create,
     .instance_destroy = instance_destroy,
-    .instance_bytes_held = instance_bytes_held,
+    .instance_status = instance_status,
     .instance_infer = instance_infer,
     .instance_submit = instance_submit,
     .instance_cancel = instance_cancel,

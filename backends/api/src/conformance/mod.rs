@@ -36,6 +36,8 @@ pub struct Fixtures {
     pub outer: Option<PathBuf>,
     /// Any model that takes many seconds for zeros with free extents of 1, and can be cancelled.
     pub slow: Option<PathBuf>,
+    /// Any model that takes a moment for zeros with free extents of 1, and cannot be cancelled.
+    pub stubborn: Option<PathBuf>,
     /// Any model whose weights take this many bytes on the device, 4 MiB and more.
     pub weights: Option<(PathBuf, u64)>,
     /// An empty folder.
@@ -101,6 +103,7 @@ pub fn cases() -> &'static [Case] {
         Case::new("finishes_what_is_submitted", runs::finishes_what_is_submitted),
         Case::new("finishes_runs_whose_instance_is_gone", runs::finishes_when_the_instance_is_gone),
         Case::new("returns_while_a_run_is_under_way", runs::returns_while_under_way),
+        Case::new("says_what_it_can_cancel", runs::says_what_it_can_cancel),
         Case::new("cancels_a_run", runs::cancels),
         Case::new("cancels_no_other_run", runs::cancels_no_other),
         Case::new("forgets_what_it_cannot_cancel", runs::forgets_what_it_cannot_cancel),

@@ -103,6 +103,24 @@ pub(super) fn returns_while_under_way(backend: &dyn Backend, fixtures: &Fixtures
     Ok(())
 }
 
+pub(super) fn says_what_it_can_cancel(backend: &dyn Backend, fixtures: &Fixtures) -> Result<(), Skipped> {
+    let device = open(backend);
+    match &fixtures.slow {
+        Some(path) => {
+            assert!(instance(&*device, path).1.can_cancel(), "it says that it cancels its slow model")
+        }
+        None => assert!(!instance(&*device, &fixtures.add).1.can_cancel(), "it says that it cancels nothing"),
+    }
+    let path = need(&fixtures.stubborn, "that cannot be cancelled")?;
+    let (model, instance) = instance(&*device, path);
+    assert!(!instance.can_cancel(), "it says that it does not cancel its stubborn model");
+    // Whoever asks all the same gets the result.
+    let begun = begin(&model, &instance, 1);
+    let ended = end(&*instance, number(1), &begun);
+    assert!(ended.is_ok(), "{ended:?}");
+    Ok(())
+}
+
 pub(super) fn cancels(backend: &dyn Backend, fixtures: &Fixtures) -> Result<(), Skipped> {
     let path = need(&fixtures.slow, "that can be cancelled")?;
     let (model, instance) = instance(&*open(backend), path);

@@ -159,13 +159,24 @@ pub(super) unsafe extern "C" fn instance_destroy(instance: *mut abi::InstanceHan
     unsafe { end::<LiveInstance, _>(instance) }
 }
 
-pub(super) unsafe extern "C" fn instance_bytes_held(
+pub(super) unsafe extern "C" fn instance_status(
     instance: *mut abi::InstanceHandle,
-    out: *mut u64,
+    out: *mut abi::InstanceStatus,
     message: *mut Message,
 ) -> i32 {
-    // SAFETY: made by `instance_create`; `out` and `message` are the host's.
-    unsafe { guard(message, || store(out, handle::<LiveInstance, _>(instance)?.bytes_held())) }
+    let body = || {
+        // SAFETY: made by `instance_create`.
+        let instance = unsafe { handle::<LiveInstance, _>(instance) }?;
+        let status = abi::InstanceStatus {
+            bytes_held: instance.bytes_held(),
+            can_cancel: u32::from(instance.can_cancel()),
+            reserved: 0,
+        };
+        // SAFETY: `out` is the host's place for the value.
+        unsafe { store(out, status) }
+    };
+    // SAFETY: `message` is the host's.
+    unsafe { guard(message, body) }
 }
 
 /// # Safety

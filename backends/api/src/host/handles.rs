@@ -324,6 +324,9 @@ impl Model for HostModel {
             // SAFETY: the handle is open, the pointers are valid for the call.
             unsafe { (model.backend().entries.instance_create)(model.raw.get(), out, message) }
         })?;
-        Ok(Arc::new(HostInstance(Elsewhere::new(LiveInstance { raw, model }))))
+        let mut live = LiveInstance { raw, model, can_cancel: false };
+        let can_cancel = live.status()?.can_cancel != 0;
+        live.can_cancel = can_cancel && live.model.backend().entries.instance_cancel.is_some();
+        Ok(Arc::new(HostInstance(Elsewhere::new(live))))
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct HostInstance(pub(super) Arc<Elsewhere<LiveInstance>>);
 pub(super) struct LiveInstance {
     pub(super) raw: Handle<abi::InstanceHandle>,
     pub(super) model: Arc<Elsewhere<LoadedModel>>,
+    /// What it said when it was made.
+    pub(super) can_cancel: bool,
 }
 
 impl Drop for LiveInstance {
@@ -99,17 +101,11 @@ impl Instance for HostInstance {
     }
 
     fn can_cancel(&self) -> bool {
-        self.0.model.backend().entries.instance_cancel.is_some()
+        self.0.can_cancel
     }
 
     fn bytes_held(&self) -> u64 {
-        let backend = self.0.model.backend();
-        let mut bytes = 0;
-        let told = call(&backend.name, |message| {
-            // SAFETY: the handle is open, the pointers are valid for the call.
-            unsafe { (backend.entries.instance_bytes_held)(self.0.raw.get(), &mut bytes, message) }
-        });
-        told.map_or(0, |()| bytes)
+        self.0.status().map_or(0, |status| status.bytes_held)
     }
 }
 
@@ -189,6 +185,17 @@ fn asked(outputs: &[Output], places: &[Option<abi::DLTensor>]) -> Asked {
 }
 
 impl LiveInstance {
+    /// What it says of itself, now.
+    pub(super) fn status(&self) -> Result<abi::InstanceStatus, BackendError> {
+        let backend = self.model.backend();
+        let mut status = abi::InstanceStatus::default();
+        call(&backend.name, |message| {
+            // SAFETY: the handle is open, the pointers are valid for the call.
+            unsafe { (backend.entries.instance_status)(self.raw.get(), &mut status, message) }
+        })?;
+        Ok(status)
+    }
+
     /// What must hold before the library sees it.
     fn check(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
         self.model.info.check_outputs(outputs)?;

@@ -1,5 +1,5 @@
 """Writes models, inputs for them, and what Python's ONNX Runtime gives, into the folder that is the first argument.
-With `large` as the second it writes two large models and no calls: what `examples/load_time.rs` is run on.
+With `large` as the second it writes two large models and no calls: what `load_time.rs` of the CPU backend's examples is run on.
 
 For each model `NAME.onnx`; for each call of it a line in `calls.json` with inputs and outputs, whose elements are in files of
 their own: native numbers, and strings each after its length in 32 bits.
