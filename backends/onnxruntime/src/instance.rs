@@ -13,6 +13,7 @@ use crate::cancel::Cancels;
 use crate::error;
 use crate::model::Loaded;
 use crate::raw::{self, Allocated, Borrowed, FEW, Made, Wanted};
+use crate::turns::Turn;
 
 pub(crate) struct OnnxInstance {
     loaded: Arc<Loaded>,
@@ -63,6 +64,7 @@ impl OnnxInstance {
             Ok((index, place.transpose()?))
         });
         let wanted = wanted.collect::<ort::Result<Wanted<'_>>>()?;
+        let _turn = Turn::take(self.loaded.device.told.provider.turns());
         raw::run(&self.loaded.session, &self.loaded.names, &values, &wanted, options)
     }
 
@@ -112,7 +114,7 @@ impl Instance for OnnxInstance {
             return Err(BackendError::Unsupported(text));
         }
         let inputs = aligned(inputs)?;
-        let results = match run.id {
+        let results = match run.id.filter(|_| self.can_cancel()) {
             None => self.run_twice(&inputs, outputs, null()),
             Some(id) => {
                 let options = self.cancels.begin(id).map_err(|error| loaded.failed(&error))?;
@@ -137,7 +139,7 @@ impl Instance for OnnxInstance {
     }
 
     fn can_cancel(&self) -> bool {
-        true
+        self.loaded.device.told.provider.can_cancel()
     }
 
     fn bytes_held(&self) -> u64 {

@@ -12,6 +12,7 @@ use crate::contents::{self, Contents};
 use crate::error;
 use crate::instance::OnnxInstance;
 use crate::kept::{Kept, Told};
+use crate::provider::Fault;
 use crate::raw::{self, Names};
 use crate::session::Maker;
 
@@ -75,11 +76,14 @@ impl Loaded {
     /// A run that failed.
     pub(crate) fn failed(&self, error: &ort::Error) -> BackendError {
         let text = error::first_line(error.message());
-        if !self.device.told.provider.is_lost(text) {
-            return error::run(error, self.has_free_extents);
+        match self.device.told.provider.fault(text) {
+            None => error::run(error, self.has_free_extents),
+            Some(Fault::OutOfMemory) => BackendError::OutOfMemory(text.to_owned()),
+            Some(Fault::Lost) => {
+                let lost = self.device.lost.get_or_init(|| text.to_owned());
+                BackendError::Lost(lost.clone())
+            }
         }
-        let lost = self.device.lost.get_or_init(|| text.to_owned());
-        BackendError::Lost(lost.clone())
     }
 }
 
