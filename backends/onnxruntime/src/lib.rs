@@ -31,7 +31,7 @@ mod turns;
 mod webgpu;
 
 pub use backend::open;
-pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider};
+pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider, Residence};
 pub use runtime::Runtime;
 pub use settings::{Settings, SettingsError};
 pub use turns::Turns;

@@ -1,6 +1,6 @@
 //! What a backend on ONNX Runtime has of its own.
 
-use outrigger_backend::{BackendError, DeviceInfo, LoadOptions};
+use outrigger_backend::{BackendError, Buffer, DLDevice, DeviceInfo, DeviceMemory, LoadOptions};
 
 use crate::runtime::Runtime;
 use crate::turns::Turns;
@@ -36,6 +36,43 @@ pub trait Provider: Send + Sync + 'static {
         None
     }
 
+    /// Where tensors may stay between runs; `None` where all are in the host's memory. [`DeviceInfo::resident`] says the same.
+    fn residence(&self, _device: usize) -> Option<Residence> {
+        None
+    }
+
+    /// As [`Device::pinned`](outrigger_backend::Device::pinned).
+    ///
+    /// # Errors
+    /// As there.
+    fn pinned(&self, _device: usize, bytes: usize) -> Result<Buffer, BackendError> {
+        Buffer::zeroed(bytes).map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of host memory")))
+    }
+
+    /// As [`Device::allocate`](outrigger_backend::Device::allocate). What is held is counted by the caller.
+    ///
+    /// # Errors
+    /// As there.
+    fn allocate(&self, _device: usize, _bytes: usize) -> Result<DeviceMemory, BackendError> {
+        Err(no_memory())
+    }
+
+    /// As [`Device::upload`](outrigger_backend::Device::upload), for memory of this device and as many bytes.
+    ///
+    /// # Errors
+    /// As there.
+    fn upload(&self, _device: usize, _from: &[u8], _to: &DeviceMemory) -> Result<(), BackendError> {
+        Err(no_memory())
+    }
+
+    /// As [`Device::download`](outrigger_backend::Device::download), for memory of this device and as many bytes.
+    ///
+    /// # Errors
+    /// As there.
+    fn download(&self, _device: usize, _from: &DeviceMemory, _to: &mut [u8]) -> Result<(), BackendError> {
+        Err(no_memory())
+    }
+
     /// What is to be made, run and ended one after the other, if it is: sessions that share more than they can share at once, in all of the
     /// process. Runs of one session need no turns, for ONNX Runtime sees to those itself.
     fn turns(&self) -> Option<&'static Turns> {
@@ -53,6 +90,21 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Comes after a session was made, or was not, and after one has ended: once for each [`Provider::before_change`].
     fn after_change(&self, _runtime: &'static Runtime) {}
+}
+
+fn no_memory() -> BackendError {
+    BackendError::Unsupported("the device has no memory of its own".into())
+}
+
+/// A device's own memory, under its two names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Residence {
+    /// What ONNX Runtime calls it: `Cuda`.
+    pub allocator: String,
+    /// Which of that name.
+    pub id: i32,
+    /// What DLPack calls it, as in [`DeviceMemory::device`].
+    pub device: DLDevice,
 }
 
 /// What a failed run says of the device.

@@ -32,8 +32,11 @@ impl Provider for Pretended {
         Ok(vec![DeviceInfo { name, kind: DeviceKind::Gpu, memory_total: 100, lanes: 1, resident: false }])
     }
 
-    fn plan(&self, _device: usize, _options: &LoadOptions) -> Result<Plan, PlanError> {
-        Ok(self.plan.clone())
+    fn plan(&self, _device: usize, options: &LoadOptions) -> Result<Plan, PlanError> {
+        match options.settings.first() {
+            Some((key, _)) => Err(format!("there is no setting `{key}`").into()),
+            None => Ok(self.plan.clone()),
+        }
     }
 
     fn memory(&self, _device: usize) -> Result<Memory, BackendError> {
@@ -53,7 +56,7 @@ impl Provider for Pretended {
     }
 }
 
-pub(crate) fn open(provider: Pretended, settings: &Settings) -> Arc<dyn Backend> {
+pub(crate) fn open(provider: impl Provider, settings: &Settings) -> Arc<dyn Backend> {
     outrigger_onnxruntime::open(provider, settings, &Pool { threads: 1, affinity: None }).unwrap()
 }
 
