@@ -15,7 +15,7 @@ impl Provider for Cpu {
         "cpu"
     }
 
-    fn devices(&self, _runtime: &Runtime) -> Result<Vec<DeviceInfo>, String> {
+    fn devices(&self, _runtime: &'static Runtime) -> Result<Vec<DeviceInfo>, String> {
         Ok(vec![DeviceInfo {
             name: "cpu:0".into(),
             kind: DeviceKind::Cpu,

@@ -7,7 +7,7 @@ use std::ptr::{null, null_mut};
 use ort::AsPointer;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use ort::sys::OrtSessionOptions;
+use ort::sys::{OrtMemoryInfoDeviceType, OrtSessionOptions};
 
 use crate::provider::ExecutionProvider;
 use crate::raw::check;
@@ -42,8 +42,13 @@ pub(crate) fn append(builder: &SessionBuilder, provider: &ExecutionProvider) -> 
             )
         }),
     };
+    // What an assertion of ONNX Runtime's adds in front is its place in the source and its condition.
+    let why = |error: &ort::Error| match error.message().split_once(" was false. ") {
+        Some((_, why)) => why.to_owned(),
+        None => error.message().to_owned(),
+    };
     appended.map_err(|error| {
-        ort::Error::new_with_code(error.code(), format!("{}: {}", provider.name, error.message()))
+        ort::Error::new_with_code(error.code(), format!("{}: {}", provider.name, why(&error)))
     })
 }
 
@@ -93,7 +98,8 @@ impl Options {
 /// Lets a session write down who took which operators, for [`taken`].
 pub(crate) const RECORD: (&str, &str) = ("session.record_ep_graph_assignment_info", "1");
 
-/// How many operators each provider took, by the provider's name. Operators that were made one count as that.
+/// How many operators each provider took, by the provider's name. Operators that were made one count as that. Not all providers let
+/// theirs be counted: that for WebGPU in 1.27 does not.
 pub(crate) fn taken(session: &Session) -> ort::Result<BTreeMap<String, usize>> {
     let api = ort::api();
     let (mut parts, mut count) = (null(), 0);
@@ -113,6 +119,31 @@ pub(crate) fn taken(session: &Session) -> ort::Result<BTreeMap<String, usize>> {
         }
     }
     Ok(taken)
+}
+
+/// Whether an input is first read, or an output written, in memory of a device's: by an operator that runs there.
+pub(crate) fn is_on_a_device(session: &Session) -> ort::Result<bool> {
+    const HOST: i32 = OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU as i32;
+    let api = ort::api();
+    for (ask, count) in [
+        (api.SessionGetMemoryInfoForInputs, session.inputs().len()),
+        (api.SessionGetMemoryInfoForOutputs, session.outputs().len()),
+    ] {
+        let mut places = vec![null(); count];
+        // SAFETY: the session is live, and there are as many places as is said, which it has counted itself.
+        check(unsafe { ask(session.ptr(), places.as_mut_ptr(), places.len()) })?;
+        for place in places.into_iter().filter(|place| !place.is_null()) {
+            // Not of the enumeration's type, for a newer library may know more than that has.
+            let mut device = HOST;
+            // SAFETY: the description is the session's own, and lives as long; the pointer is a place of this frame, as large as the
+            // enumeration.
+            unsafe { (api.MemoryInfoGetDeviceType)(place, (&raw mut device).cast()) };
+            if device != HOST {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// The names of the providers that the library has, used or not.

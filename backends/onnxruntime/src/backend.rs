@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use outrigger_backend::{
-    Backend, BackendError, BackendInfo, Device, DeviceStatus, Health, LoadOptions, Model,
+    Backend, BackendError, BackendInfo, Buffer, Device, DeviceMemory, DeviceStatus, Health, LoadOptions,
+    Model,
 };
 
 use crate::cache::Cache;
 use crate::kept::Told;
-use crate::model::{self, Common, OnnxModel};
-use crate::provider::{Pool, Provider};
+use crate::model::{self, Common, Held, Home, OnnxModel};
+use crate::provider::{Pool, Provider, Residence};
 use crate::runtime;
 use crate::settings::Settings;
 
@@ -51,17 +53,21 @@ pub fn open(
                 Err(reason) => info.reason = Some(reason),
             }
             let told = Told { provider: Arc::new(provider), runtime };
+            let homes = (0..info.devices.len()).map(|index| home(&*told.provider, index));
+            let homes = homes.collect::<Result<Vec<_>, _>>()?;
             devices = info
                 .devices
                 .iter()
+                .zip(homes)
                 .enumerate()
-                .map(|(index, device)| {
+                .map(|(index, (device, home))| {
                     Arc::new(Common {
                         told: told.clone(),
                         name: device.name.clone(),
                         index,
                         cache: cache.clone(),
                         held: Arc::default(),
+                        home,
                         lost: OnceLock::new(),
                     })
                 })
@@ -70,6 +76,16 @@ pub fn open(
         Err(error) => info.reason = Some(error.to_string()),
     }
     Ok(Arc::new(OnnxBackend { info, devices }))
+}
+
+fn home(provider: &dyn Provider, index: usize) -> Result<Option<Home>, BackendError> {
+    let Some(Residence { allocator, id, device }) = provider.residence(index) else { return Ok(None) };
+    let place = AllocationDevice::new(&allocator);
+    let memory = MemoryInfo::new(place, id, AllocatorType::Device, MemoryType::Default);
+    match memory {
+        Ok(memory) => Ok(Some(Home { memory, device })),
+        Err(error) => Err(BackendError::Internal(error.message().to_owned())),
+    }
 }
 
 struct OnnxBackend {
@@ -95,6 +111,20 @@ impl Backend for OnnxBackend {
 
 struct OnnxDevice(Arc<Common>);
 
+impl OnnxDevice {
+    /// Whether memory is this device's, where it has any, and has as many bytes.
+    fn check(&self, memory: &DeviceMemory, bytes: usize) -> Result<(), BackendError> {
+        let Some(home) = &self.0.home else { return Ok(()) };
+        if memory.device() != home.device {
+            return Err(BackendError::Input(format!("{memory:?} is not of {}", self.0.name)));
+        }
+        if memory.len() != bytes {
+            return Err(BackendError::Input(format!("{} bytes of a device for {bytes}", memory.len())));
+        }
+        Ok(())
+    }
+}
+
 impl Device for OnnxDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
         let memory = self.0.told.provider.memory(self.0.index)?;
@@ -112,5 +142,26 @@ impl Device for OnnxDevice {
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
         Ok(Arc::new(OnnxModel::load(&self.0, options)?))
+    }
+
+    fn pinned(&self, bytes: usize) -> Result<Buffer, BackendError> {
+        self.0.told.provider.pinned(self.0.index, bytes)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
+        let memory = self.0.told.provider.allocate(self.0.index, bytes)?;
+        let (device, address, len) = (memory.device(), memory.address(), memory.len());
+        let owner = Arc::new((memory, Held::new(&self.0.held, len as u64)));
+        Ok(DeviceMemory::new(device, address, len, owner))
+    }
+
+    fn upload(&self, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {
+        self.check(to, from.len())?;
+        self.0.told.provider.upload(self.0.index, from, to)
+    }
+
+    fn download(&self, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
+        self.check(from, to.len())?;
+        self.0.told.provider.download(self.0.index, from, to)
     }
 }

@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 use crate::cancel::Cancels;
 use crate::error;
 use crate::model::Loaded;
-use crate::raw::{self, Allocated, Borrowed, FEW, Made, Wanted};
+use crate::raw::{self, Allocated, Borrowed, Bound, FEW, Made, Wanted};
+use crate::turns::Turn;
 
 pub(crate) struct OnnxInstance {
     loaded: Arc<Loaded>,
@@ -49,21 +50,38 @@ impl OnnxInstance {
         options: *const OrtRunOptions,
         in_place: bool,
     ) -> ort::Result<Made> {
-        let memory = &self.loaded.device.told.runtime.memory;
-        let values = inputs.iter().map(|input| Borrowed::input(memory, input));
+        let host = &self.loaded.device.told.runtime.memory;
+        let home = self.loaded.device.home.as_ref();
+        let values = inputs.iter().map(|input| match input.resident().zip(home) {
+            Some((resident, home)) => Borrowed::resident(&home.memory, input, resident),
+            None => Borrowed::input(host, input),
+        });
         let values = values.collect::<ort::Result<SmallVec<[_; FEW]>>>()?;
+        let stays = outputs.iter().any(Output::wants_resident);
         let wanted = outputs.iter_mut().map(|output| {
             let index = output.index();
             let passed_on = self.loaded.passed_on.get(index).copied().unwrap_or(false);
+            let memory = if output.wants_resident() { home.map_or(host, |home| &home.memory) } else { host };
             let place = output.place_mut().filter(|(data_type, _, bytes)| {
                 in_place && !passed_on && is_aligned(bytes, data_type.size().unwrap_or(1))
             });
-            let place =
-                place.map(|(data_type, shape, bytes)| Borrowed::place(memory, data_type, shape, bytes));
-            Ok((index, place.transpose()?))
+            let place = place.map(|(data_type, shape, bytes)| Borrowed::place(host, data_type, shape, bytes));
+            Ok((index, place.transpose()?, memory))
         });
+        let (session, names) = (&self.loaded.session, &self.loaded.names);
+        if stays {
+            let bound = wanted.map(|wanted| {
+                wanted
+                    .map(|(index, place, memory)| (index, place.map_or(Bound::Memory(memory), Bound::Place)))
+            });
+            let bound = bound.collect::<ort::Result<SmallVec<[_; FEW]>>>()?;
+            let _turn = Turn::take(self.loaded.device.told.provider.turns());
+            return raw::run_bound(session, names, &values, &bound, options);
+        }
+        let wanted = wanted.map(|wanted| wanted.map(|(index, place, _)| (index, place)));
         let wanted = wanted.collect::<ort::Result<Wanted<'_>>>()?;
-        raw::run(&self.loaded.session, &self.loaded.names, &values, &wanted, options)
+        let _turn = Turn::take(self.loaded.device.told.provider.turns());
+        raw::run(session, names, &values, &wanted, options)
     }
 
     /// Hands over an allocated result: into the output's place if it has one of that shape, else as it is.
@@ -74,7 +92,12 @@ impl OnnxInstance {
         inputs: &[Tensor],
     ) -> Result<(), BackendError> {
         let index = output.index();
-        let tensor = allocated.into_tensor().map_err(|error| {
+        let home = self.loaded.device.home.as_ref().filter(|_| output.wants_resident());
+        let tensor = match home {
+            Some(home) => allocated.into_resident(home.device, inputs),
+            None => allocated.into_tensor(),
+        };
+        let tensor = tensor.map_err(|error| {
             let name = self.loaded.info.outputs.get(index).map_or("", |info| &info.name);
             let text = format!("output `{name}`: {error}");
             if error.is_memory() { BackendError::OutOfMemory(text) } else { BackendError::Internal(text) }
@@ -93,7 +116,7 @@ impl OnnxInstance {
             }
             None => {}
         }
-        output.set(detached(tensor, inputs)?);
+        output.set(if home.is_some() { tensor } else { detached(tensor, inputs)? });
         Ok(())
     }
 }
@@ -106,13 +129,9 @@ impl Instance for OnnxInstance {
         if outputs.is_empty() {
             return Ok(());
         }
-        if inputs.iter().any(|input| input.resident().is_some()) || outputs.iter().any(Output::wants_resident)
-        {
-            let text = format!("{} takes and gives tensors in the host's memory alone", loaded.device.name);
-            return Err(BackendError::Unsupported(text));
-        }
+        loaded.check_places(inputs, outputs)?;
         let inputs = aligned(inputs)?;
-        let results = match run.id {
+        let results = match run.id.filter(|_| self.can_cancel()) {
             None => self.run_twice(&inputs, outputs, null()),
             Some(id) => {
                 let options = self.cancels.begin(id).map_err(|error| loaded.failed(&error))?;
@@ -137,7 +156,7 @@ impl Instance for OnnxInstance {
     }
 
     fn can_cancel(&self) -> bool {
-        true
+        self.loaded.device.told.provider.can_cancel()
     }
 
     fn bytes_held(&self) -> u64 {
@@ -154,7 +173,9 @@ impl Drop for OnnxInstance {
 /// ONNX Runtime reads elements as such, so a tensor that lies at an odd address is copied to one that fits: the only copy of
 /// an input. It happens where a tensor is cut out of a message without padding.
 fn aligned(inputs: &[Tensor]) -> Result<Cow<'_, [Tensor]>, BackendError> {
-    let fits = |tensor: &Tensor| is_aligned(tensor.data(), tensor.data_type().size().unwrap_or(1));
+    let fits = |tensor: &Tensor| {
+        tensor.resident().is_some() || is_aligned(tensor.data(), tensor.data_type().size().unwrap_or(1))
+    };
     if inputs.iter().all(fits) {
         return Ok(Cow::Borrowed(inputs));
     }

@@ -14,6 +14,22 @@ pub(crate) struct Told {
     pub(crate) runtime: &'static Runtime,
 }
 
+impl Told {
+    fn begin(&self) {
+        self.provider.before_change();
+        if let Some(turns) = self.provider.turns() {
+            turns.take();
+        }
+    }
+
+    fn end(&self) {
+        if let Some(turns) = self.provider.turns() {
+            turns.give_back();
+        }
+        self.provider.after_change(self.runtime);
+    }
+}
+
 /// A session that tells its provider when it ends.
 pub(crate) struct Kept {
     // The order of these three is the order of what happens at the end.
@@ -25,7 +41,7 @@ pub(crate) struct Kept {
 impl Kept {
     /// Makes a session.
     pub(crate) fn make<E>(told: &Told, make: impl FnOnce() -> Result<Session, E>) -> Result<Self, E> {
-        told.provider.before_change();
+        told.begin();
         let after = After(told.clone());
         let session = make()?;
         drop(after);
@@ -45,7 +61,7 @@ struct Before(Told);
 
 impl Drop for Before {
     fn drop(&mut self) {
-        self.0.provider.before_change();
+        self.0.begin();
     }
 }
 
@@ -53,6 +69,6 @@ struct After(Told);
 
 impl Drop for After {
     fn drop(&mut self) {
-        self.0.provider.after_change(self.0.runtime);
+        self.0.end();
     }
 }

@@ -27,8 +27,12 @@ mod runtime;
 mod session;
 mod settings;
 mod tensor;
+mod turns;
+mod webgpu;
 
 pub use backend::open;
-pub use provider::{ExecutionProvider, Leftovers, Memory, Plan, PlanError, Pool, Provider};
+pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider, Residence};
 pub use runtime::Runtime;
 pub use settings::{Settings, SettingsError};
+pub use turns::Turns;
+pub use webgpu::WebGpu;

@@ -4,14 +4,18 @@ use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use ort::memory::MemoryInfo;
 use ort::value::{Outlet, ValueType};
-use outrigger_backend::{BackendError, Instance, LoadOptions, Model, ModelInfo, TensorInfo};
+use outrigger_backend::{
+    BackendError, DLDevice, Instance, LoadOptions, Model, ModelInfo, Output, Tensor, TensorInfo,
+};
 
 use crate::cache::Cache;
 use crate::contents::{self, Contents};
 use crate::error;
 use crate::instance::OnnxInstance;
 use crate::kept::{Kept, Told};
+use crate::provider::Fault;
 use crate::raw::{self, Names};
 use crate::session::Maker;
 
@@ -48,8 +52,16 @@ pub(crate) struct Common {
     pub(crate) cache: Option<Cache>,
     /// Bytes that all of them hold.
     pub(crate) held: Arc<AtomicU64>,
+    /// Memory of the device's own, if it has any.
+    pub(crate) home: Option<Home>,
     /// What said that nothing succeeds on it any more.
     pub(crate) lost: OnceLock<String>,
+}
+
+/// Memory of a device's own, as ONNX Runtime and DLPack describe it.
+pub(crate) struct Home {
+    pub(crate) memory: MemoryInfo<'static>,
+    pub(crate) device: DLDevice,
 }
 
 /// A model's bytes, counted in the device's as long as they are held.
@@ -59,7 +71,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn new(all: &Arc<AtomicU64>, bytes: u64) -> Self {
+    pub(crate) fn new(all: &Arc<AtomicU64>, bytes: u64) -> Self {
         all.fetch_add(bytes, Ordering::Relaxed);
         Self { bytes, all: Arc::clone(all) }
     }
@@ -72,14 +84,33 @@ impl Drop for Held {
 }
 
 impl Loaded {
+    /// Whether inputs are, and outputs are wanted, in memory that the device has.
+    pub(crate) fn check_places(&self, inputs: &[Tensor], outputs: &[Output]) -> Result<(), BackendError> {
+        let name = &self.device.name;
+        let Some(home) = &self.device.home else {
+            let stays = inputs.iter().any(|input| input.resident().is_some())
+                || outputs.iter().any(Output::wants_resident);
+            let text = || format!("{name} takes and gives tensors in the host's memory alone");
+            return if stays { Err(BackendError::Unsupported(text())) } else { Ok(()) };
+        };
+        let mut elsewhere = inputs.iter().filter_map(Tensor::resident);
+        match elsewhere.find(|memory| memory.device() != home.device) {
+            Some(memory) => Err(BackendError::Unsupported(format!("{memory:?} is not of {name}"))),
+            None => Ok(()),
+        }
+    }
+
     /// A run that failed.
     pub(crate) fn failed(&self, error: &ort::Error) -> BackendError {
         let text = error::first_line(error.message());
-        if !self.device.told.provider.is_lost(text) {
-            return error::run(error, self.has_free_extents);
+        match self.device.told.provider.fault(text) {
+            None => error::run(error, self.has_free_extents),
+            Some(Fault::OutOfMemory) => BackendError::OutOfMemory(text.to_owned()),
+            Some(Fault::Lost) => {
+                let lost = self.device.lost.get_or_init(|| text.to_owned());
+                BackendError::Lost(lost.clone())
+            }
         }
-        let lost = self.device.lost.get_or_init(|| text.to_owned());
-        BackendError::Lost(lost.clone())
     }
 }
 

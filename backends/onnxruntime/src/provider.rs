@@ -1,8 +1,9 @@
 //! What a backend on ONNX Runtime has of its own.
 
-use outrigger_backend::{BackendError, DeviceInfo, LoadOptions};
+use outrigger_backend::{BackendError, Buffer, DLDevice, DeviceInfo, DeviceMemory, LoadOptions};
 
-use crate::Runtime;
+use crate::runtime::Runtime;
+use crate::turns::Turns;
 
 /// One kind of device, as ONNX Runtime drives it. The devices of a provider are numbered as [`Provider::devices`] lists them.
 pub trait Provider: Send + Sync + 'static {
@@ -13,7 +14,7 @@ pub trait Provider: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why there are none, where there are none.
-    fn devices(&self, runtime: &Runtime) -> Result<Vec<DeviceInfo>, String>;
+    fn devices(&self, runtime: &'static Runtime) -> Result<Vec<DeviceInfo>, String>;
 
     /// Reads the settings of a model, and says how its sessions are made.
     ///
@@ -30,9 +31,58 @@ pub trait Provider: Send + Sync + 'static {
     /// What an optimised model depends on beside the model and the versions of ONNX Runtime and of this: the processor, the device.
     fn circumstances(&self) -> String;
 
-    /// Whether a run that failed with this message says that nothing on the device will succeed any more.
-    fn is_lost(&self, _message: &str) -> bool {
-        false
+    /// What a run that failed with this message says of the device, where that is more than ONNX Runtime's own messages do.
+    fn fault(&self, _message: &str) -> Option<Fault> {
+        None
+    }
+
+    /// Where tensors may stay between runs; `None` where all are in the host's memory. [`DeviceInfo::resident`] says the same.
+    fn residence(&self, _device: usize) -> Option<Residence> {
+        None
+    }
+
+    /// As [`Device::pinned`](outrigger_backend::Device::pinned).
+    ///
+    /// # Errors
+    /// As there.
+    fn pinned(&self, _device: usize, bytes: usize) -> Result<Buffer, BackendError> {
+        Buffer::zeroed(bytes).map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of host memory")))
+    }
+
+    /// As [`Device::allocate`](outrigger_backend::Device::allocate). What is held is counted by the caller.
+    ///
+    /// # Errors
+    /// As there.
+    fn allocate(&self, _device: usize, _bytes: usize) -> Result<DeviceMemory, BackendError> {
+        Err(no_memory())
+    }
+
+    /// As [`Device::upload`](outrigger_backend::Device::upload), for memory of this device and as many bytes.
+    ///
+    /// # Errors
+    /// As there.
+    fn upload(&self, _device: usize, _from: &[u8], _to: &DeviceMemory) -> Result<(), BackendError> {
+        Err(no_memory())
+    }
+
+    /// As [`Device::download`](outrigger_backend::Device::download), for memory of this device and as many bytes.
+    ///
+    /// # Errors
+    /// As there.
+    fn download(&self, _device: usize, _from: &DeviceMemory, _to: &mut [u8]) -> Result<(), BackendError> {
+        Err(no_memory())
+    }
+
+    /// What is to be made, run and ended one after the other, if it is: sessions that share more than they can share at once, in all of the
+    /// process. Runs of one session need no turns, for ONNX Runtime sees to those itself.
+    fn turns(&self) -> Option<&'static Turns> {
+        None
+    }
+
+    /// Whether a run ends soon after its cancel. ONNX Runtime looks at it before each operator, which is too early where operators only
+    /// put work into a queue of the device's.
+    fn can_cancel(&self) -> bool {
+        true
     }
 
     /// Comes before a session is made, and before one ends, on any thread.
@@ -40,6 +90,30 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Comes after a session was made, or was not, and after one has ended: once for each [`Provider::before_change`].
     fn after_change(&self, _runtime: &'static Runtime) {}
+}
+
+fn no_memory() -> BackendError {
+    BackendError::Unsupported("the device has no memory of its own".into())
+}
+
+/// A device's own memory, under its two names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Residence {
+    /// What ONNX Runtime calls it: `Cuda`.
+    pub allocator: String,
+    /// Which of that name.
+    pub id: i32,
+    /// What DLPack calls it, as in [`DeviceMemory::device`].
+    pub device: DLDevice,
+}
+
+/// What a failed run says of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing on it succeeds any more.
+    Lost,
+    /// The run needed more memory than there is.
+    OutOfMemory,
 }
 
 /// Whatever is wrong with a model's settings.

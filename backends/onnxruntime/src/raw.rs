@@ -11,9 +11,10 @@ use ort::AsPointer;
 use ort::environment::Environment;
 use ort::memory::MemoryInfo;
 use ort::sys::{
-    ONNXTensorElementDataType as ElementType, OrtAllocator, OrtApiBase, OrtRunOptions, OrtStatusPtr, OrtValue,
+    ONNXTensorElementDataType as ElementType, OrtAllocator, OrtApiBase, OrtIoBinding, OrtRunOptions,
+    OrtStatusPtr, OrtValue,
 };
-use outrigger_backend::{DataType, STRING_PREFIX, Shape, ShapeError, Tensor};
+use outrigger_backend::{DLDevice, DataType, DeviceMemory, STRING_PREFIX, Shape, ShapeError, Tensor};
 use smallvec::SmallVec;
 
 use crate::kept::Kept;
@@ -80,6 +81,16 @@ impl<'a> Borrowed<'a> {
         // ONNX Runtime's call takes a pointer to mutable data, but runs never write to an input.
         let data = tensor.data().as_ptr().cast_mut();
         Self::new(memory, tensor.data_type(), tensor.shape(), data, tensor.data().len())
+    }
+
+    /// Over a device's memory that is only read. `memory` describes it.
+    pub(crate) fn resident(
+        memory: &MemoryInfo<'_>,
+        tensor: &'a Tensor,
+        resident: &'a DeviceMemory,
+    ) -> ort::Result<Self> {
+        let data = std::ptr::without_provenance_mut(resident.address());
+        Self::new(memory, tensor.data_type(), tensor.shape(), data, resident.len())
     }
 
     /// Over memory that a run writes to. Its address must be aligned to the element.
@@ -234,6 +245,81 @@ pub(crate) fn run(
     Ok(made)
 }
 
+/// What each output is bound to.
+pub(crate) enum Bound<'a> {
+    /// Memory of the caller's.
+    Place(Borrowed<'a>),
+    /// Memory that ONNX Runtime takes, of the kind that is described.
+    Memory(&'a MemoryInfo<'static>),
+}
+
+struct Binding(NonNull<OrtIoBinding>);
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        // SAFETY: the binding is owned, and released only here.
+        unsafe { (ort::api().ReleaseIoBinding)(self.0.as_ptr()) }
+    }
+}
+
+/// As [`run`], where results are to stay on a device: only a binding says where ONNX Runtime is to allocate them. All that come back have
+/// arrived.
+pub(crate) fn run_bound(
+    session: &Arc<Kept>,
+    names: &Names,
+    inputs: &[Borrowed<'_>],
+    wanted: &[(usize, Bound<'_>)],
+    options: *const OrtRunOptions,
+) -> ort::Result<Made> {
+    let api = ort::api();
+    let pointer = session.ptr().cast_mut();
+    let (mut binding, mut allocator, mut values, mut count) = (null_mut(), null_mut(), null_mut(), 0);
+    // SAFETY: the pointer is a place of this frame.
+    check(unsafe { (api.CreateIoBinding)(pointer, &mut binding) })?;
+    let binding = NonNull::new(binding).map(Binding);
+    let binding = binding.ok_or_else(|| ort::Error::new("ONNX Runtime made no binding"))?;
+    if names.inputs.len() != inputs.len() {
+        return Err(ort::Error::new("another number of inputs than the model takes"));
+    }
+    for (name, input) in names.inputs.iter().zip(inputs) {
+        // SAFETY: all three are live; the binding shares in the value.
+        check(unsafe { (api.BindInput)(binding.0.as_ptr(), *name, input.0.0.as_ptr()) })?;
+    }
+    for (index, bound) in wanted {
+        let name = names.outputs.get(*index).ok_or_else(|| ort::Error::new("no such output"))?;
+        // SAFETY: as above; a description of memory is copied.
+        check(unsafe {
+            match bound {
+                Bound::Place(place) => (api.BindOutput)(binding.0.as_ptr(), *name, place.0.0.as_ptr()),
+                Bound::Memory(memory) => (api.BindOutputToDevice)(binding.0.as_ptr(), *name, memory.ptr()),
+            }
+        })?;
+    }
+    // SAFETY: session and binding are live. The options are null or those of a run that `Cancels` has not ended. Then all pointers are
+    // places of this frame; a list comes that the allocator has made, of values that are ours.
+    let made = unsafe {
+        check((api.RunWithBinding)(pointer, options, binding.0.as_ptr()))?;
+        check((api.SynchronizeBoundOutputs)(binding.0.as_ptr()))?;
+        check((api.GetAllocatorWithDefaultOptions)(&mut allocator))?;
+        check((api.GetBoundOutputValues)(binding.0.as_ptr(), allocator, &mut values, &mut count))?;
+        let list = if values.is_null() { &[][..] } else { std::slice::from_raw_parts(values, count) };
+        let made: SmallVec<[Option<Value>; FEW]> =
+            list.iter().map(|value| NonNull::new(*value).map(Value)).collect();
+        if !values.is_null() {
+            check((api.AllocatorFree)(allocator, values.cast()))?;
+        }
+        made
+    };
+    if made.len() != wanted.len() {
+        return Err(ort::Error::new("another number of outputs than were bound"));
+    }
+    let made = made.into_iter().zip(wanted).map(|(value, (_, bound))| match bound {
+        Bound::Place(_) => None,
+        Bound::Memory(_) => value.map(|value| Allocated { value, _session: Arc::clone(session) }),
+    });
+    Ok(made.collect())
+}
+
 /// A tensor that ONNX Runtime allocated. It may be part of the session's memory (a constant of the model), so it keeps the
 /// session.
 pub(crate) struct Allocated {
@@ -263,8 +349,36 @@ impl TensorError {
 }
 
 impl Allocated {
-    /// The tensor, which frees itself when its last clone is dropped.
+    /// The tensor, in the host's memory, which frees itself when its last clone is dropped.
     pub(crate) fn into_tensor(self) -> Result<Tensor, TensorError> {
+        let (data_type, shape, data) = self.describe()?;
+        if data_type == DataType::Bytes {
+            let data = self.value.read_strings(shape.elements())?;
+            return Ok(Tensor::new(data_type, shape, data.into())?);
+        }
+        let len = shape.bytes(data_type)?;
+        let data = match NonNull::new(data) {
+            Some(data) => data,
+            None if len == 0 => NonNull::dangling(),
+            None => return Err(TensorError::Null),
+        };
+        Ok(Tensor::new(data_type, shape, Bytes::from_owner(Owner { data, len, _allocated: self }))?)
+    }
+
+    /// The tensor, in the memory of a device. It keeps `inputs` that it is part of, as where a model passes one on.
+    pub(crate) fn into_resident(self, device: DLDevice, inputs: &[Tensor]) -> Result<Tensor, TensorError> {
+        let (data_type, shape, data) = self.describe()?;
+        let (address, len) = (data.addr(), shape.bytes(data_type)?);
+        let overlaps = |input: &&DeviceMemory| {
+            address < input.address() + input.len() && input.address() < address + len
+        };
+        let inputs = inputs.iter().filter_map(Tensor::resident).filter(overlaps).cloned();
+        let owner = Arc::new((self, inputs.collect::<Vec<_>>()));
+        Ok(Tensor::on_device(data_type, shape, DeviceMemory::new(device, address, len, owner))?)
+    }
+
+    /// Type, shape, and where the elements are; strings are nowhere.
+    fn describe(&self) -> Result<(DataType, Shape, *mut u8), TensorError> {
         let value = self.value.0.as_ptr();
         let mut element = ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
         let (mut extents, mut rank, mut data) = (null(), 0, null_mut());
@@ -287,18 +401,7 @@ impl Allocated {
             _ => return Err(TensorError::Null),
         };
         let data_type = data_type(element).ok_or(TensorError::Type(element))?;
-        let shape = Shape::new(extents)?;
-        if data_type == DataType::Bytes {
-            let data = self.value.read_strings(shape.elements())?;
-            return Ok(Tensor::new(data_type, shape, data.into())?);
-        }
-        let len = shape.bytes(data_type)?;
-        let data = match NonNull::new(data.cast::<u8>()) {
-            Some(data) => data,
-            None if len == 0 => NonNull::dangling(),
-            None => return Err(TensorError::Null),
-        };
-        Ok(Tensor::new(data_type, shape, Bytes::from_owner(Owner { data, len, _allocated: self }))?)
+        Ok((data_type, Shape::new(extents)?, data.cast()))
     }
 }
 

@@ -10,7 +10,9 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{OutputSelector, RunOptions, Session};
 use ort::value::Tensor;
 
-use crate::provider::Pool;
+use crate::provider::{Plan, Pool};
+use crate::session::Maker;
+use crate::turns::{Turn, Turns};
 use crate::{append, raw};
 
 /// `y = x`, FP32 `[1]`: what `onnx.helper` makes of one `Identity`, opset 17.
@@ -88,6 +90,15 @@ impl Runtime {
             return Ok(());
         }
         Err(format!("ONNX Runtime {} has no {provider}, only {}", self.version, available.join(", ")))
+    }
+
+    /// Makes a session by a plan, of a model for nothing else, and lets it go again: what is not there to run it shows here.
+    ///
+    /// # Errors
+    /// What ONNX Runtime says.
+    pub fn probe(&'static self, plan: &Plan, turns: Option<&'static Turns>) -> Result<(), String> {
+        let _turn = Turn::take(turns);
+        Maker { runtime: self, plan: plan.clone(), cache: None }.probe(IDENTITY)
     }
 
     /// Frees the unused regions of the arena that all sessions share. ONNX Runtime does that only at the end of a run that asks for it,

@@ -33,13 +33,20 @@ impl Maker {
         Ok(session)
     }
 
+    /// Makes a session of a model of one operator, and lets it go again.
+    pub(crate) fn probe(&self, model: &[u8]) -> Result<(), String> {
+        let session = self.builder().and_then(|mut builder| builder.commit_from_memory(model));
+        self.check(&session.map_err(|error| error::first_line(error.message()).to_owned())?)
+    }
+
     /// A session whose operators all run on the CPU, though others were to run them, would be a fallback that nobody asked for. One
     /// without operators is not.
     fn check(&self, session: &Session) -> Result<(), String> {
-        if self.plan.providers.is_empty() {
+        let said = |error: ort::Error| error.message().to_owned();
+        if self.plan.providers.is_empty() || append::is_on_a_device(session).map_err(said)? {
             return Ok(());
         }
-        let taken = append::taken(session).map_err(|error| error.message().to_owned())?;
+        let taken = append::taken(session).map_err(said)?;
         let names = || self.plan.providers.iter().map(|provider| provider.name.as_str());
         if taken.is_empty() || names().any(|name| taken.contains_key(name)) {
             return Ok(());
@@ -78,10 +85,13 @@ impl Maker {
 
     fn cached(&self, entry: &Entry<'_>) -> Option<Session> {
         let file = entry.file()?;
+        // A provider that cannot be had says nothing against the file; it fails the load of the model itself as well.
+        let builder = self.builder().ok()?;
         // All that there is to optimise has been.
-        let session = self.builder().and_then(|builder| {
-            builder.with_optimization_level(GraphOptimizationLevel::Disable)?.commit_from_file(file)
-        });
+        let session = builder
+            .with_optimization_level(GraphOptimizationLevel::Disable)
+            .map_err(ort::Error::from)
+            .and_then(|mut builder| builder.commit_from_file(file));
         if session.is_err() {
             entry.remove();
         }
@@ -89,9 +99,13 @@ impl Maker {
     }
 
     fn builder(&self) -> ort::Result<SessionBuilder> {
-        let builder = Session::builder(&self.runtime.environment)?
+        let mut builder = Session::builder(&self.runtime.environment)?;
+        for (key, value) in &self.plan.entries {
+            builder = builder.with_config_entry(key, value)?;
+        }
+        let builder = builder
             .with_env_allocators()?
-            // Whatever the file's name ends in: only this form has been looked through.
+            // Whatever the file's name ends in, and whatever the plan says: only this form has been looked through.
             .with_config_entry("session.load_model_format", "ONNX")?;
         self.with_providers(self.with_pool(builder)?)
     }
@@ -111,9 +125,6 @@ impl Maker {
     }
 
     fn with_providers(&self, mut builder: SessionBuilder) -> ort::Result<SessionBuilder> {
-        for (key, value) in &self.plan.entries {
-            builder = builder.with_config_entry(key, value)?;
-        }
         if self.plan.providers.is_empty() {
             return Ok(builder);
         }

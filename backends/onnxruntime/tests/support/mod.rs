@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use outrigger_backend::{Backend, BackendError, DeviceInfo, DeviceKind, LoadOptions};
-use outrigger_onnxruntime::{Memory, Plan, PlanError, Pool, Provider, Runtime, Settings};
+use outrigger_onnxruntime::{Fault, Memory, Plan, PlanError, Pool, Provider, Runtime, Settings};
 
 /// One device, on which all models are loaded by the same plan.
 pub(crate) struct Pretended {
     pub(crate) plan: Plan,
     /// The execution provider that the library must have.
     pub(crate) needs: &'static str,
-    /// Words of a message that say that the device is lost.
-    pub(crate) lost: Option<&'static str>,
+    /// Words of a message, and what they say of the device.
+    pub(crate) fault: Option<(&'static str, Fault)>,
+    pub(crate) can_cancel: bool,
 }
 
 impl Default for Pretended {
     fn default() -> Self {
-        Self { plan: Plan::default(), needs: "CPUExecutionProvider", lost: None }
+        Self { plan: Plan::default(), needs: "CPUExecutionProvider", fault: None, can_cancel: true }
     }
 }
 
@@ -25,14 +26,17 @@ impl Provider for Pretended {
         "pretended"
     }
 
-    fn devices(&self, runtime: &Runtime) -> Result<Vec<DeviceInfo>, String> {
+    fn devices(&self, runtime: &'static Runtime) -> Result<Vec<DeviceInfo>, String> {
         runtime.has(self.needs)?;
         let name = "pretended:0".into();
         Ok(vec![DeviceInfo { name, kind: DeviceKind::Gpu, memory_total: 100, lanes: 1, resident: false }])
     }
 
-    fn plan(&self, _device: usize, _options: &LoadOptions) -> Result<Plan, PlanError> {
-        Ok(self.plan.clone())
+    fn plan(&self, _device: usize, options: &LoadOptions) -> Result<Plan, PlanError> {
+        match options.settings.first() {
+            Some((key, _)) => Err(format!("there is no setting `{key}`").into()),
+            None => Ok(self.plan.clone()),
+        }
     }
 
     fn memory(&self, _device: usize) -> Result<Memory, BackendError> {
@@ -43,12 +47,16 @@ impl Provider for Pretended {
         String::new()
     }
 
-    fn is_lost(&self, message: &str) -> bool {
-        self.lost.is_some_and(|words| message.contains(words))
+    fn fault(&self, message: &str) -> Option<Fault> {
+        self.fault.filter(|(words, _)| message.contains(words)).map(|(_, fault)| fault)
+    }
+
+    fn can_cancel(&self) -> bool {
+        self.can_cancel
     }
 }
 
-pub(crate) fn open(provider: Pretended, settings: &Settings) -> Arc<dyn Backend> {
+pub(crate) fn open(provider: impl Provider, settings: &Settings) -> Arc<dyn Backend> {
     outrigger_onnxruntime::open(provider, settings, &Pool { threads: 1, affinity: None }).unwrap()
 }
 

@@ -1,0 +1,80 @@
+//! What a provider says of its device, seen from outside.
+
+mod support;
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+use outrigger_backend::conformance::{fp32, instance};
+use outrigger_backend::{BackendError, DataType, DeviceStatus, Health, LoadOptions, Output, Run};
+use outrigger_onnxruntime::{Fault, Plan};
+use outrigger_testkit::onnx::{Dim, Graph};
+use support::{Pretended, settings};
+
+/// `z = x + y`, of any widths, whether they go together or not.
+fn sum(folder: &tempfile::TempDir) -> PathBuf {
+    let mut graph = Graph::default();
+    for input in ["x", "y"] {
+        graph.input(input, DataType::Fp32, &[Dim::Named("")]);
+    }
+    graph.node("Add", &["x", "y"], &["z"]);
+    graph.output("z", DataType::Fp32, &[Dim::Named("")]);
+    let path = folder.path().join("sum.onnx");
+    std::fs::write(&path, graph.model()).unwrap();
+    path
+}
+
+/// Runs the sum for widths that do not go together, on a device for which that means a fault.
+fn fail(fault: Option<Fault>) -> (BackendError, DeviceStatus) {
+    let folder = tempfile::tempdir().unwrap();
+    let fault = fault.map(|fault| ("broadcast", fault));
+    let device = support::open(Pretended { fault, ..Pretended::default() }, &settings()).open(0).unwrap();
+    let (_model, instance) = instance(&*device, &sum(&folder));
+    let inputs = [fp32(&[2], &[0.; 2]), fp32(&[3], &[0.; 3])];
+    let error = instance.infer(&inputs, &mut [Output::allocate(0)], Run::default()).unwrap_err();
+    (error, device.status().unwrap())
+}
+
+#[test]
+fn faults_are_what_the_provider_says() {
+    let (error, status) = fail(None);
+    assert!(matches!(error, BackendError::Input(_)), "{error:?}");
+    assert_eq!((status.memory_total, status.memory_free, status.health), (100, 50, Health::Healthy));
+    let (error, status) = fail(Some(Fault::OutOfMemory));
+    assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
+    assert_eq!(status.health, Health::Healthy);
+    let (error, status) = fail(Some(Fault::Lost));
+    let BackendError::Lost(text) = error else { panic!("{error:?}") };
+    assert!(text.contains("broadcast") && !text.contains('\n'), "{text}");
+    assert_eq!(status.health, Health::Lost(text));
+}
+
+#[test]
+fn runs_that_cannot_be_cancelled_are_said_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let device =
+        support::open(Pretended { can_cancel: false, ..Pretended::default() }, &settings()).open(0).unwrap();
+    let (_model, instance) = instance(&*device, &sum(&folder));
+    assert!(!instance.can_cancel());
+    let id = NonZeroU64::new(1);
+    instance.cancel(id.unwrap());
+    let x = fp32(&[1], &[1.]);
+    instance.infer(&[x.clone(), x], &mut [Output::allocate(0)], Run { id }).unwrap();
+}
+
+#[test]
+fn entries_of_a_plan_are_the_sessions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sum(&folder);
+    let load = |entries: &[(&str, &str)]| {
+        let entries = entries.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let plan = Plan { entries, ..Plan::default() };
+        let backend = support::open(Pretended { plan, ..Pretended::default() }, &settings());
+        backend.open(0).unwrap().load(&LoadOptions::of(&path)).err().map(|error| error.to_string())
+    };
+    assert_eq!(load(&[("session.set_denormal_as_zero", "1")]), None);
+    let error = load(&[("session.disable_cpu_ep_fallback", "1")]).unwrap();
+    assert!(error.contains("fallback to CPU EP has been explicitly disabled"), "{error}");
+    // What other form there is has not been looked through.
+    assert_eq!(load(&[("session.load_model_format", "ORT")]), None);
+}
