@@ -2,6 +2,7 @@
 
 use outrigger_backend::{Shape, Tensor, TensorInfo};
 
+use crate::split::{Split, axis};
 use crate::{Problem, Step, StepError};
 
 /// Steps with the tensors that they take and give, by number: first the inputs, then what comes of each step. Every type, shape and
@@ -67,6 +68,12 @@ impl Plan {
     pub fn shape(&self, slot: usize) -> Result<Shape, StepError> {
         let tensor = &self.tensors[slot];
         Shape::new(tensor.shape.clone()).map_err(|_| StepError::Free(tensor.name.clone()))
+    }
+
+    /// What a step of this plan takes, seen from an axis of it. The axis has been checked when the plan was made.
+    pub fn split(&self, operation: &Operation, along: i64) -> Split {
+        let tensor = &self.tensors[operation.inputs[0]];
+        Split::at(&tensor.shape, axis(along, tensor).unwrap_or(tensor.shape.len()))
     }
 
     /// The number of the last step, counted from 1, that takes tensor number `slot`; 0 if none does, and more than there are if it is

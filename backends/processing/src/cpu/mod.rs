@@ -13,7 +13,7 @@ pub use resize::Images;
 
 use outrigger_backend::{Buffer, DataType, Tensor};
 
-use crate::split::{Split, axis};
+use crate::split::Split;
 use crate::step::ResizeMode;
 use crate::{Operation, Plan, Problem, Step, StepError};
 
@@ -64,11 +64,11 @@ impl Plan {
             operation.outputs.iter().map(|&slot| self.room(slot)).collect::<Result<Vec<_>, _>>()?;
         let (to, more) = results.split_first_mut().ok_or_else(|| missing(first))?;
         let failed = |problem| self.failed(index, problem);
-        let along = |at| axis(at, info).map(|at| Split::at(&info.shape, at)).map_err(failed);
+        let along = |axis: &i64| self.split(operation, *axis);
         match &operation.step {
             Step::Convert { datatype } => convert::run(data_type, from, *datatype, to),
             Step::Normalize { axis, .. } => {
-                let split = along(*axis)?;
+                let split = along(axis);
                 normalize::run(data_type, from, &operation.step.factors(split.extent), split.inner, to);
             }
             Step::Resize { mode, layout, .. } => {
@@ -81,10 +81,10 @@ impl Plan {
             Step::Layout { layout } => {
                 move_bytes::transpose(size(data_type), from, self.matrices(operation, *layout), to);
             }
-            Step::Softmax { axis } => softmax::run(data_type, from, along(*axis)?, to)?,
+            Step::Softmax { axis } => softmax::run(data_type, from, along(axis), to)?,
             Step::TopK { k, axis, .. } => {
                 let indices = more.first_mut().ok_or_else(|| missing(first))?;
-                top_k::run(data_type, from, along(*axis)?, *k as usize, to, indices)?;
+                top_k::run(data_type, from, along(axis), *k as usize, to, indices)?;
             }
             Step::Gather { .. } | Step::Scatter { .. } => {
                 let indices = operation.inputs.get(1).copied().ok_or_else(|| missing(first))?;
