@@ -78,8 +78,11 @@ fn absent(instance: &Instance) -> String {
         RequestAdapterOptions { power_preference: PowerPreference::HighPerformance, ..Default::default() };
     let said = match now(instance.request_adapter(&options)) {
         Some(Err(error)) => error.to_string(),
-        _ => "no driver offers a device".into(),
+        _ => String::new(),
     };
+    // It goes through all that wgpu could be built with.
+    let said = said.split([',', ';']).map(str::trim).find(|part| part.starts_with("vulkan"));
+    let said = said.unwrap_or("vulkan offers no device");
     format!(
         "{said}; needed are Vulkan's loader (libvulkan.so.1), a driver that it knows (/usr/share/vulkan/icd.d, or VK_ICD_FILENAMES), and access to the device (/dev/dri)"
     )
