@@ -17,6 +17,7 @@ mod endings;
 mod envoy;
 mod examples;
 mod failures;
+mod gpu;
 mod health;
 mod init;
 mod isolation;
