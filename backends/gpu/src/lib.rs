@@ -13,7 +13,7 @@
 //! tensor, and one without steps, does not go there at all.
 //!
 //! A tensor is at most as large as the device binds at once ([`AdapterInfo::max_binding`]) and has fewer than 2³¹ elements; a larger one is an
-//! error, of [`Program::estimate`] too.
+//! error, of [`Program::estimate`] too. So is a `top_k` whose `k` times the extent is over 2²⁸: it looks at a row once for each of the `k`.
 //!
 //! # Models
 //! The format is `steps`: a chain as a model of its own.

@@ -1,9 +1,13 @@
 //! A plan as passes: which shader runs over which tensors, with which parameters. Nothing here needs a device.
 
 use outrigger_backend::{DataType, TensorInfo};
-use outrigger_processing::{Images, Operation, Plan, ResizeMode, Split, Step, StepError};
+use outrigger_processing::{Images, Operation, Plan, Problem, ResizeMode, Split, Step, StepError};
 
 use crate::shader::{Shader, THREADS, bits, convert, index, int, order, single, words};
+
+/// Elements that `top_k` may look at in one row: it goes through the row once for each of the `k`, and a device that is not heard of for long
+/// is reset by its driver.
+const MAX_LOOKS: usize = 1 << 28;
 
 /// What a shader reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,17 +111,20 @@ impl Lowering<'_> {
             }
             Step::Softmax { axis } => self.softmax(&read, self.plan.split(self.operation, *axis)),
             Step::TopK { k, axis, .. } => {
+                let extent = self.plan.split(self.operation, *axis).extent;
+                if (*k as usize).saturating_mul(extent) > MAX_LOOKS {
+                    let expected = "at most 2^28 over the extent on this device";
+                    let problem = Problem::Parameter { name: "k", value: k.to_string(), expected };
+                    return Err(StepError::Step { number: self.number, step: "top_k", problem });
+                }
                 self.top_k(&[&read, order(from)].concat(), *k, self.plan.split(self.operation, *axis));
             }
             Step::Gather { .. } => self.gather(moved, elements),
             Step::Scatter { rows, .. } => self.scatter(moved, *rows as usize, elements),
             // One that came to the list after this.
             step => {
-                let problem = outrigger_processing::Problem::Parameter {
-                    name: "step",
-                    value: step.name().into(),
-                    expected: "one that this device has a form of",
-                };
+                let expected = "one that this device has a form of";
+                let problem = Problem::Parameter { name: "step", value: step.name().into(), expected };
                 return Err(StepError::Step { number: self.number, step: step.name(), problem });
             }
         }
@@ -129,7 +136,7 @@ impl Lowering<'_> {
         let scratch = self.scratch(2 * rows);
         let source = Place::Tensor(self.operation.inputs[0]);
         self.push(Pass {
-            shader: Shader::rows(&[read, include_str!("shaders/softmax_rows.wgsl")]),
+            shader: Shader::whole(&[read, include_str!("shaders/softmax_rows.wgsl")]),
             params: vec![word(rows), word(split.extent), word(split.inner)],
             source,
             second: None,
@@ -156,7 +163,7 @@ impl Lowering<'_> {
         let source = Place::Tensor(self.operation.inputs[0]);
         let size = size(self.info(self.operation.inputs[0]).data_type);
         self.push(Pass {
-            shader: Shader::rows(&[read, include_str!("shaders/top_k_rows.wgsl")]),
+            shader: Shader::whole(&[read, include_str!("shaders/top_k_rows.wgsl")]),
             params: vec![word(rows), word(split.extent), word(split.inner), k],
             source,
             second: None,
@@ -210,15 +217,21 @@ impl Lowering<'_> {
         let (count, row) = self.rows(from);
         let scratch = self.scratch(rows);
         self.push(Pass {
-            shader: Shader::elements(
-                &[&index("source", data_type), include_str!("shaders/scatter_rows.wgsl")],
-                4,
-            ),
-            params: vec![word(rows), word(count), word(self.number)],
+            shader: Shader::elements(&[include_str!("shaders/zero.wgsl")], 4),
+            params: vec![word(rows)],
             source: Place::Tensor(indices),
             second: None,
             result: scratch,
             groups: groups(rows, 4),
+            step: self.number,
+        });
+        self.push(Pass {
+            shader: Shader::whole(&[&index("source", data_type), include_str!("shaders/scatter_rows.wgsl")]),
+            params: vec![word(count), word(rows), word(self.number)],
+            source: Place::Tensor(indices),
+            second: None,
+            result: scratch,
+            groups: groups(count, 4),
             step: self.number,
         });
         self.push(Pass {

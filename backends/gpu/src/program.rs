@@ -39,7 +39,7 @@ impl Program {
     /// are wanted. Shaders are compiled here, where that needs no shapes.
     ///
     /// # Errors
-    /// [`GpuError::Step`], [`GpuError::Driver`].
+    /// [`GpuError::Step`], [`GpuError::Driver`], and [`GpuError::TooLarge`] where nothing is free.
     pub fn new<N: AsRef<str>>(
         gpu: Arc<Gpu>,
         chain: Chain,
@@ -50,7 +50,13 @@ impl Program {
         for pass in passes(&small(&chain, &plan)?)?.passes {
             gpu.pipeline(&pass.shader)?;
         }
-        Ok(Self { gpu, chain, plan, idle: Mutex::default() })
+        let program = Self { gpu, chain, plan, idle: Mutex::default() };
+        // Where nothing is free, what is too large will always be.
+        let shapes = (0..inputs.len()).map(|slot| program.plan.shape(slot));
+        if let Ok(shapes) = shapes.collect::<Result<Vec<Shape>, _>>() {
+            program.estimate(&shapes)?;
+        }
+        Ok(program)
     }
 
     /// What it takes and gives, with what is free left free.
@@ -436,4 +442,36 @@ fn bind(
         layout: &pipeline.layout,
         entries: &entries,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_backend::DataType;
+    use outrigger_processing::Step;
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_lost_says_so_from_then_on() {
+        let gpu = match Gpu::list(true) {
+            Ok(_) => Arc::new(Gpu::open(0, true).unwrap()),
+            Err(reason) => {
+                println!("skipped: no Vulkan device: {reason}");
+                return;
+            }
+        };
+        let x = TensorInfo { name: "x".into(), data_type: DataType::Uint8, shape: vec![4], symbols: vec![] };
+        let chain: Chain = [Step::Convert { datatype: DataType::Fp32 }].into_iter().collect();
+        let program = Program::new(Arc::clone(&gpu), chain, std::slice::from_ref(&x), &["x"]).unwrap();
+        let input = Tensor::new(x.data_type, Shape::new([4]).unwrap(), vec![1, 2, 3, 4].into()).unwrap();
+        assert!(program.run(std::slice::from_ref(&input)).is_ok());
+        // The way a driver's reset looks from here.
+        gpu.device.destroy();
+        let _ = gpu.device.poll(PollType::Poll);
+        for _ in 0..2 {
+            let error = program.run(std::slice::from_ref(&input)).unwrap_err();
+            assert!(matches!(error, GpuError::Lost(_)), "{error:?}");
+        }
+        assert!(gpu.lost().is_some());
+    }
 }

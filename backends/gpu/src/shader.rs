@@ -13,8 +13,9 @@ const NUMBERS: &str = include_str!("shaders/numbers.wgsl");
 const BINDINGS: &str = "
 @group(0) @binding(0) var<storage, read> params: array<u32>;
 @group(0) @binding(1) var<storage, read> source: array<u32>;
-@group(0) @binding(2) var<storage, read_write> result: array<u32>;
 ";
+const RESULT: &str = "@group(0) @binding(2) var<storage, read_write> result: array<u32>;\n";
+const SHARED_RESULT: &str = "@group(0) @binding(2) var<storage, read_write> result: array<atomic<u32>>;\n";
 const SECOND: &str = "@group(0) @binding(3) var<storage, read> second: array<u32>;\n";
 const STATUS: &str = "@group(0) @binding(4) var<storage, read_write> status: atomic<u32>;\n";
 
@@ -33,8 +34,8 @@ impl Shader {
         Self::new(bodies, main(size))
     }
 
-    /// One whose body has its own `main`, for a workgroup for each row.
-    pub(crate) fn rows(bodies: &[&str]) -> Self {
+    /// One whose body has its own `main`.
+    pub(crate) fn whole(bodies: &[&str]) -> Self {
         Self::new(bodies, "")
     }
 
@@ -42,7 +43,10 @@ impl Shader {
         let body = bodies.concat();
         let has_second = body.contains("second");
         let has_status = body.contains("status");
-        let optional = [(has_second, SECOND), (has_status, STATUS)];
+        // Threads of the same row may write the same word.
+        let is_shared = body.contains("&result[");
+        let optional =
+            [(!is_shared, RESULT), (is_shared, SHARED_RESULT), (has_second, SECOND), (has_status, STATUS)];
         let optional: String = optional.iter().filter(|(is, _)| *is).map(|(_, text)| *text).collect();
         Self { text: [BINDINGS, &optional, NUMBERS, &body, main].concat(), has_second, has_status }
     }

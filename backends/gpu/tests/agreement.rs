@@ -210,6 +210,21 @@ fn bilinear_is_within_four_ulp_of_the_largest_pixel() {
 }
 
 #[test]
+fn what_a_pixel_that_is_not_finite_touches_is_not_finite() {
+    let Some(gpu) = gpu() else { return };
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let x = fp32(&[3, 3, 1], &[1., 2., 3., 4., odd, 6., 7., 8., 9.]);
+        for text in ["height = 7\nwidth = 5", "height = 2\nwidth = 2", "height = 3\nwidth = 3"] {
+            let (_, got, expected) =
+                both(&gpu, &step(&format!("step = 'resize'\n{text}")), std::slice::from_ref(&x));
+            let finite =
+                |tensor: &Tensor| floats(tensor).iter().map(|value| value.is_finite()).collect::<Vec<_>>();
+            assert_eq!(finite(&got[0]), finite(&expected[0]), "{text}");
+        }
+    }
+}
+
+#[test]
 fn softmax_is_within_its_ulp() {
     let Some(gpu) = gpu() else { return };
     let mut numbers = Numbers(5);
@@ -264,7 +279,7 @@ fn rows_are_picked_and_put_back_exactly() {
     let Some(gpu) = gpu() else { return };
     let mut numbers = Numbers(7);
     for data_type in [Bool, Fp16, Fp32, Fp64] {
-        for shape in [[1i64, 1], [5, 3], [7, 300]] {
+        for shape in [[1i64, 1], [5, 3], [7, 300], [700, 1]] {
             for count in [1, 4, 300] {
                 let indices: Vec<i64> =
                     (0..count).map(|_| (numbers.next() % shape[0] as u64) as i64).collect();
@@ -389,6 +404,24 @@ fn what_the_device_cannot_bind_is_refused() {
     assert!(program.estimate(&shape(most)).unwrap() >= most * 5);
     let error = program.estimate(&shape(most + 1)).unwrap_err().to_string();
     assert!(error.starts_with("tensor `x` takes ") && error.contains(&format!("at most {limit}")), "{error}");
+}
+
+#[test]
+fn a_row_that_would_take_too_long_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let info =
+        |extent| [TensorInfo { name: "x".into(), data_type: Uint8, shape: vec![extent], symbols: vec![] }];
+    let program = |extent| {
+        let chain = step("step = 'top_k'\nk = 1024");
+        Program::new(Arc::clone(&gpu), chain, &info(extent), &["x"])
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(program(1 << 18), Ok(()));
+    assert_eq!(
+        program((1 << 18) + 1).unwrap_err(),
+        "step 1 (`top_k`): `k` is 1024, it must be at most 2^28 over the extent on this device"
+    );
 }
 
 #[test]
