@@ -18,6 +18,7 @@ const LANES: u32 = 2;
 pub(crate) struct Gpus {
     info: BackendInfo,
     found: Found,
+    idle_bytes: u64,
 }
 
 impl Gpus {
@@ -49,7 +50,7 @@ impl Gpus {
             devices: devices.collect(),
             reason: found.reason.clone(),
         };
-        Self { info, found }
+        Self { info, found, idle_bytes: settings.idle_bytes }
     }
 }
 
@@ -62,16 +63,20 @@ impl Backend for Gpus {
         let there = self.found.adapters.len();
         let (adapter, info) =
             self.found.adapters.get(index).ok_or(crate::GpuError::NoDevice { index, there })?;
-        Ok(Arc::new(GpuDevice(Arc::new(Gpu::of(adapter, info.clone())?))))
+        let gpu = Arc::new(Gpu::of(adapter, info.clone())?);
+        Ok(Arc::new(GpuDevice { gpu, idle_bytes: self.idle_bytes }))
     }
 }
 
-struct GpuDevice(Arc<Gpu>);
+struct GpuDevice {
+    gpu: Arc<Gpu>,
+    idle_bytes: u64,
+}
 
 impl Device for GpuDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
-        let (total, held) = (self.0.info().memory, self.0.held());
-        let health = match (self.0.lost(), self.0.stray()) {
+        let (total, held) = (self.gpu.info().memory, self.gpu.held());
+        let health = match (self.gpu.lost(), self.gpu.stray()) {
             (Some(lost), _) => Health::Lost(lost.into()),
             (None, Some(stray)) => Health::Degraded(stray),
             (None, None) => Health::Healthy,
@@ -91,6 +96,6 @@ impl Device for GpuDevice {
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
-        Ok(Arc::new(StepsModel::load(&self.0, options)?))
+        Ok(Arc::new(StepsModel::load(&self.gpu, self.idle_bytes, options)?))
     }
 }

@@ -3,6 +3,7 @@
 //! | setting | what it says | without it |
 //! |---|---|---|
 //! | `software` | `true`: devices that calculate in software, such as Mesa's lavapipe, are used too. For tests: they are slower than the CPU backend | `false` |
+//! | `idle_bytes` | how many bytes a model keeps on the device from one run to the next; those of the last run stay in any case | 256 MiB |
 //!
 //! Without Vulkan's loader, a driver or a device the backend opens all the same, with no devices and the reason.
 //!

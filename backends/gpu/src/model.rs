@@ -93,7 +93,7 @@ struct Loaded {
 }
 
 impl StepsModel {
-    pub(crate) fn load(gpu: &Arc<Gpu>, options: &LoadOptions) -> Result<Self, BackendError> {
+    pub(crate) fn load(gpu: &Arc<Gpu>, idle_bytes: u64, options: &LoadOptions) -> Result<Self, BackendError> {
         let Steps { inputs, steps, outputs } = read(options)?;
         let inputs: Vec<TensorInfo> = inputs.into_iter().map(TensorInfo::from).collect();
         let program =
@@ -101,6 +101,7 @@ impl StepsModel {
                 GpuError::Step(error) => BackendError::Load(format!("{}: {error}", options.path.display())),
                 error => error.into(),
             })?;
+        let program = program.keeping(idle_bytes);
         let info = ModelInfo { inputs, outputs: program.plan().outputs().cloned().collect() };
         Ok(Self { loaded: Arc::new(Loaded { info, program }) })
     }

@@ -19,6 +19,8 @@ use crate::passes::{Pass, Passes, Place, passes};
 
 /// Idle frames that are kept, those that were used last.
 const MAX_IDLE: usize = 8;
+/// Bytes that idle frames of a program keep, unless it is said otherwise; the last one is kept however large it is.
+pub(crate) const IDLE_BYTES: u64 = 256 << 20;
 /// The most elements of a tensor: shaders count in 32 bits, and a little beyond the end.
 const MAX_ELEMENTS: usize = 1 << 31;
 /// How long a finished run waits for word of it before it asks once more.
@@ -32,6 +34,7 @@ pub struct Program {
     /// With what may be free left free.
     plan: Plan,
     idle: Mutex<Vec<Frame>>,
+    idle_bytes: u64,
 }
 
 impl Program {
@@ -50,13 +53,20 @@ impl Program {
         for pass in passes(&small(&chain, &plan)?)?.passes {
             gpu.pipeline(&pass.shader)?;
         }
-        let program = Self { gpu, chain, plan, idle: Mutex::default() };
+        let program = Self { gpu, chain, plan, idle: Mutex::default(), idle_bytes: IDLE_BYTES };
         // Where nothing is free, what is too large will always be.
         let shapes = (0..inputs.len()).map(|slot| program.plan.shape(slot));
         if let Ok(shapes) = shapes.collect::<Result<Vec<Shape>, _>>() {
             program.estimate(&shapes)?;
         }
         Ok(program)
+    }
+
+    /// Keeps at most so many bytes on the device from one run to the next, instead of 256 MiB; those of the last run's shapes stay however
+    /// many they are.
+    #[must_use]
+    pub fn keeping(self, idle_bytes: u64) -> Self {
+        Self { idle_bytes, ..self }
     }
 
     /// What it takes and gives, with what is free left free.
@@ -109,7 +119,8 @@ impl Program {
         };
         let mut idle = self.idle();
         idle.push(frame);
-        if idle.len() > MAX_IDLE {
+        let held = |idle: &[Frame]| idle.iter().map(|frame| frame.bytes).sum::<u64>();
+        while idle.len() > 1 && (idle.len() > MAX_IDLE || held(&idle) > self.idle_bytes) {
             idle.remove(0);
         }
         results

@@ -132,6 +132,26 @@ fn a_chain_is_a_model() {
 }
 
 #[test]
+fn what_a_model_keeps_is_a_setting() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "classes.toml", CLASSES);
+    let held = |idle_bytes: &str| {
+        let backend = open(&[("software", "true"), ("idle_bytes", idle_bytes)]).unwrap();
+        let device = backend.open(0).unwrap();
+        let instance = device.load(&LoadOptions::of(&path)).unwrap().instance().unwrap();
+        for batch in [3, 2, 1] {
+            let input = tensor(DataType::Fp16, &[batch, 4], vec![0; 8 * batch as usize]);
+            instance.infer(&[input], &mut [Output::allocate(0)], Run::default()).unwrap();
+        }
+        instance.bytes_held()
+    };
+    assert!(held("0") < held("1000000"));
+}
+
+#[test]
 fn what_is_wrong_with_a_file_is_said_in_a_line() {
     if gpu().is_none() {
         return;
@@ -170,7 +190,7 @@ fn software_is_used_only_where_it_is_wanted() {
         assert_eq!((backend.info().devices.is_empty(), reason), (false, None));
     }
     let error = open(&[("soft", "true")]).err().unwrap().to_string();
-    assert!(error.contains("unknown setting `soft`; there is `software`"), "{error}");
+    assert!(error.contains("unknown setting `soft`; there are `software` and `idle_bytes`"), "{error}");
 }
 
 /// Drivers are looked for by variables, which a process has for itself: so this runs itself again.

@@ -31,6 +31,16 @@ fn memory_is_bounded_and_goes_back() {
         let held = program.held();
         assert!((frames..frames + 1024).contains(&held), "{held} held, {frames} expected");
         assert!(gpu.held() >= program.held());
+        // Of two that are too many together the last stays, and by itself it stays however large it is.
+        for (idle_bytes, kept) in [(430_000, 2), (400_000, 1), (0, 1)] {
+            let program = Program::new(Arc::clone(&gpu), chain.clone(), &infos, &["x"]).unwrap();
+            let program = program.keeping(idle_bytes);
+            for elements in [20_000, 21_000] {
+                program.run(&[numbers.measured(DataType::Fp32, &[elements], 9.)]).unwrap();
+            }
+            let expected = if kept == 2 { 410_000 } else { 210_000 };
+            assert!((expected..expected + 1024).contains(&program.held()), "{} held", program.held());
+        }
         drop(program);
         assert_eq!(gpu.held(), 0);
     }

@@ -86,6 +86,20 @@ impl Plan {
         taken.map_or(0, |index| index + 1)
     }
 
+    /// Bytes of all tensors that the steps make, those in between too: more than a run holds at any one time. To be held against a limit
+    /// before it runs, for extents come from whoever sends the inputs; `usize::MAX` for more than can be counted.
+    ///
+    /// # Errors
+    /// [`StepError::Free`].
+    pub fn made_bytes(&self) -> Result<usize, StepError> {
+        let mut made = 0usize;
+        for slot in self.inputs..self.tensors.len() {
+            let bytes = self.shape(slot)?.bytes(self.tensors[slot].data_type);
+            made = made.saturating_add(bytes.unwrap_or(usize::MAX));
+        }
+        Ok(made)
+    }
+
     /// Whether these are the tensors that were planned.
     ///
     /// # Errors

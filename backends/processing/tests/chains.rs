@@ -48,6 +48,11 @@ fn free_extents_pass_through() {
     assert_eq!((outputs[0].data_type, &outputs[0].shape[..]), (DataType::Fp16, &[-1, 3, 224, 200][..]));
     assert_eq!(outputs[0].symbols, ["batch", "", "", ""]);
     assert_eq!((outputs[1].data_type, &outputs[1].shape[..]), (DataType::Fp32, &[-1, 224, 200, 3][..]));
+    assert_eq!(plan.made_bytes(), Err(StepError::Free("image".into())));
+    let image = tensor("image", DataType::Uint8, &[2, 10, 10, 3]);
+    // After each step, in FP32 three times and in FP16 once.
+    let pixels = 2 * 224 * 200 * 3;
+    assert_eq!(chain.plan(&[image], &["pixels"]).unwrap().made_bytes(), Ok(pixels * (4 + 4 + 4 + 2)));
     let error = plan.run(&[]).unwrap_err();
     assert_eq!(error, StepError::Inputs { actual: 0, expected: 1 });
 }
