@@ -65,8 +65,9 @@ impl Program {
     /// Keeps at most so many bytes on the device from one run to the next, instead of 256 MiB; those of the last run's shapes stay however
     /// many they are.
     #[must_use]
-    pub fn keeping(self, idle_bytes: u64) -> Self {
-        Self { idle_bytes, ..self }
+    pub fn keeping(mut self, idle_bytes: u64) -> Self {
+        self.idle_bytes = idle_bytes;
+        self
     }
 
     /// What it takes and gives, with what is free left free.
@@ -160,6 +161,14 @@ impl Program {
         };
         let inputs = expected.iter().zip(shapes).map(with).collect::<Result<Vec<_>, _>>()?;
         Ok(again(&self.chain, &self.plan, &inputs)?)
+    }
+}
+
+impl Drop for Program {
+    /// The driver gives memory back only when it is spoken to.
+    fn drop(&mut self) {
+        self.idle().clear();
+        let _ = self.gpu.device.poll(PollType::Poll);
     }
 }
 
