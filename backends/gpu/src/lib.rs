@@ -1,0 +1,79 @@
+//! The backend for portable GPUs: whatever Vulkan reaches, whoever made it, as a plug-in library.
+//!
+//! | setting | what it says | without it |
+//! |---|---|---|
+//! | `software` | `true`: devices that calculate in software, such as Mesa's lavapipe, are used too. For tests: they are slower than the CPU backend | `false` |
+//! | `idle_bytes` | how many bytes a model keeps on the device from one run to the next; those of the last run stay in any case | 256 MiB |
+//!
+//! Without Vulkan's loader, a driver or a device the backend opens all the same, with no devices and the reason.
+//!
+//! # Steps
+//! A [`Program`] is a chain of [`outrigger_processing`] steps as compute shaders: one submission for a run, tensors that are not needed at
+//! the same time share memory, and what goes there and comes back are the chain's inputs and outputs alone; so an image goes there once, as
+//! bytes. What each step gives agrees with its form on the CPU as [`outrigger_processing::Step`] states. A chain with an empty
+//! tensor, and one without steps, does not go there at all.
+//!
+//! A tensor is at most as large as the device binds at once ([`AdapterInfo::max_binding`]) and has fewer than 2³¹ elements; a larger one is an
+//! error, of [`Program::estimate`] too. So is a `top_k` whose `k` times the extent is over 2²⁸: it looks at a row once for each of the `k`.
+//!
+//! # Models
+//! The format is `steps`: a chain as a model of its own.
+//!
+//! ```toml
+//! outputs = ["scores", "classes"]
+//!
+//! [[inputs]]
+//! name = "logits"
+//! datatype = "FP16"
+//! shape = ["batch", 1000]       # a name, or -1, where an extent is free
+//!
+//! [[steps]]
+//! step = "softmax"
+//!
+//! [[steps]]
+//! step = "top_k"
+//! k = 5
+//! to = "scores"
+//! indices = "classes"
+//! ```
+//!
+//! # Measurement
+//! [`measure()`] says what a device can do; `cargo run --release -p outrigger-gpu --example measure` prints it of each.
+
+mod adapters;
+mod device;
+mod error;
+mod gpu;
+mod measure;
+#[expect(unsafe_code, reason = "asks Vulkan what wgpu does not tell")]
+mod memory;
+mod model;
+mod passes;
+mod program;
+mod settings;
+mod shader;
+
+use std::sync::Arc;
+
+use outrigger_backend::{Backend, BackendError};
+
+pub use adapters::{AdapterInfo, Hardware};
+pub use error::GpuError;
+pub use gpu::Gpu;
+pub use measure::{Effort, Figure, Measurement, measure};
+pub use program::Program;
+
+use device::Gpus;
+use settings::Settings;
+
+outrigger_backend::export!(open);
+
+/// Opens the backend.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
+pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
+    let settings = Settings::read(settings)
+        .map_err(|error| BackendError::Unavailable { backend: "gpu".into(), reason: error.to_string() })?;
+    Ok(Arc::new(Gpus::new(&settings)))
+}

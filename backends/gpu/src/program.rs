@@ -1,0 +1,497 @@
+//! A chain of steps on a device: one submission for each run.
+//!
+//! For each set of shapes there is a *frame*: buffers, in which tensors that are not needed at the same time share memory, and what binds
+//! shaders to them. A run takes a frame that is idle or makes one, so runs of any number of threads go on side by side; a few idle ones
+//! are kept.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use outrigger_backend::{Buffer, Shape, Tensor, TensorInfo};
+use outrigger_processing::{Chain, Plan, StepError};
+use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BufferUsages, MapMode, PollType};
+
+use crate::GpuError;
+use crate::gpu::{Gpu, Held, Pipeline};
+use crate::passes::{Pass, Passes, Place, passes};
+
+/// Idle frames that are kept, those that were used last.
+const MAX_IDLE: usize = 8;
+/// Bytes that idle frames of a program keep, unless it is said otherwise; the last one is kept however large it is.
+pub(crate) const IDLE_BYTES: u64 = 256 << 20;
+/// The most elements of a tensor: shaders count in 32 bits, and a little beyond the end.
+const MAX_ELEMENTS: usize = 1 << 31;
+/// How long a finished run waits for word of it before it asks once more.
+const PASSED_ON: Duration = Duration::from_millis(1);
+
+/// Steps, ready to run on a device with tensors of any shapes that they take.
+#[derive(Debug)]
+pub struct Program {
+    gpu: Arc<Gpu>,
+    chain: Chain,
+    /// With what may be free left free.
+    plan: Plan,
+    idle: Mutex<Vec<Frame>>,
+    idle_bytes: u64,
+}
+
+impl Program {
+    /// Checks the steps against the tensors that they begin with; extents below 0 are free. `outputs` are the names of the tensors that
+    /// are wanted. Shaders are compiled here, where that needs no shapes.
+    ///
+    /// # Errors
+    /// [`GpuError::Step`], [`GpuError::Driver`], and [`GpuError::TooLarge`] where nothing is free.
+    pub fn new<N: AsRef<str>>(
+        gpu: Arc<Gpu>,
+        chain: Chain,
+        inputs: &[TensorInfo],
+        outputs: &[N],
+    ) -> Result<Self, GpuError> {
+        let plan = chain.plan(inputs, outputs)?;
+        for pass in passes(&small(&chain, &plan)?)?.passes {
+            gpu.pipeline(&pass.shader)?;
+        }
+        let program = Self { gpu, chain, plan, idle: Mutex::default(), idle_bytes: IDLE_BYTES };
+        // Where nothing is free, what is too large will always be.
+        let shapes = (0..inputs.len()).map(|slot| program.plan.shape(slot));
+        if let Ok(shapes) = shapes.collect::<Result<Vec<Shape>, _>>() {
+            program.estimate(&shapes)?;
+        }
+        Ok(program)
+    }
+
+    /// Keeps at most so many bytes on the device from one run to the next, instead of 256 MiB; those of the last run's shapes stay however
+    /// many they are.
+    #[must_use]
+    pub fn keeping(mut self, idle_bytes: u64) -> Self {
+        self.idle_bytes = idle_bytes;
+        self
+    }
+
+    /// What it takes and gives, with what is free left free.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Bytes on the device that it holds while nothing runs.
+    pub fn held(&self) -> u64 {
+        self.idle().iter().map(|frame| frame.bytes).sum()
+    }
+
+    /// Bytes on the device that a run with tensors of these shapes takes.
+    ///
+    /// # Errors
+    /// [`GpuError::Step`] for shapes that do not fit, [`GpuError::TooLarge`].
+    pub fn estimate(&self, shapes: &[Shape]) -> Result<u64, GpuError> {
+        let plan = self.resolve(shapes)?;
+        let sizes = Sizes::of(&plan, &passes(&plan)?, self.gpu.max_binding())?;
+        Ok(sizes.total())
+    }
+
+    /// Runs all steps and waits. Results are in the order in which they were asked for, in host memory; one that is an input shares its
+    /// bytes.
+    ///
+    /// # Errors
+    /// As [`Plan::run`]; and what the device has to say.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, GpuError> {
+        let shapes: Vec<Shape> = inputs.iter().map(|input| input.shape().clone()).collect();
+        let mut frame = match self.take(&shapes) {
+            Some(frame) => frame,
+            None => {
+                let plan = self.resolve(&shapes)?;
+                plan.check(inputs)?;
+                // Nothing for shaders to do.
+                if plan.tensors().iter().any(|tensor| tensor.shape.contains(&0))
+                    || plan.operations().is_empty()
+                {
+                    return Ok(plan.run(inputs)?);
+                }
+                Frame::new(&self.gpu, plan)?
+            }
+        };
+        frame.plan.check(inputs)?;
+        let results = frame.run(&self.gpu, inputs)?;
+        let results = match results {
+            Some(results) => Ok(results),
+            // An index was none: the form on the CPU says which.
+            None => Ok(frame.plan.run(inputs)?),
+        };
+        let mut idle = self.idle();
+        idle.push(frame);
+        let held = |idle: &[Frame]| idle.iter().map(|frame| frame.bytes).sum::<u64>();
+        while idle.len() > 1 && (idle.len() > MAX_IDLE || held(&idle) > self.idle_bytes) {
+            idle.remove(0);
+        }
+        results
+    }
+
+    fn take(&self, shapes: &[Shape]) -> Option<Frame> {
+        let mut idle = self.idle();
+        let fits = |frame: &Frame| {
+            let planned = frame.plan.inputs().iter().map(|info| &info.shape[..]);
+            planned.eq(shapes.iter().map(Shape::extents))
+        };
+        let found = idle.iter().rposition(fits)?;
+        Some(idle.remove(found))
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Frame>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The plan for a run.
+    fn resolve(&self, shapes: &[Shape]) -> Result<Plan, GpuError> {
+        let expected = self.plan.inputs();
+        if shapes.len() != expected.len() {
+            return Err(StepError::Inputs { actual: shapes.len(), expected: expected.len() }.into());
+        }
+        let with = |(info, shape): (&TensorInfo, &Shape)| {
+            let fits = |(declared, extent): (&i64, &i64)| *declared < 0 || declared == extent;
+            let extents = shape.extents();
+            if extents.len() != info.shape.len() || !info.shape.iter().zip(extents).all(fits) {
+                return Err(StepError::Input {
+                    name: info.name.clone(),
+                    actual: format!("{} {shape}", info.data_type),
+                    expected: format!("{} {:?}", info.data_type, info.shape),
+                });
+            }
+            Ok(TensorInfo { shape: extents.into(), ..info.clone() })
+        };
+        let inputs = expected.iter().zip(shapes).map(with).collect::<Result<Vec<_>, _>>()?;
+        Ok(again(&self.chain, &self.plan, &inputs)?)
+    }
+}
+
+impl Drop for Program {
+    /// The driver gives memory back only when it is spoken to.
+    fn drop(&mut self) {
+        self.idle().clear();
+        let _ = self.gpu.device.poll(PollType::Poll);
+    }
+}
+
+/// The same chain from other tensors.
+fn again(chain: &Chain, plan: &Plan, inputs: &[TensorInfo]) -> Result<Plan, StepError> {
+    let names: Vec<&str> = plan.outputs().map(|output| output.name.as_str()).collect();
+    chain.plan(inputs, &names)
+}
+
+/// The plan with something for each free extent, to see which shaders it needs.
+fn small(chain: &Chain, plan: &Plan) -> Result<Plan, StepError> {
+    let fixed = |info: &TensorInfo, extent: i64| {
+        let shape = info.shape.iter().map(|declared| if *declared < 0 { extent } else { *declared });
+        TensorInfo { shape: shape.collect(), ..info.clone() }
+    };
+    // Steps want as many channels as they have values, and as many elements as they pick. Where one extent for all does not do, the
+    // shaders are compiled at the first run.
+    let mut last = Ok(Plan::clone(plan));
+    for extent in [1, 3, 1024] {
+        let inputs: Vec<TensorInfo> = plan.inputs().iter().map(|info| fixed(info, extent)).collect();
+        last = again(chain, plan, &inputs);
+        if last.is_ok() {
+            break;
+        }
+    }
+    match last {
+        Ok(plan) => Ok(plan),
+        Err(_) => Chain::default().plan::<&str>(&[], &[]),
+    }
+}
+
+/// Which buffer each tensor lies in, and how large each is.
+struct Sizes {
+    /// For each place the number of its buffer.
+    buffers: BTreeMap<Place, usize>,
+    bytes: Vec<u64>,
+    /// Where each wanted tensor lies among the results; none where it is an input.
+    results: Vec<Option<(u64, usize)>>,
+    readback: u64,
+}
+
+impl Sizes {
+    /// Gives each tensor a buffer: one that nothing needs any more, or a new one.
+    fn of(plan: &Plan, passes: &Passes, limit: u64) -> Result<Self, GpuError> {
+        let mut sizes =
+            Self { buffers: BTreeMap::new(), bytes: Vec::new(), results: Vec::new(), readback: 0 };
+        let mut free: Vec<usize> = Vec::new();
+        for slot in 0..plan.inputs().len() {
+            let bytes = padded(plan, slot, limit)?;
+            sizes.add(Place::Tensor(slot), bytes, &mut free);
+        }
+        for (index, operation) in plan.operations().iter().enumerate() {
+            let scratches = passes.passes.iter().filter(|pass| pass.step == index + 1);
+            let scratches = scratches.filter_map(|pass| match pass.result {
+                Place::Scratch(number) => Some(number),
+                Place::Tensor(_) => None,
+            });
+            let mut over = Vec::new();
+            for number in scratches {
+                let bytes = fits("what a step keeps beside it", 4 * passes.scratches[number] as u64, limit)?;
+                over.push(sizes.add(Place::Scratch(number), bytes, &mut free));
+            }
+            for &slot in &operation.outputs {
+                let bytes = padded(plan, slot, limit)?;
+                sizes.add(Place::Tensor(slot), bytes, &mut free);
+            }
+            // Only now, for a step must not write where it reads.
+            let done = (0..plan.tensors().len()).filter(|&slot| is_over(plan, slot, index + 1));
+            over.extend(done.filter_map(|slot| sizes.buffers.get(&Place::Tensor(slot)).copied()));
+            free.extend(over);
+        }
+        for &slot in plan.wanted() {
+            let bytes = plan.shape(slot)?.bytes(plan.tensors()[slot].data_type);
+            let bytes = bytes.map_err(|_| StepError::Memory(usize::MAX))?;
+            if slot < plan.inputs().len() {
+                sizes.results.push(None);
+                continue;
+            }
+            sizes.results.push(Some((sizes.readback, bytes)));
+            sizes.readback += (bytes as u64).next_multiple_of(8);
+        }
+        Ok(sizes)
+    }
+
+    fn add(&mut self, place: Place, bytes: u64, free: &mut Vec<usize>) -> usize {
+        // The smallest that is large enough, else the largest made larger.
+        let fitting = free.iter().enumerate().filter(|(_, buffer)| self.bytes[**buffer] >= bytes);
+        let fitting = fitting.min_by_key(|(_, buffer)| self.bytes[**buffer]);
+        let found = fitting.or(free.iter().enumerate().max_by_key(|(_, buffer)| self.bytes[**buffer]));
+        let buffer = match found.map(|(index, _)| index) {
+            Some(index) => free.swap_remove(index),
+            None => {
+                self.bytes.push(0);
+                self.bytes.len() - 1
+            }
+        };
+        self.bytes[buffer] = self.bytes[buffer].max(bytes);
+        self.buffers.insert(place, buffer);
+        buffer
+    }
+
+    fn total(&self) -> u64 {
+        self.bytes.iter().sum::<u64>() + self.readback
+    }
+}
+
+/// Whether a tensor was needed up to this step, counted from 1, and is no more: taken by it for the last time, or made by it for nobody.
+fn is_over(plan: &Plan, slot: usize, step: usize) -> bool {
+    let last = plan.last_use(slot);
+    let is_made = plan.operations()[step - 1].outputs.contains(&slot);
+    last == step || (last == 0 && is_made)
+}
+
+fn padded(plan: &Plan, slot: usize, limit: u64) -> Result<u64, GpuError> {
+    let tensor = &plan.tensors()[slot];
+    let shape = plan.shape(slot)?;
+    let bytes = shape.bytes(tensor.data_type).map_err(|_| StepError::Memory(usize::MAX))? as u64;
+    let what = format!("tensor `{}`", tensor.name);
+    if shape.elements() >= MAX_ELEMENTS {
+        return Err(GpuError::TooLarge { what, bytes, limit });
+    }
+    fits(&what, bytes, limit)
+}
+
+fn fits(what: &str, bytes: u64, limit: u64) -> Result<u64, GpuError> {
+    let padded = bytes.next_multiple_of(4).max(4);
+    if padded > limit { Err(GpuError::TooLarge { what: what.into(), bytes, limit }) } else { Ok(padded) }
+}
+
+/// What one run needs, for one set of shapes.
+struct Frame {
+    plan: Plan,
+    buffers: Vec<Held>,
+    passes: Vec<Bound>,
+    sizes: Sizes,
+    /// One word: the number of a step that found an index that is none.
+    status: Held,
+    readback: Held,
+    bytes: u64,
+    _params: Vec<Held>,
+}
+
+/// A pass, bound to buffers.
+struct Bound {
+    pipeline: Arc<Pipeline>,
+    bindings: BindGroup,
+    groups: (u32, u32),
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frame").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Frame {
+    fn new(gpu: &Gpu, plan: Plan) -> Result<Self, GpuError> {
+        let made = passes(&plan)?;
+        let sizes = Sizes::of(&plan, &made, gpu.max_binding())?;
+        let pipelines = made.passes.iter().map(|pass| gpu.pipeline(&pass.shader));
+        let pipelines = pipelines.collect::<Result<Vec<_>, _>>()?;
+        let bytes = sizes.total();
+        gpu.guarded(bytes, move || {
+            let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
+            let buffers: Vec<Held> = sizes.bytes.iter().map(|bytes| gpu.buffer(*bytes, storage)).collect();
+            let status = gpu.buffer(4, storage);
+            let readback = gpu.buffer(sizes.readback + 4, BufferUsages::COPY_DST | BufferUsages::MAP_READ);
+            let mut params = Vec::new();
+            let mut bound = Vec::new();
+            for (pass, pipeline) in made.passes.iter().zip(pipelines) {
+                let words: Vec<u8> = pass.params.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let held = gpu.buffer(words.len() as u64, storage);
+                gpu.queue.write_buffer(&held.buffer, 0, &words);
+                let bindings = bind(gpu, &pipeline, pass, &held, &sizes, &buffers, &status);
+                bound.push(Bound { pipeline, bindings, groups: gpu.dispatch(pass.groups) });
+                params.push(held);
+            }
+            Self { plan, buffers, passes: bound, sizes, status, readback, bytes, _params: params }
+        })
+    }
+
+    /// Runs. None if an index was none.
+    fn run(&mut self, gpu: &Gpu, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, GpuError> {
+        let whole = ..;
+        let (sender, mapped) = channel();
+        let submission = gpu.guarded(self.bytes, || {
+            for (slot, input) in inputs.iter().enumerate() {
+                self.upload(gpu, slot, input.data());
+            }
+            gpu.queue.write_buffer(&self.status.buffer, 0, &[0; 4]);
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for bound in &self.passes {
+                    pass.set_pipeline(&bound.pipeline.pipeline);
+                    pass.set_bind_group(0, &bound.bindings, &[]);
+                    pass.dispatch_workgroups(bound.groups.0, bound.groups.1, 1);
+                }
+            }
+            let readback = &self.readback.buffer;
+            for (slot, place) in self.plan.wanted().iter().zip(&self.sizes.results) {
+                let (Some((at, bytes)), Some(from)) = (place, self.sizes.buffers.get(&Place::Tensor(*slot)))
+                else {
+                    continue;
+                };
+                let bytes = (*bytes as u64).next_multiple_of(4);
+                encoder.copy_buffer_to_buffer(&self.buffers[*from].buffer, 0, readback, *at, bytes);
+            }
+            encoder.copy_buffer_to_buffer(&self.status.buffer, 0, readback, self.sizes.readback, 4);
+            let submission = gpu.queue.submit([encoder.finish()]);
+            // Whoever does not wait any more does not mind.
+            readback.map_async(MapMode::Read, whole, move |result| drop(sender.send(result)));
+            submission
+        })?;
+        let waited = gpu.device.poll(PollType::Wait { submission_index: Some(submission), timeout: None });
+        let lost = |what: String| match gpu.lost().map(str::to_owned).or_else(|| gpu.stray()) {
+            Some(text) => GpuError::Lost(text),
+            None => GpuError::Driver(what),
+        };
+        waited.map_err(|error| lost(error.to_string()))?;
+        // Another thread that waits may be the one that has been told, and is about to pass it on.
+        loop {
+            match mapped.recv_timeout(PASSED_ON) {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => return Err(lost(error.to_string())),
+                Err(RecvTimeoutError::Disconnected) => return Err(lost("it forgot a result".into())),
+                Err(RecvTimeoutError::Timeout) => {
+                    gpu.device.poll(PollType::Poll).map_err(|error| lost(error.to_string()))?;
+                }
+            }
+        }
+        let results = self.collect(inputs);
+        self.readback.buffer.unmap();
+        results
+    }
+
+    fn upload(&self, gpu: &Gpu, slot: usize, bytes: &[u8]) {
+        let Some(buffer) = self.sizes.buffers.get(&Place::Tensor(slot)) else { return };
+        let buffer = &self.buffers[*buffer].buffer;
+        let (words, rest) = bytes.split_at(bytes.len() / 4 * 4);
+        if !words.is_empty() {
+            gpu.queue.write_buffer(buffer, 0, words);
+        }
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            gpu.queue.write_buffer(buffer, words.len() as u64, &last);
+        }
+    }
+
+    /// Copies the results out of what the device has written.
+    fn collect(&self, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, GpuError> {
+        let view = self.readback.buffer.get_mapped_range(..);
+        let view = view.map_err(|error| GpuError::Driver(error.to_string()))?;
+        if view[self.sizes.readback as usize..] != [0; 4] {
+            return Ok(None);
+        }
+        let results = self.plan.wanted().iter().zip(&self.sizes.results).map(|(&slot, place)| {
+            let Some((at, bytes)) = *place else { return Ok(inputs[slot].clone()) };
+            let mut buffer = Buffer::zeroed(bytes).map_err(|_| StepError::Memory(bytes))?;
+            buffer.copy_from_slice(&view[at as usize..][..bytes]);
+            let data_type = self.plan.tensors()[slot].data_type;
+            let tensor = Tensor::new(data_type, self.plan.shape(slot)?, buffer.freeze());
+            tensor.map_err(|error| GpuError::Driver(error.to_string()))
+        });
+        results.collect::<Result<Vec<_>, GpuError>>().map(Some)
+    }
+}
+
+fn bind(
+    gpu: &Gpu,
+    pipeline: &Pipeline,
+    pass: &Pass,
+    params: &Held,
+    sizes: &Sizes,
+    buffers: &[Held],
+    status: &Held,
+) -> BindGroup {
+    // Each place of a pass was given a buffer together with the pass.
+    let at = |place: Place| &buffers[sizes.buffers.get(&place).copied().unwrap_or_default()];
+    let entry = |binding, held: &'_ Held| (binding, held.buffer.clone());
+    let mut held = vec![entry(0, params), entry(1, at(pass.source)), entry(2, at(pass.result))];
+    held.extend(pass.second.map(|second| entry(3, at(second))));
+    held.extend(pass.shader.has_status.then(|| entry(4, status)));
+    let entries: Vec<BindGroupEntry<'_>> = held
+        .iter()
+        .map(|(binding, buffer)| BindGroupEntry { binding: *binding, resource: buffer.as_entire_binding() })
+        .collect();
+    gpu.device.create_bind_group(&BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.layout,
+        entries: &entries,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_backend::DataType;
+    use outrigger_processing::Step;
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_lost_says_so_from_then_on() {
+        let gpu = match Gpu::list(true) {
+            Ok(_) => Arc::new(Gpu::open(0, true).unwrap()),
+            Err(reason) => {
+                println!("skipped: no Vulkan device: {reason}");
+                return;
+            }
+        };
+        let x = TensorInfo { name: "x".into(), data_type: DataType::Uint8, shape: vec![4], symbols: vec![] };
+        let chain: Chain = [Step::Convert { datatype: DataType::Fp32 }].into_iter().collect();
+        let program = Program::new(Arc::clone(&gpu), chain, std::slice::from_ref(&x), &["x"]).unwrap();
+        let input = Tensor::new(x.data_type, Shape::new([4]).unwrap(), vec![1, 2, 3, 4].into()).unwrap();
+        assert!(program.run(std::slice::from_ref(&input)).is_ok());
+        // The way a driver's reset looks from here.
+        gpu.device.destroy();
+        let _ = gpu.device.poll(PollType::Poll);
+        for _ in 0..2 {
+            let error = program.run(std::slice::from_ref(&input)).unwrap_err();
+            assert!(matches!(error, GpuError::Lost(_)), "{error:?}");
+        }
+        assert!(gpu.lost().is_some());
+    }
+}

@@ -1,0 +1,3 @@
+fn element(i: u32) -> Bits {
+    return source_bits(i);
+}

@@ -1,0 +1,219 @@
+//! Chains as they stand in files: read, checked, planned.
+
+use outrigger_backend::{DataType, TensorInfo};
+use outrigger_processing::{Chain, Step, StepError};
+
+#[derive(serde::Deserialize)]
+struct File {
+    steps: Chain,
+}
+
+fn read(text: &str) -> Result<Chain, String> {
+    toml::from_str::<File>(text).map(|file| file.steps).map_err(|error| error.message().to_owned())
+}
+
+fn tensor(name: &str, data_type: DataType, shape: &[i64]) -> TensorInfo {
+    TensorInfo { name: name.into(), data_type, shape: shape.into(), symbols: Vec::new() }
+}
+
+fn image() -> TensorInfo {
+    let symbols = ["batch", "height", "width", ""].map(Into::into).to_vec();
+    TensorInfo { symbols, ..tensor("image", DataType::Uint8, &[-1, -1, -1, 3]) }
+}
+
+const IMAGES: &str = r#"
+    [[steps]]
+    step = "resize"
+    height = 224
+    width = 200
+    [[steps]]
+    step = "normalize"
+    scale = 0.00392156862745098
+    mean = [0.485, 0.456, 0.406]
+    std = [0.229, 0.224, 0.225]
+    [[steps]]
+    step = "layout"
+    layout = "NCHW"
+    to = "pixels"
+    [[steps]]
+    step = "convert"
+    datatype = "FP16"
+"#;
+
+#[test]
+fn free_extents_pass_through() {
+    let chain = read(IMAGES).unwrap();
+    let plan = chain.plan(&[image()], &["pixels", "image"]).unwrap();
+    let outputs: Vec<_> = plan.outputs().collect();
+    assert_eq!((outputs[0].data_type, &outputs[0].shape[..]), (DataType::Fp16, &[-1, 3, 224, 200][..]));
+    assert_eq!(outputs[0].symbols, ["batch", "", "", ""]);
+    assert_eq!((outputs[1].data_type, &outputs[1].shape[..]), (DataType::Fp32, &[-1, 224, 200, 3][..]));
+    assert_eq!(plan.made_bytes(), Err(StepError::Free("image".into())));
+    let image = tensor("image", DataType::Uint8, &[2, 10, 10, 3]);
+    // After each step, in FP32 three times and in FP16 once.
+    let pixels = 2 * 224 * 200 * 3;
+    assert_eq!(chain.plan(&[image], &["pixels"]).unwrap().made_bytes(), Ok(pixels * (4 + 4 + 4 + 2)));
+    let error = plan.run(&[]).unwrap_err();
+    assert_eq!(error, StepError::Inputs { actual: 0, expected: 1 });
+}
+
+#[test]
+fn names_mean_the_newest_tensor() {
+    let chain = read(
+        r#"
+        [[steps]]
+        step = "softmax"
+        from = "logits"
+        [[steps]]
+        step = "top_k"
+        k = 2
+        to = "scores"
+        indices = "classes"
+        [[steps]]
+        step = "gather"
+        from = "labels"
+        indices = "rows"
+    "#,
+    )
+    .unwrap();
+    let inputs = [
+        tensor("logits", DataType::Fp16, &[-1, 10]),
+        tensor("labels", DataType::Int32, &[10, 4]),
+        tensor("rows", DataType::Int64, &[7]),
+    ];
+    let plan = chain.plan(&inputs, &["classes", "scores", "labels", "logits"]).unwrap();
+    let outputs: Vec<_> = plan.outputs().map(|output| (output.data_type, output.shape.clone())).collect();
+    let expected = [
+        (DataType::Int64, vec![-1, 2]),
+        (DataType::Fp32, vec![-1, 2]),
+        (DataType::Int32, vec![7, 4]),
+        (DataType::Fp32, vec![-1, 10]),
+    ];
+    assert_eq!(outputs, expected);
+    // A file that was written reads as it was.
+    let text = toml::to_string(&std::collections::BTreeMap::from([("steps", &chain)])).unwrap();
+    assert_eq!(read(&text).unwrap(), chain);
+}
+
+#[test]
+fn files_are_strict() {
+    let refuses = |text: &str, expected: &str| {
+        let error = read(&format!("[[steps]]\n{text}")).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    };
+    refuses("step = \"blur\"", "unknown variant `blur`");
+    refuses("step = \"softmax\"\nform = \"x\"", "unknown field `form`");
+    refuses("step = \"resize\"\nheight = 3", "missing field `width`");
+    refuses("step = \"layout\"\nlayout = \"HWC\"", "unknown variant `HWC`");
+    refuses("k = 3", "missing field `step`");
+    refuses("step = \"top_k\"\nk = -3", "invalid value");
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let refuses = |step: &str, inputs: &[TensorInfo], expected: &str| {
+        let error = read(&format!("[[steps]]\n{step}")).unwrap().plan(inputs, &["x"]).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    };
+    let x = |data_type, shape: &[i64]| tensor("x", data_type, shape);
+    use DataType::*;
+    refuses(
+        "step = \"convert\"\ndatatype = \"FP32\"",
+        &[x(Fp64, &[1])],
+        "step 1 (`convert`): tensor `x` is FP64, it takes UINT8, INT8, INT32, INT64, FP16, BF16 or FP32",
+    );
+    refuses(
+        "step = \"convert\"\ndatatype = \"BOOL\"",
+        &[x(Fp32, &[1])],
+        "step 1 (`convert`): it gives UINT8, INT8, INT32, INT64, FP16, BF16 or FP32, not BOOL",
+    );
+    refuses(
+        "step = \"normalize\"\nmean = [1, 2]",
+        &[x(Uint8, &[4, 3])],
+        "step 1 (`normalize`): `mean` has 2 values, axis -1 of tensor `x` has 3",
+    );
+    refuses(
+        "step = \"normalize\"\nmean = [1, 2]\nstd = [1, 2, 3]",
+        &[x(Uint8, &[4, -1])],
+        "step 1 (`normalize`): `std` has 3 values, axis -1 of tensor `x` has 2",
+    );
+    refuses(
+        "step = \"normalize\"\nstd = [0.0]",
+        &[x(Uint8, &[4, 3])],
+        "step 1 (`normalize`): `std` is 0, it must be a number that FP32 holds, not 0",
+    );
+    refuses(
+        "step = \"normalize\"\nscale = 1e300",
+        &[x(Uint8, &[4, 3])],
+        &format!("step 1 (`normalize`): `scale` is {}, it must be a number that FP32 holds, not 0", 1e300f64),
+    );
+    refuses(
+        "step = \"resize\"\nheight = 0\nwidth = 1",
+        &[x(Uint8, &[4, 3, 3])],
+        "step 1 (`resize`): `height` is 0, it must be from 1 to 16384",
+    );
+    refuses(
+        "step = \"resize\"\nheight = 1\nwidth = 16385",
+        &[x(Uint8, &[4, 3, 3])],
+        "step 1 (`resize`): `width` is 16385, it must be from 1 to 16384",
+    );
+    refuses(
+        "step = \"resize\"\nheight = 1\nwidth = 1",
+        &[x(Uint8, &[4, 0, 3])],
+        "step 1 (`resize`): tensor `x` has images of 4 x 0 pixels, out of which none can be made",
+    );
+    refuses(
+        "step = \"resize\"\nheight = 1\nwidth = 1",
+        &[x(Uint8, &[4, 3])],
+        "step 1 (`resize`): tensor `x` has 2 axes, it takes 3 or more (height, width, channels)",
+    );
+    refuses(
+        "step = \"softmax\"\naxis = 2",
+        &[x(Fp32, &[4, 3])],
+        "step 1 (`softmax`): there is no axis 2, tensor `x` has 2",
+    );
+    refuses(
+        "step = \"softmax\"",
+        &[x(Int32, &[4, 3])],
+        "step 1 (`softmax`): tensor `x` is INT32, it takes FP16, BF16 or FP32",
+    );
+    refuses(
+        "step = \"top_k\"\nk = 4",
+        &[x(Fp32, &[4, 3])],
+        "step 1 (`top_k`): `k` is 4, axis -1 of tensor `x` has 3",
+    );
+    refuses(
+        "step = \"top_k\"\nk = 1\nindices = \"x\"",
+        &[x(Fp32, &[4, 3])],
+        "step 1 (`top_k`): both of its results have the name `x`",
+    );
+    refuses(
+        "step = \"gather\"\nindices = \"i\"",
+        &[x(Fp32, &[4, 3])],
+        "step 1 (`gather`): no tensor `i` is there, only `x`",
+    );
+    let index = tensor("i", Int32, &[2]);
+    refuses(
+        "step = \"gather\"\nindices = \"i\"",
+        &[x(Fp32, &[4, 3]), index.clone()],
+        "step 1 (`gather`): `from` must say which tensor it takes, there are `x`, `i`",
+    );
+    refuses(
+        "step = \"scatter\"\nfrom = \"x\"\nindices = \"i\"\nrows = 9",
+        &[x(Fp32, &[4, 3]), index],
+        "step 1 (`scatter`): tensor `x` has 4 rows, `i` has 2 indices",
+    );
+    refuses(
+        "step = \"softmax\"",
+        &[tensor("y", Fp32, &[3])],
+        "no tensor `x` is there after the steps, only `y`",
+    );
+    refuses("step = \"softmax\"", &[x(Fp32, &[3]), x(Fp32, &[3])], "two inputs have the name `x`");
+    refuses(
+        "step = \"resize\"\nheight = 16384\nwidth = 16384\nmode = \"nearest\"",
+        &[x(Fp32, &[1 << 31, 1, 1, 1 << 31])],
+        "step 1 (`resize`): the number of elements overflows",
+    );
+    let many: Chain = (0..65).map(|_| Step::Convert { datatype: Fp32 }).collect();
+    assert_eq!(many.plan(&[x(Fp32, &[1])], &["x"]), Err(StepError::TooMany(65)));
+}

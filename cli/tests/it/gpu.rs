@@ -1,0 +1,123 @@
+//! Chains of steps as models on a portable GPU, in software where there is no other.
+
+use std::process::{Command, Stdio};
+
+use outrigger_testkit::Launch;
+use serde_json::{Value, json};
+
+use crate::support::{client, infer, outcome};
+
+/// The best two of four, with the chance of each.
+const CLASSES: &str = r#"
+outputs = ["scores", "classes"]
+[[inputs]]
+name = "logits"
+datatype = "FP32"
+shape = ["batch", 4]
+[[steps]]
+step = "softmax"
+[[steps]]
+step = "top_k"
+k = 2
+to = "scores"
+indices = "classes"
+"#;
+
+const CONFIG: &str = "
+[backends.gpu]
+settings = ['software=true']
+[models.classes]
+path = 'classes'
+devices = ['gpu']
+max_batch = 8
+";
+
+/// `outrigger COMMAND` where the model is.
+fn configured(command: &str, config: &str) -> Launch {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    process.arg(command);
+    Launch::of(process)
+        .args(["--config", "outrigger.toml"])
+        .file("outrigger.toml", config)
+        .file("classes/steps.toml", CLASSES)
+        .file("classes/model.toml", "format = 'steps'\nfile = 'steps.toml'\n")
+}
+
+/// What `outrigger devices` says of the backend.
+fn devices(config: &str) -> Value {
+    let (mut command, _directory) = configured("devices", config).args(["--json"]).into_command();
+    let output = command.stdout(Stdio::piped()).output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let backends = said["backends"].as_array().unwrap();
+    backends.iter().find(|backend| backend["backend"] == "gpu").unwrap().clone()
+}
+
+/// Says why if there is no device.
+fn is_there() -> bool {
+    let gpu = devices(CONFIG);
+    let is_there = !gpu["devices"].as_array().unwrap().is_empty();
+    if !is_there {
+        println!("skipped: no Vulkan device: {}", gpu["reason"]);
+    }
+    is_there
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_of_steps_is_served_from_a_process_of_its_own() {
+    if !is_there() {
+        return;
+    }
+    let replica = configured("serve", CONFIG).start();
+    let ask = |data: Value, rows: usize| {
+        let input = json!({ "name": "logits", "datatype": "FP32", "shape": [rows, 4], "data": data });
+        infer(&replica, "classes", json!({ "inputs": [input] }).to_string()).send()
+    };
+    let response = ask(json!([0, 1, 2, 3, 3, 2, 1, 0]), 2).await.unwrap();
+    assert_eq!(response.headers()["outrigger-device"], "gpu:0");
+    let (status, _, body) = outcome(response).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["outputs"][1]["data"], json!([3, 2, 0, 1]));
+    let scores: Vec<f64> = serde_json::from_value(body["outputs"][0]["data"].clone()).unwrap();
+    let expected = [0.643_914, 0.236_882, 0.643_914, 0.236_882];
+    assert!(scores.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-5), "{scores:?}");
+    // Batches of any width, several at once: each caller gets its own rows.
+    let answers = (0..24).map(|best: usize| {
+        let mut row = [0; 4];
+        row[best % 4] = 9;
+        let asked = ask(json!(row), 1);
+        async move { (best % 4, outcome(asked.await.unwrap()).await) }
+    });
+    for (best, (status, _, body)) in all_of(answers).await {
+        assert_eq!((status, &body["outputs"][1]["data"][0]), (200, &json!(best)), "{body}");
+    }
+    let ready = client().get(format!("{}/ready", replica.observe)).send().await.unwrap();
+    assert_eq!(ready.status(), 200);
+    assert_eq!(replica.stop().status.code(), Some(0));
+}
+
+/// All at once.
+async fn all_of<T: Send + 'static>(
+    futures: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let mut set: tokio::task::JoinSet<T> = futures.collect();
+    let mut all = Vec::new();
+    while let Some(one) = set.join_next().await {
+        all.push(one.unwrap());
+    }
+    all
+}
+
+#[test]
+fn a_device_in_software_is_not_used_unawares() {
+    if !is_there() {
+        return;
+    }
+    let gpu = devices(&CONFIG.replace("true", "false"));
+    let found = gpu["devices"].as_array().unwrap();
+    // A machine with a real one has that, and no reason.
+    let says_so = gpu["reason"]
+        .as_str()
+        .is_some_and(|reason| reason.contains("the setting `software=true` permits it"));
+    assert!(found.is_empty() == says_so, "{gpu}");
+    assert!(found.len() <= devices(CONFIG)["devices"].as_array().unwrap().len());
+}
