@@ -52,6 +52,28 @@ impl Chain {
     /// # Errors
     /// What is wrong, by step and tensor.
     pub fn plan<N: AsRef<str>>(&self, inputs: &[TensorInfo], outputs: &[N]) -> Result<Plan, StepError> {
+        let (names, operations) = self.walk(inputs)?;
+        let wanted = outputs.iter().map(|name| {
+            let name = name.as_ref();
+            names.find(name).ok_or_else(|| StepError::NoOutput { name: name.into(), there: names.list() })
+        });
+        let outputs = wanted.collect::<Result<_, _>>()?;
+        Ok(Plan::new(names.tensors, inputs.len(), operations, outputs))
+    }
+
+    /// The names of the tensors that are there in the end and that no step takes, inputs among them: what is wanted where nobody says.
+    ///
+    /// # Errors
+    /// As [`Chain::plan`].
+    pub fn left(&self, inputs: &[TensorInfo]) -> Result<Vec<String>, StepError> {
+        let (names, operations) = self.walk(inputs)?;
+        let is_taken = |slot: &usize| operations.iter().any(|operation| operation.inputs.contains(slot));
+        let left = names.current.iter().filter(|slot| !is_taken(slot));
+        Ok(left.map(|&slot| names.tensors[slot].name.clone()).collect())
+    }
+
+    /// The tensors that come to be, and by what.
+    fn walk(&self, inputs: &[TensorInfo]) -> Result<(Names, Vec<Operation>), StepError> {
         if self.stages.len() > MAX_STEPS {
             return Err(StepError::TooMany(self.stages.len()));
         }
@@ -68,12 +90,7 @@ impl Chain {
             let failed = |problem| StepError::Step { number: index + 1, step, problem };
             operations.push(names.apply(stage).map_err(failed)?);
         }
-        let wanted = outputs.iter().map(|name| {
-            let name = name.as_ref();
-            names.find(name).ok_or_else(|| StepError::NoOutput { name: name.into(), there: names.list() })
-        });
-        let outputs = wanted.collect::<Result<_, _>>()?;
-        Ok(Plan::new(names.tensors, inputs.len(), operations, outputs))
+        Ok((names, operations))
     }
 }
 

@@ -54,6 +54,9 @@ pub enum StepError {
     /// There is no memory for a result.
     #[error("there is no memory for {0} bytes")]
     Memory(usize),
+    /// It was to end before it was through.
+    #[error("the run was cancelled")]
+    Cancelled,
 }
 
 /// What is wrong with a step.

@@ -2,6 +2,7 @@
 
 use outrigger_backend::{Shape, Tensor, TensorInfo};
 
+use crate::infer::height_axis;
 use crate::split::{Split, axis};
 use crate::{Problem, Step, StepError};
 
@@ -98,6 +99,25 @@ impl Plan {
             made = made.saturating_add(bytes.unwrap_or(usize::MAX));
         }
         Ok(made)
+    }
+
+    /// The first step, counted from 0, that does not take each row for itself, a row being an index of the first axis: it looks across
+    /// rows, moves that axis, or treats rows by their number. Without one, rows of several calls may go through together.
+    pub fn mixes_rows(&self) -> Option<usize> {
+        self.operations.iter().position(|operation| {
+            let tensor = &self.tensors[operation.inputs[0]];
+            let is_first = |along: i64| axis(along, tensor) == Ok(0);
+            match &operation.step {
+                Step::Convert { .. } => false,
+                Step::Normalize { mean, std, axis, .. } => {
+                    is_first(*axis) && (mean.len() > 1 || std.len() > 1)
+                }
+                Step::Resize { layout, .. } => height_axis(tensor, *layout) == Ok(0),
+                Step::Layout { .. } => tensor.shape.len() == 3,
+                Step::Softmax { axis } | Step::TopK { axis, .. } => is_first(*axis),
+                Step::Gather { .. } | Step::Scatter { .. } => true,
+            }
+        })
     }
 
     /// Whether these are the tensors that were planned.

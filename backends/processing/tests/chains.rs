@@ -1,6 +1,6 @@
 //! Chains as they stand in files: read, checked, planned.
 
-use outrigger_backend::{DataType, TensorInfo};
+use outrigger_backend::{DataType, Shape, Tensor, TensorInfo};
 use outrigger_processing::{Chain, Step, StepError};
 
 #[derive(serde::Deserialize)]
@@ -93,6 +93,74 @@ fn names_mean_the_newest_tensor() {
     // A file that was written reads as it was.
     let text = toml::to_string(&std::collections::BTreeMap::from([("steps", &chain)])).unwrap();
     assert_eq!(read(&text).unwrap(), chain);
+}
+
+#[test]
+fn what_no_step_takes_is_left() {
+    let left = |text: &str, inputs: &[TensorInfo]| read(text).unwrap().left(inputs);
+    assert_eq!(left(IMAGES, &[image()]), Ok(vec!["pixels".into()]));
+    let inputs = [tensor("logits", DataType::Fp32, &[-1, 10]), tensor("other", DataType::Bytes, &[3])];
+    let best = "[[steps]]\nstep = \"top_k\"\nk = 2\nfrom = \"logits\"\nto = \"scores\"";
+    assert_eq!(left(best, &inputs).unwrap(), ["other", "scores", "indices"]);
+    assert_eq!(left("steps = []", &inputs).unwrap(), ["logits", "other"]);
+    assert!(left(best, &inputs[1..]).is_err());
+}
+
+#[test]
+fn steps_that_mix_rows_are_found() {
+    let mixes = |shape: &[i64], step: &str| {
+        let inputs = [tensor("x", DataType::Fp32, shape), tensor("rows", DataType::Int64, &[-1])];
+        let text = format!("[[steps]]\nfrom = \"x\"\n{step}");
+        read(&text).unwrap().plan(&inputs, &["x"]).unwrap().mixes_rows()
+    };
+    let (rows, image) = ([-1, 5], [-1, 8, 8, 3]);
+    let nchw = "step = \"layout\"\nlayout = \"NCHW\"";
+    let resize = "step = \"resize\"\nheight = 2\nwidth = 2";
+    for (shape, step) in [
+        (&rows[..], "step = \"convert\"\ndatatype = \"FP16\""),
+        (&rows, "step = \"softmax\""),
+        (&rows, "step = \"top_k\"\nk = 1"),
+        (&rows, "step = \"normalize\"\nmean = [1, 2, 3, 4, 5]"),
+        (&rows, "step = \"normalize\"\naxis = 0"),
+        (&image, nchw),
+        (&image, resize),
+        (&[-1, 8, 8], &format!("{resize}\nlayout = \"NCHW\"")),
+    ] {
+        assert_eq!(mixes(shape, step), None, "{step}");
+    }
+    for (shape, step) in [
+        (&rows[..], "step = \"softmax\"\naxis = 0"),
+        (&rows, "step = \"softmax\"\naxis = -2"),
+        (&rows, "step = \"top_k\"\nk = 1\naxis = -2"),
+        (&rows, "step = \"normalize\"\nmean = [1, 2]\naxis = 0"),
+        (&rows, "step = \"gather\"\nindices = \"rows\""),
+        (&rows, "step = \"scatter\"\nindices = \"rows\"\nrows = 3"),
+        (&image[1..], nchw),
+        (&image[1..], resize),
+        (&[-1, 8], &format!("{resize}\nlayout = \"NCHW\"")),
+    ] {
+        assert_eq!(mixes(shape, step), Some(0), "{step}");
+    }
+}
+
+#[test]
+fn a_run_ends_before_the_step_at_which_it_is_cancelled() {
+    let shape = [1, 4, 4, 3];
+    let plan = read(IMAGES).unwrap().plan(&[tensor("image", DataType::Uint8, &shape)], &["pixels"]).unwrap();
+    let data = bytes::Bytes::from(vec![7; 48]);
+    let image = Tensor::new(DataType::Uint8, Shape::new(shape).unwrap(), data).unwrap();
+    let asked = std::cell::Cell::new(0);
+    let cancelled_at = |step: usize| {
+        asked.set(0);
+        plan.run_unless(std::slice::from_ref(&image), || {
+            asked.set(asked.get() + 1);
+            asked.get() == step
+        })
+    };
+    for step in 1..=4 {
+        assert_eq!((cancelled_at(step), asked.get()), (Err(StepError::Cancelled), step));
+    }
+    assert_eq!(cancelled_at(5), plan.run(std::slice::from_ref(&image)));
 }
 
 #[test]

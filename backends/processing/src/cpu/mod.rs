@@ -24,11 +24,26 @@ impl Plan {
     /// [`StepError::Input`] and [`StepError::Inputs`] for what was not planned, [`StepError::Free`], [`Problem::Index`] for an index that
     /// is none, [`StepError::Memory`].
     pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, StepError> {
+        self.run_unless(inputs, || false)
+    }
+
+    /// The same, which asks before each step whether it is cancelled by now.
+    ///
+    /// # Errors
+    /// As [`Plan::run`], and [`StepError::Cancelled`].
+    pub fn run_unless(
+        &self,
+        inputs: &[Tensor],
+        is_cancelled: impl Fn() -> bool,
+    ) -> Result<Vec<Tensor>, StepError> {
         self.check(inputs)?;
         let mut tensors: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
         tensors.resize(self.tensors().len(), None);
         let last_uses: Vec<usize> = (0..tensors.len()).map(|slot| self.last_use(slot)).collect();
         for (index, operation) in self.operations().iter().enumerate() {
+            if is_cancelled() {
+                return Err(StepError::Cancelled);
+            }
             let results = self.apply(index, operation, &tensors)?;
             for (slot, result) in operation.outputs.iter().zip(results) {
                 tensors[*slot] = Some(result);
