@@ -35,6 +35,7 @@ mod proof;
 mod scheduling;
 mod scripts;
 mod spark;
+mod steps;
 mod streaming;
 mod support;
 mod vectors;

@@ -214,7 +214,7 @@ fn a_setting_that_a_backend_does_not_have_is_named() {
 }
 
 /// `outrigger COMMAND --config outrigger.toml` in a directory.
-fn outrigger_in(directory: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn outrigger_in(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_outrigger"))
         .args(arguments)
         .args(["--config", "outrigger.toml"])

@@ -248,6 +248,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             answers: get.size(key::LIMITS_ANSWERS),
             write_timeout: get.duration(key::LIMITS_WRITE_TIMEOUT),
             sample_timeout: get.duration(key::LIMITS_SAMPLE_TIMEOUT),
+            steps: get.size(key::LIMITS_STEPS),
             models: limit,
         },
         queue: QueueConfig {

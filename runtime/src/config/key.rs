@@ -232,6 +232,9 @@ keys! {
          answers on it (HTTP/2) have had as long again";
     LIMITS_SAMPLE_TIMEOUT = "limits.sample_timeout", Kind::Timeout, "60s", [],
         "time limit of the run of one sample of a model.toml, before the replica is ready";
+    LIMITS_STEPS = "limits.steps", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
+        "memory that the steps before one run of a model may take, and those after it, with what the model gives to them; a call that \
+         would take more is refused";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 

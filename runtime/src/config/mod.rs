@@ -250,6 +250,8 @@ pub struct LimitsConfig {
     pub write_timeout: Duration,
     /// Longest time for the run of a sample at start.
     pub sample_timeout: Duration,
+    /// What the steps before, or after, one run of a model make, bytes.
+    pub steps: usize,
     /// Models.
     pub models: usize,
 }

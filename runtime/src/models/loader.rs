@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use outrigger_backend::{BackendError, DeviceStatus, Health, Model, ModelInfo};
 
-use super::batch::{self, Former};
+use super::batch::{self, Former, NotBatchable};
 use super::health::DeviceHealth;
 use super::instance::{ModelInstance, Place};
 use super::ledger::{Ledger, Over};
+use super::steps::Processed;
 use super::survey::{self, Estimates, OpenDevice, Surveyed};
 use super::wanted::Wanted;
 use super::{ModelsError, samples, threads};
@@ -176,24 +177,34 @@ impl<'a> Loader<'a> {
             recover(open, self.config.backends.of(&open.id.backend).host.timing.start);
         }
         let model = open.device.load(&wanted.options()).map_err(Trouble::Backend)?;
+        let model = self.served(wanted, model)?;
         if let Some((first, _)) = shared.first().filter(|(_, first)| differ(first.info(), model.info())) {
             let (first, other) = (first.clone(), open.id.clone());
             return Err(ModelsError::Differs { name: wanted.name.clone(), first, other }.into());
         }
-        check(wanted, model.info())?;
         shared.push((open.id.clone(), Arc::clone(&model)));
         Ok(model)
     }
 
+    /// The model as callers see it: with the steps of its manifest, and as that describes it.
+    fn served(&self, wanted: &Wanted, model: Arc<dyn Model>) -> Result<Arc<dyn Model>, ModelsError> {
+        let Some(manifest) = &wanted.manifest else { return Ok(model) };
+        let failed = |problem| ModelsError::Manifest { path: manifest.path.clone(), problem };
+        if !manifest.has_steps() {
+            manifest.check(model.info()).map_err(failed)?;
+            return Ok(model);
+        }
+        let model = Processed::new(model, manifest, self.config.limits.steps).map_err(failed)?;
+        match model.mixes_rows().filter(|_| wanted.max_batch > 1) {
+            Some(step) => Err(not_batchable(wanted, step)),
+            None => Ok(Arc::new(model)),
+        }
+    }
+
     fn former(&self, wanted: &Wanted, info: &ModelInfo) -> Result<Option<Former>, ModelsError> {
         let limits = batch::Limits { bytes: self.config.limits.answer, waiting: threads::WAITING };
-        Former::new(&wanted.name, wanted, info, limits, &self.metrics.batches).map_err(|reason| {
-            ModelsError::Batch {
-                name: wanted.name.clone(),
-                max_batch: wanted.max_batch,
-                reason: Box::new(reason),
-            }
-        })
+        Former::new(&wanted.name, wanted, info, limits, &self.metrics.batches)
+            .map_err(|reason| not_batchable(wanted, reason))
     }
 
     /// A copy is loaded, and stays where it is.
@@ -281,10 +292,9 @@ fn held(instances: &[ModelInstance]) -> Vec<(DeviceId, u64)> {
     instances.iter().filter_map(held).collect()
 }
 
-/// Whether the manifest says the same of inputs and outputs.
-fn check(wanted: &Wanted, info: &ModelInfo) -> Result<(), ModelsError> {
-    let Some(manifest) = &wanted.manifest else { return Ok(()) };
-    manifest.check(info).map_err(|problem| ModelsError::Manifest { path: manifest.path.clone(), problem })
+fn not_batchable(wanted: &Wanted, reason: NotBatchable) -> ModelsError {
+    let (name, max_batch) = (wanted.name.clone(), wanted.max_batch);
+    ModelsError::Batch { name, max_batch, reason: Box::new(reason) }
 }
 
 /// Whether two devices make something else of one file: a call has to fit both.

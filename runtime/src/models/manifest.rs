@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
-use outrigger_backend::{ModelInfo, TensorInfo};
+use outrigger_backend::{DataType, MAX_RANK, ModelInfo, TensorInfo};
+use outrigger_processing::{Chain, MAX_STEPS, Stage};
 use serde::Deserialize;
 
+use super::steps;
 use crate::config::key::MAX_INSTANCES;
 use crate::config::{
     BackendConfig, BatchDelay, DeviceWish, Kind, Value, check_list, check_model_name, pairs, suggestion,
@@ -34,8 +36,15 @@ pub(super) struct Manifest {
     pub(super) file: Option<PathBuf>,
     pub(super) settings: Said,
     pub(super) samples: Vec<Sample>,
-    inputs: Vec<Described>,
-    outputs: Vec<Described>,
+    /// What it says of inputs and outputs: what callers send and get.
+    pub(super) described: ModelInfo,
+    /// The same of the model itself, as backends are told: behind the steps before it, and nothing where there are steps after it.
+    #[expect(dead_code, reason = "for backends of formats that say nothing of inputs and outputs")]
+    pub(super) signature: ModelInfo,
+    /// What happens to tensors before the model.
+    pub(super) before: Chain,
+    /// What happens to them after it.
+    pub(super) after: Chain,
 }
 
 /// What may also stand in the `[models.NAME]` table, which goes over it.
@@ -81,13 +90,49 @@ struct Raw {
     settings: Vec<String>,
     #[serde(default)]
     samples: Vec<RawSample>,
+    #[serde(default)]
+    before: Vec<toml::Value>,
+    #[serde(default)]
+    after: Vec<toml::Value>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Described {
     name: String,
     datatype: String,
-    shape: Vec<i64>,
+    shape: Vec<Extent>,
+}
+
+/// One dimension.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a whole number, or a name for an extent that is free")]
+enum Extent {
+    /// Negative where it is free.
+    Number(i64),
+    /// Free; those of one name are equal in one call.
+    Name(String),
+}
+
+impl Described {
+    /// In the form that backends take.
+    fn info(&self) -> Result<TensorInfo, String> {
+        let Self { name, datatype, shape } = self;
+        let data_type = DataType::from_name(datatype).ok_or_else(|| {
+            let names = DataType::ALL.map(DataType::name);
+            format!("`{name}` has the datatype `{datatype}`{}", suggestion(datatype, names.into_iter()))
+        })?;
+        if shape.len() > MAX_RANK {
+            return Err(format!("`{name}` has {} dimensions, {MAX_RANK} are the most", shape.len()));
+        }
+        let (shape, symbols) = shape
+            .iter()
+            .map(|extent| match extent {
+                Extent::Number(extent) => ((*extent).max(-1), String::new()),
+                Extent::Name(name) => (-1, name.clone()),
+            })
+            .unzip();
+        Ok(TensorInfo { name: name.clone(), data_type, shape, symbols })
+    }
 }
 
 #[derive(Deserialize)]
@@ -113,6 +158,8 @@ const KEYS: &[&str] = &[
     "intra_threads",
     "settings",
     "samples",
+    "before",
+    "after",
 ];
 const TENSOR_KEYS: &[&str] = &["name", "datatype", "shape"];
 const SAMPLE_KEYS: &[&str] = &["request", "expect", "rtol", "atol"];
@@ -171,6 +218,8 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
         ("inputs", raw.inputs.len(), MAX_TENSORS),
         ("outputs", raw.outputs.len(), MAX_TENSORS),
         ("samples", raw.samples.len(), MAX_SAMPLES),
+        ("before", raw.before.len(), MAX_STEPS),
+        ("after", raw.after.len(), MAX_STEPS),
     ] {
         if count > most {
             return Err(format!("`{list}` has {count} entries, {most} are the most"));
@@ -201,6 +250,10 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
             atol: sample.atol,
         })
     });
+    let described =
+        ModelInfo { inputs: infos("inputs", &raw.inputs)?, outputs: infos("outputs", &raw.outputs)? };
+    let (before, after) = (chain("before", raw.before)?, chain("after", raw.after)?);
+    let signature = steps::signature(&described, &before, &after)?;
     Ok(Manifest {
         path: path.to_owned(),
         name: raw.name,
@@ -209,9 +262,27 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
         file: raw.file.map(|file| inside(directory, "file", &file)).transpose()?,
         settings,
         samples: samples.collect::<Result<_, _>>()?,
-        inputs: raw.inputs,
-        outputs: raw.outputs,
+        described,
+        signature,
+        before,
+        after,
     })
+}
+
+/// Steps, each read by itself, so that what is wrong with one is told with its number and name.
+fn chain(list: &str, steps: Vec<toml::Value>) -> Result<Chain, String> {
+    let read = |(index, value): (usize, toml::Value)| {
+        let step = value.get("step").and_then(toml::Value::as_str);
+        let step = step.map(|step| format!(" (`{step}`)")).unwrap_or_default();
+        value
+            .try_into::<Stage>()
+            .map_err(|error| format!("step {} of `[[{list}]]`{step}: {}", index + 1, error.message()))
+    };
+    steps.into_iter().enumerate().map(read).collect()
+}
+
+fn infos(list: &str, described: &[Described]) -> Result<Vec<TensorInfo>, String> {
+    described.iter().map(|one| one.info().map_err(|problem| format!("`{list}`: {problem}"))).collect()
 }
 
 fn count(key: &str, value: Option<u64>, most: u64) -> Result<Option<usize>, String> {
@@ -269,12 +340,18 @@ impl Manifest {
     /// # Errors
     /// The first difference, by name.
     pub(super) fn check(&self, info: &ModelInfo) -> Result<(), String> {
-        check_side("input", &self.inputs, &info.inputs)?;
-        check_side("output", &self.outputs, &info.outputs)
+        check_side("input", &self.described.inputs, &info.inputs)?;
+        check_side("output", &self.described.outputs, &info.outputs)
+    }
+
+    /// Whether anything happens to tensors before or after the model.
+    pub(super) fn has_steps(&self) -> bool {
+        !self.before.stages.is_empty() || !self.after.stages.is_empty()
     }
 }
 
-fn check_side(side: &str, described: &[Described], there: &[TensorInfo]) -> Result<(), String> {
+/// Holds what is described of one side against what is there.
+pub(super) fn check_side(side: &str, described: &[TensorInfo], there: &[TensorInfo]) -> Result<(), String> {
     if described.is_empty() {
         return Ok(());
     }
@@ -284,19 +361,13 @@ fn check_side(side: &str, described: &[Described], there: &[TensorInfo]) -> Resu
             let near = suggestion(name, there.iter().map(|info| info.name.as_str()));
             return Err(format!("the model has no {side} `{name}`{near}"));
         };
-        if info.data_type.name() != tensor.datatype {
+        if info.data_type != tensor.data_type {
             return Err(format!(
                 "{side} `{name}` is {} in the model, not {}",
-                info.data_type, tensor.datatype
+                info.data_type, tensor.data_type
             ));
         }
-        let same = info.shape.len() == tensor.shape.len()
-            && info
-                .shape
-                .iter()
-                .zip(&tensor.shape)
-                .all(|(real, said)| real == said || (*real < 0 && *said < 0));
-        if !same {
+        if info.shape != tensor.shape {
             return Err(format!(
                 "{side} `{name}` has shape {:?} in the model, not {:?}",
                 info.shape, tensor.shape

@@ -16,6 +16,7 @@ mod metrics;
 pub(crate) mod plugin;
 pub mod report;
 mod samples;
+mod steps;
 mod survey;
 #[cfg(test)]
 mod tests;

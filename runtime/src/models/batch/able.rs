@@ -33,6 +33,18 @@ pub enum NotBatchable {
         /// What its first dimension is called.
         other: String,
     },
+    /// A step mixes rows.
+    #[error(
+        "step {number} of `[[{side}]]` (`{step}`) does not take each row, which the first dimension counts, for itself"
+    )]
+    Step {
+        /// `before` or `after`.
+        side: &'static str,
+        /// Counted from 1.
+        number: usize,
+        /// Its name.
+        step: &'static str,
+    },
     /// The number of rows changes the shape of a row.
     #[error("{kind} `{name}` has `{symbol}`, the number of rows, as a further dimension")]
     Mixed {

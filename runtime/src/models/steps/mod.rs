@@ -1,0 +1,12 @@
+//! Steps before and after a model: [`Processed`] wraps the model that a backend has loaded, so that the rest of the replica sees what
+//! callers send and get, and nothing else.
+
+mod describe;
+mod processed;
+mod side;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub(super) use describe::signature;
+pub(super) use processed::Processed;
