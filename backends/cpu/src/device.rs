@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 
 use outrigger_backend::{
     Backend, BackendError, BackendInfo, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, LoadOptions,
-    Model,
+    MachineMemory, Model,
 };
 
 use crate::cache::{Cache, CacheError};
-use crate::memory;
 use crate::model::{self, Common, OnnxModel};
 use crate::runtime::{Runtime, StartError};
 use crate::settings::Settings;
@@ -40,7 +39,7 @@ impl Cpu {
                 let cache = cache.transpose()?;
                 let held = Arc::default();
                 common = Some(Arc::new(Common { runtime, affinity: settings.affinity, cache, held }));
-                let memory = memory::read();
+                let memory = MachineMemory::read();
                 info.version = format!("{own} (ONNX Runtime {})", runtime.version);
                 info.devices.push(DeviceInfo {
                     name: "cpu:0".into(),
@@ -76,7 +75,7 @@ struct CpuDevice(Arc<Common>);
 
 impl Device for CpuDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
-        let memory = memory::read();
+        let memory = MachineMemory::read();
         Ok(DeviceStatus {
             memory_total: memory.total,
             memory_free: memory.free,

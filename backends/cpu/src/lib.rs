@@ -23,7 +23,6 @@ mod contents;
 mod device;
 mod error;
 mod instance;
-mod memory;
 mod model;
 #[expect(unsafe_code, reason = "calls ONNX Runtime")]
 mod raw;

@@ -121,6 +121,7 @@ impl Wanted {
         LoadOptions {
             format: self.format.clone(),
             intra_threads: self.intra_threads,
+            signature: self.manifest.as_ref().map(|manifest| manifest.signature.clone()).unwrap_or_default(),
             ..LoadOptions::of(&self.path)
         }
     }
