@@ -2,6 +2,7 @@
 
 pub mod onnx;
 pub mod replica;
+pub mod torchscript;
 
 pub use replica::{Ended, Launch, ReplicaProcess};
 

@@ -3,6 +3,7 @@
 #[path = "../../../backends/api/examples/adder.rs"]
 mod adder;
 mod files;
+mod signed;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -10,6 +11,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use outrigger_backend::conformance::{Case, Fixtures, Skipped, cases};
 use outrigger_backend::{Backend, BackendError, host};
+use signed::{Signatures, Signed};
 
 type Opened = Result<Arc<dyn Backend>, BackendError>;
 
@@ -19,6 +21,8 @@ struct Place {
     name: &'static str,
     fixtures: Fixtures,
     open: Box<dyn Fn() -> Opened + Send + Sync>,
+    /// Whether a machine without it is no failure.
+    may_be_absent: bool,
     /// Opened by the first case, for all of them.
     opened: OnceLock<Opened>,
 }
@@ -29,12 +33,23 @@ impl Place {
         fixtures: &Fixtures,
         open: impl Fn() -> Opened + Send + Sync + 'static,
     ) -> Self {
-        Self { name, fixtures: fixtures.clone(), open: Box::new(open), opened: OnceLock::new() }
+        // Libtorch is large, and nobody needs it who does not ask for it.
+        let may_be_absent = name.starts_with("cpu_torch");
+        Self {
+            name,
+            fixtures: fixtures.clone(),
+            open: Box::new(open),
+            may_be_absent,
+            opened: OnceLock::new(),
+        }
     }
 
     fn run(&self, case: Case) -> Result<Completion, Failed> {
         let backend =
             self.opened.get_or_init(&self.open).as_ref().map_err(|error| Failed::from(error.to_string()))?;
+        if let Some(reason) = backend.info().reason.as_ref().filter(|_| self.may_be_absent) {
+            return Ok(Completion::ignored_with(reason));
+        }
         Ok(match case.run(&**backend, &self.fixtures) {
             Ok(()) => Completion::Completed,
             Err(Skipped(reason)) => Completion::ignored_with(reason),
@@ -49,6 +64,10 @@ fn places(folder: &Path) -> Vec<Place> {
     let also_tiny = tiny.clone();
     let fake = || built("examples", "adder_backend", "-p outrigger --examples");
     let cpu = || built("", "outrigger_cpu", "-p outrigger-cpu");
+    let torch = || built("", "outrigger_cpu_torch", "-p outrigger-cpu-torch");
+    let (scripts, signatures) = files::torchscript(folder);
+    let signatures = Arc::new(signatures);
+    let also_signatures = Arc::clone(&signatures);
     vec![
         Place::new("fake::in_process", &text, || adder::open(&[])),
         Place::new("fake::library", &text, move || host::load(&fake(), &[])),
@@ -57,7 +76,17 @@ fn places(folder: &Path) -> Vec<Place> {
         Place::new("c_example::out_of_process", &text, move || out_of_process(also_tiny.clone(), &[])),
         Place::new("cpu::in_process", &onnx, move || host::load(&cpu(), &files::settings_of_cpu())),
         Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu())),
+        Place::new("cpu_torch::in_process", &scripts, move || {
+            signed(host::load(&torch(), &files::settings_of_cpu_torch()), &signatures)
+        }),
+        Place::new("cpu_torch::out_of_process", &scripts, move || {
+            signed(out_of_process(torch(), &files::settings_of_cpu_torch()), &also_signatures)
+        }),
     ]
+}
+
+fn signed(backend: Opened, signatures: &Arc<Signatures>) -> Opened {
+    Ok(Arc::new(Signed { backend: backend?, signatures: Arc::clone(signatures) }))
 }
 
 /// In a child, which is the executable under test.

@@ -1,0 +1,230 @@
+//! What a TorchScript archive says before libtorch sees it: whether it is one, how large its tensors are, and what `forward` takes.
+//!
+//! libtorch's C interface tells neither the names of arguments nor their types; they stand in the archive's code.
+//! Source: PyTorch's `torch/csrc/jit/docs/serialization.md`.
+
+use std::path::Path;
+
+use crate::forward::{Forward, ForwardError};
+use crate::habits::Habits;
+use crate::zip::{Zip, ZipError};
+
+/// The most of a pickle that is looked at: the class of the module stands in its first line.
+const PICKLE_BYTES: u64 = 1 << 30;
+/// The longest name of a class.
+const NAME_BYTES: usize = 4096;
+
+/// What is in an archive.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// Bytes of tensors: attributes and constants.
+    pub(crate) tensor_bytes: u64,
+    /// The method that runs the model.
+    pub(crate) forward: Forward,
+    /// What the code does beside computing.
+    pub(crate) habits: Habits,
+}
+
+/// Why a file is no TorchScript model.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArchiveError {
+    #[error(transparent)]
+    Zip(#[from] ZipError),
+    #[error("is no TorchScript but a pickle, as `torch.save` wrote it before PyTorch 1.6; {SAVE}")]
+    Pickle,
+    #[error("is no TorchScript but what `torch.save` writes: weights, or a pickled module; {SAVE}")]
+    Saved,
+    #[error("is no TorchScript but a program of `torch.export`; {SAVE}")]
+    Exported,
+    #[error("is no TorchScript: {0}; {SAVE}")]
+    Nothing(&'static str),
+    #[error("its module is broken: {0}")]
+    Module(&'static str),
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+}
+
+/// What to do instead.
+const SAVE: &str =
+    "save the module with `torch.jit.save(torch.jit.script(module), path)` or `torch.jit.trace`";
+
+/// Looks at an archive. What is compressed in it may have `inflated_bytes` together.
+pub(crate) fn inspect(path: &Path, inflated_bytes: u64) -> Result<Contents, ArchiveError> {
+    let zip = match Zip::open(path, inflated_bytes) {
+        Err(ZipError::NoDirectory) if is_pickle(path) => return Err(ArchiveError::Pickle),
+        zip => zip?,
+    };
+    let Some(root) = zip.entries().first().and_then(|entry| Some(entry.name.split_once('/')?.0.to_owned()))
+    else {
+        return Err(ArchiveError::Nothing("its files are in no folder"));
+    };
+    let has = |name: &str| zip.find(&format!("{root}/{name}")).is_some();
+    if !has("constants.pkl") || !has("data.pkl") {
+        let exported =
+            |name: &str| name.contains("serialized_exported_program") || name.ends_with("/archive_format");
+        return Err(if has("data.pkl") {
+            ArchiveError::Saved
+        } else if zip.entries().iter().any(|entry| exported(&entry.name)) {
+            ArchiveError::Exported
+        } else {
+            ArchiveError::Nothing("the archive has neither `data.pkl` nor `constants.pkl`")
+        });
+    }
+    let folders = [format!("{root}/data/"), format!("{root}/constants/")];
+    let tensors =
+        zip.entries().iter().filter(|entry| folders.iter().any(|folder| entry.name.starts_with(folder)));
+    let tensor_bytes = tensors.map(|entry| entry.size).fold(0, u64::saturating_add);
+    let class = class(&zip, &format!("{root}/data.pkl"))?;
+    let code = Code { zip: &zip, folder: format!("{root}/code/"), inflated_bytes };
+    let (module, name) = class.rsplit_once('.').ok_or(ArchiveError::Module("its class has no module"))?;
+    let forward = Forward::find(&code.of(module)?, name)?;
+    Ok(Contents { tensor_bytes, forward, habits: code.habits()? })
+}
+
+/// Whether the file begins as a pickle of protocol 2 does.
+fn is_pickle(path: &Path) -> bool {
+    use std::io::Read as _;
+    let mut start = [0; 2];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == [0x80, 2]
+}
+
+/// The class of the module, `__torch__.package.Name`: what the pickle names first.
+fn class(zip: &Zip, name: &str) -> Result<String, ArchiveError> {
+    let entry = zip.find(name).ok_or(ArchiveError::Module("it has no pickle"))?;
+    let pickle = zip.read(entry, PICKLE_BYTES)?;
+    let strange = ArchiveError::Module("its pickle begins with no class");
+    // Protocol 2, then GLOBAL with two lines: a module and a name in it.
+    let Some(rest) = pickle.strip_prefix(b"\x80\x02c") else { return Err(strange) };
+    let rest = rest.get(..NAME_BYTES).unwrap_or(rest);
+    let mut lines = rest.split(|byte| *byte == b'\n').map(std::str::from_utf8);
+    match (lines.next(), lines.next(), lines.next()) {
+        (Some(Ok(module)), Some(Ok(name)), Some(_)) => Ok(format!("{module}.{name}")),
+        _ => Err(strange),
+    }
+}
+
+/// The archive's source files.
+struct Code<'a> {
+    zip: &'a Zip,
+    folder: String,
+    inflated_bytes: u64,
+}
+
+impl Code<'_> {
+    /// The source of a module: `__torch__.a.b` is in `code/__torch__/a/b.py`.
+    fn of(&self, module: &str) -> Result<String, ArchiveError> {
+        let name = format!("{}{}.py", self.folder, module.replace('.', "/"));
+        let entry = self.zip.find(&name).ok_or(ArchiveError::Module("its code is missing"))?;
+        let bytes = self.zip.read(entry, self.inflated_bytes)?;
+        String::from_utf8(bytes).map_err(|_| ArchiveError::Module("its code is no UTF-8"))
+    }
+
+    fn habits(&self) -> Result<Habits, ArchiveError> {
+        let is_source = |name: &str| name.starts_with(&self.folder) && name.ends_with(".py");
+        let mut habits = Habits::default();
+        for entry in self.zip.entries().iter().filter(|entry| is_source(&entry.name)) {
+            let source = self.zip.read(entry, self.inflated_bytes)?;
+            habits.add(&String::from_utf8_lossy(&source));
+        }
+        Ok(habits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use outrigger_testkit::torchscript::{self, Zip};
+
+    use super::*;
+
+    /// More than any model here has.
+    const LIMIT: u64 = 1 << 20;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn write(&self, bytes: &[u8]) -> PathBuf {
+            let path = self.0.path().join("model.pt");
+            std::fs::write(&path, bytes).unwrap();
+            path
+        }
+
+        fn inspect(&self, bytes: &[u8]) -> Result<Contents, String> {
+            inspect(&self.write(bytes), LIMIT).map_err(|error| error.to_string())
+        }
+
+        fn refuses(&self, bytes: &[u8], words: &str) {
+            let error = self.inspect(bytes).unwrap_err();
+            assert!(error.contains(words), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_module_says_what_it_takes_and_how_large_it_is() {
+        let folder = Folder::new();
+        let contents = folder.inspect(&torchscript::mlp(&[8, 16, 4]).archive()).unwrap();
+        assert_eq!((contents.tensor_bytes, contents.habits), ((8 * 16 + 16 * 4) * 4, Habits::default()));
+        let names: Vec<&str> = contents.forward.inputs.iter().map(String::as_str).collect();
+        assert_eq!(names, ["x"]);
+    }
+
+    #[test]
+    fn what_is_no_torchscript_is_named() {
+        let folder = Folder::new();
+        let with = |files: &[&str]| {
+            let mut zip = Zip::default();
+            files.iter().for_each(|file| zip.stored(file, b"\x80\x02}."));
+            zip.finish()
+        };
+        folder.refuses(&with(&["m/data.pkl", "m/data/0", "m/version"]), "what `torch.save` writes");
+        folder.refuses(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before PyTorch 1.6");
+        folder.refuses(&with(&["m/models/m.json", "m/archive_format"]), "a program of `torch.export`");
+        folder.refuses(&with(&["word/document.xml"]), "neither `data.pkl` nor");
+        folder.refuses(&with(&["flat"]), "its files are in no folder");
+        folder.refuses(&with(&["m/data.pkl", "m/constants.pkl"]), "its pickle begins with no class");
+        folder.refuses(b"", "has no directory");
+        folder.refuses(b"\xff\x00 what is this", "has no directory");
+        let whole = torchscript::add().archive();
+        for len in [whole.len() - 1, whole.len() / 2, 10] {
+            folder.refuses(&whole[..len], "has no directory");
+        }
+        folder.refuses(&[&whole[40..], &[]].concat(), "");
+        assert!(inspect(Path::new("/dev/zero"), LIMIT).unwrap_err().to_string().contains("is no plain file"));
+    }
+
+    #[test]
+    fn claims_of_gigabytes_are_refused() {
+        let folder = Folder::new();
+        let with = |method, size| {
+            let mut zip = Zip::default();
+            zip.claiming("m/data.pkl", b"\x80\x02}.", method, size);
+            zip.stored("m/constants.pkl", b"\x80\x02).");
+            zip.finish()
+        };
+        folder.refuses(&with(0, 1 << 31), "claims another size than it has");
+        folder.refuses(&with(8, 1 << 31), "claims 2147483648 bytes, over the limit of 1048576");
+        folder.refuses(&with(12, 4), "is compressed in a way that is not known");
+        folder.refuses(&with(8, 1000), "does not decompress to the size that it claims");
+        // Many names for one piece of the archive.
+        let mut zip = torchscript::Zip::default();
+        zip.stored("m/data/0", &[0; 4096]);
+        let mut bytes = zip.finish();
+        let at = bytes.windows(4).position(|four| four == b"PK\x01\x02").unwrap();
+        let entry = bytes[at..bytes.len() - 22].to_vec();
+        let end = bytes.split_off(bytes.len() - 22);
+        let count = 40u16;
+        (1..count).for_each(|_| bytes.extend(&entry));
+        bytes.extend(&end);
+        let len = bytes.len();
+        bytes[len - 14..len - 12].copy_from_slice(&count.to_le_bytes());
+        bytes[len - 12..len - 10].copy_from_slice(&count.to_le_bytes());
+        bytes[len - 10..len - 6].copy_from_slice(&(entry.len() as u32 * u32::from(count)).to_le_bytes());
+        folder.refuses(&bytes, "claims more bytes than the archive has");
+    }
+}
