@@ -54,7 +54,7 @@ fn core(beside: Option<&Path>) -> Result<PathBuf, String> {
     if core.is_file() {
         Ok(core)
     } else {
-        Err(format!("no `{}`; `cargo xtask torch` builds it", core.display()))
+        Err(format!("no libtorch is set up: there is no `{}`, which `cargo xtask torch` builds", core.display()))
     }
 }
 
