@@ -48,7 +48,7 @@ impl Module {
     pub fn archive(&self) -> Vec<u8> {
         let mut zip = Zip::default();
         zip.stored("model/data.pkl", &self.pickle());
-        zip.stored("model/code/__torch__.py", self.code().as_bytes());
+        zip.deflated("model/code/__torch__.py", self.code().as_bytes());
         zip.stored("model/constants.pkl", b"\x80\x02).");
         zip.stored("model/version", b"3\n");
         for (number, weight) in self.weights.iter().enumerate() {
@@ -156,13 +156,31 @@ impl Zip {
         self.claiming(name, bytes, 0, bytes.len() as u32);
     }
 
+    /// Adds a file in deflate's format, as libtorch adds code: in blocks that say that they are as they were. Source: RFC 1951, section 3.2.4.
+    pub fn deflated(&mut self, name: &str, bytes: &[u8]) {
+        let blocks = bytes.chunks(u16::MAX.into()).count().max(1);
+        let mut out = Vec::new();
+        for (number, block) in bytes.chunks(u16::MAX.into()).enumerate() {
+            let len = block.len() as u16;
+            out.push(u8::from(number + 1 == blocks));
+            out.extend(len.to_le_bytes());
+            out.extend((!len).to_le_bytes());
+            out.extend(block);
+        }
+        self.add(name, &out, 8, bytes.len() as u32, crc32(bytes));
+    }
+
     /// Adds a file whose header claims this way of compression, 8 being deflate, and this size.
     pub fn claiming(&mut self, name: &str, bytes: &[u8], method: u16, size: u32) {
+        self.add(name, bytes, method, size, crc32(bytes));
+    }
+
+    fn add(&mut self, name: &str, bytes: &[u8], method: u16, size: u32, crc: u32) {
         let offset = self.bytes.len() as u32;
         let mut common = Vec::new();
         let mut put = |number: u16| common.extend(number.to_le_bytes());
         [20, 0, method, 0, 0].into_iter().for_each(&mut put);
-        common.extend(crc32(bytes).to_le_bytes());
+        common.extend(crc.to_le_bytes());
         common.extend((bytes.len() as u32).to_le_bytes());
         common.extend(size.to_le_bytes());
         common.extend((name.len() as u16).to_le_bytes());

@@ -7,10 +7,9 @@ use std::path::Path;
 
 use crate::forward::{Forward, ForwardError};
 use crate::habits::Habits;
+use crate::pickle::{self, PickleError};
 use crate::zip::{Zip, ZipError};
 
-/// The most of a pickle that is looked at: the class of the module stands in its first line.
-const PICKLE_BYTES: u64 = 1 << 30;
 /// The longest name of a class.
 const NAME_BYTES: usize = 4096;
 
@@ -31,7 +30,7 @@ pub(crate) enum ArchiveError {
     #[error(transparent)]
     Zip(#[from] ZipError),
     #[error("is no TorchScript but a pickle, as `torch.save` wrote it before PyTorch 1.6; {SAVE}")]
-    Pickle,
+    Old,
     #[error("is no TorchScript but what `torch.save` writes: weights, or a pickled module; {SAVE}")]
     Saved,
     #[error("is no TorchScript but a program of `torch.export`; {SAVE}")]
@@ -41,6 +40,8 @@ pub(crate) enum ArchiveError {
     #[error("its module is broken: {0}")]
     Module(&'static str),
     #[error(transparent)]
+    Pickle(#[from] PickleError),
+    #[error(transparent)]
     Forward(#[from] ForwardError),
 }
 
@@ -48,10 +49,10 @@ pub(crate) enum ArchiveError {
 const SAVE: &str =
     "save the module with `torch.jit.save(torch.jit.script(module), path)` or `torch.jit.trace`";
 
-/// Looks at an archive. What is compressed in it may have `inflated_bytes` together.
+/// Looks at an archive. What is compressed in it may have `inflated_bytes` together, each of its pickles and sources as many.
 pub(crate) fn inspect(path: &Path, inflated_bytes: u64) -> Result<Contents, ArchiveError> {
     let zip = match Zip::open(path, inflated_bytes) {
-        Err(ZipError::NoDirectory) if is_pickle(path) => return Err(ArchiveError::Pickle),
+        Err(ZipError::NoDirectory) if is_pickle(path) => return Err(ArchiveError::Old),
         zip => zip?,
     };
     let Some(root) = zip.entries().first().and_then(|entry| Some(entry.name.split_once('/')?.0.to_owned()))
@@ -74,7 +75,15 @@ pub(crate) fn inspect(path: &Path, inflated_bytes: u64) -> Result<Contents, Arch
     let tensors =
         zip.entries().iter().filter(|entry| folders.iter().any(|folder| entry.name.starts_with(folder)));
     let tensor_bytes = tensors.map(|entry| entry.size).fold(0, u64::saturating_add);
-    let class = class(&zip, &format!("{root}/data.pkl"))?;
+    for (pickle, folder) in [("data.pkl", "data"), ("constants.pkl", "constants")] {
+        let size = |key: &str| zip.find(&format!("{root}/{folder}/{key}")).map(|entry| entry.size);
+        pickle::check(&read(&zip, &format!("{root}/{pickle}"), inflated_bytes)?, size)?;
+    }
+    // Where the code's lines came from: read when something fails.
+    for entry in zip.entries().iter().filter(|entry| entry.name.ends_with(".debug_pkl")) {
+        pickle::check(&zip.read(entry, inflated_bytes)?, |_| None)?;
+    }
+    let class = class(&read(&zip, &format!("{root}/data.pkl"), inflated_bytes)?)?;
     let code = Code { zip: &zip, folder: format!("{root}/code/"), inflated_bytes };
     let (module, name) = class.rsplit_once('.').ok_or(ArchiveError::Module("its class has no module"))?;
     let forward = Forward::find(&code.of(module)?, name)?;
@@ -89,10 +98,13 @@ fn is_pickle(path: &Path) -> bool {
     read.is_ok() && start == [0x80, 2]
 }
 
-/// The class of the module, `__torch__.package.Name`: what the pickle names first.
-fn class(zip: &Zip, name: &str) -> Result<String, ArchiveError> {
+fn read(zip: &Zip, name: &str, limit: u64) -> Result<Vec<u8>, ArchiveError> {
     let entry = zip.find(name).ok_or(ArchiveError::Module("it has no pickle"))?;
-    let pickle = zip.read(entry, PICKLE_BYTES)?;
+    Ok(zip.read(entry, limit)?)
+}
+
+/// The class of the module, `__torch__.package.Name`: what the pickle names first.
+fn class(pickle: &[u8]) -> Result<String, ArchiveError> {
     let strange = ArchiveError::Module("its pickle begins with no class");
     // Protocol 2, then GLOBAL with two lines: a module and a name in it.
     let Some(rest) = pickle.strip_prefix(b"\x80\x02c") else { return Err(strange) };
@@ -211,6 +223,9 @@ mod tests {
         folder.refuses(&with(8, 1 << 31), "claims 2147483648 bytes, over the limit of 1048576");
         folder.refuses(&with(12, 4), "is compressed in a way that is not known");
         folder.refuses(&with(8, 1000), "does not decompress to the size that it claims");
+        let mut twice = Zip::default();
+        ["m/data.pkl", "m/data/0", "m/DATA/0"].iter().for_each(|name| twice.stored(name, b"x"));
+        folder.refuses(&twice.finish(), "`m/DATA/0` in it is there twice");
         // Many names for one piece of the archive.
         let mut zip = torchscript::Zip::default();
         zip.stored("m/data/0", &[0; 4096]);

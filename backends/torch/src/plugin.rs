@@ -14,8 +14,8 @@ use crate::find::{self, Found};
 use crate::settings::Settings;
 use crate::{FORMAT, LIBTORCH};
 
-/// The library that is linked with libtorch, beside the plug-in.
-pub const CORE: &str = "liboutrigger_torch_core.so";
+/// The library that is linked with libtorch, beside the plug-in. It is not called as plug-ins are, for it is to be opened by one.
+pub const CORE: &str = "outrigger_torch_core.so";
 
 /// Opens the backend. `plugin` is the plug-in's own file, for what lies beside it; `name` the backend's.
 ///
@@ -54,7 +54,10 @@ fn core(beside: Option<&Path>) -> Result<PathBuf, String> {
     if core.is_file() {
         Ok(core)
     } else {
-        Err(format!("no libtorch is set up: there is no `{}`, which `cargo xtask torch` builds", core.display()))
+        Err(format!(
+            "no libtorch is set up: there is no `{}`, which `cargo xtask torch` builds",
+            core.display()
+        ))
     }
 }
 

@@ -3,6 +3,7 @@
 //! libtorch allocates as many bytes as a directory says that a file has. So nothing is left of it that is larger than the archive
 //! could hold. Source: PKWARE's APPNOTE 6.3, sections 4.3.12 to 4.3.16 and 4.5.3 (ZIP64).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -34,6 +35,8 @@ pub(crate) enum ZipError {
 pub(crate) struct Zip {
     file: File,
     entries: Vec<Entry>,
+    /// Which entry has a name, in small letters: libtorch does not tell them from capital ones.
+    names: BTreeMap<String, usize>,
 }
 
 /// A file in it.
@@ -60,7 +63,13 @@ impl Zip {
         let (directory, count) = directory(&file, len)?;
         let entries = entries(&directory, count)?;
         check(&entries, len, inflated_bytes)?;
-        Ok(Self { file, entries })
+        let mut names = BTreeMap::new();
+        for (number, entry) in entries.iter().enumerate() {
+            if names.insert(entry.name.to_ascii_lowercase(), number).is_some() {
+                return Err(ZipError::Entry { name: entry.name.clone(), problem: "is there twice" });
+            }
+        }
+        Ok(Self { file, entries, names })
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
@@ -68,7 +77,7 @@ impl Zip {
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.name == name)
+        self.entries.get(*self.names.get(&name.to_ascii_lowercase())?)
     }
 
     /// What a file has in it, if that is no more than `limit` bytes.

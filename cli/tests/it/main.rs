@@ -34,4 +34,5 @@ mod scripts;
 mod spark;
 mod streaming;
 mod support;
+mod torch;
 mod vectors;

@@ -13,7 +13,7 @@ use super::value::Value;
 use super::{Mistake, Origin, Section, Settings, suggestion};
 
 /// The backends that need no table to be named.
-const BACKENDS: [&str; 4] = ["cpu", "cuda", "gpu", "fpga"];
+const BACKENDS: [&str; 5] = ["cpu", "cpu_torch", "cuda", "gpu", "fpga"];
 /// The most tables.
 const MAX_BACKENDS: usize = 16;
 /// The most entries of a list of devices.

@@ -20,7 +20,7 @@ pub(crate) const SPEC: Spec = Spec {
     name: "torch",
     about: "TorchScript for the CPU: fetch libtorch, build what needs it",
     details: "\
-Builds the plug-in `cpu_torch` and liboutrigger_torch_core.so, which it opens, into target/debug or target/release, beside a
+Builds the plug-in `cpu_torch` and outrigger_torch_core.so, which it opens, into target/debug or target/release, beside a
 link `libtorch` to libtorch itself. That comes out of the packages of backends/torch/requirements.lock, each by its
 hash: 544 MB, once. It and what is built of it are kept in $XDG_CACHE_HOME/outrigger, or ~/.cache/outrigger; the first
 build takes some five minutes of one core and 2 GB of memory. For x86-64 Linux.
@@ -65,7 +65,7 @@ pub(crate) fn ensure(repo: &Repo, python: &Path, release: bool) -> Result<()> {
     let profile = if release { &["--release"][..] } else { &[] };
     build::packages(repo, &[PLUGIN], profile)?;
     let beside = repo.target()?.join(if release { "release" } else { "debug" });
-    put(&core, &beside.join("liboutrigger_torch_core.so"))?;
+    put(&core, &beside.join("outrigger_torch_core.so"))?;
     link(&libtorch, &beside.join("libtorch"))?;
     say::line(&format!("TorchScript for the CPU is in {}", repo.shown(&beside)));
     Ok(())
