@@ -175,17 +175,16 @@ impl Tensor {
             .map(|data| data.cast::<u8>().cast_const())
     }
 
-    /// Writes its elements to `place`.
-    ///
-    /// # Panics
-    /// If the place has not their size.
+    /// Writes its elements to `place`, which has their size.
     pub(crate) fn write(&self, place: &mut [u8]) -> Result<()> {
-        let size = self.data_type().ok().and_then(DataType::size).unwrap_or(0);
-        let elements = self.shape()?.iter().product::<i64>();
-        let elements = usize::try_from(elements).unwrap_or(0);
-        assert_eq!(place.len(), elements * size, "a place of another size");
+        let size = self.data_type().ok().and_then(DataType::size);
+        let extents = self.shape()?.into_iter().map(|extent| usize::try_from(extent).ok());
+        let bytes = extents.fold(size, |bytes, extent| bytes?.checked_mul(extent?));
+        if bytes != Some(place.len()) {
+            return Err(TorchError::new("a place of another size"));
+        }
         let dense = self.contiguous()?;
-        if elements == 0 {
+        if place.is_empty() {
             return Ok(());
         }
         // SAFETY: reads.

@@ -188,31 +188,3 @@ fn failures_are_one_line_and_whose_fault_it_is() {
         fails(&Module::forward("x: Tensor", "Tensor", &raises), &[row("x", 3)], &[fp32(&[1, 3], &[0.; 3])]);
     assert!(matches!(&error, BackendError::Run(text) if text.contains("boom")), "{error:?}");
 }
-
-#[test]
-fn threads_of_a_model_are_as_many_as_were_said() {
-    let (Some(device), folder) = (device(), Folder::new()) else { return };
-    let path = folder.write(
-        &Module::forward(
-            "x: Tensor",
-            "Tensor",
-            &["return torch.mul(torch.ones_like(x), torch.get_num_threads())"],
-        )
-        .archive(),
-    );
-    let asked = |threads| {
-        let options = outrigger_backend::LoadOptions {
-            intra_threads: threads,
-            ..support::options(&path, &[row("x", 1)], &[])
-        };
-        device.load(&options)
-    };
-    // There may be no such operator; then what the process does tells it.
-    match asked(Some(3)) {
-        Ok(model) => {
-            let got = infer(&*model, &*model.instance().unwrap(), &[fp32(&[1, 1], &[0.])]).unwrap();
-            assert_eq!(values(&got[0]), [3.]);
-        }
-        Err(error) => assert!(error.to_string().contains("get_num_threads"), "{error}"),
-    }
-}
