@@ -13,6 +13,10 @@ use crate::zip::{Zip, ZipError};
 /// The longest name of a class.
 const NAME_BYTES: usize = 4096;
 
+/// Brackets in brackets and blocks in blocks: no code that PyTorch writes has as many, and libtorch's parser, which calls itself for each, overflows
+/// the stack of a thread at some 700.
+const MOST_DEPTH: usize = 256;
+
 /// What is in an archive.
 #[derive(Debug)]
 pub(crate) struct Contents {
@@ -37,6 +41,8 @@ pub(crate) enum ArchiveError {
     Exported,
     #[error("is no TorchScript: {0}; {SAVE}")]
     Nothing(&'static str),
+    #[error("its code is nested more than {MOST_DEPTH} deep")]
+    Deep,
     #[error("its module is broken: {0}")]
     Module(&'static str),
     #[error(transparent)]
@@ -137,17 +143,38 @@ impl Code<'_> {
         let mut habits = Habits::default();
         for entry in self.zip.entries().iter().filter(|entry| is_source(&entry.name)) {
             let source = self.zip.read(entry, self.inflated_bytes)?;
-            habits.add(&String::from_utf8_lossy(&source));
+            let source = String::from_utf8_lossy(&source);
+            if depth(&source) > MOST_DEPTH {
+                return Err(ArchiveError::Deep);
+            }
+            habits.add(&source);
         }
         Ok(habits)
     }
+}
+
+/// How deep the brackets of a source are nested, or its blocks, which are two spaces in each.
+fn depth(source: &str) -> usize {
+    let (mut depth, mut most) = (0usize, 0);
+    for line in source.lines() {
+        most = most.max((line.len() - line.trim_start().len()) / 2);
+        for byte in line.bytes() {
+            match byte {
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => continue,
+            }
+            most = most.max(depth);
+        }
+    }
+    most
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use outrigger_testkit::torchscript::{self, Zip};
+    use outrigger_testkit::torchscript::{self, Module, Zip};
 
     use super::*;
 
@@ -184,6 +211,25 @@ mod tests {
         assert_eq!((contents.tensor_bytes, contents.habits), ((8 * 16 + 16 * 4) * 4, Habits::default()));
         let names: Vec<&str> = contents.forward.inputs.iter().map(String::as_str).collect();
         assert_eq!(names, ["x"]);
+    }
+
+    #[test]
+    fn code_that_is_nested_without_end_is_refused() {
+        let folder = Folder::new();
+        let nested = |count: usize| {
+            let (open, close) = ("torch.neg(".repeat(count), ")".repeat(count));
+            let module = Module::forward("x: Tensor", "Tensor", &[&format!("return {open}x{close}")]);
+            folder.inspect(&module.archive()).map(|_| ())
+        };
+        assert_eq!(nested(256), Ok(()));
+        assert_eq!(nested(257), Err("its code is nested more than 256 deep".into()));
+        let blocks = |count: usize| {
+            let lines: Vec<String> = (0..count).map(|at| format!("{}if True:", "  ".repeat(at))).collect();
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            folder.inspect(&Module::forward("x: Tensor", "Tensor", &lines).archive()).map(|_| ())
+        };
+        assert_eq!(blocks(200), Ok(()));
+        assert_eq!(blocks(300), Err("its code is nested more than 256 deep".into()));
     }
 
     #[test]

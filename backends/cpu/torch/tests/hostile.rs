@@ -113,6 +113,17 @@ fn the_limit_of_code_can_be_set() {
     refuses(&folder, &*device, &zip.finish(), "claims 1001 bytes, over the limit of 1000");
 }
 
+#[test]
+fn code_that_is_nested_does_not_overflow_the_stack() {
+    let (Some(device), folder) = (device(), Folder::new()) else { return };
+    let nested = |count: usize| {
+        let (open, close) = ("torch.neg(".repeat(count), ")".repeat(count));
+        Module::forward("x: Tensor,\n    y: Tensor", "Tensor", &[&format!("return {open}x{close}")])
+    };
+    folder.load(&*device, &nested(250), &[row("x", 3), row("y", 3)], &[]).unwrap();
+    refuses(&folder, &*device, &nested(100_000).archive(), "its code is nested more than 256 deep");
+}
+
 /// A shape that its bytes are too few for.
 #[test]
 fn a_tensor_larger_than_its_bytes_is_refused() {
