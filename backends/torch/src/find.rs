@@ -1,5 +1,6 @@
 //! Where libtorch is, and whether it is the one that is needed.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ pub(crate) fn libtorch(setting: Option<PathBuf>, beside: Option<&Path>) -> Resul
             Err(why) => tried.push(why),
         }
     }
-    match package() {
+    match package("python3".as_ref(), PATIENCE) {
         Ok(folder) => match look(&folder) {
             Ok(found) => return Ok(found),
             Err(why) => tried.push(why),
@@ -77,17 +78,17 @@ fn version(folder: &Path) -> Option<String> {
 }
 
 /// Asks Python where its package is, without importing that.
-fn package() -> Result<PathBuf, String> {
+fn package(python: &OsStr, patience: Duration) -> Result<PathBuf, String> {
     const QUESTION: &str = "import importlib.util; spec = importlib.util.find_spec('torch')\n\
         print(next(iter(spec.submodule_search_locations)) if spec else '')";
-    let mut child = Command::new("python3")
+    let mut child = Command::new(python)
         .args(["-c", QUESTION])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| error.to_string())?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience;
     while child.try_wait().map_err(|error| error.to_string())?.is_none() {
         if Instant::now() > end {
             let _ = child.kill();
@@ -147,6 +148,25 @@ mod tests {
         check(&[], Err("does not say which version it is, in `build-version` or `version.py`"));
         let why = libtorch(Some("/nowhere".into()), None).unwrap_err();
         assert_eq!(why, "no libtorch 2.11.0; tried `/nowhere`: there is no lib/libc10.so");
+    }
+
+    #[test]
+    fn python_is_asked_where_its_package_is() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let ask = |script: &str, patience| {
+            let python = folder.path().join("python3");
+            std::fs::write(&python, script).unwrap();
+            std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+            package(python.as_os_str(), patience)
+        };
+        assert_eq!(ask("#!/bin/sh\necho /venv/torch\n", PATIENCE), Ok("/venv/torch".into()));
+        assert_eq!(ask("#!/bin/sh\necho\n", PATIENCE), Err("there is none".into()));
+        assert_eq!(ask("#!/bin/sh\nexit 1\n", PATIENCE), Err("there is none".into()));
+        let endless = ask("#!/bin/sh\nexec sleep 1000\n", Duration::from_millis(50));
+        assert_eq!(endless, Err("it does not answer".into()));
+        assert!(package("/nowhere/python3".as_ref(), PATIENCE).unwrap_err().contains("No such file"));
     }
 
     #[test]

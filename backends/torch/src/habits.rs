@@ -10,11 +10,27 @@ pub(crate) struct Habits {
     writes: bool,
     /// An attribute is assigned.
     assigns: bool,
-    /// Something is put into a list or dictionary.
+    /// A list or dictionary is changed.
     collects: bool,
     /// There is an attribute that is one.
     has_collections: bool,
 }
+
+/// What changes a list or dictionary.
+const COLLECT: &[&str] = &[
+    "append(",
+    "insert(",
+    "extend(",
+    "_set_item(",
+    "pop(",
+    "popitem(",
+    "clear(",
+    "remove(",
+    "reverse(",
+    "update(",
+    "setdefault(",
+    "Delete(",
+];
 
 impl Habits {
     /// Adds what a source file shows.
@@ -22,8 +38,7 @@ impl Habits {
         for line in source.lines() {
             self.writes |= writes(line);
             self.assigns |= line.split_once(" = ").is_some_and(|(left, _)| left.contains('.'));
-            self.collects |=
-                ["append(", "insert(", "extend(", "_set_item("].iter().any(|call| line.contains(call));
+            self.collects |= COLLECT.iter().any(|call| line.contains(call));
             self.has_collections |= is_collection(line);
         }
     }
@@ -82,6 +97,7 @@ mod tests {
         check("    _1 = torch.append(rows, x)", true, false);
         check("  cache : List[Tensor]\n    _1 = torch.append(_0, x)", true, true);
         check("  cache : Dict[str, Tensor]\n    torch._set_item(_0, \"x\", x)", true, true);
+        check("  cache : List[Tensor]\n    _1 = torch.pop(_0)", true, true);
         check("  cache : List[Tensor]\n    return (self.cache)[0]", false, false);
     }
 }
