@@ -37,4 +37,5 @@ mod scripts;
 mod spark;
 mod streaming;
 mod support;
+mod torch;
 mod vectors;

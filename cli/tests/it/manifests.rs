@@ -32,7 +32,7 @@ shape = [-1, 3]
 [[outputs]]
 name = "z"
 datatype = "FP32"
-shape = [-1, 3]
+shape = ["batch", 3]
 
 [[samples]]
 request = "samples/request.json"
@@ -143,6 +143,14 @@ fn what_is_wrong_in_it_is_named() {
             "`devices` names `cdua`, but there is no backend `cdua`, did you mean `cuda`?",
         ),
         ("devices = 'cuda'", "line 1: invalid type"),
+        (
+            "[[inputs]]\nname = 'x'\ndatatype = 'FP23'\nshape = [1]",
+            "`inputs`: `x` has the datatype `FP23`, did you mean `FP32`?",
+        ),
+        (
+            "[[outputs]]\nname = 'z'\ndatatype = 'FP32'\nshape = [1.5]",
+            "expected a whole number, or a name for an extent that is free",
+        ),
         ("instances = 0", "`instances` is 0, expected a whole number from 1 to 64"),
         ("settings = ['affinity']", "`settings` holds `affinity`, which is not KEY=VALUE"),
         ("settings = 'affinity=0'", "line 1: invalid type"),

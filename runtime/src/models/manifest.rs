@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
-use outrigger_backend::{ModelInfo, TensorInfo};
+use outrigger_backend::{DataType, MAX_RANK, ModelInfo, TensorInfo};
 use serde::Deserialize;
 
 use crate::config::key::MAX_INSTANCES;
@@ -34,8 +34,8 @@ pub(super) struct Manifest {
     pub(super) file: Option<PathBuf>,
     pub(super) settings: Said,
     pub(super) samples: Vec<Sample>,
-    inputs: Vec<Described>,
-    outputs: Vec<Described>,
+    /// Inputs and outputs.
+    pub(super) signature: ModelInfo,
 }
 
 /// What may also stand in the `[models.NAME]` table, which goes over it.
@@ -87,7 +87,39 @@ struct Raw {
 struct Described {
     name: String,
     datatype: String,
-    shape: Vec<i64>,
+    shape: Vec<Extent>,
+}
+
+/// One dimension.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a whole number, or a name for an extent that is free")]
+enum Extent {
+    /// Negative where it is free.
+    Number(i64),
+    /// Free; those of one name are equal in one call.
+    Name(String),
+}
+
+impl Described {
+    /// In the form that backends take.
+    fn info(&self) -> Result<TensorInfo, String> {
+        let Self { name, datatype, shape } = self;
+        let data_type = DataType::from_name(datatype).ok_or_else(|| {
+            let names = DataType::ALL.map(DataType::name);
+            format!("`{name}` has the datatype `{datatype}`{}", suggestion(datatype, names.into_iter()))
+        })?;
+        if shape.len() > MAX_RANK {
+            return Err(format!("`{name}` has {} dimensions, {MAX_RANK} are the most", shape.len()));
+        }
+        let (shape, symbols) = shape
+            .iter()
+            .map(|extent| match extent {
+                Extent::Number(extent) => ((*extent).max(-1), String::new()),
+                Extent::Name(name) => (-1, name.clone()),
+            })
+            .unzip();
+        Ok(TensorInfo { name: name.clone(), data_type, shape, symbols })
+    }
 }
 
 #[derive(Deserialize)]
@@ -209,9 +241,15 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
         file: raw.file.map(|file| inside(directory, "file", &file)).transpose()?,
         settings,
         samples: samples.collect::<Result<_, _>>()?,
-        inputs: raw.inputs,
-        outputs: raw.outputs,
+        signature: ModelInfo {
+            inputs: infos("inputs", &raw.inputs)?,
+            outputs: infos("outputs", &raw.outputs)?,
+        },
     })
+}
+
+fn infos(list: &str, described: &[Described]) -> Result<Vec<TensorInfo>, String> {
+    described.iter().map(|one| one.info().map_err(|problem| format!("`{list}`: {problem}"))).collect()
 }
 
 fn count(key: &str, value: Option<u64>, most: u64) -> Result<Option<usize>, String> {
@@ -269,12 +307,12 @@ impl Manifest {
     /// # Errors
     /// The first difference, by name.
     pub(super) fn check(&self, info: &ModelInfo) -> Result<(), String> {
-        check_side("input", &self.inputs, &info.inputs)?;
-        check_side("output", &self.outputs, &info.outputs)
+        check_side("input", &self.signature.inputs, &info.inputs)?;
+        check_side("output", &self.signature.outputs, &info.outputs)
     }
 }
 
-fn check_side(side: &str, described: &[Described], there: &[TensorInfo]) -> Result<(), String> {
+fn check_side(side: &str, described: &[TensorInfo], there: &[TensorInfo]) -> Result<(), String> {
     if described.is_empty() {
         return Ok(());
     }
@@ -284,19 +322,13 @@ fn check_side(side: &str, described: &[Described], there: &[TensorInfo]) -> Resu
             let near = suggestion(name, there.iter().map(|info| info.name.as_str()));
             return Err(format!("the model has no {side} `{name}`{near}"));
         };
-        if info.data_type.name() != tensor.datatype {
+        if info.data_type != tensor.data_type {
             return Err(format!(
                 "{side} `{name}` is {} in the model, not {}",
-                info.data_type, tensor.datatype
+                info.data_type, tensor.data_type
             ));
         }
-        let same = info.shape.len() == tensor.shape.len()
-            && info
-                .shape
-                .iter()
-                .zip(&tensor.shape)
-                .all(|(real, said)| real == said || (*real < 0 && *said < 0));
-        if !same {
+        if info.shape != tensor.shape {
             return Err(format!(
                 "{side} `{name}` has shape {:?} in the model, not {:?}",
                 info.shape, tensor.shape
