@@ -84,8 +84,8 @@ pub(crate) fn open(
     };
     let mut settings = match name.strip_prefix("cpu") {
         Some("") => cpu_settings(config),
-        // Another backend for the same device.
-        Some(rest) if rest.starts_with('_') => vec![intra_threads(config)],
+        // Another one of ours for the same device.
+        Some(_) if crate::config::is_ours(name) => vec![intra_threads(config)],
         _ => Vec::new(),
     };
     settings.retain(|(key, _)| table.settings.iter().all(|(own, _)| own != key));
