@@ -46,7 +46,7 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
         let environment = setup::ensure_for_tests(repo)?;
         let digits = train::ensure(repo, &environment)?;
         if torch::is_supported() {
-            torch::ensure(repo, &environment.python, false)?;
+            torch::ensure_for_tests(repo, &environment.python)?;
         }
         (environment, digits)
     };

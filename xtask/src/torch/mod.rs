@@ -7,7 +7,7 @@ mod libtorch;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
@@ -49,26 +49,67 @@ pub(crate) fn is_supported() -> bool {
 
 /// Does what is still to be done. `python` has pip.
 pub(crate) fn ensure(repo: &Repo, python: &Path, release: bool) -> Result<()> {
-    say::step("libtorch");
-    let cache = cache()?;
-    fs::create_dir_all(&cache).with_context(|| format!("could not make {}", cache.display()))?;
-    // Another checkout may be at it: both write to the same places.
-    let lock = File::create(cache.join("torch.lock")).context("could not make the lock file")?;
-    if lock.try_lock().is_err() {
-        say::line("waiting for another `cargo xtask`, which is at it");
-        lock.lock().context("could not take the lock")?;
+    let cache = Cache::open()?;
+    let libtorch = cache.fetch(repo, python)?;
+    build(repo, &cache, &libtorch, release)
+}
+
+/// The same for tests, which go on without libtorch where that cannot be had, and say so.
+pub(crate) fn ensure_for_tests(repo: &Repo, python: &Path) -> Result<()> {
+    let fetched = || {
+        let cache = Cache::open()?;
+        let libtorch = cache.fetch(repo, python)?;
+        Ok::<_, anyhow::Error>((cache, libtorch))
+    };
+    match fetched() {
+        Ok((cache, libtorch)) => build(repo, &cache, &libtorch, false),
+        Err(error) => {
+            say::line(&format!("skipped: {error:#}; nothing that needs libtorch is tested"));
+            Ok(())
+        }
     }
-    let libtorch = libtorch::ensure(repo, python, &cache)?;
+}
+
+fn build(repo: &Repo, cache: &Cache, libtorch: &Path, release: bool) -> Result<()> {
     say::step("build what is linked with libtorch");
-    let target = cache.join("torch-target");
-    let core = core(repo, &libtorch, &target)?;
+    let core = core(repo, libtorch, &cache.folder.join("torch-target"))?;
     let profile = if release { &["--release"][..] } else { &[] };
     build::packages(repo, &[PLUGIN], profile)?;
     let beside = repo.target()?.join(if release { "release" } else { "debug" });
     put(&core, &beside.join("outrigger_torch_core.so"))?;
-    link(&libtorch, &beside.join("libtorch"))?;
+    link(libtorch, &beside.join("libtorch"))?;
     say::line(&format!("TorchScript for the CPU is in {}", repo.shown(&beside)));
     Ok(())
+}
+
+/// The folder for what is the same in every checkout, ours alone while this lives.
+struct Cache {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Cache {
+    fn open() -> Result<Self> {
+        say::step("libtorch");
+        let folder = cache()?;
+        fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+        // Another checkout may be at it: both write to the same places.
+        let lock = File::create(folder.join("torch.lock")).context("could not make the lock file")?;
+        if lock.try_lock().is_err() {
+            say::line("waiting for another `cargo xtask`, which is at it");
+            lock.lock().context("could not take the lock")?;
+        }
+        Ok(Self { folder, _lock: lock })
+    }
+
+    fn fetch(&self, repo: &Repo, python: &Path) -> Result<PathBuf> {
+        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+        let has_compiler = Command::new(&compiler).arg("--version").output().is_ok();
+        if !has_compiler {
+            bail!("libtorch's wrapper needs a C++ compiler, and there is no `{}`", compiler.display());
+        }
+        libtorch::ensure(repo, python, &self.folder)
+    }
 }
 
 /// Builds the library that is linked with libtorch: always optimised, so that its dependencies are compiled once.
