@@ -114,7 +114,7 @@ pub(crate) fn replica(config: Config, settings: &Settings) -> ExitCode {
         Ok(Some(code)) => return code,
         Err(error) => return sources::say(&anyhow::Error::new(error).context("process.init"), exit::START),
     }
-    let _log = match log::start(&config.log) {
+    let log = match log::start(&config.log) {
         Ok(log) => log,
         Err(error) => {
             return sources::say(&anyhow::Error::new(error).context("the log's thread"), exit::START);
@@ -126,11 +126,16 @@ pub(crate) fn replica(config: Config, settings: &Settings) -> ExitCode {
     for variable in &settings.strangers {
         tracing::warn!(variable, "environment variable looks like a setting and is none");
     }
-    run_async(config.threads, serve(config, settings.show()))
+    let code: u8 = run_async(config.threads, serve(config, settings.show()));
+    drop(log);
+    if code != 0 {
+        exit::at_once(code);
+    }
+    ExitCode::SUCCESS
 }
 
 /// Runs a future on `threads` threads.
-pub(crate) fn run_async(threads: usize, future: impl Future<Output = ExitCode>) -> ExitCode {
+pub(crate) fn run_async<Code: From<u8>>(threads: usize, future: impl Future<Output = Code>) -> Code {
     match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(future);
@@ -140,7 +145,7 @@ pub(crate) fn run_async(threads: usize, future: impl Future<Output = ExitCode>) 
         }
         Err(error) => {
             tracing::error!(%error, "cannot start threads");
-            ExitCode::from(exit::START)
+            Code::from(exit::START)
         }
     }
 }
@@ -172,14 +177,14 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
     if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) }
 }
 
-async fn serve(config: Config, effective: String) -> ExitCode {
+async fn serve(config: Config, effective: String) -> u8 {
     // Installed first, so that a signal during the start ends it in order too.
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
             (Err(error), _) | (_, Err(error)) => {
                 tracing::error!(%error, "cannot wait for signals");
-                return ExitCode::from(exit::START);
+                return exit::START;
             }
         };
     let replica = match Replica::listen(config.clone(), effective) {
@@ -193,8 +198,8 @@ async fn serve(config: Config, effective: String) -> ExitCode {
             replica.stop().await;
             return code;
         },
-        _ = terminate.recv() => return ExitCode::SUCCESS,
-        _ = interrupt.recv() => return ExitCode::SUCCESS,
+        _ = terminate.recv() => return 0,
+        _ = interrupt.recv() => return 0,
     }
     if let Some(script) = config.script.as_ref().filter(|_| config.compat) {
         // As AzureML's server says it, for those who look for it.
@@ -208,10 +213,10 @@ async fn serve(config: Config, effective: String) -> ExitCode {
     tokio::select! {
         drained = replica.stop() => {
             tracing::info!(drained, "ended");
-            if drained { ExitCode::SUCCESS } else { ExitCode::from(exit::BROKEN_OFF) }
+            if drained { 0 } else { exit::BROKEN_OFF }
         }
-        _ = terminate.recv() => ExitCode::from(exit::BROKEN_OFF),
-        _ = interrupt.recv() => ExitCode::from(exit::BROKEN_OFF),
+        _ = terminate.recv() => exit::BROKEN_OFF,
+        _ = interrupt.recv() => exit::BROKEN_OFF,
     }
 }
 
@@ -238,12 +243,12 @@ pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
     }
 }
 
-fn failed(error: &ReplicaError, config: &Config) -> ExitCode {
+fn failed(error: &ReplicaError, config: &Config) -> u8 {
     failure::report(error, config);
-    ExitCode::from(match error {
+    match error {
         ReplicaError::Bind(_) | ReplicaError::Keys(_) => exit::CONFIG,
         // What is said of a model does not go together with the model.
         ReplicaError::Models(ModelsError::Batch { .. }) => exit::CONFIG,
         _ => exit::START,
-    })
+    }
 }

@@ -218,6 +218,7 @@ pub(crate) fn put_options(options: &LoadOptions, out: &mut Vec<u8>) {
     out.put_u8(u8::from(options.intra_threads.is_some()));
     out.put_size(options.intra_threads.unwrap_or(0));
     put_settings(&options.settings, out);
+    put_model(&options.signature, out);
 }
 
 pub(crate) fn options(reader: &mut Reader<'_>) -> Result<LoadOptions> {
@@ -225,7 +226,8 @@ pub(crate) fn options(reader: &mut Reader<'_>) -> Result<LoadOptions> {
     let format = reader.optional()?;
     let (there, threads) = (reader.flag()?, reader.size()?);
     let settings = settings(reader)?;
-    Ok(LoadOptions { path, format, intra_threads: there.then_some(threads), settings })
+    let signature = model(reader)?;
+    Ok(LoadOptions { path, format, intra_threads: there.then_some(threads), settings, signature })
 }
 
 pub(crate) fn put_model(info: &ModelInfo, out: &mut Vec<u8>) {

@@ -3,6 +3,7 @@
 pub mod agreement;
 pub mod onnx;
 pub mod replica;
+pub mod torchscript;
 
 pub use replica::{Ended, Launch, ReplicaProcess};
 

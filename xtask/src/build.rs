@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::BufReader;
 use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -26,7 +26,7 @@ pub(crate) const SPEC: Spec = Spec {
 
 const EXECUTABLE: &str = "outrigger";
 /// Opened at run time, so that building the executable does not build them.
-const PLUGINS: &[&str] = &["outrigger-cpu", "outrigger-gpu"];
+const PLUGINS: &[&str] = &["outrigger-cpu", "outrigger-cpu-torch", "outrigger-gpu"];
 
 pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     product(repo, arguments.has("--release"))?;
@@ -64,6 +64,8 @@ pub(crate) fn packages(repo: &Repo, names: &[&str], flags: &[&str]) -> Result<Ve
 pub(crate) enum Scope<'a> {
     /// Some packages.
     Packages(&'a [&'a str]),
+    /// A package with a feature.
+    Features(&'a str, &'a str),
     /// The whole workspace with its tests.
     Tests,
 }
@@ -88,8 +90,12 @@ pub(crate) struct Target {
 
 /// Runs a cargo command that compiles: a bar with ETA on a terminal, cargo's own lines elsewhere.
 pub(crate) fn compile(repo: &Repo, arguments: &[&str], scope: Scope<'_>) -> Result<Vec<Artifact>> {
+    watch(repo, repo.cargo(arguments), scope)
+}
+
+/// The same, of a command that is told more.
+pub(crate) fn watch(repo: &Repo, mut command: Command, scope: Scope<'_>) -> Result<Vec<Artifact>> {
     let watched = say::on_terminal();
-    let mut command = repo.cargo(arguments);
     command.arg("--message-format=json-render-diagnostics").env("CARGO_TERM_PROGRESS_WHEN", "never");
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let bar = if watched {
@@ -140,12 +146,21 @@ fn host(repo: &Repo) -> Result<String> {
 
 /// How many crates there are to build.
 fn crates(repo: &Repo, scope: Scope<'_>, host: &str) -> Result<u64> {
-    let metadata = Metadata::read(repo, &["--filter-platform", host])?;
+    let feature = match scope {
+        Scope::Features(package, feature) => vec![format!("--features={package}/{feature}")],
+        Scope::Packages(_) | Scope::Tests => Vec::new(),
+    };
+    let mut arguments = vec!["--filter-platform", host];
+    arguments.extend(feature.iter().map(String::as_str));
+    let metadata = Metadata::read(repo, &arguments)?;
     let (roots, tests): (Vec<&str>, bool) = match scope {
         Scope::Packages(names) => (
             metadata.members().filter(|p| names.contains(&p.name.as_str())).map(|p| p.id.as_str()).collect(),
             false,
         ),
+        Scope::Features(name, _) => {
+            (metadata.members().filter(|p| p.name == name).map(|p| p.id.as_str()).collect(), false)
+        }
         Scope::Tests => (metadata.members().map(|package| package.id.as_str()).collect(), true),
     };
     Ok(metadata.needed(&roots, tests).len() as u64)

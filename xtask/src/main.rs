@@ -21,6 +21,7 @@ mod setup;
 mod signals;
 mod table;
 mod test;
+mod torch;
 mod train;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ const TASKS: &[Task] = &[
     Task { spec: &check::SPEC, run: check::run },
     Task { spec: &setup::SPEC, run: setup::run },
     Task { spec: &build::SPEC, run: build::run },
+    Task { spec: &torch::SPEC, run: torch::run },
     Task { spec: &image::SPEC, run: image::run },
     Task { spec: &headers::SPEC, run: headers::run },
     Task { spec: &prove::SPEC, run: prove::run },

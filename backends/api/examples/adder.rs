@@ -27,7 +27,7 @@ const MEMORY: u64 = 64 << 20;
 /// Opens the backend. The setting `fail` makes that fail, `absent` leaves it without devices, `devices` is how many it has else,
 /// `memory` is how many bytes each of them has. With `onnx` it takes every ONNX file for `add 3`, and says beforehand that it takes so
 /// many bytes. `load` is how loading fails: `memory`, `unsupported`, `broken`, `lost`, or `exit`, which ends the process; with `:NAME`
-/// after it, that of files of this name.
+/// after it, that of files of this name. `estimate` is the same of estimates; with `run=memory` runs find the device full.
 pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
     let unavailable = |reason: String| BackendError::Unavailable { backend: "adder".into(), reason };
     let mut memory = MEMORY;
@@ -45,7 +45,9 @@ pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendEr
                     _ => manner.onnx = Some(number),
                 }
             }
-            "load" => manner.fails = Some(value.clone()),
+            "load" => manner.loading = Some(value.clone()),
+            "estimate" => manner.estimating = Some(value.clone()),
+            "run" => manner.running = Some(value.clone()),
             "panic" => panic!("{value}"),
             _ => return Err(unavailable(format!("unknown setting `{key}`"))),
         }
@@ -77,11 +79,13 @@ struct Adder {
     manner: Arc<Manner>,
 }
 
-/// What the settings say of loading.
+/// What the settings say of models, and of how what is done with them fails.
 #[derive(Default)]
 struct Manner {
     onnx: Option<u64>,
-    fails: Option<String>,
+    estimating: Option<String>,
+    loading: Option<String>,
+    running: Option<String>,
 }
 
 impl Manner {
@@ -95,8 +99,8 @@ impl Manner {
         Ok((text, bytes))
     }
 
-    fn check(&self, options: &LoadOptions) -> Result<(), BackendError> {
-        let Some(fails) = &self.fails else { return Ok(()) };
+    fn check(fails: Option<&String>, options: &LoadOptions) -> Result<(), BackendError> {
+        let Some(fails) = fails else { return Ok(()) };
         let (how, name) = fails.split_once(':').unwrap_or((fails, ""));
         if !name.is_empty() && options.path.file_name().is_none_or(|file| file != name) {
             return Ok(());
@@ -139,12 +143,16 @@ impl Device for Desk {
     }
 
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
+        Manner::check(self.1.estimating.as_ref(), options)?;
         Ok(self.1.read(options)?.1)
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
-        let (text, _) = self.1.read(options)?;
-        self.1.check(options)?;
+        let (mut text, _) = self.1.read(options)?;
+        Manner::check(self.1.loading.as_ref(), options)?;
+        if Manner::check(self.1.running.as_ref(), options).is_err() {
+            text.task = text::Task::Fail;
+        }
         Ok(Arc::new(clerk::Loaded::new(text, &self.0)?))
     }
 

@@ -323,37 +323,6 @@ typedef int32_t (*OutriggerBackendBufferCopy)(struct OutriggerBackendDeviceHandl
                                               const DLTensor *to,
                                               struct OutriggerBackendMessage *message);
 
-// What to load, and how.
-typedef struct OutriggerBackendLoadRequest {
-  // The model file, as the bytes of a path of the operating system (on Unix any bytes but 0; elsewhere UTF-8).
-  struct OutriggerBackendText path;
-  // One of `OutriggerBackendDescription::formats`, or of length 0: the library sees for itself.
-  struct OutriggerBackendText format;
-  // Settings for this model; one that is not known is `OUTRIGGER_BACKEND_CODE_LOAD`.
-  const struct OutriggerBackendSetting *settings;
-  // How many.
-  size_t setting_count;
-  // Threads inside one run; 0 lets the backend decide.
-  uint32_t intra_threads;
-  // Zero.
-  uint32_t reserved;
-} OutriggerBackendLoadRequest;
-
-// See `model_estimate`.
-typedef int32_t (*OutriggerBackendModelEstimate)(struct OutriggerBackendDeviceHandle *device,
-                                                 const struct OutriggerBackendLoadRequest *request,
-                                                 uint64_t *out,
-                                                 struct OutriggerBackendMessage *message);
-
-// See `model_load`.
-typedef int32_t (*OutriggerBackendModelLoad)(struct OutriggerBackendDeviceHandle *device,
-                                             const struct OutriggerBackendLoadRequest *request,
-                                             struct OutriggerBackendModelHandle **out,
-                                             struct OutriggerBackendMessage *message);
-
-// See `model_unload`.
-typedef void (*OutriggerBackendModelUnload)(struct OutriggerBackendModelHandle *model);
-
 // Name, type and shape of an input or output.
 typedef struct OutriggerBackendTensorType {
   // The name.
@@ -379,6 +348,40 @@ typedef struct OutriggerBackendSignature {
   // How many.
   size_t output_count;
 } OutriggerBackendSignature;
+
+// What to load, and how.
+typedef struct OutriggerBackendLoadRequest {
+  // The model file, as the bytes of a path of the operating system (on Unix any bytes but 0; elsewhere UTF-8).
+  struct OutriggerBackendText path;
+  // One of `OutriggerBackendDescription::formats`, or of length 0: the library sees for itself.
+  struct OutriggerBackendText format;
+  // Settings for this model; one that is not known is `OUTRIGGER_BACKEND_CODE_LOAD`.
+  const struct OutriggerBackendSetting *settings;
+  // How many.
+  size_t setting_count;
+  // Threads inside one run; 0 lets the backend decide.
+  uint32_t intra_threads;
+  // Zero.
+  uint32_t reserved;
+  // What is said of inputs and outputs beside the file, for formats that do not say it themselves; others ignore it. Null, or of
+  // no inputs or no outputs, where nothing is said.
+  const struct OutriggerBackendSignature *signature;
+} OutriggerBackendLoadRequest;
+
+// See `model_estimate`.
+typedef int32_t (*OutriggerBackendModelEstimate)(struct OutriggerBackendDeviceHandle *device,
+                                                 const struct OutriggerBackendLoadRequest *request,
+                                                 uint64_t *out,
+                                                 struct OutriggerBackendMessage *message);
+
+// See `model_load`.
+typedef int32_t (*OutriggerBackendModelLoad)(struct OutriggerBackendDeviceHandle *device,
+                                             const struct OutriggerBackendLoadRequest *request,
+                                             struct OutriggerBackendModelHandle **out,
+                                             struct OutriggerBackendMessage *message);
+
+// See `model_unload`.
+typedef void (*OutriggerBackendModelUnload)(struct OutriggerBackendModelHandle *model);
 
 // See `model_info`.
 typedef int32_t (*OutriggerBackendModelInfo)(struct OutriggerBackendModelHandle *model,

@@ -267,6 +267,9 @@ pub struct LoadRequest {
     pub intra_threads: u32,
     /// Zero.
     pub reserved: u32,
+    /// What is said of inputs and outputs beside the file, for formats that do not say it themselves; others ignore it. Null, or of
+    /// no inputs or no outputs, where nothing is said.
+    pub signature: *const Signature,
 }
 
 /// Inputs and outputs of a model. All that it points to belongs to the model's handle.

@@ -217,6 +217,9 @@ pub struct LoadOptions {
     pub intra_threads: Option<usize>,
     /// Settings for this model, key and value; which there are, the backend says.
     pub settings: Vec<(String, String)>,
+    /// What is said of inputs and outputs beside the file: for formats that do not say it themselves, as TorchScript. A backend
+    /// whose format does ignores it. Either list may be empty: nothing is said.
+    pub signature: ModelInfo,
 }
 
 impl LoadOptions {
@@ -227,7 +230,7 @@ impl LoadOptions {
 }
 
 /// Inputs and outputs of a model.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelInfo {
     /// In the order in which [`Instance::infer`] takes them.
     pub inputs: Vec<TensorInfo>,

@@ -4,7 +4,7 @@
 //! backend. No panic passes the boundary: at every entry one becomes [`code::INTERNAL`].
 
 mod buffers;
-mod describe;
+pub(crate) mod describe;
 mod entries;
 mod runs;
 

@@ -3,7 +3,7 @@
 //! Whatever comes back over the table is checked as far as it can be: a library that breaks the contract is
 //! [`BackendError::Internal`], or at worst a wrong number, wherever its pointers are at least readable.
 
-mod describe;
+pub(crate) mod describe;
 mod handles;
 mod library;
 mod runs;

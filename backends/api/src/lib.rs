@@ -21,6 +21,7 @@ pub mod export;
 pub mod host;
 #[expect(unsafe_code, reason = "views memory that the other side of the C boundary lends")]
 mod lent;
+mod machine;
 mod memory;
 mod run;
 mod signature;
@@ -33,6 +34,7 @@ pub use backend::{
 pub use buffer::Buffer;
 pub use dlpack::DLDevice;
 pub use error::{BackendError, chain};
+pub use machine::MachineMemory;
 pub use memory::DeviceMemory;
 pub use run::{Done, Run, RunId, Submission};
 pub use tensor::{DataType, MAX_RANK, STRING_PREFIX, Shape, ShapeError, Tensor};

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use outrigger_backend::conformance::{self, Fixtures, fp32, infer, instance};
 use outrigger_backend::export::{Open, through_table};
-use outrigger_backend::{Backend, BackendError, DataType, Output, Run, Shape, host};
+use outrigger_backend::{
+    Backend, BackendError, DataType, LoadOptions, ModelInfo, Output, Run, Shape, TensorInfo, host,
+};
 
 struct Adder;
 
@@ -173,6 +175,27 @@ fn inputs_cross_both_ways_without_a_copy() {
     // What came back keeps alive what it points to: the input here, and the model that it may be part of.
     drop((input, instance, model, backend));
     assert_eq!(conformance::values(&output), [1., 2., 3., 4.]);
+}
+
+#[test]
+fn what_is_said_of_inputs_and_outputs_reaches_the_backend() {
+    let tensor = |name: &str, shape: &[i64], symbols: &[&str]| TensorInfo {
+        name: name.into(),
+        data_type: DataType::Bf16,
+        shape: shape.into(),
+        symbols: symbols.iter().map(|symbol| (*symbol).into()).collect(),
+    };
+    let inputs = vec![tensor("image", &[-1, 3, -1], &["batch", "", ""]), tensor("scale", &[], &[])];
+    let outputs = vec![tensor("logits", &[-1, 1000], &["batch", ""])];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    std::fs::write(&path, "said beside").unwrap();
+    let device = host::load(&library(), &[]).unwrap().open(0).unwrap();
+    for signature in [ModelInfo { inputs, outputs }, ModelInfo::default()] {
+        let options = LoadOptions { signature: signature.clone(), ..LoadOptions::of(&path) };
+        assert_eq!(*device.load(&options).unwrap().info(), signature);
+        assert!(device.estimate(&options).is_ok());
+    }
 }
 
 #[test]

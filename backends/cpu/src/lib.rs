@@ -17,7 +17,6 @@
 //! Memory goes back to the operating system within about a second after a model was unloaded; see `trim.rs`.
 
 mod affinity;
-mod memory;
 mod provider;
 mod settings;
 mod trim;

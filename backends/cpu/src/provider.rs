@@ -1,10 +1,10 @@
 //! The CPU as ONNX Runtime's own provider for it has it.
 
-use outrigger_backend::{BackendError, DeviceInfo, DeviceKind, LoadOptions};
+use outrigger_backend::{BackendError, DeviceInfo, DeviceKind, LoadOptions, MachineMemory};
 use outrigger_onnxruntime::{Memory, Plan, PlanError, Pool, Provider, Runtime};
 
 use crate::affinity::Affinity;
-use crate::{memory, settings, trim};
+use crate::{settings, trim};
 
 pub(crate) struct Cpu {
     pub(crate) affinity: Option<Affinity>,
@@ -19,7 +19,7 @@ impl Provider for Cpu {
         Ok(vec![DeviceInfo {
             name: "cpu:0".into(),
             kind: DeviceKind::Cpu,
-            memory_total: memory::read().total,
+            memory_total: MachineMemory::read().total,
             lanes: 0,
             resident: false,
         }])
@@ -30,7 +30,8 @@ impl Provider for Cpu {
     }
 
     fn memory(&self, _device: usize) -> Result<Memory, BackendError> {
-        Ok(memory::read())
+        let MachineMemory { total, free } = MachineMemory::read();
+        Ok(Memory { total, free })
     }
 
     /// The processor, as far as ONNX Runtime's optimisations can depend on it: the layout of a convolution's weights does.

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
-use crate::provider::ExecutionProvider;
+use crate::provider::Plan;
 
 /// Changes with the form of the files and with how sessions are made from models.
 const FORM: &str = "optimised model, form 1";
@@ -75,11 +75,11 @@ impl Cache {
         Ok(Self { folder: path, most_bytes, circumstances })
     }
 
-    /// The same folder, for models that these run. What they leave of a graph is not what others would.
-    pub(crate) fn under(&self, providers: &[ExecutionProvider]) -> Self {
+    /// The same folder, for models of this plan. What its providers and entries leave of a graph is not what others would.
+    pub(crate) fn under(&self, Plan { providers, entries, .. }: &Plan) -> Self {
         let mut under = self.clone();
-        if !providers.is_empty() {
-            under.circumstances.push_str(&format!("\n{providers:?}"));
+        if !(providers.is_empty() && entries.is_empty()) {
+            under.circumstances.push_str(&format!("\n{providers:?}\n{entries:?}"));
         }
         under
     }

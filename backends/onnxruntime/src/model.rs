@@ -125,7 +125,7 @@ impl OnnxModel {
         let plan = provider.plan(common.index, options).map_err(|error| failed(&error))?;
         // The optimised form would have to hold what is in the other files.
         let cache = common.cache.as_ref().filter(|_| !contents.is_external);
-        let cache = cache.map(|cache| cache.under(&plan.providers));
+        let cache = cache.map(|cache| cache.under(&plan));
         let maker = Maker { runtime, plan, cache };
         let session = Kept::make(&common.told, || maker.make(&options.path))?;
         let describe = |outlets: &[Outlet]| {

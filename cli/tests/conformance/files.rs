@@ -5,9 +5,12 @@ use std::process::Command;
 
 use outrigger_backend::DataType;
 use outrigger_backend::conformance::Fixtures;
+use outrigger_backend::{ModelInfo, TensorInfo};
 use outrigger_testkit::onnx::{self, Dim};
+use outrigger_testkit::torchscript::{self, Module};
 
 use crate::adder;
+use crate::signed::Signatures;
 
 /// Writes models into a folder of their own.
 fn writer(folder: &Path, name: &str) -> impl Fn(&str, &[u8]) -> PathBuf + use<> {
@@ -58,6 +61,49 @@ pub(crate) fn onnx(folder: &Path) -> Fixtures {
         weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
         scratch: folder.join("onnx/scratch"),
     }
+}
+
+/// For libtorch, with what is to be said of each file beside it. Of `nonzero` the outputs are said as well: how many are found in zeros does
+/// not depend on how many are looked at.
+pub(crate) fn torchscript(folder: &Path) -> (Fixtures, Signatures) {
+    use DataType::*;
+    let write = writer(folder, "torchscript");
+    let mut signatures = Signatures::new();
+    let mut write = |name: &str, module: Module, inputs: Vec<TensorInfo>, outputs: Vec<TensorInfo>| {
+        let path = write(name, &module.archive());
+        signatures.insert(path.clone(), ModelInfo { inputs, outputs });
+        path
+    };
+    let row = |name, data_type, width| tensor(name, data_type, &[(-1, "batch"), (width, "")]);
+    let rows = |width| vec![row("x", Fp32, width)];
+    let (x, y, z) = (row("x", Fp32, 3), row("y", Fp32, 3), row("z", Fp32, 3));
+    let identity = torchscript::TYPES.map(|data_type| {
+        let [x, y] = ["x", "y"].map(|name| row(name, data_type, 2));
+        (data_type, write(data_type.name(), torchscript::identity(), vec![x], vec![y]))
+    });
+    let found = tensor("y", Int64, &[(1, ""), (-1, "")]);
+    let (column, line) = (tensor("x", Fp32, &[(-1, "n"), (1, "")]), tensor("y", Fp32, &[(1, ""), (-1, "m")]));
+    let fixtures = Fixtures {
+        add: write("add", torchscript::add(), vec![x, y], vec![z]),
+        identity: identity.into(),
+        nonzero: write("nonzero", torchscript::non_zero(), vec![tensor("x", Fp32, &[(-1, "")])], vec![found]),
+        strings: None,
+        outer: Some(write("outer", torchscript::add(), vec![column, line], vec![])),
+        slow: None,
+        stubborn: Some(write("stubborn", torchscript::mlp(&[256, 256]), rows(256), vec![])),
+        weights: Some((write("weights", torchscript::mlp(&[1024, 1024, 1024]), rows(1024), vec![]), 8 << 20)),
+        scratch: folder.join("torchscript/scratch"),
+    };
+    (fixtures, signatures)
+}
+
+fn tensor(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
+    let (shape, symbols) = dimensions.iter().map(|(extent, symbol)| (*extent, (*symbol).to_owned())).unzip();
+    TensorInfo { name: name.into(), data_type, shape, symbols }
+}
+
+pub(crate) fn settings_of_cpu_torch() -> Vec<(String, String)> {
+    vec![("intra_threads".into(), "2".into())]
 }
 
 pub(crate) fn settings_of_cpu() -> Vec<(String, String)> {

@@ -3,6 +3,7 @@
 #[path = "../../../backends/api/examples/adder.rs"]
 mod adder;
 mod files;
+mod signed;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -11,6 +12,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use outrigger_backend::conformance::{Case, Fixtures, Skipped, cases};
 use outrigger_backend::{Backend, BackendError, host};
 use outrigger_testkit::agreement::{Models, Tolerance};
+use signed::{Signatures, Signed};
 
 type Opened = Result<Arc<dyn Backend>, BackendError>;
 
@@ -21,6 +23,8 @@ struct Place {
     fixtures: Fixtures,
     open: Box<dyn Fn() -> Opened + Send + Sync>,
     tolerance: Option<Tolerance>,
+    /// Whether a machine without it is no failure.
+    may_be_absent: bool,
     /// Opened by the first case, for all of them.
     opened: OnceLock<Opened>,
 }
@@ -31,8 +35,10 @@ impl Place {
         fixtures: &Fixtures,
         open: impl Fn() -> Opened + Send + Sync + 'static,
     ) -> Self {
+        // Libtorch is large, and nobody needs it who does not ask for it.
+        let may_be_absent = name.starts_with("cpu_torch");
         let (fixtures, open) = (fixtures.clone(), Box::new(open));
-        Self { name, fixtures, open, tolerance: None, opened: OnceLock::new() }
+        Self { name, fixtures, open, tolerance: None, may_be_absent, opened: OnceLock::new() }
     }
 
     /// Whether it takes the models that Python writes, and how far it may be from what Python gives.
@@ -46,7 +52,11 @@ impl Place {
     }
 
     fn run(&self, case: Case) -> Result<Completion, Failed> {
-        Ok(match case.run(self.backend()?, &self.fixtures) {
+        let backend = self.backend()?;
+        if let Some(reason) = backend.info().reason.as_ref().filter(|_| self.may_be_absent) {
+            return Ok(Completion::ignored_with(reason));
+        }
+        Ok(match case.run(backend, &self.fixtures) {
             Ok(()) => Completion::Completed,
             Err(Skipped(reason)) => Completion::ignored_with(reason),
         })
@@ -60,6 +70,10 @@ fn places(folder: &Path) -> Vec<Place> {
     let also_tiny = tiny.clone();
     let fake = || built("examples", "adder_backend", "-p outrigger --examples");
     let cpu = || built("", "outrigger_cpu", "-p outrigger-cpu");
+    let torch = || built("", "outrigger_cpu_torch", "-p outrigger-cpu-torch");
+    let (scripts, signatures) = files::torchscript(folder);
+    let signatures = Arc::new(signatures);
+    let also_signatures = Arc::clone(&signatures);
     vec![
         Place::new("fake::in_process", &text, || adder::open(&[])),
         Place::new("fake::library", &text, move || host::load(&fake(), &[])),
@@ -70,7 +84,17 @@ fn places(folder: &Path) -> Vec<Place> {
             .agreeing(Tolerance::CPU),
         Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu()))
             .agreeing(Tolerance::CPU),
+        Place::new("cpu_torch::in_process", &scripts, move || {
+            signed(host::load(&torch(), &files::settings_of_cpu_torch()), &signatures)
+        }),
+        Place::new("cpu_torch::out_of_process", &scripts, move || {
+            signed(out_of_process(torch(), &files::settings_of_cpu_torch()), &also_signatures)
+        }),
     ]
+}
+
+fn signed(backend: Opened, signatures: &Arc<Signatures>) -> Opened {
+    Ok(Arc::new(Signed { backend: backend?, signatures: Arc::clone(signatures) }))
 }
 
 /// In a child, which is the executable under test.

@@ -60,6 +60,30 @@ async fn what_does_not_load_on_its_device_goes_to_the_next_and_says_why() {
     }
 }
 
+#[tokio::test]
+async fn what_ends_a_device_s_process_in_its_estimate_costs_no_other_model_its_place() {
+    let config = adders("out", "'onnx=42', 'estimate=exit:high.onnx'", "")
+        + "[models.high]\npath = 'high.onnx'\ndevices = ['adder', 'cpu']\n\
+           [models.sum]\npath = 'sum.onnx'\ndevices = ['adder', 'cpu']\n";
+    let replica = serving(&config).start();
+    assert_eq!(answer(&replica, "high").await, (sum(), "cpu:0; fallback-from=adder".into()));
+    assert_eq!(answer(&replica, "sum").await, (sum(), "adder:0".into()));
+}
+
+#[tokio::test]
+async fn a_device_without_memory_for_a_sample_is_none_for_the_model() {
+    let config = adders("in", "'onnx=42', 'run=memory:high.onnx'", "")
+        + "[models.high]\npath = 'high.onnx'\ndevices = ['adder', 'cpu']\n\
+           [models.sum]\npath = 'sum.onnx'\ndevices = ['adder', 'cpu']\n";
+    let replica = serving(&config)
+        .file("high.toml", "[[samples]]\nrequest = 'request.json'\n")
+        .file("request.json", call())
+        .start();
+    assert_eq!(answer(&replica, "high").await, (sum(), "cpu:0; fallback-from=adder".into()));
+    assert_eq!(answer(&replica, "sum").await, (sum(), "adder:0".into()));
+    contains(&replica.log_text(), &["adder:0: did not load it: out of memory"]);
+}
+
 #[test]
 fn without_another_device_the_start_ends_and_names_all_that_were_tried() {
     let high = |settings: &str, lines: &str| {

@@ -96,7 +96,7 @@ fn models_that_do_not_load_exit_with_3_and_name_the_file() {
     assert_eq!(ended.status.code(), Some(3));
     let ended = outrigger().file("models/readme.txt", "").args(["--model-dir", "models"]).run();
     assert_eq!(ended.status.code(), Some(3));
-    assert!(ended.text().contains("no .onnx file"), "{}", ended.text());
+    assert!(ended.text().contains("no model file"), "{}", ended.text());
     let ended = outrigger().args(["--model", "gone=gone.onnx", "--backends-path", "/nowhere"]).run();
     assert!(ended.text().contains("backends.path"), "{}", ended.text());
     let ended = outrigger()

@@ -38,4 +38,5 @@ mod spark;
 mod steps;
 mod streaming;
 mod support;
+mod torch;
 mod vectors;

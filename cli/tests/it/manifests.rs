@@ -163,7 +163,7 @@ fn what_is_wrong_in_it_is_named() {
         ("file = '/etc/passwd'", "not a path inside the model's directory"),
         ("file = 'none.onnx'", "`file`: "),
         ("a = ", "line 1: "),
-        ("", "holds not exactly one .onnx file"),
+        ("", "holds not exactly one model file"),
     ] {
         says(manifest, &[said]);
     }

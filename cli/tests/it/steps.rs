@@ -6,7 +6,7 @@ use outrigger_testkit::{Launch, ReplicaProcess, onnx};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::placement::{contains, metrics, outrigger_in, refused};
+use crate::placement::{adder, contains, metrics, outrigger_in, refused};
 use crate::support::{client, infer, outcome, outrigger, score};
 
 /// Pixels along each side of what the network takes.
@@ -267,6 +267,29 @@ def run(data):
         .collect();
     let answer = outcome(score(&replica, json!(images).to_string()).send().await.unwrap()).await;
     assert_eq!(answer, (200, String::new(), json!([[[3, 2], [3, 2]], true, true])));
+}
+
+#[tokio::test]
+async fn a_backend_that_must_be_told_is_told_what_comes_out_of_the_steps() {
+    let config = format!("[backends.adder]\nlibrary = '{}'\nprocess = 'in'", adder().display());
+    let manifest = "file = 'words.txt'\nformat = 'text'\ndevices = ['adder']
+        inputs = [{name = 'x', datatype = 'UINT8', shape = ['n', 4]}]
+        outputs = [{name = 'y', datatype = 'FP32', shape = ['n']}]
+        before = [{step = 'convert', datatype = 'FP32'}]";
+    // Its model is what it was told: with another input, what steps give would not be what it takes.
+    let replica = outrigger()
+        .file("models/told/model.toml", manifest)
+        .file("models/told/words.txt", "said beside")
+        .file("outrigger.toml", config)
+        .args(["--config", "outrigger.toml", "--model-dir", "models"])
+        .start();
+    let url = format!("{}/v2/models/told", replica.score);
+    let (_, _, metadata) = outcome(client().get(url).bearer_auth(KEY).send().await.unwrap()).await;
+    assert_eq!(
+        metadata["inputs"],
+        json!([{"name": "x", "datatype": "UINT8", "shape": [-1, 4]}]),
+        "{metadata}"
+    );
 }
 
 #[test]

@@ -174,6 +174,11 @@ pub(crate) fn is_backend_name(name: &str) -> bool {
     check_backend_name(name).is_ok()
 }
 
+/// Whether a backend of this name is one of ours.
+pub(crate) fn is_ours(name: &str) -> bool {
+    BACKENDS.contains(&name)
+}
+
 /// The names that lists of devices may use.
 pub(crate) fn known_backends(tables: &BTreeMap<String, BackendConfig>) -> impl Iterator<Item = &str> {
     BACKENDS.into_iter().chain(tables.keys().map(String::as_str))
@@ -244,7 +249,7 @@ pub(super) fn tables(
     let (mut tables, mut mistakes) = (BTreeMap::new(), Vec::new());
     for (name, named) in &settings.backends {
         let table = table(name, &named.section, &mut mistakes);
-        if table.library.is_none() && !BACKENDS.contains(&name.as_str()) {
+        if table.library.is_none() && !is_ours(name) {
             let near = suggestion(name, BACKENDS.into_iter());
             let problem = format!("`backends.{name}.library` is missing: `{name}` is none of ours{near}");
             mistakes.push(Mistake { origin: named.origin.to_string(), problem });

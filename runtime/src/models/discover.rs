@@ -42,6 +42,10 @@ pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, 
     for path in entries(directory).map_err(unreadable)? {
         let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
         let name = if is_model(&path) {
+            let onnx = path.with_extension("onnx");
+            if path != onnx && is_model(&onnx) {
+                continue;
+            }
             stem
         } else if path.is_dir() {
             path.file_name().and_then(|name| name.to_str()).unwrap_or(stem)
@@ -91,7 +95,8 @@ fn newest_version(directory: &Path) -> io::Result<PathBuf> {
 }
 
 fn only_model(directory: &Path, described: bool) -> io::Result<Option<PathBuf>> {
-    let mut models: Vec<_> = entries(directory)?.into_iter().filter(|path| is_model(path)).collect();
+    let models: Vec<_> = entries(directory)?.into_iter().filter(|path| is_model(path)).collect();
+    let mut models = format::preferred(models);
     if models.len() > 1 {
         if described {
             // The manifest names one.
@@ -125,7 +130,8 @@ mod tests {
 
     #[test]
     fn files_and_azureml_layout_are_found() {
-        let found = check(&["a.onnx", "b/2/m.onnx", "b/10/m.onnx", "c/model.pt"]).unwrap();
+        let found =
+            check(&["a.onnx", "a.pt", "b/2/m.onnx", "b/10/m.onnx", "b/10/m.pt", "c/model.pt"]).unwrap();
         assert_eq!(found, pairs(&[("a", "a.onnx"), ("b", "b/10/m.onnx"), ("c", "c/model.pt")]));
     }
 

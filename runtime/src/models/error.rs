@@ -71,7 +71,7 @@ pub enum ModelsError {
     },
     /// A model's directory holds no file that could be it.
     #[error(
-        "model `{name}`: {path} holds not exactly one .onnx file; name it by `path`, or by `file` in its model.toml"
+        "model `{name}`: {path} holds not exactly one model file; name it by `path`, or by `file` in its model.toml"
     )]
     NoFile {
         /// The model.
@@ -88,7 +88,7 @@ pub enum ModelsError {
         source: std::io::Error,
     },
     /// There is nothing to serve.
-    #[error("model_dir `{0}` holds no .onnx file and there is no script")]
+    #[error("model_dir `{0}` holds no model file and there is no script")]
     Nothing(PathBuf),
     /// More models than allowed.
     #[error("{found} models found, limits.models is {limit}")]

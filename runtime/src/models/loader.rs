@@ -1,10 +1,9 @@
 //! Loads copy after copy where the plan has it. What does not load there is planned anew; what is loaded stays where it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use outrigger_backend::{BackendError, DeviceStatus, Health, Model, ModelInfo};
+use outrigger_backend::{BackendError, Model, ModelInfo};
 
 use super::batch::{self, Former, NotBatchable};
 use super::health::DeviceHealth;
@@ -13,13 +12,10 @@ use super::ledger::{Ledger, Over};
 use super::steps::Processed;
 use super::survey::{self, Estimates, OpenDevice, Surveyed};
 use super::wanted::Wanted;
-use super::{ModelsError, samples, threads};
+use super::{ModelsError, recovery, samples, threads};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::placement::{self, DeviceId, Placed, Plan, Reason, Unplaced};
-
-/// How often a device that is being started anew is asked whether it is there again.
-const ASKED: Duration = Duration::from_millis(10);
 
 pub(super) struct Loader<'a> {
     config: &'a Config,
@@ -32,6 +28,8 @@ pub(super) struct Loader<'a> {
     ledger: Ledger,
     /// Devices that were lost with a model.
     lost: BTreeSet<DeviceId>,
+    /// Those that did not come back, and why.
+    gone: BTreeMap<DeviceId, String>,
 }
 
 /// Why a copy is not loaded.
@@ -40,6 +38,8 @@ enum Trouble {
     Backend(BackendError),
     /// The device holds too much with it.
     Over(Over),
+    /// The device was lost with another model, and did not come back.
+    Gone(String),
     /// Wherever it went, that would be no better.
     Model(ModelsError),
 }
@@ -67,9 +67,10 @@ impl<'a> Loader<'a> {
             wanted,
             backends,
             devices,
-            estimates: survey::estimate(wanted, backends),
+            estimates: survey::estimate(&config.backends, wanted, backends),
             ledger: Ledger::new(devices.iter().map(|(open, _)| open)),
             lost: BTreeSet::new(),
+            gone: BTreeMap::new(),
         }
     }
 
@@ -95,6 +96,11 @@ impl<'a> Loader<'a> {
                         leave(&placed.device, &instances, &mut shared);
                         plan = self.plan()?;
                     }
+                    Err(Trouble::Gone(why)) => {
+                        leave(&placed.device, &instances, &mut shared);
+                        self.gone.insert(placed.device.clone(), why);
+                        plan = self.plan()?;
+                    }
                     Err(Trouble::Backend(error)) => {
                         self.give_up(number, &placed.device, error.to_string());
                         leave(&placed.device, &instances, &mut shared);
@@ -111,7 +117,13 @@ impl<'a> Loader<'a> {
 
     /// Where everything goes that is not loaded yet.
     fn plan(&mut self) -> Result<Plan, ModelsError> {
-        let states: Vec<_> = self.backends.iter().map(Surveyed::state).collect();
+        let mut states: Vec<_> = self.backends.iter().map(Surveyed::state).collect();
+        for (id, why) in &self.gone {
+            let state = states.iter_mut().find(|state| state.name == id.backend);
+            if let Some(device) = state.and_then(|state| state.devices.get_mut(id.index)) {
+                device.lost = Some(why.clone());
+            }
+        }
         let plan = placement::plan(&self.estimates.models, &states);
         if plan.unplaced.is_empty() {
             return Ok(plan);
@@ -160,7 +172,13 @@ impl<'a> Loader<'a> {
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
         instance.former = former;
         instance.measure();
-        Ok(samples::run(wanted, instance, &self.config.limits)?)
+        samples::run(wanted, instance, &self.config.limits).map_err(|trouble| match trouble {
+            samples::Trouble::Device(error) => Trouble::Backend(error),
+            samples::Trouble::Sample { sample, problem } => {
+                let (name, device) = (wanted.name.clone(), open.id.to_string());
+                Trouble::Model(ModelsError::Sample { name, device, sample, problem })
+            }
+        })
     }
 
     /// The model on a device. Copies on one device share its weights, so it is loaded there once.
@@ -174,7 +192,10 @@ impl<'a> Loader<'a> {
             return Ok(Arc::clone(model));
         }
         if self.lost.contains(&open.id) {
-            recover(open, self.config.backends.of(&open.id.backend).host.timing.start);
+            let loaded = self.estimates.models.iter().flat_map(|model| &model.loaded);
+            let loaded = loaded.filter(|placed| placed.device == open.id).count();
+            let loaded = u32::try_from(loaded).unwrap_or(u32::MAX);
+            recovery::wait(&self.config.backends, open, loaded).map_err(Trouble::Gone)?;
         }
         let model = open.device.load(&wanted.options()).map_err(Trouble::Backend)?;
         let model = self.served(wanted, model)?;
@@ -272,15 +293,6 @@ fn tell(copies: &[Placed]) {
     } else if let Some(placed) = copies.iter().find(has_failed) {
         let (model, device, why) = (&placed.model, &placed.device, why(placed));
         tracing::warn!(%model, %device, why, "model did not load on another device that is as good");
-    }
-}
-
-/// Waits for a device that is being started anew, for as long as a start may take: what ended it was another model.
-fn recover(open: &OpenDevice, limit: Duration) {
-    let end = Instant::now() + limit;
-    let recovers = || matches!(open.device.status(), Ok(DeviceStatus { health: Health::Recovering(_), .. }));
-    while recovers() && Instant::now() < end {
-        std::thread::sleep(ASKED);
     }
 }
 

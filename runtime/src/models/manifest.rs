@@ -39,7 +39,6 @@ pub(super) struct Manifest {
     /// What it says of inputs and outputs: what callers send and get.
     pub(super) described: ModelInfo,
     /// The same of the model itself, as backends are told: behind the steps before it, and nothing where there are steps after it.
-    #[expect(dead_code, reason = "for backends of formats that say nothing of inputs and outputs")]
     pub(super) signature: ModelInfo,
     /// What happens to tensors before the model.
     pub(super) before: Chain,

@@ -82,7 +82,12 @@ pub(crate) fn open(
         Some(path) => return Err(PluginError::Gone { name: name.into(), path }),
         None => find(&file_name(name), config.path.as_deref())?,
     };
-    let mut settings = if name == "cpu" { cpu_settings(config) } else { Vec::new() };
+    let mut settings = match name.strip_prefix("cpu") {
+        Some("") => cpu_settings(config),
+        // Another one of ours for the same device.
+        Some(_) if crate::config::is_ours(name) => vec![intra_threads(config)],
+        _ => Vec::new(),
+    };
     settings.retain(|(key, _)| table.settings.iter().all(|(own, _)| own != key));
     settings.extend(table.settings);
     let opened = match config.process(name) {
@@ -109,8 +114,12 @@ fn file_name(backend: &str) -> String {
     format!("{}outrigger_{backend}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
+fn intra_threads(config: &BackendsConfig) -> (String, String) {
+    ("intra_threads".to_owned(), config.intra_threads.to_string())
+}
+
 fn cpu_settings(config: &BackendsConfig) -> Vec<(String, String)> {
-    let mut settings = vec![("intra_threads".to_owned(), config.intra_threads.to_string())];
+    let mut settings = vec![intra_threads(config)];
     let library = config.onnxruntime.clone().or_else(|| onnxruntime_of(&config.python));
     settings
         .extend(library.map(|library| ("onnxruntime".to_owned(), library.to_string_lossy().into_owned())));

@@ -57,7 +57,7 @@ pub fn plan(config: &Config) -> Result<Plan, ModelsError> {
     let wanted = wanted::all(config)?;
     let backends = survey::open_for(&config.backends, &wanted, &Arc::default())?;
     let states: Vec<_> = backends.iter().map(Surveyed::state).collect();
-    Ok(placement::plan(&survey::estimate(&wanted, &backends).models, &states))
+    Ok(placement::plan(&survey::estimate(&config.backends, &wanted, &backends).models, &states))
 }
 
 /// All backends and their devices. One that does not open says why.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use outrigger_backend::{Backend, BackendError, Device, DeviceInfo, DeviceKind, DeviceStatus, Health, chain};
 
-use super::ModelsError;
 use super::health::Watch;
 use super::plugin::{self, PluginError};
 use super::wanted::Wanted;
+use super::{ModelsError, recovery};
 use crate::config::{BackendsConfig, main_backend};
 use crate::placement::{self, BackendState, DeviceId, DeviceState};
 
@@ -207,8 +207,9 @@ pub(super) struct Estimates {
     pub(super) failures: BTreeMap<(String, DeviceId), BackendError>,
 }
 
-/// Asks each device what each model that may go there would take.
-pub(super) fn estimate(models: &[Wanted], backends: &[Surveyed]) -> Estimates {
+/// Asks each device what each model that may go there would take. One that is being started anew is waited for: it was lost with
+/// another model.
+pub(super) fn estimate(config: &BackendsConfig, models: &[Wanted], backends: &[Surveyed]) -> Estimates {
     let mut all = Estimates::default();
     for model in models {
         let mut wanted = placement::Wanted {
@@ -220,8 +221,12 @@ pub(super) fn estimate(models: &[Wanted], backends: &[Surveyed]) -> Estimates {
             ..placement::Wanted::default()
         };
         let named = backends.iter().filter(|seen| model.devices.iter().any(|wish| wish.means(&seen.name)));
+        let named = named.filter(|seen| model.format.as_ref().is_none_or(|format| seen.takes(format)));
         for open in named.flat_map(|seen| &seen.devices).filter_map(|seen| seen.opened.as_ref().ok()) {
-            let bytes = open.device.estimate(&model.options());
+            let mut bytes = open.device.estimate(&model.options());
+            if matches!(bytes, Err(BackendError::Lost(_))) && recovery::wait(config, open, 0).is_ok() {
+                bytes = open.device.estimate(&model.options());
+            }
             wanted.estimates.insert(open.id.clone(), bytes.as_ref().copied().map_err(ToString::to_string));
             if let Err(error) = bytes {
                 all.failures.insert((model.name.clone(), open.id.clone()), error);

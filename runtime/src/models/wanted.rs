@@ -138,6 +138,7 @@ impl Wanted {
             format: self.format.clone(),
             intra_threads: self.intra_threads,
             settings: self.settings.clone(),
+            signature: self.manifest.as_ref().map(|manifest| manifest.signature.clone()).unwrap_or_default(),
             ..LoadOptions::of(&self.path)
         }
     }

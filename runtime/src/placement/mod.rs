@@ -74,8 +74,13 @@ impl BackendState {
         self.absent.clone().unwrap_or_else(|| match self.devices.len() {
             0 => "its backend does not say why".into(),
             count if wish.index.is_some() => format!("its backend has {count}"),
-            _ => "it takes no such model".into(),
+            _ => "nobody says what the format of the model is".into(),
         })
+    }
+
+    /// What an entry says that means this backend.
+    fn meant_by(&self, wish: &DeviceWish) -> String {
+        DeviceWish { backend: self.name.clone(), index: wish.index }.to_string()
     }
 }
 

@@ -77,19 +77,17 @@ impl Planner<'_> {
         if meant().any(|backend| takes(&backend)) {
             return meant().filter(takes).find_map(|backend| self.on(backend, model, wish, tried));
         }
-        let absent = |why: String| Tried::new(wish.to_string(), Reason::Absent { why });
-        let Some(first) = meant().next() else {
-            tried.push(absent("it was not opened".into()));
-            return None;
-        };
-        let with_devices = || meant().filter(|backend| backend.matching(wish).next().is_some());
-        match model.format.as_ref().filter(|_| with_devices().next().is_some()) {
-            Some(format) => {
-                let formats = with_devices().flat_map(|backend| &backend.formats).cloned();
-                let reason = Reason::Format { format: format.clone(), takes: formats.collect() };
-                tried.push(Tried::new(wish.to_string(), reason));
-            }
-            None => tried.push(absent(first.without(wish))),
+        if meant().next().is_none() {
+            tried.push(Tried::new(wish.to_string(), Reason::Absent { why: "it was not opened".into() }));
+        }
+        for backend in meant() {
+            let reason = match &model.format {
+                Some(format) if backend.matching(wish).next().is_some() => {
+                    Reason::Format { format: format.clone(), takes: backend.formats.clone() }
+                }
+                _ => Reason::Absent { why: backend.without(wish) },
+            };
+            tried.push(Tried::new(backend.meant_by(wish), reason));
         }
         None
     }
@@ -103,8 +101,7 @@ impl Planner<'_> {
         tried: &mut Vec<Tried>,
     ) -> Option<(DeviceId, u64)> {
         if backend.matching(wish).next().is_none() {
-            let name = DeviceWish { backend: backend.name.clone(), index: wish.index }.to_string();
-            tried.push(Tried::new(name, Reason::Absent { why: backend.without(wish) }));
+            tried.push(Tried::new(backend.meant_by(wish), Reason::Absent { why: backend.without(wish) }));
             return None;
         }
         let mut best: Option<(Order, DeviceId, u64)> = None;

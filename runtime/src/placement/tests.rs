@@ -120,7 +120,9 @@ fn an_entry_means_the_backends_beside_its_own_as_well() {
     );
     assert_eq!(
         plan(&[of("text", "cpu", 5)]),
-        ["text.0 - [cpu: does not take `text`, only onnx, torchscript]"]
+        [
+            "text.0 - [cpu: does not take `text`, only onnx] [cpu_torch: does not take `text`, only torchscript]"
+        ]
     );
     // What one holds the other cannot have.
     let both = plan(&[of("onnx", "cpu", 6), of("torchscript", "cpu", 5)]);

@@ -29,7 +29,7 @@ struct Arrows {
 pub(super) fn check(repo: &Repo) -> Result<Vec<String>> {
     let text = fs::read_to_string(repo.path(TABLE)).with_context(|| format!("could not read {TABLE}"))?;
     let arrows: Arrows = toml::from_str(&text).context(TABLE)?;
-    let metadata = Metadata::read(repo, &["--locked"])?;
+    let metadata = Metadata::read(repo, &["--locked", "--all-features"])?;
     say::line(&format!("{} crates of the workspace", metadata.members().count()));
     Ok(arrows.problems(&metadata))
 }

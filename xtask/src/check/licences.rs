@@ -47,7 +47,7 @@ pub(super) fn check(repo: &Repo) -> Result<Vec<String>> {
     let text = fs::read_to_string(repo.path(POLICY)).with_context(|| format!("could not read {POLICY}"))?;
     let policy: Policy = toml::from_str(&text).context(POLICY)?;
     // --locked: what is checked is what Cargo.lock says, and it is an error if that is out of date.
-    let metadata = Metadata::read(repo, &["--locked"])?;
+    let metadata = Metadata::read(repo, &["--locked", "--all-features"])?;
     let mut used = BTreeSet::new();
     let problems = metadata.packages.iter().flat_map(|package| policy.problems(package, &mut used)).collect();
     say::line(&format!("{} crates", metadata.packages.len()));

@@ -27,14 +27,17 @@ Without names all of them run, also after one has failed:
   licences    licence and source of every crate are in ci/licences.toml
   headers     the C headers are those that `cargo xtask headers` writes
   advisories  cargo deny or cargo audit, where one is installed with its database on disk
-  clippy      cargo clippy --workspace --all-targets -- -D warnings
-  doc         cargo doc --workspace --no-deps, with warnings as errors",
+  clippy      cargo clippy --workspace --all-targets -- -D warnings, and what is there only with libtorch
+  doc         cargo doc --workspace --no-deps, with warnings as errors, likewise",
     operands: Some("NAME ..."),
     flags: &[],
 };
 
 /// A check returns what is wrong, a line for each; an error means that it could not be made.
 type Check = fn(&Repo) -> Result<Vec<String>>;
+
+/// What is there only with libtorch, seen without it.
+const WITH_LIBTORCH: &[&str] = &["--package", "outrigger-torch", "--features", "doc-only"];
 
 /// The quick ones first.
 const CHECKS: &[(&str, Check)] = &[
@@ -45,12 +48,21 @@ const CHECKS: &[(&str, Check)] = &[
     ("advisories", advisories::check),
     ("headers", |repo| by_cargo(headers::command(repo, true))),
     ("clippy", |repo| {
-        by_cargo(repo.cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+        let lint = |which: &[&str]| {
+            let mut command = repo.cargo(["clippy"]);
+            command.args(which).args(["--all-targets", "--", "-D", "warnings"]);
+            by_cargo(command)
+        };
+        Ok([lint(&["--workspace"])?, lint(WITH_LIBTORCH)?].concat())
     }),
     ("doc", |repo| {
-        let mut command = repo.cargo(["doc", "--workspace", "--no-deps"]);
-        command.env("RUSTDOCFLAGS", "-D warnings");
-        by_cargo(command)
+        let document = |which: &[&str]| {
+            let mut command = repo.cargo(["doc", "--no-deps"]);
+            command.args(which).env("RUSTDOCFLAGS", "-D warnings");
+            by_cargo(command)
+        };
+        // The last one of a crate is what stays to be read.
+        Ok([document(&["--workspace"])?, document(WITH_LIBTORCH)?].concat())
     }),
 ];
 

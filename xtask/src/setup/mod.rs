@@ -15,7 +15,7 @@ use crate::repo::Repo;
 use crate::say;
 
 pub(crate) use stamp::Stamp;
-pub(crate) use venv::Venv;
+pub(crate) use venv::{Venv, pip};
 
 /// The lock file that the Python environment is made from.
 pub(crate) const LOCK: &str = "entry-scripts/requirements.lock";

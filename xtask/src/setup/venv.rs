@@ -64,22 +64,26 @@ impl Venv {
         let mut pip = repo.command(self.python());
         pip.args(["-m", "pip", "--disable-pip-version-check", "--no-input", "install"]);
         pip.args(["--require-hashes", "--only-binary", ":all:", "--requirement", &self.lock]);
-        // Settings of the user's that contradict an environment of our own.
-        pip.env_remove("PIP_USER").env_remove("PIP_TARGET").env_remove("PYTHONPATH").env_remove("PYTHONHOME");
         say::line(&format!("installing the packages of {}", self.lock));
-        if say::on_terminal() {
-            pip.args(["--progress-bar", "on"]);
-            process::run(pip)?; // pip draws bars with bytes and ETA itself.
-        } else {
-            pip.args(["--progress-bar", "off"]);
-            install_plainly(pip)?;
-        }
+        self::pip(pip)?;
         self.stamp(repo)?.write(&folder.join(STAMP))
     }
 }
 
+/// Runs pip: with its own bars, which have bytes and ETA, on a terminal.
+pub(crate) fn pip(mut pip: Command) -> Result<()> {
+    // Settings of the user's that contradict what it is to do.
+    pip.env_remove("PIP_USER").env_remove("PIP_TARGET").env_remove("PYTHONPATH").env_remove("PYTHONHOME");
+    if say::on_terminal() {
+        pip.args(["--progress-bar", "on"]);
+        return process::run(pip);
+    }
+    pip.args(["--progress-bar", "off"]);
+    plainly(pip)
+}
+
 /// One line for each download, and everything pip said only when it fails.
-fn install_plainly(pip: Command) -> Result<()> {
+fn plainly(pip: Command) -> Result<()> {
     let command = process::shown(&pip);
     let mut said = String::new();
     let status = process::lines(pip, |line| {

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::{Arguments, Flag, Spec};
 use crate::repo::Repo;
-use crate::{say, setup, signals, train};
+use crate::{say, setup, signals, torch, train};
 use place::Place;
 use suite::{Suite, Totals};
 
@@ -26,6 +26,7 @@ pub(crate) const SPEC: Spec = Spec {
     name: "test",
     about: "set up, train, run all tests, Rust and Python",
     details: "\
+Sets up libtorch as well, which takes its time once on a machine (`cargo xtask torch --help`).
 Ends with a table of what ran and every skip with its reason. Fails on a failed test, on a skip that ci/allowed-skips
 does not list, and when Rust or Python ran no test at all. The last line is `N passed, N failed, N skipped`.
 The full output is kept in target/xtask.",
@@ -44,6 +45,9 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     } else {
         let environment = setup::ensure_for_tests(repo)?;
         let digits = train::ensure(repo, &environment)?;
+        if torch::is_supported() {
+            torch::ensure_for_tests(repo, &environment.python)?;
+        }
         (environment, digits)
     };
     let logs = repo.target()?.join("xtask");

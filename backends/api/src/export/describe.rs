@@ -51,7 +51,7 @@ impl BackendText {
 }
 
 /// A [`Signature`] and all that it points to, likewise.
-pub(super) struct ModelText {
+pub(crate) struct ModelText {
     signature: Signature,
     _info: Box<ModelInfo>,
     _tensors: [Vec<TensorType>; 2],
@@ -59,7 +59,7 @@ pub(super) struct ModelText {
 }
 
 impl ModelText {
-    pub(super) fn new(info: ModelInfo) -> Self {
+    pub(crate) fn new(info: ModelInfo) -> Self {
         let info = Box::new(info);
         let mut symbols = Vec::new();
         let inputs = tensors(&info.inputs, &mut symbols);
@@ -73,7 +73,7 @@ impl ModelText {
         Self { signature, _info: info, _tensors: [inputs, outputs], _symbols: symbols }
     }
 
-    pub(super) fn get(&self) -> *const Signature {
+    pub(crate) fn get(&self) -> *const Signature {
         &self.signature
     }
 }

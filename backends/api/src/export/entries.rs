@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::describe::{BackendText, ModelText};
 use super::{Open, guard};
 use crate::abi::{self, Message, Setting, Text};
-use crate::{Backend, BackendError, Device, Health, Instance, LoadOptions, Model};
+use crate::host::describe;
+use crate::{Backend, BackendError, Device, Health, Instance, LoadOptions, Model, ModelInfo};
 
 struct OpenBackend {
     backend: Arc<dyn Backend>,
@@ -192,8 +193,19 @@ unsafe fn options(request: *const abi::LoadRequest) -> Result<LoadOptions, Backe
             format: (!format.is_empty()).then(|| format.to_owned()),
             intra_threads: NonZeroUsize::new(request.intra_threads as usize).map(NonZeroUsize::get),
             settings: pairs(request.settings, request.setting_count)?,
+            signature: signature(request.signature)?,
         })
     }
+}
+
+/// # Safety
+/// `signature` is null or valid during this call, and all that it points to.
+unsafe fn signature(signature: *const abi::Signature) -> Result<ModelInfo, BackendError> {
+    if signature.is_null() {
+        return Ok(ModelInfo::default());
+    }
+    // SAFETY: promised by the caller.
+    unsafe { describe::model(signature) }.map_err(|fault| broken(&format!("the signature: {fault}")))
 }
 
 /// # Safety

@@ -10,7 +10,7 @@ const MOST_TEXT: usize = 1 << 20;
 
 /// What is wrong with a description.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     #[error("its description is null")]
     Null,
     #[error("`{0}` has {1} items and no address, or too many")]
@@ -69,7 +69,7 @@ unsafe fn device(device: &Device) -> Result<DeviceInfo, Fault> {
 
 /// # Safety
 /// `signature` is null or valid by the table's contract.
-pub(super) unsafe fn model(signature: *const Signature) -> Result<ModelInfo, Fault> {
+pub(crate) unsafe fn model(signature: *const Signature) -> Result<ModelInfo, Fault> {
     // SAFETY: promised by the caller, here and for all that the signature points to.
     unsafe {
         let signature = checked(signature)?;

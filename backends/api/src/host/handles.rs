@@ -9,6 +9,7 @@ use super::runs::{HostInstance, LiveInstance};
 use super::{MESSAGE_BYTES, broken, call, describe, error};
 use crate::abi::{self, LoadRequest, Setting, Text};
 use crate::elsewhere::Elsewhere;
+use crate::export::describe::ModelText;
 use crate::{
     Backend, BackendError, BackendInfo, Buffer, Device, DeviceMemory, DeviceStatus, Health, Instance,
     LoadOptions, Model, ModelInfo, dlpack,
@@ -265,6 +266,7 @@ fn with_request<T>(
     entry: impl FnOnce(&LoadRequest) -> Result<T, BackendError>,
 ) -> Result<T, BackendError> {
     let settings = super::settings(&options.settings);
+    let signature = ModelText::new(options.signature.clone());
     entry(&LoadRequest {
         path: path_text(&options.path)?,
         format: Text::of(options.format.as_deref().unwrap_or_default()),
@@ -272,6 +274,7 @@ fn with_request<T>(
         setting_count: settings.len(),
         intra_threads: u32::try_from(options.intra_threads.unwrap_or(0)).unwrap_or(u32::MAX),
         reserved: 0,
+        signature: signature.get(),
     })
 }
 

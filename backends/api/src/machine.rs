@@ -1,14 +1,14 @@
-//! How much memory the machine has, or this process's control group, if that is less.
+//! How much memory the machine has, or this process's control group, if that is less: what backends for the CPU tell of it.
 
 use std::path::{Path, PathBuf};
 
-use outrigger_onnxruntime::Memory;
-
-/// Asks the operating system; zeros where it does not say in Linux's way.
-pub(crate) fn read() -> Memory {
-    let machine = parse(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    limits(&groups, Path::new("/sys/fs/cgroup")).fold(machine, within)
+/// The machine's memory, or what this process's control group leaves of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineMemory {
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes that a new model could have.
+    pub free: u64,
 }
 
 /// A limit of a control group, and what is in use of it, in bytes.
@@ -44,19 +44,28 @@ fn limits<'a>(groups: &'a str, root: &'a Path) -> impl Iterator<Item = Limit> + 
     })
 }
 
-fn within(memory: Memory, (most, used): Limit) -> Memory {
-    // What caches of the group hold counts as used, though it would be given up: rather too little than too much.
-    Memory { total: memory.total.min(most), free: memory.free.min(most.saturating_sub(used)) }
+impl MachineMemory {
+    /// Asks the operating system; zeros where it does not say in Linux's way.
+    pub fn read() -> Self {
+        let machine = parse(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        limits(&groups, Path::new("/sys/fs/cgroup")).fold(machine, Self::within)
+    }
+
+    fn within(self, (most, used): Limit) -> Self {
+        // What caches of the group hold counts as used, though it would be given up: rather too little than too much.
+        Self { total: self.total.min(most), free: self.free.min(most.saturating_sub(used)) }
+    }
 }
 
 /// Source: proc_meminfo(5). `MemAvailable` counts what caches would give up, which is what a model can have.
-fn parse(text: &str) -> Memory {
+fn parse(text: &str) -> MachineMemory {
     let field = |name: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         value.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
     let bytes = |name| field(name).unwrap_or(0).saturating_mul(1024);
-    Memory { total: bytes("MemTotal"), free: bytes("MemAvailable") }
+    MachineMemory { total: bytes("MemTotal"), free: bytes("MemAvailable") }
 }
 
 #[cfg(test)]
@@ -76,10 +85,13 @@ mod tests {
         write("pod/memory.current", "400\n");
         write("memory/docker/memory.limit_in_bytes", "900\n");
         write("memory/docker/memory.usage_in_bytes", "100\n");
-        let machine = Memory { total: 5000, free: 3000 };
-        let read = |groups: &str| limits(groups, folder.path()).fold(machine, within);
-        assert_eq!(read("0::/pod/app\n"), Memory { total: 1000, free: 600 });
-        assert_eq!(read("5:cpu,memory:/docker\n1:name=systemd:/x\n"), Memory { total: 900, free: 800 });
+        let machine = MachineMemory { total: 5000, free: 3000 };
+        let read = |groups: &str| limits(groups, folder.path()).fold(machine, MachineMemory::within);
+        assert_eq!(read("0::/pod/app\n"), MachineMemory { total: 1000, free: 600 });
+        assert_eq!(
+            read("5:cpu,memory:/docker\n1:name=systemd:/x\n"),
+            MachineMemory { total: 900, free: 800 }
+        );
         assert_eq!(read("0::/elsewhere\n"), machine);
         assert_eq!(read("nonsense"), machine);
     }
@@ -87,9 +99,9 @@ mod tests {
     #[test]
     fn meminfo_is_read() {
         let text = "MemTotal:       24576000 kB\nMemFree:          100 kB\nMemAvailable:   20480000 kB\n";
-        assert_eq!(parse(text), Memory { total: 24_576_000 * 1024, free: 20_480_000 * 1024 });
-        assert_eq!(parse("MemTotal: x kB\nMemAvailable"), Memory::default());
+        assert_eq!(parse(text), MachineMemory { total: 24_576_000 * 1024, free: 20_480_000 * 1024 });
+        assert_eq!(parse("MemTotal: x kB\nMemAvailable"), MachineMemory::default());
         #[cfg(target_os = "linux")]
-        assert!(read().total >= read().free && read().free > 0);
+        assert!(MachineMemory::read().total >= MachineMemory::read().free && MachineMemory::read().free > 0);
     }
 }

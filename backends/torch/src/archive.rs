@@ -1,0 +1,291 @@
+//! What a TorchScript archive says before libtorch sees it: whether it is one, how large its tensors are, and what `forward` takes.
+//!
+//! libtorch's C interface tells neither the names of arguments nor their types; they stand in the archive's code.
+//! Source: PyTorch's `torch/csrc/jit/docs/serialization.md`.
+
+use std::path::Path;
+
+use crate::forward::{Forward, ForwardError};
+use crate::habits::Habits;
+use crate::pickle::{self, PickleError};
+use crate::zip::{Zip, ZipError};
+
+/// The longest name of a class.
+const NAME_BYTES: usize = 4096;
+
+/// Brackets in brackets and blocks in blocks: no code that PyTorch writes has as many, and libtorch's parser, which calls itself for each, overflows
+/// the stack of a thread at some 700.
+const MOST_DEPTH: usize = 256;
+
+/// What is in an archive.
+#[derive(Debug)]
+pub(crate) struct Contents {
+    /// Bytes of tensors: attributes and constants.
+    pub(crate) tensor_bytes: u64,
+    /// The method that runs the model.
+    pub(crate) forward: Forward,
+    /// What the code does beside computing.
+    pub(crate) habits: Habits,
+}
+
+/// Why a file is no TorchScript model.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArchiveError {
+    #[error(transparent)]
+    Zip(#[from] ZipError),
+    #[error("is no TorchScript but a pickle, as `torch.save` wrote it before PyTorch 1.6; {SAVE}")]
+    Old,
+    #[error("is no TorchScript but what `torch.save` writes: weights, or a pickled module; {SAVE}")]
+    Saved,
+    #[error("is no TorchScript but a program of `torch.export`; {SAVE}")]
+    Exported,
+    #[error("is no TorchScript: {0}; {SAVE}")]
+    Nothing(&'static str),
+    #[error("its code is nested more than {MOST_DEPTH} deep")]
+    Deep,
+    #[error("its module is broken: {0}")]
+    Module(&'static str),
+    #[error(transparent)]
+    Pickle(#[from] PickleError),
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+}
+
+/// What to do instead.
+const SAVE: &str =
+    "save the module with `torch.jit.save(torch.jit.script(module), path)` or `torch.jit.trace`";
+
+/// Looks at an archive. What is compressed in it may have `inflated_bytes` together, each of its pickles and sources as many.
+pub(crate) fn inspect(path: &Path, inflated_bytes: u64) -> Result<Contents, ArchiveError> {
+    let zip = match Zip::open(path, inflated_bytes) {
+        Err(ZipError::NoDirectory) if is_pickle(path) => return Err(ArchiveError::Old),
+        zip => zip?,
+    };
+    let Some(root) = zip.entries().first().and_then(|entry| Some(entry.name.split_once('/')?.0.to_owned()))
+    else {
+        return Err(ArchiveError::Nothing("its files are in no folder"));
+    };
+    let has = |name: &str| zip.find(&format!("{root}/{name}")).is_some();
+    if !has("constants.pkl") || !has("data.pkl") {
+        let exported =
+            |name: &str| name.contains("serialized_exported_program") || name.ends_with("/archive_format");
+        return Err(if has("data.pkl") {
+            ArchiveError::Saved
+        } else if zip.entries().iter().any(|entry| exported(&entry.name)) {
+            ArchiveError::Exported
+        } else {
+            ArchiveError::Nothing("the archive has neither `data.pkl` nor `constants.pkl`")
+        });
+    }
+    let folders = [format!("{root}/data/"), format!("{root}/constants/")];
+    let tensors =
+        zip.entries().iter().filter(|entry| folders.iter().any(|folder| entry.name.starts_with(folder)));
+    let tensor_bytes = tensors.map(|entry| entry.size).fold(0, u64::saturating_add);
+    for (pickle, folder) in [("data.pkl", "data"), ("constants.pkl", "constants")] {
+        let size = |key: &str| zip.find(&format!("{root}/{folder}/{key}")).map(|entry| entry.size);
+        pickle::check(&read(&zip, &format!("{root}/{pickle}"), inflated_bytes)?, size)?;
+    }
+    // Where the code's lines came from: read when something fails.
+    for entry in zip.entries().iter().filter(|entry| entry.name.ends_with(".debug_pkl")) {
+        pickle::check(&zip.read(entry, inflated_bytes)?, |_| None)?;
+    }
+    let class = class(&read(&zip, &format!("{root}/data.pkl"), inflated_bytes)?)?;
+    let code = Code { zip: &zip, folder: format!("{root}/code/"), inflated_bytes };
+    let (module, name) = class.rsplit_once('.').ok_or(ArchiveError::Module("its class has no module"))?;
+    let forward = Forward::find(&code.of(module)?, name)?;
+    Ok(Contents { tensor_bytes, forward, habits: code.habits()? })
+}
+
+/// Whether the file begins as a pickle of protocol 2 does.
+fn is_pickle(path: &Path) -> bool {
+    use std::io::Read as _;
+    let mut start = [0; 2];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == [0x80, 2]
+}
+
+fn read(zip: &Zip, name: &str, limit: u64) -> Result<Vec<u8>, ArchiveError> {
+    let entry = zip.find(name).ok_or(ArchiveError::Module("it has no pickle"))?;
+    Ok(zip.read(entry, limit)?)
+}
+
+/// The class of the module, `__torch__.package.Name`: what the pickle names first.
+fn class(pickle: &[u8]) -> Result<String, ArchiveError> {
+    let strange = ArchiveError::Module("its pickle begins with no class");
+    // Protocol 2, then GLOBAL with two lines: a module and a name in it.
+    let Some(rest) = pickle.strip_prefix(b"\x80\x02c") else { return Err(strange) };
+    let rest = rest.get(..NAME_BYTES).unwrap_or(rest);
+    let mut lines = rest.split(|byte| *byte == b'\n').map(std::str::from_utf8);
+    match (lines.next(), lines.next(), lines.next()) {
+        (Some(Ok(module)), Some(Ok(name)), Some(_)) => Ok(format!("{module}.{name}")),
+        _ => Err(strange),
+    }
+}
+
+/// The archive's source files.
+struct Code<'a> {
+    zip: &'a Zip,
+    folder: String,
+    inflated_bytes: u64,
+}
+
+impl Code<'_> {
+    /// The source of a module: `__torch__.a.b` is in `code/__torch__/a/b.py`.
+    fn of(&self, module: &str) -> Result<String, ArchiveError> {
+        let name = format!("{}{}.py", self.folder, module.replace('.', "/"));
+        let entry = self.zip.find(&name).ok_or(ArchiveError::Module("its code is missing"))?;
+        let bytes = self.zip.read(entry, self.inflated_bytes)?;
+        String::from_utf8(bytes).map_err(|_| ArchiveError::Module("its code is no UTF-8"))
+    }
+
+    fn habits(&self) -> Result<Habits, ArchiveError> {
+        let is_source = |name: &str| name.starts_with(&self.folder) && name.ends_with(".py");
+        let mut habits = Habits::default();
+        for entry in self.zip.entries().iter().filter(|entry| is_source(&entry.name)) {
+            let source = self.zip.read(entry, self.inflated_bytes)?;
+            let source = String::from_utf8_lossy(&source);
+            if depth(&source) > MOST_DEPTH {
+                return Err(ArchiveError::Deep);
+            }
+            habits.add(&source);
+        }
+        Ok(habits)
+    }
+}
+
+/// How deep the brackets of a source are nested, or its blocks, which are two spaces in each.
+fn depth(source: &str) -> usize {
+    let (mut depth, mut most) = (0usize, 0);
+    for line in source.lines() {
+        most = most.max((line.len() - line.trim_start().len()) / 2);
+        for byte in line.bytes() {
+            match byte {
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => continue,
+            }
+            most = most.max(depth);
+        }
+    }
+    most
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use outrigger_testkit::torchscript::{self, Module, Zip};
+
+    use super::*;
+
+    /// More than any model here has.
+    const LIMIT: u64 = 1 << 20;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn write(&self, bytes: &[u8]) -> PathBuf {
+            let path = self.0.path().join("model.pt");
+            std::fs::write(&path, bytes).unwrap();
+            path
+        }
+
+        fn inspect(&self, bytes: &[u8]) -> Result<Contents, String> {
+            inspect(&self.write(bytes), LIMIT).map_err(|error| error.to_string())
+        }
+
+        fn refuses(&self, bytes: &[u8], words: &str) {
+            let error = self.inspect(bytes).unwrap_err();
+            assert!(error.contains(words), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_module_says_what_it_takes_and_how_large_it_is() {
+        let folder = Folder::new();
+        let contents = folder.inspect(&torchscript::mlp(&[8, 16, 4]).archive()).unwrap();
+        assert_eq!((contents.tensor_bytes, contents.habits), ((8 * 16 + 16 * 4) * 4, Habits::default()));
+        let names: Vec<&str> = contents.forward.inputs.iter().map(String::as_str).collect();
+        assert_eq!(names, ["x"]);
+    }
+
+    #[test]
+    fn code_that_is_nested_without_end_is_refused() {
+        let folder = Folder::new();
+        let nested = |count: usize| {
+            let (open, close) = ("torch.neg(".repeat(count), ")".repeat(count));
+            let module = Module::forward("x: Tensor", "Tensor", &[&format!("return {open}x{close}")]);
+            folder.inspect(&module.archive()).map(|_| ())
+        };
+        assert_eq!(nested(256), Ok(()));
+        assert_eq!(nested(257), Err("its code is nested more than 256 deep".into()));
+        let blocks = |count: usize| {
+            let lines: Vec<String> = (0..count).map(|at| format!("{}if True:", "  ".repeat(at))).collect();
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            folder.inspect(&Module::forward("x: Tensor", "Tensor", &lines).archive()).map(|_| ())
+        };
+        assert_eq!(blocks(200), Ok(()));
+        assert_eq!(blocks(300), Err("its code is nested more than 256 deep".into()));
+    }
+
+    #[test]
+    fn what_is_no_torchscript_is_named() {
+        let folder = Folder::new();
+        let with = |files: &[&str]| {
+            let mut zip = Zip::default();
+            files.iter().for_each(|file| zip.stored(file, b"\x80\x02}."));
+            zip.finish()
+        };
+        folder.refuses(&with(&["m/data.pkl", "m/data/0", "m/version"]), "what `torch.save` writes");
+        folder.refuses(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before PyTorch 1.6");
+        folder.refuses(&with(&["m/models/m.json", "m/archive_format"]), "a program of `torch.export`");
+        folder.refuses(&with(&["word/document.xml"]), "neither `data.pkl` nor");
+        folder.refuses(&with(&["flat"]), "its files are in no folder");
+        folder.refuses(&with(&["m/data.pkl", "m/constants.pkl"]), "its pickle begins with no class");
+        folder.refuses(b"", "has no directory");
+        folder.refuses(b"\xff\x00 what is this", "has no directory");
+        let whole = torchscript::add().archive();
+        for len in [whole.len() - 1, whole.len() / 2, 10] {
+            folder.refuses(&whole[..len], "has no directory");
+        }
+        folder.refuses(&[&whole[40..], &[]].concat(), "");
+        assert!(inspect(Path::new("/dev/zero"), LIMIT).unwrap_err().to_string().contains("is no plain file"));
+    }
+
+    #[test]
+    fn claims_of_gigabytes_are_refused() {
+        let folder = Folder::new();
+        let with = |method, size| {
+            let mut zip = Zip::default();
+            zip.claiming("m/data.pkl", b"\x80\x02}.", method, size);
+            zip.stored("m/constants.pkl", b"\x80\x02).");
+            zip.finish()
+        };
+        folder.refuses(&with(0, 1 << 31), "claims another size than it has");
+        folder.refuses(&with(8, 1 << 31), "claims 2147483648 bytes, over the limit of 1048576");
+        folder.refuses(&with(12, 4), "is compressed in a way that is not known");
+        folder.refuses(&with(8, 1000), "does not decompress to the size that it claims");
+        let mut twice = Zip::default();
+        ["m/data.pkl", "m/data/0", "m/DATA/0"].iter().for_each(|name| twice.stored(name, b"x"));
+        folder.refuses(&twice.finish(), "`m/DATA/0` in it is there twice");
+        // Many names for one piece of the archive.
+        let mut zip = torchscript::Zip::default();
+        zip.stored("m/data/0", &[0; 4096]);
+        let mut bytes = zip.finish();
+        let at = bytes.windows(4).position(|four| four == b"PK\x01\x02").unwrap();
+        let entry = bytes[at..bytes.len() - 22].to_vec();
+        let end = bytes.split_off(bytes.len() - 22);
+        let count = 40u16;
+        (1..count).for_each(|_| bytes.extend(&entry));
+        bytes.extend(&end);
+        let len = bytes.len();
+        bytes[len - 14..len - 12].copy_from_slice(&count.to_le_bytes());
+        bytes[len - 12..len - 10].copy_from_slice(&count.to_le_bytes());
+        bytes[len - 10..len - 6].copy_from_slice(&(entry.len() as u32 * u32::from(count)).to_le_bytes());
+        folder.refuses(&bytes, "claims more bytes than the archive has");
+    }
+}

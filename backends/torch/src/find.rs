@@ -1,0 +1,178 @@
+//! Where libtorch is, and whether it is the one that is needed.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::LIBTORCH;
+
+/// The libraries, each after those that it needs. Some builds of libtorch have none of CUDA's, and need none.
+const LIBRARIES: &[&str] =
+    &["libgomp.so.1", "libcudart.so.13", "libcupti.so.13", "libc10.so", "libtorch_cpu.so"];
+/// Those without which it is no libtorch.
+const NEEDED: &[&str] = &["libc10.so", "libtorch_cpu.so"];
+/// How long Python may take to say where its package is.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Libtorch, as files.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// In the order in which they are to be loaded.
+    pub(crate) libraries: Vec<PathBuf>,
+}
+
+/// Finds libtorch: where the setting says, and nowhere else if it says so; else in the folder `libtorch` beside the plug-in, which may be a
+/// link; else the package `torch` of the `python3` on the search path.
+///
+/// # Errors
+/// What was tried, and what is wrong there.
+pub(crate) fn libtorch(setting: Option<PathBuf>, beside: Option<&Path>) -> Result<Found, String> {
+    if let Some(folder) = setting {
+        return look(&folder).map_err(|why| format!("no libtorch {LIBTORCH}; tried {why}"));
+    }
+    let mut tried = Vec::new();
+    if let Some(beside) = beside {
+        match look(&beside.join("libtorch")) {
+            Ok(found) => return Ok(found),
+            Err(why) => tried.push(why),
+        }
+    }
+    match package("python3".as_ref(), PATIENCE) {
+        Ok(folder) => match look(&folder) {
+            Ok(found) => return Ok(found),
+            Err(why) => tried.push(why),
+        },
+        Err(why) => tried.push(format!("the package `torch` of `python3`: {why}")),
+    }
+    Err(format!("no libtorch {LIBTORCH}; tried {}", tried.join("; ")))
+}
+
+/// Looks at a folder: `lib` in it, and its version.
+fn look(folder: &Path) -> Result<Found, String> {
+    let told = |why: &str| format!("`{}`: {why}", folder.display());
+    let lib = folder.join("lib");
+    if let Some(missing) = NEEDED.iter().find(|name| !lib.join(name).is_file()) {
+        return Err(told(&format!("there is no lib/{missing}")));
+    }
+    match version(folder) {
+        Some(version) if version == LIBTORCH => {}
+        Some(version) => return Err(told(&format!("is version {version}"))),
+        None => return Err(told("does not say which version it is, in `build-version` or `version.py`")),
+    }
+    // A Python package has CUDA's in a package beside it.
+    let folders = [lib, folder.join("../nvidia/cu13/lib")];
+    let find = |name: &&str| folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
+    Ok(Found { libraries: LIBRARIES.iter().filter_map(find).collect() })
+}
+
+/// What the folder says of itself, without what follows a `+`: how it was built.
+fn version(folder: &Path) -> Option<String> {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let quoted = |text: String| {
+        let line = text.lines().find_map(|line| line.strip_prefix("__version__ = "))?.trim().to_owned();
+        Some(line.trim_matches(['\'', '"']).to_owned())
+    };
+    let text = read("build-version").or_else(|| quoted(read("version.py")?))?;
+    Some(text.trim().split('+').next().unwrap_or_default().to_owned())
+}
+
+/// Asks Python where its package is, without importing that.
+fn package(python: &OsStr, patience: Duration) -> Result<PathBuf, String> {
+    const QUESTION: &str = "import importlib.util; spec = importlib.util.find_spec('torch')\n\
+        print(next(iter(spec.submodule_search_locations)) if spec else '')";
+    let mut child = Command::new(python)
+        .args(["-c", QUESTION])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let end = Instant::now() + patience;
+    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
+        if Instant::now() > end {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err("it does not answer".into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.trim() {
+        "" => Err("there is none".into()),
+        folder => Ok(folder.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    fn names(found: &Found) -> Vec<&str> {
+        found.libraries.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect()
+    }
+
+    const LIBRARIES: [(&str, &str); 2] = [("torch/lib/libc10.so", ""), ("torch/lib/libtorch_cpu.so", "")];
+
+    #[test]
+    fn a_folder_is_taken_if_it_is_the_right_version() {
+        let check = |more: &[(&str, &str)], expected: Result<&[&str], &str>| {
+            let folder = folder(&[&LIBRARIES[..], more].concat());
+            let path = folder.path().join("torch");
+            let got = libtorch(Some(path.clone()), None);
+            let got = got.as_ref().map(names).map_err(|why| why.replace(&path.display().to_string(), "DIR"));
+            let expected = expected.map(<[&str]>::to_vec);
+            assert_eq!(got, expected.map_err(|why| format!("no libtorch 2.11.0; tried `DIR`: {why}")));
+        };
+        check(&[("torch/build-version", "2.11.0+cpu\n")], Ok(&["libc10.so", "libtorch_cpu.so"]));
+        check(
+            &[
+                ("torch/version.py", "__all__ = []\n__version__ = '2.11.0+cu130'\ndebug = False\n"),
+                ("nvidia/cu13/lib/libcudart.so.13", ""),
+                ("torch/lib/libgomp.so.1", ""),
+            ],
+            Ok(&["libgomp.so.1", "libcudart.so.13", "libc10.so", "libtorch_cpu.so"]),
+        );
+        check(&[("torch/build-version", "2.12.1\n")], Err("is version 2.12.1"));
+        check(&[], Err("does not say which version it is, in `build-version` or `version.py`"));
+        let why = libtorch(Some("/nowhere".into()), None).unwrap_err();
+        assert_eq!(why, "no libtorch 2.11.0; tried `/nowhere`: there is no lib/libc10.so");
+    }
+
+    #[test]
+    fn python_is_asked_where_its_package_is() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let ask = |script: &str, patience| {
+            let python = folder.path().join("python3");
+            std::fs::write(&python, script).unwrap();
+            std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+            package(python.as_os_str(), patience)
+        };
+        assert_eq!(ask("#!/bin/sh\necho /venv/torch\n", PATIENCE), Ok("/venv/torch".into()));
+        assert_eq!(ask("#!/bin/sh\necho\n", PATIENCE), Err("there is none".into()));
+        assert_eq!(ask("#!/bin/sh\nexit 1\n", PATIENCE), Err("there is none".into()));
+        let endless = ask("#!/bin/sh\nexec sleep 1000\n", Duration::from_millis(50));
+        assert_eq!(endless, Err("it does not answer".into()));
+        assert!(package("/nowhere/python3".as_ref(), PATIENCE).unwrap_err().contains("No such file"));
+    }
+
+    #[test]
+    fn what_lies_beside_the_plug_in_is_found() {
+        let folder = folder(&[&LIBRARIES[..], &[("torch/build-version", "2.11.0")]].concat());
+        std::os::unix::fs::symlink("torch", folder.path().join("libtorch")).unwrap();
+        assert_eq!(names(&libtorch(None, Some(folder.path())).unwrap()), ["libc10.so", "libtorch_cpu.so"]);
+    }
+}

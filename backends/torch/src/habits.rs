@@ -1,0 +1,103 @@
+//! What a model's code does beside computing: writing in place, and keeping what it was given from one run to the next.
+//!
+//! Inputs are the caller's memory, which is lent for one call and only to be read; and a module's attributes have no lock. Neither does libtorch
+//! say of a module, so its code is looked at. Each answer errs towards yes, at the cost of a copy or a wait.
+
+/// Seen in the code of a module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Habits {
+    /// An operator writes to what it is given.
+    writes: bool,
+    /// An attribute is assigned.
+    assigns: bool,
+    /// A list or dictionary is changed.
+    collects: bool,
+    /// There is an attribute that is one.
+    has_collections: bool,
+}
+
+/// What changes a list or dictionary.
+const COLLECT: &[&str] = &[
+    "append(",
+    "insert(",
+    "extend(",
+    "_set_item(",
+    "pop(",
+    "popitem(",
+    "clear(",
+    "remove(",
+    "reverse(",
+    "update(",
+    "setdefault(",
+    "Delete(",
+];
+
+impl Habits {
+    /// Adds what a source file shows.
+    pub(crate) fn add(&mut self, source: &str) {
+        for line in source.lines() {
+            self.writes |= writes(line);
+            self.assigns |= line.split_once(" = ").is_some_and(|(left, _)| left.contains('.'));
+            self.collects |= COLLECT.iter().any(|call| line.contains(call));
+            self.has_collections |= is_collection(line);
+        }
+    }
+
+    /// Whether inputs might be written to, or kept after the call.
+    pub(crate) fn touches_inputs(self) -> bool {
+        self.writes || self.assigns || self.collects
+    }
+
+    /// Whether two runs at once might get in each other's way.
+    pub(crate) fn is_stateful(self) -> bool {
+        self.assigns || self.collects && self.has_collections
+    }
+}
+
+/// Whether a line calls an operator whose name ends in one `_`, PyTorch's mark for those that write to what they are given, or names the
+/// tensor that a result goes to.
+fn writes(line: &str) -> bool {
+    let calls = line.as_bytes().windows(3).any(|three| {
+        let [before, mark, after] = three else { return false };
+        *after == b'(' && *mark == b'_' && before.is_ascii_alphanumeric()
+    });
+    calls || line.contains("out=")
+}
+
+/// Whether it declares an attribute that is a list or a dictionary: `  cache : List[Tensor]`.
+fn is_collection(line: &str) -> bool {
+    let kind = line.strip_prefix("  ").and_then(|line| line.split_once(" : "));
+    kind.is_some_and(|(name, kind)| {
+        !name.contains([' ', '.']) && ["List[", "Dict["].iter().any(|start| kind.contains(start))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_that_touches_more_than_it_makes_is_seen() {
+        let check = |source: &str, touches_inputs, is_stateful| {
+            let mut habits = Habits::default();
+            habits.add(source);
+            assert_eq!(
+                (habits.touches_inputs(), habits.is_stateful()),
+                (touches_inputs, is_stateful),
+                "{source}"
+            );
+        };
+        check("    return torch.relu(torch.matmul(x, self.w0))", false, false);
+        check("    _0 = (self.a).__annotate__(x, alpha=1.5)", false, false);
+        check("    return torch.relu_(x)", true, false);
+        check("    _0 = torch.add(x, x, alpha=1, out=x)", true, false);
+        check("    _0 = torch.copy_(torch.select(x, 0, 0), x)", true, false);
+        check("    self.last = x", true, true);
+        check("    (self.inner).last = x", true, true);
+        check("    _1 = torch.append(rows, x)", true, false);
+        check("  cache : List[Tensor]\n    _1 = torch.append(_0, x)", true, true);
+        check("  cache : Dict[str, Tensor]\n    torch._set_item(_0, \"x\", x)", true, true);
+        check("  cache : List[Tensor]\n    _1 = torch.pop(_0)", true, true);
+        check("  cache : List[Tensor]\n    return (self.cache)[0]", false, false);
+    }
+}

@@ -1,0 +1,89 @@
+//! TorchScript models through libtorch: what the plug-ins (`backends/cpu/torch`) open once they have loaded libtorch.
+//!
+//! It is two things. Without its feature `libtorch` it is what plug-ins are made of ([`plugin`]): they find libtorch, load it, and open the other
+//! thing, which is this crate with that feature, linked with libtorch and a library of its own. `cargo xtask torch` builds that one.
+//!
+//! | setting | what it says | without it |
+//! |---|---|---|
+//! | `libtorch` | the folder of libtorch, with `lib` in it; the plug-in's, which loads it | where the plug-in looks |
+//! | `intra_threads` | how many threads share one run | as many as this process may use |
+//! | `code_bytes` | how many bytes the compressed files of an archive, which are code, may have when they are not; as many may each list of its attributes have | 64 MiB |
+//!
+//! TorchScript is code: a model can compute what it likes, for as long and in as much memory as it likes, and a broken one can
+//! crash the process. So it belongs in a device host, where the runtime puts it unless it is told otherwise.
+//!
+//! A file names `forward`'s arguments but no types and shapes, so these are said beside it ([`LoadOptions::signature`]). Outputs that are
+//! not described are found out by two runs on zeros. A run cannot be cancelled.
+//!
+//! [`LoadOptions::signature`]: outrigger_backend::LoadOptions::signature
+
+#[cfg(any(feature = "libtorch", test))]
+mod archive;
+#[cfg(feature = "libtorch")]
+mod device;
+#[cfg(any(feature = "libtorch", test))]
+mod error;
+mod find;
+#[cfg(any(feature = "libtorch", test))]
+mod forward;
+#[cfg(any(feature = "libtorch", test))]
+mod habits;
+#[cfg(feature = "libtorch")]
+mod instance;
+#[cfg(feature = "libtorch")]
+mod model;
+#[cfg(any(feature = "libtorch", test))]
+mod pickle;
+#[expect(unsafe_code, reason = "loads libraries")]
+pub mod plugin;
+#[cfg(feature = "libtorch")]
+#[expect(unsafe_code, reason = "lends inputs to libtorch")]
+mod run;
+mod settings;
+#[cfg(any(feature = "libtorch", test))]
+mod signature;
+#[cfg(feature = "libtorch")]
+#[expect(unsafe_code, reason = "calls libtorch")]
+mod sys;
+#[cfg(any(feature = "libtorch", test))]
+mod zip;
+
+/// The version of libtorch that is needed, this one exactly.
+pub const LIBTORCH: &str = "2.11.0";
+
+/// The one format.
+pub const FORMAT: &str = "torchscript";
+
+/// What can be set, for messages.
+const SETTINGS: &str = "`libtorch`, `intra_threads` and `code_bytes`";
+
+#[cfg(feature = "libtorch")]
+mod open {
+    use std::sync::{Arc, Once};
+
+    use outrigger_backend::{Backend, BackendError};
+
+    use crate::device::Torch;
+    use crate::settings::Settings;
+    use crate::sys;
+
+    outrigger_backend::export!(open);
+
+    /// Opens the backend for the CPU.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
+    pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
+        const NAME: &str = "cpu_torch";
+        let settings = Settings::read(settings)
+            .map_err(|error| BackendError::Unavailable { backend: NAME.into(), reason: error.to_string() })?;
+        static START: Once = Once::new();
+        START.call_once(|| {
+            // Calls run beside each other already. It can be said once, before the first run; later it stays as it is.
+            let _ = sys::set_interop_threads(1);
+        });
+        Ok(Arc::new(Torch::new(NAME, settings)))
+    }
+}
+#[cfg(feature = "libtorch")]
+pub use open::open;

@@ -1,0 +1,98 @@
+//! What a plug-in does before libtorch is there: finds it, loads its libraries and then the library that is linked with it.
+//!
+//! That one ([`CORE`]) is this crate with its feature `libtorch`. It needs libtorch's libraries by their names, and the system's loader does not
+//! know where they are; but it takes those that the process has already. So the plug-in, which needs nothing itself, loads them by their paths
+//! first. Where anything is missing it opens all the same, and says what.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use outrigger_backend::{Backend, BackendError, BackendInfo, Device, chain, host};
+
+use crate::find::{self, Found};
+use crate::settings::Settings;
+use crate::{FORMAT, LIBTORCH};
+
+/// The library that is linked with libtorch, beside the plug-in. It is not called as plug-ins are, for it is to be opened by one.
+pub const CORE: &str = "outrigger_torch_core.so";
+
+/// Opens the backend. `plugin` is the plug-in's own file, for what lies beside it; `name` the backend's.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
+pub fn open(
+    name: &str,
+    plugin: Option<&Path>,
+    settings: &[(String, String)],
+) -> Result<Arc<dyn Backend>, BackendError> {
+    let beside = plugin.and_then(Path::parent);
+    let (own, passed): (Vec<_>, Vec<_>) = settings.iter().cloned().partition(|(key, _)| key == "libtorch");
+    Settings::read(&passed)
+        .map_err(|error| BackendError::Unavailable { backend: name.into(), reason: error.to_string() })?;
+    let libtorch = own.last().map(|(_, folder)| PathBuf::from(folder));
+    let ready = core(beside).and_then(|core| {
+        let found = find::libtorch(libtorch, beside)?;
+        load(&found)?;
+        Ok(core)
+    });
+    match ready {
+        Ok(core) => host::load(&core, &passed).or_else(|error| match error {
+            // Of the library and not of its settings: it does not open, so it was linked with another libtorch.
+            BackendError::Unavailable { backend, reason } if backend == core.display().to_string() => {
+                Ok(Arc::new(Absent::new(name, format!("{CORE} does not open: {reason}"))))
+            }
+            error => Err(error),
+        }),
+        Err(reason) => Ok(Arc::new(Absent::new(name, reason))),
+    }
+}
+
+fn core(beside: Option<&Path>) -> Result<PathBuf, String> {
+    let folder = beside.ok_or("the plug-in does not know where it is")?;
+    let core = folder.join(CORE);
+    if core.is_file() {
+        Ok(core)
+    } else {
+        Err(format!(
+            "no libtorch is set up: there is no `{}`, which `cargo xtask torch` builds",
+            core.display()
+        ))
+    }
+}
+
+/// Loads libtorch, never to unload it, each library after those that it needs.
+fn load(found: &Found) -> Result<(), String> {
+    for path in &found.libraries {
+        // SAFETY: runs the library's initialisers; that it may be run is what its place says.
+        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
+            .map_err(|error| format!("libtorch does not load: {}", chain(&error)))?;
+        std::mem::forget(library);
+    }
+    Ok(())
+}
+
+/// The backend where something is missing.
+struct Absent(BackendInfo);
+
+impl Absent {
+    fn new(name: &str, reason: String) -> Self {
+        Self(BackendInfo {
+            name: name.into(),
+            version: format!("{} (no libtorch {LIBTORCH})", env!("CARGO_PKG_VERSION")),
+            formats: vec![FORMAT.into()],
+            devices: Vec::new(),
+            reason: Some(reason),
+        })
+    }
+}
+
+impl Backend for Absent {
+    fn info(&self) -> &BackendInfo {
+        &self.0
+    }
+
+    fn open(&self, index: usize) -> Result<Arc<dyn Device>, BackendError> {
+        Err(BackendError::Input(format!("there is no device number {index}, only 0")))
+    }
+}
