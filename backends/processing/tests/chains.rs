@@ -163,6 +163,32 @@ fn a_run_ends_before_the_step_at_which_it_is_cancelled() {
     assert_eq!(cancelled_at(5), plan.run(std::slice::from_ref(&image)));
 }
 
+/// Such a tensor takes no bytes, so that nothing but the time holds whoever sends it.
+#[test]
+fn tensors_without_elements_take_no_time() {
+    let many = 1i64 << 50;
+    for (shape, text) in [
+        ([many, 5, 5, 0], "step = \"resize\"\nheight = 8\nwidth = 8"),
+        ([many, 5, 5, 0], "step = \"resize\"\nheight = 8\nwidth = 8\nmode = \"nearest\""),
+        ([many, 0, 5, 5], "step = \"resize\"\nheight = 8\nwidth = 8\nlayout = \"NCHW\""),
+        ([many, 5, 5, 0], "step = \"layout\"\nlayout = \"NCHW\""),
+        ([many, 5, 5, 0], "step = \"normalize\""),
+        ([many, 0, 5, 5], "step = \"normalize\"\naxis = 1"),
+        ([many, 5, 5, 0], "step = \"softmax\""),
+        ([many, 0, 5, 5], "step = \"softmax\"\naxis = 1"),
+        ([0, many, 5, 5], "step = \"softmax\"\naxis = 0"),
+        ([0, many, 5, 5], "step = \"softmax\"\naxis = 1"),
+        ([many, 5, 0, 5], "step = \"top_k\"\nk = 2"),
+        ([0, many, 5, 5], "step = \"top_k\"\nk = 2"),
+        ([many, 5, 5, 0], "step = \"convert\"\ndatatype = \"INT8\""),
+    ] {
+        let chain = read(&format!("[[steps]]\n{text}")).unwrap();
+        let plan = chain.plan(&[tensor("x", DataType::Fp32, &shape)], &["x"]).unwrap();
+        let empty = Tensor::new(DataType::Fp32, Shape::new(shape).unwrap(), bytes::Bytes::new()).unwrap();
+        assert!(plan.run(&[empty]).unwrap()[0].data().is_empty(), "{text}");
+    }
+}
+
 #[test]
 fn files_are_strict() {
     let refuses = |text: &str, expected: &str| {
