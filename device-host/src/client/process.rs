@@ -52,9 +52,8 @@ impl Process {
         let child = command.spawn()?;
         drop(command); // and with it the child's ends of the pipes
         let pid = child.id();
-        let mut process =
-            Self { child: Some(child), pid, ended: eventfd(0, EventfdFlags::CLOEXEC)?, output: None };
-        process.ended = pidfd_open(process.group().ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?;
+        let (child, ended) = watched(child, |pid| pidfd_open(pid, PidfdFlags::empty()))?;
+        let mut process = Self { child: Some(child), pid, ended, output: None };
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
         let of = Of { backend: options.name.clone(), device: Arc::clone(device), pid };
@@ -84,14 +83,10 @@ impl Process {
         }
     }
 
-    fn group(&self) -> Option<Pid> {
-        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
-    }
-
     fn signal(&self, signal: Signal) {
         // Itself first, which fails where somebody else has reaped it: then its number may be another's already.
         if pidfd_send_signal(&self.ended, signal).is_ok()
-            && let Some(group) = self.group()
+            && let Some(group) = number(self.pid)
         {
             // And all that it has started. It fails only where nobody is left.
             let _ = kill_process_group(group, signal);
@@ -133,6 +128,28 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.reap();
+    }
+}
+
+fn number(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// A child and what `open` makes of its number. Where that fails the child, and all that it has started, is ended.
+fn watched(
+    mut child: Child,
+    open: impl FnOnce(Pid) -> rustix::io::Result<OwnedFd>,
+) -> io::Result<(Child, OwnedFd)> {
+    let pid = number(child.id()).ok_or(io::ErrorKind::NotFound)?;
+    match open(pid) {
+        Ok(ended) => Ok((child, ended)),
+        Err(error) => {
+            // Nobody has reaped it, so that the number is still its own.
+            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error.into())
+        }
     }
 }
 
@@ -246,6 +263,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_that_cannot_be_watched_is_ended() {
+        let child = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let pid = child.id();
+        let error = watched(child, |_| Err(rustix::io::Errno::MFILE)).unwrap_err();
+        assert!(socket::is_want(&error), "{error}");
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "neither alive nor a zombie");
+    }
+
+    #[test]
     fn ends_are_named() {
         assert_eq!(describe(ExitStatus::from_raw(3 << 8)), "exited with code 3");
         let killed = describe(ExitStatus::from_raw(9));
@@ -265,7 +291,7 @@ mod tests {
         let pid: i32 = std::fs::read_to_string(left).unwrap().trim().parse().unwrap();
         let left = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
         if is_reaped_elsewhere {
-            rustix::process::waitpid(process.group(), rustix::process::WaitOptions::empty()).unwrap();
+            rustix::process::waitpid(number(process.pid), rustix::process::WaitOptions::empty()).unwrap();
         }
         process.end();
         let patience = Duration::from_millis(if is_reaped_elsewhere { 200 } else { 60_000 });
