@@ -172,7 +172,7 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     if let Err(reason) = same_device(host.first(&info), &info, index) {
         return Err(failed_start(options, process, unavailable(options, reason).into()));
     }
-    let link = Arc::new(Link::new(options, control, &host.bell, options.limits.calls(&info)));
+    let link = Arc::new(Link::new(options, control, &host.bell, options.calls(&info)));
     let running = Running { process, link };
     if let Err(trouble) = load(options, &running.link, &loaded, &|| until(options.timing.reload)) {
         let error = failed_start(options, running.process, trouble);
