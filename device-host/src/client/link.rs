@@ -48,8 +48,11 @@ impl Link {
             options: Arc::clone(options),
             control,
             bell: Arc::clone(bell),
-            runs: Pool::new(calls),
-            housekeeping: Pool::new(HOUSEKEEPING),
+            runs: Pool::new(calls, "calls under way (max_calls)"),
+            housekeeping: Pool::new(
+                HOUSEKEEPING,
+                "requests under way that are not calls, the most that there may be",
+            ),
             sockets: Mutex::default(),
             under_way: Runs::new(),
             owed: Mutex::default(),
@@ -82,8 +85,8 @@ impl Link {
             Err(Full) => {
                 let Options { name, limits, .. } = &*self.options;
                 let text = format!(
-                    "the device host of `{name}` has {} calls under way (max_calls), and none ended within {:?} (call_wait)",
-                    pool.most, limits.connection_wait
+                    "the device host of `{name}` has {} {}, and none ended within {:?} (call_wait)",
+                    pool.most, pool.of, limits.connection_wait
                 );
                 return Err(BackendError::Run(text).into());
             }
@@ -320,5 +323,25 @@ mod tests {
         assert!(link.tend(Instant::now()).is_some() && told());
         link.tend(Instant::now() + options.timing.cancel_grace);
         assert!(matches!(link.verdict(), Some(Verdict::Guilty(_))));
+    }
+
+    #[test]
+    fn what_is_full_is_named() {
+        let (control, _child) = socket::pair().unwrap();
+        let mut options = Options::new("/x", "/x", "x", &[]);
+        options.limits.connection_wait = Duration::ZERO;
+        let link = Link::new(&Arc::new(options), control, &Arc::new(Bell::new().unwrap()), 1);
+        let said = |lent: Result<Lent<'_>, Trouble>| match lent {
+            Err(Trouble::Backend(BackendError::Run(text))) => text,
+            Err(trouble) => panic!("{trouble:?}"),
+            Ok(_) => panic!("there is one more"),
+        };
+        let _run = link.for_run().unwrap();
+        let text = said(link.for_run());
+        assert!(text.contains("has 1 calls under way (max_calls)"), "{text}");
+        let _others: Vec<_> = (0..HOUSEKEEPING).map(|_| link.for_housekeeping().unwrap()).collect();
+        let text = said(link.for_housekeeping());
+        assert!(text.contains("has 16 requests under way that are not calls"), "{text}");
+        assert!(!text.contains("max_calls") && text.contains("(call_wait)"), "{text}");
     }
 }

@@ -43,6 +43,8 @@ impl Drop for Lent<'_> {
 /// Connections that nobody uses, the last to come back on top.
 pub(super) struct Pool {
     pub(super) most: usize,
+    /// What there are so many of, and its key, if it has one.
+    pub(super) of: &'static str,
     state: Mutex<Idle>,
     back: Condvar,
 }
@@ -61,8 +63,8 @@ struct Idle {
 pub(super) struct Full;
 
 impl Pool {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, state: Mutex::default(), back: Condvar::new() }
+    pub(super) fn new(most: usize, of: &'static str) -> Self {
+        Self { most, of, state: Mutex::default(), back: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, Idle> {
@@ -140,7 +142,7 @@ mod tests {
     #[test]
     fn one_that_comes_back_after_the_end_is_closed() {
         let (ours, theirs) = socket::pair().unwrap();
-        let pool = Pool::new(1);
+        let pool = Pool::new(1, "calls");
         assert!(matches!(pool.take(Duration::ZERO), Ok(None)));
         let lent = Lent::new(&pool, Box::new(Connection::new(Arc::new(ours), Duration::ZERO)));
         pool.close();
