@@ -15,11 +15,8 @@ use super::trouble::Trouble;
 use crate::frame::{self, At, Given, Head, Kind, Sent};
 use crate::message;
 use crate::socket::{self, Inbox, Patience};
-use crate::view::align;
+use crate::view::{GRAIN, align};
 use crate::wire::{Put, Reader};
-
-/// Regions are made in multiples of this.
-pub(super) const GRAIN: usize = 64 << 10;
 
 /// What a request carries, laid out, and what lies beside its frame.
 #[derive(Default)]
