@@ -52,8 +52,13 @@ pub(super) struct Again {
 }
 
 impl Again {
-    pub(super) fn new() -> Self {
-        Self { tried: Instant::now(), thread: None }
+    /// For a child that has just begun to serve. What it is to release is not left to the next try.
+    pub(super) fn new(host: &Arc<Host>, link: &Arc<Link>) -> Self {
+        let mut again = Self { tried: Instant::now(), thread: None };
+        if link.owes() {
+            again.begin(host, link);
+        }
+        again
     }
 
     /// How long there is between two tries.
@@ -68,9 +73,12 @@ impl Again {
             return;
         }
         self.tried = now;
-        if host.degraded().is_none() && !link.owes() {
-            return;
+        if host.degraded().is_some() || link.owes() {
+            self.begin(host, link);
         }
+    }
+
+    fn begin(&mut self, host: &Arc<Host>, link: &Arc<Link>) {
         let (host, link) = (Arc::clone(host), Arc::clone(link));
         let work = move || {
             if let Err(trouble) = attempt(&host, &link) {

@@ -65,7 +65,7 @@ struct Death {
 /// Watches over a child until it has died; `None` if it was ended because nobody needs it any more.
 fn watch(host: &Arc<Host>, running: Running) -> Option<Death> {
     let Running { process, link } = running;
-    let (mut trimmed, mut again) = (Instant::now(), Again::new());
+    let (mut trimmed, mut again) = (Instant::now(), Again::new(host, &link));
     // How often connections are looked through that nobody uses.
     let trim = (host.options.timing.idle / 2).max(Duration::from_millis(10));
     let why = loop {
@@ -182,13 +182,9 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     if loaded.device.is_some() {
         host.restarted();
     }
+    // Released while it is watched over already, for that may take its time, or never end.
     let unwanted = host.up(&running.link, running.process.pid(), &loaded);
-    for number in unwanted {
-        let patience = until(options.timing.end_grace);
-        if let Err(trouble) = running.link.request(Kind::Release, number, |_| {}, |_| Ok(()), &patience) {
-            running.link.accuse(trouble);
-        }
-    }
+    unwanted.into_iter().for_each(|number| running.link.owe(number));
     Ok((running, info))
 }
 
