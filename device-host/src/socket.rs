@@ -34,7 +34,7 @@ pub(crate) enum ReceiveError {
     Wire(#[from] WireError),
     #[error("the descriptors beside a frame are not as many as it says")]
     Files,
-    /// The kernel had no room for them in this process.
+    /// The kernel had no room for them in this process. What came with them is over, and the next frame can be taken.
     #[error("descriptors were lost, for this process has too many open files")]
     Lost,
     #[error("{0}")]
@@ -122,11 +122,14 @@ impl Patience for Until<'_> {
 
 /// Waits until a socket can be read, at most so long.
 pub(crate) fn readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
-    let timeout = Timespec::try_from(limit).ok();
-    match poll(&mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)], timeout.as_ref()) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
+    let began = Instant::now();
+    loop {
+        let timeout = Timespec::try_from(limit.saturating_sub(began.elapsed())).ok();
+        match poll(&mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)], timeout.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -139,6 +142,8 @@ pub(crate) struct Inbox {
     end: usize,
     /// Those of the frames in `bytes`, in their order: one reading may take more than one frame.
     waiting: VecDeque<OwnedFd>,
+    /// Some of the last frame that had any did not come.
+    lost: bool,
     /// Those of the frame that is in `bytes` first.
     files: Vec<OwnedFd>,
     spin: Spin,
@@ -192,7 +197,9 @@ impl Inbox {
                 if self.filled >= end {
                     self.end = end;
                     if files > self.waiting.len() {
-                        return Err(ReceiveError::Files);
+                        self.waiting.clear();
+                        let lost = std::mem::take(&mut self.lost);
+                        return Err(if lost { ReceiveError::Lost } else { ReceiveError::Files });
                     }
                     self.files.extend(self.waiting.drain(..files));
                     return Ok((kind, number));
@@ -248,15 +255,15 @@ impl Inbox {
                 received => break received.map_err(io::Error::from)?,
             }
         };
+        let (was_lost, before) = (self.lost, self.waiting.len());
         for part in beside.drain() {
             if let RecvAncillaryMessage::ScmRights(files) = part {
                 self.waiting.extend(files);
             }
         }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(ReceiveError::Lost);
-        }
-        if self.waiting.len() > 2 * MOST_FILES {
+        self.lost |= received.flags.contains(ReturnFlags::CTRUNC);
+        // Where more come before that frame is whole it cannot be told whose they are.
+        if self.waiting.len() > 2 * MOST_FILES || (was_lost && self.waiting.len() > before) {
             return Err(ReceiveError::Files);
         }
         if received.bytes == 0 {

@@ -21,6 +21,8 @@ use crate::wire::{Reader, WireError};
 
 /// Connections for what is not a run: loading, unloading, status.
 const HOUSEKEEPING: usize = 16;
+/// How long a child that has closed a connection takes at most to close the control socket too, if it is ending.
+const CLOSING: Duration = Duration::from_secs(2);
 /// How long a caller whose connection was closed waits to hear why.
 const REASON: Duration = Duration::from_secs(10);
 
@@ -130,13 +132,33 @@ impl Link {
         }
     }
 
+    /// Whether a child that has closed a connection which it had not served yet is there all the same: it could not take it, which says
+    /// nothing of the others.
+    fn has_refused(&self) -> bool {
+        let is_ending = self.verdict().is_some() || self.ending.is_over();
+        // Nothing comes over this one any more but its end.
+        !is_ending && socket::readable(self.control.as_fd(), CLOSING).is_ok_and(|ended| !ended)
+    }
+
+    /// Tells a connection that the child could not take from one that it closed because it ends.
+    fn look_into(&self, trouble: Trouble) -> Trouble {
+        match trouble {
+            Trouble::Untaken if self.has_refused() => Trouble::Ours(BackendError::Run(format!(
+                "the device host of `{}` could not take a further connection: it may have too many open files",
+                self.options.name
+            ))),
+            Trouble::Untaken => Trouble::Gone,
+            trouble => trouble,
+        }
+    }
+
     /// Has the child ended, where the trouble is its fault.
     pub(super) fn accuse(&self, trouble: Trouble) {
-        let verdict = match trouble {
+        let verdict = match self.look_into(trouble) {
             // It says that itself: nothing on it succeeds any more, until it is started anew.
             Trouble::Backend(BackendError::Lost(text)) => Verdict::Guilty(text),
             Trouble::Backend(_) | Trouble::Ours(_) => return,
-            Trouble::Gone => Verdict::Closed,
+            Trouble::Gone | Trouble::Untaken => Verdict::Closed,
             Trouble::Late => Verdict::Guilty("it did not answer in time".into()),
             Trouble::Protocol(why) => Verdict::Guilty(format!("it broke the protocol: {why}")),
         };
@@ -147,7 +169,7 @@ impl Link {
 
     /// What becomes of trouble: the error for the caller. Waits until it is known how the child ended, if it does.
     pub(super) fn fails(&self, trouble: Trouble) -> BackendError {
-        match trouble {
+        match self.look_into(trouble) {
             Trouble::Backend(error) if !matches!(error, BackendError::Lost(_)) => return error,
             Trouble::Ours(error) => return error,
             trouble => self.accuse(trouble),

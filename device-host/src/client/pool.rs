@@ -24,7 +24,7 @@ impl<'a> Lent<'a> {
     ) -> Result<T, Trouble> {
         let connection = self.connection.as_mut().ok_or(Trouble::Gone)?;
         let answer = request(connection);
-        if matches!(answer, Err(Trouble::Gone | Trouble::Late | Trouble::Protocol(_) | Trouble::Ours(_))) {
+        if matches!(&answer, Err(trouble) if !matches!(trouble, Trouble::Backend(_))) {
             self.connection = None;
         }
         answer

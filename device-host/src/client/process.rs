@@ -73,14 +73,7 @@ impl Process {
 
     /// Waits for its end, at most so long; whether that came.
     pub(super) fn has_ended(&self, limit: Duration) -> bool {
-        let deadline = std::time::Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            match socket::readable(self.ended.as_fd(), left) {
-                Ok(false) if !left.is_zero() => {} // a signal came between
-                ended => return ended.unwrap_or(true),
-            }
-        }
+        socket::readable(self.ended.as_fd(), limit).unwrap_or(true)
     }
 
     fn signal(&self, signal: Signal) {

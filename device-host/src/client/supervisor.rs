@@ -221,7 +221,7 @@ fn failed_start(options: &Options, process: Process, trouble: Trouble) -> Backen
             options.timing.start, options.timing.reload
         )),
         Trouble::Protocol(why) => unavailable(format!("its device host broke the protocol: {why}")),
-        Trouble::Gone => {
+        Trouble::Gone | Trouble::Untaken => {
             process.has_ended(CLOSING);
             unavailable(format!("its device host {} before it was ready", process.end()))
         }

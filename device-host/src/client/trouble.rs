@@ -12,6 +12,8 @@ pub(super) enum Trouble {
     Backend(BackendError),
     /// The child is gone, or has closed this connection.
     Gone,
+    /// This connection was closed before the first answer came over it: the child is gone, or could not take it.
+    Untaken,
     /// There was none in time.
     Late,
     /// The child broke the protocol.

@@ -129,11 +129,17 @@ fn tend(
     let reserve = Reserve::default();
     let _ = reserve.hold();
     loop {
-        let (kind, number) = match inbox.receive(control, &Tending { runs: &host.runs, reserve: &reserve }) {
+        let received = inbox.receive(control, &Tending { runs: &host.runs, reserve: &reserve });
+        let held = reserve.hold();
+        let (kind, number) = match received {
             Err(ReceiveError::Closed) => return Ok(EXIT_OK),
+            // Somebody else here was faster than this. Whoever is at the other end sees it closed, and the others are served on.
+            Err(error @ ReceiveError::Lost) => {
+                eprintln!("the device host could not take a further connection: {error}");
+                continue;
+            }
             received => received?,
         };
-        let held = reserve.hold();
         Reader(inbox.payload()).end()?;
         match kind {
             Kind::Connect => {
