@@ -6,7 +6,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -14,6 +13,7 @@ use rustix::net::{
 };
 
 use crate::frame::{self, HEADER, Header, Kind, MOST_FILES};
+use crate::patience::{Limit, Patience};
 use crate::wire::WireError;
 
 /// Two connected sockets, closed upon `exec`, blocking.
@@ -28,8 +28,8 @@ pub(crate) enum ReceiveError {
     #[error("the socket is closed")]
     Closed,
     /// Whoever waits has had enough.
-    #[error("no answer in time")]
-    Late,
+    #[error("no answer within {0}")]
+    Late(Limit),
     #[error("{0}")]
     Wire(#[from] WireError),
     #[error("the descriptors beside a frame are not as many as it says")]
@@ -71,66 +71,6 @@ pub(crate) fn send(
         }
     }
     Ok(())
-}
-
-/// How long to wait for a frame.
-pub(crate) trait Patience {
-    /// Waits until the socket can be read, or has had enough.
-    fn wait(&self, socket: BorrowedFd<'_>) -> Result<(), ReceiveError>;
-}
-
-/// For as long as it takes.
-pub(crate) struct Forever;
-
-impl Patience for Forever {
-    fn wait(&self, _socket: BorrowedFd<'_>) -> Result<(), ReceiveError> {
-        Ok(())
-    }
-}
-
-/// Up to a time, or until somebody says stop.
-pub(crate) struct Until<'a> {
-    pub(crate) deadline: Instant,
-    pub(crate) stop: &'a dyn Fn() -> bool,
-}
-
-/// For so long.
-pub(crate) fn within(limit: Duration) -> Until<'static> {
-    Until { deadline: Instant::now() + limit, stop: &|| false }
-}
-
-/// How often whoever waits looks whether it is to stop.
-const LOOK: Duration = Duration::from_millis(50);
-
-impl Patience for Until<'_> {
-    fn wait(&self, socket: BorrowedFd<'_>) -> Result<(), ReceiveError> {
-        loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if (self.stop)() {
-                return Err(ReceiveError::Late);
-            }
-            // Also where time is up: this process may have stood still, too.
-            if readable(socket, left.min(LOOK))? {
-                return Ok(());
-            }
-            if left.is_zero() {
-                return Err(ReceiveError::Late);
-            }
-        }
-    }
-}
-
-/// Waits until a socket can be read, at most so long.
-pub(crate) fn readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
-    let began = Instant::now();
-    loop {
-        let timeout = Timespec::try_from(limit.saturating_sub(began.elapsed())).ok();
-        match poll(&mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)], timeout.as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Takes frames off a socket. There is one at a time: whoever sends waits for the answer.
@@ -287,6 +227,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::patience::Forever;
 
     #[test]
     fn descriptors_stay_with_their_frames_however_many_frames_come_at_once() {

@@ -14,7 +14,7 @@ use super::loaded::{InstanceEntry, Loaded, ModelEntry};
 use super::trouble::Trouble;
 use crate::frame::Kind;
 use crate::message;
-use crate::socket::{Patience, within};
+use crate::patience::{Patience, within};
 use crate::wire::{Put, Reader};
 
 /// A model; why it is of no use to whoever holds it, if it is not.
@@ -92,13 +92,12 @@ impl Again {
 
 fn attempt(host: &Host, link: &Arc<Link>) -> Result<(), Trouble> {
     let Loaded { models, instances, .. } = host.loaded();
-    let limit = host.options.timing.reload;
+    let (limit, grace) = (host.options.timing.to_load(), host.options.timing.to_end());
     let mut lent = link.for_housekeeping()?;
     lent.with(|connection| {
         let owed = link.take_owed();
         for (done, number) in owed.iter().enumerate() {
-            let patience = within(host.options.timing.end_grace);
-            if let Err(trouble) = connection.ask(Kind::Release, *number, |_| {}, &patience) {
+            if let Err(trouble) = connection.ask(Kind::Release, *number, |_| {}, &within(grace)) {
                 owed.iter().skip(done).for_each(|number| link.owe(*number));
                 return Err(trouble);
             }
@@ -146,7 +145,7 @@ fn settle(
     let mut held = true;
     host.register(link, |loaded| held = set(loaded)).map_err(|_| Trouble::Gone)?;
     if !held {
-        connection.ask(Kind::Release, number, |_| {}, &within(host.options.timing.end_grace))?;
+        connection.ask(Kind::Release, number, |_| {}, &within(host.options.timing.to_end()))?;
     }
     Ok(())
 }

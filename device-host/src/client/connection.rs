@@ -14,7 +14,8 @@ use super::results::{self, Came, Theirs};
 use super::trouble::Trouble;
 use crate::frame::{self, At, Given, Head, Kind, Sent};
 use crate::message;
-use crate::socket::{self, Inbox, Patience};
+use crate::patience::Patience;
+use crate::socket::{self, Inbox};
 use crate::view::{GRAIN, align};
 use crate::wire::{Put, Reader};
 

@@ -1,35 +1,34 @@
 //! The way to one child while it lives: its control socket and its connections.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::{BackendError, RunId};
-use rustix::net::SendFlags;
 
 use super::bell::Bell;
 use super::connection::Connection;
+use super::control::Control;
 use super::ending::{Ending, Verdict};
 use super::options::Options;
 use super::pool::{Full, Lent, Pool};
 use super::runs::{Begun, Runs};
 use super::trouble::Trouble;
-use crate::frame::{self, Kind};
-use crate::socket::{self, Patience, within};
+use crate::frame::Kind;
+use crate::patience::{Limit, within};
+use crate::socket;
 use crate::wire::{Reader, WireError};
 
 /// Connections for what is not a run: loading, unloading, status.
 const HOUSEKEEPING: usize = 16;
-/// How long a child that has closed a connection takes at most to close the control socket too, if it is ending.
-const CLOSING: Duration = Duration::from_secs(2);
 /// How long a caller whose connection was closed waits to hear why.
 const REASON: Duration = Duration::from_secs(10);
 
 /// One child's.
 pub(super) struct Link {
     options: Arc<Options>,
-    control: OwnedFd,
+    control: Control,
     bell: Arc<Bell>,
     runs: Pool,
     housekeeping: Pool,
@@ -48,7 +47,7 @@ impl Link {
     pub(super) fn new(options: &Arc<Options>, control: OwnedFd, bell: &Arc<Bell>, calls: usize) -> Self {
         Self {
             options: Arc::clone(options),
-            control,
+            control: Control(control),
             bell: Arc::clone(bell),
             runs: Pool::new(calls, "calls under way (max_calls)"),
             housekeeping: Pool::new(
@@ -104,7 +103,7 @@ impl Link {
             ))
         };
         let (ours, theirs) = socket::pair().map_err(failed)?;
-        self.tell(Kind::Connect, 0, Some(&theirs))?;
+        self.control.tell(Kind::Connect, 0, Some(&theirs))?;
         let ours = Arc::new(ours);
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         sockets.retain(|socket| socket.strong_count() > 0);
@@ -116,37 +115,17 @@ impl Link {
         Ok(Box::new(Connection::new(ours, self.options.timing.spin)))
     }
 
-    /// Sends a frame without payload and answer. Never waits: the child takes them off at once, or hangs.
-    fn tell(&self, kind: Kind, number: u64, file: Option<&OwnedFd>) -> Result<(), Trouble> {
-        let mut out = Vec::new();
-        frame::begin(&mut out, kind, number);
-        let file = file.map(AsFd::as_fd);
-        frame::finish(&mut out, file.as_slice().len())?;
-        // So short a frame goes out whole or not at all.
-        match socket::send(&self.control, &out, file.as_slice(), SendFlags::DONTWAIT) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                Err(Trouble::Protocol("it takes nothing off its control socket".into()))
-            }
-            Err(error) => Err(Trouble::of_socket(&error)),
-        }
-    }
-
-    /// Whether a child that has closed a connection which it had not served yet is there all the same: it could not take it, which says
-    /// nothing of the others.
-    fn has_refused(&self) -> bool {
-        let is_ending = self.verdict().is_some() || self.ending.is_over();
-        // Nothing comes over this one any more but its end.
-        !is_ending && socket::readable(self.control.as_fd(), CLOSING).is_ok_and(|ended| !ended)
-    }
-
     /// Tells a connection that the child could not take from one that it closed because it ends.
     fn look_into(&self, trouble: Trouble) -> Trouble {
         match trouble {
-            Trouble::Untaken if self.has_refused() => Trouble::Ours(BackendError::Run(format!(
-                "the device host of `{}` could not take a further connection: it may have too many open files",
-                self.options.name
-            ))),
+            Trouble::Untaken
+                if self.verdict().is_none() && !self.ending.is_over() && self.control.stays_open() =>
+            {
+                Trouble::Ours(BackendError::Run(format!(
+                    "the device host of `{}` could not take a further connection: it may have too many open files",
+                    self.options.name
+                )))
+            }
             Trouble::Untaken => Trouble::Gone,
             trouble => trouble,
         }
@@ -159,7 +138,7 @@ impl Link {
             Trouble::Backend(BackendError::Lost(text)) => Verdict::Guilty(text),
             Trouble::Backend(_) | Trouble::Ours(_) => return,
             Trouble::Gone | Trouble::Untaken => Verdict::Closed,
-            Trouble::Late => Verdict::Guilty("it did not answer in time".into()),
+            Trouble::Late(limit) => Verdict::Guilty(format!("it did not answer within {limit}")),
             Trouble::Protocol(why) => Verdict::Guilty(format!("it broke the protocol: {why}")),
         };
         if self.ending.condemn(verdict) {
@@ -197,7 +176,7 @@ impl Link {
     pub(super) fn hang_up(&self) {
         self.runs.close();
         self.housekeeping.close();
-        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+        self.control.close();
     }
 
     fn owed(&self) -> MutexGuard<'_, Vec<u64>> {
@@ -240,7 +219,7 @@ impl Link {
         let grace = can_cancel.then_some(self.options.timing.cancel_grace);
         let Some(run) = self.under_way.cancel(instance, id, grace) else { return };
         self.bell.ring();
-        if let Err(trouble) = self.tell(Kind::Cancel, run, None) {
+        if let Err(trouble) = self.control.tell(Kind::Cancel, run, None) {
             self.accuse(trouble);
         }
     }
@@ -265,66 +244,45 @@ impl Link {
         self.housekeeping.trim(now, idle);
     }
 
-    /// A request without tensors. A child that does not answer within `limit` is ended.
+    /// A request without tensors. A child that does not answer in time is ended.
     pub(super) fn ask<T>(
         &self,
         kind: Kind,
         number: u64,
         fill: impl FnOnce(&mut Vec<u8>),
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
-        limit: Duration,
+        limit: Limit,
     ) -> Result<T, BackendError> {
-        self.request(kind, number, fill, read, &within(limit)).map_err(|trouble| match trouble {
-            Trouble::Late => self.fails(BackendError::Lost(late(kind, limit)).into()),
-            trouble => self.fails(trouble),
-        })
+        let asked = self.for_housekeeping().and_then(|mut lent| {
+            lent.with(|connection| {
+                let mut reader = Reader(connection.ask(kind, number, fill, &within(limit))?);
+                let answer = read(&mut reader)?;
+                reader.end()?;
+                Ok(answer)
+            })
+        });
+        asked.map_err(|trouble| self.fails(trouble))
     }
 
     /// Has the child map a region of ours.
     pub(super) fn pin(&self, number: u64, size: usize, file: BorrowedFd<'_>) -> Result<(), BackendError> {
         let asked = self.for_housekeeping().and_then(|mut lent| {
             lent.with(|connection| {
-                let answer = connection.pin(number, size, file, &within(self.options.timing.answer))?;
+                let answer = connection.pin(number, size, file, &within(self.options.timing.to_answer()))?;
                 Ok(Reader(answer).end()?)
             })
         });
         asked.map_err(|trouble| self.fails(trouble))
     }
-
-    /// A request without tensors, of which no more is made than what became of it.
-    pub(super) fn request<T>(
-        &self,
-        kind: Kind,
-        number: u64,
-        fill: impl FnOnce(&mut Vec<u8>),
-        read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
-        patience: &impl Patience,
-    ) -> Result<T, Trouble> {
-        self.for_housekeeping()?.with(|connection| {
-            let mut reader = Reader(connection.ask(kind, number, fill, patience)?);
-            let answer = read(&mut reader)?;
-            reader.end()?;
-            Ok(answer)
-        })
-    }
-}
-
-/// What is said of a child that did not answer in time, with the key of that time.
-fn late(kind: Kind, limit: Duration) -> String {
-    let key = match kind {
-        Kind::Status => "status_timeout",
-        Kind::Load | Kind::Instance => "load_timeout",
-        Kind::Release => "end_grace",
-        _ => "request_timeout",
-    };
-    format!("it did not answer within {limit:?} ({key})")
 }
 
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU64;
+    use std::os::fd::AsFd;
 
     use super::*;
+    use crate::patience;
 
     #[test]
     fn a_cancel_counts_before_the_run_is_sent_and_condemns_only_where_it_can_be_heeded() {
@@ -332,7 +290,7 @@ mod tests {
         let options = Arc::new(Options::new("/x", "/x", "x", &[]));
         let link = Link::new(&options, control, &Arc::new(Bell::new().unwrap()), 1);
         let id = NonZeroU64::new(7).unwrap();
-        let told = || socket::readable(child.as_fd(), Duration::ZERO).unwrap();
+        let told = || patience::readable(child.as_fd(), Duration::ZERO).unwrap();
         let waiting = link.begin(1, Some(id));
         link.cancel(1, id, true);
         assert!(matches!(waiting.goes(), Err(BackendError::Cancelled)));

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use outrigger_backend::{BackendInfo, Health};
 
+use crate::patience::Limit;
+
 /// What to start, and how it is held.
 #[derive(Clone)]
 pub struct Options {
@@ -143,6 +145,33 @@ impl Default for Timing {
             deaths_within: Duration::from_secs(60),
             quarantine: Duration::from_secs(60),
         }
+    }
+}
+
+impl Timing {
+    /// [`Timing::start`] and its key.
+    pub(super) fn to_start(&self) -> Limit {
+        Limit { time: self.start, key: "start_timeout" }
+    }
+
+    /// [`Timing::answer`] and its key.
+    pub(super) fn to_tell(&self) -> Limit {
+        Limit { time: self.answer, key: "status_timeout" }
+    }
+
+    /// [`Timing::request`] and its key.
+    pub(super) fn to_answer(&self) -> Limit {
+        Limit { time: self.request, key: "request_timeout" }
+    }
+
+    /// [`Timing::reload`] and its key.
+    pub(super) fn to_load(&self) -> Limit {
+        Limit { time: self.reload, key: "load_timeout" }
+    }
+
+    /// [`Timing::end_grace`] and its key.
+    pub(super) fn to_end(&self) -> Limit {
+        Limit { time: self.end_grace, key: "end_grace" }
     }
 }
 

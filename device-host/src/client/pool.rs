@@ -137,7 +137,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::socket::{self, Inbox, ReceiveError, within};
+    use crate::patience::{Limit, within};
+    use crate::socket::{self, Inbox, ReceiveError};
 
     #[test]
     fn one_that_comes_back_after_the_end_is_closed() {
@@ -147,7 +148,8 @@ mod tests {
         let lent = Lent::new(&pool, Box::new(Connection::new(Arc::new(ours), Duration::ZERO)));
         pool.close();
         drop(lent);
-        let heard = Inbox::default().receive(&theirs, &within(Duration::from_secs(60)));
+        let limit = Limit { time: Duration::from_secs(60), key: "none" };
+        let heard = Inbox::default().receive(&theirs, &within(limit));
         assert!(matches!(heard, Err(ReceiveError::Closed)), "{heard:?}");
     }
 }

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::options::Options;
-use crate::socket;
+use crate::{patience, socket};
 
 /// A longer line is logged in pieces.
 const LINE_LIMIT: usize = 8 * 1024;
@@ -73,7 +73,7 @@ impl Process {
 
     /// Waits for its end, at most so long; whether that came.
     pub(super) fn has_ended(&self, limit: Duration) -> bool {
-        socket::readable(self.ended.as_fd(), limit).unwrap_or(true)
+        patience::readable(self.ended.as_fd(), limit).unwrap_or(true)
     }
 
     fn signal(&self, signal: Signal) {
@@ -288,7 +288,7 @@ mod tests {
         }
         process.end();
         let patience = Duration::from_millis(if is_reaped_elsewhere { 200 } else { 60_000 });
-        let survives = !socket::readable(left.as_fd(), patience).unwrap();
+        let survives = !patience::readable(left.as_fd(), patience).unwrap();
         let _ = pidfd_send_signal(&left, Signal::KILL);
         survives
     }

@@ -21,7 +21,8 @@ use super::process::Process;
 use super::trouble::Trouble;
 use crate::frame::{self, Kind};
 use crate::message::{self, Hello, HostLimits};
-use crate::socket::{self, Inbox, Until};
+use crate::patience::{Limit, Until};
+use crate::socket::{self, Inbox};
 use crate::wire::Reader;
 
 /// How long a child that has closed a connection has to end by itself, so that it is known how.
@@ -162,8 +163,8 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
             ),
         })?;
     let stopped = || host.stopped();
-    let until = |limit: Duration| Until { deadline: Instant::now() + limit, stop: &stopped };
-    let info = match greet(&control, options, &until(options.timing.start)) {
+    let until = |limit: Limit| Until::new(limit, &stopped);
+    let info = match greet(&control, options, &until(options.timing.to_start())) {
         Ok(info) => info,
         Err(trouble) => return Err(failed_start(options, process, trouble)),
     };
@@ -174,7 +175,7 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     }
     let link = Arc::new(Link::new(options, control, &host.bell, options.calls(&info)));
     let running = Running { process, link };
-    if let Err(trouble) = load(options, &running.link, &loaded, &|| until(options.timing.reload)) {
+    if let Err(trouble) = load(options, &running.link, &loaded, &|| until(options.timing.to_load())) {
         let error = failed_start(options, running.process, trouble);
         running.link.ended(error.to_string());
         return Err(error);
@@ -216,10 +217,9 @@ fn failed_start(options: &Options, process: Process, trouble: Trouble) -> Backen
     let unavailable = |reason| unavailable(options, reason);
     match trouble {
         Trouble::Backend(error) | Trouble::Ours(error) => error,
-        Trouble::Late => unavailable(format!(
-            "its device host did not get ready in time: start_timeout is {:?}, load_timeout {:?}",
-            options.timing.start, options.timing.reload
-        )),
+        Trouble::Late(Limit { time, key }) => {
+            unavailable(format!("its device host did not get ready in time: {key} is {time:?}"))
+        }
         Trouble::Protocol(why) => unavailable(format!("its device host broke the protocol: {why}")),
         Trouble::Gone | Trouble::Untaken => {
             process.has_ended(CLOSING);
