@@ -97,7 +97,8 @@ pub(crate) fn open(
                 .map_err(|source| PluginError::Executable { name: name.into(), source })?;
             let mut options = outrigger_device_host::Options::new(executable, &path, name, &settings);
             (options.limits, options.timing) = (table.host.limits, table.host.timing);
-            if table.host.max_calls.is_none() {
+            options.follows_lanes = table.host.max_calls.is_none();
+            if options.follows_lanes {
                 // Each thread has a call under way; of more lanes than that the device host knows itself.
                 let threads = table.threads.unwrap_or(config.cpu_threads);
                 options.limits.connections = options.limits.connections.max(threads);
