@@ -13,7 +13,7 @@ use crate::provider::ExecutionProvider;
 use crate::raw::check;
 
 const CUDA: &str = "CUDAExecutionProvider";
-const TENSORRT: &str = "TensorrtExecutionProvider";
+pub(crate) const TENSORRT: &str = "TensorrtExecutionProvider";
 
 /// Appends a provider to a session's options. One that the library has not, or that does not start, is an error; `ort` would
 /// let the session go on without it.
