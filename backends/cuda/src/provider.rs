@@ -112,6 +112,9 @@ impl Cuda {
         for card in cards {
             let plan = Plan { providers: vec![cuda(&card.gpu, self.settings.sessions)], ..Plan::default() };
             runtime.can_append(&plan).map_err(|why| {
+                if !why.contains("Failed to load library") {
+                    return why;
+                }
                 format!(
                     "{why}; {}; install onnxruntime-gpu[cuda,cudnn], or name the folders by the setting `libraries`",
                     looked()
