@@ -60,7 +60,7 @@ fn places(folder: &Path) -> Vec<Place> {
     let also_tiny = tiny.clone();
     let fake = || built("examples", "adder_backend", "-p outrigger --examples");
     let cpu = || built("", "outrigger_cpu", "-p outrigger-cpu");
-    vec![
+    let mut places = vec![
         Place::new("fake::in_process", &text, || adder::open(&[])),
         Place::new("fake::library", &text, move || host::load(&fake(), &[])),
         Place::new("fake::out_of_process", &text, move || out_of_process(fake(), &[])),
@@ -70,6 +70,24 @@ fn places(folder: &Path) -> Vec<Place> {
             .agreeing(Tolerance::CPU),
         Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu()))
             .agreeing(Tolerance::CPU),
+    ];
+    places.extend(cuda(&onnx));
+    places
+}
+
+/// The GPU, where there is one, and a library of ONNX Runtime that has CUDA (`OUTRIGGER_TEST_ORT_GPU`). Elsewhere no case is made for it.
+fn cuda(onnx: &Fixtures) -> Vec<Place> {
+    let Some(settings) = files::settings_of_cuda() else { return Vec::new() };
+    let library = || built("", "outrigger_cuda", "-p outrigger-cuda");
+    if host::load(&library(), &settings).map_or(true, |backend| backend.info().devices.is_empty()) {
+        return Vec::new();
+    }
+    // It has no operator for strings, and its runs cannot be cancelled.
+    let fixtures = Fixtures { strings: None, slow: None, stubborn: Some(onnx.add.clone()), ..onnx.clone() };
+    let again = settings.clone();
+    vec![
+        Place::new("cuda::in_process", &fixtures, move || host::load(&library(), &settings)),
+        Place::new("cuda::out_of_process", &fixtures, move || out_of_process(library(), &again)),
     ]
 }
 
