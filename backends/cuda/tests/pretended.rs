@@ -98,6 +98,7 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
         ("libraries", folder.path().display().to_string()),
         ("cuda_driver", folder.path().join("libcuda.so.1").display().to_string()),
         ("arena_bytes", (1 << 20).to_string()),
+        ("cache", folder.path().join("cache").display().to_string()),
     ];
     let backend = outrigger_cuda::open(&settings.map(|(key, value)| (key.to_owned(), value))).unwrap();
     let info = backend.info();
@@ -145,6 +146,18 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
     assert!(blocks() >= before + 2, "{} blocks after {before}", blocks());
     drop(loaded);
     assert_eq!(blocks(), before);
+
+    // What was optimised is kept, and loads onto the device as the model does.
+    let kept = || {
+        let files = std::fs::read_dir(folder.path().join("cache/outrigger-cuda")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".optimised")).collect::<Vec<_>>()
+    };
+    let optimised = kept();
+    assert_eq!(optimised.len(), 2, "one for each model: {optimised:?}");
+    let loaded = device.load(&LoadOptions::of(&weights)).unwrap();
+    assert!(blocks() >= before + 2 && kept() == optimised, "{:?}", kept());
+    drop(loaded);
 
     // No fallback to the CPU for all of a model.
     let error = device.load(&LoadOptions::of(&strings)).err().unwrap().to_string();
