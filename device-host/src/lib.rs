@@ -19,6 +19,7 @@
 mod client;
 mod frame;
 mod message;
+mod patience;
 mod server;
 mod socket;
 #[expect(unsafe_code, reason = "reads and writes memory that is shared with another process")]

@@ -6,7 +6,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -14,6 +13,7 @@ use rustix::net::{
 };
 
 use crate::frame::{self, HEADER, Header, Kind, MOST_FILES};
+use crate::patience::{Limit, Patience};
 use crate::wire::WireError;
 
 /// Two connected sockets, closed upon `exec`, blocking.
@@ -28,13 +28,13 @@ pub(crate) enum ReceiveError {
     #[error("the socket is closed")]
     Closed,
     /// Whoever waits has had enough.
-    #[error("no answer in time")]
-    Late,
+    #[error("no answer within {0}")]
+    Late(Limit),
     #[error("{0}")]
     Wire(#[from] WireError),
     #[error("the descriptors beside a frame are not as many as it says")]
     Files,
-    /// The kernel had no room for them in this process.
+    /// The kernel had no room for them in this process. What came with them is over, and the next frame can be taken.
     #[error("descriptors were lost, for this process has too many open files")]
     Lost,
     #[error("{0}")]
@@ -73,63 +73,6 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// How long to wait for a frame.
-pub(crate) trait Patience {
-    /// Waits until the socket can be read, or has had enough.
-    fn wait(&self, socket: BorrowedFd<'_>) -> Result<(), ReceiveError>;
-}
-
-/// For as long as it takes.
-pub(crate) struct Forever;
-
-impl Patience for Forever {
-    fn wait(&self, _socket: BorrowedFd<'_>) -> Result<(), ReceiveError> {
-        Ok(())
-    }
-}
-
-/// Up to a time, or until somebody says stop.
-pub(crate) struct Until<'a> {
-    pub(crate) deadline: Instant,
-    pub(crate) stop: &'a dyn Fn() -> bool,
-}
-
-/// For so long.
-pub(crate) fn within(limit: Duration) -> Until<'static> {
-    Until { deadline: Instant::now() + limit, stop: &|| false }
-}
-
-/// How often whoever waits looks whether it is to stop.
-const LOOK: Duration = Duration::from_millis(50);
-
-impl Patience for Until<'_> {
-    fn wait(&self, socket: BorrowedFd<'_>) -> Result<(), ReceiveError> {
-        loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if (self.stop)() {
-                return Err(ReceiveError::Late);
-            }
-            // Also where time is up: this process may have stood still, too.
-            if readable(socket, left.min(LOOK))? {
-                return Ok(());
-            }
-            if left.is_zero() {
-                return Err(ReceiveError::Late);
-            }
-        }
-    }
-}
-
-/// Waits until a socket can be read, at most so long.
-pub(crate) fn readable(socket: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
-    let timeout = Timespec::try_from(limit).ok();
-    match poll(&mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)], timeout.as_ref()) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::INTR) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Takes frames off a socket. There is one at a time: whoever sends waits for the answer.
 #[derive(Default)]
 pub(crate) struct Inbox {
@@ -139,6 +82,8 @@ pub(crate) struct Inbox {
     end: usize,
     /// Those of the frames in `bytes`, in their order: one reading may take more than one frame.
     waiting: VecDeque<OwnedFd>,
+    /// Some of the last frame that had any did not come.
+    lost: bool,
     /// Those of the frame that is in `bytes` first.
     files: Vec<OwnedFd>,
     spin: Spin,
@@ -192,7 +137,9 @@ impl Inbox {
                 if self.filled >= end {
                     self.end = end;
                     if files > self.waiting.len() {
-                        return Err(ReceiveError::Files);
+                        self.waiting.clear();
+                        let lost = std::mem::take(&mut self.lost);
+                        return Err(if lost { ReceiveError::Lost } else { ReceiveError::Files });
                     }
                     self.files.extend(self.waiting.drain(..files));
                     return Ok((kind, number));
@@ -248,15 +195,15 @@ impl Inbox {
                 received => break received.map_err(io::Error::from)?,
             }
         };
+        let (was_lost, before) = (self.lost, self.waiting.len());
         for part in beside.drain() {
             if let RecvAncillaryMessage::ScmRights(files) = part {
                 self.waiting.extend(files);
             }
         }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(ReceiveError::Lost);
-        }
-        if self.waiting.len() > 2 * MOST_FILES {
+        self.lost |= received.flags.contains(ReturnFlags::CTRUNC);
+        // Where more come before that frame is whole it cannot be told whose they are.
+        if self.waiting.len() > 2 * MOST_FILES || (was_lost && self.waiting.len() > before) {
             return Err(ReceiveError::Files);
         }
         if received.bytes == 0 {
@@ -280,6 +227,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::patience::Forever;
 
     #[test]
     fn descriptors_stay_with_their_frames_however_many_frames_come_at_once() {

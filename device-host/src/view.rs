@@ -3,8 +3,12 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use outrigger_backend::{BackendError, Buffer};
 use outrigger_regions::{Mapping, Region};
 
+/// Regions are made in multiples of this.
+pub(crate) const GRAIN: usize = 64 << 10;
 /// The alignment of every tensor in a region.
 pub(crate) const ALIGNMENT: usize = 64;
 
@@ -35,6 +39,14 @@ impl AsRef<[u8]> for View {
         // relies on is derived from them, and strings, whose lengths are among the bytes, are copied before they are looked at.
         unsafe { self.mapping.bytes(self.offset, self.len) }.unwrap_or_default()
     }
+}
+
+/// Aligned memory of this process's own with these bytes in it, which are some of `what`.
+pub(crate) fn copy(bytes: &[u8], what: &str) -> Result<Bytes, BackendError> {
+    let mut buffer = Buffer::zeroed(bytes.len())
+        .map_err(|_| BackendError::OutOfMemory(format!("{} bytes for {what}", bytes.len())))?;
+    buffer.copy_from_slice(bytes);
+    Ok(buffer.freeze())
 }
 
 /// A region of ours whose bytes are reached through [`Place`]s alone.

@@ -13,7 +13,7 @@ use crate::provider::ExecutionProvider;
 use crate::raw::check;
 
 const CUDA: &str = "CUDAExecutionProvider";
-const TENSORRT: &str = "TensorrtExecutionProvider";
+pub(crate) const TENSORRT: &str = "TensorrtExecutionProvider";
 
 /// Appends a provider to a session's options. One that the library has not, or that does not start, is an error; `ort` would
 /// let the session go on without it.
@@ -42,10 +42,13 @@ pub(crate) fn append(builder: &SessionBuilder, provider: &ExecutionProvider) -> 
             )
         }),
     };
-    // What an assertion of ONNX Runtime's adds in front is its place in the source and its condition.
-    let why = |error: &ort::Error| match error.message().split_once(" was false. ") {
-        Some((_, why)) => why.to_owned(),
-        None => error.message().to_owned(),
+    // What an assertion of ONNX Runtime's adds in front is its place in the source and its condition, or its place and a code.
+    let why = |error: &ort::Error| {
+        let message = error.message();
+        let coded = message.rsplit_once("[ONNXRuntimeError] : ");
+        let coded = coded.and_then(|(_, coded)| coded.splitn(3, " : ").nth(2));
+        let asserted = || message.split_once(" was false. ").map(|(_, why)| why);
+        coded.or_else(asserted).unwrap_or(message).to_owned()
     };
     appended.map_err(|error| {
         ort::Error::new_with_code(error.code(), format!("{}: {}", provider.name, why(&error)))

@@ -13,7 +13,7 @@ use outrigger_backend::{
 use crate::cache::Cache;
 use crate::kept::Told;
 use crate::model::{self, Common, Held, Home, OnnxModel};
-use crate::provider::{Pool, Provider, Residence};
+use crate::provider::{Memory, Pool, Provider, Residence};
 use crate::runtime;
 use crate::settings::Settings;
 
@@ -127,7 +127,11 @@ impl OnnxDevice {
 
 impl Device for OnnxDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
-        let memory = self.0.told.provider.memory(self.0.index)?;
+        let memory = match self.0.heard(self.0.told.provider.memory(self.0.index)) {
+            // The health says so, and why.
+            Err(BackendError::Lost(_)) => Memory::default(),
+            memory => memory?,
+        };
         Ok(DeviceStatus {
             memory_total: memory.total,
             memory_free: memory.free,
@@ -145,11 +149,11 @@ impl Device for OnnxDevice {
     }
 
     fn pinned(&self, bytes: usize) -> Result<Buffer, BackendError> {
-        self.0.told.provider.pinned(self.0.index, bytes)
+        self.0.heard(self.0.told.provider.pinned(self.0.index, bytes))
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
-        let memory = self.0.told.provider.allocate(self.0.index, bytes)?;
+        let memory = self.0.heard(self.0.told.provider.allocate(self.0.index, bytes))?;
         let (device, address, len) = (memory.device(), memory.address(), memory.len());
         let owner = Arc::new((memory, Held::new(&self.0.held, len as u64)));
         Ok(DeviceMemory::new(device, address, len, owner))
@@ -157,11 +161,11 @@ impl Device for OnnxDevice {
 
     fn upload(&self, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {
         self.check(to, from.len())?;
-        self.0.told.provider.upload(self.0.index, from, to)
+        self.0.heard(self.0.told.provider.upload(self.0.index, from, to))
     }
 
     fn download(&self, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
         self.check(from, to.len())?;
-        self.0.told.provider.download(self.0.index, from, to)
+        self.0.heard(self.0.told.provider.download(self.0.index, from, to))
     }
 }

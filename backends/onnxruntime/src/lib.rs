@@ -12,6 +12,8 @@
 
 #[expect(unsafe_code, reason = "calls ONNX Runtime")]
 mod append;
+#[expect(unsafe_code, reason = "calls ONNX Runtime")]
+mod arena;
 mod backend;
 mod cache;
 mod cancel;
@@ -30,6 +32,7 @@ mod tensor;
 mod turns;
 mod webgpu;
 
+pub use arena::Arena;
 pub use backend::open;
 pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider, Residence};
 pub use runtime::Runtime;

@@ -105,11 +105,36 @@ impl Loaded {
         let text = error::first_line(error.message());
         match self.device.told.provider.fault(text) {
             None => error::run(error, self.has_free_extents),
-            Some(Fault::OutOfMemory) => BackendError::OutOfMemory(text.to_owned()),
-            Some(Fault::Lost) => {
-                let lost = self.device.lost.get_or_init(|| text.to_owned());
-                BackendError::Lost(lost.clone())
-            }
+            Some(fault) => self.device.faulty(fault, text),
+        }
+    }
+}
+
+impl Common {
+    /// What comes of a fault of the device: one that is lost is so for good, for the reason that came first.
+    fn faulty(&self, fault: Fault, text: &str) -> BackendError {
+        match fault {
+            Fault::OutOfMemory => BackendError::OutOfMemory(text.to_owned()),
+            Fault::Lost => BackendError::Lost(self.lost.get_or_init(|| text.to_owned()).clone()),
+        }
+    }
+
+    /// Passes on what the provider says, and remembers it if the device is lost.
+    pub(crate) fn heard<T>(&self, told: Result<T, BackendError>) -> Result<T, BackendError> {
+        told.map_err(|error| match error {
+            BackendError::Lost(text) => self.faulty(Fault::Lost, &text),
+            other => other,
+        })
+    }
+
+    /// A session that was not made, which may be for the device and not for the model.
+    fn not_made(&self, error: BackendError) -> BackendError {
+        match error {
+            BackendError::Load(text) => match self.told.provider.fault(&text) {
+                Some(fault) => self.faulty(fault, &text),
+                None => BackendError::Load(text),
+            },
+            other => other,
         }
     }
 }
@@ -124,10 +149,11 @@ impl OnnxModel {
         let Told { provider, runtime } = &common.told;
         let plan = provider.plan(common.index, options).map_err(|error| failed(&error))?;
         // The optimised form would have to hold what is in the other files.
-        let cache = common.cache.as_ref().filter(|_| !contents.is_external);
+        let cache = common.cache.as_ref().filter(|_| !contents.is_external && !plan.compiles());
         let cache = cache.map(|cache| cache.under(&plan));
         let maker = Maker { runtime, plan, cache };
-        let session = Kept::make(&common.told, || maker.make(&options.path))?;
+        let session = Kept::make(&common.told, || maker.make(&options.path));
+        let session = session.map_err(|error| common.not_made(error))?;
         let describe = |outlets: &[Outlet]| {
             let infos = outlets.iter().map(|outlet| describe(outlet).map_err(|error| failed(&error)));
             infos.collect::<Result<Vec<_>, _>>()

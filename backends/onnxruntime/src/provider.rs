@@ -2,6 +2,7 @@
 
 use outrigger_backend::{BackendError, Buffer, DLDevice, DeviceInfo, DeviceMemory, LoadOptions};
 
+use crate::append;
 use crate::runtime::Runtime;
 use crate::turns::Turns;
 
@@ -31,7 +32,7 @@ pub trait Provider: Send + Sync + 'static {
     /// What an optimised model depends on beside the model and the versions of ONNX Runtime and of this: the processor, the device.
     fn circumstances(&self) -> String;
 
-    /// What a run that failed with this message says of the device, where that is more than ONNX Runtime's own messages do.
+    /// What a run or a load that failed with this message says of the device, where that is more than ONNX Runtime's own messages do.
     fn fault(&self, _message: &str) -> Option<Fault> {
         None
     }
@@ -130,6 +131,13 @@ pub struct Plan {
     pub pool: Option<Pool>,
     /// More entries of the session's configuration, key and value.
     pub entries: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// Whether operators become something that no model file holds. ONNX Runtime refuses to write such a model.
+    pub(crate) fn compiles(&self) -> bool {
+        self.providers.iter().any(|provider| provider.name == append::TENSORRT)
+    }
 }
 
 /// An execution provider of ONNX Runtime's.

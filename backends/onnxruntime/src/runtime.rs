@@ -10,10 +10,11 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{OutputSelector, RunOptions, Session};
 use ort::value::Tensor;
 
+use crate::arena::{Arena, Arenas};
 use crate::provider::{Plan, Pool};
 use crate::session::Maker;
 use crate::turns::{Turn, Turns};
-use crate::{append, raw};
+use crate::{append, error, raw};
 
 /// `y = x`, FP32 `[1]`: what `onnx.helper` makes of one `Identity`, opset 17.
 const IDENTITY: &[u8] = b"\x08\x08:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11";
@@ -24,6 +25,7 @@ pub struct Runtime {
     /// Describes memory of the process.
     pub(crate) memory: MemoryInfo<'static>,
     version: String,
+    arenas: Arenas,
 }
 
 /// Why there is no runtime.
@@ -72,7 +74,12 @@ impl Runtime {
         environment.set_log_level(LogLevel::Fatal);
         let arena = memory_info(AllocatorType::Arena)?;
         raw::share_allocator(&environment, &arena)?;
-        Ok(Self { environment, memory: memory_info(AllocatorType::Device)?, version })
+        Ok(Self {
+            environment,
+            memory: memory_info(AllocatorType::Device)?,
+            version,
+            arenas: Arenas::default(),
+        })
     }
 
     /// The library's version.
@@ -99,6 +106,23 @@ impl Runtime {
     pub fn probe(&'static self, plan: &Plan, turns: Option<&'static Turns>) -> Result<(), String> {
         let _turn = Turn::take(turns);
         Maker { runtime: self, plan: plan.clone(), cache: None }.probe(IDENTITY)
+    }
+
+    /// Whether a plan's execution providers open and take their options. Uses no device, as [`Runtime::probe`] does.
+    ///
+    /// # Errors
+    /// What ONNX Runtime says.
+    pub fn can_append(&'static self, plan: &Plan) -> Result<(), String> {
+        Maker { runtime: self, plan: plan.clone(), cache: None }.can_append()
+    }
+
+    /// Gives all sessions on a device one arena, if it has none yet; else it stays as it is. Comes before any session on it.
+    ///
+    /// # Errors
+    /// What ONNX Runtime says.
+    pub fn share_arena(&self, arena: &Arena) -> Result<(), String> {
+        let shared = self.arenas.share(&self.environment, arena);
+        shared.map_err(|error| error::first_line(error.message()).to_owned())
     }
 
     /// Frees the unused regions of the arena that all sessions share. ONNX Runtime does that only at the end of a run that asks for it,

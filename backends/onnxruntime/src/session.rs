@@ -39,6 +39,11 @@ impl Maker {
         self.check(&session.map_err(|error| error::first_line(error.message()).to_owned())?)
     }
 
+    /// Opens the plan's providers with their options, for nothing.
+    pub(crate) fn can_append(&self) -> Result<(), String> {
+        self.builder().map(drop).map_err(|error| error::first_line(error.message()).to_owned())
+    }
+
     /// A session whose operators all run on the CPU, though others were to run them, would be a fallback that nobody asked for. One
     /// without operators is not.
     fn check(&self, session: &Session) -> Result<(), String> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 const CACHE_BYTES: u64 = 1 << 30;
 
 /// What can be set for all of them.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// `onnxruntime`: the path of ONNX Runtime's library; `None` leaves it to the system's loader.
     pub library: Option<PathBuf>,

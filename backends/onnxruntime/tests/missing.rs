@@ -4,10 +4,40 @@ mod support;
 
 use std::process::Command;
 
-use outrigger_backend::{BackendError, LoadOptions};
-use outrigger_onnxruntime::{ExecutionProvider, Leftovers, Plan, Settings};
+use std::sync::{Arc, Mutex};
+
+use outrigger_backend::{BackendError, DLDevice, DeviceInfo, LoadOptions};
+use outrigger_onnxruntime::{
+    Arena, ExecutionProvider, Leftovers, Memory, Plan, PlanError, Provider, Residence, Runtime, Settings,
+};
 use outrigger_testkit::onnx;
 use support::{Pretended, settings};
+
+/// A backend without devices that asks something first.
+struct Asks(Box<dyn Fn(&'static Runtime) + Send + Sync>);
+
+impl Provider for Asks {
+    fn name(&self) -> &'static str {
+        "asks"
+    }
+
+    fn devices(&self, runtime: &'static Runtime) -> Result<Vec<DeviceInfo>, String> {
+        (self.0)(runtime);
+        Err("it only asks".into())
+    }
+
+    fn plan(&self, _device: usize, _options: &LoadOptions) -> Result<Plan, PlanError> {
+        Err("it has no devices".into())
+    }
+
+    fn memory(&self, _device: usize) -> Result<Memory, BackendError> {
+        Ok(Memory::default())
+    }
+
+    fn circumstances(&self) -> String {
+        String::new()
+    }
+}
 
 const ALONE: &str = "OUTRIGGER_TEST_ALONE";
 
@@ -45,6 +75,35 @@ fn a_provider_that_the_library_has_not_fails_the_load() {
             assert!(text.starts_with(&format!("{name}: ")) || name.contains('\0'), "{name}: {text}");
         }
     }
+}
+
+#[test]
+fn a_backend_can_ask_whether_a_plan_s_providers_open_and_share_an_arena() {
+    let arena = |provider: &'static str, allocator: &str| Arena {
+        provider,
+        residence: Residence {
+            allocator: allocator.into(),
+            id: 0,
+            device: DLDevice { device_type: 2, device_id: 0 },
+        },
+        most_bytes: 0,
+    };
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&said);
+    let asks = Asks(Box::new(move |runtime| {
+        let nothing = runtime.can_append(&Plan::default());
+        let missing = runtime.can_append(&plan("CUDAExecutionProvider", &[]));
+        // One that there is stays.
+        let shared = [(); 2].map(|()| runtime.share_arena(&arena("CPUExecutionProvider", "Cpu")));
+        let [shared, again] = shared;
+        let strange = runtime.share_arena(&arena("CUDAExecutionProvider", "Cuda"));
+        told.lock().unwrap().extend([nothing, missing, shared, again, strange]);
+    }));
+    support::open(asks, &settings());
+    let said = said.lock().unwrap();
+    let [Ok(()), Err(missing), Ok(()), Ok(()), Err(strange)] = &said[..] else { panic!("{said:?}") };
+    assert!(missing.starts_with("CUDAExecutionProvider: ") && missing.contains("not enabled"), "{missing}");
+    assert!(strange.contains("CUDAExecutionProvider"), "{strange}");
 }
 
 #[test]

@@ -51,6 +51,10 @@ impl Provider for Disguised {
         self.0.circumstances()
     }
 
+    fn can_cancel(&self) -> bool {
+        self.0.can_cancel()
+    }
+
     fn residence(&self, _device: usize) -> Option<Residence> {
         Some(Residence { allocator: "Cpu".into(), id: 0, device: DEVICE })
     }
@@ -77,7 +81,7 @@ impl Provider for Disguised {
 }
 
 fn open() -> Arc<dyn Backend> {
-    support::open(Disguised(Pretended::default()), &settings())
+    support::open(Disguised(Pretended { can_cancel: false, ..Pretended::default() }), &settings())
 }
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {

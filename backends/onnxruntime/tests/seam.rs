@@ -50,6 +50,26 @@ fn faults_are_what_the_provider_says() {
 }
 
 #[test]
+fn a_load_fails_for_the_device_or_for_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |fault: Option<Fault>| {
+        let entries = vec![("session.disable_cpu_ep_fallback".into(), "1".into())];
+        let plan = Plan { entries, ..Plan::default() };
+        let fault = fault.map(|fault| ("fallback to CPU EP", fault));
+        let backend = support::open(Pretended { plan, fault, ..Pretended::default() }, &settings());
+        let device = backend.open(0).unwrap();
+        let error = device.load(&LoadOptions::of(sum(&folder))).err().unwrap();
+        (error, device.status().unwrap().health)
+    };
+    let (error, health) = load(None);
+    assert!(matches!(error, BackendError::Load(_)) && health == Health::Healthy, "{error:?}");
+    let (error, health) = load(Some(Fault::OutOfMemory));
+    assert!(matches!(error, BackendError::OutOfMemory(_)) && health == Health::Healthy, "{error:?}");
+    let (error, health) = load(Some(Fault::Lost));
+    assert!(matches!(&error, BackendError::Lost(text) if health == Health::Lost(text.clone())), "{error:?}");
+}
+
+#[test]
 fn runs_that_cannot_be_cancelled_are_said_to_be() {
     let folder = tempfile::tempdir().unwrap();
     let device =

@@ -111,6 +111,12 @@ pub(crate) fn settings_of_cpu() -> Vec<(String, String)> {
     vec![("onnxruntime".into(), library), ("intra_threads".into(), "2".into())]
 }
 
+/// `None` where there is no library of ONNX Runtime that has CUDA. FP32 is FP32, as on the CPU.
+pub(crate) fn settings_of_cuda() -> Option<Vec<(String, String)>> {
+    let library = std::env::var("OUTRIGGER_TEST_ORT_GPU").ok()?;
+    Some(vec![("onnxruntime".into(), library), ("tf32".into(), "false".into())])
+}
+
 /// Compiles the example in C.
 pub(crate) fn tiny(folder: &Path) -> PathBuf {
     let api = outrigger_testkit::repository().join("backends/api");

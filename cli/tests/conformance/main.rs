@@ -74,7 +74,7 @@ fn places(folder: &Path) -> Vec<Place> {
     let (scripts, signatures) = files::torchscript(folder);
     let signatures = Arc::new(signatures);
     let also_signatures = Arc::clone(&signatures);
-    vec![
+    let mut places = vec![
         Place::new("fake::in_process", &text, || adder::open(&[])),
         Place::new("fake::library", &text, move || host::load(&fake(), &[])),
         Place::new("fake::out_of_process", &text, move || out_of_process(fake(), &[])),
@@ -90,6 +90,24 @@ fn places(folder: &Path) -> Vec<Place> {
         Place::new("cpu_torch::out_of_process", &scripts, move || {
             signed(out_of_process(torch(), &files::settings_of_cpu_torch()), &also_signatures)
         }),
+    ];
+    places.extend(cuda(&onnx));
+    places
+}
+
+/// The GPU, where there is one, and a library of ONNX Runtime that has CUDA (`OUTRIGGER_TEST_ORT_GPU`). Elsewhere no case is made for it.
+fn cuda(onnx: &Fixtures) -> Vec<Place> {
+    let Some(settings) = files::settings_of_cuda() else { return Vec::new() };
+    let library = || built("", "outrigger_cuda", "-p outrigger-cuda");
+    if host::load(&library(), &settings).map_or(true, |backend| backend.info().devices.is_empty()) {
+        return Vec::new();
+    }
+    // It has no operator for strings, and its runs cannot be cancelled.
+    let fixtures = Fixtures { strings: None, slow: None, stubborn: Some(onnx.add.clone()), ..onnx.clone() };
+    let again = settings.clone();
+    vec![
+        Place::new("cuda::in_process", &fixtures, move || host::load(&library(), &settings)),
+        Place::new("cuda::out_of_process", &fixtures, move || out_of_process(library(), &again)),
     ]
 }
 

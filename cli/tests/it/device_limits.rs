@@ -70,7 +70,13 @@ async fn calls_that_are_too_large_name_the_key() {
 fn times_that_are_over_name_the_key() {
     for (keys, texts) in [
         ("start_timeout = '1us'", ["cpu: no such device", "start_timeout is 1µs"]),
-        ("load_timeout = '1us'", ["model `sum` (", "it did not answer within 1µs (load_timeout)"]),
+        (
+            "load_timeout = '1us'",
+            [
+                "model `sum` has no place: cpu:0: did not load it",
+                "it did not answer within 1µs (load_timeout)",
+            ],
+        ),
         ("request_timeout = '1us'", ["cpu", "it did not answer within 1µs (request_timeout)"]),
     ] {
         contains(&refused(held(keys), 3), &texts);
@@ -79,10 +85,12 @@ fn times_that_are_over_name_the_key() {
 
 #[tokio::test]
 async fn a_host_that_stands_still_is_replaced_after_the_time_that_is_said() {
-    let mut replica = held("status_timeout = '200ms'").start();
+    // It is asked while the replica starts, too.
+    let mut replica = held("status_timeout = '2s'").start();
+    until("the one host", async || hosts(&replica).len() == 1 && readiness(&replica).await.0 == 200).await;
     let pid = hosts(&replica)[0];
     kill("STOP", pid);
-    replica.wait_for_text("it did not answer within 200ms (status_timeout)");
+    replica.wait_for_text("it did not answer within 2s (status_timeout)");
     until("the next host", async || readiness(&replica).await.0 == 200 && is_right(&replica).await).await;
     assert_ne!(hosts(&replica), [pid]);
 }

@@ -3,7 +3,7 @@
 use outrigger_testkit::{Launch, onnx};
 use serde_json::{Value, json};
 
-use crate::placement::{adder, answer, call, contains, metrics, refused};
+use crate::placement::{NO_DRIVER, adder, answer, call, contains, metrics, refused};
 use crate::support::{busy, header, infer, outcome, outrigger, score};
 
 /// Adders that take ONNX files too, with these settings and other lines of the table.
@@ -22,7 +22,7 @@ fn serving(config: &str) -> Launch {
     outrigger()
         .file("high.onnx", onnx::add(3))
         .file("sum.onnx", onnx::add(3))
-        .file("outrigger.toml", config)
+        .file("outrigger.toml", format!("{config}\n{NO_DRIVER}"))
         .args(["--config", "outrigger.toml"])
 }
 

@@ -9,6 +9,9 @@ use tokio::task::JoinSet;
 
 use crate::support::{client, header, infer, outcome, outrigger, score};
 
+/// On a machine that has no driver, `cuda` is there and has no devices. `cuda_driver` names one that no machine has.
+pub(crate) const NO_DRIVER: &str = "[backends.cuda]\nsettings = ['cuda_driver=/nonexistent/libcuda.so.1']\n";
+
 /// A backend that is none of ours: it takes models in the format `text`, each of which takes 42 bytes.
 pub(crate) fn adder() -> PathBuf {
     // The tests are in target/PROFILE/deps.
@@ -24,7 +27,7 @@ fn serving(config: &str) -> Launch {
     outrigger()
         .file("sum.onnx", onnx::add(3))
         .file("text.txt", "add 3\n")
-        .file("outrigger.toml", config)
+        .file("outrigger.toml", format!("{config}\n{NO_DRIVER}"))
         .args(["--config", "outrigger.toml"])
 }
 
@@ -83,7 +86,7 @@ async fn a_fallback_is_named_in_the_answer_the_metrics_and_the_log() {
     );
     let log = replica.log_text();
     assert_eq!(log.matches("not where its list of devices begins").count(), 1, "{log}");
-    contains(&log, &["cuda: no such device: backend library liboutrigger_cuda.so was not found"]);
+    contains(&log, &["cuda: no such device: NVIDIA driver not found: /nonexistent/libcuda.so.1: "]);
 }
 
 #[test]
@@ -95,7 +98,8 @@ fn a_forbidden_fallback_names_everything_tried() {
         &text,
         &[
             "model `high` has no place",
-            "cuda:1: no such device: backend library liboutrigger_cuda.so was not found",
+            "cuda:1: no such device: NVIDIA driver not found: /nonexistent/libcuda.so.1: ",
+            "install the driver of the GPU",
             "cpu: not allowed: fallback = false",
         ],
     );
@@ -239,7 +243,7 @@ fn directory(config: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("sum.onnx"), onnx::add(3)).unwrap();
     std::fs::write(directory.path().join("text.txt"), "add 3\n").unwrap();
-    std::fs::write(directory.path().join("outrigger.toml"), config).unwrap();
+    std::fs::write(directory.path().join("outrigger.toml"), format!("{config}\n{NO_DRIVER}")).unwrap();
     directory
 }
 
@@ -304,7 +308,7 @@ fn the_plan_loads_nothing_and_ends_with_0_where_all_have_a_place() {
 
 #[test]
 fn devices_are_listed_and_backends_that_do_not_open_say_why() {
-    let config = "[backends.broken]\nlibrary = 'text.txt'\nprocess = 'in'\n[backends.cuda]\nprocess = 'in'\n";
+    let config = "[backends.broken]\nlibrary = 'text.txt'\nprocess = 'in'\n[backends.gone]\nlibrary = '/nonexistent.so'\n";
     let directory = directory(&with_adder(config));
     let output = outrigger_in(directory.path(), &["devices", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -332,7 +336,11 @@ fn devices_are_listed_and_backends_that_do_not_open_say_why() {
     assert_eq!((&cpu["process"], &cpu["devices"][0]["device"]), (&json!("in"), &json!("cpu:0")));
     assert!(cpu["version"].as_str().unwrap().contains("ONNX Runtime"), "{cpu}");
     assert!(cpu["devices"][0]["memory_total"].as_u64().unwrap() > 0);
-    for (name, part) in [("broken", "cannot be used"), ("cuda", "was not found")] {
+    for (name, part) in [
+        ("broken", "cannot be used"),
+        ("gone", "backend library /nonexistent.so is not there"),
+        ("cuda", "NVIDIA driver not found: "),
+    ] {
         let reason = backend(name)["reason"].as_str().unwrap();
         assert!(reason.contains(part), "{reason}");
         assert_eq!(backend(name)["devices"], json!([]));
@@ -340,5 +348,5 @@ fn devices_are_listed_and_backends_that_do_not_open_say_why() {
 
     let text = stdout(&outrigger_in(directory.path(), &["devices"]));
     is_readable(&text);
-    contains(&text, &["DEVICE", "adder:0", "healthy", "cpu:0", "BACKEND", "none", "was not found"]);
+    contains(&text, &["DEVICE", "adder:0", "healthy", "cpu:0", "BACKEND", "none", "is not there"]);
 }

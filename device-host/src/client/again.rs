@@ -14,7 +14,7 @@ use super::loaded::{InstanceEntry, Loaded, ModelEntry};
 use super::trouble::Trouble;
 use crate::frame::Kind;
 use crate::message;
-use crate::socket::{Patience, within};
+use crate::patience::{Patience, within};
 use crate::wire::{Put, Reader};
 
 /// A model; why it is of no use to whoever holds it, if it is not.
@@ -52,8 +52,13 @@ pub(super) struct Again {
 }
 
 impl Again {
-    pub(super) fn new() -> Self {
-        Self { tried: Instant::now(), thread: None }
+    /// For a child that has just begun to serve. What it is to release is not left to the next try.
+    pub(super) fn new(host: &Arc<Host>, link: &Arc<Link>) -> Self {
+        let mut again = Self { tried: Instant::now(), thread: None };
+        if link.owes() {
+            again.begin(host, link);
+        }
+        again
     }
 
     /// How long there is between two tries.
@@ -68,9 +73,12 @@ impl Again {
             return;
         }
         self.tried = now;
-        if host.degraded().is_none() && !link.owes() {
-            return;
+        if host.degraded().is_some() || link.owes() {
+            self.begin(host, link);
         }
+    }
+
+    fn begin(&mut self, host: &Arc<Host>, link: &Arc<Link>) {
         let (host, link) = (Arc::clone(host), Arc::clone(link));
         let work = move || {
             if let Err(trouble) = attempt(&host, &link) {
@@ -84,13 +92,12 @@ impl Again {
 
 fn attempt(host: &Host, link: &Arc<Link>) -> Result<(), Trouble> {
     let Loaded { models, instances, .. } = host.loaded();
-    let limit = host.options.timing.reload;
+    let (limit, grace) = (host.options.timing.to_load(), host.options.timing.to_end());
     let mut lent = link.for_housekeeping()?;
     lent.with(|connection| {
         let owed = link.take_owed();
         for (done, number) in owed.iter().enumerate() {
-            let patience = within(host.options.timing.end_grace);
-            if let Err(trouble) = connection.ask(Kind::Release, *number, |_| {}, &patience) {
+            if let Err(trouble) = connection.ask(Kind::Release, *number, |_| {}, &within(grace)) {
                 owed.iter().skip(done).for_each(|number| link.owe(*number));
                 return Err(trouble);
             }
@@ -138,7 +145,7 @@ fn settle(
     let mut held = true;
     host.register(link, |loaded| held = set(loaded)).map_err(|_| Trouble::Gone)?;
     if !held {
-        connection.ask(Kind::Release, number, |_| {}, &within(host.options.timing.end_grace))?;
+        connection.ask(Kind::Release, number, |_| {}, &within(host.options.timing.to_end()))?;
     }
     Ok(())
 }

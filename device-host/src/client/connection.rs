@@ -14,12 +14,10 @@ use super::results::{self, Came, Theirs};
 use super::trouble::Trouble;
 use crate::frame::{self, At, Given, Head, Kind, Sent};
 use crate::message;
-use crate::socket::{self, Inbox, Patience};
-use crate::view::align;
+use crate::patience::Patience;
+use crate::socket::{self, Inbox};
+use crate::view::{GRAIN, align};
 use crate::wire::{Put, Reader};
-
-/// Regions are made in multiples of this.
-pub(super) const GRAIN: usize = 64 << 10;
 
 /// What a request carries, laid out, and what lies beside its frame.
 #[derive(Default)]
@@ -42,6 +40,8 @@ pub(super) struct Connection {
     socket: Arc<OwnedFd>,
     inbox: Inbox,
     out: Vec<u8>,
+    /// An answer has come, so that the child has taken the other end.
+    is_taken: bool,
     /// Ours, that the child has mapped.
     input: Option<Region>,
     /// Ours, that the child is to be told of with the next frame.
@@ -53,7 +53,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(socket: Arc<OwnedFd>, spin: Duration) -> Self {
         let (inbox, out) = (Inbox::spinning(spin), Vec::new());
-        Self { socket, inbox, out, input: None, is_new: false, theirs: Vec::new() }
+        Self { socket, inbox, out, is_taken: false, input: None, is_new: false, theirs: Vec::new() }
     }
 
     /// A request without tensors, and what came for it.
@@ -211,7 +211,11 @@ impl Connection {
             return sent;
         }
         // Also where it was not taken: the child may have said why before it closed the connection.
-        let (kind, of) = self.inbox.receive(&*self.socket, patience)?;
+        let (kind, of) = self.inbox.receive(&*self.socket, patience).map_err(|error| match error.into() {
+            Trouble::Gone if !self.is_taken => Trouble::Untaken,
+            trouble => trouble,
+        })?;
+        self.is_taken = true;
         if kind == Kind::Failed && of == frame::REFUSED {
             return Err(Trouble::Ours(message::error(&mut Reader(self.inbox.payload()))?));
         }

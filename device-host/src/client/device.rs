@@ -1,6 +1,5 @@
 //! A device and its models over a child.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -18,10 +17,11 @@ use super::link::Link;
 use super::loaded::{Fault, InstanceEntry, Known, Loaded, ModelEntry};
 use super::options::Options;
 use super::pinned::{self, Pinned};
+use super::remote::{number_of, remote};
 use super::results::Came;
 use crate::frame::Kind;
 use crate::message;
-use crate::socket::within;
+use crate::patience::within;
 use crate::wire::{Put, Reader, WireError};
 
 /// A device that is open; ends its child when dropped.
@@ -43,7 +43,7 @@ impl OpenDevice {
         let link = holder.host.link()?;
         // Before the library opens it, so that what it prints meanwhile has the name already.
         let _ = holder.host.device.set(format!("{}:{index}", holder.host.options.name));
-        let limit = holder.host.options.timing.request;
+        let limit = holder.host.options.timing.to_answer();
         link.ask(Kind::OpenDevice, index as u64, |_| {}, |_| Ok(()), limit)?;
         let device = Some((index, info.name.clone()));
         holder.host.register(&link, |loaded| loaded.device = device)?;
@@ -57,7 +57,7 @@ impl OpenDevice {
 
     /// Ends something in the child, if there is one that has it. Does not wait for ever.
     pub(super) fn release(&self, link: &Link, number: u64) {
-        let grace = self.host().options.timing.end_grace;
+        let grace = self.host().options.timing.to_end();
         match link.ask(Kind::Release, number, |_| {}, |_| Ok(()), grace) {
             // The child is ended, and with it what it was to release.
             Ok(()) | Err(BackendError::Lost(_)) => {}
@@ -92,8 +92,8 @@ impl Device for HostedDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
         let host = self.0.host();
         if let Phase::Up(link, _) = host.phase() {
-            let answer = host.options.timing.answer;
-            let status = link.ask(Kind::Status, 0, |_| {}, read_status, answer);
+            let limit = host.options.timing.to_tell();
+            let status = link.ask(Kind::Status, 0, |_| {}, read_status, limit);
             let status = status.map(|(status, held)| {
                 host.hold(&held);
                 status
@@ -119,7 +119,7 @@ impl Device for HostedDevice {
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
         let (host, link) = (self.0.host(), self.0.host().link()?);
         let fill = |out: &mut Vec<u8>| message::put_options(options, out);
-        link.ask(Kind::Estimate, 0, fill, |reader| reader.u64(), host.options.timing.request)
+        link.ask(Kind::Estimate, 0, fill, |reader| reader.u64(), host.options.timing.to_answer())
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
@@ -137,7 +137,7 @@ impl Device for HostedDevice {
             Ok((message::model(reader)?, signature))
         };
         let fill = |out: &mut Vec<u8>| message::put_options(options, out);
-        let (info, signature) = link.ask(Kind::Load, number, fill, read, host.options.timing.reload)?;
+        let (info, signature) = link.ask(Kind::Load, number, fill, read, host.options.timing.to_load())?;
         let fault = Arc::new(Fault::default());
         let entry = ModelEntry { options: options.clone(), signature, fault: Arc::clone(&fault) };
         host.register(&link, |loaded| drop(loaded.models.insert(number, entry)))?;
@@ -159,7 +159,7 @@ impl Device for HostedDevice {
             let signed = |field: u32| i32::from_le_bytes(field.to_le_bytes());
             Ok(DLDevice { device_type: signed(reader.u32()?), device_id: signed(reader.u32()?) })
         };
-        let limit = host.options.timing.request;
+        let limit = host.options.timing.to_answer();
         let device = link.ask(Kind::Allocate, number, |out| out.put_size(bytes), read, limit)?;
         Ok(remote(&self.0, &link, number, device, bytes))
     }
@@ -180,7 +180,7 @@ impl Device for HostedDevice {
                     Kind::Upload,
                     number,
                     laid,
-                    &within(timing.request),
+                    &within(timing.to_answer()),
                     |sent, out| sent.put(out),
                 )?;
                 connection.take_tensors(0, limits)
@@ -202,7 +202,7 @@ impl Device for HostedDevice {
                     Kind::Download,
                     number,
                     Laid::default(),
-                    &within(timing.request),
+                    &within(timing.to_answer()),
                     write,
                 )?;
                 let came = connection.take_tensors(1, limits)?.pop();
@@ -216,52 +216,6 @@ impl Device for HostedDevice {
             })
         });
         came.map_err(|trouble| link.fails(trouble))
-    }
-}
-
-/// Memory of the device's, under its number in the child.
-struct Remote {
-    device: Arc<OpenDevice>,
-    link: Arc<Link>,
-    number: u64,
-}
-
-impl Drop for Remote {
-    fn drop(&mut self) {
-        // What was in a child that is gone is gone with it.
-        if self.device.host().link().is_ok_and(|now| Arc::ptr_eq(&now, &self.link)) {
-            self.device.release(&self.link, self.number);
-        }
-    }
-}
-
-/// Memory that the child has under a number.
-pub(super) fn remote(
-    device: &Arc<OpenDevice>,
-    link: &Arc<Link>,
-    number: u64,
-    dl: DLDevice,
-    len: usize,
-) -> DeviceMemory {
-    let remote = Remote { device: Arc::clone(device), link: Arc::clone(link), number };
-    // The number stands for the address: nothing but its child knows where it is.
-    let address = usize::try_from(number).unwrap_or_default();
-    let owner: Arc<dyn Any + Send + Sync> = Arc::new(remote);
-    DeviceMemory::new(dl, address, len, owner)
-}
-
-/// The child's number of memory of its device's.
-pub(super) fn number_of(
-    memory: &DeviceMemory,
-    device: &Arc<OpenDevice>,
-    link: &Arc<Link>,
-) -> Result<u64, BackendError> {
-    match memory.owner().downcast_ref::<Remote>() {
-        Some(remote) if Arc::ptr_eq(&remote.link, link) => Ok(remote.number),
-        Some(remote) if Arc::ptr_eq(&remote.device, device) => {
-            Err(BackendError::Lost("memory of the device's was lost when its host ended".into()))
-        }
-        _ => Err(BackendError::Input("the memory is another device's".into())),
     }
 }
 
@@ -301,7 +255,7 @@ impl Model for HostedModel {
         let (link, number) = (host.link()?, host.number());
         let known = Arc::new(Known::default());
         let fill = |out: &mut Vec<u8>| out.put_u64(model.number);
-        let limit = host.options.timing.reload;
+        let limit = host.options.timing.to_load();
         link.ask(Kind::Instance, number, fill, |reader| known.read(reader), limit)?;
         let entry = InstanceEntry { model: model.number, known: Arc::clone(&known) };
         host.register(&link, |loaded| drop(loaded.instances.insert(number, entry)))?;

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use outrigger_backend::{BackendError, Instance, ModelInfo, Output, Run, RunId, Tensor};
 
-use super::device::{LoadedModel, number_of, remote};
+use super::device::LoadedModel;
 use super::host::Host;
 use super::link::Link;
 use super::loaded::{Known, Loaded};
+use super::remote::{number_of, remote};
 use super::results::Came;
 use super::trouble::Trouble;
 use crate::frame::{Asked, At, Form, Infer, Kind, Sent};
-use crate::socket::Forever;
+use crate::patience::Forever;
 
 /// An instance in the child.
 pub(super) struct LiveInstance {

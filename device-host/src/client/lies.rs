@@ -14,7 +14,8 @@ use super::options::Limits;
 use super::results::Came;
 use super::trouble::Trouble;
 use crate::frame::{self, Announced, At, Given, Head, Infer, Kind};
-use crate::socket::{self, Forever, Inbox};
+use crate::patience::Forever;
+use crate::socket::{self, Inbox};
 use crate::wire::Put;
 
 /// What becomes of a run to which a child answers with these bytes and descriptors.

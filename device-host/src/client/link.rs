@@ -1,22 +1,23 @@
 //! The way to one child while it lives: its control socket and its connections.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::{BackendError, RunId};
-use rustix::net::SendFlags;
 
 use super::bell::Bell;
 use super::connection::Connection;
+use super::control::Control;
 use super::ending::{Ending, Verdict};
 use super::options::Options;
 use super::pool::{Full, Lent, Pool};
 use super::runs::{Begun, Runs};
 use super::trouble::Trouble;
-use crate::frame::{self, Kind};
-use crate::socket::{self, Patience, within};
+use crate::frame::Kind;
+use crate::patience::{Limit, within};
+use crate::socket;
 use crate::wire::{Reader, WireError};
 
 /// Connections for what is not a run: loading, unloading, status.
@@ -27,7 +28,7 @@ const REASON: Duration = Duration::from_secs(10);
 /// One child's.
 pub(super) struct Link {
     options: Arc<Options>,
-    control: OwnedFd,
+    control: Control,
     bell: Arc<Bell>,
     runs: Pool,
     housekeeping: Pool,
@@ -46,10 +47,13 @@ impl Link {
     pub(super) fn new(options: &Arc<Options>, control: OwnedFd, bell: &Arc<Bell>, calls: usize) -> Self {
         Self {
             options: Arc::clone(options),
-            control,
+            control: Control(control),
             bell: Arc::clone(bell),
-            runs: Pool::new(calls),
-            housekeeping: Pool::new(HOUSEKEEPING),
+            runs: Pool::new(calls, "calls under way (max_calls)"),
+            housekeeping: Pool::new(
+                HOUSEKEEPING,
+                "requests under way that are not calls, the most that there may be",
+            ),
             sockets: Mutex::default(),
             under_way: Runs::new(),
             owed: Mutex::default(),
@@ -82,8 +86,8 @@ impl Link {
             Err(Full) => {
                 let Options { name, limits, .. } = &*self.options;
                 let text = format!(
-                    "the device host of `{name}` has {} calls under way (max_calls), and none ended within {:?} (call_wait)",
-                    pool.most, limits.connection_wait
+                    "the device host of `{name}` has {} {}, and none ended within {:?} (call_wait)",
+                    pool.most, pool.of, limits.connection_wait
                 );
                 return Err(BackendError::Run(text).into());
             }
@@ -99,7 +103,7 @@ impl Link {
             ))
         };
         let (ours, theirs) = socket::pair().map_err(failed)?;
-        self.tell(Kind::Connect, 0, Some(&theirs))?;
+        self.control.tell(Kind::Connect, 0, Some(&theirs))?;
         let ours = Arc::new(ours);
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         sockets.retain(|socket| socket.strong_count() > 0);
@@ -111,30 +115,30 @@ impl Link {
         Ok(Box::new(Connection::new(ours, self.options.timing.spin)))
     }
 
-    /// Sends a frame without payload and answer. Never waits: the child takes them off at once, or hangs.
-    fn tell(&self, kind: Kind, number: u64, file: Option<&OwnedFd>) -> Result<(), Trouble> {
-        let mut out = Vec::new();
-        frame::begin(&mut out, kind, number);
-        let file = file.map(AsFd::as_fd);
-        frame::finish(&mut out, file.as_slice().len())?;
-        // So short a frame goes out whole or not at all.
-        match socket::send(&self.control, &out, file.as_slice(), SendFlags::DONTWAIT) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                Err(Trouble::Protocol("it takes nothing off its control socket".into()))
+    /// Tells a connection that the child could not take from one that it closed because it ends.
+    fn look_into(&self, trouble: Trouble) -> Trouble {
+        match trouble {
+            Trouble::Untaken
+                if self.verdict().is_none() && !self.ending.is_over() && self.control.stays_open() =>
+            {
+                Trouble::Ours(BackendError::Run(format!(
+                    "the device host of `{}` could not take a further connection: it may have too many open files",
+                    self.options.name
+                )))
             }
-            Err(error) => Err(Trouble::of_socket(&error)),
+            Trouble::Untaken => Trouble::Gone,
+            trouble => trouble,
         }
     }
 
     /// Has the child ended, where the trouble is its fault.
     pub(super) fn accuse(&self, trouble: Trouble) {
-        let verdict = match trouble {
+        let verdict = match self.look_into(trouble) {
             // It says that itself: nothing on it succeeds any more, until it is started anew.
             Trouble::Backend(BackendError::Lost(text)) => Verdict::Guilty(text),
             Trouble::Backend(_) | Trouble::Ours(_) => return,
-            Trouble::Gone => Verdict::Closed,
-            Trouble::Late => Verdict::Guilty("it did not answer in time".into()),
+            Trouble::Gone | Trouble::Untaken => Verdict::Closed,
+            Trouble::Late(limit) => Verdict::Guilty(format!("it did not answer within {limit}")),
             Trouble::Protocol(why) => Verdict::Guilty(format!("it broke the protocol: {why}")),
         };
         if self.ending.condemn(verdict) {
@@ -144,7 +148,7 @@ impl Link {
 
     /// What becomes of trouble: the error for the caller. Waits until it is known how the child ended, if it does.
     pub(super) fn fails(&self, trouble: Trouble) -> BackendError {
-        match trouble {
+        match self.look_into(trouble) {
             Trouble::Backend(error) if !matches!(error, BackendError::Lost(_)) => return error,
             Trouble::Ours(error) => return error,
             trouble => self.accuse(trouble),
@@ -172,7 +176,7 @@ impl Link {
     pub(super) fn hang_up(&self) {
         self.runs.close();
         self.housekeeping.close();
-        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+        self.control.close();
     }
 
     fn owed(&self) -> MutexGuard<'_, Vec<u64>> {
@@ -215,7 +219,7 @@ impl Link {
         let grace = can_cancel.then_some(self.options.timing.cancel_grace);
         let Some(run) = self.under_way.cancel(instance, id, grace) else { return };
         self.bell.ring();
-        if let Err(trouble) = self.tell(Kind::Cancel, run, None) {
+        if let Err(trouble) = self.control.tell(Kind::Cancel, run, None) {
             self.accuse(trouble);
         }
     }
@@ -240,66 +244,45 @@ impl Link {
         self.housekeeping.trim(now, idle);
     }
 
-    /// A request without tensors. A child that does not answer within `limit` is ended.
+    /// A request without tensors. A child that does not answer in time is ended.
     pub(super) fn ask<T>(
         &self,
         kind: Kind,
         number: u64,
         fill: impl FnOnce(&mut Vec<u8>),
         read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
-        limit: Duration,
+        limit: Limit,
     ) -> Result<T, BackendError> {
-        self.request(kind, number, fill, read, &within(limit)).map_err(|trouble| match trouble {
-            Trouble::Late => self.fails(BackendError::Lost(late(kind, limit)).into()),
-            trouble => self.fails(trouble),
-        })
+        let asked = self.for_housekeeping().and_then(|mut lent| {
+            lent.with(|connection| {
+                let mut reader = Reader(connection.ask(kind, number, fill, &within(limit))?);
+                let answer = read(&mut reader)?;
+                reader.end()?;
+                Ok(answer)
+            })
+        });
+        asked.map_err(|trouble| self.fails(trouble))
     }
 
     /// Has the child map a region of ours.
     pub(super) fn pin(&self, number: u64, size: usize, file: BorrowedFd<'_>) -> Result<(), BackendError> {
         let asked = self.for_housekeeping().and_then(|mut lent| {
             lent.with(|connection| {
-                let answer = connection.pin(number, size, file, &within(self.options.timing.answer))?;
+                let answer = connection.pin(number, size, file, &within(self.options.timing.to_answer()))?;
                 Ok(Reader(answer).end()?)
             })
         });
         asked.map_err(|trouble| self.fails(trouble))
     }
-
-    /// A request without tensors, of which no more is made than what became of it.
-    pub(super) fn request<T>(
-        &self,
-        kind: Kind,
-        number: u64,
-        fill: impl FnOnce(&mut Vec<u8>),
-        read: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
-        patience: &impl Patience,
-    ) -> Result<T, Trouble> {
-        self.for_housekeeping()?.with(|connection| {
-            let mut reader = Reader(connection.ask(kind, number, fill, patience)?);
-            let answer = read(&mut reader)?;
-            reader.end()?;
-            Ok(answer)
-        })
-    }
-}
-
-/// What is said of a child that did not answer in time, with the key of that time.
-fn late(kind: Kind, limit: Duration) -> String {
-    let key = match kind {
-        Kind::Status => "status_timeout",
-        Kind::Load | Kind::Instance => "load_timeout",
-        Kind::Release => "end_grace",
-        _ => "request_timeout",
-    };
-    format!("it did not answer within {limit:?} ({key})")
 }
 
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU64;
+    use std::os::fd::AsFd;
 
     use super::*;
+    use crate::patience;
 
     #[test]
     fn a_cancel_counts_before_the_run_is_sent_and_condemns_only_where_it_can_be_heeded() {
@@ -307,7 +290,7 @@ mod tests {
         let options = Arc::new(Options::new("/x", "/x", "x", &[]));
         let link = Link::new(&options, control, &Arc::new(Bell::new().unwrap()), 1);
         let id = NonZeroU64::new(7).unwrap();
-        let told = || socket::readable(child.as_fd(), Duration::ZERO).unwrap();
+        let told = || patience::readable(child.as_fd(), Duration::ZERO).unwrap();
         let waiting = link.begin(1, Some(id));
         link.cancel(1, id, true);
         assert!(matches!(waiting.goes(), Err(BackendError::Cancelled)));
@@ -320,5 +303,25 @@ mod tests {
         assert!(link.tend(Instant::now()).is_some() && told());
         link.tend(Instant::now() + options.timing.cancel_grace);
         assert!(matches!(link.verdict(), Some(Verdict::Guilty(_))));
+    }
+
+    #[test]
+    fn what_is_full_is_named() {
+        let (control, _child) = socket::pair().unwrap();
+        let mut options = Options::new("/x", "/x", "x", &[]);
+        options.limits.connection_wait = Duration::ZERO;
+        let link = Link::new(&Arc::new(options), control, &Arc::new(Bell::new().unwrap()), 1);
+        let said = |lent: Result<Lent<'_>, Trouble>| match lent {
+            Err(Trouble::Backend(BackendError::Run(text))) => text,
+            Err(trouble) => panic!("{trouble:?}"),
+            Ok(_) => panic!("there is one more"),
+        };
+        let _run = link.for_run().unwrap();
+        let text = said(link.for_run());
+        assert!(text.contains("has 1 calls under way (max_calls)"), "{text}");
+        let _others: Vec<_> = (0..HOUSEKEEPING).map(|_| link.for_housekeeping().unwrap()).collect();
+        let text = said(link.for_housekeeping());
+        assert!(text.contains("has 16 requests under way that are not calls"), "{text}");
+        assert!(!text.contains("max_calls") && text.contains("(call_wait)"), "{text}");
     }
 }

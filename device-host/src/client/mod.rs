@@ -3,6 +3,7 @@
 mod again;
 mod bell;
 mod connection;
+mod control;
 mod course;
 mod device;
 mod ending;
@@ -17,6 +18,7 @@ mod options;
 mod pinned;
 mod pool;
 mod process;
+mod remote;
 mod results;
 mod runs;
 mod supervisor;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use outrigger_backend::{BackendInfo, Health};
 
+use crate::patience::Limit;
+
 /// What to start, and how it is held.
 #[derive(Clone)]
 pub struct Options {
@@ -19,6 +21,9 @@ pub struct Options {
     pub name: String,
     /// How much of what.
     pub limits: Limits,
+    /// Whether there are as many calls at once as a device of the backend says that it has lanes, where that is more than the limit
+    /// says; not where somebody has said that limit.
+    pub follows_lanes: bool,
     /// How long for what.
     pub timing: Timing,
     /// Hears of every change of a device's health.
@@ -44,8 +49,7 @@ pub struct DeviceHealth {
 /// Limits of one device's host. `outrigger` has a key for each in its `[backends.NAME]` tables, and messages name them by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls at once, `max_calls`; each has a socket, a thread of the host's, and regions of its own. As many as a device of the
-    /// backend says that it has lanes, where that is more.
+    /// Calls at once, `max_calls`; each has a socket, a thread of the host's, and regions of its own. See [`Options::follows_lanes`].
     pub connections: usize,
     /// How long a call waits for one of them, `call_wait`.
     pub connection_wait: Duration,
@@ -71,12 +75,6 @@ impl Limits {
     pub const MOST_INSTANCES: usize = crate::frame::LIMIT / 32;
     /// The most lanes of a device that count.
     const MOST_LANES: usize = 1024;
-
-    /// Calls at once to a host of this backend.
-    pub(super) fn calls(&self, info: &BackendInfo) -> usize {
-        let lanes = info.devices.iter().map(|device| device.lanes as usize).max().unwrap_or(0);
-        self.connections.max(lanes.min(Self::MOST_LANES)).max(1)
-    }
 }
 
 impl Default for Limits {
@@ -150,6 +148,33 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// [`Timing::start`] and its key.
+    pub(super) fn to_start(&self) -> Limit {
+        Limit { time: self.start, key: "start_timeout" }
+    }
+
+    /// [`Timing::answer`] and its key.
+    pub(super) fn to_tell(&self) -> Limit {
+        Limit { time: self.answer, key: "status_timeout" }
+    }
+
+    /// [`Timing::request`] and its key.
+    pub(super) fn to_answer(&self) -> Limit {
+        Limit { time: self.request, key: "request_timeout" }
+    }
+
+    /// [`Timing::reload`] and its key.
+    pub(super) fn to_load(&self) -> Limit {
+        Limit { time: self.reload, key: "load_timeout" }
+    }
+
+    /// [`Timing::end_grace`] and its key.
+    pub(super) fn to_end(&self) -> Limit {
+        Limit { time: self.end_grace, key: "end_grace" }
+    }
+}
+
 impl Options {
     /// A backend's library in a child of `executable`, with the limits and times that are usual.
     pub fn new(
@@ -164,9 +189,17 @@ impl Options {
             settings: settings.to_vec(),
             name: name.into(),
             limits: Limits::default(),
+            follows_lanes: true,
             timing: Timing::default(),
             on_change: None,
         }
+    }
+
+    /// Calls at once to a host of this backend.
+    pub(super) fn calls(&self, info: &BackendInfo) -> usize {
+        let lanes = info.devices.iter().map(|device| device.lanes as usize).max().unwrap_or(0);
+        let lanes = if self.follows_lanes { lanes.min(Limits::MOST_LANES) } else { 0 };
+        self.limits.connections.max(lanes).max(1)
     }
 }
 
@@ -177,6 +210,7 @@ impl std::fmt::Debug for Options {
             .field("library", &self.library)
             .field("name", &self.name)
             .field("limits", &self.limits)
+            .field("follows_lanes", &self.follows_lanes)
             .field("timing", &self.timing)
             .finish_non_exhaustive()
     }
@@ -189,17 +223,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_as_many_calls_as_a_device_has_lanes() {
+    fn there_are_as_many_calls_as_a_device_has_lanes_unless_their_number_was_said() {
         let backend = |lanes: u32| {
             let (name, kind) = ("gpu:0".into(), DeviceKind::Gpu);
             let device = DeviceInfo { name, kind, memory_total: 0, lanes, resident: false };
             let (name, version) = ("gpu".into(), "1".into());
             BackendInfo { name, version, formats: Vec::new(), devices: vec![device], reason: None }
         };
-        let calls = |connections: usize, lanes: u32| {
-            Limits { connections, ..Limits::default() }.calls(&backend(lanes))
+        let mut options = Options::new("/x", "/x", "x", &[]);
+        let mut calls = |connections: usize, lanes: u32| {
+            options.limits.connections = connections;
+            options.calls(&backend(lanes))
         };
         assert_eq!([calls(64, 0), calls(64, 64), calls(64, 65), calls(0, 0)], [64, 64, 65, 1]);
         assert_eq!(calls(64, u32::MAX), 1024, "a child is not believed everything");
+        options.follows_lanes = false;
+        options.limits.connections = 2;
+        assert_eq!(options.calls(&backend(8)), 2);
     }
 }

@@ -24,7 +24,7 @@ impl<'a> Lent<'a> {
     ) -> Result<T, Trouble> {
         let connection = self.connection.as_mut().ok_or(Trouble::Gone)?;
         let answer = request(connection);
-        if matches!(answer, Err(Trouble::Gone | Trouble::Late | Trouble::Protocol(_) | Trouble::Ours(_))) {
+        if matches!(&answer, Err(trouble) if !matches!(trouble, Trouble::Backend(_))) {
             self.connection = None;
         }
         answer
@@ -43,6 +43,8 @@ impl Drop for Lent<'_> {
 /// Connections that nobody uses, the last to come back on top.
 pub(super) struct Pool {
     pub(super) most: usize,
+    /// What there are so many of, and its key, if it has one.
+    pub(super) of: &'static str,
     state: Mutex<Idle>,
     back: Condvar,
 }
@@ -61,8 +63,8 @@ struct Idle {
 pub(super) struct Full;
 
 impl Pool {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, state: Mutex::default(), back: Condvar::new() }
+    pub(super) fn new(most: usize, of: &'static str) -> Self {
+        Self { most, of, state: Mutex::default(), back: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, Idle> {
@@ -135,17 +137,19 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::socket::{self, Inbox, ReceiveError, within};
+    use crate::patience::{Limit, within};
+    use crate::socket::{self, Inbox, ReceiveError};
 
     #[test]
     fn one_that_comes_back_after_the_end_is_closed() {
         let (ours, theirs) = socket::pair().unwrap();
-        let pool = Pool::new(1);
+        let pool = Pool::new(1, "calls");
         assert!(matches!(pool.take(Duration::ZERO), Ok(None)));
         let lent = Lent::new(&pool, Box::new(Connection::new(Arc::new(ours), Duration::ZERO)));
         pool.close();
         drop(lent);
-        let heard = Inbox::default().receive(&theirs, &within(Duration::from_secs(60)));
+        let limit = Limit { time: Duration::from_secs(60), key: "none" };
+        let heard = Inbox::default().receive(&theirs, &within(limit));
         assert!(matches!(heard, Err(ReceiveError::Closed)), "{heard:?}");
     }
 }

@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::options::Options;
-use crate::socket;
+use crate::{patience, socket};
 
 /// A longer line is logged in pieces.
 const LINE_LIMIT: usize = 8 * 1024;
@@ -52,9 +52,8 @@ impl Process {
         let child = command.spawn()?;
         drop(command); // and with it the child's ends of the pipes
         let pid = child.id();
-        let mut process =
-            Self { child: Some(child), pid, ended: eventfd(0, EventfdFlags::CLOEXEC)?, output: None };
-        process.ended = pidfd_open(process.group().ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?;
+        let (child, ended) = watched(child, |pid| pidfd_open(pid, PidfdFlags::empty()))?;
+        let mut process = Self { child: Some(child), pid, ended, output: None };
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
         let of = Of { backend: options.name.clone(), device: Arc::clone(device), pid };
@@ -74,24 +73,13 @@ impl Process {
 
     /// Waits for its end, at most so long; whether that came.
     pub(super) fn has_ended(&self, limit: Duration) -> bool {
-        let deadline = std::time::Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            match socket::readable(self.ended.as_fd(), left) {
-                Ok(false) if !left.is_zero() => {} // a signal came between
-                ended => return ended.unwrap_or(true),
-            }
-        }
-    }
-
-    fn group(&self) -> Option<Pid> {
-        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+        patience::readable(self.ended.as_fd(), limit).unwrap_or(true)
     }
 
     fn signal(&self, signal: Signal) {
         // Itself first, which fails where somebody else has reaped it: then its number may be another's already.
         if pidfd_send_signal(&self.ended, signal).is_ok()
-            && let Some(group) = self.group()
+            && let Some(group) = number(self.pid)
         {
             // And all that it has started. It fails only where nobody is left.
             let _ = kill_process_group(group, signal);
@@ -133,6 +121,28 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.reap();
+    }
+}
+
+fn number(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// A child and what `open` makes of its number. Where that fails the child, and all that it has started, is ended.
+fn watched(
+    mut child: Child,
+    open: impl FnOnce(Pid) -> rustix::io::Result<OwnedFd>,
+) -> io::Result<(Child, OwnedFd)> {
+    let pid = number(child.id()).ok_or(io::ErrorKind::NotFound)?;
+    match open(pid) {
+        Ok(ended) => Ok((child, ended)),
+        Err(error) => {
+            // Nobody has reaped it, so that the number is still its own.
+            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error.into())
+        }
     }
 }
 
@@ -246,6 +256,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_that_cannot_be_watched_is_ended() {
+        let child = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let pid = child.id();
+        let error = watched(child, |_| Err(rustix::io::Errno::MFILE)).unwrap_err();
+        assert!(socket::is_want(&error), "{error}");
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "neither alive nor a zombie");
+    }
+
+    #[test]
     fn ends_are_named() {
         assert_eq!(describe(ExitStatus::from_raw(3 << 8)), "exited with code 3");
         let killed = describe(ExitStatus::from_raw(9));
@@ -265,11 +284,11 @@ mod tests {
         let pid: i32 = std::fs::read_to_string(left).unwrap().trim().parse().unwrap();
         let left = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
         if is_reaped_elsewhere {
-            rustix::process::waitpid(process.group(), rustix::process::WaitOptions::empty()).unwrap();
+            rustix::process::waitpid(number(process.pid), rustix::process::WaitOptions::empty()).unwrap();
         }
         process.end();
         let patience = Duration::from_millis(if is_reaped_elsewhere { 200 } else { 60_000 });
-        let survives = !socket::readable(left.as_fd(), patience).unwrap();
+        let survives = !patience::readable(left.as_fd(), patience).unwrap();
         let _ = pidfd_send_signal(&left, Signal::KILL);
         survives
     }

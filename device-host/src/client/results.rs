@@ -4,15 +4,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, Buffer, DataType, ShapeError, Tensor};
+use outrigger_backend::{BackendError, DataType, ShapeError, Tensor};
 use outrigger_regions::{Mapping, RegionError};
 
-use super::connection::GRAIN;
 use super::options::Limits;
 use super::trouble::Trouble;
 use crate::frame::{Announced, At, Head};
 use crate::socket;
-use crate::view::View;
+use crate::view::{GRAIN, View, copy};
 use crate::wire::{Reader, WireError};
 
 /// A region of the child's.
@@ -70,7 +69,7 @@ pub(super) fn take(
     inline: &mut Reader<'_>,
 ) -> Result<Came, Trouble> {
     let data = match head.at {
-        At::Inline { len } => copy(inline.take(len)?)?,
+        At::Inline { len } => copy(inline.take(len)?, "results")?,
         At::Region { number, offset, len } => {
             let outside =
                 || Trouble::Protocol(format!("{len} bytes at {offset} are not inside region {number}"));
@@ -86,7 +85,11 @@ pub(super) fn take(
             };
             let view = view.ok_or_else(outside)?;
             // What is taken apart is copied first, for the child can write to it at any time.
-            if head.data_type == DataType::Bytes { copy(view.as_ref())? } else { Bytes::from_owner(view) }
+            if head.data_type == DataType::Bytes {
+                copy(view.as_ref(), "results")?
+            } else {
+                Bytes::from_owner(view)
+            }
         }
         At::Resident { number, device, len } => {
             let len = usize::try_from(len).map_err(|_| WireError::Number)?;
@@ -95,12 +98,4 @@ pub(super) fn take(
     };
     let tensor = Tensor::new(head.data_type, head.shape, data);
     tensor.map(Came::Host).map_err(|error: ShapeError| Trouble::Protocol(error.to_string()))
-}
-
-/// Aligned memory with these bytes in it.
-fn copy(bytes: &[u8]) -> Result<Bytes, BackendError> {
-    let mut buffer = Buffer::zeroed(bytes.len())
-        .map_err(|_| BackendError::OutOfMemory(format!("{} bytes for results", bytes.len())))?;
-    buffer.copy_from_slice(bytes);
-    Ok(buffer.freeze())
 }

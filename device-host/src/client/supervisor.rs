@@ -21,7 +21,8 @@ use super::process::Process;
 use super::trouble::Trouble;
 use crate::frame::{self, Kind};
 use crate::message::{self, Hello, HostLimits};
-use crate::socket::{self, Inbox, Until};
+use crate::patience::{Limit, Until};
+use crate::socket::{self, Inbox};
 use crate::wire::Reader;
 
 /// How long a child that has closed a connection has to end by itself, so that it is known how.
@@ -65,7 +66,7 @@ struct Death {
 /// Watches over a child until it has died; `None` if it was ended because nobody needs it any more.
 fn watch(host: &Arc<Host>, running: Running) -> Option<Death> {
     let Running { process, link } = running;
-    let (mut trimmed, mut again) = (Instant::now(), Again::new());
+    let (mut trimmed, mut again) = (Instant::now(), Again::new(host, &link));
     // How often connections are looked through that nobody uses.
     let trim = (host.options.timing.idle / 2).max(Duration::from_millis(10));
     let why = loop {
@@ -162,8 +163,8 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
             ),
         })?;
     let stopped = || host.stopped();
-    let until = |limit: Duration| Until { deadline: Instant::now() + limit, stop: &stopped };
-    let info = match greet(&control, options, &until(options.timing.start)) {
+    let until = |limit: Limit| Until::new(limit, &stopped);
+    let info = match greet(&control, options, &until(options.timing.to_start())) {
         Ok(info) => info,
         Err(trouble) => return Err(failed_start(options, process, trouble)),
     };
@@ -172,9 +173,9 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     if let Err(reason) = same_device(host.first(&info), &info, index) {
         return Err(failed_start(options, process, unavailable(options, reason).into()));
     }
-    let link = Arc::new(Link::new(options, control, &host.bell, options.limits.calls(&info)));
+    let link = Arc::new(Link::new(options, control, &host.bell, options.calls(&info)));
     let running = Running { process, link };
-    if let Err(trouble) = load(options, &running.link, &loaded, &|| until(options.timing.reload)) {
+    if let Err(trouble) = load(options, &running.link, &loaded, &|| until(options.timing.to_load())) {
         let error = failed_start(options, running.process, trouble);
         running.link.ended(error.to_string());
         return Err(error);
@@ -182,13 +183,9 @@ fn start(host: &Arc<Host>) -> Result<(Running, BackendInfo), BackendError> {
     if loaded.device.is_some() {
         host.restarted();
     }
+    // Released while it is watched over already, for that may take its time, or never end.
     let unwanted = host.up(&running.link, running.process.pid(), &loaded);
-    for number in unwanted {
-        let patience = until(options.timing.end_grace);
-        if let Err(trouble) = running.link.request(Kind::Release, number, |_| {}, |_| Ok(()), &patience) {
-            running.link.accuse(trouble);
-        }
-    }
+    unwanted.into_iter().for_each(|number| running.link.owe(number));
     Ok((running, info))
 }
 
@@ -220,12 +217,11 @@ fn failed_start(options: &Options, process: Process, trouble: Trouble) -> Backen
     let unavailable = |reason| unavailable(options, reason);
     match trouble {
         Trouble::Backend(error) | Trouble::Ours(error) => error,
-        Trouble::Late => unavailable(format!(
-            "its device host did not get ready in time: start_timeout is {:?}, load_timeout {:?}",
-            options.timing.start, options.timing.reload
-        )),
+        Trouble::Late(Limit { time, key }) => {
+            unavailable(format!("its device host did not get ready in time: {key} is {time:?}"))
+        }
         Trouble::Protocol(why) => unavailable(format!("its device host broke the protocol: {why}")),
-        Trouble::Gone => {
+        Trouble::Gone | Trouble::Untaken => {
             process.has_ended(CLOSING);
             unavailable(format!("its device host {} before it was ready", process.end()))
         }

@@ -2,6 +2,7 @@
 
 use outrigger_backend::BackendError;
 
+use crate::patience::Limit;
 use crate::socket::{self, ReceiveError};
 use crate::wire::WireError;
 
@@ -12,8 +13,10 @@ pub(super) enum Trouble {
     Backend(BackendError),
     /// The child is gone, or has closed this connection.
     Gone,
+    /// This connection was closed before the first answer came over it: the child is gone, or could not take it.
+    Untaken,
     /// There was none in time.
-    Late,
+    Late(Limit),
     /// The child broke the protocol.
     Protocol(String),
     /// This connection is of no use, for which the child is not to blame.
@@ -47,7 +50,7 @@ impl From<ReceiveError> for Trouble {
         match error {
             ReceiveError::Closed => Self::Gone,
             ReceiveError::Socket(error) => Self::of_socket(&error),
-            ReceiveError::Late => Self::Late,
+            ReceiveError::Late(limit) => Self::Late(limit),
             ReceiveError::Lost => Self::Ours(BackendError::Run(format!("results were lost: {error}"))),
             error => Self::Protocol(error.to_string()),
         }

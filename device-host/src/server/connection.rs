@@ -12,7 +12,8 @@ use super::handlers;
 use super::memory::{Fault, Memory};
 use crate::frame::{self, Kind};
 use crate::message;
-use crate::socket::{self, Forever, Inbox, ReceiveError};
+use crate::patience::Forever;
+use crate::socket::{self, Inbox, ReceiveError};
 
 /// Counts the connections that are there.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use super::objects::{Objects, missing};
 use super::outgoing::{Outgoing, Taken, too_much};
 use crate::frame::{Announced, Asked, At, Form, Given, Head, Sent};
 use crate::message::HostLimits;
-use crate::view::{Place, View};
+use crate::view::{Place, View, copy};
 use crate::wire::Reader;
 
 /// What a connection has of shared memory.
@@ -92,7 +92,7 @@ impl Memory {
 
     fn tensor(&self, head: &Head, inline: &mut Reader<'_>, objects: &Objects) -> Result<Tensor, Fault> {
         let data = match head.at {
-            At::Inline { len } => copy(inline.take(len)?)?,
+            At::Inline { len } => copy(inline.take(len)?, "an input")?,
             At::Region { number, offset, len } => {
                 let mapping = if number == 0 { self.input.clone() } else { objects.pinned.get(number) };
                 let view = mapping.and_then(|mapping| View::new(&mapping, offset, len));
@@ -269,12 +269,4 @@ fn known(asked: &Asked, model: &ModelInfo, resolved: &[Option<Shape>]) -> Option
     };
     let len = shape.bytes(data_type).ok()?;
     Some((data_type, shape, len))
-}
-
-/// Aligned memory with these bytes in it.
-fn copy(bytes: &[u8]) -> Result<Bytes, BackendError> {
-    let mut buffer = Buffer::zeroed(bytes.len())
-        .map_err(|_| BackendError::OutOfMemory(format!("{} bytes for an input", bytes.len())))?;
-    buffer.copy_from_slice(bytes);
-    Ok(buffer.freeze())
 }

@@ -21,7 +21,8 @@ use rustix::net::SendFlags;
 
 use crate::frame::{self, Kind};
 use crate::message::{self, Hello, HostLimits};
-use crate::socket::{self, Inbox, Patience, ReceiveError};
+use crate::patience::{self, Patience};
+use crate::socket::{self, Inbox, ReceiveError};
 use crate::wire::Reader;
 use connection::Connections;
 use objects::Objects;
@@ -75,7 +76,7 @@ struct Host {
 fn converse(control: &OwnedFd) -> Result<u8, ReceiveError> {
     let mut inbox = Inbox::default();
     let mut out = Vec::new();
-    let (kind, _) = inbox.receive(control, &socket::Forever)?;
+    let (kind, _) = inbox.receive(control, &patience::Forever)?;
     let mut reader = Reader(inbox.payload());
     let hello = Hello::read(&mut reader)?;
     expect(kind == Kind::Hello)?;
@@ -129,11 +130,17 @@ fn tend(
     let reserve = Reserve::default();
     let _ = reserve.hold();
     loop {
-        let (kind, number) = match inbox.receive(control, &Tending { runs: &host.runs, reserve: &reserve }) {
+        let received = inbox.receive(control, &Tending { runs: &host.runs, reserve: &reserve });
+        let held = reserve.hold();
+        let (kind, number) = match received {
             Err(ReceiveError::Closed) => return Ok(EXIT_OK),
+            // Somebody else here was faster than this. Whoever is at the other end sees it closed, and the others are served on.
+            Err(error @ ReceiveError::Lost) => {
+                eprintln!("the device host could not take a further connection: {error}");
+                continue;
+            }
             received => received?,
         };
-        let held = reserve.hold();
         Reader(inbox.payload()).end()?;
         match kind {
             Kind::Connect => {
@@ -172,7 +179,7 @@ impl Patience for Tending<'_> {
     fn wait(&self, socket: BorrowedFd<'_>) -> Result<(), ReceiveError> {
         loop {
             let limit = if self.runs.repeat() { AGAIN } else { LONG };
-            if socket::readable(socket.as_fd(), limit)? {
+            if patience::readable(socket.as_fd(), limit)? {
                 break;
             }
         }

@@ -7,10 +7,8 @@ use outrigger_backend::BackendError;
 
 use crate::frame::Announced;
 use crate::message::HostLimits;
-use crate::view::{Place, Shared, align};
+use crate::view::{GRAIN, Place, Shared, align};
 
-/// Regions are made in multiples of this.
-const GRAIN: usize = 64 << 10;
 /// A region is taken for results if it is at most so many times as large.
 const SLACK: usize = 8;
 

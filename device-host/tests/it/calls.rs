@@ -265,7 +265,7 @@ fn results_that_are_too_much_together_are_a_clear_error() {
     for mut outputs in [[Output::allocate(0), Output::allocate(1)], [place(0), place(1)]] {
         let error = pair.infer(&[input(1., n)], &mut outputs, Run::default()).unwrap_err();
         assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
-        let limit = "results of 1200000 bytes are over the device host's limit of 1048576 for one call";
+        let limit = "results of 1200000 bytes are over max_call_bytes of the device host, 1048576 bytes";
         assert!(error.to_string().contains(limit), "{error}");
         let mut outputs = [Output::allocate(0), Output::allocate(1)];
         pair.infer(&[input(1., n / 2)], &mut outputs, Run::default()).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_backend::{BackendError, DataType, Health, LoadOptions, Shape, Tensor};
 
-use crate::support::{Hosted, call, doubles, hosted, input, signal, text, until};
+use crate::support::{Hosted, call, doubles, halt, hosted, input, resident_bytes, text, until};
 
 #[test]
 fn killed_under_load_every_call_ends_and_the_instances_go_on() {
@@ -228,11 +228,7 @@ fn a_child_that_stands_still_is_replaced_when_it_is_asked() {
     let hosted = Hosted::with(|options| options.timing.answer = Duration::from_millis(500));
     let (_model, instance) = hosted.model("double");
     let pid = hosted.pid();
-    signal(pid, rustix::process::Signal::STOP);
-    until("all of its threads to stand", || {
-        let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        tasks.all(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap().contains(") T "))
-    });
+    halt(pid);
     // It does not need to be asked for that.
     assert_eq!(instance.bytes_held(), 7);
     let status = hosted.device.status().unwrap();
@@ -256,4 +252,65 @@ fn memory_that_went_with_a_child_is_no_fault_of_the_next() {
     }
     doubles(&*instance, 1., 1).unwrap();
     assert_eq!((hosted.pid(), hosted.restarts()), (pid, 1));
+}
+
+#[test]
+fn whatever_takes_too_long_names_its_key() {
+    let hosted = Hosted::with(|options| {
+        options.timing.request = Duration::from_secs(1);
+        options.timing.answer = Duration::from_secs(600);
+    });
+    let (_model, instance) = hosted.model("double");
+    let n = 20_000;
+    let halted = |what: &str, ask: &dyn Fn(&outrigger_backend::DeviceMemory) -> Result<(), BackendError>| {
+        until("a child", || doubles(&*instance, 1., 1).is_ok());
+        let memory = hosted.device.allocate(n * 4).unwrap();
+        halt(hosted.pid());
+        let why = text(ask(&memory));
+        assert!(why.contains("it did not answer within 1s (request_timeout)"), "{what}: {why}");
+    };
+    halted("an upload", &|memory| hosted.device.upload(&vec![0; n * 4], memory));
+    halted("a download", &|memory| hosted.device.download(memory, &mut vec![0; n * 4]));
+    // Of a region that the child has not heard of it is told first.
+    let pinned = hosted.device.pinned(n * 4).unwrap().freeze();
+    let input = Tensor::new(DataType::Fp32, Shape::new([n as i64]).unwrap(), pinned).unwrap();
+    halted("a region", &|_| call(&*instance, &input).map(drop));
+}
+
+#[test]
+fn loading_again_that_takes_too_long_names_its_key() {
+    let hosted = Hosted::with(|options| {
+        options.timing.reload = Duration::from_secs(1);
+        options.timing.backoff_most = Duration::from_millis(200);
+    });
+    let (_model, _instance) = hosted.model("double");
+    let path = hosted.file("double");
+    // In the next child, and later in one that serves without it.
+    std::fs::write(&path, "lazy").unwrap();
+    hosted.kill();
+    until("the next child to be given up", || {
+        hosted.was_said("its device host did not get ready in time: load_timeout is 1s")
+    });
+    std::fs::write(&path, "broken").unwrap();
+    until("one without it", || matches!(hosted.health().health, Health::Degraded(_)));
+    std::fs::write(&path, "lazy").unwrap();
+    until("that to be given up", || hosted.was_said("it did not answer within 1s (load_timeout)"));
+    std::fs::write(path.with_extension("go"), "").unwrap();
+}
+
+#[test]
+fn what_was_let_go_of_while_the_next_child_loaded_it_is_unloaded_there() {
+    let hosted = Hosted::with(|options| options.timing.backoff_most = Duration::from_secs(3600));
+    let large = hosted.model("large");
+    let (_model, instance) = hosted.model("double");
+    // It loads what is older first.
+    let path = hosted.file("double");
+    std::fs::write(&path, "lazy").unwrap();
+    hosted.kill();
+    until("the next child to load", || path.with_extension("begun").exists());
+    drop(large);
+    std::fs::write(path.with_extension("go"), "").unwrap();
+    until("the next child", || doubles(&*instance, 1., 1).is_ok());
+    until("the memory to be given back", || resident_bytes(hosted.pid()) < 256 << 20);
+    assert_eq!(hosted.restarts(), 1);
 }

@@ -55,7 +55,11 @@ fn goes_on(hosted: &Hosted, instance: &dyn Instance, pid: u32) {
 fn exhaust(pid: u32) -> Rlimit {
     // The first number that it does not use; those above, if there are any, stay open.
     let first_free = (0..).find(|fd| !std::path::Path::new(&format!("/proc/{pid}/fd/{fd}")).exists());
-    let limit = Rlimit { current: first_free, maximum: getrlimit(Resource::Nofile).maximum };
+    restrict(pid, first_free)
+}
+
+fn restrict(pid: u32, current: Option<u64>) -> Rlimit {
+    let limit = Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum };
     prlimit(Pid::from_raw(pid as i32), Resource::Nofile, limit).unwrap()
 }
 
@@ -71,6 +75,22 @@ fn a_child_without_descriptors_says_so_and_goes_on() {
     // The descriptor of a region for inputs does not arrive, for which the connection pays.
     says_so(doubles(&*instance, 1., LARGE));
     until("its descriptor to be there for another", || doubles(&*instance, 1., 1).is_ok());
+    prlimit(Pid::from_raw(pid as i32), Resource::Nofile, before).unwrap();
+    goes_on(&hosted, &*instance, pid);
+}
+
+#[test]
+fn a_child_that_cannot_even_take_a_connection_goes_on() {
+    let hosted = hosted();
+    let ((_model, instance), (_other, waiting)) = (hosted.model("double"), hosted.model("wait"));
+    doubles(&*instance, 1., 1).unwrap();
+    let pid = hosted.pid();
+    // As if somebody else in it were always faster to take the number that it has in reserve.
+    let before = restrict(pid, Some(3));
+    for _ in 0..2 {
+        says_so(beside_a_run(&*waiting, &*instance));
+    }
+    doubles(&*instance, 1., 1).unwrap();
     prlimit(Pid::from_raw(pid as i32), Resource::Nofile, before).unwrap();
     goes_on(&hosted, &*instance, pid);
 }

@@ -75,6 +75,11 @@ impl Hosted {
         healths.iter().rfind(|health| health.device == device).expect("it was told").clone()
     }
 
+    /// Whether its health was ever told with this.
+    pub(crate) fn was_said(&self, text: &str) -> bool {
+        self.healths.lock().unwrap().iter().any(|health| format!("{:?}", health.health).contains(text))
+    }
+
     pub(crate) fn restarts(&self) -> u64 {
         self.health().restarts
     }
@@ -118,9 +123,18 @@ pub(crate) fn kill(pid: u32) {
     signal(pid, rustix::process::Signal::KILL);
 }
 
-pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
+fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Has a process stand still.
+pub(crate) fn halt(pid: u32) {
+    signal(pid, rustix::process::Signal::STOP);
+    until("all of its threads to stand", || {
+        let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.all(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap().contains(") T "))
+    });
 }
 
 /// Whether there is a process, dead or alive, of that number.

@@ -175,7 +175,7 @@ pub(crate) fn is_backend_name(name: &str) -> bool {
 }
 
 /// Whether a backend of this name is one of ours.
-pub(crate) fn is_ours(name: &str) -> bool {
+fn is_ours(name: &str) -> bool {
     BACKENDS.contains(&name)
 }
 

@@ -323,11 +323,11 @@ table_keys! { "backends", BACKEND_KEYS,
         "the same for opening the device, for estimates, and for memory of its own";
     BACKEND_LOAD_TIMEOUT = "load_timeout", Kind::Timeout, "10m",
         "the same for loading a model, also again in the next process, and for making a copy of it";
-    BACKEND_CANCEL_GRACE = "cancel_grace", Kind::Duration, "30s",
+    BACKEND_CANCEL_GRACE = "cancel_grace", Kind::Timeout, "30s",
         "time that a run which was cancelled has to end before its process is, where the backend can end runs early";
     BACKEND_IDLE_TIMEOUT = "idle_timeout", Kind::Timeout, "1m",
         "time after which a connection to the process that nobody uses is closed, but for one";
-    BACKEND_END_GRACE = "end_grace", Kind::Duration, "10s",
+    BACKEND_END_GRACE = "end_grace", Kind::Timeout, "10s",
         "time that the process has to unload something, and to end by itself";
     BACKEND_RESTART_BACKOFF = "restart_backoff", Kind::Timeout, "100ms",
         "pause before a process that died is started a second time, the first being at once; it doubles with each";

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
-pub(crate) use devices::{check_list, is_backend_name, is_ours, main_backend, pairs};
+pub(crate) use devices::{check_list, is_backend_name, main_backend, pairs};
 pub use hosts::HostConfig;
 pub use layers::{Mistake, NamedSection, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};

@@ -508,14 +508,16 @@ restart_backoff = '0s'
 quarantine_deaths = 0
 quarantine_window = '0s'
 quarantine = '0s'
+cancel_grace = '0s'
+end_grace = '0s'
 ";
     let all = problems(&sources(file, &[]));
     // Each by its own line.
-    for line in 6..=20 {
+    for line in 6..=22 {
         let place = format!("/etc/outrigger.toml:{line}: `backends.cuda.");
         assert!(all.iter().any(|problem| problem.starts_with(&place)), "{place}\nnot in {all:#?}");
     }
-    assert_eq!(all.len(), 15, "{all:#?}");
+    assert_eq!(all.len(), 17, "{all:#?}");
     let file = "\
 model_dir = 'models'
 [backends]

@@ -1,4 +1,4 @@
-//! Finds and opens the libraries of backends, and the library that the CPU's drives.
+//! Finds and opens the libraries of backends, and ONNX Runtime's for those of ours that are on it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -82,12 +82,7 @@ pub(crate) fn open(
         Some(path) => return Err(PluginError::Gone { name: name.into(), path }),
         None => find(&file_name(name), config.path.as_deref())?,
     };
-    let mut settings = match name.strip_prefix("cpu") {
-        Some("") => cpu_settings(config),
-        // Another one of ours for the same device.
-        Some(_) if crate::config::is_ours(name) => vec![intra_threads(config)],
-        _ => Vec::new(),
-    };
+    let mut settings = settings_of_ours(config, name, &path);
     settings.retain(|(key, _)| table.settings.iter().all(|(own, _)| own != key));
     settings.extend(table.settings);
     let opened = match config.process(name) {
@@ -97,7 +92,8 @@ pub(crate) fn open(
                 .map_err(|source| PluginError::Executable { name: name.into(), source })?;
             let mut options = outrigger_device_host::Options::new(executable, &path, name, &settings);
             (options.limits, options.timing) = (table.host.limits, table.host.timing);
-            if table.host.max_calls.is_none() {
+            options.follows_lanes = table.host.max_calls.is_none();
+            if options.follows_lanes {
                 // Each thread has a call under way; of more lanes than that the device host knows itself.
                 let threads = table.threads.unwrap_or(config.cpu_threads);
                 options.limits.connections = options.limits.connections.max(threads);
@@ -114,12 +110,16 @@ fn file_name(backend: &str) -> String {
     format!("{}outrigger_{backend}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
-fn intra_threads(config: &BackendsConfig) -> (String, String) {
-    ("intra_threads".to_owned(), config.intra_threads.to_string())
-}
-
-fn cpu_settings(config: &BackendsConfig) -> Vec<(String, String)> {
-    let mut settings = vec![intra_threads(config)];
+/// What our own backends are told: others by their names may know none of it.
+fn settings_of_ours(config: &BackendsConfig, name: &str, path: &Path) -> Vec<(String, String)> {
+    let is_ours = path.file_name().is_some_and(|file| *file == *file_name(name));
+    let intra_threads = ("intra_threads".to_owned(), config.intra_threads.to_string());
+    let mut settings = match name {
+        "cpu" => vec![intra_threads],
+        "cpu_torch" if is_ours => return vec![intra_threads],
+        "cuda" if is_ours => Vec::new(),
+        _ => return Vec::new(),
+    };
     let library = config.onnxruntime.clone().or_else(|| onnxruntime_of(&config.python));
     settings
         .extend(library.map(|library| ("onnxruntime".to_owned(), library.to_string_lossy().into_owned())));

@@ -171,6 +171,9 @@ impl Surveyed {
                     "cpu" => format!(
                         "{reason}; set backends.onnxruntime, or install the Python package onnxruntime where script.python finds it"
                     ),
+                    "cuda" if reason.starts_with("no library of ONNX Runtime") => format!(
+                        "{reason}; set backends.onnxruntime, or install the Python package onnxruntime-gpu where script.python finds it"
+                    ),
                     _ => reason,
                 })
             }

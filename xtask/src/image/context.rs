@@ -33,8 +33,9 @@ impl Context {
         }
         let built = executable.parent().context("an executable is in a folder")?;
         copy(executable, &prefix.join("bin/outrigger"))?;
-        let library = "liboutrigger_cpu.so";
-        copy(&built.join(library), &prefix.join("lib/outrigger").join(library))?;
+        for library in ["liboutrigger_cpu.so", "liboutrigger_cuda.so"] {
+            copy(&built.join(library), &prefix.join("lib/outrigger").join(library))?;
+        }
         for package in PYTHON_PACKAGES {
             let source = repo.path("entry-scripts").join(package);
             copy_package(&source, &prefix.join("share/outrigger/python").join(package))?;

@@ -1,0 +1,65 @@
+//! The CUDA backend: ONNX models on NVIDIA GPUs through ONNX Runtime's providers for CUDA and TensorRT, as a plug-in library.
+//!
+//! | setting | what it says | without it |
+//! |---|---|---|
+//! | `onnxruntime` | the path of ONNX Runtime's library, that of the package `onnxruntime-gpu` | the one that the system's loader finds |
+//! | `libraries` | folders, divided by `:`, of CUDA's, cuDNN's and TensorRT's libraries | those of NVIDIA's Python packages beside `onnxruntime`, and where the system's loader looks |
+//! | `cuda_driver` | the path of the driver's library | `libcuda.so.1` |
+//! | `cache`, `cache_bytes` | a folder for optimised models, as for `cpu`; models that TensorRT runs are not kept there | none are kept |
+//! | `arena_bytes` | the most bytes of a device that runs may take in between, all models together; 0 is no limit | 0 |
+//! | `convolutions` | how cuDNN's algorithms are chosen: `heuristic`, `exhaustive` (measured at the first run of each shape), `default` | `heuristic` |
+//! | `tf32` | whether FP32 may be multiplied with 10 bits of mantissa, which is several times as fast: `true` or `false` | `true`, as ONNX Runtime has it |
+//! | `tensorrt` | whether TensorRT has the first choice of operators: `false`, `true`, or `fp16`, which lets it compute in FP16 | `false` |
+//! | `tensorrt_cache` | a folder for TensorRT's engines, which take minutes to build; this user's alone | they are built at each load |
+//! | `leftovers` | whether operators that the GPU has not may run on the CPU: `allowed` or `refused` | `allowed` |
+//!
+//! `convolutions`, `tf32`, `tensorrt` and `leftovers` are settings of a model, too, which go over these.
+//!
+//! Without driver, library or device the backend opens all the same, with no devices and the reason. A provider that cannot be had fails the
+//! load: the CPU is never used instead.
+//!
+//! Memory: weights are taken from the driver one by one and go back to it when their model is unloaded. What runs take in between comes
+//! from one arena for each device, which all models share, and which keeps what it once had, up to `arena_bytes`. Telling the memory of a
+//! device, the first time, makes its CUDA context, which takes some hundred megabytes.
+//!
+//! Streams: each run has a stream of its own among those that are under way, which ONNX Runtime lends it from a pool of the session's, and is
+//! waited for at its end. So runs of one model overlap on the device as far as there are threads (`backends.cuda.threads`).
+//!
+//! A run that was cancelled ends when it is over: its operators are in the device's queue long before the first has run.
+//!
+//! CUDA graphs are not used: they need a model's tensors at fixed addresses, and an arena of its own.
+
+#[expect(unsafe_code, reason = "calls the CUDA driver")]
+mod driver;
+mod faults;
+#[expect(unsafe_code, reason = "opens libraries for others to find")]
+mod libraries;
+#[expect(unsafe_code, reason = "is memory that the CUDA driver gave")]
+mod memory;
+mod provider;
+mod settings;
+
+use std::sync::Arc;
+
+use outrigger_backend::{Backend, BackendError};
+use outrigger_onnxruntime::Pool;
+
+use provider::Cuda;
+use settings::Settings;
+
+outrigger_backend::export!(open);
+
+/// Threads that compute what is left to the CPU, which is little: shapes, mostly.
+const THREADS: usize = 2;
+
+/// Opens the backend.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
+pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
+    let settings = Settings::read(settings)
+        .map_err(|error| BackendError::Unavailable { backend: "cuda".into(), reason: error.to_string() })?;
+    let common = settings.common.clone();
+    let pool = Pool { threads: THREADS, affinity: None };
+    outrigger_onnxruntime::open(Cuda::new(settings), &common, &pool)
+}
