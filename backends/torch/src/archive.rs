@@ -79,14 +79,14 @@ pub(crate) fn inspect(path: &Path, inflated_bytes: u64) -> Result<Contents, Arch
     }
     let folders = [format!("{root}/data/"), format!("{root}/constants/")];
     let tensors =
-        zip.entries().iter().filter(|entry| folders.iter().any(|folder| entry.name.starts_with(folder)));
+        zip.entries().iter().filter(|entry| folders.iter().any(|folder| starts_with(&entry.name, folder)));
     let tensor_bytes = tensors.map(|entry| entry.size).fold(0, u64::saturating_add);
     for (pickle, folder) in [("data.pkl", "data"), ("constants.pkl", "constants")] {
         let size = |key: &str| zip.find(&format!("{root}/{folder}/{key}")).map(|entry| entry.size);
         pickle::check(&read(&zip, &format!("{root}/{pickle}"), inflated_bytes)?, size)?;
     }
     // Where the code's lines came from: read when something fails.
-    for entry in zip.entries().iter().filter(|entry| entry.name.ends_with(".debug_pkl")) {
+    for entry in zip.entries().iter().filter(|entry| ends_with(&entry.name, ".debug_pkl")) {
         pickle::check(&zip.read(entry, inflated_bytes)?, |_| None)?;
     }
     let class = class(&read(&zip, &format!("{root}/data.pkl"), inflated_bytes)?)?;
@@ -94,6 +94,16 @@ pub(crate) fn inspect(path: &Path, inflated_bytes: u64) -> Result<Contents, Arch
     let (module, name) = class.rsplit_once('.').ok_or(ArchiveError::Module("its class has no module"))?;
     let forward = Forward::find(&code.of(module)?, name)?;
     Ok(Contents { tensor_bytes, forward, habits: code.habits()? })
+}
+
+/// Whether a name in the archive begins so, in whatever case: libtorch finds it in any.
+fn starts_with(name: &str, start: &str) -> bool {
+    name.to_lowercase().starts_with(&start.to_lowercase())
+}
+
+/// Whether it ends so.
+fn ends_with(name: &str, end: &str) -> bool {
+    name.to_lowercase().ends_with(end)
 }
 
 /// Whether the file begins as a pickle of protocol 2 does.
@@ -139,7 +149,7 @@ impl Code<'_> {
     }
 
     fn habits(&self) -> Result<Habits, ArchiveError> {
-        let is_source = |name: &str| name.starts_with(&self.folder) && name.ends_with(".py");
+        let is_source = |name: &str| starts_with(name, &self.folder) && ends_with(name, ".py");
         let mut habits = Habits::default();
         for entry in self.zip.entries().iter().filter(|entry| is_source(&entry.name)) {
             let source = self.zip.read(entry, self.inflated_bytes)?;

@@ -82,7 +82,8 @@ fn package(python: &OsStr, patience: Duration) -> Result<PathBuf, String> {
     const QUESTION: &str = "import importlib.util; spec = importlib.util.find_spec('torch')\n\
         print(next(iter(spec.submodule_search_locations)) if spec else '')";
     let mut child = Command::new(python)
-        .args(["-c", QUESTION])
+        // Not from the working directory, which may be anybody's.
+        .args(["-P", "-c", QUESTION])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -1,7 +1,7 @@
 //! Running a model. Instances of one model share its module, which any number of threads may run at once.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use outrigger_backend::{BackendError, Buffer, Instance, Output, Run, Shape, Tensor};
 
@@ -81,6 +81,7 @@ impl Instance for ScriptInstance {
         {
             return Err(BackendError::Unsupported("tensors of the CPU are in the host's memory".into()));
         }
+        let _alone = loaded.alone.as_ref().map(|alone| alone.lock().unwrap_or_else(PoisonError::into_inner));
         let results = run::forward(loaded, inputs)?;
         for output in outputs {
             let result = self.result(&results, output.index())?;

@@ -19,6 +19,8 @@ pub(crate) enum PickleError {
     Instruction(u8),
     #[error("its pickle is broken: {0}")]
     Broken(&'static str),
+    #[error("its pickle makes tensors by `{0}`, which is not known")]
+    Function(String),
     #[error("its pickle is nested more than {MOST_DEPTH} deep")]
     Deep,
     #[error("its tensors are of the type `{0}`, which is not known")]
@@ -159,6 +161,15 @@ impl<'a, S: Fn(&str) -> Option<u64>> Machine<'a, S> {
             b'a' | b'b' | 0x81 => {
                 let items = [self.pop()?];
                 let into = self.pop()?;
+                // libtorch calls what it is by the same means as `R` does.
+                let is_fit = match &*into {
+                    Value::Global(name) => instruction != b'a' && name.starts_with("__torch__"),
+                    Value::Mark => false,
+                    _ => instruction != 0x81,
+                };
+                if !is_fit {
+                    return Err(CALLED);
+                }
                 let depth = into.depth();
                 // A class stays what it is: its state follows.
                 if instruction == 0x81 {
@@ -284,19 +295,24 @@ impl<'a, S: Fn(&str) -> Option<u64>> Machine<'a, S> {
         Ok(())
     }
 
-    /// A function called: if it makes a tensor, that must lie in its bytes.
+    /// A function called: if it makes a tensor, that must lie in its bytes. What makes tensors in another way has nothing that we hold it
+    /// against, such as the indices of a sparse one.
     fn reduce(&mut self) -> Result<()> {
         let arguments = self.pop()?;
         let function = self.pop()?;
-        if let Value::Global(name) = &*function
-            && matches!(name.as_str(), "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_qtensor")
-        {
-            reach(&arguments)?;
+        let Value::Global(name) = &*function else { return Err(CALLED) };
+        match name.as_str() {
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_qtensor" => reach(&arguments)?,
+            other if ["torch._utils.", "torch._tensor."].iter().any(|start| other.starts_with(start)) => {
+                return Err(PickleError::Function(name.clone()));
+            }
+            _ => {}
         }
         self.put(Value::Other { depth: 0 }, &[arguments])
     }
 }
 
+const CALLED: PickleError = PickleError::Broken("it calls what is no function");
 const EMPTY: PickleError = PickleError::Broken("it takes more than it has");
 
 fn deeper(depth: u32, items: &[Rc<Value>]) -> Result<u32> {
@@ -370,6 +386,24 @@ mod tests {
 
     fn said(pickle: &[u8]) -> String {
         check(pickle, size).map_or_else(|error| error.to_string(), |()| "fine".into())
+    }
+
+    #[test]
+    fn what_is_called_is_a_function_that_is_known() {
+        let good = tensor(8, 0, &[1 << 20], &[1]);
+        let with = |from: &[u8], to: &[u8]| {
+            let at = good.windows(from.len()).rposition(|part| part == from).unwrap();
+            said(&[&good[..at], to, &good[at + from.len()..]].concat())
+        };
+        let called = "its pickle is broken: it calls what is no function";
+        // libtorch keeps functions in a list of their own, and calls by `b` as by `R`.
+        assert_eq!(with(b"R.", b"b."), called);
+        assert_eq!(with(b"_rebuild_tensor_v2\n(", b"_rebuild_tensor_v2\n(("), called);
+        assert_eq!(with(b"ctorch._utils\n_rebuild_tensor_v2\n", b"K\x00"), called);
+        for name in ["_rebuild_sparse_tensor", "_rebuild_from_type_v2"] {
+            let expected = format!("its pickle makes tensors by `torch._utils.{name}`, which is not known");
+            assert_eq!(with(b"_rebuild_tensor_v2", name.as_bytes()), expected);
+        }
     }
 
     #[test]

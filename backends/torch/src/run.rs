@@ -1,7 +1,6 @@
 //! One call of `forward`: inputs as libtorch's tensors, results as they came.
 
 use std::cell::Cell;
-use std::sync::PoisonError;
 
 use outrigger_backend::{BackendError, Buffer, DataType, Tensor};
 
@@ -9,7 +8,7 @@ use crate::error::{self, TorchError};
 use crate::model::Loaded;
 use crate::sys::{self, NoGradients, Results};
 
-/// Runs the model. Inputs are read where they lie, unless the code might write to them or keep them.
+/// Runs the model, of which a stateful one is the caller's alone until the results are read: they may be its attributes. Inputs are read where they lie, unless the code might write to them or keep them.
 pub(crate) fn forward(loaded: &Loaded, inputs: &[Tensor]) -> Result<Results, BackendError> {
     let failed = |error: TorchError| error::run(&error, loaded.has_free_extents);
     share(loaded.threads).map_err(failed)?;
@@ -21,7 +20,6 @@ pub(crate) fn forward(loaded: &Loaded, inputs: &[Tensor]) -> Result<Results, Bac
     } else {
         views
     };
-    let _alone = loaded.alone.as_ref().map(|alone| alone.lock().unwrap_or_else(PoisonError::into_inner));
     let value = loaded.module.forward(&views).map_err(failed)?;
     let results = value.tensors().map_err(failed)?.ok_or_else(|| {
         BackendError::Run(

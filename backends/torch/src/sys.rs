@@ -48,8 +48,11 @@ fn not_null<T>(pointer: *mut T) -> Result<NonNull<T>> {
 /// Sets how many threads share a run that is begun on this thread.
 pub(crate) fn set_threads(threads: usize) -> Result<()> {
     let threads = c_int::try_from(threads).unwrap_or(c_int::MAX);
-    // SAFETY: takes a number.
-    checked(|| unsafe { torch_sys::at_set_num_threads(threads) })
+    // SAFETY: both take and give numbers. The first use on a thread sets what was said last in the process, so that comes before.
+    checked(|| unsafe {
+        torch_sys::at_get_num_threads();
+        torch_sys::at_set_num_threads(threads);
+    })
 }
 
 /// Sets how many runs of parts of one model may be under way beside each other. Only before the first run of all.

@@ -150,6 +150,10 @@ fn entries(directory: &[u8], count: u64) -> Result<Vec<Entry>, ZipError> {
         let (name, after) = after.split_at_checked(name).ok_or(SHORT)?;
         let (extra, after) = after.split_at_checked(extra).ok_or(SHORT)?;
         rest = after.get(comment..).ok_or(SHORT)?;
+        if name.contains(&0) {
+            // libtorch's would end there.
+            return Err(ZipError::Directory("has a name with a zero in it"));
+        }
         let name = String::from_utf8_lossy(name).into_owned();
         let deflated = match (u16_at(header, 10), u16_at(header, 8) & 1) {
             (0, 0) => false,
