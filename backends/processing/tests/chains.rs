@@ -181,6 +181,12 @@ fn tensors_without_elements_take_no_time() {
         ([many, 5, 0, 5], "step = \"top_k\"\nk = 2"),
         ([0, many, 5, 5], "step = \"top_k\"\nk = 2"),
         ([many, 5, 5, 0], "step = \"convert\"\ndatatype = \"INT8\""),
+        ([0, 3, 1, many], "step = \"normalize\""),
+        ([0, 3, 1, 4_000_000_000], "step = \"top_k\"\nk = 2"),
+        ([1 << 40, 21, 0, 5], "step = \"top_k\"\nk = 2\naxis = 1"),
+        ([0, 1, 1, 1 << 40], "step = \"resize\"\nheight = 2\nwidth = 224"),
+        ([0, 1 << 30, 1 << 30, 4], "step = \"resize\"\nheight = 2\nwidth = 2\nmode = \"nearest\""),
+        ([0, 1 << 40, 1 << 40, 3], "step = \"layout\"\nlayout = \"NCHW\""),
     ] {
         let chain = read(&format!("[[steps]]\n{text}")).unwrap();
         let plan = chain.plan(&[tensor("x", DataType::Fp32, &shape)], &["x"]).unwrap();

@@ -358,3 +358,19 @@ fn what_does_not_fit_ends_the_start() {
     let said = "`models.classes.max_batch` is 4, and model `classes` cannot run several calls at once: step 1 of `[[after]]` (`softmax`) does not take each row";
     contains(&refused(with("max_batch = 4", &mixes), 2), &[said]);
 }
+
+#[test]
+fn steps_do_not_hide_that_a_model_s_outputs_are_no_rows_of_calls() {
+    use onnx::Dim::{Fixed, Named};
+    let mut found = onnx::Graph::default();
+    found.input("x", DataType::Fp32, &[Named("batch"), Fixed(2)]);
+    found.output("boxes", DataType::Fp32, &[Named("found"), Fixed(2)]);
+    found.node("Identity", &["x"], &["boxes"]);
+    let manifest = "max_batch = 4\n[[inputs]]\nname = 'x'\ndatatype = 'UINT8'\nshape = [-1, 2]\n\
+        [[before]]\nstep = 'convert'\ndatatype = 'FP32'";
+    let launch = outrigger()
+        .file("models/boxes/boxes.onnx", found.model())
+        .file("models/boxes/model.toml", manifest)
+        .args(["--model-dir", "models"]);
+    contains(&refused(launch, 2), &["model `boxes` cannot run several calls at once", "found"]);
+}

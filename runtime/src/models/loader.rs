@@ -215,6 +215,10 @@ impl<'a> Loader<'a> {
             manifest.check(model.info()).map_err(failed)?;
             return Ok(model);
         }
+        if wanted.max_batch > 1 {
+            // What the model itself says of its rows callers may not see: steps leave none of its names for extents.
+            batch::check(model.info()).map_err(|reason| not_batchable(wanted, reason))?;
+        }
         let model = Processed::new(model, manifest, self.config.limits.steps).map_err(failed)?;
         match model.mixes_rows().filter(|_| wanted.max_batch > 1) {
             Some(step) => Err(not_batchable(wanted, step)),

@@ -77,10 +77,14 @@ impl Plan {
         let (from, data_type) = (bytes_of(first)?, info.data_type);
         let mut results =
             operation.outputs.iter().map(|&slot| self.room(slot)).collect::<Result<Vec<_>, _>>()?;
+        // Extents beside a 0 may be anything, since they cost whoever sends them nothing: no memory, loop or product may depend on them.
+        let picks = matches!(operation.step, Step::Gather { .. } | Step::Scatter { .. });
+        let is_empty = !picks && results.iter().all(|result| result.is_empty());
         let (to, more) = results.split_first_mut().ok_or_else(|| missing(first))?;
         let failed = |problem| self.failed(index, problem);
         let along = |axis: &i64| self.split(operation, *axis);
         match &operation.step {
+            _ if is_empty => {}
             Step::Convert { datatype } => convert::run(data_type, from, *datatype, to),
             Step::Normalize { axis, .. } => {
                 let split = along(axis);

@@ -110,6 +110,14 @@ pub(super) enum Visit {
     },
 }
 
+/// Whether calls of a model can be run together, as its inputs and outputs tell.
+///
+/// # Errors
+/// [`NotBatchable`], if they cannot.
+pub(super) fn check(info: &ModelInfo) -> Result<(), NotBatchable> {
+    able::check(info)
+}
+
 impl Former {
     /// For a model that can batch and is said to; `None` if it is not said to.
     ///
