@@ -67,6 +67,16 @@ pub fn non_zero() -> Vec<u8> {
     graph.model()
 }
 
+/// The same by two operators, of which WebGPU has the first.
+pub fn non_zero_of_abs() -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("n")]);
+    graph.node("Abs", &["x"], &["a"]);
+    graph.node("NonZero", &["a"], &["y"]);
+    graph.output("y", DataType::Int64, &[Dim::Fixed(1), Dim::Named("found")]);
+    graph.model()
+}
+
 /// `y = x · z` for `x` of `[n, m]` and `z` of `[m, n]`, `FP32`: the output can be far larger than the inputs.
 pub fn outer() -> Vec<u8> {
     let mut graph = Graph::default();

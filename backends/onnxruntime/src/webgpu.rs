@@ -11,6 +11,12 @@ use crate::turns::Turns;
 
 const NAME: &str = "WebGpuExecutionProvider";
 
+/// What Dawn says of a device that is gone: after the fact, and of the call of Vulkan's that told.
+const LOST: &[&str] = &["[Device] is lost", "VK_ERROR_DEVICE_LOST", "Device was destroyed"];
+/// What it says of memory: of a buffer that could not be made, once that is used, which ONNX Runtime keeps and uses again for whatever needs that
+/// size; and what ONNX Runtime says of a tensor that no buffer can have, which it notices by what its sizes are counted in.
+const NO_MEMORY: &[&str] = &["[Invalid Buffer", "VK_ERROR_OUT_OF_DEVICE_MEMORY", "narrowing_error"];
+
 /// The GPU that Dawn takes.
 #[derive(Clone, Debug, Default)]
 pub struct WebGpu {
@@ -63,9 +69,12 @@ impl Provider for WebGpu {
         Ok(Memory::default())
     }
 
-    /// A tensor that no buffer can have, which it notices by what its sizes are counted in.
     fn fault(&self, message: &str) -> Option<Fault> {
-        message.contains("narrowing_error").then_some(Fault::OutOfMemory)
+        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        if says(LOST) {
+            return Some(Fault::Lost);
+        }
+        says(NO_MEMORY).then_some(Fault::OutOfMemory)
     }
 
     /// Dawn's device is one for all sessions, and what they record for it would get mixed up.
@@ -82,5 +91,26 @@ impl Provider for WebGpu {
     /// What is done to a graph for WebGPU is the same for all adapters.
     fn circumstances(&self) -> String {
         String::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_told_by_their_words() {
+        let fault = |message: &str| WebGpu::default().fault(message);
+        let lost = "buffer_manager.cc:553 Failed to download data from buffer: [Device] is lost.";
+        assert_eq!(fault(lost), Some(Fault::Lost));
+        assert_eq!(fault("vkQueueSubmit failed with VK_ERROR_DEVICE_LOST"), Some(Fault::Lost));
+        assert_eq!(
+            fault("vkAllocateMemory failed with VK_ERROR_OUT_OF_DEVICE_MEMORY"),
+            Some(Fault::OutOfMemory)
+        );
+        let invalid =
+            "WebGPU validation failed. [Invalid Buffer (unlabeled)] is invalid due to a previous error.";
+        assert_eq!(fault(invalid), Some(Fault::OutOfMemory));
+        assert_eq!(fault("Program Cast requires f16 but the device does not support it."), None);
     }
 }

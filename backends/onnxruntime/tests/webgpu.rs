@@ -1,110 +1,132 @@
-//! The conformance suite on WebGPU, with a library of ONNX Runtime that has it (`OUTRIGGER_TEST_WEBGPU`) and an adapter. Vulkan in
-//! software does: `VK_ICD_FILENAMES` says where SwiftShader's is.
+//! WebGPU where it is not as it should be, with a library of ONNX Runtime that has it and an adapter in software (see
+//! `outrigger_testkit::webgpu`). What it does where all is well, `cli/tests/conformance` looks at.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use outrigger_backend::conformance::{self, Fixtures};
-use outrigger_backend::{Backend, DataType, LoadOptions};
+use outrigger_backend::conformance::{fp32, instance, values};
+use outrigger_backend::{Backend, BackendError, Health, LoadOptions, Output, Run};
 use outrigger_onnxruntime::{Leftovers, Pool, Settings, WebGpu};
-use outrigger_testkit::onnx::{self, Dim, Graph};
+use outrigger_testkit::{onnx, webgpu};
 
-fn open(provider: WebGpu) -> Option<Arc<dyn Backend>> {
-    let Some(library) = std::env::var_os("OUTRIGGER_TEST_WEBGPU") else {
-        println!("skipped: no library of ONNX Runtime with WebGPU");
-        return None;
-    };
+fn open(provider: WebGpu, library: &Path) -> Arc<dyn Backend> {
     let settings = Settings { library: Some(library.into()), ..Settings::default() };
     let pool = Pool { threads: 2, affinity: None };
-    Some(outrigger_onnxruntime::open(provider, &settings, &pool).unwrap())
+    outrigger_onnxruntime::open(provider, &settings, &pool).unwrap()
 }
 
-/// A model of two operators, of which WebGPU has one: where `x` is not 0.
-fn partly_on_the_cpu() -> Vec<u8> {
-    let mut graph = Graph::default();
-    graph.input("x", DataType::Fp32, &[Dim::Named("n")]);
-    graph.node("Abs", &["x"], &["a"]);
-    graph.node("NonZero", &["a"], &["y"]);
-    graph.output("y", DataType::Int64, &[Dim::Fixed(1), Dim::Named("found")]);
-    graph.model()
-}
-
-/// The models of the suite, where each has an operator that WebGPU has.
-fn fixtures(folder: &Path) -> Fixtures {
-    use DataType::*;
-    let write = |name: &str, bytes: &[u8]| {
-        let path = folder.join(name);
-        std::fs::write(&path, bytes).unwrap();
-        path
-    };
-    let row = [Dim::Named("batch"), Dim::Fixed(2)];
-    let identity =
-        |data_type: DataType| (data_type, write(data_type.name(), &onnx::identity(data_type, &row)));
-    let scratch = folder.join("scratch");
-    std::fs::create_dir(&scratch).unwrap();
-    Fixtures {
-        add: write("add", &onnx::add(3)),
-        identity: [Fp32, Fp16, Int32, Uint32].map(identity).into(),
-        nonzero: write("nonzero", &partly_on_the_cpu()),
-        strings: None,
-        outer: Some(write("outer", &onnx::outer_sum())),
-        slow: None,
-        // Its runs cannot be cancelled.
-        stubborn: Some(write("stubborn", &onnx::add(3))),
-        weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
-        scratch,
-    }
-}
-
-#[test]
-fn conforms() {
-    let Some(backend) = open(WebGpu::default()) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    conformance::all(&*backend, &fixtures(folder.path()));
-}
-
-/// What a model that is loaded onto the device fails with.
-fn load_error(provider: WebGpu, model: &[u8]) -> Option<String> {
+/// What a model that is loaded onto the device fails with; nothing if it does not.
+fn load_error(provider: WebGpu, library: &Path, model: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     std::fs::write(&path, model).unwrap();
-    let error = open(provider)?.open(0).unwrap().load(&LoadOptions::of(&path)).err();
-    Some(error.map(|error| error.to_string()).unwrap_or_default())
+    let device = open(provider, library).open(0).unwrap();
+    device.load(&LoadOptions::of(&path)).err().map(|error| error.to_string()).unwrap_or_default()
 }
 
 #[test]
 fn a_model_that_would_run_on_the_cpu_alone_does_not_load() {
-    let Some(error) = load_error(WebGpu::default(), &onnx::non_zero()) else { return };
+    let Some(library) = webgpu::alone("a_model_that_would_run_on_the_cpu_alone_does_not_load") else {
+        return;
+    };
+    let error = load_error(WebGpu::default(), &library, &onnx::non_zero());
     assert!(error.ends_with("WebGpuExecutionProvider takes none of its operators"), "{error}");
 }
 
 #[test]
 fn what_is_left_for_the_cpu_can_be_refused() {
+    let Some(library) = webgpu::alone("what_is_left_for_the_cpu_can_be_refused") else { return };
     let refused = || WebGpu { leftovers: Leftovers::Refused, ..WebGpu::default() };
-    let Some(error) = load_error(refused(), &partly_on_the_cpu()) else { return };
+    let error = load_error(refused(), &library, &onnx::non_zero_of_abs());
     assert!(error.contains("fallback to CPU EP has been explicitly disabled"), "{error}");
-    assert_eq!(load_error(WebGpu::default(), &partly_on_the_cpu()).as_deref(), Some(""));
-    assert_eq!(load_error(refused(), &onnx::add(3)).as_deref(), Some(""));
+    assert_eq!(load_error(WebGpu::default(), &library, &onnx::non_zero_of_abs()), "");
+    assert_eq!(load_error(refused(), &library, &onnx::add(3)), "");
 }
 
 #[test]
 fn without_an_adapter_there_is_no_device_and_a_reason() {
-    const ALONE: &str = "OUTRIGGER_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        let info = open(WebGpu::default()).unwrap().info().clone();
-        let reason = info.reason.unwrap();
-        assert!(info.devices.is_empty() && reason.contains("WebGPU adapter"), "{reason}");
-        assert!(reason.starts_with("WebGpuExecutionProvider: "), "{reason}");
+    let test = "without_an_adapter_there_is_no_device_and_a_reason";
+    let nowhere = |command: &mut Command, _: &Path| webgpu::driver(command, "/nowhere.json".as_ref());
+    let Some(library) = webgpu::alone_on(test, nowhere) else { return };
+    let info = open(WebGpu::default(), &library).info().clone();
+    let reason = info.reason.unwrap();
+    assert!(info.devices.is_empty() && reason.contains("WebGPU adapter"), "{reason}");
+    assert!(reason.starts_with("WebGpuExecutionProvider: "), "{reason}");
+}
+
+/// The folder in which a test says what fails.
+const FOLDER: &str = "FAILING_DRIVER_FOLDER";
+
+/// Runs a test on a driver that fails when it is told to; the library, and the folder in which it is told.
+fn alone_on_failing_driver(test: &str) -> Option<(PathBuf, PathBuf)> {
+    let folder = tempfile::tempdir().unwrap();
+    let library = webgpu::alone_on(test, |command, driver| {
+        let [library, file] = ["libfailing.so", "failing.json"].map(|name| folder.path().join(name));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/failing_driver.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-std=c99", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o"])
+            .args([&library, &source])
+            .arg("-ldl");
+        let output = cc.output().expect("a C compiler, `cc`");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let described: serde_json::Value = serde_json::from_slice(&std::fs::read(driver).unwrap()).unwrap();
+        let mut failing = described.clone();
+        failing["ICD"]["library_path"] = library.to_str().unwrap().into();
+        std::fs::write(&file, failing.to_string()).unwrap();
+        let other = driver.parent().unwrap().join(described["ICD"]["library_path"].as_str().unwrap());
+        command.env("FAILING_DRIVER_OF", other).env(FOLDER, folder.path());
+        webgpu::driver(command, &file);
+    })?;
+    Some((library, std::env::var_os(FOLDER).unwrap().into()))
+}
+
+#[test]
+fn a_device_that_is_lost_is_said_to_be() {
+    let Some((library, folder)) = alone_on_failing_driver("a_device_that_is_lost_is_said_to_be") else {
         return;
+    };
+    let path = folder.join("add.onnx");
+    std::fs::write(&path, onnx::add(3)).unwrap();
+    let device = open(WebGpu::default(), &library).open(0).unwrap();
+    let (_model, instance) = instance(&*device, &path);
+    let run = || {
+        let x = fp32(&[1, 3], &[1., 2., 3.]);
+        let mut outputs = [Output::allocate(0)];
+        instance.infer(&[x.clone(), x], &mut outputs, Run::default())?;
+        let [output] = outputs;
+        Ok::<_, BackendError>(values(&output.into_tensor().unwrap()))
+    };
+    assert_eq!(run().unwrap(), [2., 4., 6.]);
+    assert_eq!(device.status().unwrap().health, Health::Healthy);
+    std::fs::write(folder.join("lost"), "").unwrap();
+    for _ in 0..2 {
+        let error = run().unwrap_err();
+        let BackendError::Lost(text) = error else { panic!("{error:?}") };
+        assert!(!text.contains('\n'), "{text}");
+        assert_eq!(device.status().unwrap().health, Health::Lost(text));
     }
-    if open(WebGpu::default()).is_none() {
-        return;
+}
+
+#[test]
+fn memory_that_the_device_has_not_is_said_to_be_missing() {
+    let test = "memory_that_the_device_has_not_is_said_to_be_missing";
+    let Some((library, folder)) = alone_on_failing_driver(test) else { return };
+    let path = folder.join("outer.onnx");
+    std::fs::write(&path, onnx::outer_sum()).unwrap();
+    let device = open(WebGpu::default(), &library).open(0).unwrap();
+    let (_model, instance) = instance(&*device, &path);
+    let run = |size: i64| {
+        let values = vec![1.; size as usize];
+        let inputs = [fp32(&[size, 1], &values), fp32(&[1, size], &values)];
+        instance.infer(&inputs, &mut [Output::allocate(0)], Run::default())
+    };
+    run(2).unwrap();
+    std::fs::write(folder.join("memory"), "").unwrap();
+    for _ in 0..2 {
+        let error = run(4096).unwrap_err();
+        assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
+        run(2).unwrap();
     }
-    // The adapter is looked for once in a process, where the environment says.
-    let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["without_an_adapter_there_is_no_device_and_a_reason", "--exact"]).env(ALONE, "1");
-    let output = again.env("VK_ICD_FILENAMES", "/nowhere.json").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    assert_eq!(device.status().unwrap().health, Health::Healthy);
 }
