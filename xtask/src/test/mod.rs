@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::{Arguments, Flag, Spec};
 use crate::repo::Repo;
+use crate::webgpu::WebGpu;
 use crate::{say, setup, signals, torch, train};
 use place::Place;
 use suite::{Suite, Totals};
@@ -53,11 +54,14 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     let logs = repo.target()?.join("xtask");
     fs::create_dir_all(&logs).with_context(|| format!("could not make {}", logs.display()))?;
     let place = Place {
-        variables: vec![
+        variables: [
             ("OUTRIGGER_ONNXRUNTIME", environment.onnxruntime),
             ("OUTRIGGER_PYTHON", environment.python.clone()),
             ("OUTRIGGER_TEST_DIGITS", digits),
-        ],
+        ]
+        .into_iter()
+        .chain(environment.webgpu.into_iter().flat_map(WebGpu::variables))
+        .collect(),
         python: environment.python,
         logs,
     };

@@ -3,9 +3,7 @@
 //! Both are large or slow, and the same for every checkout, so they are kept outside of it: libtorch takes half a gigabyte, and the
 //! wrapper around it is one C++ file that compiles for minutes. Cargo's own fingerprints see to it that this happens once.
 
-mod libtorch;
-
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -13,7 +11,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::{Arguments, Flag, Spec};
 use crate::build::{self, Scope};
+use crate::cache::Cache;
 use crate::repo::Repo;
+use crate::wheels::Wheels;
 use crate::{say, setup};
 
 pub(crate) const SPEC: Spec = Spec {
@@ -27,6 +27,14 @@ build takes some five minutes of one core and 2 GB of memory. For x86-64 Linux.
 `cargo xtask test` does it as well. Nothing else needs libtorch.",
     operands: None,
     flags: &[Flag { name: "--release", value: None, about: "into target/release" }],
+};
+
+/// Libtorch, out of PyTorch's Python packages: their headers, and those of their libraries that the CPU needs.
+const LIBTORCH: Wheels = Wheels {
+    name: "libtorch",
+    package: "torch",
+    lock: "backends/torch/requirements.lock",
+    unpack: include_str!("unpack.py"),
 };
 
 /// The package that is linked with libtorch, and that which opens it.
@@ -49,19 +57,13 @@ pub(crate) fn is_supported() -> bool {
 
 /// Does what is still to be done. `python` has pip.
 pub(crate) fn ensure(repo: &Repo, python: &Path, release: bool) -> Result<()> {
-    let cache = Cache::open()?;
-    let libtorch = cache.fetch(repo, python)?;
+    let (cache, libtorch) = fetched(repo, python)?;
     build(repo, &cache, &libtorch, release)
 }
 
 /// The same for tests, which go on without libtorch where that cannot be had, and say so.
 pub(crate) fn ensure_for_tests(repo: &Repo, python: &Path) -> Result<()> {
-    let fetched = || {
-        let cache = Cache::open()?;
-        let libtorch = cache.fetch(repo, python)?;
-        Ok::<_, anyhow::Error>((cache, libtorch))
-    };
-    match fetched() {
+    match fetched(repo, python) {
         Ok((cache, libtorch)) => build(repo, &cache, &libtorch, false),
         Err(error) => {
             say::line(&format!("skipped: {error:#}; nothing that needs libtorch is tested"));
@@ -82,34 +84,16 @@ fn build(repo: &Repo, cache: &Cache, libtorch: &Path, release: bool) -> Result<(
     Ok(())
 }
 
-/// The folder for what is the same in every checkout, ours alone while this lives.
-struct Cache {
-    folder: PathBuf,
-    _lock: File,
-}
-
-impl Cache {
-    fn open() -> Result<Self> {
-        say::step("libtorch");
-        let folder = cache()?;
-        fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
-        // Another checkout may be at it: both write to the same places.
-        let lock = File::create(folder.join("torch.lock")).context("could not make the lock file")?;
-        if lock.try_lock().is_err() {
-            say::line("waiting for another `cargo xtask`, which is at it");
-            lock.lock().context("could not take the lock")?;
-        }
-        Ok(Self { folder, _lock: lock })
+fn fetched(repo: &Repo, python: &Path) -> Result<(Cache, PathBuf)> {
+    say::step("libtorch");
+    let cache = Cache::open("torch")?;
+    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let has_compiler = Command::new(&compiler).arg("--version").output().is_ok();
+    if !has_compiler {
+        bail!("libtorch's wrapper needs a C++ compiler, and there is no `{}`", compiler.display());
     }
-
-    fn fetch(&self, repo: &Repo, python: &Path) -> Result<PathBuf> {
-        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
-        let has_compiler = Command::new(&compiler).arg("--version").output().is_ok();
-        if !has_compiler {
-            bail!("libtorch's wrapper needs a C++ compiler, and there is no `{}`", compiler.display());
-        }
-        libtorch::ensure(repo, python, &self.folder)
-    }
+    let libtorch = LIBTORCH.ensure(repo, python, &cache.folder)?;
+    Ok((cache, libtorch))
 }
 
 /// Builds the library that is linked with libtorch: always optimised, so that its dependencies are compiled once.
@@ -140,13 +124,6 @@ fn link(folder: &Path, to: &Path) -> Result<()> {
     let _ = fs::remove_file(&new);
     std::os::unix::fs::symlink(folder, &new).with_context(|| format!("could not make {}", new.display()))?;
     fs::rename(&new, to).with_context(|| format!("could not make the link {}", to.display()))
-}
-
-/// The folder for what is the same in every checkout. Source: the XDG Base Directory Specification, which has it ignore paths that are relative.
-fn cache() -> Result<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("outrigger"))
 }
 
 #[cfg(test)]
