@@ -44,6 +44,8 @@ pub enum Hardware {
 /// The devices that are used, and what is said of the others.
 pub(crate) struct Found {
     pub(crate) adapters: Vec<(Adapter, AdapterInfo)>,
+    /// Those in software, where they are not wanted.
+    pub(crate) unused: Vec<AdapterInfo>,
     /// Why there are none, where there are none.
     pub(crate) reason: Option<String>,
 }
@@ -69,7 +71,7 @@ pub(crate) fn find(software: bool) -> Found {
         ),
         None => absent(&instance),
     });
-    Found { adapters: used, reason }
+    Found { adapters: used, unused: unused.into_iter().map(|(_, info)| info).collect(), reason }
 }
 
 /// What is missing.

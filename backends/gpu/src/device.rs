@@ -9,7 +9,9 @@ use outrigger_backend::{
 
 use crate::Gpu;
 use crate::adapters::{Found, find};
-use crate::model::{FORMAT, StepsModel, read};
+use crate::format::Format;
+use crate::model::{StepsModel, read};
+use crate::onnx::{self, Onnx};
 use crate::settings::Settings;
 
 /// Runs that it is worth having under way at once: while one calculates, the next goes there.
@@ -19,6 +21,8 @@ pub(crate) struct Gpus {
     info: BackendInfo,
     found: Found,
     idle_bytes: u64,
+    /// For each device.
+    onnx: Vec<Arc<Onnx>>,
 }
 
 impl Gpus {
@@ -46,11 +50,14 @@ impl Gpus {
         let info = BackendInfo {
             name: "gpu".into(),
             version,
-            formats: vec![FORMAT.into()],
+            formats: Format::ALL.map(|format| format.name().to_owned()).into(),
             devices: devices.collect(),
             reason: found.reason.clone(),
         };
-        Self { info, found, idle_bytes: settings.idle_bytes }
+        let onnx = (0..found.adapters.len())
+            .map(|index| Arc::new(Onnx::new(settings, onnx::refusal(index, &found.unused, settings))))
+            .collect();
+        Self { info, found, idle_bytes: settings.idle_bytes, onnx }
     }
 }
 
@@ -61,25 +68,28 @@ impl Backend for Gpus {
 
     fn open(&self, index: usize) -> Result<Arc<dyn Device>, BackendError> {
         let there = self.found.adapters.len();
-        let (adapter, info) =
-            self.found.adapters.get(index).ok_or(crate::GpuError::NoDevice { index, there })?;
+        let found = self.found.adapters.get(index).zip(self.onnx.get(index));
+        let ((adapter, info), onnx) = found.ok_or(crate::GpuError::NoDevice { index, there })?;
         let gpu = Arc::new(Gpu::of(adapter, info.clone())?);
-        Ok(Arc::new(GpuDevice { gpu, idle_bytes: self.idle_bytes }))
+        Ok(Arc::new(GpuDevice { gpu, idle_bytes: self.idle_bytes, onnx: Arc::clone(onnx) }))
     }
 }
 
 struct GpuDevice {
     gpu: Arc<Gpu>,
     idle_bytes: u64,
+    onnx: Arc<Onnx>,
 }
 
 impl Device for GpuDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
-        let (total, held) = (self.gpu.info().memory, self.gpu.held());
-        let health = match (self.gpu.lost(), self.gpu.stray()) {
-            (Some(lost), _) => Health::Lost(lost.into()),
-            (None, Some(stray)) => Health::Degraded(stray),
-            (None, None) => Health::Healthy,
+        let (held_by_onnx, onnx) = self.onnx.status()?;
+        let (total, held) = (self.gpu.info().memory, self.gpu.held().saturating_add(held_by_onnx));
+        let health = match (self.gpu.lost(), onnx, self.gpu.stray()) {
+            (Some(lost), ..) => Health::Lost(lost.into()),
+            (None, Health::Lost(lost), _) => Health::Lost(lost),
+            (None, _, Some(stray)) => Health::Degraded(stray),
+            (None, onnx, None) => onnx,
         };
         // What others hold is not known.
         Ok(DeviceStatus {
@@ -91,11 +101,17 @@ impl Device for GpuDevice {
     }
 
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
-        // Steps have no weights, and what a run takes follows from what comes.
-        read(options).map(|_| 0)
+        match Format::of(options)? {
+            // Steps have no weights, and what a run takes follows from what comes.
+            Format::Steps => read(options).map(|_| 0),
+            Format::Onnx => self.onnx.device(options)?.estimate(options),
+        }
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
-        Ok(Arc::new(StepsModel::load(&self.gpu, self.idle_bytes, options)?))
+        match Format::of(options)? {
+            Format::Steps => Ok(Arc::new(StepsModel::load(&self.gpu, self.idle_bytes, options)?)),
+            Format::Onnx => self.onnx.device(options)?.load(options),
+        }
     }
 }

@@ -3,6 +3,10 @@
 //! | setting | what it says | without it |
 //! |---|---|---|
 //! | `software` | `true`: devices that calculate in software, such as Mesa's lavapipe, are used too. For tests: they are slower than the CPU backend | `false` |
+//! | `onnxruntime` | the path of a library of ONNX Runtime that has WebGPU | ONNX models are refused |
+//! | `leftovers` | whether operators of an ONNX model that WebGPU has not may run on the CPU: `allowed`, or `refused`, which refuses the model | `allowed` |
+//! | `cache` | a folder for optimised ONNX models | none are kept |
+//! | `cache_bytes` | how many bytes of them; those that were used least recently go first | 1 GiB |
 //! | `idle_bytes` | how many bytes a model keeps on the device from one run to the next; those of the last run stay in any case | 256 MiB |
 //!
 //! Without Vulkan's loader, a driver or a device the backend opens all the same, with no devices and the reason.
@@ -16,8 +20,20 @@
 //! A tensor is at most as large as the device binds at once ([`AdapterInfo::max_binding`]) and has fewer than 2³¹ elements; a larger one is an
 //! error, of [`Program::estimate`] too. So is a `top_k` whose `k` times the extent is over 2²⁸: it looks at a row once for each of the `k`.
 //!
-//! # Models
-//! The format is `steps`: a chain as a model of its own.
+//! # ONNX models
+//! Models of format `onnx` run through ONNX Runtime's WebGPU execution provider, which reaches the same driver by a way of its own (Dawn). It is
+//! started by the first such model, and only then.
+//!
+//! - They are on `gpu:0` alone. ONNX Runtime takes the device itself and does not say which: that of highest performance, as the list here begins.
+//! - Where a driver in software is there as well, it could take that one. So it is not let do so unless `software=true` permits it: hide that
+//!   driver (`VK_DRIVER_FILES`, `VK_LOADER_DRIVERS_DISABLE`).
+//! - Runs take turns in all of a process, and cannot be cancelled. Tensors are in the host's memory between runs. What a run takes on the device is not counted.
+//! - A model of whose operators WebGPU has none does not load; what it has not of others runs on the CPU, unless `leftovers=refused`.
+//!
+//! Why they cannot be had, where they cannot, is what their estimate and load fail with.
+//!
+//! # Chains as models
+//! A model of format `steps` is a chain. Without a format, what is no text is ONNX.
 //!
 //! ```toml
 //! outputs = ["scores", "classes"]
@@ -43,11 +59,13 @@
 mod adapters;
 mod device;
 mod error;
+mod format;
 mod gpu;
 mod measure;
 #[expect(unsafe_code, reason = "asks Vulkan what wgpu does not tell")]
 mod memory;
 mod model;
+mod onnx;
 mod passes;
 mod program;
 mod settings;

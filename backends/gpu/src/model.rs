@@ -13,8 +13,6 @@ use serde::Deserialize;
 use crate::settings::SettingsError;
 use crate::{Gpu, GpuError, Program};
 
-/// The format's name.
-pub(crate) const FORMAT: &str = "steps";
 /// The largest file, in bytes: as of a manifest.
 const MAX_BYTES: u64 = 256 * 1024;
 
@@ -61,10 +59,7 @@ impl From<Described> for TensorInfo {
 
 /// Reads a model's file.
 pub(crate) fn read(options: &LoadOptions) -> Result<Steps, BackendError> {
-    let failed = |why: String| BackendError::Load(format!("{}: {why}", options.path.display()));
-    if let Some(format) = options.format.as_deref().filter(|format| *format != FORMAT) {
-        return Err(failed(format!("the format `{format}` is not known, only {FORMAT}")));
-    }
+    let failed = |why: String| load_error(options, why);
     if let Some((key, _)) = options.settings.first() {
         return Err(failed(SettingsError::UnknownForModel(key.clone()).to_string()));
     }
@@ -80,6 +75,11 @@ pub(crate) fn read(options: &LoadOptions) -> Result<Steps, BackendError> {
         let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
         failed(format!("line {line}: {}", error.message().replace('\n', "; ")))
     })
+}
+
+/// A model that does not load.
+pub(crate) fn load_error(options: &LoadOptions, why: impl std::fmt::Display) -> BackendError {
+    BackendError::Load(format!("{}: {why}", options.path.display()))
 }
 
 /// A loaded model.
@@ -98,7 +98,7 @@ impl StepsModel {
         let inputs: Vec<TensorInfo> = inputs.into_iter().map(TensorInfo::from).collect();
         let program =
             Program::new(Arc::clone(gpu), steps, &inputs, &outputs).map_err(|error| match error {
-                GpuError::Step(error) => BackendError::Load(format!("{}: {error}", options.path.display())),
+                GpuError::Step(error) => load_error(options, error),
                 error => error.into(),
             })?;
         let program = program.keeping(idle_bytes);

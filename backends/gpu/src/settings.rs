@@ -1,5 +1,7 @@
 //! The settings that the host passes.
 
+use outrigger_onnxruntime::{self as onnxruntime, Leftovers};
+
 use crate::program::IDLE_BYTES;
 
 /// What can be set.
@@ -9,23 +11,44 @@ pub(crate) struct Settings {
     pub(crate) software: bool,
     /// Bytes that a model keeps on the device from one run to the next.
     pub(crate) idle_bytes: u64,
+    /// What others on ONNX Runtime have as well.
+    pub(crate) onnxruntime: onnxruntime::Settings,
+    /// Whether operators that the device has not may run on the CPU.
+    pub(crate) leftovers: Leftovers,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("unknown setting `{0}`; there are `software` and `idle_bytes`")]
+    #[error("unknown setting `{0}`; there are {names}", names = Settings::NAMES)]
     Unknown(String),
     #[error("setting `software` is `{0}`, not `true` or `false`")]
     Software(String),
     #[error("setting `idle_bytes` is `{0}`, not a number of bytes")]
     IdleBytes(String),
+    #[error("setting `leftovers` is `{0}`, not `allowed` or `refused`")]
+    Leftovers(String),
+    #[error(transparent)]
+    OnnxRuntime(#[from] onnxruntime::SettingsError),
     #[error("there is no setting `{0}` for a model")]
     UnknownForModel(String),
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            software: false,
+            idle_bytes: IDLE_BYTES,
+            onnxruntime: onnxruntime::Settings::default(),
+            leftovers: Leftovers::default(),
+        }
+    }
+}
+
 impl Settings {
+    const NAMES: &str = "`software`, `idle_bytes`, `onnxruntime`, `leftovers`, `cache` and `cache_bytes`";
+
     pub(crate) fn read(pairs: &[(String, String)]) -> Result<Self, SettingsError> {
-        let mut settings = Self { software: false, idle_bytes: IDLE_BYTES };
+        let mut settings = Self::default();
         for (key, value) in pairs {
             match key.as_str() {
                 "software" => {
@@ -35,6 +58,14 @@ impl Settings {
                     settings.idle_bytes =
                         value.parse().map_err(|_| SettingsError::IdleBytes(value.clone()))?;
                 }
+                "leftovers" => {
+                    settings.leftovers = match value.as_str() {
+                        "allowed" => Leftovers::Allowed,
+                        "refused" => Leftovers::Refused,
+                        _ => return Err(SettingsError::Leftovers(value.clone())),
+                    }
+                }
+                _ if settings.onnxruntime.take(key, value)? => {}
                 _ => return Err(SettingsError::Unknown(key.clone())),
             }
         }
@@ -51,14 +82,31 @@ mod tests {
         let read = |key: &str, value: &str| {
             Settings::read(&[(key.into(), value.into())]).map_err(|error| error.to_string())
         };
-        assert_eq!(read("software", "true"), Ok(Settings { software: true, idle_bytes: 256 << 20 }));
-        assert_eq!(read("software", "false"), Ok(Settings { software: false, idle_bytes: 256 << 20 }));
-        assert_eq!(read("idle_bytes", "0"), Ok(Settings { software: false, idle_bytes: 0 }));
+        let set = |change: &dyn Fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            Ok(settings)
+        };
+        assert_eq!(Settings::default().idle_bytes, 256 << 20);
+        assert_eq!(read("software", "true"), set(&|settings| settings.software = true));
+        assert_eq!(read("software", "false"), set(&|_| ()));
+        assert_eq!(read("idle_bytes", "0"), set(&|settings| settings.idle_bytes = 0));
+        assert_eq!(read("leftovers", "refused"), set(&|settings| settings.leftovers = Leftovers::Refused));
+        assert_eq!(read("leftovers", "allowed"), set(&|_| ()));
+        let library = |settings: &mut Settings| settings.onnxruntime.library = Some("/lib/ort.so".into());
+        assert_eq!(read("onnxruntime", "/lib/ort.so"), set(&library));
+        assert_eq!(read("cache_bytes", "1"), set(&|settings| settings.onnxruntime.cache_bytes = 1));
         let fails = |key: &str, value: &str, expected: &str| {
             assert_eq!(read(key, value), Err(expected.to_owned()));
         };
         fails("software", "yes", "setting `software` is `yes`, not `true` or `false`");
         fails("idle_bytes", "1 MiB", "setting `idle_bytes` is `1 MiB`, not a number of bytes");
-        fails("hardware", "x", "unknown setting `hardware`; there are `software` and `idle_bytes`");
+        fails("leftovers", "", "setting `leftovers` is ``, not `allowed` or `refused`");
+        fails("cache", "", "setting `cache` is empty; leave it out to keep no optimised models");
+        fails(
+            "hardware",
+            "x",
+            "unknown setting `hardware`; there are `software`, `idle_bytes`, `onnxruntime`, `leftovers`, `cache` and `cache_bytes`",
+        );
     }
 }

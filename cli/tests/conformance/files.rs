@@ -8,6 +8,7 @@ use outrigger_backend::conformance::Fixtures;
 use outrigger_backend::{ModelInfo, TensorInfo};
 use outrigger_testkit::onnx::{self, Dim};
 use outrigger_testkit::torchscript::{self, Module};
+use outrigger_testkit::webgpu;
 
 use crate::adder;
 use crate::signed::Signatures;
@@ -104,6 +105,33 @@ fn tensor(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> Tensor
 
 pub(crate) fn settings_of_cpu_torch() -> Vec<(String, String)> {
     vec![("intra_threads".into(), "2".into())]
+}
+
+/// For ONNX Runtime with WebGPU: each has an operator that WebGPU has.
+pub(crate) fn webgpu(folder: &Path) -> Fixtures {
+    use DataType::*;
+    let write = writer(folder, "webgpu");
+    let row = [Dim::Named("batch"), Dim::Fixed(2)];
+    let identity =
+        |data_type: DataType| (data_type, write(data_type.name(), &onnx::identity(data_type, &row)));
+    Fixtures {
+        add: write("add", &onnx::add(3)),
+        identity: [Fp32, Fp16, Int32, Uint32].map(identity).into(),
+        nonzero: write("nonzero", &onnx::non_zero_of_abs()),
+        strings: None,
+        outer: Some(write("outer", &onnx::outer_sum())),
+        slow: None,
+        // Its runs cannot be cancelled.
+        stubborn: Some(write("stubborn", &onnx::add(3))),
+        weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
+        scratch: folder.join("webgpu/scratch"),
+    }
+}
+
+/// With WebGPU's library, where there is one, on a driver in software.
+pub(crate) fn settings_of_gpu() -> Vec<(String, String)> {
+    let library = webgpu::set_up().map(|webgpu| webgpu.library.display().to_string()).unwrap_or_default();
+    vec![("software".into(), "true".into()), ("onnxruntime".into(), library)]
 }
 
 pub(crate) fn settings_of_cpu() -> Vec<(String, String)> {

@@ -11,7 +11,8 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use outrigger_backend::conformance::{Case, Fixtures, Skipped, cases};
 use outrigger_backend::{Backend, BackendError, host};
-use outrigger_testkit::agreement::{Models, Tolerance};
+use outrigger_testkit::agreement::{Exception, Models, Tolerance};
+use outrigger_testkit::webgpu;
 use signed::{Signatures, Signed};
 
 type Opened = Result<Arc<dyn Backend>, BackendError>;
@@ -25,6 +26,10 @@ struct Place {
     tolerance: Option<Tolerance>,
     /// Whether a machine without it is no failure.
     may_be_absent: bool,
+    /// What is different about some of those.
+    exceptions: &'static [(&'static str, Exception)],
+    /// Why there is no such place here.
+    absent: Option<&'static str>,
     /// Opened by the first case, for all of them.
     opened: OnceLock<Opened>,
 }
@@ -38,12 +43,31 @@ impl Place {
         // Libtorch is large, and nobody needs it who does not ask for it.
         let may_be_absent = name.starts_with("cpu_torch");
         let (fixtures, open) = (fixtures.clone(), Box::new(open));
-        Self { name, fixtures, open, tolerance: None, may_be_absent, opened: OnceLock::new() }
+        Self {
+            name,
+            fixtures,
+            open,
+            tolerance: None,
+            exceptions: &[],
+            absent: None,
+            may_be_absent,
+            opened: OnceLock::new(),
+        }
     }
 
     /// Whether it takes the models that Python writes, and how far it may be from what Python gives.
     fn agreeing(self, tolerance: Tolerance) -> Self {
         Self { tolerance: Some(tolerance), ..self }
+    }
+
+    /// What is different about some of those.
+    fn except(self, exceptions: &'static [(&'static str, Exception)]) -> Self {
+        Self { exceptions, ..self }
+    }
+
+    /// What it needs, if that is not there.
+    fn unless(self, absent: Option<&'static str>) -> Self {
+        Self { absent, ..self }
     }
 
     fn backend(&self) -> Result<&dyn Backend, Failed> {
@@ -52,6 +76,9 @@ impl Place {
     }
 
     fn run(&self, case: Case) -> Result<Completion, Failed> {
+        if let Some(absent) = self.absent {
+            return Ok(Completion::ignored_with(absent));
+        }
         let backend = self.backend()?;
         if let Some(reason) = backend.info().reason.as_ref().filter(|_| self.may_be_absent) {
             return Ok(Completion::ignored_with(reason));
@@ -91,11 +118,34 @@ fn places(folder: &Path) -> Vec<Place> {
             signed(out_of_process(torch(), &files::settings_of_cpu_torch()), &also_signatures)
         }),
     ];
+    places.extend(gpu(folder));
     places.extend(cuda(&onnx));
     places
 }
 
-/// The GPU, where there is one, and a library of ONNX Runtime that has CUDA (`OUTRIGGER_TEST_ORT_GPU`). Elsewhere no case is made for it.
+/// Vulkan, in software where there is no GPU, and a library of ONNX Runtime that has WebGPU.
+fn gpu(folder: &Path) -> [Place; 2] {
+    let (fixtures, absent) = (files::webgpu(folder), webgpu::set_up().err());
+    let library = || built("", "outrigger_gpu", "-p outrigger-gpu");
+    let places = [
+        Place::new("gpu::in_process", &fixtures, move || host::load(&library(), &files::settings_of_gpu())),
+        Place::new("gpu::out_of_process", &fixtures, move || {
+            out_of_process(library(), &files::settings_of_gpu())
+        }),
+    ];
+    places.map(|place| place.agreeing(Tolerance::WEBGPU).except(ON_WEBGPU).unless(absent))
+}
+
+/// Of the models that Python writes, those that WebGPU has not, or not as the CPU has them.
+const ON_WEBGPU: &[(&str, Exception)] = &[
+    ("trees", Exception::Refused("takes none of its operators")),
+    ("trees_named", Exception::Refused("takes none of its operators")),
+    ("strings", Exception::Refused("takes none of its operators")),
+    ("quantised", Exception::Quantised(0.2)),
+    ("many", Exception::MayFail("requires f16 but the device does not support it")),
+];
+
+/// NVIDIA's GPU, where there is one, and a library of ONNX Runtime that has CUDA (`OUTRIGGER_TEST_ORT_GPU`). Elsewhere no case is made for it.
 fn cuda(onnx: &Fixtures) -> Vec<Place> {
     let Some(settings) = files::settings_of_cuda() else { return Vec::new() };
     let library = || built("", "outrigger_cuda", "-p outrigger-cuda");
@@ -149,15 +199,19 @@ fn trial(place: &Arc<Place>, case: Case) -> Trial {
 /// Python's ONNX Runtime gives the same. The models are written once, for all places.
 fn agreement(place: &Arc<Place>, models: &Arc<OnceLock<Models>>) -> Option<Trial> {
     let (tolerance, place, models) = (place.tolerance?, Arc::clone(place), Arc::clone(models));
-    Some(Trial::test(format!("{}::agrees_with_python", place.name), move || {
+    Some(Trial::ignorable_test(format!("{}::agrees_with_python", place.name), move || {
+        if let Some(absent) = place.absent {
+            return Ok(Completion::ignored_with(absent));
+        }
         let _beside_others = MEMORY.read().unwrap_or_else(PoisonError::into_inner);
-        models.get_or_init(Models::make).agree(place.backend()?, &tolerance);
-        Ok(())
+        models.get_or_init(Models::make).agree_but(place.backend()?, &tolerance, place.exceptions);
+        Ok(Completion::Completed)
     }))
 }
 
 fn main() {
     let arguments = Arguments::from_args();
+    webgpu::begin_anew_with_its_driver();
     let folder = tempfile::tempdir().unwrap();
     let places: Vec<Arc<Place>> = places(folder.path()).into_iter().map(Arc::new).collect();
     let trials = places.iter().flat_map(|place| cases().iter().map(|case| trial(place, *case)));

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use outrigger_testkit::Launch;
+use outrigger_testkit::{Launch, onnx};
 use serde_json::{Value, json};
 
 use crate::support::{client, infer, outcome};
@@ -105,6 +105,32 @@ async fn all_of<T: Send + 'static>(
         all.push(one.unwrap());
     }
     all
+}
+
+#[test]
+fn an_onnx_model_that_the_device_does_not_take_goes_on_with_the_reason() {
+    if !is_there() {
+        return;
+    }
+    let plan = |settings: &str| {
+        let config = format!(
+            "[backends.gpu]\nsettings = ['software=true'{settings}]\n[models.sum]\npath = 'sum.onnx'\ndevices = ['gpu', 'cpu']\n"
+        );
+        let launch = configured("plan", &config).file("sum.onnx", onnx::add(3)).args(["--json"]);
+        let (mut command, _directory) = launch.into_command();
+        let output = command.stdout(Stdio::piped()).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let placed = &said["placed"][0];
+        assert!(placed["device"].to_string().contains("cpu"), "{said}");
+        placed["tried"].to_string()
+    };
+    let said = plan("");
+    assert!(
+        said.contains("the setting `onnxruntime` names no library of ONNX Runtime with WebGPU"),
+        "{said}"
+    );
+    let said = plan(", 'onnxruntime=/nowhere.so'");
+    assert!(said.contains("/nowhere.so"), "{said}");
 }
 
 #[test]
