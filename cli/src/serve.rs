@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use outrigger_auth::KeyOrigin;
-use outrigger_runtime::config::key::KEYS;
+use outrigger_runtime::config::key::{self, KEYS, Key};
 use outrigger_runtime::config::{Config, Kind, Settings};
 use outrigger_runtime::{ModelsError, Replica, ReplicaError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,8 +31,29 @@ pub(crate) fn command() -> Command {
                 .long("check")
                 .action(ArgAction::SetTrue)
                 .help("Validates the configuration, prints it with where each value came from, and ends"),
-        );
+        )
+        .after_help("`--help` shows the keys of [models.NAME], [backends.NAME] and [callers.NAME] as well.")
+        .after_long_help(tables());
     settings(command)
+}
+
+/// The keys that only a file can have, as each is for one of many by its name.
+fn tables() -> String {
+    let table = |(heading, keys): (&str, &[&Key])| {
+        let rows = keys.iter().map(|key| {
+            let default =
+                if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
+            format!("  {} = {}\n          {}{default}\n", key.name, value_name(key.kind), key.doc)
+        });
+        format!("{heading}\n{}", rows.collect::<Vec<_>>().join("\n"))
+    };
+    [
+        ("In the configuration file, for each model, [models.NAME]:", key::MODEL_KEYS),
+        ("For each backend, [backends.NAME]:", key::BACKEND_KEYS),
+        ("For each caller, [callers.NAME]:", key::CALLER_KEYS),
+    ]
+    .map(table)
+    .join("\n")
 }
 
 /// Adds what a configuration can be given by: `--config`, `--model`, and a flag for each key.

@@ -43,6 +43,11 @@ pub(crate) fn product(repo: &Repo, release: bool) -> Result<PathBuf> {
     path.with_context(|| format!("cargo built no executable `{EXECUTABLE}`"))
 }
 
+/// The names of the plug-ins' files.
+pub(crate) fn plugin_libraries() -> impl Iterator<Item = String> {
+    PLUGINS.iter().map(|name| format!("lib{}.so", name.replace('-', "_")))
+}
+
 /// Builds the plug-ins alone, for debugging.
 pub(crate) fn plugins(repo: &Repo) -> Result<()> {
     say::step("build the plug-ins");

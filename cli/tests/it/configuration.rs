@@ -90,6 +90,15 @@ fn help_names_every_key_with_its_variable() {
     ] {
         assert!(text.contains(part), "{part} not in\n{text}");
     }
+    for (table, keys) in
+        [("models", key::MODEL_KEYS), ("backends", key::BACKEND_KEYS), ("callers", key::CALLER_KEYS)]
+    {
+        let (_, of_table) = text.split_once(&format!("[{table}.NAME]:\n")).unwrap();
+        let of_table = of_table.split(".NAME]:\n").next().unwrap();
+        for key in keys {
+            assert!(of_table.contains(&format!("  {} = ", key.name)), "{table}.NAME.{}\n{text}", key.name);
+        }
+    }
 }
 
 #[test]

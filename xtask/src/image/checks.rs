@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::container::{Container, Start};
 use super::engine::Engine;
 use super::smoke::{IMAGE, SERVICE};
+use crate::build;
 
 pub(super) struct Check {
     pub(super) name: &'static str,
@@ -26,6 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check { name: "a model without a script", run: no_script },
     Check { name: "lint and other arguments", run: arguments },
     Check { name: "nothing to serve", run: nothing },
+    Check { name: "every backend", run: backends },
 ];
 
 const KEY: &str = "a-key-for-the-smoke-test-only";
@@ -211,6 +213,21 @@ fn nothing(engine: &Engine) -> Result<()> {
     let (code, said) = ended(engine, &[IMAGE])?;
     ensure!(code == Some(2), "ended with {code:?}: {said}");
     ensure!(said.contains("nothing to serve"), "said {said}");
+    Ok(())
+}
+
+/// Each plug-in opens: the CPU has its device, the others say what they lack.
+fn backends(engine: &Engine) -> Result<()> {
+    let (code, said) = ended(engine, &[IMAGE, "devices", "--json"])?;
+    ensure!(code == Some(0), "devices ended with {code:?}: {said}");
+    let listed: Value = serde_json::from_str(&said).with_context(|| format!("devices said {said}"))?;
+    let listed = listed["backends"].as_array().context("devices lists no backends")?;
+    for library in build::plugin_libraries() {
+        let name = library.trim_start_matches("liboutrigger_").trim_end_matches(".so");
+        let found = listed.iter().find(|backend| backend["backend"] == name);
+        let found = found.with_context(|| format!("no backend `{name}` in {said}"))?;
+        ensure!(found["formats"].as_array().is_some_and(|formats| !formats.is_empty()), "{name}: {found}");
+    }
     Ok(())
 }
 

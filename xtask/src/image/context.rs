@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use super::quietly;
+use crate::build;
 use crate::repo::Repo;
 use crate::say;
 use crate::setup::{Environment, Stamp};
@@ -33,8 +34,8 @@ impl Context {
         }
         let built = executable.parent().context("an executable is in a folder")?;
         copy(executable, &prefix.join("bin/outrigger"))?;
-        for library in ["liboutrigger_cpu.so", "liboutrigger_cuda.so"] {
-            copy(&built.join(library), &prefix.join("lib/outrigger").join(library))?;
+        for library in build::plugin_libraries() {
+            copy(&built.join(&library), &prefix.join("lib/outrigger").join(&library))?;
         }
         for package in PYTHON_PACKAGES {
             let source = repo.path("entry-scripts").join(package);
