@@ -102,7 +102,7 @@ pub(crate) fn int(data_type: DataType) -> &'static str {
 pub(crate) fn single(data_type: DataType) -> &'static str {
     match data_type {
         DataType::Fp16 => "fn source_single(i: u32) -> u32 { return half_to_single(source_bits(i)); }\n",
-        DataType::Bf16 => "fn source_single(i: u32) -> u32 { return source_bits(i) << 16u; }\n",
+        DataType::Bf16 => "fn source_single(i: u32) -> u32 { return bfloat_to_single(source_bits(i)); }\n",
         DataType::Fp32 => "fn source_single(i: u32) -> u32 { return source_bits(i); }\n",
         _ => "fn source_single(i: u32) -> u32 { return int_to_single(source_int(i)); }\n",
     }

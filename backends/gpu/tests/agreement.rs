@@ -210,6 +210,19 @@ fn bilinear_is_within_four_ulp_of_the_largest_pixel() {
 }
 
 #[test]
+fn bilinear_of_the_largest_numbers_is_finite() {
+    let Some(gpu) = gpu() else { return };
+    let (least, most) = (f32::MIN, f32::MAX);
+    let x = fp32(&[2, 3, 1], &[least, most, 1., most, least, -1.8e38]);
+    let chain = step("step = 'resize'\nheight = 7\nwidth = 8");
+    let (_, got, expected) = both(&gpu, &chain, std::slice::from_ref(&x));
+    for (got, expected) in floats(&got[0]).into_iter().zip(floats(&expected[0])) {
+        let near = (got / 2. - expected / 2.).abs() <= 2. * f32::EPSILON * most;
+        assert!(got.is_finite() && near, "{got:e}, expected {expected:e}");
+    }
+}
+
+#[test]
 fn what_a_pixel_that_is_not_finite_touches_is_not_finite() {
     let Some(gpu) = gpu() else { return };
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
