@@ -118,7 +118,7 @@ impl Plan {
             // Of an empty tensor extents may be anything, and nothing is done.
             _ if result.shape.contains(&0) => 0,
             Step::Convert { .. } | Step::Layout { .. } => 0,
-            Step::Normalize { axis, .. } => along(*axis).saturating_mul(size_of::<(f32, f32)>()),
+            Step::Normalize { mean, std, .. } => mean.len().max(std.len()) * size_of::<(f32, f32)>(),
             Step::Resize { mode, layout, .. } => {
                 let Ok(at) = height_axis(result, *layout) else { return 0 };
                 let (height, width) = (extent(result.shape[at]), extent(result.shape[at + 1]));

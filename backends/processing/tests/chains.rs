@@ -50,7 +50,8 @@ fn what_steps_take_beside_their_tensors_is_counted() {
     let indices = tensor("i", DataType::Int32, &[1000]);
     assert_eq!(takes("step = 'top_k'\nk = 1", &[x(DataType::Uint8, &[1, 1000])]), 1 + 8 + 8 * 1000);
     assert_eq!(takes("step = 'softmax'", &[x(DataType::Fp16, &[2, 1000])]), 4 * 2000 + 4 * 1000);
-    assert_eq!(takes("step = 'normalize'", &[x(DataType::Uint8, &[2, 3])]), 4 * 6 + 8 * 3);
+    assert_eq!(takes("step = 'normalize'", &[x(DataType::Uint8, &[2, 3])]), 4 * 6 + 8);
+    assert_eq!(takes("step = 'normalize'\nmean = [1, 2, 3]", &[x(DataType::Uint8, &[2, 3])]), 4 * 6 + 8 * 3);
     let nearest = "step = 'resize'\nmode = 'nearest'\nheight = 2\nwidth = 5";
     assert_eq!(takes(nearest, &[x(DataType::Uint8, &[1, 1, 1])]), 2 * 5 + 12 * 7);
     let gather = "step = 'gather'\nindices = 'i'";
