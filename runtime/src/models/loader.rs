@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outrigger_backend::{BackendError, Model, ModelInfo};
+use outrigger_backend::{BackendError, Instance, Model, ModelInfo};
 
 use super::batch::{self, Former, NotBatchable};
 use super::health::DeviceHealth;
@@ -162,9 +162,12 @@ impl<'a> Loader<'a> {
         let model = self.once(wanted, open, shared)?;
         let instance = model.instance().map_err(Trouble::Backend)?;
         // Those of one device share what they hold, so that each holds less with every further one.
-        let mut held = held(others);
-        held.push((open.id.clone(), instance.bytes_held()));
-        self.ledger.check(&open.id, &held).map_err(Trouble::Over)?;
+        let within = |instance: &dyn Instance| {
+            let mut held = held(others);
+            held.push((open.id.clone(), instance.bytes_held()));
+            self.ledger.check(&open.id, &held).map_err(Trouble::Over)
+        };
+        within(&*instance)?;
         let (info, from) = (Arc::new(model.info().clone()), placed.fallback_from.as_deref());
         let former = self.former(wanted, &info)?;
         let place = Place::new(open.id.clone(), Arc::clone(health), from);
@@ -172,13 +175,17 @@ impl<'a> Loader<'a> {
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
         instance.former = former;
         instance.measure();
-        samples::run(wanted, instance, &self.config.limits).map_err(|trouble| match trouble {
-            samples::Trouble::Device(error) => Trouble::Backend(error),
-            samples::Trouble::Sample { sample, problem } => {
-                let (name, device) = (wanted.name.clone(), open.id.to_string());
-                Trouble::Model(ModelsError::Sample { name, device, sample, problem })
-            }
-        })
+        let instance =
+            samples::run(wanted, instance, &self.config.limits).map_err(|trouble| match trouble {
+                samples::Trouble::Device(error) => Trouble::Backend(error),
+                samples::Trouble::Sample { sample, problem } => {
+                    let (name, device) = (wanted.name.clone(), open.id.to_string());
+                    Trouble::Model(ModelsError::Sample { name, device, sample, problem })
+                }
+            })?;
+        // Runs may have made it hold more.
+        within(&*instance.instance)?;
+        Ok(instance)
     }
 
     /// The model on a device. Copies on one device share its weights, so it is loaded there once.
