@@ -68,7 +68,7 @@ impl Instance for ProcessedInstance {
             None => Cow::Borrowed(inputs),
             Some(before) => Cow::Owned(before.run(inputs, || run_watched.is_cancelled())?),
         };
-        // The model does not know of the run yet, and would not be cancelled.
+        // The model does not know of the run yet; once it does, it is told again.
         run_watched.check()?;
         match &described.after {
             None => self.instance.infer(&ready, outputs, run),
@@ -82,8 +82,7 @@ impl Instance for ProcessedInstance {
     }
 
     fn cancel(&self, id: RunId) {
-        self.runs.cancel(id);
-        self.instance.cancel(id);
+        self.runs.cancel(id, &self.instance);
     }
 
     fn can_cancel(&self) -> bool {
