@@ -611,18 +611,14 @@ fn bind(
 mod tests {
     use outrigger_backend::DataType;
     use outrigger_processing::Step;
+    use outrigger_testkit::vulkan;
     use wgpu::BufferDescriptor;
 
     use super::*;
 
     fn gpu() -> Option<Arc<Gpu>> {
-        match Gpu::list(true) {
-            Ok(_) => Some(Arc::new(Gpu::open(0, true).unwrap())),
-            Err(reason) => {
-                println!("skipped: no Vulkan device: {reason}");
-                None
-            }
-        }
+        let gpu = Gpu::list(true).and_then(|_| Gpu::open(0, true).map_err(|error| error.to_string()));
+        vulkan::found(gpu).map(Arc::new)
     }
 
     #[test]

@@ -12,6 +12,8 @@ use outrigger_backend::{
     Backend, BackendError, Buffer, DataType, DeviceKind, Instance, LoadOptions, Output, Run, Shape, Tensor,
 };
 
+use outrigger_testkit::vulkan::classes;
+
 use support::{floats, fp32, gpu, tensor};
 
 struct Exported;
@@ -26,21 +28,6 @@ fn open(settings: &[(&str, &str)]) -> Result<Arc<dyn Backend>, BackendError> {
     let settings: Vec<_> = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
     through_table::<Exported>("gpu", &settings)
 }
-
-const CLASSES: &str = r#"
-    outputs = ["scores", "classes"]
-    [[inputs]]
-    name = "logits"
-    datatype = "FP16"
-    shape = ["batch", 4]
-    [[steps]]
-    step = "softmax"
-    [[steps]]
-    step = "top_k"
-    k = 2
-    to = "scores"
-    indices = "classes"
-"#;
 
 fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
@@ -65,7 +52,7 @@ fn it_keeps_what_every_backend_keeps_as_far_as_steps_go() {
         (data_type, write(folder.path(), data_type.name(), &text))
     });
     let fixtures = Fixtures {
-        add: write(folder.path(), "classes", CLASSES),
+        add: write(folder.path(), "classes", &classes("FP16")),
         identity: identity.into(),
         scratch: folder.path().join("scratch"),
         ..Fixtures::default()
@@ -93,7 +80,7 @@ fn a_chain_is_a_model() {
     assert_eq!(backend.info().formats, ["steps", "onnx"]);
     assert!(backend.info().devices.iter().all(|device| device.kind == DeviceKind::Gpu));
     let folder = tempfile::tempdir().unwrap();
-    let path = write(folder.path(), "classes.toml", CLASSES);
+    let path = write(folder.path(), "classes.toml", &classes("FP16"));
     let device = backend.open(0).unwrap();
     // Something, if little: a run of one row.
     assert!((1..1000).contains(&device.estimate(&LoadOptions::of(&path)).unwrap()));
@@ -138,7 +125,7 @@ fn what_a_model_keeps_is_a_setting() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let path = write(folder.path(), "classes.toml", CLASSES);
+    let path = write(folder.path(), "classes.toml", &classes("FP16"));
     let held = |idle_bytes: &str| {
         let backend = open(&[("software", "true"), ("idle_bytes", idle_bytes)]).unwrap();
         let device = backend.open(0).unwrap();
@@ -158,8 +145,8 @@ fn what_a_model_takes_is_foreseen_and_bounded() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let fixed = write(folder.path(), "fixed", &CLASSES.replace("\"batch\"", "1000"));
-    let free = write(folder.path(), "free", CLASSES);
+    let fixed = write(folder.path(), "fixed", &classes("FP16").replace("\"batch\"", "1000"));
+    let free = write(folder.path(), "free", &classes("FP16"));
     let open = |memory: u64| {
         let memory = memory.to_string();
         open(&[("software", "true"), ("memory", &memory)]).unwrap().open(0).unwrap()
@@ -212,12 +199,12 @@ fn what_is_wrong_with_a_file_is_said_in_a_line() {
         assert!(error.to_string().contains(expected) && !error.to_string().contains('\n'), "{error}");
     };
     refuses(
-        &CLASSES.replace("k = 2", "k = 5"),
+        &classes("FP16").replace("k = 2", "k = 5"),
         "step 2 (`top_k`): `k` is 5, axis -1 of tensor `logits` has 4",
     );
-    refuses(&CLASSES.replace("softmax", "softmux"), "unknown variant `softmux`");
-    refuses(&CLASSES.replace("\"scores\", ", "\"x\", "), "no tensor `x` is there after the steps");
-    refuses(&CLASSES.replace("shape", "form"), "line 6: unknown field `form`");
+    refuses(&classes("FP16").replace("softmax", "softmux"), "unknown variant `softmux`");
+    refuses(&classes("FP16").replace("\"scores\", ", "\"x\", "), "no tensor `x` is there after the steps");
+    refuses(&classes("FP16").replace("shape", "form"), "line 6: unknown field `form`");
     refuses(&" ".repeat(300_000), "larger than 262144 bytes");
 }
 

@@ -15,7 +15,7 @@ use super::ModelInstance;
 use super::batch::{BatchMetrics, Former, Limits};
 use super::health::DeviceHealth;
 use super::instance::Place;
-use super::manifest;
+use super::manifest::{self, Manifest};
 use super::steps::{Processed, StepBytes};
 use super::wanted::Wanted;
 use crate::config::BatchDelay;
@@ -119,16 +119,21 @@ pub(super) fn stepped(max_batch: usize, limit: usize) -> (Arc<ModelInstance>, Ar
     let text = "
         inputs = [{name = 'x', datatype = 'UINT8', shape = ['batch', 'length']}, {name = 'k', datatype = 'INT64', shape = ['batch']}]
         before = [{step = 'convert', datatype = 'FP32', from = 'x'}]";
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.toml");
-    std::fs::write(&path, text).unwrap();
-    let manifest = manifest::read(&path, &std::collections::BTreeMap::new()).unwrap();
+    let manifest = manifest(text).unwrap();
     let fake = Arc::new(Fake::default());
     let model =
         Processed::new(Arc::new(FakeModel(fake_info(), Arc::clone(&fake))), &manifest, limit).unwrap();
     let wanted = Wanted { max_batch, ..Wanted::default() };
     let (info, steps) = (model.info().clone(), Some(model.step_bytes()));
     (batched(&wanted, info, steps, model.instance().unwrap()), fake)
+}
+
+/// What a `model.toml` says.
+pub(super) fn manifest(text: &str) -> Result<Manifest, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.toml");
+    std::fs::write(&path, text).unwrap();
+    manifest::read(&path, &std::collections::BTreeMap::new())
 }
 
 fn batched(

@@ -14,7 +14,7 @@ use outrigger_processing::{Chain, Step};
 use super::side::Side;
 use super::watch::Runs;
 use super::{Processed, signature};
-use crate::models::manifest::{self, Manifest};
+use crate::models::tests::manifest as read;
 
 /// `sums`: the sum of each channel, and `same`: `pixels` as it came, for `pixels`: FP32 `[batch, 3, height, width]`; `tag` is not
 /// looked at.
@@ -105,13 +105,6 @@ fn fp32(extents: &[i64], values: &[f32]) -> Tensor {
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
     tensor.data().as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect()
-}
-
-fn read(text: &str) -> Result<Manifest, String> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.toml");
-    std::fs::write(&path, text).unwrap();
-    manifest::read(&path, &std::collections::BTreeMap::new())
 }
 
 fn processed(text: &str) -> Result<(Processed, Arc<Sums>), String> {
