@@ -7,8 +7,10 @@ use outrigger_backend::{
     Model,
 };
 
+use wgpu::{Adapter, Features};
+
 use crate::Gpu;
-use crate::adapters::{Found, find};
+use crate::adapters::{AdapterInfo, Found, find};
 use crate::format::Format;
 use crate::model::{StepsModel, estimate};
 use crate::onnx::{self, Onnx};
@@ -37,14 +39,20 @@ impl Gpus {
             resident: false,
         });
         let own = env!("CARGO_PKG_VERSION");
-        let version = match found.adapters.first() {
+        let onnx = |(index, (adapter, _)): (usize, &(Adapter, AdapterInfo))| {
+            let lacks_halves = !adapter.features().contains(Features::SHADER_F16);
+            Arc::new(Onnx::new(settings, onnx::refusal(index, &found.unused, settings), lacks_halves))
+        };
+        let onnx: Vec<Arc<Onnx>> = found.adapters.iter().enumerate().map(onnx).collect();
+        let version = match onnx.first() {
             // The drivers that there are, for a bug is more often theirs.
-            Some(_) => {
+            Some(first) => {
                 let drivers = found
                     .adapters
                     .iter()
                     .map(|(_, adapter)| format!("{} on {}", adapter.name, adapter.driver));
-                format!("{own} ({})", drivers.collect::<Vec<_>>().join(", "))
+                let said = drivers.chain([first.said()]).collect::<Vec<_>>().join(", ");
+                format!("{own} ({said})")
             }
             None => own.into(),
         };
@@ -55,9 +63,6 @@ impl Gpus {
             devices: devices.collect(),
             reason: found.reason.clone(),
         };
-        let onnx = (0..found.adapters.len())
-            .map(|index| Arc::new(Onnx::new(settings, onnx::refusal(index, &found.unused, settings))))
-            .collect();
         Self { info, found, idle_bytes: settings.idle_bytes, memory: settings.memory, onnx }
     }
 }

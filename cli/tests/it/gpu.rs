@@ -105,6 +105,8 @@ fn an_onnx_model_that_the_device_does_not_take_goes_on_with_the_reason() {
         assert!(placed["device"].to_string().contains("cpu"), "{said}");
         placed["tried"].to_string()
     };
+    let version = devices(CONFIG)["version"].to_string();
+    assert!(version.contains("no ONNX models: the setting `onnxruntime` names no library"), "{version}");
     let said = plan("");
     assert!(
         said.contains("the setting `onnxruntime` names no library of ONNX Runtime with WebGPU"),
