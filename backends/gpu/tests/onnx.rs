@@ -84,7 +84,7 @@ fn halves_are_refused_where_a_device_has_none() {
     let path = write(folder.path(), "same", onnx::identity(DataType::Fp16, &[onnx::Dim::Fixed(2)]));
     let (model, running) = instance(&*device, &path);
     let x = Tensor::new(DataType::Fp16, Shape::new([2]).unwrap(), vec![1, 2, 3, 4].into()).unwrap();
-    assert_eq!(infer(&*model, &*running, &[x.clone()]).unwrap()[0].data(), x.data());
+    assert_eq!(infer(&*model, &*running, std::slice::from_ref(&x)).unwrap()[0].data(), x.data());
 }
 
 /// What estimate and load of an ONNX model both fail with.
