@@ -1,9 +1,10 @@
-//! For tests only: a replica as a child process, models made in memory, what Python gives for models of its own, and WebGPU without a GPU.
+//! For tests only: a replica as a child process, models made in memory, what Python gives for models of its own, Vulkan, and WebGPU without a GPU.
 
 pub mod agreement;
 pub mod onnx;
 pub mod replica;
 pub mod torchscript;
+pub mod vulkan;
 pub mod webgpu;
 
 pub use replica::{Ended, Launch, ReplicaProcess};

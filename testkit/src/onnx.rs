@@ -19,6 +19,16 @@ pub fn add(width: i64) -> Vec<u8> {
     graph.model()
 }
 
+/// `z = x + x`, all `FP16` of shape `[batch, 2]`.
+pub fn twice_in_halves() -> Vec<u8> {
+    let mut graph = Graph::default();
+    let shape = [Dim::Named("batch"), Dim::Fixed(2)];
+    graph.input("x", DataType::Fp16, &shape);
+    graph.output("z", DataType::Fp16, &shape);
+    graph.node("Add", &["x", "x"], &["z"]);
+    graph.model()
+}
+
 /// `y = x`, of any type and shape.
 pub fn identity(data_type: DataType, shape: &[Dim<'_>]) -> Vec<u8> {
     let mut graph = Graph::default();

@@ -141,7 +141,7 @@ typedef struct DLManagedTensor {
 // The device is lost: nothing on it succeeds any more in this process.
 #define OUTRIGGER_BACKEND_CODE_LOST 8
 
-// Something that the backend cannot do, whatever the input.
+// Something that the backend cannot do, however often it is tried.
 #define OUTRIGGER_BACKEND_CODE_UNSUPPORTED 9
 
 // The processor.

@@ -73,7 +73,7 @@ pub mod code {
     pub const CANCELLED: i32 = 7;
     /// The device is lost: nothing on it succeeds any more in this process.
     pub const LOST: i32 = 8;
-    /// Something that the backend cannot do, whatever the input.
+    /// Something that the backend cannot do, however often it is tried.
     pub const UNSUPPORTED: i32 = 9;
 }
 

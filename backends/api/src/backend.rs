@@ -99,7 +99,7 @@ pub trait Instance: Send + Sync {
     /// # Errors
     /// [`BackendError::Input`] for a wrong count, type or shape, [`BackendError::OutOfMemory`], [`BackendError::Run`],
     /// [`BackendError::Cancelled`] after [`Instance::cancel`], [`BackendError::Lost`], [`BackendError::Unsupported`] for
-    /// tensors in memory that it does not take. After an error the outputs hold nothing of use.
+    /// tensors in memory that it does not take, and for results over a limit of its own. After an error the outputs hold nothing of use.
     fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], run: Run) -> Result<(), BackendError>;
 
     /// Begins a run and returns; the submission is finished, once, when the run is over, on any thread, also before this

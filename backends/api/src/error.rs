@@ -40,7 +40,8 @@ pub enum BackendError {
     /// The device is lost: nothing on it succeeds any more until its backend is opened anew, by ending its process where need be.
     #[error("the device is lost: {0}")]
     Lost(String),
-    /// Something that this backend cannot do, whatever the input: a kind of memory, a format.
+    /// Something that this backend cannot do, however often it is tried: a kind of memory, a format, results over a limit of its own. The caller
+    /// hears the text.
     #[error("{0}")]
     Unsupported(String),
     /// A bug in the backend: it panicked, or broke the contract of the table.

@@ -7,10 +7,12 @@ use outrigger_backend::{
     Model,
 };
 
+use wgpu::{Adapter, Features};
+
 use crate::Gpu;
-use crate::adapters::{Found, find};
+use crate::adapters::{AdapterInfo, Found, find};
 use crate::format::Format;
-use crate::model::{StepsModel, read};
+use crate::model::{StepsModel, estimate};
 use crate::onnx::{self, Onnx};
 use crate::settings::Settings;
 
@@ -21,6 +23,7 @@ pub(crate) struct Gpus {
     info: BackendInfo,
     found: Found,
     idle_bytes: u64,
+    memory: Option<u64>,
     /// For each device.
     onnx: Vec<Arc<Onnx>>,
 }
@@ -36,14 +39,20 @@ impl Gpus {
             resident: false,
         });
         let own = env!("CARGO_PKG_VERSION");
-        let version = match found.adapters.first() {
+        let onnx = |(index, (adapter, _)): (usize, &(Adapter, AdapterInfo))| {
+            let lacks_halves = !adapter.features().contains(Features::SHADER_F16);
+            Arc::new(Onnx::new(settings, onnx::refusal(index, &found.unused, settings), lacks_halves))
+        };
+        let onnx: Vec<Arc<Onnx>> = found.adapters.iter().enumerate().map(onnx).collect();
+        let version = match onnx.first() {
             // The drivers that there are, for a bug is more often theirs.
-            Some(_) => {
+            Some(first) => {
                 let drivers = found
                     .adapters
                     .iter()
                     .map(|(_, adapter)| format!("{} on {}", adapter.name, adapter.driver));
-                format!("{own} ({})", drivers.collect::<Vec<_>>().join(", "))
+                let said = drivers.chain([first.said()]).collect::<Vec<_>>().join(", ");
+                format!("{own} ({said})")
             }
             None => own.into(),
         };
@@ -54,10 +63,7 @@ impl Gpus {
             devices: devices.collect(),
             reason: found.reason.clone(),
         };
-        let onnx = (0..found.adapters.len())
-            .map(|index| Arc::new(Onnx::new(settings, onnx::refusal(index, &found.unused, settings))))
-            .collect();
-        Self { info, found, idle_bytes: settings.idle_bytes, onnx }
+        Self { info, found, idle_bytes: settings.idle_bytes, memory: settings.memory, onnx }
     }
 }
 
@@ -70,7 +76,7 @@ impl Backend for Gpus {
         let there = self.found.adapters.len();
         let found = self.found.adapters.get(index).zip(self.onnx.get(index));
         let ((adapter, info), onnx) = found.ok_or(crate::GpuError::NoDevice { index, there })?;
-        let gpu = Arc::new(Gpu::of(adapter, info.clone())?);
+        let gpu = Arc::new(Gpu::of(adapter, info.clone())?.within(self.memory));
         Ok(Arc::new(GpuDevice { gpu, idle_bytes: self.idle_bytes, onnx: Arc::clone(onnx) }))
     }
 }
@@ -84,12 +90,13 @@ struct GpuDevice {
 impl Device for GpuDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
         let (held_by_onnx, onnx) = self.onnx.status()?;
+        self.gpu.set_beside(held_by_onnx);
         let (total, held) = (self.gpu.info().memory, self.gpu.held().saturating_add(held_by_onnx));
-        let health = match (self.gpu.lost(), onnx, self.gpu.stray()) {
-            (Some(lost), ..) => Health::Lost(lost.into()),
-            (None, Health::Lost(lost), _) => Health::Lost(lost),
-            (None, _, Some(stray)) => Health::Degraded(stray),
-            (None, onnx, None) => onnx,
+        let health = match (self.gpu.lost(), onnx) {
+            (Some(lost), _) => Health::Lost(lost.into()),
+            // Told once: it was of no run, and those after it are none the worse.
+            (None, Health::Healthy) => self.gpu.take_stray().map_or(Health::Healthy, Health::Degraded),
+            (None, onnx) => onnx,
         };
         // What others hold is not known.
         Ok(DeviceStatus {
@@ -102,8 +109,7 @@ impl Device for GpuDevice {
 
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
         match Format::of(options)? {
-            // Steps have no weights, and what a run takes follows from what comes.
-            Format::Steps => read(options).map(|_| 0),
+            Format::Steps => estimate(&self.gpu, options),
             Format::Onnx => self.onnx.device(options)?.estimate(options),
         }
     }
@@ -111,7 +117,11 @@ impl Device for GpuDevice {
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
         match Format::of(options)? {
             Format::Steps => Ok(Arc::new(StepsModel::load(&self.gpu, self.idle_bytes, options)?)),
-            Format::Onnx => self.onnx.device(options)?.load(options),
+            Format::Onnx => {
+                let model = self.onnx.device(options)?.load(options)?;
+                self.gpu.set_beside(self.onnx.status()?.0);
+                Ok(model)
+            }
         }
     }
 }

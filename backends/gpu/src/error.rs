@@ -31,6 +31,18 @@ pub enum GpuError {
     /// The device has no memory left.
     #[error("the device has no memory for {0} bytes")]
     OutOfMemory(u64),
+    /// What is held would be more than may be.
+    #[error(
+        "a run takes {bytes} bytes of the device, where {held} are held; backends.gpu.memory is {budget}"
+    )]
+    OverBudget {
+        /// Bytes that it takes.
+        bytes: u64,
+        /// Bytes held beside.
+        held: u64,
+        /// Bytes that may be.
+        budget: u64,
+    },
     /// The device is gone.
     #[error("{0}")]
     Lost(String),
@@ -48,9 +60,10 @@ impl From<GpuError> for BackendError {
         match error {
             GpuError::NoDevice { .. } => Self::Input(text),
             GpuError::Open(_) => Self::Unavailable { backend: "gpu".into(), reason: text },
-            GpuError::TooLarge { .. } | GpuError::OutOfMemory(_) | GpuError::Step(StepError::Memory(_)) => {
-                Self::OutOfMemory(text)
-            }
+            GpuError::TooLarge { .. }
+            | GpuError::OutOfMemory(_)
+            | GpuError::OverBudget { .. }
+            | GpuError::Step(StepError::Memory(_)) => Self::OutOfMemory(text),
             GpuError::Lost(_) => Self::Lost(text),
             GpuError::Driver(_) => Self::Run(text),
             GpuError::Step(_) => Self::Input(text),

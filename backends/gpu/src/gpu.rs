@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use wgpu::{
     Adapter, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, Buffer,
     BufferBindingType, BufferDescriptor, BufferUsages, ComputePipeline, ComputePipelineDescriptor, Device,
-    DeviceDescriptor, Error, ErrorFilter, Limits, PipelineLayoutDescriptor, Queue, ShaderModuleDescriptor,
-    ShaderSource, ShaderStages,
+    DeviceDescriptor, Error, ErrorFilter, Limits, PipelineLayoutDescriptor, PollType, Queue,
+    ShaderModuleDescriptor, ShaderSource, ShaderStages,
 };
 
 use crate::GpuError;
 use crate::adapters::{AdapterInfo, find, now};
+use crate::program::Idle;
 use crate::shader::Shader;
 
 /// An open device. Any number of threads may use it at once.
@@ -25,13 +26,19 @@ pub struct Gpu {
     pipelines: Mutex<HashMap<Shader, Arc<Pipeline>>>,
     health: Arc<Health>,
     held: Arc<AtomicU64>,
+    /// Bytes that may be held; `None` leaves that to the driver.
+    budget: Option<u64>,
+    /// Bytes of the budget that others hold on the same device: ONNX models.
+    beside: AtomicU64,
+    /// What programs keep from one run to the next. Locked while memory is taken.
+    idle: Mutex<Vec<Weak<Idle>>>,
 }
 
 /// What the driver has said outside of any call.
 #[derive(Default)]
 struct Health {
     lost: OnceLock<String>,
-    /// The last error that nobody waited for.
+    /// The last error that nobody waited for, until it is told.
     stray: Mutex<Option<String>>,
 }
 
@@ -83,7 +90,26 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error: Error| {
             *told.stray.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
         }));
-        Ok(Self { device, queue, info, limits, pipelines: Mutex::default(), health, held: Arc::default() })
+        Ok(Self {
+            device,
+            queue,
+            info,
+            limits,
+            pipelines: Mutex::default(),
+            health,
+            held: Arc::default(),
+            budget: None,
+            beside: AtomicU64::new(0),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Lets so many bytes be held. What a program keeps between runs makes way for a run that needs it; one that is over the budget all the
+    /// same is [`GpuError::OverBudget`].
+    #[must_use]
+    pub fn within(mut self, budget: Option<u64>) -> Self {
+        self.budget = budget;
+        self
     }
 
     /// What the driver says of it.
@@ -101,9 +127,44 @@ impl Gpu {
         self.health.lost.get().map(String::as_str)
     }
 
-    /// The last thing that went wrong outside of any call.
-    pub(crate) fn stray(&self) -> Option<String> {
-        self.health.stray.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The last thing that went wrong outside of any call, once. It says nothing of what comes after.
+    pub(crate) fn take_stray(&self) -> Option<String> {
+        self.health.stray.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// So many bytes of the budget are held beside.
+    pub(crate) fn set_beside(&self, bytes: u64) {
+        self.beside.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A program that keeps something between runs.
+    pub(crate) fn keeps(&self, idle: &Arc<Idle>) {
+        let mut all = self.lock_idle();
+        all.retain(|idle| idle.strong_count() > 0);
+        all.push(Arc::downgrade(idle));
+    }
+
+    /// Sees to it that so many bytes can be taken, for as long as what is returned lives: nobody else takes any meanwhile.
+    pub(crate) fn room(&self, bytes: u64) -> Result<Room<'_>, GpuError> {
+        let all = self.lock_idle();
+        let Some(budget) = self.budget else { return Ok(Room(all)) };
+        let is_over = |held: u64| held.saturating_add(bytes) > budget;
+        let held = || self.held().saturating_add(self.beside.load(Ordering::Relaxed));
+        if is_over(held()) {
+            all.iter().filter_map(Weak::upgrade).for_each(|idle| idle.clear());
+            let _ = self.device.poll(PollType::Poll);
+        }
+        let held = held();
+        if is_over(held) { Err(GpuError::OverBudget { bytes, held, budget }) } else { Ok(Room(all)) }
+    }
+
+    fn lock_idle(&self) -> MutexGuard<'_, Vec<Weak<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The most bytes of any buffer.
+    pub(crate) fn max_buffer(&self) -> u64 {
+        self.limits.max_buffer_size
     }
 
     /// The most bytes of one buffer that a shader sees.
@@ -198,6 +259,9 @@ impl std::fmt::Debug for Gpu {
         f.debug_struct("Gpu").field("info", &self.info).field("held", &self.held()).finish_non_exhaustive()
     }
 }
+
+/// That memory may be taken.
+pub(crate) struct Room<'a>(#[expect(dead_code, reason = "is held")] MutexGuard<'a, Vec<Weak<Idle>>>);
 
 /// Memory of the device's, counted.
 pub(crate) struct Held {

@@ -8,6 +8,7 @@
 //! | `cache` | a folder for optimised ONNX models | none are kept |
 //! | `cache_bytes` | how many bytes of them; those that were used least recently go first | 1 GiB |
 //! | `idle_bytes` | how many bytes a model keeps on the device from one run to the next; those of the last run stay in any case | 256 MiB |
+//! | `memory` | how many bytes models may hold on each device, runs under way counted in; what is kept between runs makes way first | the driver says |
 //!
 //! Without Vulkan's loader, a driver or a device the backend opens all the same, with no devices and the reason.
 //!
@@ -18,7 +19,12 @@
 //! tensor, and one without steps, does not go there at all.
 //!
 //! A tensor is at most as large as the device binds at once ([`AdapterInfo::max_binding`]) and has fewer than 2³¹ elements; a larger one is an
-//! error, of [`Program::estimate`] too. So is a `top_k` whose `k` times the extent is over 2²⁸: it looks at a row once for each of the `k`.
+//! error, of [`Program::estimate`] too. So is a `top_k` that would look more than 2²⁸ times at the elements of one row, or 2³⁴ times at those of all (9 times at
+//! each element, and log² `k` times at each of the `k`), and a `softmax` of rows beyond 2²⁷. No submission looks more often than 2²⁸ times: what takes
+//! more is several of them, so that no driver takes the device for hung.
+//!
+//! All that a run takes is counted ([`Program::held`], and what it will be [`Program::needs`]): tensors, what steps keep beside them and are told, and what comes
+//! back. Where no extent is free, that is taken when the model is loaded.
 //!
 //! # ONNX models
 //! Models of format `onnx` run through ONNX Runtime's WebGPU execution provider, which reaches the same driver by a way of its own (Dawn). It is

@@ -19,7 +19,7 @@ const MAX_BYTES: u64 = 256 * 1024;
 /// The file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Steps {
+struct Steps {
     inputs: Vec<Described>,
     #[serde(default)]
     steps: Chain,
@@ -58,7 +58,7 @@ impl From<Described> for TensorInfo {
 }
 
 /// Reads a model's file.
-pub(crate) fn read(options: &LoadOptions) -> Result<Steps, BackendError> {
+fn read(options: &LoadOptions) -> Result<Steps, BackendError> {
     let failed = |why: String| load_error(options, why);
     if let Some((key, _)) = options.settings.first() {
         return Err(failed(SettingsError::UnknownForModel(key.clone()).to_string()));
@@ -92,16 +92,31 @@ struct Loaded {
     program: Program,
 }
 
+/// Bytes that a model takes for a run, as [`Program::needs`] says.
+pub(crate) fn estimate(gpu: &Gpu, options: &LoadOptions) -> Result<u64, BackendError> {
+    let (inputs, steps, outputs) = read(options)?.parts();
+    Program::needs(gpu, &steps, &inputs, &outputs).map_err(|error| failed(options, error))
+}
+
+/// What is wrong with the steps is wrong with the file.
+fn failed(options: &LoadOptions, error: GpuError) -> BackendError {
+    match error {
+        GpuError::Step(error) => load_error(options, error),
+        error => error.into(),
+    }
+}
+
+impl Steps {
+    fn parts(self) -> (Vec<TensorInfo>, Chain, Vec<String>) {
+        (self.inputs.into_iter().map(TensorInfo::from).collect(), self.steps, self.outputs)
+    }
+}
+
 impl StepsModel {
     pub(crate) fn load(gpu: &Arc<Gpu>, idle_bytes: u64, options: &LoadOptions) -> Result<Self, BackendError> {
-        let Steps { inputs, steps, outputs } = read(options)?;
-        let inputs: Vec<TensorInfo> = inputs.into_iter().map(TensorInfo::from).collect();
-        let program =
-            Program::new(Arc::clone(gpu), steps, &inputs, &outputs).map_err(|error| match error {
-                GpuError::Step(error) => load_error(options, error),
-                error => error.into(),
-            })?;
-        let program = program.keeping(idle_bytes);
+        let (inputs, steps, outputs) = read(options)?.parts();
+        let program = Program::new(Arc::clone(gpu), steps, &inputs, &outputs);
+        let program = program.map_err(|error| failed(options, error))?.keeping(idle_bytes);
         let info = ModelInfo { inputs, outputs: program.plan().outputs().cloned().collect() };
         Ok(Self { loaded: Arc::new(Loaded { info, program }) })
     }

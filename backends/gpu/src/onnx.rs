@@ -20,12 +20,25 @@ pub(crate) struct Onnx {
 }
 
 impl Onnx {
-    pub(crate) fn new(settings: &Settings, refused: Option<String>) -> Self {
+    /// `lacks_halves`: that the device's shaders have no FP16.
+    pub(crate) fn new(settings: &Settings, refused: Option<String>, lacks_halves: bool) -> Self {
         Self {
-            provider: WebGpu { leftovers: settings.leftovers, ..WebGpu::default() },
+            provider: WebGpu { leftovers: settings.leftovers, lacks_halves, ..WebGpu::default() },
             settings: settings.onnxruntime.clone(),
             refused,
             opened: OnceLock::new(),
+        }
+    }
+
+    /// What there is to say of it before a model needs it: its version, or why there are no ONNX models. Opens the library, and no device.
+    pub(crate) fn said(&self) -> String {
+        let version = match &self.refused {
+            Some(refused) => Err(refused.clone()),
+            None => onnxruntime::version(&self.provider, &self.settings, &pool()),
+        };
+        match version {
+            Ok(version) => format!("ONNX Runtime {version}"),
+            Err(why) => format!("no ONNX models: {}", why.replace('\n', "; ")),
         }
     }
 
@@ -42,10 +55,7 @@ impl Onnx {
         if let Some(refused) = &self.refused {
             return Err(refused.clone());
         }
-        // What is left for the CPU runs there as it would on the backend for CPUs.
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let pool = Pool { threads, affinity: None };
-        let backend = onnxruntime::open(self.provider.clone(), &self.settings, &pool);
+        let backend = onnxruntime::open(self.provider.clone(), &self.settings, &pool());
         let backend = backend.map_err(|error| error.to_string())?;
         match &backend.info().reason {
             Some(reason) => Err(reason.clone()),
@@ -59,6 +69,12 @@ impl Onnx {
         let DeviceStatus { memory_held, health, .. } = device.status()?;
         Ok((memory_held, health))
     }
+}
+
+/// What is left for the CPU runs there as it would on the backend for CPUs.
+fn pool() -> Pool {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Pool { threads, affinity: None }
 }
 
 /// Why a device takes no ONNX models, as far as that is known without asking ONNX Runtime, which chooses among all the devices that Vulkan has
@@ -109,7 +125,9 @@ mod tests {
     fn a_library_that_is_not_there_is_named() {
         let settings =
             Settings::read(&[("onnxruntime".into(), "/nowhere/libonnxruntime.so".into())]).unwrap();
-        let onnx = Onnx::new(&settings, None);
+        let onnx = Onnx::new(&settings, None, false);
+        let said = onnx.said();
+        assert!(said.starts_with("no ONNX models: no library of ONNX Runtime 1."), "{said}");
         let error = onnx.device(&LoadOptions::of("/m.onnx")).err().unwrap();
         let BackendError::Load(text) = error else { panic!("{error:?}") };
         let begins = "/m.onnx: this device takes no ONNX models: no library of ONNX Runtime 1.";

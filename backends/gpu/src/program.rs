@@ -4,18 +4,19 @@
 //! shaders to them. A run takes a frame that is idle or makes one, so runs of any number of threads go on side by side; a few idle ones
 //! are kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outrigger_backend::{Buffer, Shape, Tensor, TensorInfo};
-use outrigger_processing::{Chain, Plan, StepError};
-use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BufferUsages, MapMode, PollType};
+use outrigger_backend::{Buffer, DataType, Shape, Tensor, TensorInfo};
+use outrigger_processing::{Chain, Plan, Problem, StepError};
+use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BufferUsages, CommandEncoder, MapMode, PollType};
 
 use crate::GpuError;
 use crate::gpu::{Gpu, Held, Pipeline};
-use crate::passes::{Pass, Passes, Place, passes};
+use crate::passes::{Bounds, CHECK_WORDS, Check, Pass, Passes, Place, passes};
 
 /// Idle frames that are kept, those that were used last.
 const MAX_IDLE: usize = 8;
@@ -33,16 +34,35 @@ pub struct Program {
     chain: Chain,
     /// With what may be free left free.
     plan: Plan,
-    idle: Mutex<Vec<Frame>>,
+    idle: Arc<Idle>,
     idle_bytes: u64,
+    /// Bytes of all frames, those under way too.
+    held: Arc<AtomicU64>,
+    bounds: Bounds,
+}
+
+/// Frames that wait for the next run.
+#[derive(Debug, Default)]
+pub(crate) struct Idle(Mutex<Vec<Frame>>);
+
+impl Idle {
+    fn lock(&self) -> MutexGuard<'_, Vec<Frame>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives all of it back.
+    pub(crate) fn clear(&self) {
+        self.lock().clear();
+    }
 }
 
 impl Program {
     /// Checks the steps against the tensors that they begin with; extents below 0 are free. `outputs` are the names of the tensors that
-    /// are wanted. Shaders are compiled here, where that needs no shapes.
+    /// are wanted. Shaders are compiled here, where that needs no shapes; where nothing is free, memory is taken too.
     ///
     /// # Errors
-    /// [`GpuError::Step`], [`GpuError::Driver`], and [`GpuError::TooLarge`] where nothing is free.
+    /// [`GpuError::Step`], [`GpuError::Driver`]; and where nothing is free [`GpuError::TooLarge`], [`GpuError::OutOfMemory`],
+    /// [`GpuError::OverBudget`].
     pub fn new<N: AsRef<str>>(
         gpu: Arc<Gpu>,
         chain: Chain,
@@ -50,16 +70,36 @@ impl Program {
         outputs: &[N],
     ) -> Result<Self, GpuError> {
         let plan = chain.plan(inputs, outputs)?;
-        for pass in passes(&small(&chain, &plan)?)?.passes {
-            gpu.pipeline(&pass.shader)?;
+        let bounds = Bounds::USUAL;
+        if let Some(small) = small(&chain, &plan) {
+            for pass in passes(&small, &bounds)?.passes {
+                gpu.pipeline(&pass.shader)?;
+            }
         }
-        let program = Self { gpu, chain, plan, idle: Mutex::default(), idle_bytes: IDLE_BYTES };
-        // Where nothing is free, what is too large will always be.
-        let shapes = (0..inputs.len()).map(|slot| program.plan.shape(slot));
-        if let Ok(shapes) = shapes.collect::<Result<Vec<Shape>, _>>() {
-            program.estimate(&shapes)?;
+        let (idle, held) = (Arc::<Idle>::default(), Arc::default());
+        gpu.keeps(&idle);
+        let program = Self { gpu, chain, plan, idle, idle_bytes: IDLE_BYTES, held, bounds };
+        if is_fixed(&program.plan) && has_work(&program.plan) {
+            let frame = program.frame(program.plan.clone())?;
+            program.idle.lock().push(frame);
         }
         Ok(program)
+    }
+
+    /// Bytes on the device that a chain takes for a run, beside what is kept of others: exactly where nothing is free; else those of a run with
+    /// the smallest extents that it takes, of 1, 3 and 1024. 0 where that cannot be told.
+    ///
+    /// # Errors
+    /// As [`Program::new`], without memory.
+    pub fn needs<N: AsRef<str>>(
+        gpu: &Gpu,
+        chain: &Chain,
+        inputs: &[TensorInfo],
+        outputs: &[N],
+    ) -> Result<u64, GpuError> {
+        let plan = chain.plan(inputs, outputs)?;
+        let small = if is_fixed(&plan) { Some(plan) } else { small(chain, &plan) };
+        small.map_or(Ok(0), |plan| bytes_of(gpu, &plan, &Bounds::USUAL))
     }
 
     /// Keeps at most so many bytes on the device from one run to the next, instead of 256 MiB; those of the last run's shapes stay however
@@ -75,9 +115,9 @@ impl Program {
         &self.plan
     }
 
-    /// Bytes on the device that it holds while nothing runs.
+    /// Bytes on the device that it holds, runs under way counted in.
     pub fn held(&self) -> u64 {
-        self.idle().iter().map(|frame| frame.bytes).sum()
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Bytes on the device that a run with tensors of these shapes takes.
@@ -85,9 +125,7 @@ impl Program {
     /// # Errors
     /// [`GpuError::Step`] for shapes that do not fit, [`GpuError::TooLarge`].
     pub fn estimate(&self, shapes: &[Shape]) -> Result<u64, GpuError> {
-        let plan = self.resolve(shapes)?;
-        let sizes = Sizes::of(&plan, &passes(&plan)?, self.gpu.max_binding())?;
-        Ok(sizes.total())
+        bytes_of(&self.gpu, &self.resolve(shapes)?, &self.bounds)
     }
 
     /// Runs all steps and waits. Results are in the order in which they were asked for, in host memory; one that is an input shares its
@@ -102,43 +140,36 @@ impl Program {
             None => {
                 let plan = self.resolve(&shapes)?;
                 plan.check(inputs)?;
-                // Nothing for shaders to do.
-                if plan.tensors().iter().any(|tensor| tensor.shape.contains(&0))
-                    || plan.operations().is_empty()
-                {
+                if !has_work(&plan) {
                     return Ok(plan.run(inputs)?);
                 }
-                Frame::new(&self.gpu, plan)?
+                self.frame(plan)?
             }
         };
         frame.plan.check(inputs)?;
+        // A frame whose run failed on the device is not used again.
         let results = frame.run(&self.gpu, inputs)?;
-        let results = match results {
-            Some(results) => Ok(results),
-            // An index was none: the form on the CPU says which.
-            None => Ok(frame.plan.run(inputs)?),
-        };
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         idle.push(frame);
         let held = |idle: &[Frame]| idle.iter().map(|frame| frame.bytes).sum::<u64>();
         while idle.len() > 1 && (idle.len() > MAX_IDLE || held(&idle) > self.idle_bytes) {
             idle.remove(0);
         }
-        results
+        Ok(results?)
+    }
+
+    fn frame(&self, plan: Plan) -> Result<Frame, GpuError> {
+        Frame::new(&self.gpu, plan, &self.bounds, &self.held)
     }
 
     fn take(&self, shapes: &[Shape]) -> Option<Frame> {
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         let fits = |frame: &Frame| {
             let planned = frame.plan.inputs().iter().map(|info| &info.shape[..]);
             planned.eq(shapes.iter().map(Shape::extents))
         };
         let found = idle.iter().rposition(fits)?;
         Some(idle.remove(found))
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Frame>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The plan for a run.
@@ -167,7 +198,7 @@ impl Program {
 impl Drop for Program {
     /// The driver gives memory back only when it is spoken to.
     fn drop(&mut self) {
-        self.idle().clear();
+        self.idle.clear();
         let _ = self.gpu.device.poll(PollType::Poll);
     }
 }
@@ -178,26 +209,36 @@ fn again(chain: &Chain, plan: &Plan, inputs: &[TensorInfo]) -> Result<Plan, Step
     chain.plan(inputs, &names)
 }
 
+/// Whether no extent is free.
+fn is_fixed(plan: &Plan) -> bool {
+    plan.inputs().iter().all(|input| input.shape.iter().all(|extent| *extent >= 0))
+}
+
+/// Whether there is something for shaders to do.
+fn has_work(plan: &Plan) -> bool {
+    !plan.tensors().iter().any(|tensor| tensor.shape.contains(&0)) && !plan.operations().is_empty()
+}
+
+/// Bytes on the device that a run takes.
+fn bytes_of(gpu: &Gpu, plan: &Plan, bounds: &Bounds) -> Result<u64, GpuError> {
+    if !has_work(plan) {
+        return Ok(0);
+    }
+    Ok(Sizes::of(plan, &passes(plan, bounds)?, gpu.max_binding(), gpu.max_buffer())?.total())
+}
+
 /// The plan with something for each free extent, to see which shaders it needs.
-fn small(chain: &Chain, plan: &Plan) -> Result<Plan, StepError> {
+fn small(chain: &Chain, plan: &Plan) -> Option<Plan> {
     let fixed = |info: &TensorInfo, extent: i64| {
         let shape = info.shape.iter().map(|declared| if *declared < 0 { extent } else { *declared });
         TensorInfo { shape: shape.collect(), ..info.clone() }
     };
     // Steps want as many channels as they have values, and as many elements as they pick. Where one extent for all does not do, the
     // shaders are compiled at the first run.
-    let mut last = Ok(Plan::clone(plan));
-    for extent in [1, 3, 1024] {
+    [1, 3, 1024].into_iter().find_map(|extent| {
         let inputs: Vec<TensorInfo> = plan.inputs().iter().map(|info| fixed(info, extent)).collect();
-        last = again(chain, plan, &inputs);
-        if last.is_ok() {
-            break;
-        }
-    }
-    match last {
-        Ok(plan) => Ok(plan),
-        Err(_) => Chain::default().plan::<&str>(&[], &[]),
-    }
+        again(chain, plan, &inputs).ok()
+    })
 }
 
 /// Which buffer each tensor lies in, and how large each is.
@@ -207,14 +248,27 @@ struct Sizes {
     bytes: Vec<u64>,
     /// Where each wanted tensor lies among the results; none where it is an input.
     results: Vec<Option<(u64, usize)>>,
-    readback: u64,
+    /// Where what was checked lies behind them.
+    checked: u64,
+    status: u64,
+    params: Vec<u64>,
 }
 
 impl Sizes {
     /// Gives each tensor a buffer: one that nothing needs any more, or a new one.
-    fn of(plan: &Plan, passes: &Passes, limit: u64) -> Result<Self, GpuError> {
-        let mut sizes =
-            Self { buffers: BTreeMap::new(), bytes: Vec::new(), results: Vec::new(), readback: 0 };
+    fn of(plan: &Plan, passes: &Passes, limit: u64, buffer_limit: u64) -> Result<Self, GpuError> {
+        let mut sizes = Self {
+            buffers: BTreeMap::new(),
+            bytes: Vec::new(),
+            results: Vec::new(),
+            checked: 0,
+            status: 4 * (CHECK_WORDS * passes.checks.len()).max(1) as u64,
+            params: Vec::new(),
+        };
+        for pass in &passes.passes {
+            let what = format!("what step {} is told", pass.step);
+            sizes.params.push(fits(&what, 4 * pass.params.len() as u64, limit)?);
+        }
         let mut free: Vec<usize> = Vec::new();
         for slot in 0..plan.inputs().len() {
             let bytes = padded(plan, slot, limit)?;
@@ -226,6 +280,7 @@ impl Sizes {
                 Place::Scratch(number) => Some(number),
                 Place::Tensor(_) => None,
             });
+            let scratches: BTreeSet<usize> = scratches.collect();
             let mut over = Vec::new();
             for number in scratches {
                 let bytes = fits("what a step keeps beside it", 4 * passes.scratches[number] as u64, limit)?;
@@ -247,9 +302,10 @@ impl Sizes {
                 sizes.results.push(None);
                 continue;
             }
-            sizes.results.push(Some((sizes.readback, bytes)));
-            sizes.readback += (bytes as u64).next_multiple_of(8);
+            sizes.results.push(Some((sizes.checked, bytes)));
+            sizes.checked += (bytes as u64).next_multiple_of(8);
         }
+        fits("what a run gives", sizes.readback(), buffer_limit)?;
         Ok(sizes)
     }
 
@@ -270,8 +326,15 @@ impl Sizes {
         buffer
     }
 
+    /// Bytes of what comes back.
+    fn readback(&self) -> u64 {
+        self.checked + self.status
+    }
+
+    /// Bytes of all buffers.
     fn total(&self) -> u64 {
-        self.bytes.iter().sum::<u64>() + self.readback
+        let tensors: u64 = self.bytes.iter().sum();
+        tensors + self.readback() + self.status + self.params.iter().sum::<u64>()
     }
 }
 
@@ -302,13 +365,36 @@ fn fits(what: &str, bytes: u64, limit: u64) -> Result<u64, GpuError> {
 struct Frame {
     plan: Plan,
     buffers: Vec<Held>,
+    /// Those of the submissions before the last, where one is not enough.
+    earlier: Vec<Vec<Bound>>,
     passes: Vec<Bound>,
+    checks: Vec<Check>,
     sizes: Sizes,
-    /// One word: the number of a step that found an index that is none.
+    /// What is checked while it runs.
     status: Held,
     readback: Held,
     bytes: u64,
     _params: Vec<Held>,
+    _counted: Counted,
+}
+
+/// Bytes that a program holds, until this is dropped.
+struct Counted {
+    held: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Counted {
+    fn new(held: &Arc<AtomicU64>, bytes: u64) -> Self {
+        held.fetch_add(bytes, Ordering::Relaxed);
+        Self { held: Arc::clone(held), bytes }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A pass, bound to buffers.
@@ -325,49 +411,67 @@ impl std::fmt::Debug for Frame {
 }
 
 impl Frame {
-    fn new(gpu: &Gpu, plan: Plan) -> Result<Self, GpuError> {
-        let made = passes(&plan)?;
-        let sizes = Sizes::of(&plan, &made, gpu.max_binding())?;
+    fn new(gpu: &Gpu, plan: Plan, bounds: &Bounds, held: &Arc<AtomicU64>) -> Result<Self, GpuError> {
+        let made = passes(&plan, bounds)?;
+        let sizes = Sizes::of(&plan, &made, gpu.max_binding(), gpu.max_buffer())?;
         let pipelines = made.passes.iter().map(|pass| gpu.pipeline(&pass.shader));
         let pipelines = pipelines.collect::<Result<Vec<_>, _>>()?;
         let bytes = sizes.total();
+        let _room = gpu.room(bytes)?;
         gpu.guarded(bytes, move || {
             let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
             let buffers: Vec<Held> = sizes.bytes.iter().map(|bytes| gpu.buffer(*bytes, storage)).collect();
-            let status = gpu.buffer(4, storage);
-            let readback = gpu.buffer(sizes.readback + 4, BufferUsages::COPY_DST | BufferUsages::MAP_READ);
+            let status = gpu.buffer(sizes.status, storage);
+            let readback = gpu.buffer(sizes.readback(), BufferUsages::COPY_DST | BufferUsages::MAP_READ);
             let mut params = Vec::new();
-            let mut bound = Vec::new();
-            for (pass, pipeline) in made.passes.iter().zip(pipelines) {
+            let (mut earlier, mut passes, mut looks) = (Vec::new(), Vec::new(), 0usize);
+            for ((pass, pipeline), bytes) in made.passes.iter().zip(pipelines).zip(&sizes.params) {
                 let words: Vec<u8> = pass.params.iter().flat_map(|word| word.to_ne_bytes()).collect();
-                let held = gpu.buffer(words.len() as u64, storage);
+                let held = gpu.buffer(*bytes, storage);
                 gpu.queue.write_buffer(&held.buffer, 0, &words);
                 let bindings = bind(gpu, &pipeline, pass, &held, &sizes, &buffers, &status);
-                bound.push(Bound { pipeline, bindings, groups: gpu.dispatch(pass.groups) });
+                // A driver resets a device for a submission that takes too long, whatever it is made of.
+                looks = looks.saturating_add(pass.looks);
+                if looks > bounds.submission && !passes.is_empty() {
+                    earlier.push(std::mem::take(&mut passes));
+                    looks = pass.looks;
+                }
+                passes.push(Bound { pipeline, bindings, groups: gpu.dispatch(pass.groups) });
                 params.push(held);
             }
-            Self { plan, buffers, passes: bound, sizes, status, readback, bytes, _params: params }
+            let (checks, counted) = (made.checks, Counted::new(held, bytes));
+            Self {
+                plan,
+                buffers,
+                earlier,
+                passes,
+                checks,
+                sizes,
+                status,
+                readback,
+                bytes,
+                _params: params,
+                _counted: counted,
+            }
         })
     }
 
-    /// Runs. None if an index was none.
-    fn run(&mut self, gpu: &Gpu, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, GpuError> {
+    /// Runs. What is wrong with an index is said beside what the device says.
+    fn run(&mut self, gpu: &Gpu, inputs: &[Tensor]) -> Result<Result<Vec<Tensor>, StepError>, GpuError> {
         let whole = ..;
         let (sender, mapped) = channel();
         let submission = gpu.guarded(self.bytes, || {
             for (slot, input) in inputs.iter().enumerate() {
                 self.upload(gpu, slot, input.data());
             }
-            gpu.queue.write_buffer(&self.status.buffer, 0, &[0; 4]);
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                for bound in &self.passes {
-                    pass.set_pipeline(&bound.pipeline.pipeline);
-                    pass.set_bind_group(0, &bound.bindings, &[]);
-                    pass.dispatch_workgroups(bound.groups.0, bound.groups.1, 1);
-                }
+            gpu.queue.write_buffer(&self.status.buffer, 0, &vec![0; self.sizes.status as usize]);
+            for part in &self.earlier {
+                let mut encoder = gpu.device.create_command_encoder(&Default::default());
+                encode(&mut encoder, part);
+                gpu.queue.submit([encoder.finish()]);
             }
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            encode(&mut encoder, &self.passes);
             let readback = &self.readback.buffer;
             for (slot, place) in self.plan.wanted().iter().zip(&self.sizes.results) {
                 let (Some((at, bytes)), Some(from)) = (place, self.sizes.buffers.get(&Place::Tensor(*slot)))
@@ -377,15 +481,16 @@ impl Frame {
                 let bytes = (*bytes as u64).next_multiple_of(4);
                 encoder.copy_buffer_to_buffer(&self.buffers[*from].buffer, 0, readback, *at, bytes);
             }
-            encoder.copy_buffer_to_buffer(&self.status.buffer, 0, readback, self.sizes.readback, 4);
+            let (at, bytes) = (self.sizes.checked, self.sizes.status);
+            encoder.copy_buffer_to_buffer(&self.status.buffer, 0, readback, at, bytes);
             let submission = gpu.queue.submit([encoder.finish()]);
             // Whoever does not wait any more does not mind.
             readback.map_async(MapMode::Read, whole, move |result| drop(sender.send(result)));
             submission
         })?;
         let waited = gpu.device.poll(PollType::Wait { submission_index: Some(submission), timeout: None });
-        let lost = |what: String| match gpu.lost().map(str::to_owned).or_else(|| gpu.stray()) {
-            Some(text) => GpuError::Lost(text),
+        let lost = |what: String| match gpu.lost() {
+            Some(text) => GpuError::Lost(text.into()),
             None => GpuError::Driver(what),
         };
         waited.map_err(|error| lost(error.to_string()))?;
@@ -420,11 +525,17 @@ impl Frame {
     }
 
     /// Copies the results out of what the device has written.
-    fn collect(&self, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, GpuError> {
+    fn collect(&self, inputs: &[Tensor]) -> Result<Result<Vec<Tensor>, StepError>, GpuError> {
         let view = self.readback.buffer.get_mapped_range(..);
         let view = view.map_err(|error| GpuError::Driver(error.to_string()))?;
-        if view[self.sizes.readback as usize..] != [0; 4] {
-            return Ok(None);
+        let checked: Vec<u32> = view[self.sizes.checked as usize..]
+            .as_chunks()
+            .0
+            .iter()
+            .map(|word| u32::from_ne_bytes(*word))
+            .collect();
+        if let Some(error) = self.bad_index(&checked, inputs) {
+            return Ok(Err(error));
         }
         let results = self.plan.wanted().iter().zip(&self.sizes.results).map(|(&slot, place)| {
             let Some((at, bytes)) = *place else { return Ok(inputs[slot].clone()) };
@@ -434,7 +545,39 @@ impl Frame {
             let tensor = Tensor::new(data_type, self.plan.shape(slot)?, buffer.freeze());
             tensor.map_err(|error| GpuError::Driver(error.to_string()))
         });
-        results.collect::<Result<Vec<_>, GpuError>>().map(Some)
+        results.collect::<Result<Vec<_>, GpuError>>().map(Ok)
+    }
+
+    /// The first index that is none, as the form on the CPU says it.
+    fn bad_index(&self, checked: &[u32], inputs: &[Tensor]) -> Option<StepError> {
+        let mut words = self.checks.iter().zip(checked.as_chunks::<CHECK_WORDS>().0);
+        let (check, [at, low, high]) = words.find(|(_, [at, ..])| *at != 0)?;
+        let index = match inputs.get(check.indices) {
+            Some(input) => index_at(input, !*at as usize)?,
+            None => (u64::from(*high) << 32 | u64::from(*low)) as i64,
+        };
+        let tensor = self.plan.tensors()[check.indices].name.clone();
+        let step = self.plan.operations()[check.step - 1].step.name();
+        let problem = Problem::Index { index, tensor, rows: check.rows as i64 };
+        Some(StepError::Step { number: check.step, step, problem })
+    }
+}
+
+fn encode(encoder: &mut CommandEncoder, passes: &[Bound]) {
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    for bound in passes {
+        pass.set_pipeline(&bound.pipeline.pipeline);
+        pass.set_bind_group(0, &bound.bindings, &[]);
+        pass.dispatch_workgroups(bound.groups.0, bound.groups.1, 1);
+    }
+}
+
+/// An element of a tensor of indices.
+fn index_at(tensor: &Tensor, at: usize) -> Option<i64> {
+    let data = tensor.data();
+    match tensor.data_type() {
+        DataType::Int32 => data.as_chunks().0.get(at).map(|bytes| i32::from_ne_bytes(*bytes).into()),
+        _ => data.as_chunks().0.get(at).map(|bytes| i64::from_ne_bytes(*bytes)),
     }
 }
 
@@ -468,18 +611,66 @@ fn bind(
 mod tests {
     use outrigger_backend::DataType;
     use outrigger_processing::Step;
+    use outrigger_testkit::vulkan;
+    use wgpu::BufferDescriptor;
 
     use super::*;
 
+    fn gpu() -> Option<Arc<Gpu>> {
+        let gpu = Gpu::list(true).and_then(|_| Gpu::open(0, true).map_err(|error| error.to_string()));
+        vulkan::found(gpu).map(Arc::new)
+    }
+
+    #[test]
+    fn a_run_of_many_submissions_gives_the_same() {
+        let Some(gpu) = gpu() else { return };
+        let x =
+            TensorInfo { name: "x".into(), data_type: DataType::Uint8, shape: vec![50, 37], symbols: vec![] };
+        let chain: Chain = [Step::TopK { k: 5, axis: -1, indices: "i".into() }].into_iter().collect();
+        let infos = std::slice::from_ref(&x);
+        let data: Vec<u8> = (0..50 * 37).map(|at: u32| (at * at % 251) as u8).collect();
+        let input = Tensor::new(x.data_type, Shape::new([50, 37]).unwrap(), data.into()).unwrap();
+        let input = std::slice::from_ref(&input);
+        let mut program = Program::new(gpu, chain, infos, &["x", "i"]).unwrap();
+        let expected = program.plan.run(input).unwrap();
+        program.idle.clear();
+        // Three rows each time, of 9 looks at each of 37 and 6 pairs in 3 stages of sorting.
+        program.bounds = Bounds { submission: 3 * (9 * 37 + 2 * 4 * 6), step: 1 << 20 };
+        assert_eq!(program.run(input).unwrap(), expected);
+        assert_eq!(program.run(input).unwrap(), expected);
+        let earlier = program.idle.lock()[0].earlier.len();
+        assert!(earlier >= 50 / 3, "{earlier}");
+    }
+
+    #[test]
+    fn what_went_wrong_outside_of_any_run_is_told_once_and_loses_nothing() {
+        let Some(gpu) = gpu() else { return };
+        let x = TensorInfo { name: "x".into(), data_type: DataType::Uint8, shape: vec![4], symbols: vec![] };
+        let chain: Chain = [Step::Convert { datatype: DataType::Fp32 }].into_iter().collect();
+        let program = Program::new(Arc::clone(&gpu), chain, std::slice::from_ref(&x), &["x"]).unwrap();
+        // Nobody waits for what becomes of it.
+        let _ = gpu.device.create_buffer(&BufferDescriptor {
+            label: None,
+            size: 4,
+            usage: BufferUsages::MAP_READ | BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        });
+        let input = Tensor::new(x.data_type, Shape::new([4]).unwrap(), vec![1, 2, 3, 4].into()).unwrap();
+        assert!(program.run(std::slice::from_ref(&input)).is_ok());
+        // A result that is mapped already cannot be mapped: the driver's word, and no lost device.
+        let readback = program.idle.lock()[0].readback.buffer.clone();
+        readback.map_async(MapMode::Read, .., |_| ());
+        let error = program.run(std::slice::from_ref(&input)).unwrap_err();
+        assert!(matches!(error, GpuError::Driver(_)), "{error:?}");
+        let stray = gpu.take_stray().unwrap();
+        assert!(stray.contains("MAP_READ"), "{stray}");
+        assert_eq!((gpu.take_stray(), gpu.lost()), (None, None));
+        assert!(program.run(std::slice::from_ref(&input)).is_ok());
+    }
+
     #[test]
     fn a_device_that_is_lost_says_so_from_then_on() {
-        let gpu = match Gpu::list(true) {
-            Ok(_) => Arc::new(Gpu::open(0, true).unwrap()),
-            Err(reason) => {
-                println!("skipped: no Vulkan device: {reason}");
-                return;
-            }
-        };
+        let Some(gpu) = gpu() else { return };
         let x = TensorInfo { name: "x".into(), data_type: DataType::Uint8, shape: vec![4], symbols: vec![] };
         let chain: Chain = [Step::Convert { datatype: DataType::Fp32 }].into_iter().collect();
         let program = Program::new(Arc::clone(&gpu), chain, std::slice::from_ref(&x), &["x"]).unwrap();

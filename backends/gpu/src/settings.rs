@@ -11,6 +11,8 @@ pub(crate) struct Settings {
     pub(crate) software: bool,
     /// Bytes that a model keeps on the device from one run to the next.
     pub(crate) idle_bytes: u64,
+    /// Bytes that models may hold on a device; the host passes `backends.gpu.memory` on.
+    pub(crate) memory: Option<u64>,
     /// What others on ONNX Runtime have as well.
     pub(crate) onnxruntime: onnxruntime::Settings,
     /// Whether operators that the device has not may run on the CPU.
@@ -25,6 +27,8 @@ pub(crate) enum SettingsError {
     Software(String),
     #[error("setting `idle_bytes` is `{0}`, not a number of bytes")]
     IdleBytes(String),
+    #[error("setting `memory` is `{0}`, not a number of bytes")]
+    Memory(String),
     #[error("setting `leftovers` is `{0}`, not `allowed` or `refused`")]
     Leftovers(String),
     #[error(transparent)]
@@ -38,6 +42,7 @@ impl Default for Settings {
         Self {
             software: false,
             idle_bytes: IDLE_BYTES,
+            memory: None,
             onnxruntime: onnxruntime::Settings::default(),
             leftovers: Leftovers::default(),
         }
@@ -45,7 +50,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    const NAMES: &str = "`software`, `idle_bytes`, `onnxruntime`, `leftovers`, `cache` and `cache_bytes`";
+    const NAMES: &str =
+        "`software`, `idle_bytes`, `memory`, `onnxruntime`, `leftovers`, `cache` and `cache_bytes`";
 
     pub(crate) fn read(pairs: &[(String, String)]) -> Result<Self, SettingsError> {
         let mut settings = Self::default();
@@ -57,6 +63,10 @@ impl Settings {
                 "idle_bytes" => {
                     settings.idle_bytes =
                         value.parse().map_err(|_| SettingsError::IdleBytes(value.clone()))?;
+                }
+                "memory" => {
+                    let bytes = value.parse().map_err(|_| SettingsError::Memory(value.clone()))?;
+                    settings.memory = Some(bytes);
                 }
                 "leftovers" => {
                     settings.leftovers = match value.as_str() {
@@ -91,6 +101,7 @@ mod tests {
         assert_eq!(read("software", "true"), set(&|settings| settings.software = true));
         assert_eq!(read("software", "false"), set(&|_| ()));
         assert_eq!(read("idle_bytes", "0"), set(&|settings| settings.idle_bytes = 0));
+        assert_eq!(read("memory", "7"), set(&|settings| settings.memory = Some(7)));
         assert_eq!(read("leftovers", "refused"), set(&|settings| settings.leftovers = Leftovers::Refused));
         assert_eq!(read("leftovers", "allowed"), set(&|_| ()));
         let library = |settings: &mut Settings| settings.onnxruntime.library = Some("/lib/ort.so".into());
@@ -101,12 +112,13 @@ mod tests {
         };
         fails("software", "yes", "setting `software` is `yes`, not `true` or `false`");
         fails("idle_bytes", "1 MiB", "setting `idle_bytes` is `1 MiB`, not a number of bytes");
+        fails("memory", "-1", "setting `memory` is `-1`, not a number of bytes");
         fails("leftovers", "", "setting `leftovers` is ``, not `allowed` or `refused`");
         fails("cache", "", "setting `cache` is empty; leave it out to keep no optimised models");
         fails(
             "hardware",
             "x",
-            "unknown setting `hardware`; there are `software`, `idle_bytes`, `onnxruntime`, `leftovers`, `cache` and `cache_bytes`",
+            "unknown setting `hardware`; there are `software`, `idle_bytes`, `memory`, `onnxruntime`, `leftovers`, `cache` and `cache_bytes`",
         );
     }
 }

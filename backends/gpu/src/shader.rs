@@ -9,6 +9,10 @@ use outrigger_backend::DataType;
 pub(crate) const THREADS: u32 = 256;
 
 const NUMBERS: &str = include_str!("shaders/numbers.wgsl");
+/// The entry that calls `each(number)` in a thread for each number, and some beyond.
+const EACH: &str = include_str!("shaders/each.wgsl");
+/// The entry that calls `one_row(row, lane)` in a workgroup for each row.
+const ROWS: &str = include_str!("shaders/rows.wgsl");
 
 const BINDINGS: &str = "
 @group(0) @binding(0) var<storage, read> params: array<u32>;
@@ -17,7 +21,7 @@ const BINDINGS: &str = "
 const RESULT: &str = "@group(0) @binding(2) var<storage, read_write> result: array<u32>;\n";
 const SHARED_RESULT: &str = "@group(0) @binding(2) var<storage, read_write> result: array<atomic<u32>>;\n";
 const SECOND: &str = "@group(0) @binding(3) var<storage, read> second: array<u32>;\n";
-const STATUS: &str = "@group(0) @binding(4) var<storage, read_write> status: atomic<u32>;\n";
+const STATUS: &str = "@group(0) @binding(4) var<storage, read_write> status: array<atomic<u32>>;\n";
 
 /// A shader: its text, and what is bound to it beside params, source and result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,15 +35,20 @@ impl Shader {
     /// One that has a thread for each word of the result, out of a body with `fn element(i: u32)`, whose first parameter is the number
     /// of elements of `size` bytes.
     pub(crate) fn elements(bodies: &[&str], size: usize) -> Self {
-        Self::new(bodies, main(size))
+        Self::new(bodies, &[each_word(size), EACH])
     }
 
-    /// One whose body has its own `main`.
-    pub(crate) fn whole(bodies: &[&str]) -> Self {
-        Self::new(bodies, "")
+    /// One that has a workgroup for each row, out of a body with `fn one_row(row: u32, lane: u32)`.
+    pub(crate) fn rows(bodies: &[&str]) -> Self {
+        Self::new(bodies, &[ROWS])
     }
 
-    fn new(bodies: &[&str], main: &str) -> Self {
+    /// One that has a thread for each number, out of a body with `fn each(number: u32)`.
+    pub(crate) fn each(bodies: &[&str]) -> Self {
+        Self::new(bodies, &[EACH])
+    }
+
+    fn new(bodies: &[&str], main: &[&str]) -> Self {
         let body = bodies.concat();
         let has_second = body.contains("second");
         let has_status = body.contains("status");
@@ -48,7 +57,8 @@ impl Shader {
         let optional =
             [(!is_shared, RESULT), (is_shared, SHARED_RESULT), (has_second, SECOND), (has_status, STATUS)];
         let optional: String = optional.iter().filter(|(is, _)| *is).map(|(_, text)| *text).collect();
-        Self { text: [BINDINGS, &optional, NUMBERS, &body, main].concat(), has_second, has_status }
+        let text = [BINDINGS, &optional, NUMBERS, &body, &main.concat()].concat();
+        Self { text, has_second, has_status }
     }
 }
 
@@ -102,7 +112,7 @@ pub(crate) fn int(data_type: DataType) -> &'static str {
 pub(crate) fn single(data_type: DataType) -> &'static str {
     match data_type {
         DataType::Fp16 => "fn source_single(i: u32) -> u32 { return half_to_single(source_bits(i)); }\n",
-        DataType::Bf16 => "fn source_single(i: u32) -> u32 { return source_bits(i) << 16u; }\n",
+        DataType::Bf16 => "fn source_single(i: u32) -> u32 { return bfloat_to_single(source_bits(i)); }\n",
         DataType::Fp32 => "fn source_single(i: u32) -> u32 { return source_bits(i); }\n",
         _ => "fn source_single(i: u32) -> u32 { return int_to_single(source_int(i)); }\n",
     }
@@ -142,12 +152,22 @@ pub(crate) fn index(buffer: &str, data_type: DataType) -> String {
     format!("fn {buffer}_index(i: u32) -> u32 {{ {body} }}\n")
 }
 
-/// The entry that makes words out of elements of so many bytes.
-fn main(size: usize) -> &'static str {
+/// `index_words(i)`: an index out of the source as INT64, lower half first.
+pub(crate) fn index_words(data_type: DataType) -> &'static str {
+    match data_type {
+        DataType::Int32 => "fn index_words(i: u32) -> vec2<u32> { return widen(bitcast<i32>(source[i])); }\n",
+        _ => {
+            "fn index_words(i: u32) -> vec2<u32> { return vec2<u32>(source[2u * i], source[2u * i + 1u]); }\n"
+        }
+    }
+}
+
+/// `each(word)` that makes words out of elements of so many bytes.
+fn each_word(size: usize) -> &'static str {
     match size {
-        1 => concat!(
-            include_str!("shaders/main_head.wgsl"),
-            "    if 4u * word >= params[0] { return; }
+        1 => {
+            "fn each(word: u32) {
+    if 4u * word >= params[0] { return; }
     var bits = 0u;
     for (var part = 0u; part < 4u; part += 1u) {
         let i = 4u * word + part;
@@ -156,32 +176,32 @@ fn main(size: usize) -> &'static str {
     result[word] = bits;
 }
 "
-        ),
-        2 => concat!(
-            include_str!("shaders/main_head.wgsl"),
-            "    if 2u * word >= params[0] { return; }
+        }
+        2 => {
+            "fn each(word: u32) {
+    if 2u * word >= params[0] { return; }
     var bits = element(2u * word) & 0xffffu;
     if 2u * word + 1u < params[0] { bits |= element(2u * word + 1u) << 16u; }
     result[word] = bits;
 }
 "
-        ),
-        4 => concat!(
-            include_str!("shaders/main_head.wgsl"),
-            "    if word >= params[0] { return; }
+        }
+        4 => {
+            "fn each(word: u32) {
+    if word >= params[0] { return; }
     result[word] = element(word);
 }
 "
-        ),
+        }
         // A thread for each element: two words.
-        _ => concat!(
-            include_str!("shaders/main_head.wgsl"),
-            "    if word >= params[0] { return; }
+        _ => {
+            "fn each(word: u32) {
+    if word >= params[0] { return; }
     let bits = element(word);
     result[2u * word] = bits.x;
     result[2u * word + 1u] = bits.y;
 }
 "
-        ),
+        }
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use outrigger_backend::{DataType, Tensor, TensorInfo};
+use outrigger_backend::{DataType, Shape, Tensor, TensorInfo};
 use outrigger_gpu::{Gpu, Program};
 use outrigger_processing::{Chain, Plan, Step};
 use proptest::prelude::*;
@@ -210,6 +210,19 @@ fn bilinear_is_within_four_ulp_of_the_largest_pixel() {
 }
 
 #[test]
+fn bilinear_of_the_largest_numbers_is_finite() {
+    let Some(gpu) = gpu() else { return };
+    let (least, most) = (f32::MIN, f32::MAX);
+    let x = fp32(&[2, 3, 1], &[least, most, 1., most, least, -1.8e38]);
+    let chain = step("step = 'resize'\nheight = 7\nwidth = 8");
+    let (_, got, expected) = both(&gpu, &chain, std::slice::from_ref(&x));
+    for (got, expected) in floats(&got[0]).into_iter().zip(floats(&expected[0])) {
+        let near = (got / 2. - expected / 2.).abs() <= 2. * f32::EPSILON * most;
+        assert!(got.is_finite() && near, "{got:e}, expected {expected:e}");
+    }
+}
+
+#[test]
 fn what_a_pixel_that_is_not_finite_touches_is_not_finite() {
     let Some(gpu) = gpu() else { return };
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -259,7 +272,7 @@ fn top_k_is_exact_for_any_bits() {
     let Some(gpu) = gpu() else { return };
     let mut numbers = Numbers(6);
     for data_type in [Uint8, Int8, Int32, Fp16, Bf16, Fp32] {
-        for (n, k) in [(1, 1), (5, 5), (255, 3), (257, 7), (1000, 40)] {
+        for (n, k) in [(1, 1), (5, 5), (255, 3), (257, 7), (1000, 40), (700, 256), (600, 600)] {
             let last = step(&format!("step = 'top_k'\nk = {k}"));
             exact(&gpu, &last, &[numbers.bits(data_type, &[3, n])]);
             // Few different values: many ties.
@@ -268,6 +281,9 @@ fn top_k_is_exact_for_any_bits() {
             exact(&gpu, &middle, &[numbers.bits(data_type, &[2, n, 3])]);
         }
     }
+    // Ties that only the last bytes of their places tell apart.
+    let x = fp32(&[2, 70_000], &vec![1.; 140_000]);
+    exact(&gpu, &step("step = 'top_k'\nk = 300"), &[x]);
     let values = awkward();
     let x = fp32(&[values.len() as i64], &values);
     exact(&gpu, &step(&format!("step = 'top_k'\nk = {}", values.len())), &[x]);
@@ -308,10 +324,13 @@ fn an_index_that_is_none_is_the_same_error() {
         let program = Program::new(Arc::clone(&gpu), chain.clone(), &infos, &["x"]).unwrap();
         assert_eq!(program.run(&inputs).unwrap_err().to_string(), expected);
         assert!(expected.contains("is outside 0 to"), "{expected}");
-        // It costs that run alone.
+        // It costs that run alone, and nothing of what is kept for the next.
+        let held = program.held();
+        assert!(held > 0);
         let good = [x.clone(), int64(&[0, 1, 2])];
         if infos[1].data_type == Int64 && infos[1].shape == [3] {
             assert!(program.run(&good).is_ok());
+            assert_eq!(program.held(), held);
         }
     };
     for index in [3, -1, i64::MAX, i64::MIN, 1 << 32, (1 << 32) + 1, -(1 << 32)] {
@@ -321,6 +340,29 @@ fn an_index_that_is_none_is_the_same_error() {
     let narrow = |index: i32| tensor(Int32, &[1], index.to_ne_bytes().to_vec());
     check(&step("step = 'gather'\nindices = 'i'"), narrow(-1));
     check(&step("step = 'gather'\nindices = 'i'"), narrow(3));
+}
+
+#[test]
+fn an_index_that_a_step_has_made_is_the_same_error() {
+    let Some(gpu) = gpu() else { return };
+    let check = |text: &str, x: &Tensor, i: &Tensor| {
+        let (infos, inputs) = ([info("x", x), info("i", i)], [x.clone(), i.clone()]);
+        let chain = chain(text);
+        let expected = chain.plan(&infos, &["y"]).unwrap().run(&inputs).unwrap_err().to_string();
+        let program = Program::new(Arc::clone(&gpu), chain, &infos, &["y"]).unwrap();
+        assert_eq!(program.run(&inputs).unwrap_err().to_string(), expected);
+    };
+    let best = "[[steps]]\nfrom = 'i'\nstep = 'top_k'\nk = 3\nto = 'best'\nindices = 'at'";
+    let gather = "[[steps]]\nfrom = 'x'\nstep = 'gather'\nindices = 'at'\nto = 'y'";
+    let x = fp32(&[3, 2], &[0.; 6]);
+    check(&format!("{best}\n{gather}"), &x, &fp32(&[6], &[1., 6., 5., 2., 3., 4.]));
+    for to in ["INT32", "INT64"] {
+        let numbers = format!("[[steps]]\nfrom = 'i'\nstep = 'convert'\ndatatype = '{to}'\nto = 'at'");
+        let twice = "[[steps]]\nfrom = 'x'\nstep = 'scatter'\nrows = 4\nindices = 'at'\nto = 'z'";
+        check(&format!("{numbers}\n{gather}"), &x, &fp32(&[3], &[2., -7., 9.]));
+        check(&format!("{numbers}\n{twice}\n{gather}"), &x, &fp32(&[3], &[2., 3., 1.]));
+        check(&format!("{numbers}\n{twice}\n{gather}"), &x, &fp32(&[3], &[4., 3., 1.]));
+    }
 }
 
 const IMAGES: &str = "
@@ -399,7 +441,7 @@ fn what_the_device_cannot_bind_is_refused() {
     let program =
         Program::new(Arc::clone(&gpu), step("step = 'convert'\ndatatype = 'FP32'"), &[info(&[-1])], &["x"])
             .unwrap();
-    let shape = |elements: u64| [outrigger_backend::Shape::new([elements as i64]).unwrap()];
+    let shape = |elements: u64| [Shape::new([elements as i64]).unwrap()];
     let most = (limit / 4).min((1 << 31) - 1);
     assert!(program.estimate(&shape(most)).unwrap() >= most * 5);
     let error = program.estimate(&shape(most + 1)).unwrap_err().to_string();
@@ -409,18 +451,20 @@ fn what_the_device_cannot_bind_is_refused() {
 #[test]
 fn a_row_that_would_take_too_long_is_refused() {
     let Some(gpu) = gpu() else { return };
-    let info =
-        |extent| [TensorInfo { name: "x".into(), data_type: Uint8, shape: vec![extent], symbols: vec![] }];
-    let program = |extent| {
-        let chain = step("step = 'top_k'\nk = 1024");
-        Program::new(Arc::clone(&gpu), chain, &info(extent), &["x"])
-            .map(drop)
-            .map_err(|error| error.to_string())
+    let info = |shape: &[i64]| {
+        [TensorInfo { name: "x".into(), data_type: Uint8, shape: shape.into(), symbols: vec![] }]
     };
-    assert_eq!(program(1 << 18), Ok(()));
-    assert_eq!(
-        program((1 << 18) + 1).unwrap_err(),
-        "step 1 (`top_k`): `k` is 1024, it must be at most 2^28 over the extent on this device"
+    let chain = step("step = 'top_k'\nk = 1024");
+    let program = Program::new(Arc::clone(&gpu), chain, &info(&[-1, -1]), &["x"]).unwrap();
+    let estimate = |shape: [i64; 2]| {
+        let estimate = program.estimate(&[Shape::new(shape).unwrap()]);
+        estimate.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(estimate([1, 1 << 24]), Ok(()));
+    let said = estimate([1, 1 << 25]).unwrap_err();
+    assert!(
+        said.contains("`k` is 1024, for which the device looks 302046208 times at each of 1 rows, it must be at most 2^28"),
+        "{said}"
     );
 }
 

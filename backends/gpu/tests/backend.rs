@@ -9,8 +9,10 @@ use std::sync::Arc;
 use outrigger_backend::conformance::{Fixtures, cases};
 use outrigger_backend::export::{Open, through_table};
 use outrigger_backend::{
-    Backend, BackendError, Buffer, DataType, DeviceKind, LoadOptions, Output, Run, Shape, Tensor,
+    Backend, BackendError, Buffer, DataType, DeviceKind, Instance, LoadOptions, Output, Run, Shape, Tensor,
 };
+
+use outrigger_testkit::vulkan::classes;
 
 use support::{floats, fp32, gpu, tensor};
 
@@ -26,21 +28,6 @@ fn open(settings: &[(&str, &str)]) -> Result<Arc<dyn Backend>, BackendError> {
     let settings: Vec<_> = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
     through_table::<Exported>("gpu", &settings)
 }
-
-const CLASSES: &str = r#"
-    outputs = ["scores", "classes"]
-    [[inputs]]
-    name = "logits"
-    datatype = "FP16"
-    shape = ["batch", 4]
-    [[steps]]
-    step = "softmax"
-    [[steps]]
-    step = "top_k"
-    k = 2
-    to = "scores"
-    indices = "classes"
-"#;
 
 fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
@@ -65,7 +52,7 @@ fn it_keeps_what_every_backend_keeps_as_far_as_steps_go() {
         (data_type, write(folder.path(), data_type.name(), &text))
     });
     let fixtures = Fixtures {
-        add: write(folder.path(), "classes", CLASSES),
+        add: write(folder.path(), "classes", &classes("FP16")),
         identity: identity.into(),
         scratch: folder.path().join("scratch"),
         ..Fixtures::default()
@@ -93,9 +80,10 @@ fn a_chain_is_a_model() {
     assert_eq!(backend.info().formats, ["steps", "onnx"]);
     assert!(backend.info().devices.iter().all(|device| device.kind == DeviceKind::Gpu));
     let folder = tempfile::tempdir().unwrap();
-    let path = write(folder.path(), "classes.toml", CLASSES);
+    let path = write(folder.path(), "classes.toml", &classes("FP16"));
     let device = backend.open(0).unwrap();
-    assert_eq!(device.estimate(&LoadOptions::of(&path)).unwrap(), 0);
+    // Something, if little: a run of one row.
+    assert!((1..1000).contains(&device.estimate(&LoadOptions::of(&path)).unwrap()));
     let model = device.load(&LoadOptions::of(&path)).unwrap();
     let outputs = &model.info().outputs;
     assert_eq!((outputs[0].name.as_str(), outputs[0].data_type), ("scores", DataType::Fp32));
@@ -137,7 +125,7 @@ fn what_a_model_keeps_is_a_setting() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let path = write(folder.path(), "classes.toml", CLASSES);
+    let path = write(folder.path(), "classes.toml", &classes("FP16"));
     let held = |idle_bytes: &str| {
         let backend = open(&[("software", "true"), ("idle_bytes", idle_bytes)]).unwrap();
         let device = backend.open(0).unwrap();
@@ -149,6 +137,52 @@ fn what_a_model_keeps_is_a_setting() {
         instance.bytes_held()
     };
     assert!(held("0") < held("1000000"));
+}
+
+#[test]
+fn what_a_model_takes_is_foreseen_and_bounded() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let fixed = write(folder.path(), "fixed", &classes("FP16").replace("\"batch\"", "1000"));
+    let free = write(folder.path(), "free", &classes("FP16"));
+    let open = |memory: u64| {
+        let memory = memory.to_string();
+        open(&[("software", "true"), ("memory", &memory)]).unwrap().open(0).unwrap()
+    };
+    let device = open(1 << 30);
+    let estimate = device.estimate(&LoadOptions::of(&fixed)).unwrap();
+    let halves = |rows: usize| tensor(DataType::Fp16, &[rows as i64, 4], vec![0; 8 * rows]);
+    let infer = |instance: &dyn Instance, rows: usize| {
+        instance.infer(&[halves(rows)], &mut [Output::allocate(0)], Run::default())
+    };
+    // The tensors, what is between, and what comes back.
+    assert!(estimate > 1000 * (4 * (2 + 4) + 2 * (4 + 8) * 2), "{estimate}");
+    let model = device.load(&LoadOptions::of(&fixed)).unwrap();
+    let instance = model.instance().unwrap();
+    assert_eq!(instance.bytes_held(), estimate, "from the beginning");
+    infer(&*instance, 1000).unwrap();
+    let status = device.status().unwrap();
+    assert_eq!((instance.bytes_held(), status.memory_held), (estimate, estimate));
+    drop((instance, model));
+    assert_eq!(device.status().unwrap().memory_held, 0);
+    // What does not fit does not load, and is not run.
+    let device = open(estimate - 1);
+    let said = device.load(&LoadOptions::of(&fixed)).err().unwrap();
+    let expected = format!(
+        "a run takes {estimate} bytes of the device, where 0 are held; backends.gpu.memory is {}",
+        estimate - 1
+    );
+    assert!(matches!(&said, BackendError::OutOfMemory(text) if *text == expected), "{said:?}");
+    let [one, other] = [(); 2].map(|()| device.load(&LoadOptions::of(&free)).unwrap().instance().unwrap());
+    let said = infer(&*one, 1000).unwrap_err();
+    assert!(matches!(&said, BackendError::OutOfMemory(text) if *text == expected), "{said:?}");
+    // What one keeps makes way for another's run.
+    for (instance, idle) in [(&one, &other), (&other, &one), (&one, &other)] {
+        infer(&**instance, 900).unwrap();
+        assert!(instance.bytes_held() > estimate / 2 && idle.bytes_held() == 0);
+    }
 }
 
 #[test]
@@ -165,12 +199,12 @@ fn what_is_wrong_with_a_file_is_said_in_a_line() {
         assert!(error.to_string().contains(expected) && !error.to_string().contains('\n'), "{error}");
     };
     refuses(
-        &CLASSES.replace("k = 2", "k = 5"),
+        &classes("FP16").replace("k = 2", "k = 5"),
         "step 2 (`top_k`): `k` is 5, axis -1 of tensor `logits` has 4",
     );
-    refuses(&CLASSES.replace("softmax", "softmux"), "unknown variant `softmux`");
-    refuses(&CLASSES.replace("\"scores\", ", "\"x\", "), "no tensor `x` is there after the steps");
-    refuses(&CLASSES.replace("shape", "form"), "line 6: unknown field `form`");
+    refuses(&classes("FP16").replace("softmax", "softmux"), "unknown variant `softmux`");
+    refuses(&classes("FP16").replace("\"scores\", ", "\"x\", "), "no tensor `x` is there after the steps");
+    refuses(&classes("FP16").replace("shape", "form"), "line 6: unknown field `form`");
     refuses(&" ".repeat(300_000), "larger than 262144 bytes");
 }
 

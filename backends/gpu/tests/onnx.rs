@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use outrigger_backend::conformance::{fp32, infer, instance, values};
-use outrigger_backend::{BackendError, Device, Health, LoadOptions};
+use outrigger_backend::{BackendError, DataType, Device, Health, LoadOptions, Shape, Tensor};
 use outrigger_testkit::{onnx, webgpu};
 
 fn open(settings: &[(&str, &str)]) -> Arc<dyn Device> {
@@ -59,6 +59,32 @@ fn onnx_and_steps_are_on_one_device() {
     let partly = write(folder.path(), "partly", onnx::non_zero_of_abs());
     let error = device.load(&LoadOptions::of(&partly)).err().unwrap().to_string();
     assert!(error.contains("fallback to CPU EP has been explicitly disabled"), "{error}");
+}
+
+/// SwiftShader has none in its shaders.
+#[test]
+fn halves_are_refused_where_a_device_has_none() {
+    let Some(library) = webgpu::alone("halves_are_refused_where_a_device_has_none") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [("software", "true"), ("onnxruntime", library.to_str().unwrap())];
+    let settings: Vec<_> = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    let backend = outrigger_gpu::open(&settings).unwrap();
+    assert!(backend.info().version.contains(", ONNX Runtime 1."), "{}", backend.info().version);
+    let device = backend.open(0).unwrap();
+    let path = write(folder.path(), "twice", onnx::twice_in_halves());
+    let [estimated, loaded] =
+        [device.estimate(&LoadOptions::of(&path)).err(), device.load(&LoadOptions::of(&path)).err()];
+    let said = loaded.unwrap().to_string();
+    assert!(
+        said.ends_with("twice: it calculates with FP16, which the shaders of this device have not"),
+        "{said}"
+    );
+    assert_eq!(estimated.unwrap().to_string(), said);
+    // What only passes them on needs no shader.
+    let path = write(folder.path(), "same", onnx::identity(DataType::Fp16, &[onnx::Dim::Fixed(2)]));
+    let (model, running) = instance(&*device, &path);
+    let x = Tensor::new(DataType::Fp16, Shape::new([2]).unwrap(), vec![1, 2, 3, 4].into()).unwrap();
+    assert_eq!(infer(&*model, &*running, std::slice::from_ref(&x)).unwrap()[0].data(), x.data());
 }
 
 /// What estimate and load of an ONNX model both fail with.

@@ -31,7 +31,23 @@ pub(crate) struct Contents {
     pub(crate) dense_bytes: u64,
     /// Whether there are other files.
     pub(crate) is_external: bool,
+    /// Whether there are tensors of FP16, as far as the file says.
+    has_halves: bool,
+    /// Whether an operator does more than pass tensors on.
+    calculates: bool,
 }
+
+impl Contents {
+    /// Whether something is calculated in a model that has FP16.
+    pub(crate) fn calculates_with_halves(&self) -> bool {
+        self.has_halves && self.calculates
+    }
+}
+
+/// FP16, as `TensorProto.DataType` has it.
+const HALF: u64 = 10;
+/// Operators that look at no element.
+const PASSING: [&str; 5] = ["Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
 
 /// Why a file is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -71,10 +87,14 @@ enum Message {
     Attribute,
     Sparse,
     Tensor,
+    /// An input, an output, or what is between.
+    Value,
+    Type,
+    TensorType,
 }
 
 impl Message {
-    /// The message in a field, if there are tensors in it.
+    /// The message in a field, if there are tensors or their types in it.
     fn child(self, field: u64) -> Option<Self> {
         Some(match (self, field) {
             (Self::Model, 7) | (Self::Training, 1 | 2) | (Self::Attribute, 6 | 11) => Self::Graph,
@@ -84,6 +104,9 @@ impl Message {
             (Self::Node, 5) | (Self::Function, 11) => Self::Attribute,
             (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Self::Sparse,
             (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::Sparse, 1 | 2) => Self::Tensor,
+            (Self::Graph, 11..=13) => Self::Value,
+            (Self::Value, 2) => Self::Type,
+            (Self::Type, 1) => Self::TensorType,
             _ => return None,
         })
     }
@@ -129,6 +152,8 @@ impl Walk {
         let mut claim = Claim::default();
         // The extents of a sparse constant.
         let mut dense = Vec::new();
+        // Of an attribute: that it is the type which `Cast` makes, and that this is FP16.
+        let (mut is_target, mut is_half) = (false, false);
         while self.at < end {
             let begin = self.at;
             let key = self.varint(end)?;
@@ -139,6 +164,26 @@ impl Walk {
             if message == Message::Sparse && field == 3 && matches!(wire, 0 | 2) {
                 self.extents(&mut dense, wire, end)?;
                 continue;
+            }
+            match (message, field, wire) {
+                (Message::Node, 4, 2) => {
+                    let operator = self.text(end)?;
+                    self.contents.calculates |= !PASSING.contains(&operator.as_str());
+                    continue;
+                }
+                (Message::Attribute, 1, 2) => {
+                    is_target = self.text(end)? == "to";
+                    continue;
+                }
+                (Message::Attribute, 3, 0) => {
+                    is_half = self.varint(end)? == HALF;
+                    continue;
+                }
+                (Message::TensorType, 1, 0) => {
+                    self.contents.has_halves |= self.varint(end)? == HALF;
+                    continue;
+                }
+                _ => {}
             }
             match wire {
                 0 => _ = self.varint(end)?,
@@ -163,7 +208,9 @@ impl Walk {
             }
             self.contents.dense_bytes = self.contents.dense_bytes.saturating_add(elements.saturating_mul(8));
         }
+        self.contents.has_halves |= is_target && is_half;
         if message == Message::Tensor {
+            self.contents.has_halves |= claim.element == HALF;
             let external = claim.check(&self.folder)?;
             self.contents.is_external |= external.is_some();
             self.contents.external_bytes = self.contents.external_bytes.saturating_add(external.unwrap_or(0));

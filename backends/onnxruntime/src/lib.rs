@@ -33,7 +33,7 @@ mod turns;
 mod webgpu;
 
 pub use arena::Arena;
-pub use backend::open;
+pub use backend::{open, version};
 pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider, Residence};
 pub use runtime::Runtime;
 pub use settings::{Settings, SettingsError};

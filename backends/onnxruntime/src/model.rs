@@ -145,7 +145,7 @@ impl OnnxModel {
         if let Some(format) = options.format.as_deref().filter(|format| *format != "onnx") {
             return Err(failed(&format_args!("the format `{format}` is not known, only onnx")));
         }
-        let contents = contents::inspect(&options.path).map_err(|error| failed(&error))?;
+        let contents = inspect(common, options)?;
         let Told { provider, runtime } = &common.told;
         let plan = provider.plan(common.index, options).map_err(|error| failed(&error))?;
         // The optimised form would have to hold what is in the other files.
@@ -188,8 +188,17 @@ impl OnnxModel {
 pub(crate) fn estimate(common: &Common, options: &LoadOptions) -> Result<u64, BackendError> {
     let plan = common.told.provider.plan(common.index, options);
     plan.map_err(|error| error::load(&options.path, error))?;
+    Ok(bytes(&inspect(common, options)?))
+}
+
+/// What a model's file says of itself, if the device can run that.
+fn inspect(common: &Common, options: &LoadOptions) -> Result<Contents, BackendError> {
     let contents = contents::inspect(&options.path).map_err(|error| error::load(&options.path, error))?;
-    Ok(bytes(&contents))
+    if contents.calculates_with_halves() && common.told.provider.lacks_halves(common.index) {
+        let why = "it calculates with FP16, which the shaders of this device have not";
+        return Err(error::load(&options.path, why));
+    }
+    Ok(contents)
 }
 
 /// The constants, which are most of the files, and what comes with each session. What runs take in between is the arena's, which

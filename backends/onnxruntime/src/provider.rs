@@ -11,6 +11,11 @@ pub trait Provider: Send + Sync + 'static {
     /// The backend's short name: `cpu`, `cuda`, `gpu`.
     fn name(&self) -> &'static str;
 
+    /// The execution provider without which there is none of its devices; `None` for the CPU's, which every library has.
+    fn execution_provider(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The devices that are there.
     ///
     /// # Errors
@@ -84,6 +89,11 @@ pub trait Provider: Send + Sync + 'static {
     /// put work into a queue of the device's.
     fn can_cancel(&self) -> bool {
         true
+    }
+
+    /// Whether a device cannot calculate with FP16, where that is known: a model that does would load, and its runs would fail.
+    fn lacks_halves(&self, _device: usize) -> bool {
+        false
     }
 
     /// Comes before a session is made, and before one ends, on any thread.

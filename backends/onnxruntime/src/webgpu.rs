@@ -24,6 +24,8 @@ pub struct WebGpu {
     pub options: Vec<(String, String)>,
     /// Whether operators that it has not may run on the CPU.
     pub leftovers: Leftovers,
+    /// Whether it is known that its shaders have no FP16 (WGSL, `shader-f16`).
+    pub lacks_halves: bool,
 }
 
 /// There is no setting of a model's own.
@@ -43,6 +45,10 @@ impl WebGpu {
 impl Provider for WebGpu {
     fn name(&self) -> &'static str {
         "gpu"
+    }
+
+    fn execution_provider(&self) -> Option<&'static str> {
+        Some(NAME)
     }
 
     fn devices(&self, runtime: &'static Runtime) -> Result<Vec<DeviceInfo>, String> {
@@ -86,6 +92,10 @@ impl Provider for WebGpu {
     /// All operators are in Dawn's queue before the first has run.
     fn can_cancel(&self) -> bool {
         false
+    }
+
+    fn lacks_halves(&self, _device: usize) -> bool {
+        self.lacks_halves
     }
 
     /// What is done to a graph for WebGPU is the same for all adapters.

@@ -79,7 +79,14 @@ fn normalize(
         return Err(wrong("mean", *value, "a number that FP32 holds"));
     }
     if let Some(value) = std.iter().find(|value| !usable(**value) || !usable(scale / **value)) {
-        return Err(wrong("std", *value, "a number that FP32 holds, not 0"));
+        return Err(wrong("std", *value, "a number that FP32 holds, not 0, also `scale` divided by it"));
+    }
+    let of = |values: &[f64], channel| values.get(channel).or(values.first()).copied().unwrap_or(0.);
+    let offsets = (0..mean.len().max(std.len())).map(|channel| (of(mean, channel), of(std, channel)));
+    for (value, std) in offsets {
+        if !((value / std) as f32).is_finite() {
+            return Err(wrong("mean", value, "a number that FP32 holds, also divided by `std`"));
+        }
     }
     Ok(vec![TensorInfo { data_type: DataType::Fp32, ..first.clone() }])
 }

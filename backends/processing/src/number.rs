@@ -1,6 +1,6 @@
 //! Numbers bit by bit: what every form of a step calculates alike.
 
-/// FP16 as FP32, exactly. The payload of a NaN stays.
+/// FP16 as FP32, exactly. A NaN is quiet and keeps its payload.
 pub fn from_half(half: u16) -> f32 {
     let sign = u32::from(half & 0x8000) << 16;
     let (exponent, fraction) = (u32::from(half >> 10) & 0x1f, u32::from(half & 0x3ff));
@@ -11,7 +11,8 @@ pub fn from_half(half: u16) -> f32 {
             let leading = 31 - fraction.leading_zeros();
             ((leading + 103) << 23) | ((fraction << (23 - leading)) & 0x7f_ffff)
         }
-        (31, _) => 0x7f80_0000 | (fraction << 13),
+        (31, 0) => 0x7f80_0000,
+        (31, _) => 0x7fc0_0000 | (fraction << 13),
         _ => ((exponent + 112) << 23) | (fraction << 13),
     };
     f32::from_bits(sign | bits)
@@ -41,9 +42,11 @@ pub fn to_half(value: f32) -> u16 {
     (sign | half) as u16
 }
 
-/// BF16 as FP32, exactly.
+/// BF16 as FP32, exactly. A NaN is quiet and keeps its payload.
 pub fn from_bfloat(bfloat: u16) -> f32 {
-    f32::from_bits(u32::from(bfloat) << 16)
+    let bits = u32::from(bfloat) << 16;
+    let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    f32::from_bits(if is_nan { bits | 0x40_0000 } else { bits })
 }
 
 /// FP32 as BF16: to the nearest, halves to even. A NaN is quiet and keeps the upper bits of its payload.
@@ -53,6 +56,17 @@ pub fn to_bfloat(value: f32) -> u16 {
         return (bits >> 16) as u16 | 0x40;
     }
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// What lies between two numbers: `low + (high - low) * weight`, and `low * (1 - weight) + high * weight` where the difference may be over
+/// FP32, so that what is finite stays finite. The weight is from 0 to 1.
+pub fn between(low: f32, high: f32, weight: f32) -> f32 {
+    // 2^127: of smaller ones the difference is at most the largest FP32.
+    const LARGE: f32 = f32::from_bits(0x7f00_0000);
+    if low.abs() >= LARGE || high.abs() >= LARGE {
+        return low * (1. - weight) + high * weight;
+    }
+    low + (high - low) * weight
 }
 
 /// A number whose order is that of FP32: -0 and +0 alike, all NaNs alike and above everything else.
@@ -106,10 +120,9 @@ mod tests {
     fn halves_are_those_of_another_implementation() {
         for bits in 0..=u16::MAX {
             let (got, expected) = (from_half(bits), f16::from_bits(bits).to_f32());
-            assert!(got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(), "{bits:04x}");
-            if !got.is_nan() {
-                assert_eq!(to_half(got), bits);
-            }
+            assert_eq!(got.to_bits(), expected.to_bits(), "{bits:04x}");
+            // There and back, and of NaN quietly.
+            assert_eq!(to_half(got), if got.is_nan() { bits | 0x200 } else { bits });
         }
         for value in awkward() {
             let (got, expected) = (to_half(value), f16::from_f32_const(value));
@@ -123,8 +136,28 @@ mod tests {
             let (got, expected) = (to_bfloat(value), bf16::from_f32(value).to_bits());
             assert_eq!(got, expected, "{value:e}");
         }
-        assert!(from_bfloat(0x7fc0).is_nan());
-        assert_eq!(from_bfloat(0x3f80), 1.);
+        for bits in 0..=u16::MAX {
+            let (got, expected) = (from_bfloat(bits), bf16::from_bits(bits).to_f32());
+            assert_eq!(got.to_bits(), expected.to_bits(), "{bits:04x}");
+        }
+    }
+
+    #[test]
+    fn what_lies_between_finite_numbers_is_finite() {
+        for (low, high) in
+            [(f32::MIN, f32::MAX), (f32::MAX, f32::MIN), (f32::MAX, f32::MAX), (-1.8e38, 1.8e38)]
+        {
+            for weight in [0., 1e-10, 0.25, 0.5, 0.999_999_94] {
+                let (got, expected) = (between(low, high, weight), {
+                    let (low, high, weight) = (f64::from(low), f64::from(high), f64::from(weight));
+                    low + (high - low) * weight
+                });
+                let tolerance = 4. * f64::from(f32::EPSILON) * f64::from(f32::MAX);
+                assert!((f64::from(got) - expected).abs() <= tolerance, "{low:e} {high:e} {weight}: {got:e}");
+            }
+        }
+        assert_eq!((between(7., 7., 0.3), between(2., 4., 0.25)), (7., 2.5));
+        assert!(!between(f32::INFINITY, 1., 0.5).is_finite() && !between(1., f32::NAN, 0.5).is_finite());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use outrigger_backend::{Shape, Tensor, TensorInfo};
 
 use crate::infer::height_axis;
+use crate::resize::Tap;
 use crate::split::{Split, axis};
+use crate::step::ResizeMode;
 use crate::{Problem, Step, StepError};
 
 /// Steps with the tensors that they take and give, by number: first the inputs, then what comes of each step. Every type, shape and
@@ -87,8 +89,9 @@ impl Plan {
         taken.map_or(0, |index| index + 1)
     }
 
-    /// Bytes of all tensors that the steps make, those in between too: more than a run holds at any one time. To be held against a limit
-    /// before it runs, for extents come from whoever sends the inputs; `usize::MAX` for more than can be counted.
+    /// Bytes of all tensors that the steps make, those in between too, and what the step that takes most takes beside them on the CPU: more
+    /// than a run holds at any one time. To be held against a limit before it runs, for extents come from whoever sends the inputs;
+    /// `usize::MAX` for more than can be counted.
     ///
     /// # Errors
     /// [`StepError::Free`].
@@ -98,7 +101,36 @@ impl Plan {
             let bytes = self.shape(slot)?.bytes(self.tensors[slot].data_type);
             made = made.saturating_add(bytes.unwrap_or(usize::MAX));
         }
-        Ok(made)
+        let beside = self.operations.iter().map(|operation| self.beside(operation)).max();
+        Ok(made.saturating_add(beside.unwrap_or(0)))
+    }
+
+    /// Bytes that a step takes beside its tensors, as `cpu/` has it.
+    fn beside(&self, operation: &Operation) -> usize {
+        let Some(result) = operation.outputs.first().map(|slot| &self.tensors[*slot]) else { return 0 };
+        let extent = |extent: i64| usize::try_from(extent).unwrap_or(0);
+        let along = |axis: i64| self.split(operation, axis).extent;
+        match &operation.step {
+            Step::Gather { .. } | Step::Scatter { .. } => {
+                let indices = operation.inputs.get(1).and_then(|slot| self.tensors[*slot].shape.first());
+                extent(indices.copied().unwrap_or(0)).saturating_mul(size_of::<i64>())
+            }
+            // Of an empty tensor extents may be anything, and nothing is done.
+            _ if result.shape.contains(&0) => 0,
+            Step::Convert { .. } | Step::Layout { .. } => 0,
+            Step::Normalize { mean, std, .. } => mean.len().max(std.len()) * size_of::<(f32, f32)>(),
+            Step::Resize { mode, layout, .. } => {
+                let Ok(at) = height_axis(result, *layout) else { return 0 };
+                let (height, width) = (extent(result.shape[at]), extent(result.shape[at + 1]));
+                let taps = (height + width).saturating_mul(size_of::<Tap>());
+                // Two rows, stretched.
+                let row = width.saturating_mul(Split::at(&result.shape, at + 1).inner);
+                let rows = row.saturating_mul(2 * size_of::<f32>());
+                if *mode == ResizeMode::Bilinear { taps.saturating_add(rows) } else { taps }
+            }
+            Step::Softmax { axis } => along(*axis).saturating_mul(size_of::<f32>()),
+            Step::TopK { axis, .. } => along(*axis).saturating_mul(size_of::<u64>()),
+        }
     }
 
     /// The first step, counted from 0, that does not take each row for itself, a row being an index of the first axis: it looks across

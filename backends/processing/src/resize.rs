@@ -1,6 +1,6 @@
 //! Where pixels of a resized image come from. Tables, so that every device picks the same pixels by the same weights.
 
-/// What one pixel along one side is made of: `low * (1 - weight) + high * weight`, calculated as `low + (high - low) * weight`.
+/// What one pixel along one side is made of: `low * (1 - weight) + high * weight`, calculated as [`between`](crate::number::between) says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tap {
     /// The pixel before.

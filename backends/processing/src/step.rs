@@ -18,7 +18,8 @@ pub enum Step {
     /// Another element type: among `UINT8`, `INT8`, `INT32`, `INT64`, `FP16`, `BF16` and `FP32`. Exact.
     ///
     /// To an integer: towards 0, and what does not fit becomes the nearest that does; NaN becomes 0. To a float: to the nearest,
-    /// halves to even; from INT64 or INT32 to FP16 or BF16 by way of FP32. A NaN stays one, quiet, with the upper bits of its payload.
+    /// halves to even; from INT64 or INT32 to FP16 or BF16 by way of FP32. A NaN stays one, quiet, with the upper bits of its payload. To the type that
+    /// it has, nothing changes.
     Convert {
         /// The type that it becomes.
         datatype: DataType,
@@ -26,7 +27,8 @@ pub enum Step {
     /// `(x * scale - mean) / std` along an axis of channels, in FP32, out of `UINT8`, `INT8`, `FP16`, `BF16` or `FP32`.
     ///
     /// Calculated as `x * factor + offset` with `factor = scale / std` and `offset = -mean / std`, both rounded to FP32 once: within
-    /// 2 ulp of the larger of `|x * factor|`, `|offset|` and `|y|`. NaN stays NaN, an infinity stays one.
+    /// 2 ulp of the larger of `|x * factor|`, `|offset|` and `|y|`. NaN stays NaN, an infinity stays one. Factors that are 0, subnormal or not finite in
+    /// FP32, and offsets that are not finite, are refused.
     Normalize {
         /// Subtracted: one for each channel, or one for all.
         #[serde(default = "zero")]

@@ -41,6 +41,28 @@ const IMAGES: &str = r#"
 "#;
 
 #[test]
+fn what_steps_take_beside_their_tensors_is_counted() {
+    let takes = |step: &str, inputs: &[TensorInfo]| {
+        let chain = read(&format!("[[steps]]\nfrom = 'x'\n{step}")).unwrap();
+        chain.plan(inputs, &["x"]).unwrap().made_bytes().unwrap()
+    };
+    let x = |data_type, shape: &[i64]| tensor("x", data_type, shape);
+    let indices = tensor("i", DataType::Int32, &[1000]);
+    assert_eq!(takes("step = 'top_k'\nk = 1", &[x(DataType::Uint8, &[1, 1000])]), 1 + 8 + 8 * 1000);
+    assert_eq!(takes("step = 'softmax'", &[x(DataType::Fp16, &[2, 1000])]), 4 * 2000 + 4 * 1000);
+    assert_eq!(takes("step = 'normalize'", &[x(DataType::Uint8, &[2, 3])]), 4 * 6 + 8);
+    assert_eq!(takes("step = 'normalize'\nmean = [1, 2, 3]", &[x(DataType::Uint8, &[2, 3])]), 4 * 6 + 8 * 3);
+    let nearest = "step = 'resize'\nmode = 'nearest'\nheight = 2\nwidth = 5";
+    assert_eq!(takes(nearest, &[x(DataType::Uint8, &[1, 1, 1])]), 2 * 5 + 12 * 7);
+    let gather = "step = 'gather'\nindices = 'i'";
+    assert_eq!(takes(gather, &[x(DataType::Uint8, &[7]), indices]), 1000 + 8 * 1000);
+    // Only that of one step at a time; and of nothing nothing.
+    let twice = "step = 'softmax'\n[[steps]]\nstep = 'softmax'";
+    assert_eq!(takes(twice, &[x(DataType::Fp32, &[10])]), 2 * 40 + 40);
+    assert_eq!(takes("step = 'softmax'", &[x(DataType::Fp32, &[0, 1 << 40])]), 0);
+}
+
+#[test]
 fn free_extents_pass_through() {
     let chain = read(IMAGES).unwrap();
     let plan = chain.plan(&[image()], &["pixels", "image"]).unwrap();
@@ -50,9 +72,10 @@ fn free_extents_pass_through() {
     assert_eq!((outputs[1].data_type, &outputs[1].shape[..]), (DataType::Fp32, &[-1, 224, 200, 3][..]));
     assert_eq!(plan.made_bytes(), Err(StepError::Free("image".into())));
     let image = tensor("image", DataType::Uint8, &[2, 10, 10, 3]);
-    // After each step, in FP32 three times and in FP16 once.
-    let pixels = 2 * 224 * 200 * 3;
-    assert_eq!(chain.plan(&[image], &["pixels"]).unwrap().made_bytes(), Ok(pixels * (4 + 4 + 4 + 2)));
+    // After each step, in FP32 three times and in FP16 once; and beside them where rows and columns come from, and two rows.
+    let (pixels, beside) = (2 * 224 * 200 * 3, 12 * (224 + 200) + 2 * 4 * 200 * 3);
+    let made = chain.plan(&[image], &["pixels"]).unwrap().made_bytes();
+    assert_eq!(made, Ok(pixels * (4 + 4 + 4 + 2) + beside));
     let error = plan.run(&[]).unwrap_err();
     assert_eq!(error, StepError::Inputs { actual: 0, expected: 1 });
 }
@@ -240,7 +263,28 @@ fn what_does_not_fit_is_named() {
     refuses(
         "step = \"normalize\"\nstd = [0.0]",
         &[x(Uint8, &[4, 3])],
-        "step 1 (`normalize`): `std` is 0, it must be a number that FP32 holds, not 0",
+        "step 1 (`normalize`): `std` is 0, it must be a number that FP32 holds, not 0, also `scale` divided by it",
+    );
+    refuses(
+        "step = \"normalize\"\nmean = [0, 1e30]\nstd = [1, 1e-10]",
+        &[x(Uint8, &[4, 2])],
+        &format!(
+            "step 1 (`normalize`): `mean` is {}, it must be a number that FP32 holds, also divided by `std`",
+            1e30f64
+        ),
+    );
+    refuses(
+        "step = \"normalize\"\nmean = [1e30]\nstd = [1, 1e-10]",
+        &[x(Uint8, &[4, 2])],
+        &format!(
+            "step 1 (`normalize`): `mean` is {}, it must be a number that FP32 holds, also divided by `std`",
+            1e30f64
+        ),
+    );
+    refuses(
+        "step = \"normalize\"\nscale = 1e30\nstd = [1e-10]",
+        &[x(Uint8, &[4, 2])],
+        "step 1 (`normalize`): `std` is 0.0000000001, it must be a number that FP32 holds, not 0, also `scale` divided by it",
     );
     refuses(
         "step = \"normalize\"\nscale = 1e300",

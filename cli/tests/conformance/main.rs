@@ -142,7 +142,7 @@ const ON_WEBGPU: &[(&str, Exception)] = &[
     ("trees_named", Exception::Refused("takes none of its operators")),
     ("strings", Exception::Refused("takes none of its operators")),
     ("quantised", Exception::Quantised(0.2)),
-    ("many", Exception::MayFail("requires f16 but the device does not support it")),
+    ("many", Exception::MayFail("it calculates with FP16, which the shaders of this device have not")),
 ];
 
 /// NVIDIA's GPU, where there is one, and a library of ONNX Runtime that has CUDA (`OUTRIGGER_TEST_ORT_GPU`). Elsewhere no case is made for it.

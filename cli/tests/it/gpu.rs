@@ -2,26 +2,10 @@
 
 use std::process::{Command, Stdio};
 
-use outrigger_testkit::{Launch, onnx};
+use outrigger_testkit::{Launch, onnx, vulkan};
 use serde_json::{Value, json};
 
 use crate::support::{client, infer, outcome};
-
-/// The best two of four, with the chance of each.
-const CLASSES: &str = r#"
-outputs = ["scores", "classes"]
-[[inputs]]
-name = "logits"
-datatype = "FP32"
-shape = ["batch", 4]
-[[steps]]
-step = "softmax"
-[[steps]]
-step = "top_k"
-k = 2
-to = "scores"
-indices = "classes"
-"#;
 
 const CONFIG: &str = "
 [backends.gpu]
@@ -39,7 +23,7 @@ fn configured(command: &str, config: &str) -> Launch {
     Launch::of(process)
         .args(["--config", "outrigger.toml"])
         .file("outrigger.toml", config)
-        .file("classes/steps.toml", CLASSES)
+        .file("classes/steps.toml", vulkan::classes("FP32"))
         .file("classes/model.toml", "format = 'steps'\nfile = 'steps.toml'\n")
 }
 
@@ -56,10 +40,7 @@ fn devices(config: &str) -> Value {
 fn is_there() -> bool {
     let gpu = devices(CONFIG);
     let is_there = !gpu["devices"].as_array().unwrap().is_empty();
-    if !is_there {
-        println!("skipped: no Vulkan device: {}", gpu["reason"]);
-    }
-    is_there
+    vulkan::found(is_there.then_some(()).ok_or(&gpu["reason"])).is_some()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,6 +105,8 @@ fn an_onnx_model_that_the_device_does_not_take_goes_on_with_the_reason() {
         assert!(placed["device"].to_string().contains("cpu"), "{said}");
         placed["tried"].to_string()
     };
+    let version = devices(CONFIG)["version"].to_string();
+    assert!(version.contains("no ONNX models: the setting `onnxruntime` names no library"), "{version}");
     let said = plan("");
     assert!(
         said.contains("the setting `onnxruntime` names no library of ONNX Runtime with WebGPU"),

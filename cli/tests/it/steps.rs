@@ -204,20 +204,22 @@ async fn images_go_in_as_bytes_and_classes_come_out() {
 
 #[tokio::test]
 async fn what_steps_take_is_bounded() {
-    // 8 × 8 × 3 for each image: as bytes, and in FP32 three times.
-    let limit = 8 * 8 * 3 * 13 * 10;
+    // 8 × 8 × 3 for each image: as bytes, and in FP32 three times; and where each of 8 + 8 rows and columns comes from.
+    let takes = |images: usize| 8 * 8 * 3 * 13 * images + 12 * (8 + 8);
+    let limit = takes(10);
     let replica = with("", MANIFEST).args(["--limits-steps", &format!("{limit}B")]).start();
     let images = |count: usize| (0..count).map(|seed| image(seed, 1, 2)).collect::<Vec<_>>();
     assert_eq!(call(&replica, body(&images(10), 1, 2)).await.0, 200);
     let (status, code, answer) = call(&replica, body(&images(11), 1, 2)).await;
     assert_eq!((status, code.as_str()), (400, "invalid_tensor"), "{answer}");
-    let said = format!("the steps before the model take 27456 bytes, more than limits.steps, {limit} bytes");
+    let took = takes(11);
+    let said = format!("the steps before the model take {took} bytes, more than limits.steps, {limit} bytes");
     contains(answer["error"].as_str().unwrap(), &[&said]);
-    // Of a batch that would take more, halves are run.
-    let replica = with("max_batch = 16\nmax_delay = '1h'", MANIFEST);
+    // Of sixteen that come together as many go together as may.
+    let replica = with("max_batch = 16\nmax_delay = '200ms'", MANIFEST);
     let replica = replica.args(["--limits-steps", &format!("{limit}B")]).start();
     together(&replica).await;
-    contains(&metrics(&replica).await, &["outrigger_batch_bisections_total{model=\"classes\"} 1\n"]);
+    contains(&metrics(&replica).await, &["outrigger_batch_bisections_total{model=\"classes\"} 0\n"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

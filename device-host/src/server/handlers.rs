@@ -225,7 +225,7 @@ fn read_memory(host: &Host, memory: &mut Memory, number: u64, size: usize) -> Re
     if size as u64 > memory.limit() {
         let text =
             format!("{size} bytes are over max_call_bytes of the device host, {} bytes", memory.limit());
-        return Err(BackendError::OutOfMemory(text));
+        return Err(BackendError::Unsupported(text));
     }
     let extent =
         i64::try_from(size).map_err(|_| BackendError::Input("there is no memory of that size".into()))?;

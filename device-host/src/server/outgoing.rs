@@ -106,9 +106,9 @@ impl Outgoing {
     }
 }
 
-/// Results of so many bytes are over the limit.
+/// Results of so many bytes are over the limit. However often it is tried: there is no want of memory.
 pub(super) fn too_much(bytes: u64, limit: u64) -> BackendError {
-    BackendError::OutOfMemory(format!(
+    BackendError::Unsupported(format!(
         "results of {bytes} bytes are over max_call_bytes of the device host, {limit} bytes"
     ))
 }

@@ -135,6 +135,12 @@ impl DeviceHealth {
             (Some(_), None) => tracing::info!(device = %self.id, "a device can be used again"),
             _ => {}
         }
+        if trouble.is_none()
+            && let Some(reason) = degraded(status.as_ref())
+            && degraded(seen.status.as_ref()) != Some(reason)
+        {
+            tracing::warn!(device = %self.id, reason, "something is wrong with a device, which can be used");
+        }
         // A run that was lost meanwhile has said so itself.
         self.usable.store(trouble.is_none() && !self.suspect.load(Ordering::Acquire), Ordering::Relaxed);
         (seen.status, seen.trouble) = (status, trouble);
@@ -149,6 +155,14 @@ fn trouble(status: Option<&DeviceStatus>, doubted: bool) -> Option<String> {
         Some(Health::Degraded(_)) => None,
         Some(Health::Recovering(reason) | Health::Lost(reason)) => Some(reason.clone()),
         _ => Some("it does not tell its status".into()),
+    }
+}
+
+/// What is wrong with a device that can be used all the same.
+fn degraded(status: Option<&DeviceStatus>) -> Option<&str> {
+    match status.map(|status| &status.health) {
+        Some(Health::Degraded(reason)) => Some(reason),
+        _ => None,
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outrigger_backend::{BackendError, Model, ModelInfo};
+use outrigger_backend::{BackendError, Instance, Model, ModelInfo};
 
 use super::batch::{self, Former, NotBatchable};
 use super::health::DeviceHealth;
 use super::instance::{ModelInstance, Place};
 use super::ledger::{Ledger, Over};
-use super::steps::Processed;
+use super::steps::{Processed, StepBytes};
 use super::survey::{self, Estimates, OpenDevice, Surveyed};
 use super::wanted::Wanted;
 use super::{ModelsError, recovery, samples, threads};
@@ -50,8 +50,16 @@ impl From<ModelsError> for Trouble {
     }
 }
 
+/// A model as callers see it.
+#[derive(Clone)]
+struct Served {
+    model: Arc<dyn Model>,
+    /// What the steps around it take, if there are any.
+    steps: Option<StepBytes>,
+}
+
 /// What a model's copies on one device share.
-type Shared = Vec<(DeviceId, Arc<dyn Model>)>;
+type Shared = Vec<(DeviceId, Served)>;
 
 impl<'a> Loader<'a> {
     pub(super) fn new(
@@ -159,37 +167,39 @@ impl<'a> Loader<'a> {
         let (open, health) = found.ok_or_else(|| {
             Trouble::Backend(BackendError::Internal(format!("{} is not open", placed.device)))
         })?;
-        let model = self.once(wanted, open, shared)?;
+        let Served { model, steps } = self.once(wanted, open, shared)?;
         let instance = model.instance().map_err(Trouble::Backend)?;
         // Those of one device share what they hold, so that each holds less with every further one.
-        let mut held = held(others);
-        held.push((open.id.clone(), instance.bytes_held()));
-        self.ledger.check(&open.id, &held).map_err(Trouble::Over)?;
+        let within = |instance: &dyn Instance| {
+            let mut held = held(others);
+            held.push((open.id.clone(), instance.bytes_held()));
+            self.ledger.check(&open.id, &held).map_err(Trouble::Over)
+        };
+        within(&*instance)?;
         let (info, from) = (Arc::new(model.info().clone()), placed.fallback_from.as_deref());
-        let former = self.former(wanted, &info)?;
+        let former = self.former(wanted, &info, steps)?;
         let place = Place::new(open.id.clone(), Arc::clone(health), from);
         let runs = self.metrics.models.runs(&wanted.name, &open.id.to_string(), from.is_some());
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
         instance.former = former;
         instance.measure();
-        samples::run(wanted, instance, &self.config.limits).map_err(|trouble| match trouble {
-            samples::Trouble::Device(error) => Trouble::Backend(error),
-            samples::Trouble::Sample { sample, problem } => {
-                let (name, device) = (wanted.name.clone(), open.id.to_string());
-                Trouble::Model(ModelsError::Sample { name, device, sample, problem })
-            }
-        })
+        let instance =
+            samples::run(wanted, instance, &self.config.limits).map_err(|trouble| match trouble {
+                samples::Trouble::Device(error) => Trouble::Backend(error),
+                samples::Trouble::Sample { sample, problem } => {
+                    let (name, device) = (wanted.name.clone(), open.id.to_string());
+                    Trouble::Model(ModelsError::Sample { name, device, sample, problem })
+                }
+            })?;
+        // Runs may have made it hold more.
+        within(&*instance.instance)?;
+        Ok(instance)
     }
 
     /// The model on a device. Copies on one device share its weights, so it is loaded there once.
-    fn once(
-        &self,
-        wanted: &Wanted,
-        open: &OpenDevice,
-        shared: &mut Shared,
-    ) -> Result<Arc<dyn Model>, Trouble> {
-        if let Some((_, model)) = shared.iter().find(|(device, _)| *device == open.id) {
-            return Ok(Arc::clone(model));
+    fn once(&self, wanted: &Wanted, open: &OpenDevice, shared: &mut Shared) -> Result<Served, Trouble> {
+        if let Some((_, served)) = shared.iter().find(|(device, _)| *device == open.id) {
+            return Ok(served.clone());
         }
         if self.lost.contains(&open.id) {
             let loaded = self.estimates.models.iter().flat_map(|model| &model.loaded);
@@ -198,22 +208,23 @@ impl<'a> Loader<'a> {
             recovery::wait(&self.config.backends, open, loaded).map_err(Trouble::Gone)?;
         }
         let model = open.device.load(&wanted.options()).map_err(Trouble::Backend)?;
-        let model = self.served(wanted, model)?;
-        if let Some((first, _)) = shared.first().filter(|(_, first)| differ(first.info(), model.info())) {
+        let served = self.served(wanted, model)?;
+        let info = served.model.info();
+        if let Some((first, _)) = shared.first().filter(|(_, first)| differ(first.model.info(), info)) {
             let (first, other) = (first.clone(), open.id.clone());
             return Err(ModelsError::Differs { name: wanted.name.clone(), first, other }.into());
         }
-        shared.push((open.id.clone(), Arc::clone(&model)));
-        Ok(model)
+        shared.push((open.id.clone(), served.clone()));
+        Ok(served)
     }
 
     /// The model as callers see it: with the steps of its manifest, and as that describes it.
-    fn served(&self, wanted: &Wanted, model: Arc<dyn Model>) -> Result<Arc<dyn Model>, ModelsError> {
-        let Some(manifest) = &wanted.manifest else { return Ok(model) };
+    fn served(&self, wanted: &Wanted, model: Arc<dyn Model>) -> Result<Served, ModelsError> {
+        let Some(manifest) = &wanted.manifest else { return Ok(Served { model, steps: None }) };
         let failed = |problem| ModelsError::Manifest { path: manifest.path.clone(), problem };
         if !manifest.has_steps() {
             manifest.check(model.info()).map_err(failed)?;
-            return Ok(model);
+            return Ok(Served { model, steps: None });
         }
         if wanted.max_batch > 1 {
             // What the model itself says of its rows callers may not see: steps leave none of its names for extents.
@@ -222,12 +233,17 @@ impl<'a> Loader<'a> {
         let model = Processed::new(model, manifest, self.config.limits.steps).map_err(failed)?;
         match model.mixes_rows().filter(|_| wanted.max_batch > 1) {
             Some(step) => Err(not_batchable(wanted, step)),
-            None => Ok(Arc::new(model)),
+            None => Ok(Served { steps: Some(model.step_bytes()), model: Arc::new(model) }),
         }
     }
 
-    fn former(&self, wanted: &Wanted, info: &ModelInfo) -> Result<Option<Former>, ModelsError> {
-        let limits = batch::Limits { bytes: self.config.limits.answer, waiting: threads::WAITING };
+    fn former(
+        &self,
+        wanted: &Wanted,
+        info: &ModelInfo,
+        steps: Option<StepBytes>,
+    ) -> Result<Option<Former>, ModelsError> {
+        let limits = batch::Limits { bytes: self.config.limits.answer, steps, waiting: threads::WAITING };
         Former::new(&wanted.name, wanted, info, limits, &self.metrics.batches)
             .map_err(|reason| not_batchable(wanted, reason))
     }

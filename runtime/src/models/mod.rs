@@ -301,6 +301,11 @@ fn call_error(instance: &ModelInstance, failure: Failure) -> CallError {
             tracing::error!(model, %error, "model ran out of memory");
             CallError::new(ErrorCode::ModelUnavailable, format!("model `{model}` ran out of memory"))
         }
+        // A limit or a lack of the service's, of which its own words may be heard: what a call asks for is more, and no other time is better.
+        BackendError::Unsupported(text) => {
+            tracing::error!(model, error = text, "model cannot do what a call asks for");
+            CallError::new(ErrorCode::ModelFailed, format!("model `{model}` failed: {text}"))
+        }
         error => {
             tracing::error!(model, %error, "model failed");
             CallError::new(ErrorCode::ModelFailed, format!("model `{model}` failed; the log says why"))

@@ -118,6 +118,11 @@ fn settings_of_ours(config: &BackendsConfig, name: &str, path: &Path) -> Vec<(St
         "cpu" => vec![intra_threads],
         "cpu_torch" if is_ours => return vec![intra_threads],
         "cuda" if is_ours => Vec::new(),
+        // What its runs take beside what models hold is for it to see to.
+        "gpu" if is_ours => {
+            let memory = config.of(name).memory.map(|bytes| ("memory".to_owned(), bytes.to_string()));
+            return memory.into_iter().collect();
+        }
         _ => return Vec::new(),
     };
     let library = config.onnxruntime.clone().or_else(|| onnxruntime_of(&config.python));

@@ -17,7 +17,7 @@ use crate::config::LimitsConfig;
 /// Why a sample is not as it must be.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// The device has no memory for it, or is lost: elsewhere it may be right.
+    /// The device has no memory for it, cannot do it, or is lost: elsewhere it may be right.
     Device(BackendError),
     /// What it is, or what it gives.
     Sample {
@@ -43,7 +43,9 @@ impl From<String> for Problem {
 impl From<BackendError> for Problem {
     fn from(error: BackendError) -> Self {
         match error {
-            BackendError::OutOfMemory(_) | BackendError::Lost(_) => Self::Device(error),
+            BackendError::OutOfMemory(_) | BackendError::Unsupported(_) | BackendError::Lost(_) => {
+                Self::Device(error)
+            }
             error => Self::Text(error.to_string()),
         }
     }

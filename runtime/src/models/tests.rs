@@ -15,6 +15,8 @@ use super::ModelInstance;
 use super::batch::{BatchMetrics, Former, Limits};
 use super::health::DeviceHealth;
 use super::instance::Place;
+use super::manifest::{self, Manifest};
+use super::steps::{Processed, StepBytes};
 use super::wanted::Wanted;
 use crate::config::BatchDelay;
 use crate::placement::DeviceId;
@@ -107,25 +109,65 @@ fn info(name: &str, data_type: DataType, dimensions: &[&str]) -> TensorInfo {
 
 /// A model that batches like this, and what runs it.
 pub(super) fn batching(max_batch: usize, max_delay: BatchDelay) -> (Arc<ModelInstance>, Arc<Fake>) {
-    let info = ModelInfo {
+    let fake = Arc::new(Fake::default());
+    let wanted = Wanted { max_batch, max_delay, ..Wanted::default() };
+    (batched(&wanted, fake_info(), None, Arc::clone(&fake) as _), fake)
+}
+
+/// The same with a step before it, which makes `x` out of bytes and may take so many bytes for it.
+pub(super) fn stepped(max_batch: usize, limit: usize) -> (Arc<ModelInstance>, Arc<Fake>) {
+    let text = "
+        inputs = [{name = 'x', datatype = 'UINT8', shape = ['batch', 'length']}, {name = 'k', datatype = 'INT64', shape = ['batch']}]
+        before = [{step = 'convert', datatype = 'FP32', from = 'x'}]";
+    let manifest = manifest(text).unwrap();
+    let fake = Arc::new(Fake::default());
+    let model =
+        Processed::new(Arc::new(FakeModel(fake_info(), Arc::clone(&fake))), &manifest, limit).unwrap();
+    let wanted = Wanted { max_batch, ..Wanted::default() };
+    let (info, steps) = (model.info().clone(), Some(model.step_bytes()));
+    (batched(&wanted, info, steps, model.instance().unwrap()), fake)
+}
+
+/// What a `model.toml` says.
+pub(super) fn manifest(text: &str) -> Result<Manifest, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.toml");
+    std::fs::write(&path, text).unwrap();
+    manifest::read(&path, &std::collections::BTreeMap::new())
+}
+
+fn batched(
+    wanted: &Wanted,
+    info: ModelInfo,
+    steps: Option<StepBytes>,
+    instance: Arc<dyn Instance>,
+) -> Arc<ModelInstance> {
+    let metrics = BatchMetrics::new(&prometheus::Registry::new()).unwrap();
+    let limits = Limits { bytes: 1 << 20, steps, waiting: 10_000 };
+    let former = Former::new("fake", wanted, &info, limits, &metrics).unwrap();
+    let runs = IntCounter::new("runs", "runs").unwrap();
+    let mut model = ModelInstance::new("fake", Arc::new(info), instance, None, runs);
+    model.former = former;
+    Arc::new(model)
+}
+
+fn fake_info() -> ModelInfo {
+    ModelInfo {
         inputs: vec![info("x", DataType::Fp32, &["batch", "length"]), info("k", DataType::Int64, &["batch"])],
         outputs: vec![info("y", DataType::Fp32, &["batch", "length"]), info("s", DataType::Fp32, &["batch"])],
-    };
-    let config = Wanted { max_batch, max_delay, ..Wanted::default() };
-    let registry = prometheus::Registry::new();
-    let metrics = BatchMetrics::new(&registry).unwrap();
-    let limits = Limits { bytes: 1 << 20, waiting: 10_000 };
-    let former = Former::new("fake", &config, &info, limits, &metrics).unwrap();
-    let instance = Arc::new(Fake::default());
-    let mut model = ModelInstance::new(
-        "fake",
-        Arc::new(info),
-        Arc::clone(&instance) as _,
-        None,
-        IntCounter::new("runs", "runs").unwrap(),
-    );
-    model.former = former;
-    (Arc::new(model), instance)
+    }
+}
+
+struct FakeModel(ModelInfo, Arc<Fake>);
+
+impl Model for FakeModel {
+    fn info(&self) -> &ModelInfo {
+        &self.0
+    }
+
+    fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
+        Ok(Arc::clone(&self.1) as _)
+    }
 }
 
 /// A model that does nothing.

@@ -20,7 +20,7 @@ use crate::{say, setup, signals, torch, train};
 use place::Place;
 use suite::{Suite, Totals};
 
-pub(crate) use skips::Allowed;
+pub(crate) use skips::{Allowed, DEMAND};
 pub(crate) use suite::Skip;
 
 pub(crate) const SPEC: Spec = Spec {
@@ -29,7 +29,8 @@ pub(crate) const SPEC: Spec = Spec {
     details: "\
 Sets up libtorch as well, which takes its time once on a machine (`cargo xtask torch --help`).
 Ends with a table of what ran and every skip with its reason. Fails on a failed test, on a skip that ci/allowed-skips
-does not list, and when Rust or Python ran no test at all. The last line is `N passed, N failed, N skipped`.
+does not list, or for a reason that begins as one of those in OUTRIGGER_TEST_DEMAND (`;` between them), and when Rust or
+Python ran no test at all. The last line is `N passed, N failed, N skipped`.
 The full output is kept in target/xtask.",
     operands: None,
     flags: &[Flag { name: "--no-setup", value: None, about: "trust that set-up and training are done" }],
@@ -78,7 +79,8 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
 /// The skips that `ci/allowed-skips` lists.
 pub(crate) fn allowed(repo: &Repo) -> Result<Allowed> {
     let text = fs::read_to_string(repo.path(ALLOWED)).with_context(|| format!("could not read {ALLOWED}"))?;
-    Allowed::parse(&text).with_context(|| ALLOWED.to_owned())
+    let allowed = Allowed::parse(&text).with_context(|| ALLOWED.to_owned())?;
+    Ok(allowed.demanding(&std::env::var(DEMAND).unwrap_or_default()))
 }
 
 fn stop_if_interrupted() -> Result<()> {
@@ -108,7 +110,10 @@ fn finish(suites: &[Suite], allowed: &Allowed, mut problems: Vec<String>) -> Exi
             Some(line) => {
                 used.insert(line);
             }
-            None => problems.push(format!("{}: this skip is not in {ALLOWED}: {}", skip.test, skip.reason)),
+            None => problems.push(format!(
+                "{}: this skip is not in {ALLOWED}, or not allowed by {DEMAND}: {}",
+                skip.test, skip.reason
+            )),
         }
     }
     for line in allowed.unused(&used) {

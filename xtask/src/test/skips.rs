@@ -10,7 +10,12 @@ use super::suite::Skip;
 #[derive(Debug)]
 pub(crate) struct Allowed {
     lines: Vec<Line>,
+    /// Beginnings of reasons that are none here, whatever the lines say.
+    demanded: Vec<String>,
 }
+
+/// Beginnings of reasons, divided by `;`, for which nothing may be skipped: what whoever runs the tests knows to be there.
+pub(crate) const DEMAND: &str = "OUTRIGGER_TEST_DEMAND";
 
 #[derive(Debug)]
 struct Line {
@@ -38,11 +43,22 @@ impl Allowed {
                 ),
             }
         }
-        Ok(Self { lines })
+        Ok(Self { lines, demanded: Vec::new() })
+    }
+
+    /// Allows no skip for these reasons, as [`DEMAND`] has them.
+    #[must_use]
+    pub(crate) fn demanding(mut self, reasons: &str) -> Self {
+        let reasons = reasons.split(';').map(str::trim).filter(|reason| !reason.is_empty());
+        self.demanded = reasons.map(Into::into).collect();
+        self
     }
 
     /// The number of the first line that allows a skip.
     pub(crate) fn line_for(&self, skip: &Skip) -> Option<usize> {
+        if self.demanded.iter().any(|reason| skip.reason.starts_with(reason)) {
+            return None;
+        }
         self.lines.iter().position(|line| {
             (matches(&line.pattern, &skip.suite) || matches(&line.pattern, &skip.test))
                 && skip.reason.starts_with(&line.reason)
@@ -106,6 +122,25 @@ mod tests {
         check("outrigger-cpu", "outrigger-cpu::a", "no CUDA device", None);
         check("python", "tests/test_x.py::test_memfd", "needs Linux 3.17", Some(2));
         assert_eq!(allowed.unused(&BTreeSet::from([0, 2])), ["python : no GPU"]);
+    }
+
+    #[test]
+    fn what_is_known_to_be_there_is_no_reason() {
+        let allowed = Allowed::parse("a : no CUDA device\na : no Vulkan device").unwrap();
+        let allowed = allowed.demanding(" no Vulkan device; no engine ;");
+        let line_for = |reason: &str| {
+            allowed.line_for(&Skip { suite: "a".into(), test: "a::b".into(), reason: reason.into() })
+        };
+        assert_eq!(line_for("no CUDA device"), Some(0));
+        assert_eq!(line_for("no Vulkan device: vulkan offers no device"), None);
+        assert_eq!(
+            allowed.demanding("").line_for(&Skip {
+                suite: "a".into(),
+                test: "a::b".into(),
+                reason: "no Vulkan device".into(),
+            }),
+            Some(1)
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Models at work.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ impl Model for Loaded {
             weights: Arc::clone(&self.0),
             under_way: Mutex::default(),
             cancelled: Condvar::new(),
+            has_run: AtomicBool::new(false),
         }))
     }
 }
@@ -46,6 +48,7 @@ struct Clerk {
     /// Runs that can be cancelled; one that was is not here any more.
     under_way: Mutex<BTreeSet<RunId>>,
     cancelled: Condvar,
+    has_run: AtomicBool,
 }
 
 impl Instance for Clerk {
@@ -89,7 +92,9 @@ impl Instance for Clerk {
     }
 
     fn bytes_held(&self) -> u64 {
-        self.weights.text.weights
+        let Text { task, weights, .. } = self.weights.text;
+        let hoards = task == Task::Hoard && self.has_run.load(Ordering::Relaxed);
+        if hoards { 2 * weights } else { weights }
     }
 }
 
@@ -102,6 +107,7 @@ impl Clerk {
         let Text { task, info, .. } = &self.weights.text;
         info.check_inputs(inputs)?;
         info.check_outputs(outputs)?;
+        self.has_run.store(true, Ordering::Relaxed);
         match task {
             Task::Slow(time) => self.wait(*time, run.id)?,
             Task::Stubborn(time) => self.wait(*time, None)?,
@@ -132,7 +138,7 @@ impl Clerk {
     fn fill(&self, task: Task, inputs: &[Tensor], output: &mut Output) -> Result<(), BackendError> {
         let floats = |number: usize| self.floats(&inputs[number]);
         match task {
-            Task::Add | Task::Slow(_) | Task::Stubborn(_) => {
+            Task::Add | Task::Hoard | Task::Slow(_) | Task::Stubborn(_) => {
                 let (x, y) = (floats(0)?, floats(1)?);
                 let sums = x.iter().zip(&y).flat_map(|(x, y)| (x + y).to_ne_bytes()).collect();
                 self.put(output, DataType::Fp32, inputs[0].shape().clone(), sums)

@@ -24,6 +24,8 @@ pub(crate) enum Task {
     Panic,
     Fail,
     Keep,
+    /// Adds, and holds as much again from its first run on.
+    Hoard,
 }
 
 pub(crate) struct Text {
@@ -76,6 +78,7 @@ impl Text {
             "panic" => (Task::Panic, add()),
             "fail" => (Task::Fail, add()),
             "keep" => (Task::Keep, add()),
+            "hoard" => (Task::Hoard, add()),
             "slow" => (Task::Slow(Duration::from_millis(rest.parse().ok()?)), add()),
             "stubborn" => (Task::Stubborn(Duration::from_millis(rest.parse().ok()?)), add()),
             "weights" => {

@@ -83,7 +83,11 @@ pub(super) fn out_of_memory(backend: &dyn Backend, fixtures: &Fixtures) -> Resul
     let small = [fp32(&[2, 1], &[1., 2.]), fp32(&[1, 3], &[10., 20., 30.])];
     let is_typed = |error: BackendError| assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
     for _ in 0..3 {
-        is_typed(run(&*instance, &large, vec![Output::allocate(0)]).expect_err("there is no such memory"));
+        match run(&*instance, &large, vec![Output::allocate(0)]).expect_err("there is no such memory") {
+            // It may have a limit of its own below that.
+            BackendError::Unsupported(text) => assert!(text.contains("bytes"), "{text}"),
+            error => is_typed(error),
+        }
         let outputs = infer(&*model, &*instance, &small).expect("the device goes on");
         assert_eq!(values(&outputs[0]), [11., 21., 31., 12., 22., 32.]);
     }

@@ -11,6 +11,10 @@ fn is_nan(bits: u32) -> bool {
     return (bits & 0x7fffffffu) > 0x7f800000u;
 }
 
+fn quiet(bits: u32) -> u32 {
+    return bits | select(0u, 0x400000u, is_nan(bits));
+}
+
 fn half_to_single(half: u32) -> u32 {
     let sign = (half & 0x8000u) << 16u;
     let exponent = (half >> 10u) & 0x1fu;
@@ -23,7 +27,7 @@ fn half_to_single(half: u32) -> u32 {
         return sign | ((leading + 103u) << 23u) | ((fraction << (23u - leading)) & 0x7fffffu);
     }
     if exponent == 31u {
-        return sign | 0x7f800000u | (fraction << 13u);
+        return quiet(sign | 0x7f800000u | (fraction << 13u));
     }
     return sign | ((exponent + 112u) << 23u) | (fraction << 13u);
 }
@@ -56,6 +60,10 @@ fn single_to_bfloat(bits: u32) -> u32 {
         return (bits >> 16u) | 0x40u;
     }
     return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
+}
+
+fn bfloat_to_single(bits: u32) -> u32 {
+    return quiet(bits << 16u);
 }
 
 fn widen(value: i32) -> vec2<u32> {

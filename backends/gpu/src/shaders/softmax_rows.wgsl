@@ -1,21 +1,11 @@
-// The largest of each row and the sum of its exponentials, a workgroup for each row. params: rows, extent, elements after the axis.
-// The largest is NAN where the whole row is.
+// The largest of each row and the sum of its exponentials. The largest is NAN where the whole row is.
 var<workgroup> keys: array<u32, 256>;
 var<workgroup> sums: array<f32, 256>;
 
-@compute @workgroup_size(256)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let row = group.y * groups.x + group.x;
-    if row >= params[0] {
-        return;
-    }
+fn one_row(row: u32, lane: u32) {
+    let start = first_of(row);
     let extent = params[1];
     let inner = params[2];
-    let start = (row / inner) * extent * inner + row % inner;
     var key = 0u;
     for (var place = lane; place < extent; place += 256u) {
         key = max(key, order(source_single(start + place * inner)));

@@ -1,3 +1,3 @@
 fn element(i: u32) -> vec2<u32> {
-    return vec2<u32>(source[i], 0u);
+    return vec2<u32>(source[place_in(i)], 0u);
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use outrigger_backend::{DataType, Shape, Tensor, TensorInfo};
 use outrigger_gpu::Gpu;
+use outrigger_testkit::vulkan;
 
 /// The first device, in software if there is no other; says why if there is none.
 pub(crate) fn gpu() -> Option<Arc<Gpu>> {
@@ -14,13 +15,7 @@ pub(crate) fn gpu() -> Option<Arc<Gpu>> {
         Gpu::list(true)?;
         Gpu::open(0, true).map(Arc::new).map_err(|error| error.to_string())
     });
-    match gpu {
-        Ok(gpu) => Some(Arc::clone(gpu)),
-        Err(reason) => {
-            println!("skipped: no Vulkan device: {reason}");
-            None
-        }
-    }
+    vulkan::found(gpu.as_ref().map(Arc::clone))
 }
 
 pub(crate) fn tensor(data_type: DataType, shape: &[i64], data: impl Into<Bytes>) -> Tensor {

@@ -6,7 +6,8 @@ use super::element::{Element, Wide, with_element};
 use crate::Step;
 
 impl Step {
-    /// Of `normalize`: `factor` and `offset` for each of so many channels, such that `y = x * factor + offset`. None for another step.
+    /// Of `normalize`: `factor` and `offset` for each of so many channels, such that `y = x * factor + offset`; one pair where it is the same for
+    /// all of them, however many there are. None for another step.
     pub fn factors(&self, channels: usize) -> Vec<(f32, f32)> {
         let Self::Normalize { mean, std, scale, .. } = self else { return Vec::new() };
         let of = |values: &[f64], channel| values.get(channel).or(values.first()).copied().unwrap_or(0.);
@@ -14,7 +15,8 @@ impl Step {
             let std = of(std, channel);
             ((scale / std) as f32, (-of(mean, channel) / std) as f32)
         };
-        (0..channels).map(factor).collect()
+        let is_one_for_all = mean.len() <= 1 && std.len() <= 1;
+        (0..if is_one_for_all { channels.min(1) } else { channels }).map(factor).collect()
     }
 }
 

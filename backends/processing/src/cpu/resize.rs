@@ -5,6 +5,7 @@ use outrigger_backend::DataType;
 use super::element::{Element, Wide, with_element};
 use super::list;
 use crate::infer::height_axis;
+use crate::number::between;
 use crate::resize::{Tap, bilinear_taps, nearest_taps};
 use crate::split::Split;
 use crate::step::{ImageLayout, ResizeMode};
@@ -95,7 +96,7 @@ fn each<E: Element>(from: &[u8], images: &Images, to: &mut [u8]) -> Result<(), S
             }
             let [low, high] = &rows;
             for ((to, low), high) in to.chunks_exact_mut(4).zip(&low.values).zip(&high.values) {
-                to.copy_from_slice(&(low + (high - low) * tap.weight).to_ne_bytes());
+                to.copy_from_slice(&between(*low, *high, tap.weight).to_ne_bytes());
             }
         }
     }
@@ -118,8 +119,7 @@ impl Stretched {
         for (to, tap) in self.values.chunks_exact_mut(images.channels).zip(&images.taps[1]) {
             let at = |number: u32| from[number as usize * pixel..][..pixel].chunks_exact(E::SIZE);
             for ((to, low), high) in to.iter_mut().zip(at(tap.low)).zip(at(tap.high)) {
-                let (low, high) = (E::read(low).float(), E::read(high).float());
-                *to = low + (high - low) * tap.weight;
+                *to = between(E::read(low).float(), E::read(high).float(), tap.weight);
             }
         }
     }

@@ -29,6 +29,8 @@ pub(super) struct Waiting {
     pub(super) rows: usize,
     /// The bytes of its inputs, or those of its outputs where they are more.
     pub(super) bytes: usize,
+    /// The bytes that steps around the model take for it.
+    pub(super) steps: usize,
     pub(super) since: Instant,
     pub(super) deadline: Option<Instant>,
 }
@@ -38,6 +40,7 @@ pub(super) struct Waiting {
 pub(super) struct Rules {
     pub(super) rows: usize,
     pub(super) bytes: usize,
+    pub(super) steps: usize,
     /// How long a batch that could grow may be held back.
     pub(super) hold: Duration,
 }
@@ -118,6 +121,7 @@ struct Batch<'a> {
     first: Option<&'a Waiting>,
     rows: usize,
     bytes: usize,
+    steps: usize,
     /// Since when the one waits that came first.
     since: Option<Instant>,
     /// The earliest deadline that can be met.
@@ -139,6 +143,7 @@ impl<'a> Batch<'a> {
             first: None,
             rows: 0,
             bytes: 0,
+            steps: 0,
             since: None,
             deadline: None,
             full: false,
@@ -146,18 +151,20 @@ impl<'a> Batch<'a> {
         for (place, call) in calls {
             let (rows, bytes) =
                 (batch.rows.saturating_add(call.rows), batch.bytes.saturating_add(call.bytes));
+            let steps = batch.steps.saturating_add(call.steps);
+            let is_over = rows > rules.rows || bytes > rules.bytes || steps > rules.steps;
             let ends = |rows: usize| cost(&call.bucket, rows).map(|cost| now + cost);
             // What cannot be met even alone need not keep the others apart.
             let own = call.deadline.filter(|deadline| ends(call.rows).is_none_or(|end| end <= *deadline));
             let deadline = [batch.deadline, own].into_iter().flatten().min();
             let late = deadline.is_some_and(|deadline| ends(rows).is_some_and(|end| end > deadline));
-            if batch.first.is_some() && (rows > rules.rows || bytes > rules.bytes || late) {
+            if batch.first.is_some() && (is_over || late) {
                 batch.full = true;
                 break;
             }
             batch.places.push(place);
             batch.first.get_or_insert(call);
-            (batch.rows, batch.bytes, batch.deadline) = (rows, bytes, deadline);
+            (batch.rows, batch.bytes, batch.steps, batch.deadline) = (rows, bytes, steps, deadline);
             batch.since = Some(batch.since.map_or(call.since, |since| since.min(call.since)));
             if call.alone || rows >= rules.rows {
                 batch.full = true;
@@ -206,13 +213,14 @@ mod tests {
             alone: false,
             rows,
             bytes: rows,
+            steps: rows,
             since,
             deadline: None,
         }
     }
 
     fn rules(rows: usize, hold: Duration) -> Rules {
-        Rules { rows, bytes: 1000, hold }
+        Rules { rows, bytes: 1000, steps: 1000, hold }
     }
 
     fn unknown(_: &Bucket, _: usize) -> Option<Duration> {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use outrigger_backend::{BackendError, ModelInfo};
 
 use super::job::{self, Failure, Job};
+use super::steps::StepBytes;
 use super::wanted::Wanted;
 use crate::busy::Outcome;
 use crate::config::BatchDelay;
@@ -40,6 +41,8 @@ pub(super) struct Former {
     max_rows: usize,
     /// Bytes that the inputs, and the outputs, of one run may take.
     max_bytes: usize,
+    /// What steps around the model take.
+    steps: Option<StepBytes>,
     delay: BatchDelay,
     /// Calls that may wait.
     most: usize,
@@ -137,6 +140,7 @@ impl Former {
         Ok(Some(Self {
             max_rows: config.max_batch,
             max_bytes: limits.bytes,
+            steps: limits.steps,
             delay: config.max_delay,
             most: limits.waiting,
             state: Mutex::new(State {
@@ -218,6 +222,7 @@ impl Former {
             alone: rows.is_none_or(|rows| rows == 0),
             rows: rows.unwrap_or(1).max(1),
             bytes: inputs.max(outputs),
+            steps: self.steps.as_ref().map_or(0, |steps| steps.of(&job.inputs, &job.outputs)),
             since: Instant::now(),
             deadline: job.deadline,
         };
@@ -231,11 +236,17 @@ impl Former {
         }
         let alike = state.waiting.iter().map(|member| &member.about);
         let alike = alike.filter(|about| !about.alone && about.bucket == new.bucket);
-        let sum = |(rows, bytes): (usize, usize), about: &Waiting| {
-            (rows.saturating_add(about.rows), bytes.saturating_add(about.bytes))
+        let sum = |[rows, bytes, steps]: [usize; 3], about: &Waiting| {
+            let (rows, bytes) = (rows.saturating_add(about.rows), bytes.saturating_add(about.bytes));
+            [rows, bytes, steps.saturating_add(about.steps)]
         };
-        let (rows, bytes) = alike.fold((new.rows, new.bytes), sum);
-        rows >= self.max_rows || bytes > self.max_bytes
+        let [rows, bytes, steps] = alike.fold([new.rows, new.bytes, new.steps], sum);
+        rows >= self.max_rows || bytes > self.max_bytes || steps > self.max_steps()
+    }
+
+    /// Bytes that steps may take in one run.
+    fn max_steps(&self) -> usize {
+        self.steps.as_ref().map_or(usize::MAX, StepBytes::limit)
     }
 
     /// A device thread looks what there is to do. Nothing is held back for one that is `hurried`.
@@ -247,7 +258,7 @@ impl Former {
             (skipped, state.waiting) = state.waiting.drain(..).partition(unwanted);
         }
         let hold = if hurried { Duration::ZERO } else { self.hold(&state) };
-        let rules = Rules { rows: self.max_rows, bytes: self.max_bytes, hold };
+        let rules = Rules { rows: self.max_rows, bytes: self.max_bytes, steps: self.max_steps(), hold };
         let cost = |bucket: &Bucket, rows: usize| state.costs.get(bucket)?.of(rows);
         let visit = match choice::choose(&state.waiting, &rules, cost, now) {
             Choice::Nothing => {
@@ -318,10 +329,12 @@ impl State {
 }
 
 /// What bounds the calls of a model.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(super) struct Limits {
     /// Bytes of the inputs, and of the outputs, of one run.
     pub(super) bytes: usize,
+    /// What steps take in one run, which has a limit of its own.
+    pub(super) steps: Option<StepBytes>,
     /// Calls that wait.
     pub(super) waiting: usize,
 }

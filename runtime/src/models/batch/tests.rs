@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use outrigger_backend::{BackendError, Run, Tensor};
+use outrigger_backend::{BackendError, DataType, Run, Tensor};
 use outrigger_protocol::error::CallError;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::config::BatchDelay;
 use crate::models::ModelInstance;
 use crate::models::job::{self, Answer, Failure, Job};
-use crate::models::tests::{Fake, GATE, POISON, WIDE, batching, inputs, until};
+use crate::models::tests::{Fake, GATE, POISON, WIDE, batching, inputs, stepped, until};
 use crate::models::threads::Threads;
 
 const AT_ONCE: BatchDelay = BatchDelay::AtMost(Duration::ZERO);
@@ -129,6 +129,32 @@ async fn a_poisoned_call_fails_alone() {
             Err(other) => panic!("call {at}: {other}"),
         }
     }
+}
+
+/// With steps around the model a batch is as wide as they may take, and none is run in halves for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_batch_is_wider_than_its_steps_may_take() {
+    // Each row of five becomes FP32: 20 bytes, so that five rows go together.
+    let (model, fake) = stepped(32, 5 * 20 + 19);
+    let rig = Rig { model, fake, threads: Arc::new(Threads::start("fake", 1, 64, LIMIT).unwrap()) };
+    let call = |at: usize, k| {
+        let mut call = inputs(1, 5, 0.0, k);
+        let shape = call[0].shape().clone();
+        call[0] = Tensor::new(DataType::Uint8, shape, vec![at as u8; 5].into()).unwrap();
+        call
+    };
+    let blocker = rig.call(call(0, GATE), vec![0], None);
+    until(|| rig.fake.runs().len() == 1).await;
+    let calls: Vec<_> = (0..12).map(|at| call(at, 1)).collect();
+    let answers: Vec<_> = calls.iter().map(|call| rig.call(call.clone(), vec![0], None)).collect();
+    until(|| rig.waiting() == 12).await;
+    rig.let_go();
+    assert!(blocker.await.unwrap().unwrap().is_ok());
+    for (call, got) in calls.iter().zip(rig.all(answers).await) {
+        assert_eq!(got.unwrap(), rig.expected(call, &[0]).unwrap());
+    }
+    assert_eq!(rig.fake.runs()[..4], [1, 5, 5, 2]);
+    assert_eq!(rig.model.former.as_ref().unwrap().metrics.bisections.get(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,8 @@ pub(super) struct Described {
 /// Steps after a model.
 pub(super) struct After {
     pub(super) side: Side,
+    /// What callers send, and what the model gives out of it in their words.
+    pub(super) given: ModelInfo,
     /// The outputs of the model that they take.
     pub(super) taken: Vec<usize>,
     /// Where each output comes from.
@@ -85,7 +87,8 @@ pub(super) fn describe(manifest: &Manifest, model: &ModelInfo, limit: usize) -> 
         check_side("output", &described.outputs, &outputs)?;
         return Ok(Described { info: ModelInfo { inputs, outputs }, before, after: None, mixes_rows });
     }
-    let (after, plan) = plan_after(manifest, &outputs, limit)?;
+    let given = ModelInfo { inputs: inputs.clone(), outputs };
+    let (after, plan) = plan_after(manifest, given, limit)?;
     let info = ModelInfo { inputs, outputs: plan.outputs().cloned().collect() };
     check_side("output", &described.outputs, &info.outputs)?;
     let mixes_rows = mixes_rows.or_else(|| mixing("after", &plan));
@@ -119,8 +122,8 @@ fn plan_before(chain: &Chain, inputs: &[TensorInfo], model: &[TensorInfo]) -> Re
     }
 }
 
-fn plan_after(manifest: &Manifest, given: &[TensorInfo], limit: usize) -> Result<(After, Plan), String> {
-    let (chain, described) = (&manifest.after, &manifest.described.outputs);
+fn plan_after(manifest: &Manifest, model: ModelInfo, limit: usize) -> Result<(After, Plan), String> {
+    let (chain, described, given) = (&manifest.after, &manifest.described.outputs, &model.outputs);
     let names: Vec<String> = if described.is_empty() {
         chain.left(given).map_err(|error| wrong("after", &error))?
     } else {
@@ -145,7 +148,7 @@ fn plan_after(manifest: &Manifest, given: &[TensorInfo], limit: usize) -> Result
     let sources = plan.wanted().iter().zip(&names).map(&mut source).collect();
     let inputs = taken.iter().map(|&slot| given[slot].clone()).collect();
     let side = Side::new("after", chain.clone(), inputs, made, limit);
-    Ok((After { side, taken, sources }, plan))
+    Ok((After { side, given: model, taken, sources }, plan))
 }
 
 fn mixing(side: &'static str, plan: &Plan) -> Option<NotBatchable> {

@@ -4,9 +4,11 @@
 mod describe;
 mod processed;
 mod side;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 pub(super) use describe::signature;
 pub(super) use processed::Processed;
+pub(super) use taken::StepBytes;

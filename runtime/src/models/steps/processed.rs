@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_backend::{BackendError, Instance, Model, ModelInfo, Output, Run, RunId, Tensor};
 
 use super::describe::{After, Described, Source, describe};
+use super::taken::{StepBytes, Wanted};
 use super::watch::{Runs, Watched};
 use crate::models::batch::NotBatchable;
 use crate::models::manifest::Manifest;
@@ -28,6 +29,11 @@ impl Processed {
     ) -> Result<Self, String> {
         let described = Arc::new(describe(manifest, model.info(), limit)?);
         Ok(Self { model, described })
+    }
+
+    /// What its steps take.
+    pub(in crate::models) fn step_bytes(&self) -> StepBytes {
+        StepBytes(Arc::clone(&self.described))
     }
 
     /// The step, if there is one, that keeps calls from being run together.
@@ -66,9 +72,9 @@ impl Instance for ProcessedInstance {
         described.info.check_outputs(outputs)?;
         let ready = match &described.before {
             None => Cow::Borrowed(inputs),
-            Some(before) => Cow::Owned(before.run(inputs, || run_watched.is_cancelled())?),
+            Some(before) => Cow::Owned(before.run(inputs, 0, || run_watched.is_cancelled())?),
         };
-        // The model does not know of the run yet, and would not be cancelled.
+        // The model does not know of the run yet; once it does, it is told again.
         run_watched.check()?;
         match &described.after {
             None => self.instance.infer(&ready, outputs, run),
@@ -82,8 +88,7 @@ impl Instance for ProcessedInstance {
     }
 
     fn cancel(&self, id: RunId) {
-        self.runs.cancel(id);
-        self.instance.cancel(id);
+        self.runs.cancel(id, &self.instance);
     }
 
     fn can_cancel(&self) -> bool {
@@ -104,30 +109,22 @@ impl ProcessedInstance {
         run: Run,
         run_watched: &Watched<'_>,
     ) -> Result<(), BackendError> {
-        let sources: Vec<Source> = outputs.iter().map(|output| after.sources[output.index()]).collect();
-        let has_steps = sources.iter().any(|source| matches!(source, Source::Steps(_)));
-        let mut wanted = if has_steps { after.taken.clone() } else { Vec::new() };
-        for source in &sources {
-            if let Source::Model(index) = source
-                && !wanted.contains(index)
-            {
-                wanted.push(*index);
-            }
-        }
+        let indices: Vec<usize> = outputs.iter().map(Output::index).collect();
+        let wanted = after.wanted(&indices);
         let given = self.model_outputs(after, &ready, &wanted, run)?;
         drop(ready);
         let given_by = |index: usize| {
-            let at = wanted.iter().position(|wanted| *wanted == index);
+            let at = wanted.outputs.iter().position(|wanted| *wanted == index);
             at.and_then(|at| given.get(at)).ok_or_else(|| missing(index))
         };
         let mut made = Vec::new();
-        if has_steps {
+        if wanted.has_steps {
             let taken = after.taken.iter().map(|index| given_by(*index).cloned());
             let taken = taken.collect::<Result<Vec<_>, _>>()?;
-            made = after.side.run(&taken, || run_watched.is_cancelled())?;
+            made = after.side.run(&taken, bytes(&given), || run_watched.is_cancelled())?;
         }
-        for (output, source) in outputs.iter_mut().zip(&sources) {
-            let tensor = match source {
+        for output in outputs {
+            let tensor = match &after.sources[output.index()] {
                 Source::Model(index) => given_by(*index)?,
                 Source::Steps(index) => made.get(*index).ok_or_else(|| missing(*index))?,
             };
@@ -141,11 +138,12 @@ impl ProcessedInstance {
         &self,
         after: &After,
         inputs: &[Tensor],
-        wanted: &[usize],
+        wanted: &Wanted,
         run: Run,
     ) -> Result<Vec<Tensor>, BackendError> {
         let info = self.model.info();
-        after.side.check(info.output_bytes(inputs, wanted))?;
+        after.side.check(after.takes(info, inputs, wanted))?;
+        let wanted = &wanted.outputs[..];
         let mut outputs = if self.instance.allocates_best() {
             wanted.iter().map(|index| Output::allocate(*index)).collect()
         } else {
@@ -156,9 +154,12 @@ impl ProcessedInstance {
         let tensors = tensors.map(|(output, index)| output.into_tensor().ok_or_else(|| missing(*index)));
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         // Of some the shapes are not known before the run.
-        let bytes = tensors.iter().map(|tensor| tensor.data().len()).fold(0, usize::saturating_add);
-        after.side.check(bytes).map(|()| tensors)
+        after.side.check(bytes(&tensors)).map(|()| tensors)
     }
+}
+
+fn bytes(tensors: &[Tensor]) -> usize {
+    tensors.iter().map(|tensor| tensor.data().len()).fold(0, usize::saturating_add)
 }
 
 fn missing(index: usize) -> BackendError {

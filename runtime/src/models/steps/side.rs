@@ -6,7 +6,7 @@ use outrigger_backend::{BackendError, Tensor, TensorInfo};
 use outrigger_processing::{Chain, Plan, StepError};
 
 /// Plans that are kept, for the shapes that came last.
-const KEPT: usize = 16;
+const KEPT: usize = 32;
 
 /// Steps, and what they begin and end with.
 pub(super) struct Side {
@@ -34,7 +34,7 @@ impl Side {
         Self { name, chain, inputs, outputs, limit, plans: Mutex::default() }
     }
 
-    /// Runs the steps on this thread. Tensors that none touches share their bytes.
+    /// Runs the steps on this thread. Tensors that none touches share their bytes. So many bytes are held beside what the steps make.
     ///
     /// # Errors
     /// [`BackendError::Input`] for what does not fit the steps before the model, and for more than they may make;
@@ -42,6 +42,7 @@ impl Side {
     pub(super) fn run(
         &self,
         tensors: &[Tensor],
+        beside: usize,
         is_cancelled: impl Fn() -> bool,
     ) -> Result<Vec<Tensor>, BackendError> {
         if let Some((_, info)) =
@@ -52,9 +53,10 @@ impl Side {
                 "tensor `{name}` is in a device's memory, where no step reaches it"
             )));
         }
-        let plan = self.plan(tensors).map_err(|error| self.failed(&error))?;
+        let shapes = tensors.iter().map(|tensor| tensor.shape().extents());
+        let plan = self.plan(shapes).map_err(|error| self.failed(&error))?;
         let made = plan.made_bytes().map_err(|error| self.failed(&error))?;
-        self.check(made)?;
+        self.check(made.saturating_add(beside))?;
         plan.run_unless(tensors, is_cancelled).map_err(|error| self.failed(&error))
     }
 
@@ -69,10 +71,19 @@ impl Side {
         )))
     }
 
-    fn plan(&self, tensors: &[Tensor]) -> Result<Arc<Plan>, StepError> {
+    /// Bytes that the steps make out of tensors of these shapes; 0 for such as do not fit.
+    pub(super) fn made<'a>(&self, shapes: impl Iterator<Item = &'a [i64]> + Clone) -> usize {
+        self.plan(shapes).and_then(|plan| plan.made_bytes()).unwrap_or(0)
+    }
+
+    /// Bytes that may be made in one run.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    fn plan<'a>(&self, shapes: impl Iterator<Item = &'a [i64]> + Clone) -> Result<Arc<Plan>, StepError> {
         let mut key = Key::new();
-        for tensor in tensors {
-            let extents = tensor.shape().extents();
+        for extents in shapes.clone() {
             key.push(extents.len() as i64);
             key.extend(extents);
         }
@@ -88,12 +99,12 @@ impl Side {
         if let Some(plan) = found.flatten() {
             return Ok(plan);
         }
-        let shaped = |(info, tensor): (&TensorInfo, &Tensor)| TensorInfo {
-            shape: tensor.shape().extents().to_vec(),
+        let shaped = |(info, extents): (&TensorInfo, &[i64])| TensorInfo {
+            shape: extents.to_vec(),
             symbols: Vec::new(),
             ..info.clone()
         };
-        let inputs: Vec<_> = self.inputs.iter().zip(tensors).map(shaped).collect();
+        let inputs: Vec<_> = self.inputs.iter().zip(shapes).map(shaped).collect();
         let plan = Arc::new(self.chain.plan(&inputs, &self.outputs)?);
         let mut plans = self.lock();
         if plans.len() >= KEPT {

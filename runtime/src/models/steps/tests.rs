@@ -1,7 +1,9 @@
 //! A model with steps around it, beside what it should give, calculated here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
@@ -12,7 +14,7 @@ use outrigger_processing::{Chain, Step};
 use super::side::Side;
 use super::watch::Runs;
 use super::{Processed, signature};
-use crate::models::manifest::{self, Manifest};
+use crate::models::tests::manifest as read;
 
 /// `sums`: the sum of each channel, and `same`: `pixels` as it came, for `pixels`: FP32 `[batch, 3, height, width]`; `tag` is not
 /// looked at.
@@ -103,13 +105,6 @@ fn fp32(extents: &[i64], values: &[f32]) -> Tensor {
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
     tensor.data().as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect()
-}
-
-fn read(text: &str) -> Result<Manifest, String> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.toml");
-    std::fs::write(&path, text).unwrap();
-    manifest::read(&path, &std::collections::BTreeMap::new())
 }
 
 fn processed(text: &str) -> Result<(Processed, Arc<Sums>), String> {
@@ -249,28 +244,47 @@ fn what_does_not_fit_a_call_is_the_callers_mistake() {
     };
     refused(&[1, 2, 2, 4], "input `image` has shape [1, 2, 2, 4], the model takes [-1, -1, -1, 3]");
     refused(&[1, 0, 2, 3], "before the model: step 1 (`resize`): tensor `image` has images of 0 x 2 pixels");
-    // 2 × 2 × 3 bytes and twice as many FP32 of each, before anything is taken.
+    // 2 × 2 × 3 bytes and twice as many FP32 of each, and what says where 2 + 2 pixels come from, before anything is taken.
     refused(
         &[20_000, 1, 1, 3],
-        "the steps before the model take 2160000 bytes, more than limits.steps, 1048576 bytes",
+        "the steps before the model take 2160048 bytes, more than limits.steps, 1048576 bytes",
     );
     assert_eq!(sums.runs.load(Ordering::Relaxed), 0);
 }
 
 #[test]
-fn what_the_model_gives_to_steps_is_bounded() {
+fn what_the_model_gives_to_steps_is_bounded_with_what_they_make() {
     let text = "[[after]]\nstep = 'top_k'\nfrom = 'sums'\nk = 1";
     let (model, sums) = sums();
-    let model = Processed::new(model, &read(text).unwrap(), 100).unwrap();
-    let call = |rows: i64| {
-        let pixels = fp32(&[rows, 3, 1, 1], &vec![1.0; 3 * rows as usize]);
-        let tag = tensor(DataType::Int64, &[rows], vec![0; 8 * rows as usize]);
-        infer(&*model.instance().unwrap(), &[pixels, tag], all(&[1]))
+    // Three sums of each row, of which one stays and where it is; and 8 bytes for each of three while they are put in order.
+    let takes = |rows: usize| 3 * 4 * rows + (4 + 8) * rows + 3 * 8;
+    let model = Processed::new(model, &read(text).unwrap(), takes(8)).unwrap();
+    let inputs = |rows: usize| {
+        let pixels = fp32(&[rows as i64, 3, 1, 1], &vec![1.0; 3 * rows]);
+        [pixels, tensor(DataType::Int64, &[rows as i64], vec![0; 8 * rows])]
     };
+    let call = |rows| infer(&*model.instance().unwrap(), &inputs(rows), all(&[1]));
     assert_eq!(floats(&call(8).unwrap()[0]), [1.0; 8]);
     let error = call(9).unwrap_err().to_string();
-    assert_eq!(error, "the steps after the model take 108 bytes, more than limits.steps, 100 bytes");
+    let (took, limit) = (takes(9), takes(8));
+    let said = format!("the steps after the model take {took} bytes, more than limits.steps, {limit} bytes");
+    assert_eq!(error, said);
     assert_eq!(sums.runs.load(Ordering::Relaxed), 1, "it is not run for that");
+    // It is known beforehand: with what no step touches, which is held meanwhile, and without steps that are not asked for.
+    let steps = model.step_bytes();
+    assert_eq!(steps.limit(), limit);
+    assert_eq!(steps.of(&inputs(9), &[1]), took);
+    assert_eq!(steps.of(&inputs(9), &[2, 0]), took + 3 * 4 * 9);
+    assert_eq!(steps.of(&inputs(9), &[0]), 3 * 4 * 9);
+}
+
+#[test]
+fn what_steps_on_both_sides_take_is_known_beforehand() {
+    let (model, _) = around();
+    // Before the model 2 × 2 × 3 bytes and FP32 twice, with where 2 + 2 pixels come from; after it as in the test before.
+    let (before, after) = (2 * 12 * (1 + 4 + 4) + 12 * 4, 2 * (3 * 4 + 2 * (4 + 8)) + 3 * 8);
+    assert!(before > after);
+    assert_eq!(model.step_bytes().of(&images(), &[1]), before);
 }
 
 #[test]
@@ -368,10 +382,10 @@ fn plans_are_kept_for_the_shapes_that_came_last() {
         Side::new("before", chain, vec![info("x", DataType::Uint8, &[(-1, "")])], vec!["x".into()], 1 << 20);
     for extent in (0..100).chain(0..100) {
         let made =
-            side.run(&[tensor(DataType::Uint8, &[extent], vec![3; extent as usize])], || false).unwrap();
+            side.run(&[tensor(DataType::Uint8, &[extent], vec![3; extent as usize])], 0, || false).unwrap();
         assert_eq!(floats(&made[0]), vec![3.0; extent as usize]);
     }
-    assert_eq!(side.plans_kept(), 16);
+    assert_eq!(side.plans_kept(), 32);
 }
 
 #[test]
@@ -381,7 +395,8 @@ fn a_run_can_be_cancelled_while_steps_have_it() {
     let first = runs.begin(Run { id: Some(one) });
     let second = runs.begin(Run { id: Some(other) });
     let nameless = runs.begin(Run::default());
-    runs.cancel(one);
+    let idle: Arc<dyn Instance> = Arc::new(Sums::default());
+    runs.cancel(one, &idle);
     assert!(matches!(first.check(), Err(BackendError::Cancelled)));
     assert!(second.check().is_ok() && nameless.check().is_ok());
     drop(first);
@@ -396,4 +411,69 @@ fn a_run_can_be_cancelled_while_steps_have_it() {
     let result = instance.infer(&images(), &mut all(&[1]), Run { id: Some(one) });
     assert!(matches!(result, Err(BackendError::Cancelled)), "{result:?}");
     assert!(instance.infer(&images(), &mut all(&[1]), Run::default()).is_ok());
+}
+
+/// Comes to know of a run only once it is let in, and goes on until it is cancelled from then on.
+struct Slow {
+    has_come: Mutex<Sender<()>>,
+    gate: Mutex<Receiver<()>>,
+    knows: Mutex<Option<RunId>>,
+    is_cancelled: Condvar,
+}
+
+impl Instance for Slow {
+    fn infer(&self, _: &[Tensor], _: &mut [Output], run: Run) -> Result<(), BackendError> {
+        self.has_come.lock().unwrap().send(()).unwrap();
+        self.gate.lock().unwrap().recv().unwrap();
+        let mut knows = self.knows.lock().unwrap();
+        *knows = run.id;
+        let waited = self.is_cancelled.wait_timeout_while(knows, Duration::from_secs(60), |id| id.is_some());
+        match waited.unwrap().1.timed_out() {
+            true => Ok(()),
+            false => Err(BackendError::Cancelled),
+        }
+    }
+
+    fn cancel(&self, id: RunId) {
+        self.knows.lock().unwrap().take_if(|known| *known == id);
+        self.is_cancelled.notify_all();
+    }
+
+    fn can_cancel(&self) -> bool {
+        true
+    }
+
+    fn bytes_held(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn a_cancel_reaches_a_model_that_did_not_know_of_the_run_yet() {
+    struct SlowModel(ModelInfo, Arc<Slow>);
+    impl Model for SlowModel {
+        fn info(&self) -> &ModelInfo {
+            &self.0
+        }
+        fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
+            Ok(Arc::clone(&self.1) as _)
+        }
+    }
+    let ((let_in, gate), (has_come, comes)) = (channel(), channel());
+    let (knows, is_cancelled) = (Mutex::default(), Condvar::new());
+    let slow = Slow { has_come: Mutex::new(has_come), gate: Mutex::new(gate), knows, is_cancelled };
+    let (sums, _) = sums();
+    let model = Arc::new(SlowModel(sums.info().clone(), Arc::new(slow)));
+    let model = Processed::new(model, &read(&format!("{INPUTS}{AROUND}")).unwrap(), 1 << 20).unwrap();
+    let instance = model.instance().unwrap();
+    let id = RunId::MIN;
+    let running = {
+        let instance = Arc::clone(&instance);
+        std::thread::spawn(move || instance.infer(&images(), &mut all(&[1]), Run { id: Some(id) }))
+    };
+    comes.recv().unwrap();
+    instance.cancel(id);
+    let_in.send(()).unwrap();
+    let result = running.join().unwrap();
+    assert!(matches!(result, Err(BackendError::Cancelled)), "{result:?}");
 }

@@ -4,4 +4,5 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let word = (group.y * groups.x + group.x) * 256u + lane;
+    each((group.y * groups.x + group.x) * 256u + lane);
+}

@@ -1,0 +1,67 @@
+//! What steps take in one run, as far as that is known before it: so that no more calls go together than may.
+
+use std::sync::Arc;
+
+use outrigger_backend::{ModelInfo, Shape, Tensor};
+
+use super::describe::{After, Described, Source};
+
+/// What the steps around a model take.
+#[derive(Clone)]
+pub(in crate::models) struct StepBytes(pub(super) Arc<Described>);
+
+impl StepBytes {
+    /// Bytes that the steps on that side take for a call which take more, with what the model gives to those after it; what is known only after
+    /// the model has run is not counted. A run of several calls takes at most the sum.
+    pub(in crate::models) fn of(&self, inputs: &[Tensor], outputs: &[usize]) -> usize {
+        let before = self.0.before.as_ref();
+        let before = before.map_or(0, |side| side.made(inputs.iter().map(|input| input.shape().extents())));
+        let after = self.0.after.as_ref();
+        before.max(after.map_or(0, |after| after.takes(&after.given, inputs, &after.wanted(outputs))))
+    }
+
+    /// Bytes that each side may take in one run.
+    pub(in crate::models) fn limit(&self) -> usize {
+        let sides = [self.0.before.as_ref(), self.0.after.as_ref().map(|after| &after.side)];
+        sides.into_iter().flatten().map(|side| side.limit()).min().unwrap_or(usize::MAX)
+    }
+}
+
+/// What is wanted of a model for some outputs of it with its steps.
+pub(super) struct Wanted {
+    /// Outputs of the model.
+    pub(super) outputs: Vec<usize>,
+    /// Whether steps run after it.
+    pub(super) has_steps: bool,
+}
+
+impl After {
+    /// What is wanted of the model for these outputs, which have been checked.
+    pub(super) fn wanted(&self, outputs: &[usize]) -> Wanted {
+        let sources: Vec<&Source> = outputs.iter().filter_map(|output| self.sources.get(*output)).collect();
+        let has_steps = sources.iter().any(|source| matches!(source, Source::Steps(_)));
+        let mut wanted = if has_steps { self.taken.clone() } else { Vec::new() };
+        for source in sources {
+            if let Source::Model(index) = source
+                && !wanted.contains(index)
+            {
+                wanted.push(*index);
+            }
+        }
+        Wanted { outputs: wanted, has_steps }
+    }
+
+    /// Bytes of what the model gives for these inputs, and of what the steps make out of it, as far as the shapes are known. `info` describes
+    /// the inputs, and outputs that are those of the model.
+    pub(super) fn takes(&self, info: &ModelInfo, inputs: &[Tensor], wanted: &Wanted) -> usize {
+        let given = info.output_bytes(inputs, &wanted.outputs);
+        if !wanted.has_steps {
+            return given;
+        }
+        let shapes = info.resolve_outputs(inputs);
+        let taken: Option<Vec<&Shape>> =
+            self.taken.iter().map(|index| shapes.get(*index).and_then(Option::as_ref)).collect();
+        let made = taken.map_or(0, |taken| self.side.made(taken.iter().map(|shape| shape.extents())));
+        given.saturating_add(made)
+    }
+}
