@@ -104,14 +104,14 @@ impl Device for GpuDevice {
         match Format::of(options)? {
             // Steps have no weights, and what a run takes follows from what comes.
             Format::Steps => read(options).map(|_| 0),
-            Format::Onnx => self.onnx.device(options)?.estimate(options),
+            Format::Onnx | Format::OnnxWithSteps => self.onnx.device(options)?.estimate(options),
         }
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
         match Format::of(options)? {
             Format::Steps => Ok(Arc::new(StepsModel::load(&self.gpu, self.idle_bytes, options)?)),
-            Format::Onnx => self.onnx.device(options)?.load(options),
+            Format::Onnx | Format::OnnxWithSteps => self.onnx.device(options)?.load(options),
         }
     }
 }
