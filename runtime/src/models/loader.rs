@@ -9,11 +9,11 @@ use super::batch::{self, Former, NotBatchable};
 use super::health::DeviceHealth;
 use super::instance::{ModelInstance, Place};
 use super::ledger::{Ledger, Over};
-use super::steps::Processed;
+use super::steps::{Processed, StepsPlace};
 use super::survey::{self, Estimates, OpenDevice, Surveyed};
 use super::wanted::Wanted;
 use super::{ModelsError, recovery, samples, threads};
-use crate::config::Config;
+use crate::config::{Config, StepsWish};
 use crate::metrics::Metrics;
 use crate::placement::{self, DeviceId, Placed, Plan, Reason, Unplaced};
 
@@ -51,7 +51,16 @@ impl From<ModelsError> for Trouble {
 }
 
 /// What a model's copies on one device share.
-type Shared = Vec<(DeviceId, Arc<dyn Model>)>;
+type Shared = Vec<OnDevice>;
+
+/// A model on a device.
+#[derive(Clone)]
+struct OnDevice {
+    device: DeviceId,
+    model: Arc<dyn Model>,
+    /// Where its steps run.
+    steps: Vec<String>,
+}
 
 impl<'a> Loader<'a> {
     pub(super) fn new(
@@ -159,7 +168,7 @@ impl<'a> Loader<'a> {
         let (open, health) = found.ok_or_else(|| {
             Trouble::Backend(BackendError::Internal(format!("{} is not open", placed.device)))
         })?;
-        let model = self.once(wanted, open, shared)?;
+        let OnDevice { model, steps, .. } = self.once(wanted, open, shared)?;
         let instance = model.instance().map_err(Trouble::Backend)?;
         // Those of one device share what they hold, so that each holds less with every further one.
         let mut held = held(others);
@@ -171,6 +180,7 @@ impl<'a> Loader<'a> {
         let runs = self.metrics.models.runs(&wanted.name, &open.id.to_string(), from.is_some());
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
         instance.former = former;
+        instance.steps = steps;
         instance.measure();
         samples::run(wanted, instance, &self.config.limits).map_err(|trouble| match trouble {
             samples::Trouble::Device(error) => Trouble::Backend(error),
@@ -182,14 +192,9 @@ impl<'a> Loader<'a> {
     }
 
     /// The model on a device. Copies on one device share its weights, so it is loaded there once.
-    fn once(
-        &self,
-        wanted: &Wanted,
-        open: &OpenDevice,
-        shared: &mut Shared,
-    ) -> Result<Arc<dyn Model>, Trouble> {
-        if let Some((_, model)) = shared.iter().find(|(device, _)| *device == open.id) {
-            return Ok(Arc::clone(model));
+    fn once(&self, wanted: &Wanted, open: &OpenDevice, shared: &mut Shared) -> Result<OnDevice, Trouble> {
+        if let Some(there) = shared.iter().find(|there| there.device == open.id) {
+            return Ok(there.clone());
         }
         if self.lost.contains(&open.id) {
             let loaded = self.estimates.models.iter().flat_map(|model| &model.loaded);
@@ -197,18 +202,35 @@ impl<'a> Loader<'a> {
             let loaded = u32::try_from(loaded).unwrap_or(u32::MAX);
             recovery::wait(&self.config.backends, open, loaded).map_err(Trouble::Gone)?;
         }
-        let model = open.device.load(&wanted.options()).map_err(Trouble::Backend)?;
-        let model = self.served(wanted, model)?;
-        if let Some((first, _)) = shared.first().filter(|(_, first)| differ(first.info(), model.info())) {
-            let (first, other) = (first.clone(), open.id.clone());
+        let mut steps = StepsPlace::ask(wanted, open);
+        steps.check(wanted).map_err(Trouble::Backend)?;
+        let model = match open.device.load(&steps.options(wanted)) {
+            Err(error @ BackendError::Load(_)) if steps.has_graph() && wanted.steps == StepsWish::Auto => {
+                steps.given_up(wanted, error);
+                open.device.load(&wanted.options())
+            }
+            loaded => loaded,
+        };
+        let model = model.map_err(Trouble::Backend)?;
+        let model = self.served(wanted, model, &steps)?;
+        let steps = steps.said();
+        steps.iter().for_each(|said| tracing::info!(model = %wanted.name, device = %open.id, "{said}"));
+        if let Some(first) = shared.first().filter(|first| differ(first.model.info(), model.info())) {
+            let (first, other) = (first.device.clone(), open.id.clone());
             return Err(ModelsError::Differs { name: wanted.name.clone(), first, other }.into());
         }
-        shared.push((open.id.clone(), Arc::clone(&model)));
-        Ok(model)
+        let there = OnDevice { device: open.id.clone(), model, steps };
+        shared.push(there.clone());
+        Ok(there)
     }
 
     /// The model as callers see it: with the steps of its manifest, and as that describes it.
-    fn served(&self, wanted: &Wanted, model: Arc<dyn Model>) -> Result<Arc<dyn Model>, ModelsError> {
+    fn served(
+        &self,
+        wanted: &Wanted,
+        model: Arc<dyn Model>,
+        steps: &StepsPlace,
+    ) -> Result<Arc<dyn Model>, ModelsError> {
         let Some(manifest) = &wanted.manifest else { return Ok(model) };
         let failed = |problem| ModelsError::Manifest { path: manifest.path.clone(), problem };
         if !manifest.has_steps() {
@@ -219,7 +241,7 @@ impl<'a> Loader<'a> {
             // What the model itself says of its rows callers may not see: steps leave none of its names for extents.
             batch::check(model.info()).map_err(|reason| not_batchable(wanted, reason))?;
         }
-        let model = Processed::new(model, manifest, self.config.limits.steps).map_err(failed)?;
+        let model = Processed::new(model, manifest, steps, self.config.limits.steps).map_err(failed)?;
         match model.mixes_rows().filter(|_| wanted.max_batch > 1) {
             Some(step) => Err(not_batchable(wanted, step)),
             None => Ok(Arc::new(model)),
@@ -280,7 +302,7 @@ fn next<'a>(plan: &'a Plan, wanted: &Wanted, instance: usize) -> Option<&'a Plac
 fn leave(device: &DeviceId, instances: &[ModelInstance], shared: &mut Shared) {
     let mut places = instances.iter().filter_map(|instance| instance.place.as_ref());
     if !places.any(|place| place.device == *device) {
-        shared.retain(|(other, _)| other != device);
+        shared.retain(|there| there.device != *device);
     }
 }
 

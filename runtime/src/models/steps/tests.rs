@@ -5,14 +5,20 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::Bytes;
 use outrigger_backend::{
-    BackendError, Buffer, DataType, Instance, Model, ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
+    BackendError, Buffer, DataType, Device, DeviceKind, DeviceStatus, Health, Instance, LoadOptions, Model,
+    ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
 };
-use outrigger_processing::{Chain, Step};
+use outrigger_processing::{Around, Chain, Step};
 
+use super::place::Where;
 use super::side::Side;
 use super::watch::Runs;
-use super::{Processed, signature};
+use super::{Processed, StepsPlace, signature};
+use crate::config::StepsWish;
 use crate::models::manifest::{self, Manifest};
+use crate::models::survey::OpenDevice;
+use crate::models::wanted::Wanted;
+use crate::placement::DeviceId;
 
 /// `sums`: the sum of each channel, and `same`: `pixels` as it came, for `pixels`: FP32 `[batch, 3, height, width]`; `tag` is not
 /// looked at.
@@ -112,9 +118,16 @@ fn read(text: &str) -> Result<Manifest, String> {
     manifest::read(&path, &std::collections::BTreeMap::new())
 }
 
+/// All steps on the CPU.
+fn on_cpu(manifest: &Manifest) -> StepsPlace {
+    let place = |chain: &Chain| (!chain.stages.is_empty()).then(|| Where::Cpu("said".into()));
+    StepsPlace { before: place(&manifest.before), after: place(&manifest.after) }
+}
+
 fn processed(text: &str) -> Result<(Processed, Arc<Sums>), String> {
     let (model, instance) = sums();
-    Ok((Processed::new(model, &read(text)?, 1 << 20)?, instance))
+    let manifest = read(text)?;
+    Ok((Processed::new(model, &manifest, &on_cpu(&manifest), 1 << 20)?, instance))
 }
 
 const INPUTS: &str = r#"
@@ -261,7 +274,8 @@ fn what_does_not_fit_a_call_is_the_callers_mistake() {
 fn what_the_model_gives_to_steps_is_bounded() {
     let text = "[[after]]\nstep = 'top_k'\nfrom = 'sums'\nk = 1";
     let (model, sums) = sums();
-    let model = Processed::new(model, &read(text).unwrap(), 100).unwrap();
+    let manifest = read(text).unwrap();
+    let model = Processed::new(model, &manifest, &on_cpu(&manifest), 100).unwrap();
     let call = |rows: i64| {
         let pixels = fp32(&[rows, 3, 1, 1], &vec![1.0; 3 * rows as usize]);
         let tag = tensor(DataType::Int64, &[rows], vec![0; 8 * rows as usize]);
@@ -396,4 +410,78 @@ fn a_run_can_be_cancelled_while_steps_have_it() {
     let result = instance.infer(&images(), &mut all(&[1]), Run { id: Some(one) });
     assert!(matches!(result, Err(BackendError::Cancelled)), "{result:?}");
     assert!(instance.infer(&images(), &mut all(&[1]), Run::default()).is_ok());
+}
+
+/// A device that takes the steps before a model, and of those after it none.
+struct Half;
+
+impl Device for Half {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        Err(BackendError::Internal("nobody asks".into()))
+    }
+
+    fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
+        let text = options.settings.iter().find(|(key, _)| key == "steps").map_or("", |(_, text)| text);
+        match text.contains("[[after]]") {
+            true => Err(BackendError::Load("m.onnx: step 1 is not to be had".into())),
+            false => Ok(0),
+        }
+    }
+
+    fn load(&self, _options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
+        Err(BackendError::Internal("nobody asks".into()))
+    }
+}
+
+#[test]
+fn a_device_is_asked_for_each_side() {
+    let open = |kind, formats: &[&str]| {
+        let id = DeviceId { backend: "gpu".into(), index: 0 };
+        let status =
+            DeviceStatus { memory_total: 0, memory_free: 0, memory_held: 0, health: Health::Healthy };
+        let formats = formats.iter().map(ToString::to_string).collect();
+        let device = Arc::new(Half);
+        OpenDevice { main: id.clone(), id, device, kind, formats, status, budget: None, threads: 1 }
+    };
+    let wanted = |steps| Wanted {
+        path: "m.onnx".into(),
+        format: Some("onnx".into()),
+        manifest: Some(read(&format!("{INPUTS}{AROUND}")).unwrap()),
+        settings: vec![("a".into(), "b".into())],
+        steps,
+        ..Wanted::default()
+    };
+    let gpu = open(DeviceKind::Gpu, &["onnx", "onnx+steps"]);
+    let said = |wanted: &Wanted, open: &OpenDevice| StepsPlace::ask(wanted, open).said();
+    let auto = wanted(StepsWish::Auto);
+    let there = "steps before the model run on the device, in its graph";
+    let not = "steps after the model run on the CPU: step 1 is not to be had";
+    assert_eq!(said(&auto, &gpu), [there, not]);
+    assert_eq!(said(&wanted(StepsWish::Device), &open(DeviceKind::Cpu, &["onnx+steps"])), [there, not]);
+    let ends = |wanted: &Wanted, open: &OpenDevice, why: &str| {
+        assert!(said(wanted, open).iter().all(|said| said.ends_with(why)), "{:?}", said(wanted, open));
+    };
+    ends(&auto, &open(DeviceKind::Gpu, &["onnx"]), ": gpu takes none with its models");
+    ends(&auto, &open(DeviceKind::Cpu, &["onnx+steps"]), ": the device's memory is the host's");
+    ends(&wanted(StepsWish::Host), &gpu, ": `steps` is \"host\"");
+    // What the backend is told: what callers send, and the steps of that side alone.
+    let mut place = StepsPlace::ask(&auto, &gpu);
+    let options = place.options(&auto);
+    assert_eq!(options.format.as_deref(), Some("onnx+steps"));
+    assert_eq!(options.signature.inputs[0].name, "image");
+    assert!(options.signature.outputs.is_empty());
+    assert_eq!(options.settings.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["a", "steps"]);
+    let told = Around::of_text(&options.settings[1].1).unwrap();
+    let manifest = auto.manifest.as_ref().unwrap();
+    assert_eq!((&told.before, told.after.stages.len()), (&manifest.before, 0));
+    // What does not load with them loads without; where they must be there it does not.
+    place.given_up(&auto, BackendError::Load("m.onnx: no room".into()));
+    assert_eq!(place.said()[0], "steps before the model run on the CPU: no room");
+    assert_eq!(place.options(&auto).format.as_deref(), Some("onnx"));
+    assert!(place.check(&auto).is_ok());
+    let device = wanted(StepsWish::Device);
+    let error = StepsPlace::ask(&device, &gpu).check(&device).unwrap_err();
+    let why =
+        "m.onnx: `steps` is \"device\", and those after the model cannot be there: step 1 is not to be had";
+    assert!(matches!(&error, BackendError::Load(text) if text == why), "{error}");
 }
