@@ -59,8 +59,8 @@ fn text(plan: &Plan) -> String {
     }
     let mut models = Table::new(&["MODEL", "DEVICE", "TAKES", "WHY"]);
     let mut before = (String::new(), Vec::new());
-    let mut notes = |model: &str, tried: &[Tried], evict: &[Eviction]| {
-        let now = (model.to_owned(), notes(tried, evict));
+    let mut notes = |model: &str, tried: &[Tried], evict: &[Eviction], steps: &[String]| {
+        let now = (model.to_owned(), [notes(tried, evict), steps.to_vec()].concat());
         // Of the copies of a model the same is not said again.
         if now == before {
             return Vec::new();
@@ -69,18 +69,19 @@ fn text(plan: &Plan) -> String {
         now.1
     };
     for placed in &plan.placed {
-        let Placed { model, instance, device, bytes, fallback_from, tried, evict } = placed;
+        let Placed { model, instance, device, bytes, fallback_from, tried, evict, steps } = placed;
         let why = match fallback_from {
             None => "first choice".to_owned(),
             Some(from) => format!("fallback from {from}"),
         };
         let takes = size(Some(*bytes).filter(|bytes| *bytes > 0));
-        models.row([copy(model, *instance), device.to_string(), takes, why], notes(model, tried, evict));
+        models
+            .row([copy(model, *instance), device.to_string(), takes, why], notes(model, tried, evict, steps));
     }
     for Unplaced { model, instance, tried, evict } in &plan.unplaced {
         models.row(
             [copy(model, *instance), "-".into(), "-".into(), "no place".into()],
-            notes(model, tried, evict),
+            notes(model, tried, evict, &[]),
         );
     }
     let mut devices = Table::new(&["DEVICE", "PLANNED", "HELD", "BUDGET"]);

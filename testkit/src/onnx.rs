@@ -146,6 +146,8 @@ pub enum Dim<'a> {
 /// A graph that is being put together.
 #[derive(Default)]
 pub struct Graph {
+    /// The opset of the model, 17 if nothing is said.
+    pub opset: Option<u64>,
     nodes: Vec<Vec<u8>>,
     initializers: Vec<Vec<u8>>,
     inputs: Vec<Vec<u8>>,
@@ -208,7 +210,7 @@ impl Graph {
         self.inputs.iter().for_each(|input| bytes(&mut graph, 11, input));
         self.outputs.iter().for_each(|output| bytes(&mut graph, 12, output));
         let mut opset = Vec::new();
-        number(&mut opset, 2, OPSET);
+        number(&mut opset, 2, self.opset.unwrap_or(OPSET));
         let mut model = Vec::new();
         number(&mut model, 1, IR_VERSION);
         bytes(&mut model, 7, &graph);

@@ -265,7 +265,8 @@ typedef struct OutriggerBackendDescription {
   struct OutriggerBackendText name;
   // The backend's version, and that of the library it drives.
   struct OutriggerBackendText version;
-  // File formats it takes.
+  // File formats it takes. One whose name ends in `+steps` is another with steps before and after the model, which the setting `steps` has, as
+  // TOML; `OutriggerBackendLoadRequest::signature` then says what callers send and want.
   const struct OutriggerBackendText *formats;
   // How many.
   size_t format_count;

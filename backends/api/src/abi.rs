@@ -192,7 +192,8 @@ pub struct Description {
     pub name: Text,
     /// The backend's version, and that of the library it drives.
     pub version: Text,
-    /// File formats it takes.
+    /// File formats it takes. One whose name ends in `+steps` is another with steps before and after the model, which the setting `steps` has, as
+    /// TOML; [`LoadRequest::signature`] then says what callers send and want.
     pub formats: *const Text,
     /// How many.
     pub format_count: usize,

@@ -140,7 +140,8 @@ pub struct BackendInfo {
     pub name: String,
     /// The backend's version, and that of the library it drives.
     pub version: String,
-    /// File formats it takes: `onnx`, `torchscript`.
+    /// File formats it takes: `onnx`, `torchscript`. One whose name ends in `+steps` is another with steps before and after the model, which the setting
+    /// `steps` has, as TOML; [`LoadOptions::signature`] then says what callers send and want.
     pub formats: Vec<String>,
     /// The devices that are there.
     pub devices: Vec<DeviceInfo>,

@@ -110,14 +110,14 @@ impl Device for GpuDevice {
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
         match Format::of(options)? {
             Format::Steps => estimate(&self.gpu, options),
-            Format::Onnx => self.onnx.device(options)?.estimate(options),
+            Format::Onnx | Format::OnnxWithSteps => self.onnx.device(options)?.estimate(options),
         }
     }
 
     fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
         match Format::of(options)? {
             Format::Steps => Ok(Arc::new(StepsModel::load(&self.gpu, self.idle_bytes, options)?)),
-            Format::Onnx => {
+            Format::Onnx | Format::OnnxWithSteps => {
                 let model = self.onnx.device(options)?.load(options)?;
                 self.gpu.set_beside(self.onnx.status()?.0);
                 Ok(model)

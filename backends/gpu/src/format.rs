@@ -14,18 +14,21 @@ pub(crate) enum Format {
     Steps,
     /// A graph for ONNX Runtime.
     Onnx,
+    /// The same with steps in it.
+    OnnxWithSteps,
 }
 
 /// As much of a file is looked at.
 const HEAD: u64 = 4096;
 
 impl Format {
-    pub(crate) const ALL: [Self; 2] = [Self::Steps, Self::Onnx];
+    pub(crate) const ALL: [Self; 3] = [Self::Steps, Self::Onnx, Self::OnnxWithSteps];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Steps => "steps",
             Self::Onnx => "onnx",
+            Self::OnnxWithSteps => "onnx+steps",
         }
     }
 
@@ -38,7 +41,7 @@ impl Format {
             return Ok(Self::seen(&head));
         };
         let known = Self::ALL.into_iter().find(|format| format.name() == name);
-        let names = || Self::ALL.map(Self::name).join(" and ");
+        let names = || Self::ALL.map(Self::name).join(", ");
         known.ok_or_else(|| {
             load_error(options, format_args!("the format `{name}` is not known, only {}", names()))
         })

@@ -77,7 +77,7 @@ fn a_chain_is_a_model() {
         return;
     }
     let backend = open(&[("software", "true")]).unwrap();
-    assert_eq!(backend.info().formats, ["steps", "onnx"]);
+    assert_eq!(backend.info().formats, ["steps", "onnx", "onnx+steps"]);
     assert!(backend.info().devices.iter().all(|device| device.kind == DeviceKind::Gpu));
     let folder = tempfile::tempdir().unwrap();
     let path = write(folder.path(), "classes.toml", &classes("FP16"));

@@ -5,12 +5,13 @@ use std::ffi::{CStr, CString, c_char};
 use std::ptr::{null, null_mut};
 
 use ort::AsPointer;
-use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use ort::sys::{OrtMemoryInfoDeviceType, OrtSessionOptions};
+use ort::sys::{OrtMemoryInfo, OrtMemoryInfoDeviceType, OrtSession, OrtSessionOptions, OrtStatusPtr};
 
+use crate::editor::AnySession;
 use crate::provider::ExecutionProvider;
 use crate::raw::check;
+use crate::session::Made;
 
 const CUDA: &str = "CUDAExecutionProvider";
 pub(crate) const TENSORRT: &str = "TensorrtExecutionProvider";
@@ -103,7 +104,7 @@ pub(crate) const RECORD: (&str, &str) = ("session.record_ep_graph_assignment_inf
 
 /// How many operators each provider took, by the provider's name. Operators that were made one count as that. Not all providers let
 /// theirs be counted: that for WebGPU in 1.27 does not.
-pub(crate) fn taken(session: &Session) -> ort::Result<BTreeMap<String, usize>> {
+pub(crate) fn taken(session: &AnySession) -> ort::Result<BTreeMap<String, usize>> {
     let api = ort::api();
     let (mut parts, mut count) = (null(), 0);
     let mut taken = BTreeMap::new();
@@ -125,28 +126,36 @@ pub(crate) fn taken(session: &Session) -> ort::Result<BTreeMap<String, usize>> {
 }
 
 /// Whether an input is first read, or an output written, in memory of a device's: by an operator that runs there.
-pub(crate) fn is_on_a_device(session: &Session) -> ort::Result<bool> {
+pub(crate) fn is_on_a_device(made: &Made) -> ort::Result<bool> {
+    let outputs = places(&made.session, ort::api().SessionGetMemoryInfoForOutputs, made.outputs.len())?;
+    Ok(inputs_on_a_device(made)?.into_iter().chain(outputs).any(|is_there| is_there))
+}
+
+/// Of each input, whether it is first read there: it goes there as it comes.
+pub(crate) fn inputs_on_a_device(made: &Made) -> ort::Result<Vec<bool>> {
+    places(&made.session, ort::api().SessionGetMemoryInfoForInputs, made.inputs.len())
+}
+
+type GetPlaces =
+    unsafe extern "system" fn(*const OrtSession, *mut *const OrtMemoryInfo, usize) -> OrtStatusPtr;
+
+fn places(session: &AnySession, ask: GetPlaces, count: usize) -> ort::Result<Vec<bool>> {
     const HOST: i32 = OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU as i32;
-    let api = ort::api();
-    for (ask, count) in [
-        (api.SessionGetMemoryInfoForInputs, session.inputs().len()),
-        (api.SessionGetMemoryInfoForOutputs, session.outputs().len()),
-    ] {
-        let mut places = vec![null(); count];
-        // SAFETY: the session is live, and there are as many places as is said, which it has counted itself.
-        check(unsafe { ask(session.ptr(), places.as_mut_ptr(), places.len()) })?;
-        for place in places.into_iter().filter(|place| !place.is_null()) {
-            // Not of the enumeration's type, for a newer library may know more than that has.
-            let mut device = HOST;
-            // SAFETY: the description is the session's own, and lives as long; the pointer is a place of this frame, as large as the
-            // enumeration.
-            unsafe { (api.MemoryInfoGetDeviceType)(place, (&raw mut device).cast()) };
-            if device != HOST {
-                return Ok(true);
-            }
+    let mut places = vec![null(); count];
+    // SAFETY: the session is live, and there are as many places as is said, as it has told.
+    check(unsafe { ask(session.ptr(), places.as_mut_ptr(), places.len()) })?;
+    let is_device = |place: *const OrtMemoryInfo| {
+        if place.is_null() {
+            return false;
         }
-    }
-    Ok(false)
+        // Not of the enumeration's type, for a newer library may know more than that has.
+        let mut device = HOST;
+        // SAFETY: the description is the session's own, and lives as long; the pointer is a place of this frame, as large as the
+        // enumeration.
+        unsafe { (ort::api().MemoryInfoGetDeviceType)(place, (&raw mut device).cast()) };
+        device != HOST
+    };
+    Ok(places.into_iter().map(is_device).collect())
 }
 
 /// The names of the providers that the library has, used or not.

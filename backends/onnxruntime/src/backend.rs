@@ -16,6 +16,7 @@ use crate::model::{self, Common, Held, Home, OnnxModel};
 use crate::provider::{Memory, Pool, Provider, Residence};
 use crate::runtime;
 use crate::settings::Settings;
+use crate::steps;
 
 /// Opens the backend of a provider. `pool` is what all sessions of the process share, where this is the first to open.
 ///
@@ -31,7 +32,7 @@ pub fn open(
     let mut info = BackendInfo {
         name: provider.name().into(),
         version: own.into(),
-        formats: vec!["onnx".into()],
+        formats: vec!["onnx".into(), steps::FORMAT.into()],
         devices: Vec::new(),
         reason: None,
     };

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use crate::provider::Plan;
+use crate::steps::Asked;
 
 /// Changes with the form of the files and with how sessions are made from models.
 const FORM: &str = "optimised model, form 1";
@@ -75,9 +76,13 @@ impl Cache {
         Ok(Self { folder: path, most_bytes, circumstances })
     }
 
-    /// The same folder, for models of this plan. What its providers and entries leave of a graph is not what others would.
-    pub(crate) fn under(&self, Plan { providers, entries, .. }: &Plan) -> Self {
+    /// The same folder, for models of this plan and with these steps. What its providers and entries leave of a graph is not what others would,
+    /// and steps are in it.
+    pub(crate) fn under(&self, Plan { providers, entries, .. }: &Plan, steps: Option<&Asked>) -> Self {
         let mut under = self.clone();
+        if let Some(steps) = steps {
+            under.circumstances.push_str(&format!("\n{steps:?}"));
+        }
         if !(providers.is_empty() && entries.is_empty()) {
             under.circumstances.push_str(&format!("\n{providers:?}\n{entries:?}"));
         }

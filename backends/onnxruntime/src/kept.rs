@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use ort::session::Session;
-
+use crate::editor::AnySession;
 use crate::provider::Provider;
 use crate::runtime::Runtime;
 
@@ -34,13 +33,13 @@ impl Told {
 pub(crate) struct Kept {
     // The order of these three is the order of what happens at the end.
     _before: Before,
-    session: Session,
+    session: AnySession,
     _after: After,
 }
 
 impl Kept {
     /// Makes a session.
-    pub(crate) fn make<E>(told: &Told, make: impl FnOnce() -> Result<Session, E>) -> Result<Self, E> {
+    pub(crate) fn make<E>(told: &Told, make: impl FnOnce() -> Result<AnySession, E>) -> Result<Self, E> {
         told.begin();
         let after = After(told.clone());
         let session = make()?;
@@ -50,9 +49,9 @@ impl Kept {
 }
 
 impl std::ops::Deref for Kept {
-    type Target = Session;
+    type Target = AnySession;
 
-    fn deref(&self) -> &Session {
+    fn deref(&self) -> &AnySession {
         &self.session
     }
 }

@@ -18,6 +18,8 @@ mod backend;
 mod cache;
 mod cancel;
 mod contents;
+#[expect(unsafe_code, reason = "calls ONNX Runtime")]
+mod editor;
 mod error;
 mod instance;
 mod kept;
@@ -28,6 +30,7 @@ mod raw;
 mod runtime;
 mod session;
 mod settings;
+mod steps;
 mod tensor;
 mod turns;
 mod webgpu;

@@ -15,9 +15,10 @@ use crate::contents::{self, Contents};
 use crate::error;
 use crate::instance::OnnxInstance;
 use crate::kept::{Kept, Told};
-use crate::provider::Fault;
+use crate::provider::{Fault, Plan};
 use crate::raw::{self, Names};
 use crate::session::Maker;
+use crate::steps::{self, Asked};
 
 /// What a session takes beside its weights, measured with ONNX Runtime 1.32 and many small models.
 const SESSION_BYTES: u64 = 100 * 1024;
@@ -142,36 +143,39 @@ impl Common {
 impl OnnxModel {
     pub(crate) fn load(common: &Arc<Common>, options: &LoadOptions) -> Result<Self, BackendError> {
         let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
+        let (options, plan, steps) = prepare(common, options)?;
         if let Some(format) = options.format.as_deref().filter(|format| *format != "onnx") {
             return Err(failed(&format_args!("the format `{format}` is not known, only onnx")));
         }
-        let contents = inspect(common, options)?;
+        let contents = inspect(common, &options)?;
         let Told { provider, runtime } = &common.told;
-        let plan = provider.plan(common.index, options).map_err(|error| failed(&error))?;
         // The optimised form would have to hold what is in the other files.
         let cache = common.cache.as_ref().filter(|_| !contents.is_external && !plan.compiles());
-        let cache = cache.map(|cache| cache.under(&plan));
-        let maker = Maker { runtime, plan, cache };
-        let session = Kept::make(&common.told, || maker.make(&options.path));
-        let session = session.map_err(|error| common.not_made(error))?;
-        let describe = |outlets: &[Outlet]| {
-            let infos = outlets.iter().map(|outlet| describe(outlet).map_err(|error| failed(&error)));
-            infos.collect::<Result<Vec<_>, _>>()
-        };
-        let info = ModelInfo { inputs: describe(session.inputs())?, outputs: describe(session.outputs())? };
+        let cache = cache.map(|cache| cache.under(&plan, steps.as_ref()));
+        let has = |operator: &str, data_type| provider.has_operator(operator, data_type);
+        let steps = steps.map(|steps| (steps, plan.device(&has)));
+        let maker = Maker { runtime, plan, cache, steps };
+        let mut sides = [Vec::new(), Vec::new()];
+        let session = Kept::make(&common.told, || {
+            let made = maker.make(&options.path)?;
+            sides = [made.inputs, made.outputs];
+            Ok(made.session)
+        });
+        let session = session.map_err(|error: BackendError| common.not_made(error))?;
+        let [inputs, outputs] = sides;
         let names = |infos: &[TensorInfo]| {
             infos.iter().map(|info| CString::new(info.name.as_str())).collect::<Result<Vec<_>, _>>()
         };
-        let names = names(&info.inputs).and_then(|inputs| Ok(Names::new(inputs, names(&info.outputs)?)));
+        let is_input = |output: &TensorInfo| inputs.iter().any(|input| input.name == output.name);
+        let passed_on = outputs.iter().map(is_input).collect();
+        let names = names(&inputs).and_then(|inputs| Ok(Names::new(inputs, names(&outputs)?)));
+        let info =
+            ModelInfo { inputs: theirs(inputs, steps::INPUT), outputs: theirs(outputs, steps::OUTPUT) };
         let loaded = Loaded {
             session: Arc::new(session),
             names: names.map_err(|error| failed(&error))?,
             has_free_extents: info.inputs.iter().any(|info| info.shape.iter().any(|extent| *extent < 0)),
-            passed_on: info
-                .outputs
-                .iter()
-                .map(|output| info.inputs.iter().any(|input| input.name == output.name))
-                .collect(),
+            passed_on,
             info,
             device: Arc::clone(common),
             promises_wrong_shapes: AtomicBool::new(false),
@@ -186,9 +190,15 @@ impl OnnxModel {
 ///
 /// Refuses settings that loading would refuse, so that a plan shows them.
 pub(crate) fn estimate(common: &Common, options: &LoadOptions) -> Result<u64, BackendError> {
-    let plan = common.told.provider.plan(common.index, options);
-    plan.map_err(|error| error::load(&options.path, error))?;
-    Ok(bytes(&inspect(common, options)?))
+    let (options, plan, steps) = prepare(common, options)?;
+    let contents = inspect(common, &options)?;
+    let Told { provider, runtime } = &common.told;
+    let has = |operator: &str, data_type| provider.has_operator(operator, data_type);
+    if steps.is_some() {
+        let steps = steps.map(|steps| (steps, plan.device(&has)));
+        Maker { runtime, plan, cache: None, steps }.inspect(&options.path)?;
+    }
+    Ok(bytes(&contents))
 }
 
 /// What a model's file says of itself, if the device can run that.
@@ -201,6 +211,31 @@ fn inspect(common: &Common, options: &LoadOptions) -> Result<Contents, BackendEr
     Ok(contents)
 }
 
+/// The options of a load without its steps, how its sessions are made, and the steps.
+fn prepare(
+    common: &Common,
+    options: &LoadOptions,
+) -> Result<(LoadOptions, Plan, Option<Asked>), BackendError> {
+    let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
+    let mut plain = options.clone();
+    let steps = Asked::take(&mut plain).map_err(|error| failed(&error))?;
+    let plan = common.told.provider.plan(common.index, &plain).map_err(|error| failed(&error))?;
+    if steps.is_some() && plan.compiles() {
+        return Err(failed(&"TensorRT may calculate steps less exactly than they are defined"));
+    }
+    Ok((plain, plan, steps))
+}
+
+/// A side of the graph by the names that callers have for it.
+fn theirs(mut side: Vec<TensorInfo>, prefix: &str) -> Vec<TensorInfo> {
+    for info in &mut side {
+        if let Some(name) = info.name.strip_prefix(prefix) {
+            info.name = name.to_owned();
+        }
+    }
+    side
+}
+
 /// The constants, which are most of the files, and what comes with each session. What runs take in between is the arena's, which
 /// all models share.
 fn bytes(contents: &Contents) -> u64 {
@@ -211,14 +246,15 @@ fn bytes(contents: &Contents) -> u64 {
 
 /// Why an input or output cannot be served.
 #[derive(Debug, thiserror::Error)]
-enum OutletError {
+pub(crate) enum OutletError {
     #[error("`{name}` is a {kind}, only tensors are carried (scikit-learn: convert with `zipmap=False`)")]
     NoTensor { name: String, kind: String },
     #[error("`{name}` has elements of type {element}, which is not carried")]
     Type { name: String, element: String },
 }
 
-fn describe(outlet: &Outlet) -> Result<TensorInfo, OutletError> {
+/// An input or output of a session.
+pub(crate) fn describe(outlet: &Outlet) -> Result<TensorInfo, OutletError> {
     let name = outlet.name().to_owned();
     let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
         return Err(OutletError::NoTensor { name, kind: outlet.dtype().to_string() });

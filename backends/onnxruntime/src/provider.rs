@@ -1,9 +1,10 @@
 //! What a backend on ONNX Runtime has of its own.
 
-use outrigger_backend::{BackendError, Buffer, DLDevice, DeviceInfo, DeviceMemory, LoadOptions};
+use outrigger_backend::{BackendError, Buffer, DLDevice, DataType, DeviceInfo, DeviceMemory, LoadOptions};
 
 use crate::append;
 use crate::runtime::Runtime;
+use crate::steps;
 use crate::turns::Turns;
 
 /// One kind of device, as ONNX Runtime drives it. The devices of a provider are numbered as [`Provider::devices`] lists them.
@@ -45,6 +46,12 @@ pub trait Provider: Send + Sync + 'static {
     /// Where tensors may stay between runs; `None` where all are in the host's memory. [`DeviceInfo::resident`] says the same.
     fn residence(&self, _device: usize) -> Option<Residence> {
         None
+    }
+
+    /// Whether a device has an operator of ONNX's for elements of this type: asked where steps are to be in a model's graph. What is not known of
+    /// all devices alike is not claimed; of a wrong yes the CPU takes the operator, or the load fails.
+    fn has_operator(&self, _operator: &str, _data_type: DataType) -> bool {
+        true
     }
 
     /// As [`Device::pinned`](outrigger_backend::Device::pinned).
@@ -147,6 +154,12 @@ impl Plan {
     /// Whether operators become something that no model file holds. ONNX Runtime refuses to write such a model.
     pub(crate) fn compiles(&self) -> bool {
         self.providers.iter().any(|provider| provider.name == append::TENSORRT)
+    }
+
+    /// What steps in a graph can ask of the device.
+    pub(crate) fn device<'a>(&self, has: &'a dyn Fn(&str, DataType) -> bool) -> steps::Device<'a> {
+        let may_leave_shapes = self.providers.is_empty() || self.leftovers == Leftovers::Allowed;
+        steps::Device { has, may_leave_shapes }
     }
 }
 

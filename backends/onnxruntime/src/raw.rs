@@ -508,7 +508,8 @@ fn made(value: *mut OrtValue) -> ort::Result<Value> {
 
 macro_rules! element_types {
     ($($data_type:ident $element:ident)*) => {
-        fn element_type(data_type: DataType) -> ElementType {
+        /// For what is not carried, undefined.
+        pub(crate) fn element_type(data_type: DataType) -> ElementType {
             match data_type {
                 $(DataType::$data_type => ElementType::$element,)*
                 _ => ElementType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED,

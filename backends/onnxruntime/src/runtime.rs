@@ -105,7 +105,7 @@ impl Runtime {
     /// What ONNX Runtime says.
     pub fn probe(&'static self, plan: &Plan, turns: Option<&'static Turns>) -> Result<(), String> {
         let _turn = Turn::take(turns);
-        Maker { runtime: self, plan: plan.clone(), cache: None }.probe(IDENTITY)
+        Maker { runtime: self, plan: plan.clone(), cache: None, steps: None }.probe(IDENTITY)
     }
 
     /// Whether a plan's execution providers open and take their options. Uses no device, as [`Runtime::probe`] does.
@@ -113,7 +113,7 @@ impl Runtime {
     /// # Errors
     /// What ONNX Runtime says.
     pub fn can_append(&'static self, plan: &Plan) -> Result<(), String> {
-        Maker { runtime: self, plan: plan.clone(), cache: None }.can_append()
+        Maker { runtime: self, plan: plan.clone(), cache: None, steps: None }.can_append()
     }
 
     /// Gives all sessions on a device one arena, if it has none yet; else it stays as it is. Comes before any session on it.

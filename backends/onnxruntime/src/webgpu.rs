@@ -3,7 +3,7 @@
 //! The libraries of ONNX Runtime that have it contain Dawn, which looks for an adapter when the first session is made and takes the one it
 //! holds to be the best; all sessions of the process share that. Dawn and Vulkan's loader write to stderr what they do not like.
 
-use outrigger_backend::{BackendError, DeviceInfo, DeviceKind, LoadOptions};
+use outrigger_backend::{BackendError, DataType, DeviceInfo, DeviceKind, LoadOptions};
 
 use crate::provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Provider};
 use crate::runtime::Runtime;
@@ -67,6 +67,16 @@ impl Provider for WebGpu {
         match options.settings.first() {
             Some((key, _)) => Err(UnknownSetting { key: key.clone() }.into()),
             None => Ok(self.every_plan()),
+        }
+    }
+
+    /// Bytes come in where they are made floats, and nowhere else. Not every device has FP16.
+    fn has_operator(&self, operator: &str, data_type: DataType) -> bool {
+        match data_type {
+            DataType::Fp32 => true,
+            DataType::Uint8 | DataType::Int8 => operator == "DequantizeLinear",
+            DataType::Int32 => matches!(operator, "Transpose" | "Gather"),
+            _ => false,
         }
     }
 

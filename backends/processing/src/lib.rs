@@ -39,6 +39,7 @@
 //! No step has more than one meaning: what a type, a rank or an extent does not fit is an error that names step, tensor and what would
 //! fit, before anything runs. Only an index that is none is found at the run.
 
+mod around;
 mod chain;
 mod cpu;
 mod error;
@@ -49,6 +50,7 @@ mod resize;
 mod split;
 mod step;
 
+pub use around::{Around, SETTING, WITH_STEPS, plan_after, plan_before, rename};
 pub use chain::{Chain, MAX_STEPS, Stage};
 pub use cpu::{Images, Matrices};
 pub use error::{Problem, StepError};

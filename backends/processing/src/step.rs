@@ -11,6 +11,12 @@ pub const MAX_SIDE: u32 = 16_384;
 /// Where a device has a form of its own, it agrees with that on the CPU as said here: *exact* is bit for bit, NaN, infinities,
 /// subnormal numbers and signs of zero among it. Of other steps, devices may take subnormal numbers for 0, and where an input is not
 /// finite what is said of it here holds on every device. An ulp is 2⁻²³ of the value.
+///
+/// In the graph of an ONNX model ([`WITH_STEPS`](crate::WITH_STEPS)) steps are operators of ONNX's, and agree less closely in this: a NaN stays one, of
+/// whatever payload; `resize` with `bilinear` is within `4 + 6 n` ulp of the largest pixel of the image, `n` being the longest of the sides before and
+/// after, for its places are calculated in FP32; `softmax` is within 2⁻¹⁵, and a row that is not finite becomes what the device makes of it. ONNX
+/// Runtime may join a step with operators of the model, which rounds elsewhere. What ONNX leaves open is not there at all: `convert` to an integer that
+/// does not hold all that comes, `top_k`, `gather`, `scatter`, and `resize` with `bilinear` of another number of axes than four.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]

@@ -87,7 +87,7 @@ fn with(top: &str, manifest: &str) -> Launch {
     outrigger()
         .file("models/classes/classes.onnx", network(SIDE))
         .file("models/classes/model.toml", format!("{top}\n{manifest}"))
-        .args(["--model-dir", "models"])
+        .args(["--model-dir", "models", "--admin-listen", "127.0.0.1:0"])
 }
 
 /// An image that is like no other.
@@ -375,4 +375,163 @@ fn steps_do_not_hide_that_a_model_s_outputs_are_no_rows_of_calls() {
         .file("models/boxes/model.toml", manifest)
         .args(["--model-dir", "models"]);
     contains(&refused(launch, 2), &["model `boxes` cannot run several calls at once", "found"]);
+}
+
+/// What steps can be in a graph, all of it, of the same kind as [`MANIFEST`].
+const IN_GRAPH: &str = r#"
+[[inputs]]
+name = "image"
+datatype = "UINT8"
+shape = ["n", "height", "width", 3]
+
+[[before]]
+step = "resize"
+height = 8
+width = 8
+
+[[before]]
+step = "normalize"
+scale = 0.00392156862745098
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+
+[[before]]
+step = "layout"
+layout = "NCHW"
+to = "pixels"
+
+[[after]]
+step = "softmax"
+"#;
+
+/// What the admin socket says of where the model's steps run.
+async fn said_of_steps(replica: &ReplicaProcess) -> Vec<String> {
+    let url = format!("http://{}/status", replica.admin);
+    let status = client().get(url).bearer_auth(KEY).send().await.unwrap();
+    let status: Value = status.json().await.unwrap();
+    serde_json::from_value(status["models"][0]["steps"].clone()).unwrap()
+}
+
+/// Holds the answers of two replicas against each other, and gives how many there were.
+async fn agree(one: &ReplicaProcess, other: &ReplicaProcess) -> usize {
+    let calls = [(1, 8, 8), (3, 5, 20), (2, 33, 9), (1, 1, 1), (1, 200, 300)];
+    for (count, height, width) in calls {
+        let images: Vec<_> = (0..count).map(|seed| image(seed, height, width)).collect();
+        let (status, _, expected) = call(one, body(&images, height, width)).await;
+        assert_eq!(status, 200, "{expected}");
+        let (status, _, answer) = call(other, body(&images, height, width)).await;
+        assert_eq!(status, 200, "{answer}");
+        let both = [&expected, &answer].map(|answer| {
+            let output = &answer["outputs"][0];
+            assert_eq!(output["shape"], json!([count, CLASSES]), "{answer}");
+            serde_json::from_value::<Vec<f64>>(output["data"].clone()).unwrap()
+        });
+        let near = both[0].iter().zip(&both[1]).all(|(one, other)| (one - other).abs() < 1e-4);
+        assert!(near, "{both:?}");
+    }
+    calls.len()
+}
+
+/// The same mistakes, told in the same words.
+async fn refuse_alike(one: &ReplicaProcess, other: &ReplicaProcess) {
+    let good = body(&[image(0, 4, 4)], 4, 4);
+    let bad = [
+        body(&[Vec::new()], 0, 4),
+        good.replace("UINT8", "FP32"),
+        good.replace("[1,4,4,3]", "[1,4,12,1]"),
+        good.replace("[1,4,4,3]", "[48]"),
+        good.replace("\"image\"", "\"pixels\""),
+    ];
+    for bad in bad {
+        let (status, code, answer) = call(one, bad.clone()).await;
+        assert!(status == 400, "{answer}");
+        assert_eq!(call(other, bad).await, (status, code, answer));
+    }
+}
+
+#[tokio::test]
+async fn steps_in_the_graph_of_a_model_give_what_they_give_outside() {
+    let host = with("steps = 'host'", IN_GRAPH).start();
+    let said = [
+        "cpu:0: steps before the model run on the CPU: `steps` is \"host\"",
+        "cpu:0: steps after the model run on the CPU: `steps` is \"host\"",
+    ];
+    assert_eq!(said_of_steps(&host).await, said);
+    for process in ["in", "out"] {
+        let cache = "settings = ['cache=cache']";
+        let config = format!("[backends.cpu]\nprocess = '{process}'\n{cache}");
+        let launch = with("steps = 'device'\nmax_batch = 4", IN_GRAPH).file("outrigger.toml", config);
+        let mut device = launch.args(["--config", "outrigger.toml"]).start();
+        let said = ["before", "after"]
+            .map(|side| format!("cpu:0: steps {side} the model run on the device, in its graph"));
+        assert_eq!(said_of_steps(&device).await, said);
+        assert_eq!(agree(&host, &device).await, 5);
+        refuse_alike(&host, &device).await;
+        device.wait_for_text("steps before the model run on the device, in its graph");
+    }
+    // On the CPU nothing is gained by itself.
+    let auto = with("", IN_GRAPH).start();
+    assert!(said_of_steps(&auto).await[0].ends_with("on the CPU: the device's memory is the host's"));
+    // What steps make is bounded wherever they do.
+    let limit = ["--limits-steps", "20000B"];
+    let [host, device] =
+        ["host", "device"].map(|place| with(&format!("steps = '{place}'"), IN_GRAPH).args(limit).start());
+    let large = body(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|seed| image(seed, 8, 8)), 8, 8);
+    let [refused, alike] = [call(&host, large.clone()).await, call(&device, large).await];
+    assert_eq!((refused.0, refused.1.as_str()), (400, "invalid_tensor"), "{}", refused.2);
+    assert_eq!(refused, alike);
+}
+
+#[test]
+fn steps_that_cannot_be_in_a_graph_are_named() {
+    let why = "step 2 of `[[after]]` (`top_k`): ONNX leaves open which of equal values come first, and where NaN comes";
+    let log = refused(with("steps = 'device'", MANIFEST), 3);
+    contains(&log, &["`steps` is \"device\", and those after the model cannot be there: ", why]);
+    let plan = |top: &str| {
+        let launch = with(top, MANIFEST).file("outrigger.toml", "");
+        let output = outrigger_in(launch.directory(), &["plan", "--model-dir", "models"]);
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        // In lines as long as they fit.
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    contains(&plan("steps = 'device'"), &["no place", why]);
+    contains(&plan(""), &["steps before the model run on the CPU: the device's memory is the host's"]);
+    let log = refused(with("steps = 'gpu'", MANIFEST), 3);
+    contains(&log, &["`steps` is \"gpu\", expected one of auto, device, host"]);
+}
+
+/// On WebGPU, with a driver in software. One side is there, and the other is not.
+#[tokio::test]
+async fn a_device_with_memory_of_its_own_has_the_steps_by_itself() {
+    let webgpu = match outrigger_testkit::webgpu::set_up() {
+        Ok(webgpu) => webgpu,
+        Err(missing) => return println!("skipped: {missing}"),
+    };
+    let config =
+        format!("[backends.gpu]\nsettings = ['software=true', 'onnxruntime={}']", webgpu.library.display());
+    let on_gpu = |manifest: &str| {
+        let launch = with("devices = ['gpu']", manifest).file("outrigger.toml", &config);
+        launch
+            .args(["--config", "outrigger.toml"])
+            .env("VK_DRIVER_FILES", &webgpu.driver)
+            .env("VK_ICD_FILENAMES", &webgpu.driver)
+    };
+    let (host, gpu) = (with("", IN_GRAPH).start(), on_gpu(IN_GRAPH).start());
+    let in_graph = ["before", "after"]
+        .map(|side| format!("gpu:0: steps {side} the model run on the device, in its graph"));
+    assert_eq!(said_of_steps(&gpu).await, in_graph);
+    agree(&host, &gpu).await;
+    refuse_alike(&host, &gpu).await;
+    drop(gpu);
+    let with_top =
+        format!("{IN_GRAPH}\n[[after]]\nstep = 'top_k'\nk = 2\nto = 'scores'\nindices = 'classes'");
+    let gpu = on_gpu(&with_top).start();
+    let said = said_of_steps(&gpu).await;
+    assert_eq!(said[0], in_graph[0]);
+    assert!(
+        said[1].starts_with("gpu:0: steps after the model run on the CPU: step 2 of `[[after]]` (`top_k`): "),
+        "{said:?}"
+    );
+    let (status, _, answer) = call(&gpu, body(&[image(1, 9, 7)], 9, 7)).await;
+    assert_eq!((status, &answer["outputs"][1]["shape"]), (200, &json!([1, 2])), "{answer}");
 }

@@ -17,7 +17,7 @@ use super::{
     AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
     ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, Origin,
     PlacementConfig, ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings,
-    ShutdownConfig, Sources, suggestion,
+    ShutdownConfig, Sources, StepsWish, suggestion,
 };
 
 /// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.
@@ -297,6 +297,10 @@ fn model(section: &Section) -> ModelConfig {
             _ => None,
         },
         instances: count(key::MODEL_INSTANCES),
+        steps: match value(key::MODEL_STEPS) {
+            Some(Value::Text(word)) => StepsWish::of(word),
+            _ => None,
+        },
         settings: match value(key::MODEL_SETTINGS) {
             // `devices` reports those that are none.
             Some(Value::List(items)) => devices::pairs(items).unwrap_or_default(),

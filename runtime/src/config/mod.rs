@@ -205,6 +205,8 @@ pub struct ModelConfig {
     pub fallback: Option<bool>,
     /// Loaded copies.
     pub instances: Option<usize>,
+    /// Where its steps run.
+    pub steps: Option<StepsWish>,
     /// Settings of the backend's for it.
     pub settings: Vec<(String, String)>,
 }
@@ -223,6 +225,33 @@ pub enum BatchDelay {
     AtMost(Duration),
     /// As long as a run's learned cost says that joining saves, where others are likely to come.
     Auto,
+}
+
+/// Where steps before and after a model are to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StepsWish {
+    /// In its graph where its device's memory is not the host's and all of a side can be there, else on the CPU.
+    #[default]
+    Auto,
+    /// In its graph, whatever device that is on; if they cannot be there it does not load.
+    Device,
+    /// On the CPU, whose form of them is the definition.
+    Host,
+}
+
+impl StepsWish {
+    /// By their words.
+    pub const WORDS: &'static [&'static str] = &["auto", "device", "host"];
+
+    /// What a word means.
+    pub fn of(word: &str) -> Option<Self> {
+        Some(match word {
+            "auto" => Self::Auto,
+            "device" => Self::Device,
+            "host" => Self::Host,
+            _ => return None,
+        })
+    }
 }
 
 /// `[limits]`.

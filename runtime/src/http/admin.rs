@@ -63,6 +63,8 @@ struct ModelStatus<'a> {
     platform: &'a str,
     version: &'a str,
     devices: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<String>,
     bytes_held: u64,
 }
 
@@ -89,6 +91,7 @@ async fn status(State(replica): State<Arc<Replica>>, Extension(grant): Extension
                         platform: &model.platform,
                         version: &model.version,
                         devices: model.devices().into_iter().map(ToString::to_string).collect(),
+                        steps: model.steps(),
                         bytes_held: status(model),
                     })
                     .collect()

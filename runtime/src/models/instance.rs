@@ -48,6 +48,20 @@ impl LoadedModel {
         devices
     }
 
+    /// Where the steps before and after it run, device by device, in sentences.
+    pub fn steps(&self) -> Vec<String> {
+        let mut steps = Vec::new();
+        for instance in self.instances() {
+            let device = instance.place.as_ref().map(|place| place.device.to_string()).unwrap_or_default();
+            for said in instance.steps.iter().map(|said| format!("{device}: {said}")) {
+                if !steps.contains(&said) {
+                    steps.push(said);
+                }
+            }
+        }
+        steps
+    }
+
     /// Bytes of device memory that it holds; 0 if not known.
     pub fn bytes_held(&self) -> u64 {
         self.instances().map(|instance| instance.bytes_held()).fold(0, u64::saturating_add)
@@ -83,6 +97,8 @@ pub(crate) struct ModelInstance {
     /// The number of its device among those that models are on.
     pub(super) device: usize,
     pub(super) place: Option<Place>,
+    /// Where its steps run, in sentences.
+    pub(super) steps: Vec<String>,
     /// Calls under way, where the model has other instances.
     calls: AtomicUsize,
     pub(super) runs: IntCounter,
@@ -116,7 +132,8 @@ impl ModelInstance {
         runs: IntCounter,
     ) -> Self {
         let (name, calls) = (name.to_owned(), AtomicUsize::new(0));
-        Self { name, info, instance, held: AtomicU64::new(0), former: None, device: 0, place, calls, runs }
+        let (held, steps) = (AtomicU64::new(0), Vec::new());
+        Self { name, info, instance, held, former: None, device: 0, place, steps, calls, runs }
     }
 
     /// Whether its device can be used.

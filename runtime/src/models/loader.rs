@@ -9,11 +9,11 @@ use super::batch::{self, Former, NotBatchable};
 use super::health::DeviceHealth;
 use super::instance::{ModelInstance, Place};
 use super::ledger::{Ledger, Over};
-use super::steps::{Processed, StepBytes};
+use super::steps::{Processed, StepBytes, StepsPlace};
 use super::survey::{self, Estimates, OpenDevice, Surveyed};
 use super::wanted::Wanted;
 use super::{ModelsError, recovery, samples, threads};
-use crate::config::Config;
+use crate::config::{Config, StepsWish};
 use crate::metrics::Metrics;
 use crate::placement::{self, DeviceId, Placed, Plan, Reason, Unplaced};
 
@@ -50,16 +50,19 @@ impl From<ModelsError> for Trouble {
     }
 }
 
-/// A model as callers see it.
+/// A model on a device, as callers see it.
 #[derive(Clone)]
 struct Served {
+    device: DeviceId,
     model: Arc<dyn Model>,
     /// What the steps around it take, if there are any.
-    steps: Option<StepBytes>,
+    step_bytes: Option<StepBytes>,
+    /// Where they run.
+    steps: Vec<String>,
 }
 
 /// What a model's copies on one device share.
-type Shared = Vec<(DeviceId, Served)>;
+type Shared = Vec<Served>;
 
 impl<'a> Loader<'a> {
     pub(super) fn new(
@@ -167,7 +170,7 @@ impl<'a> Loader<'a> {
         let (open, health) = found.ok_or_else(|| {
             Trouble::Backend(BackendError::Internal(format!("{} is not open", placed.device)))
         })?;
-        let Served { model, steps } = self.once(wanted, open, shared)?;
+        let Served { model, step_bytes, steps, .. } = self.once(wanted, open, shared)?;
         let instance = model.instance().map_err(Trouble::Backend)?;
         // Those of one device share what they hold, so that each holds less with every further one.
         let within = |instance: &dyn Instance| {
@@ -177,11 +180,12 @@ impl<'a> Loader<'a> {
         };
         within(&*instance)?;
         let (info, from) = (Arc::new(model.info().clone()), placed.fallback_from.as_deref());
-        let former = self.former(wanted, &info, steps)?;
+        let former = self.former(wanted, &info, step_bytes)?;
         let place = Place::new(open.id.clone(), Arc::clone(health), from);
         let runs = self.metrics.models.runs(&wanted.name, &open.id.to_string(), from.is_some());
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
         instance.former = former;
+        instance.steps = steps;
         instance.measure();
         let instance =
             samples::run(wanted, instance, &self.config.limits).map_err(|trouble| match trouble {
@@ -198,8 +202,8 @@ impl<'a> Loader<'a> {
 
     /// The model on a device. Copies on one device share its weights, so it is loaded there once.
     fn once(&self, wanted: &Wanted, open: &OpenDevice, shared: &mut Shared) -> Result<Served, Trouble> {
-        if let Some((_, served)) = shared.iter().find(|(device, _)| *device == open.id) {
-            return Ok(served.clone());
+        if let Some(there) = shared.iter().find(|there| there.device == open.id) {
+            return Ok(there.clone());
         }
         if self.lost.contains(&open.id) {
             let loaded = self.estimates.models.iter().flat_map(|model| &model.loaded);
@@ -207,33 +211,52 @@ impl<'a> Loader<'a> {
             let loaded = u32::try_from(loaded).unwrap_or(u32::MAX);
             recovery::wait(&self.config.backends, open, loaded).map_err(Trouble::Gone)?;
         }
-        let model = open.device.load(&wanted.options()).map_err(Trouble::Backend)?;
-        let served = self.served(wanted, model)?;
-        let info = served.model.info();
-        if let Some((first, _)) = shared.first().filter(|(_, first)| differ(first.model.info(), info)) {
-            let (first, other) = (first.clone(), open.id.clone());
+        let mut steps = StepsPlace::ask(wanted, open);
+        steps.check(wanted).map_err(Trouble::Backend)?;
+        let model = match open.device.load(&steps.options(wanted)) {
+            Err(error @ BackendError::Load(_)) if steps.has_graph() && wanted.steps == StepsWish::Auto => {
+                steps.given_up(wanted, error);
+                open.device.load(&wanted.options())
+            }
+            loaded => loaded,
+        };
+        let model = model.map_err(Trouble::Backend)?;
+        let (model, step_bytes) = self.processed(wanted, model, &steps)?;
+        let steps = steps.said();
+        steps.iter().for_each(|said| tracing::info!(model = %wanted.name, device = %open.id, "{said}"));
+        if let Some(first) = shared.first().filter(|first| differ(first.model.info(), model.info())) {
+            let (first, other) = (first.device.clone(), open.id.clone());
             return Err(ModelsError::Differs { name: wanted.name.clone(), first, other }.into());
         }
-        shared.push((open.id.clone(), served.clone()));
-        Ok(served)
+        let there = Served { device: open.id.clone(), model, step_bytes, steps };
+        shared.push(there.clone());
+        Ok(there)
     }
 
-    /// The model as callers see it: with the steps of its manifest, and as that describes it.
-    fn served(&self, wanted: &Wanted, model: Arc<dyn Model>) -> Result<Served, ModelsError> {
-        let Some(manifest) = &wanted.manifest else { return Ok(Served { model, steps: None }) };
+    /// The model with the steps of its manifest, and as that describes it; and what the steps take.
+    fn processed(
+        &self,
+        wanted: &Wanted,
+        model: Arc<dyn Model>,
+        steps: &StepsPlace,
+    ) -> Result<(Arc<dyn Model>, Option<StepBytes>), ModelsError> {
+        let Some(manifest) = &wanted.manifest else { return Ok((model, None)) };
         let failed = |problem| ModelsError::Manifest { path: manifest.path.clone(), problem };
         if !manifest.has_steps() {
             manifest.check(model.info()).map_err(failed)?;
-            return Ok(Served { model, steps: None });
+            return Ok((model, None));
         }
         if wanted.max_batch > 1 {
             // What the model itself says of its rows callers may not see: steps leave none of its names for extents.
             batch::check(model.info()).map_err(|reason| not_batchable(wanted, reason))?;
         }
-        let model = Processed::new(model, manifest, self.config.limits.steps).map_err(failed)?;
+        let model = Processed::new(model, manifest, steps, self.config.limits.steps).map_err(failed)?;
         match model.mixes_rows().filter(|_| wanted.max_batch > 1) {
             Some(step) => Err(not_batchable(wanted, step)),
-            None => Ok(Served { steps: Some(model.step_bytes()), model: Arc::new(model) }),
+            None => {
+                let bytes = model.step_bytes();
+                Ok((Arc::new(model), Some(bytes)))
+            }
         }
     }
 
@@ -296,7 +319,7 @@ fn next<'a>(plan: &'a Plan, wanted: &Wanted, instance: usize) -> Option<&'a Plac
 fn leave(device: &DeviceId, instances: &[ModelInstance], shared: &mut Shared) {
     let mut places = instances.iter().filter_map(|instance| instance.place.as_ref());
     if !places.any(|place| place.device == *device) {
-        shared.retain(|(other, _)| other != device);
+        shared.retain(|there| there.device != *device);
     }
 }
 

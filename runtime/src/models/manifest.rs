@@ -12,7 +12,8 @@ use serde::Deserialize;
 use super::steps;
 use crate::config::key::MAX_INSTANCES;
 use crate::config::{
-    BackendConfig, BatchDelay, DeviceWish, Kind, Value, check_list, check_model_name, pairs, suggestion,
+    BackendConfig, BatchDelay, DeviceWish, Kind, StepsWish, Value, check_list, check_model_name, pairs,
+    suggestion,
 };
 
 /// The largest manifest, in bytes.
@@ -55,6 +56,7 @@ pub(super) struct Said {
     pub(super) max_batch: Option<usize>,
     pub(super) max_delay: Option<BatchDelay>,
     pub(super) intra_threads: Option<usize>,
+    pub(super) steps: Option<StepsWish>,
     pub(super) settings: Vec<(String, String)>,
 }
 
@@ -85,6 +87,7 @@ struct Raw {
     max_batch: Option<u64>,
     max_delay: Option<String>,
     intra_threads: Option<u64>,
+    steps: Option<String>,
     #[serde(default)]
     settings: Vec<String>,
     #[serde(default)]
@@ -155,6 +158,7 @@ const KEYS: &[&str] = &[
     "max_batch",
     "max_delay",
     "intra_threads",
+    "steps",
     "settings",
     "samples",
     "before",
@@ -234,6 +238,7 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
         max_batch: count("max_batch", raw.max_batch, MAX_COUNT)?,
         max_delay: raw.max_delay.map(|text| delay(&text)).transpose()?,
         intra_threads: count("intra_threads", raw.intra_threads, MAX_COUNT)?,
+        steps: raw.steps.map(|word| steps_wish(&word)).transpose()?,
         settings: pairs(&raw.settings).map_err(|problem| format!("`settings` {problem}"))?,
     };
     let samples = raw.samples.into_iter().map(|sample| {
@@ -299,6 +304,11 @@ fn delay(text: &str) -> Result<BatchDelay, String> {
         Some(_) => Ok(BatchDelay::Auto),
         None => Err(format!("`max_delay` is \"{text}\", expected {}", Kind::Delay.expects())),
     }
+}
+
+fn steps_wish(word: &str) -> Result<StepsWish, String> {
+    StepsWish::of(word)
+        .ok_or_else(|| format!("`steps` is \"{word}\", expected one of {}", StepsWish::WORDS.join(", ")))
 }
 
 /// A file inside the manifest's directory, links followed.

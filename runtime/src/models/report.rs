@@ -6,6 +6,7 @@ use std::sync::Arc;
 use outrigger_backend::{DeviceKind, Health};
 use serde::Serialize;
 
+use super::steps::StepsPlace;
 use super::survey::{self, SeenDevice, Surveyed};
 use super::{ModelsError, plugin, wanted};
 use crate::config::{BackendsConfig, Config, ProcessKind};
@@ -57,7 +58,16 @@ pub fn plan(config: &Config) -> Result<Plan, ModelsError> {
     let wanted = wanted::all(config)?;
     let backends = survey::open_for(&config.backends, &wanted, &Arc::default())?;
     let states: Vec<_> = backends.iter().map(Surveyed::state).collect();
-    Ok(placement::plan(&survey::estimate(&config.backends, &wanted, &backends).models, &states))
+    let mut plan = placement::plan(&survey::estimate(&config.backends, &wanted, &backends).models, &states);
+    for placed in &mut plan.placed {
+        let model = wanted.iter().find(|wanted| wanted.name == placed.model);
+        let opened = |seen: &&SeenDevice| seen.opened.as_ref().is_ok_and(|open| open.id == placed.device);
+        let seen = backends.iter().flat_map(|seen| &seen.devices).find(opened);
+        if let (Some(model), Some(Ok(open))) = (model, seen.map(|seen| &seen.opened)) {
+            placed.steps = StepsPlace::ask(model, open).said();
+        }
+    }
+    Ok(plan)
 }
 
 /// All backends and their devices. One that does not open says why.

@@ -7,9 +7,10 @@ use outrigger_backend::{Backend, BackendError, Device, DeviceInfo, DeviceKind, D
 
 use super::health::Watch;
 use super::plugin::{self, PluginError};
+use super::steps::StepsPlace;
 use super::wanted::Wanted;
 use super::{ModelsError, recovery};
-use crate::config::{BackendsConfig, main_backend};
+use crate::config::{BackendsConfig, StepsWish, main_backend};
 use crate::placement::{self, BackendState, DeviceId, DeviceState};
 
 /// A backend that was looked for.
@@ -34,6 +35,9 @@ pub(crate) struct OpenDevice {
     /// The same device, as the backend calls it whose devices these are.
     pub(super) main: DeviceId,
     pub(super) device: Arc<dyn Device>,
+    pub(super) kind: DeviceKind,
+    /// The formats that its backend takes.
+    pub(super) formats: Vec<String>,
     /// How it was when it was opened.
     pub(super) status: DeviceStatus,
     /// Bytes that models may hold; `None` if nobody knows.
@@ -121,7 +125,8 @@ fn one(config: &BackendsConfig, name: &str, watch: &Arc<Watch>) -> Surveyed {
                 let main = DeviceId { backend: main.to_owned(), index };
                 let budget = memory.or_else(|| budget(&status));
                 let threads = table.threads.unwrap_or_else(|| threads(config, name, info));
-                Ok(OpenDevice { id, main, device, status, budget, threads })
+                let (kind, formats) = (info.kind, backend.info().formats.clone());
+                Ok(OpenDevice { id, main, device, kind, formats, status, budget, threads })
             };
             devices.push(SeenDevice { info: info.clone(), opened: open() });
         }
@@ -229,6 +234,9 @@ pub(super) fn estimate(config: &BackendsConfig, models: &[Wanted], backends: &[S
             let mut bytes = open.device.estimate(&model.options());
             if matches!(bytes, Err(BackendError::Lost(_))) && recovery::wait(config, open, 0).is_ok() {
                 bytes = open.device.estimate(&model.options());
+            }
+            if bytes.is_ok() && model.steps == StepsWish::Device {
+                bytes = StepsPlace::ask(model, open).check(model).and(bytes);
             }
             wanted.estimates.insert(open.id.clone(), bytes.as_ref().copied().map_err(ToString::to_string));
             if let Err(error) = bytes {

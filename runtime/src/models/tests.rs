@@ -16,7 +16,7 @@ use super::batch::{BatchMetrics, Former, Limits};
 use super::health::DeviceHealth;
 use super::instance::Place;
 use super::manifest::{self, Manifest};
-use super::steps::{Processed, StepBytes};
+use super::steps::{Processed, StepBytes, StepsPlace};
 use super::wanted::Wanted;
 use crate::config::BatchDelay;
 use crate::placement::DeviceId;
@@ -121,8 +121,8 @@ pub(super) fn stepped(max_batch: usize, limit: usize) -> (Arc<ModelInstance>, Ar
         before = [{step = 'convert', datatype = 'FP32', from = 'x'}]";
     let manifest = manifest(text).unwrap();
     let fake = Arc::new(Fake::default());
-    let model =
-        Processed::new(Arc::new(FakeModel(fake_info(), Arc::clone(&fake))), &manifest, limit).unwrap();
+    let model = Arc::new(FakeModel(fake_info(), Arc::clone(&fake)));
+    let model = Processed::new(model, &manifest, &StepsPlace::on_cpu(&manifest), limit).unwrap();
     let wanted = Wanted { max_batch, ..Wanted::default() };
     let (info, steps) = (model.info().clone(), Some(model.step_bytes()));
     (batched(&wanted, info, steps, model.instance().unwrap()), fake)

@@ -8,7 +8,9 @@ use outrigger_backend::LoadOptions;
 use super::discover::{self, Located};
 use super::manifest::{self, Manifest};
 use super::{DEFAULT_VERSION, ModelsError, format};
-use crate::config::{BackendsConfig, BatchDelay, Config, DeviceWish, ModelConfig, PlacementConfig};
+use crate::config::{
+    BackendsConfig, BatchDelay, Config, DeviceWish, ModelConfig, PlacementConfig, StepsWish,
+};
 
 /// A model that is to be loaded.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Wanted {
     pub(super) devices: Vec<DeviceWish>,
     pub(super) fallback: bool,
     pub(super) instances: usize,
+    /// Where its steps run.
+    pub(super) steps: StepsWish,
     /// Of the backend's, for this model.
     pub(super) settings: Vec<(String, String)>,
     pub(super) manifest: Option<Manifest>,
@@ -43,6 +47,7 @@ impl Default for Wanted {
             devices: Vec::new(),
             fallback: true,
             instances: 1,
+            steps: StepsWish::Auto,
             settings: Vec::new(),
             manifest: None,
         }
@@ -114,6 +119,7 @@ fn resolve(
         devices: said.devices.or(own.devices).unwrap_or_else(|| placement.devices.clone()),
         fallback: said.fallback.or(own.fallback).unwrap_or(placement.fallback),
         instances: said.instances.or(own.instances).unwrap_or(defaults.instances),
+        steps: said.steps.or(own.steps).unwrap_or(defaults.steps),
         settings: over(said.settings, own.settings),
         manifest,
     }

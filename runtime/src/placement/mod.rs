@@ -144,6 +144,9 @@ pub struct Placed {
     pub tried: Vec<Tried>,
     /// What would have to leave so that it could go where its list begins.
     pub evict: Vec<Eviction>,
+    /// Where the steps before and after it run, in sentences; who asks for a plan to show it has them added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
 }
 
 /// A copy that has no place.

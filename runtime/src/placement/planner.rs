@@ -58,7 +58,17 @@ impl Planner<'_> {
                 let evict = if rank > 0 { self.evictions(model, &tried) } else { Vec::new() };
                 let fallback_from = first.filter(|_| rank > 0).map(DeviceWish::to_string);
                 let model = model.name.clone();
-                self.plan.placed.push(Placed { model, instance, device, bytes, fallback_from, tried, evict });
+                let steps = Vec::new();
+                self.plan.placed.push(Placed {
+                    model,
+                    instance,
+                    device,
+                    bytes,
+                    fallback_from,
+                    tried,
+                    evict,
+                    steps,
+                });
                 return;
             }
         }

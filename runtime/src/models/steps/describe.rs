@@ -1,10 +1,9 @@
 //! What callers send and get, out of what the manifest says and what the model takes and gives.
 
-use std::collections::BTreeMap;
-
 use outrigger_backend::{ModelInfo, TensorInfo};
-use outrigger_processing::{Chain, Plan, StepError};
+use outrigger_processing::{Chain, Plan, StepError, plan_after, plan_before, rename};
 
+use super::place::{StepsPlace, Where};
 use super::side::Side;
 use crate::models::batch::NotBatchable;
 use crate::models::manifest::{Manifest, check_side};
@@ -13,16 +12,34 @@ use crate::models::manifest::{Manifest, check_side};
 pub(super) struct Described {
     /// What callers send and get.
     pub(super) info: ModelInfo,
-    /// The steps before, where there are any: out of all inputs all that the model takes.
-    pub(super) before: Option<Side>,
-    /// Those after.
-    pub(super) after: Option<After>,
+    pub(super) before: Before,
+    pub(super) after: After,
     /// The first step that keeps calls from being run together.
     pub(super) mixes_rows: Option<NotBatchable>,
 }
 
+/// Steps before a model.
+pub(super) enum Before {
+    /// There are none.
+    None,
+    /// They are in its graph: what comes is only held against them, so that it is refused for what it would be on the CPU.
+    Graph(Side),
+    /// They run here: out of all inputs all that the model takes.
+    Cpu(Side),
+}
+
 /// Steps after a model.
-pub(super) struct After {
+pub(super) enum After {
+    /// There are none.
+    None,
+    /// They are in its graph. What they make in between is not known here; what comes out is held against the limit.
+    Graph(Side),
+    /// They run here.
+    Cpu(CpuAfter),
+}
+
+/// Steps after a model that run here.
+pub(super) struct CpuAfter {
     pub(super) side: Side,
     /// What callers send, and what the model gives out of it in their words.
     pub(super) given: ModelInfo,
@@ -70,71 +87,62 @@ pub(in crate::models) fn signature(
 ///
 /// # Errors
 /// What does not fit, by names.
-pub(super) fn describe(manifest: &Manifest, model: &ModelInfo, limit: usize) -> Result<Described, String> {
+pub(super) fn describe(
+    manifest: &Manifest,
+    model: &ModelInfo,
+    steps: &StepsPlace,
+    limit: usize,
+) -> Result<Described, String> {
     let (described, mut mixes_rows) = (&manifest.described, None);
-    let (inputs, before, outputs) = if manifest.before.stages.is_empty() {
-        check_side("input", &described.inputs, &model.inputs)?;
-        (model.inputs.clone(), None, model.outputs.clone())
-    } else {
-        let inputs = described.inputs.clone();
-        let plan = plan_before(&manifest.before, &inputs, &model.inputs)?;
-        mixes_rows = mixing("before", &plan);
-        let outputs = rename(&model.inputs, &plan, &model.outputs)?;
-        let names = model.inputs.iter().map(|input| input.name.clone()).collect();
-        (inputs.clone(), Some(Side::new("before", manifest.before.clone(), inputs, names, limit)), outputs)
+    let side = |inputs: &[TensorInfo], names| {
+        Side::new("before", manifest.before.clone(), inputs.to_vec(), names, limit)
     };
-    if manifest.after.stages.is_empty() {
-        check_side("output", &described.outputs, &outputs)?;
-        return Ok(Described { info: ModelInfo { inputs, outputs }, before, after: None, mixes_rows });
-    }
-    let given = ModelInfo { inputs: inputs.clone(), outputs };
-    let (after, plan) = plan_after(manifest, given, limit)?;
-    let info = ModelInfo { inputs, outputs: plan.outputs().cloned().collect() };
-    check_side("output", &described.outputs, &info.outputs)?;
-    let mixes_rows = mixes_rows.or_else(|| mixing("after", &plan));
-    Ok(Described { info, before, after: Some(after), mixes_rows })
+    let (inputs, before, outputs) = match &steps.before {
+        None => {
+            check_side("input", &described.inputs, &model.inputs)?;
+            (model.inputs.clone(), Before::None, model.outputs.clone())
+        }
+        Some(Where::Graph) => {
+            check_side("input", &described.inputs, &model.inputs)?;
+            let inputs = described.inputs.clone();
+            let planned = manifest
+                .before
+                .left(&inputs)
+                .and_then(|left| Ok((manifest.before.plan(&inputs, &left)?, left)));
+            let (plan, left) = planned.map_err(|error| wrong("before", &error))?;
+            mixes_rows = mixing("before", &plan);
+            let side = side(&inputs, left);
+            (inputs, Before::Graph(side), model.outputs.clone())
+        }
+        Some(Where::Cpu(_)) => {
+            let inputs = described.inputs.clone();
+            let plan = plan_before(&manifest.before, &inputs, &model.inputs)?;
+            mixes_rows = mixing("before", &plan);
+            let outputs = rename(&model.inputs, &plan, &model.outputs)?;
+            let side = side(&inputs, model.inputs.iter().map(|input| input.name.clone()).collect());
+            (inputs, Before::Cpu(side), outputs)
+        }
+    };
+    let (after, outputs) = match &steps.after {
+        None => (After::None, outputs),
+        // It was refused to the device if it mixes rows.
+        Some(Where::Graph) => {
+            (After::Graph(Side::new("after", manifest.after.clone(), Vec::new(), Vec::new(), limit)), outputs)
+        }
+        Some(Where::Cpu(_)) => {
+            let (after, plan) = cpu_after(manifest, ModelInfo { inputs: inputs.clone(), outputs }, limit)?;
+            mixes_rows = mixes_rows.or_else(|| mixing("after", &plan));
+            (After::Cpu(after), plan.outputs().cloned().collect())
+        }
+    };
+    check_side("output", &described.outputs, &outputs)?;
+    Ok(Described { info: ModelInfo { inputs, outputs }, before, after, mixes_rows })
 }
 
-fn plan_before(chain: &Chain, inputs: &[TensorInfo], model: &[TensorInfo]) -> Result<Plan, String> {
-    let names: Vec<&str> = model.iter().map(|input| input.name.as_str()).collect();
-    let plan = chain.plan(inputs, &names).map_err(|error| match &error {
-        StepError::NoOutput { name, there } => {
-            let takes = model.iter().filter(|input| input.name == *name).map(shown).collect::<String>();
-            format!("the model takes {takes}, and after `[[before]]` there are only {there}; `to` gives what a step makes another name")
-        }
-        _ => wrong("before", &error),
-    })?;
-    let takes_free = |planned: &TensorInfo, input: &TensorInfo| {
-        planned.data_type == input.data_type
-            && planned.shape.len() == input.shape.len()
-            && planned.shape.iter().zip(&input.shape).all(|(planned, takes)| *takes < 0 || planned == takes)
-    };
-    if let Some((planned, input)) =
-        plan.outputs().zip(model).find(|(planned, input)| !takes_free(planned, input))
-    {
-        return Err(format!("`[[before]]` gives {}, the model takes {}", shown(planned), shown(input)));
-    }
-    match (0..inputs.len()).find(|slot| plan.last_use(*slot) == 0) {
-        Some(slot) => {
-            Err(format!("input `{}` is taken neither by a step nor by the model", inputs[slot].name))
-        }
-        None => Ok(plan),
-    }
-}
-
-fn plan_after(manifest: &Manifest, model: ModelInfo, limit: usize) -> Result<(After, Plan), String> {
-    let (chain, described, given) = (&manifest.after, &manifest.described.outputs, &model.outputs);
-    let names: Vec<String> = if described.is_empty() {
-        chain.left(given).map_err(|error| wrong("after", &error))?
-    } else {
-        described.iter().map(|output| output.name.clone()).collect()
-    };
-    if let Some(twice) =
-        names.iter().enumerate().find_map(|(at, name)| names[..at].iter().find(|one| *one == name))
-    {
-        return Err(format!("output `{twice}` is described twice"));
-    }
-    let plan = chain.plan(given, &names).map_err(|error| wrong("after", &error))?;
+fn cpu_after(manifest: &Manifest, model: ModelInfo, limit: usize) -> Result<(CpuAfter, Plan), String> {
+    let (chain, given) = (&manifest.after, &model.outputs);
+    let plan = plan_after(chain, &manifest.described.outputs, given)?;
+    let names: Vec<String> = plan.outputs().map(|output| output.name.clone()).collect();
     let is_taken = |slot: &usize| plan.operations().iter().any(|operation| operation.inputs.contains(slot));
     let taken: Vec<usize> = (0..given.len()).filter(is_taken).collect();
     let mut made = Vec::new();
@@ -148,7 +156,7 @@ fn plan_after(manifest: &Manifest, model: ModelInfo, limit: usize) -> Result<(Af
     let sources = plan.wanted().iter().zip(&names).map(&mut source).collect();
     let inputs = taken.iter().map(|&slot| given[slot].clone()).collect();
     let side = Side::new("after", chain.clone(), inputs, made, limit);
-    Ok((After { side, given: model, taken, sources }, plan))
+    Ok((CpuAfter { side, given: model, taken, sources }, plan))
 }
 
 fn mixing(side: &'static str, plan: &Plan) -> Option<NotBatchable> {
@@ -156,45 +164,6 @@ fn mixing(side: &'static str, plan: &Plan) -> Option<NotBatchable> {
     Some(NotBatchable::Step { side, number: index + 1, step: plan.operations()[index].step.name() })
 }
 
-/// The model's outputs with the names that free extents have for callers, or the extents that they have by the steps. A name that
-/// says nothing to callers goes, for one of theirs may be the same.
-fn rename(model: &[TensorInfo], plan: &Plan, outputs: &[TensorInfo]) -> Result<Vec<TensorInfo>, String> {
-    let mut known: BTreeMap<&str, (i64, &str)> = BTreeMap::new();
-    for (planned, input) in plan.outputs().zip(model) {
-        for (at, symbol) in input.symbols.iter().enumerate().filter(|(_, symbol)| !symbol.is_empty()) {
-            let extent = planned.shape[at];
-            let known = known.entry(symbol).or_insert((extent, ""));
-            match known.0 {
-                other if other >= 0 && extent >= 0 && other != extent => {
-                    return Err(format!(
-                        "`{symbol}` of the model is {other} and {extent} after `[[before]]`"
-                    ));
-                }
-                other => known.0 = other.max(extent),
-            }
-            if known.1.is_empty() {
-                known.1 = planned.symbols.get(at).map_or("", String::as_str);
-            }
-        }
-    }
-    let renamed = |output: &TensorInfo| {
-        let mut output = output.clone();
-        for (extent, symbol) in output.shape.iter_mut().zip(&mut output.symbols) {
-            if *extent < 0 {
-                let (fixed, name) = known.get(symbol.as_str()).copied().unwrap_or((-1, ""));
-                *extent = fixed;
-                *symbol = if fixed < 0 { name.to_owned() } else { String::new() };
-            }
-        }
-        output
-    };
-    Ok(outputs.iter().map(renamed).collect())
-}
-
 fn wrong(side: &str, error: &StepError) -> String {
     format!("`[[{side}]]`: {error}")
-}
-
-fn shown(tensor: &TensorInfo) -> String {
-    format!("`{}` {} {:?}", tensor.name, tensor.data_type, tensor.shape)
 }

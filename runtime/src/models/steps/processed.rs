@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use outrigger_backend::{BackendError, Instance, Model, ModelInfo, Output, Run, RunId, Tensor};
 
-use super::describe::{After, Described, Source, describe};
+use super::describe::{After, Before, CpuAfter, Described, Source, describe};
+use super::place::StepsPlace;
 use super::taken::{StepBytes, Wanted};
 use super::watch::{Runs, Watched};
 use crate::models::batch::NotBatchable;
@@ -25,9 +26,10 @@ impl Processed {
     pub(in crate::models) fn new(
         model: Arc<dyn Model>,
         manifest: &Manifest,
+        steps: &StepsPlace,
         limit: usize,
     ) -> Result<Self, String> {
-        let described = Arc::new(describe(manifest, model.info(), limit)?);
+        let described = Arc::new(describe(manifest, model.info(), steps, limit)?);
         Ok(Self { model, described })
     }
 
@@ -71,20 +73,29 @@ impl Instance for ProcessedInstance {
         described.info.check_inputs(inputs)?;
         described.info.check_outputs(outputs)?;
         let ready = match &described.before {
-            None => Cow::Borrowed(inputs),
-            Some(before) => Cow::Owned(before.run(inputs, 0, || run_watched.is_cancelled())?),
+            Before::None => Cow::Borrowed(inputs),
+            Before::Graph(before) => {
+                before.hold(inputs)?;
+                Cow::Borrowed(inputs)
+            }
+            Before::Cpu(before) => Cow::Owned(before.run(inputs, 0, || run_watched.is_cancelled())?),
         };
         // The model does not know of the run yet; once it does, it is told again.
         run_watched.check()?;
         match &described.after {
-            None => self.instance.infer(&ready, outputs, run),
-            Some(after) => self.with_steps_after(after, ready, outputs, run, &run_watched),
+            After::None => self.instance.infer(&ready, outputs, run),
+            After::Graph(limit) => {
+                let wanted: Vec<usize> = outputs.iter().map(Output::index).collect();
+                limit.check(described.info.output_bytes(inputs, &wanted))?;
+                self.instance.infer(&ready, outputs, run)
+            }
+            After::Cpu(after) => self.with_steps_after(after, ready, outputs, run, &run_watched),
         }
     }
 
     fn allocates_best(&self) -> bool {
         // What steps make is in memory of theirs.
-        self.described.after.is_some() || self.instance.allocates_best()
+        matches!(self.described.after, After::Cpu(_)) || self.instance.allocates_best()
     }
 
     fn cancel(&self, id: RunId) {
@@ -103,7 +114,7 @@ impl Instance for ProcessedInstance {
 impl ProcessedInstance {
     fn with_steps_after(
         &self,
-        after: &After,
+        after: &CpuAfter,
         ready: Cow<'_, [Tensor]>,
         outputs: &mut [Output],
         run: Run,
@@ -136,7 +147,7 @@ impl ProcessedInstance {
     /// What the model gives of its outputs `wanted`.
     fn model_outputs(
         &self,
-        after: &After,
+        after: &CpuAfter,
         inputs: &[Tensor],
         wanted: &Wanted,
         run: Run,

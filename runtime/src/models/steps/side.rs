@@ -53,11 +53,23 @@ impl Side {
                 "tensor `{name}` is in a device's memory, where no step reaches it"
             )));
         }
+        self.held(tensors, beside)?.run_unless(tensors, is_cancelled).map_err(|error| self.failed(&error))
+    }
+
+    /// Holds what comes against the steps, which run elsewhere, and what they will make against the limit.
+    ///
+    /// # Errors
+    /// As [`Side::run`].
+    pub(super) fn hold(&self, tensors: &[Tensor]) -> Result<(), BackendError> {
+        self.held(tensors, 0).map(drop)
+    }
+
+    fn held(&self, tensors: &[Tensor], beside: usize) -> Result<Arc<Plan>, BackendError> {
         let shapes = tensors.iter().map(|tensor| tensor.shape().extents());
         let plan = self.plan(shapes).map_err(|error| self.failed(&error))?;
         let made = plan.made_bytes().map_err(|error| self.failed(&error))?;
         self.check(made.saturating_add(beside))?;
-        plan.run_unless(tensors, is_cancelled).map_err(|error| self.failed(&error))
+        Ok(plan)
     }
 
     /// Holds bytes against what may be made in one run.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use outrigger_backend::{ModelInfo, Shape, Tensor};
 
-use super::describe::{After, Described, Source};
+use super::describe::{After, Before, CpuAfter, Described, Source};
 
 /// What the steps around a model take.
 #[derive(Clone)]
@@ -14,16 +14,32 @@ impl StepBytes {
     /// Bytes that the steps on that side take for a call which take more, with what the model gives to those after it; what is known only after
     /// the model has run is not counted. A run of several calls takes at most the sum.
     pub(in crate::models) fn of(&self, inputs: &[Tensor], outputs: &[usize]) -> usize {
-        let before = self.0.before.as_ref();
-        let before = before.map_or(0, |side| side.made(inputs.iter().map(|input| input.shape().extents())));
-        let after = self.0.after.as_ref();
-        before.max(after.map_or(0, |after| after.takes(&after.given, inputs, &after.wanted(outputs))))
+        let before = match &self.0.before {
+            Before::None => 0,
+            Before::Graph(side) | Before::Cpu(side) => {
+                side.made(inputs.iter().map(|input| input.shape().extents()))
+            }
+        };
+        let after = match &self.0.after {
+            After::None => 0,
+            After::Graph(_) => self.0.info.output_bytes(inputs, outputs),
+            After::Cpu(after) => after.takes(&after.given, inputs, &after.wanted(outputs)),
+        };
+        before.max(after)
     }
 
     /// Bytes that each side may take in one run.
     pub(in crate::models) fn limit(&self) -> usize {
-        let sides = [self.0.before.as_ref(), self.0.after.as_ref().map(|after| &after.side)];
-        sides.into_iter().flatten().map(|side| side.limit()).min().unwrap_or(usize::MAX)
+        let before = match &self.0.before {
+            Before::None => None,
+            Before::Graph(side) | Before::Cpu(side) => Some(side),
+        };
+        let after = match &self.0.after {
+            After::None => None,
+            After::Graph(side) => Some(side),
+            After::Cpu(after) => Some(&after.side),
+        };
+        [before, after].into_iter().flatten().map(|side| side.limit()).min().unwrap_or(usize::MAX)
     }
 }
 
@@ -35,7 +51,7 @@ pub(super) struct Wanted {
     pub(super) has_steps: bool,
 }
 
-impl After {
+impl CpuAfter {
     /// What is wanted of the model for these outputs, which have been checked.
     pub(super) fn wanted(&self, outputs: &[usize]) -> Wanted {
         let sources: Vec<&Source> = outputs.iter().filter_map(|output| self.sources.get(*output)).collect();

@@ -7,14 +7,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
-    BackendError, Buffer, DataType, Instance, Model, ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
+    BackendError, Buffer, DataType, Device, DeviceKind, DeviceStatus, Health, Instance, LoadOptions, Model,
+    ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
 };
-use outrigger_processing::{Chain, Step};
+use outrigger_processing::{Around, Chain, Step};
 
 use super::side::Side;
 use super::watch::Runs;
-use super::{Processed, signature};
+use super::{Processed, StepsPlace, signature};
+use crate::config::StepsWish;
+use crate::models::survey::OpenDevice;
 use crate::models::tests::manifest as read;
+use crate::models::wanted::Wanted;
+use crate::placement::DeviceId;
 
 /// `sums`: the sum of each channel, and `same`: `pixels` as it came, for `pixels`: FP32 `[batch, 3, height, width]`; `tag` is not
 /// looked at.
@@ -109,7 +114,8 @@ fn floats(tensor: &Tensor) -> Vec<f32> {
 
 fn processed(text: &str) -> Result<(Processed, Arc<Sums>), String> {
     let (model, instance) = sums();
-    Ok((Processed::new(model, &read(text)?, 1 << 20)?, instance))
+    let manifest = read(text)?;
+    Ok((Processed::new(model, &manifest, &StepsPlace::on_cpu(&manifest), 1 << 20)?, instance))
 }
 
 const INPUTS: &str = r#"
@@ -258,7 +264,8 @@ fn what_the_model_gives_to_steps_is_bounded_with_what_they_make() {
     let (model, sums) = sums();
     // Three sums of each row, of which one stays and where it is; and 8 bytes for each of three while they are put in order.
     let takes = |rows: usize| 3 * 4 * rows + (4 + 8) * rows + 3 * 8;
-    let model = Processed::new(model, &read(text).unwrap(), takes(8)).unwrap();
+    let manifest = read(text).unwrap();
+    let model = Processed::new(model, &manifest, &StepsPlace::on_cpu(&manifest), takes(8)).unwrap();
     let inputs = |rows: usize| {
         let pixels = fp32(&[rows as i64, 3, 1, 1], &vec![1.0; 3 * rows]);
         [pixels, tensor(DataType::Int64, &[rows as i64], vec![0; 8 * rows])]
@@ -464,7 +471,8 @@ fn a_cancel_reaches_a_model_that_did_not_know_of_the_run_yet() {
     let slow = Slow { has_come: Mutex::new(has_come), gate: Mutex::new(gate), knows, is_cancelled };
     let (sums, _) = sums();
     let model = Arc::new(SlowModel(sums.info().clone(), Arc::new(slow)));
-    let model = Processed::new(model, &read(&format!("{INPUTS}{AROUND}")).unwrap(), 1 << 20).unwrap();
+    let manifest = read(&format!("{INPUTS}{AROUND}")).unwrap();
+    let model = Processed::new(model, &manifest, &StepsPlace::on_cpu(&manifest), 1 << 20).unwrap();
     let instance = model.instance().unwrap();
     let id = RunId::MIN;
     let running = {
@@ -476,4 +484,78 @@ fn a_cancel_reaches_a_model_that_did_not_know_of_the_run_yet() {
     let_in.send(()).unwrap();
     let result = running.join().unwrap();
     assert!(matches!(result, Err(BackendError::Cancelled)), "{result:?}");
+}
+
+/// A device that takes the steps before a model, and of those after it none.
+struct Half;
+
+impl Device for Half {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        Err(BackendError::Internal("nobody asks".into()))
+    }
+
+    fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
+        let text = options.settings.iter().find(|(key, _)| key == "steps").map_or("", |(_, text)| text);
+        match text.contains("[[after]]") {
+            true => Err(BackendError::Load("m.onnx: step 1 is not to be had".into())),
+            false => Ok(0),
+        }
+    }
+
+    fn load(&self, _options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
+        Err(BackendError::Internal("nobody asks".into()))
+    }
+}
+
+#[test]
+fn a_device_is_asked_for_each_side() {
+    let open = |kind, formats: &[&str]| {
+        let id = DeviceId { backend: "gpu".into(), index: 0 };
+        let status =
+            DeviceStatus { memory_total: 0, memory_free: 0, memory_held: 0, health: Health::Healthy };
+        let formats = formats.iter().map(ToString::to_string).collect();
+        let device = Arc::new(Half);
+        OpenDevice { main: id.clone(), id, device, kind, formats, status, budget: None, threads: 1 }
+    };
+    let wanted = |steps| Wanted {
+        path: "m.onnx".into(),
+        format: Some("onnx".into()),
+        manifest: Some(read(&format!("{INPUTS}{AROUND}")).unwrap()),
+        settings: vec![("a".into(), "b".into())],
+        steps,
+        ..Wanted::default()
+    };
+    let gpu = open(DeviceKind::Gpu, &["onnx", "onnx+steps"]);
+    let said = |wanted: &Wanted, open: &OpenDevice| StepsPlace::ask(wanted, open).said();
+    let auto = wanted(StepsWish::Auto);
+    let there = "steps before the model run on the device, in its graph";
+    let not = "steps after the model run on the CPU: step 1 is not to be had";
+    assert_eq!(said(&auto, &gpu), [there, not]);
+    assert_eq!(said(&wanted(StepsWish::Device), &open(DeviceKind::Cpu, &["onnx+steps"])), [there, not]);
+    let ends = |wanted: &Wanted, open: &OpenDevice, why: &str| {
+        assert!(said(wanted, open).iter().all(|said| said.ends_with(why)), "{:?}", said(wanted, open));
+    };
+    ends(&auto, &open(DeviceKind::Gpu, &["onnx"]), ": gpu takes none with its models");
+    ends(&auto, &open(DeviceKind::Cpu, &["onnx+steps"]), ": the device's memory is the host's");
+    ends(&wanted(StepsWish::Host), &gpu, ": `steps` is \"host\"");
+    // What the backend is told: what callers send, and the steps of that side alone.
+    let mut place = StepsPlace::ask(&auto, &gpu);
+    let options = place.options(&auto);
+    assert_eq!(options.format.as_deref(), Some("onnx+steps"));
+    assert_eq!(options.signature.inputs[0].name, "image");
+    assert!(options.signature.outputs.is_empty());
+    assert_eq!(options.settings.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["a", "steps"]);
+    let told = Around::of_text(&options.settings[1].1).unwrap();
+    let manifest = auto.manifest.as_ref().unwrap();
+    assert_eq!((&told.before, told.after.stages.len()), (&manifest.before, 0));
+    // What does not load with them loads without; where they must be there it does not.
+    place.given_up(&auto, BackendError::Load("m.onnx: no room".into()));
+    assert_eq!(place.said()[0], "steps before the model run on the CPU: no room");
+    assert_eq!(place.options(&auto).format.as_deref(), Some("onnx"));
+    assert!(place.check(&auto).is_ok());
+    let device = wanted(StepsWish::Device);
+    let error = StepsPlace::ask(&device, &gpu).check(&device).unwrap_err();
+    let why =
+        "m.onnx: `steps` is \"device\", and those after the model cannot be there: step 1 is not to be had";
+    assert!(matches!(&error, BackendError::Load(text) if text == why), "{error}");
 }
