@@ -19,10 +19,15 @@
 
 #[cfg(any(feature = "libtorch", test))]
 mod archive;
+#[cfg(test)]
+#[expect(unsafe_code, reason = "stands between the tests and the system's allocator")]
+mod counting;
 #[cfg(feature = "libtorch")]
 mod device;
 #[cfg(any(feature = "libtorch", test))]
 mod error;
+#[cfg(any(feature = "libtorch", test))]
+mod file;
 mod find;
 #[cfg(any(feature = "libtorch", test))]
 mod forward;
@@ -30,12 +35,16 @@ mod forward;
 mod habits;
 #[cfg(feature = "libtorch")]
 mod instance;
+#[cfg(any(feature = "libtorch", test))]
+mod limits;
 #[cfg(feature = "libtorch")]
 mod model;
 #[cfg(any(feature = "libtorch", test))]
 mod pickle;
 #[expect(unsafe_code, reason = "loads libraries")]
 pub mod plugin;
+#[cfg(test)]
+mod random;
 #[cfg(feature = "libtorch")]
 #[expect(unsafe_code, reason = "lends inputs to libtorch")]
 mod run;

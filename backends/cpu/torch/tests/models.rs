@@ -154,6 +154,23 @@ fn a_view_of_an_input_outlives_it() {
     assert_eq!((output.shape().extents(), values(&output)), ([2, 2].as_slice(), vec![1., 2., 5., 6.]));
 }
 
+/// libtorch puts off what it can: such a result has the bytes of another tensor, and a note.
+#[test]
+fn what_is_to_be_negated_comes_negated() {
+    let (Some(device), folder) = (device(), Folder::new()) else { return };
+    let check = |value: &str, expected: [f32; 2]| {
+        let module = Module::forward("x: Tensor", "Tensor", &[&format!("return {value}")]);
+        let (model, instance) = folder.instance(&*device, &module, &[row("x", 2)], &[row("y", 2)]);
+        let got = infer(&*model, &*instance, &[fp32(&[1, 2], &[1., -2.])]).unwrap();
+        assert_eq!(values(&got[0]), expected, "{value}");
+    };
+    check("torch._neg_view(x)", [-1., 2.]);
+    check("torch._neg_view(torch.add(x, x))", [-2., 4.]);
+    check("torch._neg_view(torch._neg_view(x))", [1., -2.]);
+    check("torch.imag(torch._conj(torch.complex(x, x)))", [-1., 2.]);
+    check("torch.real(torch._conj(torch.complex(x, x)))", [1., -2.]);
+}
+
 #[test]
 fn a_model_is_as_for_inference() {
     let (Some(device), folder) = (device(), Folder::new()) else { return };
