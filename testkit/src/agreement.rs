@@ -93,11 +93,10 @@ enum Extent {
 impl Said {
     fn info(&self) -> TensorInfo {
         let dimensions = self.shape.iter().map(|extent| match extent {
-            Extent::Fixed(extent) => (*extent, String::new()),
-            Extent::Free(name) => (-1, name.clone()),
+            Extent::Fixed(extent) => (*extent, ""),
+            Extent::Free(name) => (-1, name.as_str()),
         });
-        let (shape, symbols) = dimensions.unzip();
-        TensorInfo { name: self.name.clone(), data_type: self.data_type, shape, symbols }
+        TensorInfo::new(&self.name, self.data_type, &dimensions.collect::<Vec<_>>())
     }
 }
 

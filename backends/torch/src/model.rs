@@ -91,8 +91,7 @@ impl ScriptModel {
             };
             loaded.info.outputs = found_out(&loaded).map_err(why)?;
         }
-        loaded.has_free_extents =
-            loaded.info.inputs.iter().any(|info| info.shape.iter().any(|extent| *extent < 0));
+        loaded.has_free_extents = loaded.info.has_free_extents();
         Ok(Self(Arc::new(loaded)))
     }
 }
