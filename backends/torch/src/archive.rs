@@ -9,6 +9,7 @@ use crate::file::Opened;
 use crate::forward::{Forward, ForwardError};
 use crate::habits::Habits;
 use crate::limits::{CODE_DEPTH, NAME_BYTES};
+use crate::nesting::nesting;
 use crate::pickle::{self, Limits, PickleError};
 use crate::zip::{Zip, ZipError};
 
@@ -149,30 +150,13 @@ impl Code<'_> {
         for entry in self.zip.entries().iter().filter(|entry| is_source(&entry.name)) {
             let source = self.zip.read(entry, self.inflated_bytes)?;
             let source = String::from_utf8_lossy(&source);
-            if depth(&source) > CODE_DEPTH {
+            if nesting(&source, CODE_DEPTH) > CODE_DEPTH {
                 return Err(ArchiveError::Deep);
             }
             habits.add(&source);
         }
         Ok(habits)
     }
-}
-
-/// How deep the brackets of a source are nested, or its blocks, which are two spaces in each.
-fn depth(source: &str) -> usize {
-    let (mut depth, mut most) = (0usize, 0);
-    for line in source.lines() {
-        most = most.max((line.len() - line.trim_start().len()) / 2);
-        for byte in line.bytes() {
-            match byte {
-                b'(' | b'[' | b'{' => depth += 1,
-                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-                _ => continue,
-            }
-            most = most.max(depth);
-        }
-    }
-    most
 }
 
 #[cfg(test)]

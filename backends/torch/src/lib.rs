@@ -40,6 +40,8 @@ mod limits;
 #[cfg(feature = "libtorch")]
 mod model;
 #[cfg(any(feature = "libtorch", test))]
+mod nesting;
+#[cfg(any(feature = "libtorch", test))]
 mod pickle;
 #[expect(unsafe_code, reason = "loads libraries")]
 pub mod plugin;

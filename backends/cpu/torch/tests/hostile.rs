@@ -127,6 +127,12 @@ fn code_that_is_nested_does_not_overflow_the_stack() {
     };
     folder.load(&*device, &nested(250), &[row("x", 3), row("y", 3)], &[]).unwrap();
     refuses(&folder, &*device, &nested(100_000).archive(), "its code is nested more than 256 deep");
+    let operators = |count: usize| {
+        let line = format!("return torch.add(x, {}y)", "-".repeat(count));
+        Module::forward("x: Tensor,\n    y: Tensor", "Tensor", &[&line])
+    };
+    folder.load(&*device, &operators(250), &[row("x", 3), row("y", 3)], &[]).unwrap();
+    refuses(&folder, &*device, &operators(100_000).archive(), "its code is nested more than 256 deep");
 }
 
 /// A shape that its bytes are too few for.
