@@ -72,7 +72,11 @@ pub(crate) fn ensure(repo: &Repo, python: &Path, release: bool) -> Result<()> {
 
 /// The same for tests, and PyTorch's folder. They go on without what cannot be had, and say so.
 pub(crate) fn ensure_for_tests(repo: &Repo, python: &Path) -> Result<Option<PathBuf>> {
-    match fetched(&[&LIBTORCH, &PYTORCH], repo, python) {
+    let fetched = fetched(&[&LIBTORCH, &PYTORCH], repo, python).or_else(|error| {
+        say::line(&format!("without PyTorch: {error:#}"));
+        fetched(&[&LIBTORCH], repo, python)
+    });
+    match fetched {
         Ok((cache, libtorch)) => build(repo, &cache, &libtorch, false)?,
         Err(error) => {
             say::line(&format!("skipped: {error:#}; nothing that needs libtorch is tested"));
