@@ -1,10 +1,12 @@
-//! Ten kinds of models that Python writes, run by any backend, in any place that it can be in, and held against what Python's ONNX
-//! Runtime gives.
+//! Models that Python writes, run by any backend that takes their format, in any place that it can be in, and held against what Python gives: its ONNX
+//! Runtime, or PyTorch.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use outrigger_backend::{Backend, BackendError, DataType, Instance, LoadOptions, Output, Run, Shape, Tensor};
+use outrigger_backend::{
+    Backend, BackendError, DataType, Instance, LoadOptions, ModelInfo, Output, Run, Shape, Tensor, TensorInfo,
+};
 use serde::Deserialize;
 
 /// How far a number may be from what is expected: `t + t * |expected|`, with a `t` for each type of floating point. All else
@@ -13,6 +15,8 @@ use serde::Deserialize;
 pub struct Tolerance {
     /// Of FP16.
     pub fp16: f64,
+    /// Of BF16.
+    pub bf16: f64,
     /// Of FP32.
     pub fp32: f64,
     /// Of FP64.
@@ -21,11 +25,11 @@ pub struct Tolerance {
 
 impl Tolerance {
     /// For a backend that computes as the processor does, in the types that the model says.
-    pub const CPU: Self = Self { fp16: 1e-3, fp32: 1e-5, fp64: 1e-12 };
+    pub const CPU: Self = Self { fp16: 1e-3, bf16: 1e-2, fp32: 1e-5, fp64: 1e-12 };
 
     /// For a backend that computes by WebGPU, which lets a division be off by 2.5 units in the last place, and functions such as `exp` by more
     /// (WGSL, "Floating Point Accuracy"). It has no FP64: that is computed on the CPU. Seen on SwiftShader: 1e-6 at most for FP32.
-    pub const WEBGPU: Self = Self { fp16: 5e-3, fp32: 1e-5, fp64: 1e-12 };
+    pub const WEBGPU: Self = Self { fp16: 5e-3, bf16: 1e-2, fp32: 1e-5, fp64: 1e-12 };
 }
 
 /// What is different about a model on some backend.
@@ -47,11 +51,16 @@ const SHARE: usize = 100;
 pub struct Models {
     folder: tempfile::TempDir,
     calls: Vec<Call>,
+    /// What the names of their files end in.
+    extension: &'static str,
 }
 
 #[derive(Deserialize)]
 struct Call {
     model: String,
+    /// What is said of its inputs, where the file does not say it.
+    #[serde(default)]
+    signature: Vec<Said>,
     inputs: Vec<Entry>,
     outputs: Vec<Entry>,
 }
@@ -65,6 +74,40 @@ struct Entry {
     file: PathBuf,
 }
 
+#[derive(Deserialize)]
+struct Said {
+    name: String,
+    #[serde(rename = "type")]
+    data_type: DataType,
+    shape: Vec<Extent>,
+}
+
+/// An extent, or the name of one that is free.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Extent {
+    Fixed(i64),
+    Free(String),
+}
+
+impl Said {
+    fn info(&self) -> TensorInfo {
+        let dimensions = self.shape.iter().map(|extent| match extent {
+            Extent::Fixed(extent) => (*extent, ""),
+            Extent::Free(name) => (-1, name.as_str()),
+        });
+        TensorInfo::new(&self.name, self.data_type, &dimensions.collect::<Vec<_>>())
+    }
+}
+
+/// The folder of Python's package `torch`, which `cargo xtask test` names.
+///
+/// # Errors
+/// That there is none.
+pub fn pytorch() -> Result<PathBuf, &'static str> {
+    std::env::var_os("OUTRIGGER_TEST_PYTORCH").map(PathBuf::from).ok_or("no PyTorch")
+}
+
 impl Entry {
     fn tensor(&self, folder: &Path) -> Tensor {
         let bytes = std::fs::read(folder.join(&self.file)).unwrap();
@@ -73,17 +116,36 @@ impl Entry {
 }
 
 impl Models {
-    /// Has them written.
+    /// Has ONNX models written.
     ///
     /// # Panics
     /// If Python does not write them.
-    pub fn make() -> Self {
+    pub fn onnx() -> Self {
+        Self::made("models.py", "onnx", None)
+    }
+
+    /// Has TorchScript models written, by the PyTorch in this folder.
+    ///
+    /// # Panics
+    /// If Python does not write them.
+    pub fn torchscript(pytorch: &Path) -> Self {
+        Self::made("torchscript.py", "pt", Some(pytorch))
+    }
+
+    fn made(script: &str, extension: &'static str, packages: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let script = crate::repository().join("testkit/agreement/models.py");
-        let output = Command::new(crate::python()).arg(script).arg(folder.path()).output().unwrap();
+        let script = crate::repository().join("testkit/agreement").join(script);
+        let mut python = Command::new(crate::python());
+        python.arg(script).arg(folder.path());
+        packages.map(|packages| python.env("PYTHONPATH", packages));
+        let output = python.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let calls = std::fs::read(folder.path().join("calls.json")).unwrap();
-        Self { calls: serde_json::from_slice(&calls).unwrap(), folder }
+        Self { calls: serde_json::from_slice(&calls).unwrap(), folder, extension }
+    }
+
+    fn file(&self, call: &Call) -> PathBuf {
+        self.folder.path().join(&call.model).with_extension(self.extension)
     }
 
     /// How many there are; there is a call of each.
@@ -107,8 +169,9 @@ impl Models {
         let device = backend.open(0).unwrap();
         let mut seen = Vec::new();
         for call in &self.calls {
-            let path = self.folder.path().join(&call.model).with_extension("onnx");
-            let loaded = device.load(&LoadOptions::of(path));
+            let inputs = call.signature.iter().map(Said::info).collect();
+            let signature = ModelInfo { inputs, ..ModelInfo::default() };
+            let loaded = device.load(&LoadOptions { signature, ..LoadOptions::of(self.file(call)) });
             let exception = exceptions.iter().find(|(model, _)| *model == call.model);
             let exception = exception.map(|(_, exception)| *exception);
             if let Some(Exception::Refused(why)) = exception {
@@ -192,6 +255,7 @@ fn agree(got: &Tensor, expected: &Tensor, tolerance: &Tolerance, what: &str) {
         DataType::Fp32 => (fp32(got), fp32(expected), tolerance.fp32),
         DataType::Fp64 => (fp64(got), fp64(expected), tolerance.fp64),
         DataType::Fp16 => (fp16(got), fp16(expected), tolerance.fp16),
+        DataType::Bf16 => (bf16(got), bf16(expected), tolerance.bf16),
         _ => return assert_eq!(got.data(), expected.data(), "{what}"),
     };
     for (at, (got, expected)) in got_numbers.iter().zip(&expected_numbers).enumerate() {
@@ -208,6 +272,12 @@ fn fp32(tensor: &Tensor) -> Vec<f64> {
 
 fn fp64(tensor: &Tensor) -> Vec<f64> {
     tensor.data().as_chunks().0.iter().map(|bytes| f64::from_ne_bytes(*bytes)).collect()
+}
+
+/// The upper half of FP32.
+fn bf16(tensor: &Tensor) -> Vec<f64> {
+    let number = |bytes: &[u8; 2]| f64::from(f32::from_bits(u32::from(u16::from_ne_bytes(*bytes)) << 16));
+    tensor.data().as_chunks().0.iter().map(number).collect()
 }
 
 /// IEEE 754, section 3.6: a sign, 5 bits of exponent with a bias of 15, 10 bits of fraction.

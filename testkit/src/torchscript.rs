@@ -58,7 +58,8 @@ impl Module {
         zip.finish()
     }
 
-    fn pickle(&self) -> Vec<u8> {
+    /// What makes the module of its tensors.
+    pub fn pickle(&self) -> Vec<u8> {
         let mut out = b"\x80\x02c__torch__\nM\n)\x81}(".to_vec();
         for (number, weight) in self.weights.iter().enumerate() {
             text(&mut out, &weight.name);

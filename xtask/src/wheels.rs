@@ -46,29 +46,24 @@ pub(crate) struct Wheels {
 impl Wheels {
     /// The folder with what was in them, made below `cache` if it is not there.
     pub(crate) fn ensure(&self, repo: &Repo, python: &Path, cache: &Path) -> Result<PathBuf> {
-        let folder = self.folder(repo, cache)?;
-        if self.stamp(repo)?.is_in(&folder.join(STAMP)) {
-            say::line(&format!("{} is up to date", folder.display()));
-            return Ok(folder);
-        }
-        // Nobody else is at it, so what is there was left by one that was interrupted.
-        let work = cache.join(format!("{}-work", self.name));
-        let _ = fs::remove_dir_all(&work);
-        fs::create_dir(&work).with_context(|| format!("could not make {}", work.display()))?;
-        self.download(repo, python, &work)?;
-        let spinner = say::spinner("taking the packages apart");
+        ensure(&[self], repo, python, cache)?;
+        self.folder(repo, cache)
+    }
+
+    /// Makes the folder out of packages that have been fetched.
+    fn make(&self, repo: &Repo, python: &Path, cache: &Path, work: &Path) -> Result<()> {
+        let spinner = say::spinner(&format!("taking the packages apart for {}", self.name));
         let made = work.join("made");
         let mut command = repo.command(python);
-        command.args(["-c", self.unpack, &self.version(repo)?]).arg(&work).arg(&made);
+        command.args(["-c", self.unpack, &self.version(repo)?]).arg(work).arg(&made);
         process::capture(command)?;
         self.stamp(repo)?.write(&made.join(STAMP))?;
         spinner.finish_and_clear();
+        let folder = self.folder(repo, cache)?;
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("could not remove {}", folder.display()))?;
         }
-        fs::rename(&made, &folder).with_context(|| format!("could not make {}", folder.display()))?;
-        let _ = fs::remove_dir_all(&work);
-        Ok(folder)
+        fs::rename(&made, &folder).with_context(|| format!("could not make {}", folder.display()))
     }
 
     /// The same, if it is there.
@@ -103,6 +98,30 @@ impl Wheels {
         let text = fs::read_to_string(repo.path(lock)).with_context(|| format!("could not read {lock}"))?;
         version(&text, self.package).with_context(|| format!("{lock} names no version of {}", self.package))
     }
+}
+
+/// Makes what is not there, out of the packages of one lock file, which are fetched once. Each may use those before it.
+pub(crate) fn ensure(wanted: &[&Wheels], repo: &Repo, python: &Path, cache: &Path) -> Result<()> {
+    let mut missing = Vec::new();
+    for wheels in wanted {
+        let folder = wheels.folder(repo, cache)?;
+        if wheels.stamp(repo)?.is_in(&folder.join(STAMP)) {
+            say::line(&format!("{} is up to date", folder.display()));
+        } else {
+            missing.push(wheels);
+        }
+    }
+    let Some(first) = missing.first() else { return Ok(()) };
+    // Nobody else is at it, so what is there was left by one that was interrupted.
+    let work = cache.join(format!("{}-work", first.name));
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir(&work).with_context(|| format!("could not make {}", work.display()))?;
+    first.download(repo, python, &work)?;
+    for wheels in missing {
+        wheels.make(repo, python, cache, &work)?;
+    }
+    let _ = fs::remove_dir_all(&work);
+    Ok(())
 }
 
 /// The version of a package in a lock file.

@@ -26,8 +26,9 @@ const MEMORY: u64 = 64 << 20;
 
 /// Opens the backend. The setting `fail` makes that fail, `absent` leaves it without devices, `devices` is how many it has else,
 /// `memory` is how many bytes each of them has. With `onnx` it takes every ONNX file for `add 3`, and says beforehand that it takes so
-/// many bytes. `load` is how loading fails: `memory`, `unsupported`, `broken`, `lost`, or `exit`, which ends the process; with `:NAME`
-/// after it, that of files of this name. `estimate` is the same of estimates; with `run=memory` runs find the device full.
+/// many bytes. `load` is how loading fails: `memory`, `unsupported`, `broken`, `lost`, `exit`, which ends the process, or `never`, which takes
+/// for ever; with `:NAME` after it, that of files of this name. `estimate` is the same of estimates; with `run=memory` runs find the device full.
+/// `open=never` has it take for ever to open.
 pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
     let unavailable = |reason: String| BackendError::Unavailable { backend: "adder".into(), reason };
     let mut memory = MEMORY;
@@ -35,6 +36,7 @@ pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendEr
     for (key, value) in settings {
         match key.as_str() {
             "fail" => return Err(unavailable(value.clone())),
+            "open" => never(),
             "absent" => absent = Some(value.clone()),
             "memory" | "devices" | "onnx" => {
                 let number =
@@ -111,8 +113,16 @@ impl Manner {
             "unsupported" => BackendError::Unsupported(why),
             "lost" => BackendError::Lost(why),
             "exit" => std::process::exit(0),
+            "never" => never(),
             _ => BackendError::Load(format!("{}: {why}", options.path.display())),
         })
+    }
+}
+
+/// For as long as the process lives.
+fn never() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 

@@ -239,6 +239,13 @@ pub struct ModelInfo {
     pub outputs: Vec<TensorInfo>,
 }
 
+impl ModelInfo {
+    /// Whether an extent of an input is free: then a run can fail for shapes that were fine by the model's text.
+    pub fn has_free_extents(&self) -> bool {
+        self.inputs.iter().any(|info| info.shape.iter().any(|extent| *extent < 0))
+    }
+}
+
 /// Name, type and shape of an input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -250,6 +257,21 @@ pub struct TensorInfo {
     pub shape: Vec<i64>,
     /// A name for each extent, empty where it has none. Free extents of one name are equal in one call.
     pub symbols: Vec<String>,
+}
+
+impl TensorInfo {
+    /// From extents, −1 where free, each with its name, which is empty where it has none.
+    pub fn new(name: impl Into<String>, data_type: DataType, dimensions: &[(i64, &str)]) -> Self {
+        let dimensions = dimensions.iter().map(|(extent, symbol)| (*extent, (*symbol).to_owned()));
+        let (shape, symbols) = dimensions.unzip();
+        Self { name: name.into(), data_type, shape, symbols }
+    }
+
+    /// The same again.
+    pub fn dimensions(&self) -> impl Iterator<Item = (i64, &str)> {
+        let symbols = self.symbols.iter().map(String::as_str).chain(std::iter::repeat(""));
+        self.shape.iter().copied().zip(symbols)
+    }
 }
 
 /// One output asked for: where to put it, then what came.

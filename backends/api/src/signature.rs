@@ -116,7 +116,7 @@ struct Bound<'a>(SmallVec<[(&'a str, i64, &'a str); 4]>);
 
 impl<'a> Bound<'a> {
     fn add(&mut self, info: &'a TensorInfo, tensor: &Tensor) -> Result<(), BackendError> {
-        for ((declared, symbol), extent) in dimensions(info).zip(tensor.shape().extents()) {
+        for ((declared, symbol), extent) in info.dimensions().zip(tensor.shape().extents()) {
             if declared >= 0 || symbol.is_empty() {
                 continue;
             }
@@ -140,17 +140,11 @@ impl<'a> Bound<'a> {
     }
 
     fn resolve(&self, info: &TensorInfo) -> Option<Shape> {
-        let extents = dimensions(info).map(|(declared, symbol)| {
+        let extents = info.dimensions().map(|(declared, symbol)| {
             if declared >= 0 { Some(declared) } else { self.find(symbol).map(|(extent, _)| extent) }
         });
         Shape::new(extents.collect::<Option<Vec<_>>>()?).ok()
     }
-}
-
-/// Each extent with its name, which is empty where it has none.
-fn dimensions(info: &TensorInfo) -> impl Iterator<Item = (i64, &str)> {
-    let symbols = info.symbols.iter().map(String::as_str).chain(std::iter::repeat(""));
-    info.shape.iter().copied().zip(symbols)
 }
 
 fn check_input(info: &TensorInfo, tensor: &Tensor) -> Result<(), BackendError> {
@@ -180,15 +174,6 @@ mod tests {
     use super::*;
     use crate::DataType;
 
-    fn info(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
-        TensorInfo {
-            name: name.into(),
-            data_type,
-            shape: dimensions.iter().map(|(extent, _)| *extent).collect(),
-            symbols: dimensions.iter().map(|(_, symbol)| (*symbol).into()).collect(),
-        }
-    }
-
     fn tensor(data_type: DataType, extents: &[i64]) -> Tensor {
         let shape = Shape::new(extents).unwrap();
         let bytes = shape.bytes(data_type).unwrap();
@@ -201,14 +186,14 @@ mod tests {
         use DataType::{Bytes, Fp32, Int64};
         ModelInfo {
             inputs: vec![
-                info("x", Fp32, &[(-1, "batch"), (64, "")]),
-                info("mask", Int64, &[(-1, "batch"), (-1, "length")]),
+                TensorInfo::new("x", Fp32, &[(-1, "batch"), (64, "")]),
+                TensorInfo::new("mask", Int64, &[(-1, "batch"), (-1, "length")]),
             ],
             outputs: vec![
-                info("y", Fp32, &[(-1, "batch"), (10, "")]),
-                info("attention", Fp32, &[(-1, "batch"), (-1, "length"), (-1, "length")]),
-                info("picked", Int64, &[(-1, "")]),
-                info("label", Bytes, &[(-1, "batch")]),
+                TensorInfo::new("y", Fp32, &[(-1, "batch"), (10, "")]),
+                TensorInfo::new("attention", Fp32, &[(-1, "batch"), (-1, "length"), (-1, "length")]),
+                TensorInfo::new("picked", Int64, &[(-1, "")]),
+                TensorInfo::new("label", Bytes, &[(-1, "batch")]),
             ],
         }
     }

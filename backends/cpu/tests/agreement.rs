@@ -9,7 +9,7 @@ fn settings() -> Vec<(String, String)> {
 
 #[test]
 fn agrees_with_python() {
-    let models = Models::make();
+    let models = Models::onnx();
     models.agree(&*outrigger_cpu::open(&settings()).unwrap(), &Tolerance::CPU);
 
     let cache = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! An arena of a device's memory, shared by all sessions on it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::ptr::null_mut;
 use std::sync::{Mutex, PoisonError};
@@ -9,6 +9,7 @@ use ort::AsPointer;
 use ort::environment::Environment;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 
+use crate::error;
 use crate::provider::Residence;
 use crate::raw::check;
 
@@ -23,21 +24,39 @@ pub struct Arena {
     pub most_bytes: usize,
 }
 
-/// Those that there are, by the name and the number of their memory.
+/// Those that there are and the most bytes of each, by the name and the number of their memory.
 #[derive(Debug, Default)]
-pub(crate) struct Arenas(Mutex<BTreeSet<(String, i32)>>);
+pub(crate) struct Arenas(Mutex<BTreeMap<(String, i32), usize>>);
 
 impl Arenas {
-    /// Makes an arena, unless there is one for the device.
-    pub(crate) fn share(&self, environment: &Environment, arena: &Arena) -> ort::Result<()> {
+    /// Makes an arena, unless there is one for the device. A process has one for each, so that another limit is an error.
+    pub(crate) fn share(&self, environment: &Environment, arena: &Arena) -> Result<(), String> {
         let key = (arena.residence.allocator.clone(), arena.residence.id);
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !made.contains(&key) {
-            make(environment, arena)?;
-            made.insert(key);
+        match made.get(&key) {
+            Some(bytes) => is_that(arena, *bytes),
+            None => {
+                make(environment, arena).map_err(|error| error::first_line(error.message()).to_owned())?;
+                made.insert(key, arena.most_bytes);
+                Ok(())
+            }
         }
-        Ok(())
     }
+}
+
+/// Whether an arena of this limit is the one that is meant.
+fn is_that(arena: &Arena, bytes: usize) -> Result<(), String> {
+    if arena.most_bytes == bytes {
+        return Ok(());
+    }
+    let limit =
+        |bytes: usize| if bytes == 0 { "no limit".into() } else { format!("a limit of {bytes} bytes") };
+    Err(format!(
+        "the arena of device {} has {} in this process already, not {}",
+        arena.residence.id,
+        limit(bytes),
+        limit(arena.most_bytes)
+    ))
 }
 
 struct Config(*mut ort::sys::OrtArenaCfg);

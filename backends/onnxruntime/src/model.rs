@@ -174,7 +174,7 @@ impl OnnxModel {
         let loaded = Loaded {
             session: Arc::new(session),
             names: names.map_err(|error| failed(&error))?,
-            has_free_extents: info.inputs.iter().any(|info| info.shape.iter().any(|extent| *extent < 0)),
+            has_free_extents: info.has_free_extents(),
             passed_on,
             info,
             device: Arc::clone(common),

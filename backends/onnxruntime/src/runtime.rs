@@ -14,7 +14,7 @@ use crate::arena::{Arena, Arenas};
 use crate::provider::{Plan, Pool};
 use crate::session::Maker;
 use crate::turns::{Turn, Turns};
-use crate::{append, error, raw};
+use crate::{append, raw};
 
 /// `y = x`, FP32 `[1]`: what `onnx.helper` makes of one `Identity`, opset 17.
 const IDENTITY: &[u8] = b"\x08\x08:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11";
@@ -116,13 +116,12 @@ impl Runtime {
         Maker { runtime: self, plan: plan.clone(), cache: None, steps: None }.can_append()
     }
 
-    /// Gives all sessions on a device one arena, if it has none yet; else it stays as it is. Comes before any session on it.
+    /// Gives all sessions on a device one arena, if it has none yet. Comes before any session on it.
     ///
     /// # Errors
-    /// What ONNX Runtime says.
+    /// What ONNX Runtime says, and that there is one with another limit.
     pub fn share_arena(&self, arena: &Arena) -> Result<(), String> {
-        let shared = self.arenas.share(&self.environment, arena);
-        shared.map_err(|error| error::first_line(error.message()).to_owned())
+        self.arenas.share(&self.environment, arena)
     }
 
     /// Frees the unused regions of the arena that all sessions share. ONNX Runtime does that only at the end of a run that asks for it,

@@ -79,30 +79,36 @@ fn a_provider_that_the_library_has_not_fails_the_load() {
 
 #[test]
 fn a_backend_can_ask_whether_a_plan_s_providers_open_and_share_an_arena() {
-    let arena = |provider: &'static str, allocator: &str| Arena {
+    let arena = |provider: &'static str, allocator: &str, most_bytes| Arena {
         provider,
         residence: Residence {
             allocator: allocator.into(),
             id: 0,
             device: DLDevice { device_type: 2, device_id: 0 },
         },
-        most_bytes: 0,
+        most_bytes,
     };
     let said = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&said);
     let asks = Asks(Box::new(move |runtime| {
         let nothing = runtime.can_append(&Plan::default());
         let missing = runtime.can_append(&plan("CUDAExecutionProvider", &[]));
-        // One that there is stays.
-        let shared = [(); 2].map(|()| runtime.share_arena(&arena("CPUExecutionProvider", "Cpu")));
-        let [shared, again] = shared;
-        let strange = runtime.share_arena(&arena("CUDAExecutionProvider", "Cuda"));
-        told.lock().unwrap().extend([nothing, missing, shared, again, strange]);
+        // One that there is stays, with its limit.
+        let shared =
+            [4096, 4096, 0].map(|most| runtime.share_arena(&arena("CPUExecutionProvider", "Cpu", most)));
+        let strange = runtime.share_arena(&arena("CUDAExecutionProvider", "Cuda", 0));
+        told.lock().unwrap().extend([nothing, missing].into_iter().chain(shared).chain([strange]));
     }));
     support::open(asks, &settings());
     let said = said.lock().unwrap();
-    let [Ok(()), Err(missing), Ok(()), Ok(()), Err(strange)] = &said[..] else { panic!("{said:?}") };
+    let [Ok(()), Err(missing), Ok(()), Ok(()), Err(other), Err(strange)] = &said[..] else {
+        panic!("{said:?}")
+    };
     assert!(missing.starts_with("CUDAExecutionProvider: ") && missing.contains("not enabled"), "{missing}");
+    assert_eq!(
+        other,
+        "the arena of device 0 has a limit of 4096 bytes in this process already, not no limit"
+    );
     assert!(strange.contains("CUDAExecutionProvider"), "{strange}");
 }
 

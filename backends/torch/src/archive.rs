@@ -5,21 +5,19 @@
 
 use std::path::Path;
 
+use crate::file::Opened;
 use crate::forward::{Forward, ForwardError};
 use crate::habits::Habits;
-use crate::pickle::{self, PickleError};
+use crate::limits::{CODE_DEPTH, NAME_BYTES};
+use crate::nesting::nesting;
+use crate::pickle::{self, Limits, PickleError};
 use crate::zip::{Zip, ZipError};
-
-/// The longest name of a class.
-const NAME_BYTES: usize = 4096;
-
-/// Brackets in brackets and blocks in blocks: no code that PyTorch writes has as many, and libtorch's parser, which calls itself for each, overflows
-/// the stack of a thread at some 700.
-const MOST_DEPTH: usize = 256;
 
 /// What is in an archive.
 #[derive(Debug)]
 pub(crate) struct Contents {
+    /// The file that was looked at.
+    pub(crate) file: Opened,
     /// Bytes of tensors: attributes and constants.
     pub(crate) tensor_bytes: u64,
     /// The method that runs the model.
@@ -41,7 +39,7 @@ pub(crate) enum ArchiveError {
     Exported,
     #[error("is no TorchScript: {0}; {SAVE}")]
     Nothing(&'static str),
-    #[error("its code is nested more than {MOST_DEPTH} deep")]
+    #[error("its code is nested more than {CODE_DEPTH} deep")]
     Deep,
     #[error("its module is broken: {0}")]
     Module(&'static str),
@@ -58,7 +56,8 @@ const SAVE: &str =
 /// Looks at an archive. What is compressed in it may have `inflated_bytes` together, each of its pickles and sources as many.
 pub(crate) fn inspect(path: &Path, inflated_bytes: u64) -> Result<Contents, ArchiveError> {
     let zip = match Zip::open(path, inflated_bytes) {
-        Err(ZipError::NoDirectory) if is_pickle(path) => return Err(ArchiveError::Old),
+        // A pickle of protocol 2.
+        Err(ZipError::Start([0x80, 2, ..])) => return Err(ArchiveError::Old),
         zip => zip?,
     };
     let Some(root) = zip.entries().first().and_then(|entry| Some(entry.name.split_once('/')?.0.to_owned()))
@@ -83,17 +82,22 @@ pub(crate) fn inspect(path: &Path, inflated_bytes: u64) -> Result<Contents, Arch
     let tensor_bytes = tensors.map(|entry| entry.size).fold(0, u64::saturating_add);
     for (pickle, folder) in [("data.pkl", "data"), ("constants.pkl", "constants")] {
         let size = |key: &str| zip.find(&format!("{root}/{folder}/{key}")).map(|entry| entry.size);
-        pickle::check(&read(&zip, &format!("{root}/{pickle}"), inflated_bytes)?, size)?;
+        pickle::check(
+            &read(&zip, &format!("{root}/{pickle}"), inflated_bytes)?,
+            Limits::module(inflated_bytes),
+            size,
+        )?;
     }
     // Where the code's lines came from: read when something fails.
     for entry in zip.entries().iter().filter(|entry| ends_with(&entry.name, ".debug_pkl")) {
-        pickle::check(&zip.read(entry, inflated_bytes)?, |_| None)?;
+        pickle::check(&zip.read(entry, inflated_bytes)?, Limits::debug(inflated_bytes), |_| None)?;
     }
     let class = class(&read(&zip, &format!("{root}/data.pkl"), inflated_bytes)?)?;
     let code = Code { zip: &zip, folder: format!("{root}/code/"), inflated_bytes };
     let (module, name) = class.rsplit_once('.').ok_or(ArchiveError::Module("its class has no module"))?;
     let forward = Forward::find(&code.of(module)?, name)?;
-    Ok(Contents { tensor_bytes, forward, habits: code.habits()? })
+    let habits = code.habits()?;
+    Ok(Contents { file: zip.into_file(), tensor_bytes, forward, habits })
 }
 
 /// Whether a name in the archive begins so, in whatever case: libtorch finds it in any.
@@ -104,14 +108,6 @@ fn starts_with(name: &str, start: &str) -> bool {
 /// Whether it ends so.
 fn ends_with(name: &str, end: &str) -> bool {
     name.to_lowercase().ends_with(end)
-}
-
-/// Whether the file begins as a pickle of protocol 2 does.
-fn is_pickle(path: &Path) -> bool {
-    use std::io::Read as _;
-    let mut start = [0; 2];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start == [0x80, 2]
 }
 
 fn read(zip: &Zip, name: &str, limit: u64) -> Result<Vec<u8>, ArchiveError> {
@@ -154,30 +150,13 @@ impl Code<'_> {
         for entry in self.zip.entries().iter().filter(|entry| is_source(&entry.name)) {
             let source = self.zip.read(entry, self.inflated_bytes)?;
             let source = String::from_utf8_lossy(&source);
-            if depth(&source) > MOST_DEPTH {
+            if nesting(&source, CODE_DEPTH) > CODE_DEPTH {
                 return Err(ArchiveError::Deep);
             }
             habits.add(&source);
         }
         Ok(habits)
     }
-}
-
-/// How deep the brackets of a source are nested, or its blocks, which are two spaces in each.
-fn depth(source: &str) -> usize {
-    let (mut depth, mut most) = (0usize, 0);
-    for line in source.lines() {
-        most = most.max((line.len() - line.trim_start().len()) / 2);
-        for byte in line.bytes() {
-            match byte {
-                b'(' | b'[' | b'{' => depth += 1,
-                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-                _ => continue,
-            }
-            most = most.max(depth);
-        }
-    }
-    most
 }
 
 #[cfg(test)]
@@ -221,6 +200,7 @@ mod tests {
         assert_eq!((contents.tensor_bytes, contents.habits), ((8 * 16 + 16 * 4) * 4, Habits::default()));
         let names: Vec<&str> = contents.forward.inputs.iter().map(String::as_str).collect();
         assert_eq!(names, ["x"]);
+        contents.file.is_as_it_was().unwrap();
     }
 
     #[test]
@@ -257,12 +237,13 @@ mod tests {
         folder.refuses(&with(&["flat"]), "its files are in no folder");
         folder.refuses(&with(&["m/data.pkl", "m/constants.pkl"]), "its pickle begins with no class");
         folder.refuses(b"", "has no directory");
-        folder.refuses(b"\xff\x00 what is this", "has no directory");
+        folder.refuses(b"\xff\x00 what is this", "begins with [ff, 00, 20, 77], not with [50, 4b, 03, 04]");
         let whole = torchscript::add().archive();
         for len in [whole.len() - 1, whole.len() / 2, 10] {
             folder.refuses(&whole[..len], "has no directory");
         }
-        folder.refuses(&[&whole[40..], &[]].concat(), "");
+        folder.refuses(&whole[40..], "is no ZIP file");
+        folder.refuses(&[b"#!/bin/sh\n".as_slice(), &whole].concat(), "begins with [23, 21, 2f, 62]");
         assert!(inspect(Path::new("/dev/zero"), LIMIT).unwrap_err().to_string().contains("is no plain file"));
     }
 
@@ -296,6 +277,57 @@ mod tests {
         bytes[len - 14..len - 12].copy_from_slice(&count.to_le_bytes());
         bytes[len - 12..len - 10].copy_from_slice(&count.to_le_bytes());
         bytes[len - 10..len - 6].copy_from_slice(&(entry.len() as u32 * u32::from(count)).to_le_bytes());
-        folder.refuses(&bytes, "claims more bytes than the archive has");
+        folder.refuses(&bytes, "`m/data/0` in it lies where another file does");
+    }
+
+    /// Archives with bytes changed at random.
+    #[test]
+    fn whatever_is_in_an_archive_it_is_read_in_bounds() {
+        let folder = Folder::new();
+        let statements = ["y = torch.relu_(x)", "self.w = y", "return {\"y\": torch.add(y, self.w)}"];
+        let stateful = Module::forward("x: Tensor", "Dict[str, Tensor]", &statements);
+        let seeds =
+            [torchscript::mlp(&[2, 4, 2]).archive(), stateful.weight("w", &[2], vec![0.; 2]).archive()];
+        let mut random = crate::random::Random::seeded(11);
+        for round in 0..3000 {
+            let archive = random.mutation(&seeds);
+            let path = folder.write(&archive);
+            let (_, most) = crate::counting::peak(|| inspect(&path, LIMIT).map(|_| ()));
+            assert!(most < 4 * LIMIT as usize, "round {round} takes {most} bytes: {archive:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_held_against_its_limits() {
+        let folder = Folder::new();
+        let mut long = Zip::default();
+        long.stored(&format!("m/{}", "x".repeat(4095)), b"");
+        folder.refuses(&long.finish(), "its directory has a name of more than 4096 bytes");
+        // The last 22 bytes are the end of the directory; with what is said there of it.
+        let with = |at: usize, number: &[u8]| {
+            let mut bytes = torchscript::add().archive();
+            let start = bytes.len() - 22 + at;
+            bytes[start..start + number.len()].copy_from_slice(number);
+            bytes
+        };
+        folder.refuses(&with(10, &[5]), "its directory is shorter than it says");
+        folder.refuses(&with(12, &[0xff; 4]), "its directory is not where its end says");
+        folder.refuses(&with(16, &[0; 4]), "its directory has something else among its entries");
+        // As ZIP64 says it: how many files, bytes of the directory, and where it begins.
+        let large = |count: u64, size: u64, offset: u64| {
+            let mut bytes = torchscript::add().archive();
+            let end = bytes.split_off(bytes.len() - 22);
+            bytes.resize(bytes.len() + (17 << 20), 0);
+            let at = bytes.len() as u64;
+            bytes.extend([&b"PK\x06\x06"[..], &[0; 28]].concat());
+            [count, size, offset].iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+            bytes.extend([&b"PK\x06\x07\0\0\0\0"[..], &at.to_le_bytes(), &[0; 4]].concat());
+            bytes.extend(end);
+            bytes
+        };
+        folder.refuses(&large(1, (16 << 20) + 1, 4), "its directory has more than 16 MiB");
+        folder.refuses(&large(65_537, 46 * 65_537, 4), "its directory has more than 65536 files");
+        folder.refuses(&large(u64::MAX, 46, 4), "its directory has more than 65536 files");
+        folder.refuses(&large(1, u64::MAX, u64::MAX), "its directory is not where its end says");
     }
 }

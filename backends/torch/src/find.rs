@@ -1,9 +1,13 @@
 //! Where libtorch is, and whether it is the one that is needed.
 
 use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
 
 use crate::LIBTORCH;
 
@@ -11,9 +15,13 @@ use crate::LIBTORCH;
 const LIBRARIES: &[&str] =
     &["libgomp.so.1", "libcudart.so.13", "libcupti.so.13", "libc10.so", "libtorch_cpu.so"];
 /// Those without which it is no libtorch.
-const NEEDED: &[&str] = &["libc10.so", "libtorch_cpu.so"];
+const NEEDED: &[&str] = &["libc10.so", MAIN];
+/// That which most of it is in.
+pub(crate) const MAIN: &str = "libtorch_cpu.so";
 /// How long Python may take to say where its package is.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest answer: a path, of which Linux has none longer.
+const ANSWER_BYTES: u64 = 4096;
 
 /// Libtorch, as files.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,7 +85,7 @@ fn version(folder: &Path) -> Option<String> {
     Some(text.trim().split('+').next().unwrap_or_default().to_owned())
 }
 
-/// Asks Python where its package is, without importing that.
+/// Asks Python where its package is, without importing that. Whatever it has started ends with it.
 fn package(python: &OsStr, patience: Duration) -> Result<PathBuf, String> {
     const QUESTION: &str = "import importlib.util; spec = importlib.util.find_spec('torch')\n\
         print(next(iter(spec.submodule_search_locations)) if spec else '')";
@@ -87,23 +95,27 @@ fn package(python: &OsStr, patience: Duration) -> Result<PathBuf, String> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .map_err(|error| error.to_string())?;
-    let end = Instant::now() + patience;
-    while child.try_wait().map_err(|error| error.to_string())?.is_none() {
-        if Instant::now() > end {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err("it does not answer".into());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    match text.trim() {
+    let answer = child.stdout.take().map(|stdout| line(stdout, patience));
+    let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
+    let _ = child.wait();
+    match answer.flatten().ok_or("it does not answer")?.trim() {
         "" => Err("there is none".into()),
         folder => Ok(folder.into()),
     }
+}
+
+/// The first line of what is written there; `None` if it does not come in time. Another process may have the other end as well, and keep it open.
+fn line(from: impl Read + Send + 'static, patience: Duration) -> Option<String> {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = Vec::new();
+        let read = BufReader::new(from.take(ANSWER_BYTES)).read_until(b'\n', &mut line);
+        let _ = send.send(read.map(|_| String::from_utf8_lossy(&line).into_owned()));
+    });
+    receive.recv_timeout(patience).ok()?.ok()
 }
 
 #[cfg(test)]
@@ -167,7 +179,26 @@ mod tests {
         assert_eq!(ask("#!/bin/sh\nexit 1\n", PATIENCE), Err("there is none".into()));
         let endless = ask("#!/bin/sh\nexec sleep 1000\n", Duration::from_millis(50));
         assert_eq!(endless, Err("it does not answer".into()));
+        // What it has started, and left behind, has the other end of the pipe; it ends as well.
+        let file = folder.path().join("left");
+        let left = format!("sleep 1000 &\necho $! > {}\n", file.display());
+        assert_eq!(ask(&format!("#!/bin/sh\n{left}echo /venv/torch\n"), PATIENCE), Ok("/venv/torch".into()));
+        gone(&file);
+        let silent = ask(&format!("#!/bin/sh\n{left}"), Duration::from_millis(200));
+        assert_eq!(silent, Err("it does not answer".into()));
+        gone(&file);
         assert!(package("/nowhere/python3".as_ref(), PATIENCE).unwrap_err().contains("No such file"));
+    }
+
+    /// Waits until the process whose number is in the file has ended.
+    fn gone(file: &Path) {
+        let stat = format!("/proc/{}/stat", std::fs::read_to_string(file).unwrap().trim());
+        let end = std::time::Instant::now() + PATIENCE;
+        // Nobody may be there to hear of it, which makes it a zombie.
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(std::time::Instant::now() < end, "it goes on");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

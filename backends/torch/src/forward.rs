@@ -1,7 +1,6 @@
 //! What `forward` takes and gives, read from the module's code.
 
-/// More arguments than any model has.
-const MOST_ARGUMENTS: usize = 1024;
+use crate::limits::ARGUMENTS;
 
 /// The method that runs a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +20,7 @@ pub(crate) enum ForwardError {
     Syntax,
     #[error("argument `{name}` of its `forward` is of type {argument}, only tensors are carried")]
     Argument { name: String, argument: String },
-    #[error("its `forward` has more than {MOST_ARGUMENTS} arguments")]
+    #[error("its `forward` has more than {ARGUMENTS} arguments")]
     Many,
 }
 
@@ -41,7 +40,7 @@ impl Forward {
         // The first is the module itself.
         let inputs = parts(arguments).into_iter().skip(1).filter_map(|text| argument(text).transpose());
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        if inputs.len() > MOST_ARGUMENTS {
+        if inputs.len() > ARGUMENTS {
             return Err(ForwardError::Many);
         }
         Ok(Self { inputs, result: result.split_whitespace().collect::<Vec<_>>().join(" ") })

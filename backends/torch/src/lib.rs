@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `libtorch` | the folder of libtorch, with `lib` in it; the plug-in's, which loads it | where the plug-in looks |
 //! | `intra_threads` | how many threads share one run | as many as this process may use |
-//! | `code_bytes` | how many bytes the compressed files of an archive, which are code, may have when they are not; as many may each list of its attributes have | 64 MiB |
+//! | `code_bytes` | how many bytes the compressed files of an archive, which are code, may have when they are not; as many may each list of its attributes have, and a value for each 32 of them | 64 MiB |
 //!
 //! TorchScript is code: a model can compute what it likes, for as long and in as much memory as it likes, and a broken one can
 //! crash the process. So it belongs in a device host, where the runtime puts it unless it is told otherwise.
@@ -19,10 +19,15 @@
 
 #[cfg(any(feature = "libtorch", test))]
 mod archive;
+#[cfg(test)]
+#[expect(unsafe_code, reason = "stands between the tests and the system's allocator")]
+mod counting;
 #[cfg(feature = "libtorch")]
 mod device;
 #[cfg(any(feature = "libtorch", test))]
 mod error;
+#[cfg(any(feature = "libtorch", test))]
+mod file;
 mod find;
 #[cfg(any(feature = "libtorch", test))]
 mod forward;
@@ -30,12 +35,18 @@ mod forward;
 mod habits;
 #[cfg(feature = "libtorch")]
 mod instance;
+#[cfg(any(feature = "libtorch", test))]
+mod limits;
 #[cfg(feature = "libtorch")]
 mod model;
+#[cfg(any(feature = "libtorch", test))]
+mod nesting;
 #[cfg(any(feature = "libtorch", test))]
 mod pickle;
 #[expect(unsafe_code, reason = "loads libraries")]
 pub mod plugin;
+#[cfg(test)]
+mod random;
 #[cfg(feature = "libtorch")]
 #[expect(unsafe_code, reason = "lends inputs to libtorch")]
 mod run;

@@ -9,7 +9,7 @@ use crate::archive::{self, Contents};
 use crate::device::Common;
 use crate::instance::ScriptInstance;
 use crate::signature::{self, Came};
-use crate::sys::{self, Module};
+use crate::sys::Module;
 use crate::{FORMAT, error, run};
 
 /// What a module takes beside its tensors, measured with libtorch 2.11 and many small models: the compiled code, and what the first
@@ -70,8 +70,8 @@ impl ScriptModel {
         // Before the module is made: a mistake in a description should not cost the time of loading.
         let inputs =
             signature::inputs(&contents.forward, &options.signature).map_err(|error| failed(&error))?;
-        let path = sys::path(&options.path).ok_or_else(|| failed(&"the path is no UTF-8"))?;
-        let module = Module::load(&path).map_err(|error| failed(&error))?;
+        let module = Module::load(&contents.file.path()).map_err(|error| failed(&error))?;
+        contents.file.is_as_it_was().map_err(|error| failed(&error))?;
         let mut loaded = Loaded {
             module,
             info: ModelInfo { inputs, outputs: options.signature.outputs.clone() },
@@ -91,8 +91,7 @@ impl ScriptModel {
             };
             loaded.info.outputs = found_out(&loaded).map_err(why)?;
         }
-        loaded.has_free_extents =
-            loaded.info.inputs.iter().any(|info| info.shape.iter().any(|extent| *extent < 0));
+        loaded.has_free_extents = loaded.info.has_free_extents();
         Ok(Self(Arc::new(loaded)))
     }
 }

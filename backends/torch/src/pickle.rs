@@ -1,14 +1,15 @@
-//! Reads an archive's pickle for one purpose: that no tensor in it reaches beyond the bytes that it has.
+//! Reads an archive's pickle for one purpose: that libtorch can do so without harm. No tensor in it reaches beyond the bytes that it has,
+//! and nothing in it is without end.
 //!
-//! libtorch takes shapes and strides from the pickle as they are, and would read memory of others. What is nested without end would
-//! overflow its stack. The instructions are those that libtorch's own reader has; it refuses all others, too.
-//! Source: `torch/csrc/jit/serialization/unpickler.cpp` of PyTorch 2.11; pickle is PEP 307 and Python's `pickletools`.
+//! libtorch takes shapes and strides from the pickle as they are, and would read memory of others; it keeps functions in a list and calls
+//! whichever number it is given. What is nested without end overflows its stack. So this follows it instruction by instruction, refuses what it
+//! has no instruction for, and knows of each value what libtorch will take it for. What PyTorch writes is never changed once it is remembered,
+//! so a value that is remembered has its depth for good, and none can be in itself.
+//! Source: `torch/csrc/jit/serialization/unpickler.cpp` and `pickler.cpp` of PyTorch 2.11; pickle is PEP 307 and Python's `pickletools`.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Modules in modules, tuples in lists: no model has as many.
-const MOST_DEPTH: u32 = 200;
+use crate::limits::{BYTES_PER_VALUE, DIMENSIONS, NAME_BYTES, REACHED, VALUE_DEPTH};
 
 /// What is wrong with a pickle.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,46 +20,107 @@ pub(crate) enum PickleError {
     Instruction(u8),
     #[error("its pickle is broken: {0}")]
     Broken(&'static str),
-    #[error("its pickle makes tensors by `{0}`, which is not known")]
-    Function(String),
-    #[error("its pickle is nested more than {MOST_DEPTH} deep")]
+    #[error("its pickle refers to `{0}`, which is not known")]
+    Global(String),
+    #[error("its pickle is nested more than {VALUE_DEPTH} deep")]
     Deep,
-    #[error("its tensors are of the type `{0}`, which is not known")]
-    Storage(String),
+    #[error(
+        "its pickle has more than {most} values; the setting `code_bytes` allows one for each {BYTES_PER_VALUE} bytes"
+    )]
+    Many { most: u64 },
+    #[error("its pickle has values in values in more than {REACHED} ways")]
+    Reached,
     #[error("tensor `{key}` claims {claimed} bytes, the archive has {there} for it")]
     Bytes { key: String, claimed: u128, there: u64 },
     #[error("a tensor in `{key}` reaches beyond its {elements} elements")]
     Reach { key: String, elements: i64 },
+    #[error("a tensor in `{key}` has more than {DIMENSIONS} dimensions")]
+    Dimensions { key: String },
 }
 
 type Result<T> = std::result::Result<T, PickleError>;
 
-/// What an instruction leaves, as far as tensors are concerned.
-#[derive(Debug)]
-enum Value {
-    Mark,
-    Number(i64),
-    Text(String),
-    Global(String),
-    Tuple {
-        items: Vec<Rc<Value>>,
-        depth: u32,
-    },
-    /// Bytes of tensors.
-    Storage {
-        key: String,
-        elements: i64,
-    },
-    Other {
-        depth: u32,
-    },
+/// What a pickle may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Values.
+    values: u64,
+    /// The same, each as often as it can be reached.
+    reached: u64,
 }
 
-impl Value {
-    fn depth(&self) -> u32 {
+impl Limits {
+    /// Of one that makes a module, where `code_bytes` is the setting.
+    pub(crate) fn module(code_bytes: u64) -> Self {
+        Self { values: code_bytes / BYTES_PER_VALUE, reached: REACHED }
+    }
+
+    /// Of one that says where code came from. Every line of it refers to the same text, which libtorch reads once.
+    pub(crate) fn debug(code_bytes: u64) -> Self {
+        Self { reached: u64::MAX, ..Self::module(code_bytes) }
+    }
+}
+
+/// What an instruction leaves, as far as tensors are concerned. Texts stay where they are.
+#[derive(Clone, Debug)]
+enum Value<'a> {
+    Mark,
+    Number(i64),
+    Text(&'a str),
+    Global(Global),
+    Tuple(Rc<Tuple<'a>>),
+    /// Bytes of tensors.
+    Storage(Rc<Storage<'a>>),
+    List(Extent),
+    Dictionary(Extent),
+    Other(Extent),
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Global {
+    /// What makes a tensor out of bytes.
+    Tensor,
+    /// What says of which type a list or dictionary is.
+    Tag,
+    /// Another function.
+    Function,
+    /// A class of the archive's.
+    Class,
+    /// Bytes of elements that have this many each.
+    Elements(u8),
+    /// A number with a name.
+    Number,
+}
+
+#[derive(Debug)]
+struct Tuple<'a> {
+    items: Vec<Value<'a>>,
+    extent: Extent,
+}
+
+#[derive(Debug)]
+struct Storage<'a> {
+    key: &'a str,
+    elements: i64,
+}
+
+/// What is in a value.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    depth: u16,
+    /// Whether it is remembered, so that it may be in others.
+    is_remembered: bool,
+    /// Values in it, each as often as it can be reached.
+    reached: u64,
+}
+
+impl<'a> Value<'a> {
+    fn extent(&self) -> Extent {
         match self {
-            Self::Tuple { depth, .. } | Self::Other { depth } => *depth,
-            _ => 0,
+            Self::Tuple(tuple) => tuple.extent,
+            Self::List(extent) | Self::Dictionary(extent) | Self::Other(extent) => *extent,
+            _ => Extent::default(),
         }
     }
 
@@ -66,30 +128,33 @@ impl Value {
         if let Self::Number(number) = self { Some(*number) } else { None }
     }
 
-    fn text(&self) -> Option<&str> {
-        if let Self::Text(text) = self { Some(text) } else { None }
+    fn text(&self) -> Option<&'a str> {
+        if let Self::Text(text) = self { Some(*text) } else { None }
     }
 
-    fn items(&self) -> Option<&[Rc<Self>]> {
-        if let Self::Tuple { items, .. } = self { Some(items) } else { None }
-    }
-
-    fn numbers(&self) -> Option<Vec<i64>> {
-        self.items()?.iter().map(|item| item.number()).collect()
+    fn items(&self) -> Option<&[Self]> {
+        if let Self::Tuple(tuple) = self { Some(&tuple.items) } else { None }
     }
 }
 
 /// Checks a pickle; `size` tells how many bytes the archive has for a tensor's key.
-pub(crate) fn check(pickle: &[u8], size: impl Fn(&str) -> Option<u64>) -> Result<()> {
-    let mut machine = Machine { rest: pickle, stack: Vec::new(), memo: BTreeMap::new(), size };
+pub(crate) fn check(pickle: &[u8], limits: Limits, size: impl Fn(&str) -> Option<u64>) -> Result<()> {
+    let rest = pickle.strip_prefix(b"\x80\x02").ok_or(PickleError::Broken("it is not of protocol 2"))?;
+    let mut machine = Machine { rest, stack: Vec::new(), memo: Vec::new(), values: 0, limits, size };
     while machine.step()? {}
-    Ok(())
+    match machine.stack.as_slice() {
+        [value] if !matches!(value, Value::Mark) => Ok(()),
+        _ => Err(PickleError::Broken("it ends with more or less than one value")),
+    }
 }
 
 struct Machine<'a, S> {
     rest: &'a [u8],
-    stack: Vec<Rc<Value>>,
-    memo: BTreeMap<u32, Rc<Value>>,
+    stack: Vec<Value<'a>>,
+    memo: Vec<Value<'a>>,
+    /// How many there have been.
+    values: u64,
+    limits: Limits,
     size: S,
 }
 
@@ -99,28 +164,24 @@ impl<'a, S: Fn(&str) -> Option<u64>> Machine<'a, S> {
         let [instruction] = self.take()?;
         match instruction {
             b'.' => return Ok(false),
-            0x80 => drop(self.take::<1>()?),
-            b'(' => self.push(Value::Mark),
-            b'N' | 0x88 | 0x89 => self.push(Value::Other { depth: 0 }),
+            b'(' => self.push(Value::Mark)?,
+            b'N' | 0x88 | 0x89 => self.push(Value::Other(Extent::default()))?,
             b'K' => self.number(|[byte]: [u8; 1]| byte.into())?,
             b'M' => self.number(|bytes| u16::from_le_bytes(bytes).into())?,
             b'J' => self.number(|bytes| i32::from_le_bytes(bytes).into())?,
             0x8a => self.long()?,
             b'G' => {
                 self.take::<8>()?;
-                self.push(Value::Other { depth: 0 });
+                self.push(Value::Other(Extent::default()))?;
             }
             b'X' => {
                 let len = u32::from_le_bytes(self.take()?);
                 let bytes = self.bytes(len as usize)?;
                 let text =
                     std::str::from_utf8(bytes).map_err(|_| PickleError::Broken("a text is no UTF-8"))?;
-                self.push(Value::Text(text.into()));
+                self.push(Value::Text(text))?;
             }
-            b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
-                self.push(Value::Global(format!("{module}.{name}")));
-            }
+            b'c' => self.global()?,
             b'q' => {
                 let [key] = self.take()?;
                 self.remember(key.into())?;
@@ -137,51 +198,62 @@ impl<'a, S: Fn(&str) -> Option<u64>> Machine<'a, S> {
                 let key = u32::from_le_bytes(self.take()?);
                 self.recall(key)?;
             }
-            b')' | b']' | b'}' => self.empty(instruction == b')'),
+            b')' => self.tuple(Vec::new())?,
+            b']' => self.push(Value::List(Extent::default()))?,
+            b'}' => self.push(Value::Dictionary(Extent::default()))?,
             b't' => {
                 let items = self.marked()?;
                 self.tuple(items)?;
             }
             0x85..=0x87 => {
-                let count = usize::from(instruction - 0x84);
-                let start = self.stack.len().checked_sub(count).ok_or(EMPTY)?;
-                let items = self.stack.split_off(start);
+                let mut items = Vec::with_capacity(3);
+                for _ in 0x84..instruction {
+                    items.push(self.pop()?);
+                }
+                items.reverse();
                 self.tuple(items)?;
             }
-            b'l' | b'd' => {
+            b'l' => {
                 let items = self.marked()?;
-                self.put(Value::Other { depth: 0 }, &items)?;
+                let extent = self.holding(Extent::default(), &items)?;
+                self.push(Value::List(extent))?;
             }
-            // What is put into a list or dictionary, or makes the state of an object.
-            b'e' | b'u' => {
+            b'd' => {
+                let items = self.pairs()?;
+                let extent = self.holding(Extent::default(), &items)?;
+                self.push(Value::Dictionary(extent))?;
+            }
+            b'e' => {
                 let items = self.marked()?;
-                let into = self.pop()?;
-                self.put(Value::Other { depth: into.depth() }, &items)?;
+                self.append(&items)?;
             }
-            b'a' | b'b' | 0x81 => {
+            b'a' => {
                 let items = [self.pop()?];
-                let into = self.pop()?;
-                // libtorch calls what it is by the same means as `R` does.
-                let is_fit = match &*into {
-                    Value::Global(name) => instruction != b'a' && name.starts_with("__torch__"),
-                    Value::Mark => false,
-                    _ => instruction != 0x81,
-                };
-                if !is_fit {
-                    return Err(CALLED);
-                }
-                let depth = into.depth();
-                // A class stays what it is: its state follows.
-                if instruction == 0x81 {
-                    self.stack.push(into)
-                } else {
-                    self.put(Value::Other { depth }, &items)?
-                }
+                self.append(&items)?;
+            }
+            b'u' => {
+                let items = self.pairs()?;
+                self.set(&items)?;
             }
             b's' => {
                 let items = [self.pop()?, self.pop()?];
-                let into = self.pop()?;
-                self.put(Value::Other { depth: into.depth() }, &items)?;
+                self.set(&items)?;
+            }
+            // Of a new object nothing is looked at but its class, which stays where it is; its state follows.
+            0x81 => {
+                self.pop()?;
+                match self.stack.last() {
+                    Some(Value::Global(Global::Class)) => {}
+                    _ => return Err(CALLED),
+                }
+            }
+            // libtorch calls what it is by the same means as `R` does.
+            b'b' => {
+                let state = self.pop()?;
+                match self.pop()? {
+                    Value::Global(Global::Class) => self.made_of(&state)?,
+                    _ => return Err(CALLED),
+                }
             }
             b'Q' => self.storage()?,
             b'R' => self.reduce()?,
@@ -202,32 +274,55 @@ impl<'a, S: Fn(&str) -> Option<u64>> Machine<'a, S> {
         Ok(taken)
     }
 
-    fn line(&mut self) -> Result<String> {
-        let end = self.rest.iter().position(|byte| *byte == b'\n').ok_or(PickleError::End)?;
-        let line = String::from_utf8_lossy(self.bytes(end)?).into_owned();
+    fn line(&mut self) -> Result<&'a str> {
+        let near = self.rest.get(..=NAME_BYTES).unwrap_or(self.rest);
+        let end = near.iter().position(|byte| *byte == b'\n');
+        let long = near.len() > NAME_BYTES;
+        let end =
+            end.ok_or(if long { PickleError::Broken("a name is too long") } else { PickleError::End })?;
+        let line = self.bytes(end)?;
         self.take::<1>()?;
-        Ok(line)
+        std::str::from_utf8(line).map_err(|_| PickleError::Broken("a name is no UTF-8"))
     }
 
-    fn push(&mut self, value: Value) {
-        self.stack.push(Rc::new(value));
+    fn push(&mut self, value: Value<'a>) -> Result<()> {
+        self.values += 1;
+        if self.values > self.limits.values {
+            return Err(PickleError::Many { most: self.limits.values });
+        }
+        self.stack.push(value);
+        Ok(())
     }
 
-    fn pop(&mut self) -> Result<Rc<Value>> {
-        self.stack.pop().ok_or(EMPTY)
+    /// The last value. A mark is none: libtorch keeps marks elsewhere, and would take the value before it.
+    fn pop(&mut self) -> Result<Value<'a>> {
+        match self.stack.pop() {
+            None | Some(Value::Mark) => Err(EMPTY),
+            Some(value) => Ok(value),
+        }
     }
 
     /// What lies above the last mark, which goes.
-    fn marked(&mut self) -> Result<Vec<Rc<Value>>> {
-        let mark = self.stack.iter().rposition(|value| matches!(**value, Value::Mark));
-        let items = self.stack.split_off(mark.ok_or(PickleError::Broken("a mark is missing"))?);
-        Ok(items.into_iter().skip(1).collect())
+    fn marked(&mut self) -> Result<Vec<Value<'a>>> {
+        let mark = self.stack.iter().rposition(|value| matches!(value, Value::Mark));
+        let mark = mark.ok_or(PickleError::Broken("a mark is missing"))?;
+        let items = self.stack.split_off(mark + 1);
+        self.stack.pop();
+        Ok(items)
+    }
+
+    /// The same, of keys and values.
+    fn pairs(&mut self) -> Result<Vec<Value<'a>>> {
+        let items = self.marked()?;
+        if items.len() % 2 == 1 {
+            return Err(PickleError::Broken("a key has no value"));
+        }
+        Ok(items)
     }
 
     fn number<const N: usize>(&mut self, read: impl Fn([u8; N]) -> i64) -> Result<()> {
         let number = read(self.take()?);
-        self.push(Value::Number(number));
-        Ok(())
+        self.push(Value::Number(number))
     }
 
     /// A number of up to eight bytes.
@@ -239,116 +334,194 @@ impl<'a, S: Fn(&str) -> Option<u64>> Machine<'a, S> {
         let place =
             all.get_mut(..bytes.len()).ok_or(PickleError::Broken("a number has more than eight bytes"))?;
         place.copy_from_slice(bytes);
-        self.push(Value::Number(i64::from_le_bytes(all)));
-        Ok(())
+        self.push(Value::Number(i64::from_le_bytes(all)))
     }
 
+    fn global(&mut self) -> Result<()> {
+        let (module, name) = (self.line()?, self.line()?);
+        let global = global(module, name).ok_or_else(|| PickleError::Global(format!("{module}.{name}")))?;
+        self.push(Value::Global(global))
+    }
+
+    /// libtorch makes room for as many values as the number says. Those that PyTorch writes count up.
     fn remember(&mut self, key: u32) -> Result<()> {
-        let value = self.stack.last().ok_or(EMPTY)?;
-        self.memo.insert(key, Rc::clone(value));
+        let value = match self.stack.last_mut() {
+            None | Some(Value::Mark) => return Err(EMPTY),
+            Some(value) => value,
+        };
+        if let Value::List(extent) | Value::Dictionary(extent) = value {
+            extent.is_remembered = true;
+        }
+        let (value, key) = (value.clone(), key as usize);
+        if let Some(place) = self.memo.get_mut(key) {
+            *place = value;
+        } else if key == self.memo.len() {
+            self.memo.push(value);
+        } else {
+            return Err(PickleError::Broken("it leaves out numbers for what it remembers"));
+        }
         Ok(())
     }
 
     fn recall(&mut self, key: u32) -> Result<()> {
-        let value = self.memo.get(&key).ok_or(PickleError::Broken("it refers to what it has not"))?;
-        self.stack.push(Rc::clone(value));
-        Ok(())
-    }
-
-    fn empty(&mut self, is_tuple: bool) {
-        self.push(if is_tuple {
-            Value::Tuple { items: Vec::new(), depth: 0 }
-        } else {
-            Value::Other { depth: 0 }
-        });
-    }
-
-    fn tuple(&mut self, items: Vec<Rc<Value>>) -> Result<()> {
-        let depth = deeper(0, &items)?;
-        self.push(Value::Tuple { items, depth });
-        Ok(())
+        let value = self.memo.get(key as usize);
+        let value = value.cloned().ok_or(PickleError::Broken("it refers to what it has not"))?;
+        self.push(value)
     }
 
     /// What becomes of a value with these items in it.
-    fn put(&mut self, into: Value, items: &[Rc<Value>]) -> Result<()> {
-        let depth = deeper(into.depth(), items)?;
-        self.push(Value::Other { depth });
+    fn holding(&self, mut extent: Extent, items: &[Value<'a>]) -> Result<Extent> {
+        if extent.is_remembered {
+            return Err(PickleError::Broken("it changes what it has remembered"));
+        }
+        for item in items {
+            let inner = item.extent();
+            extent.depth = extent.depth.max(inner.depth + 1);
+            extent.reached = extent.reached.saturating_add(inner.reached).saturating_add(1);
+        }
+        if extent.depth > VALUE_DEPTH {
+            return Err(PickleError::Deep);
+        }
+        if extent.reached > self.limits.reached {
+            return Err(PickleError::Reached);
+        }
+        Ok(extent)
+    }
+
+    fn tuple(&mut self, items: Vec<Value<'a>>) -> Result<()> {
+        let extent = self.holding(Extent::default(), &items)?;
+        self.push(Value::Tuple(Rc::new(Tuple { items, extent })))
+    }
+
+    fn append(&mut self, items: &[Value<'a>]) -> Result<()> {
+        let Value::List(extent) = self.pop()? else { return Err(INTO) };
+        let extent = self.holding(extent, items)?;
+        self.stack.push(Value::List(extent));
         Ok(())
+    }
+
+    fn set(&mut self, items: &[Value<'a>]) -> Result<()> {
+        let Value::Dictionary(extent) = self.pop()? else { return Err(INTO) };
+        let extent = self.holding(extent, items)?;
+        self.stack.push(Value::Dictionary(extent));
+        Ok(())
+    }
+
+    /// What a function gives, or an object with this state.
+    fn made_of(&mut self, value: &Value<'a>) -> Result<()> {
+        let extent = self.holding(Extent::default(), std::slice::from_ref(value))?;
+        self.push(Value::Other(extent))
     }
 
     /// `("storage", type, key, device, number of elements)`: bytes of the archive.
     fn storage(&mut self) -> Result<()> {
         let told = self.pop()?;
         let strange = PickleError::Broken("a tensor's bytes are described in a way that is not known");
-        let Some([_, kind, key, _, elements]) = told.items() else { return Err(strange) };
-        let (Value::Global(kind), Some(key), Some(elements)) = (&**kind, key.text(), elements.number())
+        let Some([what, kind, key, device, elements]) = told.items() else { return Err(strange) };
+        let (Some("storage"), Value::Global(Global::Elements(size)), Some(key), Some(_), Some(elements)) =
+            (what.text(), kind, key.text(), device.text(), elements.number())
         else {
             return Err(strange);
         };
-        let size = element_size(kind).ok_or_else(|| PickleError::Storage(kind.clone()))?;
-        let claimed = u128::from(u64::try_from(elements).map_err(|_| strange)?) * u128::from(size);
+        if key.len() > NAME_BYTES {
+            return Err(strange);
+        }
+        let claimed = u128::from(u64::try_from(elements).map_err(|_| strange)?) * u128::from(*size);
         let there = (self.size)(key).unwrap_or(0);
         if claimed > u128::from(there) {
             return Err(PickleError::Bytes { key: key.into(), claimed, there });
         }
-        self.push(Value::Storage { key: key.into(), elements });
-        Ok(())
+        self.push(Value::Storage(Rc::new(Storage { key, elements })))
     }
 
-    /// A function called: if it makes a tensor, that must lie in its bytes. What makes tensors in another way has nothing that we hold it
-    /// against, such as the indices of a sparse one.
+    /// A function called: if it makes a tensor, that must lie in its bytes.
     fn reduce(&mut self) -> Result<()> {
         let arguments = self.pop()?;
-        let function = self.pop()?;
-        let Value::Global(name) = &*function else { return Err(CALLED) };
-        match name.as_str() {
-            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_qtensor" => reach(&arguments)?,
-            other if ["torch._utils.", "torch._tensor."].iter().any(|start| other.starts_with(start)) => {
-                return Err(PickleError::Function(name.clone()));
-            }
-            _ => {}
+        match self.pop()? {
+            Value::Global(Global::Tensor) => reach(&arguments)?,
+            Value::Global(Global::Tag) => tag(&arguments)?,
+            Value::Global(Global::Function | Global::Class) => {}
+            _ => return Err(CALLED),
         }
-        self.put(Value::Other { depth: 0 }, &[arguments])
+        self.made_of(&arguments)
     }
 }
 
 const CALLED: PickleError = PickleError::Broken("it calls what is no function");
 const EMPTY: PickleError = PickleError::Broken("it takes more than it has");
+const INTO: PickleError = PickleError::Broken("it puts something into what is no list or dictionary");
 
-fn deeper(depth: u32, items: &[Rc<Value>]) -> Result<u32> {
-    let depth = items.iter().map(|item| item.depth() + 1).fold(depth, u32::max);
-    if depth > MOST_DEPTH { Err(PickleError::Deep) } else { Ok(depth) }
+/// The names that TorchScript has, and no others: what libtorch does with one that it does not know is its own affair.
+fn global(module: &str, name: &str) -> Option<Global> {
+    Some(match (module, name) {
+        ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_qtensor") => Global::Tensor,
+        ("torch.jit._pickle", "restore_type_tag") => Global::Tag,
+        (
+            "torch.jit._pickle",
+            "build_intlist" | "build_tensorlist" | "build_doublelist" | "build_boollist",
+        )
+        | ("builtins", "complex")
+        | ("collections", "OrderedDict")
+        | ("torch", "device") => Global::Function,
+        (
+            "torch",
+            "per_tensor_affine"
+            | "per_channel_affine"
+            | "per_tensor_symmetric"
+            | "per_channel_symmetric"
+            | "per_channel_affine_float_qparams",
+        ) => Global::Number,
+        ("torch", name) => Global::Elements(element_size(name.strip_suffix("Storage")?)?),
+        ("__torch__", _) => Global::Class,
+        (module, _) if module.starts_with("__torch__.") => Global::Class,
+        _ => return None,
+    })
 }
 
 /// Whether `(bytes, offset, extents, strides, ...)` lies in its bytes.
-fn reach(arguments: &Value) -> Result<()> {
+fn reach(arguments: &Value<'_>) -> Result<()> {
     let strange = PickleError::Broken("a tensor is described in a way that is not known");
     let Some([bytes, offset, extents, strides, ..]) = arguments.items() else { return Err(strange) };
-    let (Value::Storage { key, elements }, Some(offset), Some(extents), Some(strides)) =
-        (&**bytes, offset.number(), extents.numbers(), strides.numbers())
+    let (Value::Storage(storage), Some(offset), Some(extents), Some(strides)) =
+        (bytes, offset.number(), extents.items(), strides.items())
     else {
         return Err(strange);
     };
-    let beyond = || PickleError::Reach { key: key.clone(), elements: *elements };
-    if extents.len() != strides.len()
-        || [&extents, &strides].into_iter().flatten().any(|number| *number < 0)
-        || offset < 0
-    {
+    let (key, elements) = (storage.key, storage.elements);
+    let beyond = || PickleError::Reach { key: key.into(), elements };
+    if extents.len() > DIMENSIONS {
+        return Err(PickleError::Dimensions { key: key.into() });
+    }
+    if extents.len() != strides.len() || offset < 0 {
         return Err(beyond());
     }
-    if extents.contains(&0) {
-        return Ok(());
+    let (mut last, mut is_empty) = (i128::from(offset), false);
+    for (extent, stride) in extents.iter().zip(strides) {
+        let (Some(extent), Some(stride)) = (extent.number(), stride.number()) else { return Err(strange) };
+        if extent < 0 || stride < 0 {
+            return Err(beyond());
+        }
+        is_empty |= extent == 0;
+        // At most 2^126; what would overflow the sum is beyond anything.
+        last = last.saturating_add(i128::from(extent.saturating_sub(1)) * i128::from(stride));
     }
-    let last =
-        extents.iter().zip(&strides).map(|(extent, stride)| i128::from(extent - 1) * i128::from(*stride));
-    // At most 2^126 each; as many dimensions as would overflow the sum are none that a tensor can have.
-    let last = last.fold(i128::from(offset), i128::saturating_add);
-    if last < i128::from(*elements) { Ok(()) } else { Err(beyond()) }
+    if is_empty || last < i128::from(elements) { Ok(()) } else { Err(beyond()) }
+}
+
+/// Whether `(value, type)` names a type that libtorch's parser, which calls itself for what is in brackets, has the stack for.
+fn tag(arguments: &Value<'_>) -> Result<()> {
+    let strange = PickleError::Broken("a type is described in a way that is not known");
+    let Some([_, Value::Text(kind)]) = arguments.items() else { return Err(strange) };
+    let open = |byte: &u8| matches!(byte, b'[' | b'(');
+    if kind.bytes().filter(|byte| open(byte)).count() > usize::from(VALUE_DEPTH) {
+        return Err(PickleError::Deep);
+    }
+    Ok(())
 }
 
 /// Bytes of an element. Source: `torch/csrc/jit/serialization/storage_context.h` and `c10/core/ScalarType.h`.
-fn element_size(kind: &str) -> Option<u64> {
-    Some(match kind.strip_prefix("torch.")?.strip_suffix("Storage")? {
+fn element_size(kind: &str) -> Option<u8> {
+    Some(match kind {
         "Byte" | "Char" | "Bool" | "QInt8" | "QUInt8" | "QUInt4x2" | "QUInt2x4" | "Float8_e5m2"
         | "Float8_e4m3fn" | "Float8_e5m2fnuz" | "Float8_e4m3fnuz" => 1,
         "Short" | "Half" | "BFloat16" | "UInt16" => 2,
@@ -361,7 +534,10 @@ fn element_size(kind: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_testkit::torchscript;
+
     use super::*;
+    use crate::counting;
 
     /// A tensor of 8 elements of 4 bytes in key 0, with this offset, these extents and strides.
     fn tensor(elements: u8, offset: i32, extents: &[i32], strides: &[i32]) -> Vec<u8> {
@@ -385,24 +561,45 @@ mod tests {
     }
 
     fn said(pickle: &[u8]) -> String {
-        check(pickle, size).map_or_else(|error| error.to_string(), |()| "fine".into())
+        check(pickle, Limits::module(64 << 20), size)
+            .map_or_else(|error| error.to_string(), |()| "fine".into())
+    }
+
+    /// Of what follows the protocol.
+    fn broken(body: &[u8], why: &str) {
+        assert_eq!(said(&[b"\x80\x02", body].concat()), format!("its pickle is broken: {why}"));
     }
 
     #[test]
     fn what_is_called_is_a_function_that_is_known() {
-        let good = tensor(8, 0, &[1 << 20], &[1]);
+        let good = tensor(8, 0, &[8], &[1]);
+        assert_eq!(said(&good), "fine");
         let with = |from: &[u8], to: &[u8]| {
             let at = good.windows(from.len()).rposition(|part| part == from).unwrap();
             said(&[&good[..at], to, &good[at + from.len()..]].concat())
         };
         let called = "its pickle is broken: it calls what is no function";
-        // libtorch keeps functions in a list of their own, and calls by `b` as by `R`.
+        // libtorch keeps functions in a list of their own, and calls by `b` as by `R`; a type of elements is a number, which is a place in that list.
         assert_eq!(with(b"R.", b"b."), called);
-        assert_eq!(with(b"_rebuild_tensor_v2\n(", b"_rebuild_tensor_v2\n(("), called);
         assert_eq!(with(b"ctorch._utils\n_rebuild_tensor_v2\n", b"K\x00"), called);
-        for name in ["_rebuild_sparse_tensor", "_rebuild_from_type_v2"] {
-            let expected = format!("its pickle makes tensors by `torch._utils.{name}`, which is not known");
-            assert_eq!(with(b"_rebuild_tensor_v2", name.as_bytes()), expected);
+        assert_eq!(with(b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nByteStorage\n"), called);
+        assert_eq!(with(b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nper_tensor_affine\n"), called);
+        // It keeps marks elsewhere, so it would take another value than this one.
+        assert_eq!(with(b"R.", b"(R."), "its pickle is broken: it takes more than it has");
+        for (name, line) in [
+            ("torch._utils._rebuild_sparse_tensor", b"ctorch._utils\n_rebuild_sparse_tensor\n".as_slice()),
+            ("torch._tensor._rebuild_from_type_v2", b"ctorch._tensor\n_rebuild_from_type_v2\n"),
+            ("torch.FlatStorage", b"ctorch\nFlatStorage\n"),
+            ("torch.distributed.rpc.rref", b"ctorch.distributed.rpc\nrref\n"),
+            ("os.system", b"cos\nsystem\n"),
+            ("__torchx.M", b"c__torchx\nM\n"),
+        ] {
+            let expected = format!("its pickle refers to `{name}`, which is not known");
+            assert_eq!(with(b"ctorch._utils\n_rebuild_tensor_v2\n", line), expected);
+        }
+        for name in ["c__torch__\nM\n", "c__torch__.a.b\nM\n", "cbuiltins\ncomplex\n"] {
+            let pickle = [b"\x80\x02", name.as_bytes(), b")R."].concat();
+            assert_eq!(said(&pickle), "fine", "{name}");
         }
     }
 
@@ -421,9 +618,12 @@ mod tests {
         check(8, 0, &[2], &[-1], beyond);
         check(8, -1, &[2], &[1], beyond);
         check(8, 0, &[-2], &[1], beyond);
+        check(8, 0, &[0, -2], &[1, 1], beyond);
         check(8, 0, &[2, 2], &[1], beyond);
         check(8, i32::MAX, &[i32::MAX; 9], &[i32::MAX; 9], beyond);
         check(9, 0, &[2], &[1], "tensor `0` claims 36 bytes, the archive has 32 for it");
+        check(8, 0, &[1; 64], &[1; 64], "fine");
+        check(8, 0, &[1; 65], &[1; 65], "a tensor in `0` has more than 64 dimensions");
     }
 
     #[test]
@@ -433,15 +633,91 @@ mod tests {
             assert_ne!(said(&whole[..len]), "fine", "{len}");
         }
         assert_eq!(said(b"\x80\x02\x95."), "its pickle has an instruction that is not known, 0x95");
-        assert_eq!(said(b"\x80\x02t."), "its pickle is broken: a mark is missing");
-        assert_eq!(said(b"\x80\x02R."), "its pickle is broken: it takes more than it has");
-        assert_eq!(said(b"\x80\x02h\x07."), "its pickle is broken: it refers to what it has not");
+        assert_eq!(said(b"\x80\x04N."), "its pickle is broken: it is not of protocol 2");
+        broken(b"t.", "a mark is missing");
+        broken(b"R.", "it takes more than it has");
+        broken(b"h\x07.", "it refers to what it has not");
+        broken(b"NN.", "it ends with more or less than one value");
+        broken(b".", "it ends with more or less than one value");
+        broken(b"}(Nu.", "a key has no value");
+        broken(b"NNa.", "it puts something into what is no list or dictionary");
+        broken(b"NNNs.", "it puts something into what is no list or dictionary");
+        broken(&[b"c".as_slice(), &[b'x'; 5000], b"\n."].concat(), "a name is too long");
+    }
+
+    #[test]
+    fn what_is_nested_is_as_deep_as_it_looks() {
         let deep = "its pickle is nested more than 200 deep";
-        assert_eq!(said(&[b"N".to_vec(), vec![0x85; 1 << 20], b".".to_vec()].concat()), deep);
-        let lists = [vec![b']'; 1 << 20], vec![b'a'; (1 << 20) - 1], b".".to_vec()].concat();
-        assert_eq!(said(&lists), deep);
-        let at = whole.windows(12).position(|name| name == b"FloatStorage").unwrap();
-        let other = [&whole[..at], b"FlatStorage", &whole[at + 12..]].concat();
-        assert_eq!(said(&other), "its tensors are of the type `torch.FlatStorage`, which is not known");
+        let said = |body: &[u8]| said(&[b"\x80\x02", body, b"."].concat());
+        assert_eq!(said(&[&b"N"[..], &[0x85; 200]].concat()), "fine");
+        assert_eq!(said(&[&b"N"[..], &[0x85; 201]].concat()), deep);
+        assert_eq!(said(&[vec![b']'; 1 << 20], vec![b'a'; (1 << 20) - 1]].concat()), deep);
+        // Through what is remembered: each list in the one after it, and one in itself.
+        let changes = "its pickle is broken: it changes what it has remembered";
+        assert_eq!(said(b"]q\x00]q\x01h\x00aNa"), changes);
+        assert_eq!(said(b"]q\x00h\x00a"), changes);
+        assert_eq!(said(b"}q\x00(Nh\x00u"), changes);
+        let chain: Vec<u8> = (0..=255u8).flat_map(|at| [b'q', at, b')', b'h', at, 0x86]).collect();
+        assert_eq!(said(&[&b"N"[..], &chain].concat()), deep);
+        // Each tuple has the one before it twice.
+        let doubled = |count| {
+            let steps = (0..count).flat_map(|at| [b'q', at, b'h', at, 0x86]);
+            said(&[b"N".to_vec(), steps.collect()].concat())
+        };
+        assert_eq!(doubled(20), "fine");
+        assert_eq!(doubled(30), "its pickle has values in values in more than 16777216 ways");
+        assert_eq!(
+            said(b"Nr\xff\xff\xff\xff"),
+            "its pickle is broken: it leaves out numbers for what it remembers"
+        );
+        let brackets = |count: usize| {
+            let kind = format!("{}int{}", "List[".repeat(count), "]".repeat(count));
+            let tag = b"ctorch.jit._pickle\nrestore_type_tag\n(]X";
+            said(&[tag, &(kind.len() as u32).to_le_bytes()[..], kind.as_bytes(), b"tR"].concat())
+        };
+        assert_eq!(brackets(200), "fine");
+        assert_eq!(brackets(201), deep);
+    }
+
+    /// What each megabyte of a pickle may cost.
+    #[test]
+    fn memory_is_a_multiple_of_what_was_allowed() {
+        let code_bytes = 4 << 20;
+        let body = |byte: u8| [b"\x80\x02".as_slice(), &vec![byte; code_bytes], b"."].concat();
+        let many =
+            "its pickle has more than 131072 values; the setting `code_bytes` allows one for each 32 bytes";
+        for byte in [b'N', b']', b'(', b')'] {
+            let pickle = body(byte);
+            let (result, most) =
+                counting::peak(|| check(&pickle, Limits::module(code_bytes as u64), |_| None));
+            assert_eq!(result.unwrap_err().to_string(), many);
+            assert!(most < 3 * code_bytes, "{most}");
+        }
+        // A text is not copied, however often it is referred to.
+        let text = vec![b'x'; 1 << 20];
+        let repeated = b"h\x00".repeat(10_000);
+        let pickle =
+            [b"\x80\x02(X".as_slice(), &(1u32 << 20).to_le_bytes(), &text, b"q\x00", &repeated, b"t."]
+                .concat();
+        let (result, most) = counting::peak(|| check(&pickle, Limits::module(code_bytes as u64), |_| None));
+        result.unwrap();
+        assert!(most < 2 << 20, "{most}");
+    }
+
+    /// Pickles with bytes changed at random, and pieces of them in other places.
+    #[test]
+    fn whatever_is_in_a_pickle_it_is_read_in_bounds() {
+        let seeds = [
+            tensor(8, 0, &[2, 4], &[4, 1]),
+            torchscript::mlp(&[2, 4, 2]).pickle(),
+            b"\x80\x02(]q\x00(K\x01M\x02\x00h\x00e}X\x01\0\0\0aNs\x8a\x08\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0l."
+                .to_vec(),
+        ];
+        let mut random = crate::random::Random::seeded(7);
+        for round in 0..20_000 {
+            let pickle = random.mutation(&seeds);
+            let (_, most) = counting::peak(|| check(&pickle, Limits::module(1 << 16), size));
+            assert!(most < 1 << 20, "round {round} takes {most} bytes: {pickle:?}");
+        }
     }
 }

@@ -61,8 +61,19 @@ fn core(beside: Option<&Path>) -> Result<PathBuf, String> {
     }
 }
 
-/// Loads libtorch, never to unload it, each library after those that it needs.
+/// Loads libtorch, never to unload it, each library after those that it needs. A process has one libtorch, and two would take each other's
+/// functions.
 fn load(found: &Found) -> Result<(), String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let main = found.libraries.iter().find(|path| path.ends_with(find::MAIN));
+    let main = main.and_then(|path| path.canonicalize().ok()).unwrap_or_default();
+    if let Some(other) = another(&maps, &main) {
+        return Err(format!(
+            "this process has loaded `{}` already, and keeps it; `{}` is another one",
+            other.display(),
+            main.display()
+        ));
+    }
     for path in &found.libraries {
         // SAFETY: runs the library's initialisers; that it may be run is what its place says.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
@@ -70,6 +81,12 @@ fn load(found: &Found) -> Result<(), String> {
         std::mem::forget(library);
     }
     Ok(())
+}
+
+/// Another file of this name that the process has loaded.
+fn another<'a>(maps: &'a str, own: &Path) -> Option<&'a Path> {
+    let mut files = maps.lines().filter_map(|line| Some(Path::new(line.get(line.find('/')?..)?)));
+    files.find(|file| file.file_name() == own.file_name() && *file != own)
 }
 
 /// The backend where something is missing.

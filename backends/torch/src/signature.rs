@@ -68,9 +68,7 @@ pub(crate) fn trial(inputs: &[TensorInfo], round: i64) -> Vec<Vec<i64>> {
         }
     };
     let extents = |info: &TensorInfo| {
-        let symbols = info.symbols.iter().map(String::as_str).chain(std::iter::repeat(""));
-        let dimensions = info.shape.iter().zip(symbols);
-        dimensions.map(|(extent, symbol)| if *extent < 0 { of(symbol) } else { *extent }).collect()
+        info.dimensions().map(|(extent, symbol)| if extent < 0 { of(symbol) } else { extent }).collect()
     };
     inputs.iter().map(extents).collect()
 }
@@ -105,9 +103,9 @@ pub(crate) fn outputs(inputs: &[TensorInfo], first: &[Came], second: &[Came]) ->
 fn symbols(inputs: &[TensorInfo], round: i64) -> BTreeMap<i64, String> {
     let mut names = BTreeMap::new();
     for (info, shape) in inputs.iter().zip(trial(inputs, round)) {
-        for ((extent, number), symbol) in info.shape.iter().zip(shape).zip(&info.symbols) {
-            if *extent < 0 && !symbol.is_empty() {
-                names.insert(number, symbol.clone());
+        for ((extent, symbol), number) in info.dimensions().zip(shape) {
+            if extent < 0 && !symbol.is_empty() {
+                names.insert(number, symbol.to_owned());
             }
         }
     }
@@ -119,12 +117,7 @@ mod tests {
     use super::*;
 
     fn info(name: &str, dimensions: &[(i64, &str)]) -> TensorInfo {
-        TensorInfo {
-            name: name.into(),
-            data_type: DataType::Fp32,
-            shape: dimensions.iter().map(|(extent, _)| *extent).collect(),
-            symbols: dimensions.iter().map(|(_, symbol)| (*symbol).into()).collect(),
-        }
+        TensorInfo::new(name, DataType::Fp32, dimensions)
     }
 
     #[test]

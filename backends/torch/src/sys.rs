@@ -1,6 +1,6 @@
 //! libtorch behind functions that cannot be misused: tensors, modules, what a module gives. Everything that it throws is a [`TorchError`].
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::ptr::NonNull;
 
 use outrigger_backend::DataType;
@@ -178,6 +178,17 @@ impl Tensor {
             .map(|data| data.cast::<u8>().cast_const())
     }
 
+    /// The same, with elements that are what they mean: `x.conj().imag` is a view of `x` and a note that each is to be negated. Complex numbers,
+    /// of which there is such a note as well, are not carried.
+    fn resolved(self) -> Result<Self> {
+        // SAFETY: reads.
+        if checked(|| unsafe { torch_sys::c_generated::atg_is_neg(self.0.as_ptr()) })? == 0 {
+            return Ok(self);
+        }
+        // SAFETY: the place is for one tensor.
+        self.made(|out, tensor| unsafe { torch_sys::c_generated::atg_resolve_neg(out, tensor) })
+    }
+
     /// Writes its elements to `place`, which has their size.
     pub(crate) fn write(&self, place: &mut [u8]) -> Result<()> {
         let size = self.data_type().ok().and_then(DataType::size);
@@ -186,7 +197,7 @@ impl Tensor {
         if bytes != Some(place.len()) {
             return Err(TorchError::new("a place of another size"));
         }
-        let dense = self.contiguous()?;
+        let dense = self.contiguous()?.resolved()?;
         if place.is_empty() {
             return Ok(());
         }
@@ -339,9 +350,4 @@ impl Value {
         // SAFETY: as above.
         Ok(unsafe { owned_text(text) })
     }
-}
-
-/// A path as libtorch takes it.
-pub(crate) fn path(path: &std::path::Path) -> Option<CString> {
-    CString::new(path.to_str()?).ok()
 }

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-/// The largest directory; PyTorch's have some hundred bytes for each tensor.
-const DIRECTORY_BYTES: u64 = 64 << 20;
+use crate::file::{FileError, Opened};
+use crate::limits::{DIRECTORY_BYTES, ENTRIES, NAME_BYTES};
+
 /// The end of a directory, and the longest comment that can follow it.
 const END_BYTES: u64 = 22 + 65_535;
 
@@ -18,9 +18,9 @@ const END_BYTES: u64 = 22 + 65_535;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ZipError {
     #[error(transparent)]
-    Read(#[from] io::Error),
-    #[error("is no plain file")]
-    NoFile,
+    File(#[from] FileError),
+    #[error("is no ZIP file: it begins with {0:02x?}, not with [50, 4b, 03, 04]")]
+    Start([u8; 4]),
     #[error("is cut off, or no ZIP file: it has no directory")]
     NoDirectory,
     #[error("is broken: its directory {0}")]
@@ -33,7 +33,7 @@ pub(crate) enum ZipError {
 
 /// An open archive.
 pub(crate) struct Zip {
-    file: File,
+    opened: Opened,
     entries: Vec<Entry>,
     /// Which entry has a name, in small letters: libtorch does not tell them from capital ones.
     names: BTreeMap<String, usize>,
@@ -51,25 +51,34 @@ pub(crate) struct Entry {
     offset: u64,
 }
 
+impl Entry {
+    /// Where it ends at the earliest: a header goes before its bytes, with its name and perhaps more.
+    fn end(&self) -> Option<u64> {
+        self.offset.checked_add(30 + self.name.len() as u64)?.checked_add(self.stored)
+    }
+}
+
 impl Zip {
     /// Opens an archive and checks its directory. Files that are compressed may have `inflated_bytes` together.
     pub(crate) fn open(path: &Path, inflated_bytes: u64) -> Result<Self, ZipError> {
-        // Asked before it is opened: to open a pipe would wait for who writes to it.
-        if !std::fs::metadata(path)?.is_file() {
-            return Err(ZipError::NoFile);
-        }
-        let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        let (directory, count) = directory(&file, len)?;
-        let entries = entries(&directory, count)?;
-        check(&entries, len, inflated_bytes)?;
+        let opened = Opened::open(path)?;
+        let (file, len) = (&opened.file, opened.len);
+        start(file, len)?;
+        let Directory { bytes, count, offset } = directory(file, len)?;
+        let entries = entries(&bytes, count)?;
+        check(&entries, offset, inflated_bytes)?;
         let mut names = BTreeMap::new();
         for (number, entry) in entries.iter().enumerate() {
             if names.insert(entry.name.to_ascii_lowercase(), number).is_some() {
                 return Err(ZipError::Entry { name: entry.name.clone(), problem: "is there twice" });
             }
         }
-        Ok(Self { file, entries, names })
+        Ok(Self { opened, entries, names })
+    }
+
+    /// The file that was looked at.
+    pub(crate) fn into_file(self) -> Opened {
+        self.opened
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
@@ -87,7 +96,7 @@ impl Zip {
         }
         let broken = |problem| ZipError::Entry { name: entry.name.clone(), problem };
         let mut header = [0; 30];
-        self.file.read_exact_at(&mut header, entry.offset)?;
+        fill(&self.opened.file, &mut header, entry.offset)?;
         if !header.starts_with(b"PK\x03\x04") {
             return Err(broken("is not where the directory says"));
         }
@@ -95,7 +104,7 @@ impl Zip {
         let start = entry.offset.saturating_add(30 + lengths);
         let size = usize::try_from(entry.stored).map_err(|_| broken("is too large"))?;
         let mut bytes = vec![0; size];
-        self.file.read_exact_at(&mut bytes, start)?;
+        fill(&self.opened.file, &mut bytes, start)?;
         if !entry.deflated {
             return Ok(bytes);
         }
@@ -105,8 +114,25 @@ impl Zip {
     }
 }
 
-/// The bytes of the directory, and how many files it has.
-fn directory(file: &File, len: u64) -> Result<(Vec<u8>, u64), ZipError> {
+/// Whether it begins with a file of an archive, as PyTorch's do. What is put before them moves all of them.
+fn start(file: &File, len: u64) -> Result<(), ZipError> {
+    if len < 4 {
+        return Err(ZipError::NoDirectory);
+    }
+    let mut start = [0; 4];
+    fill(file, &mut start, 0)?;
+    if start == *b"PK\x03\x04" { Ok(()) } else { Err(ZipError::Start(start)) }
+}
+
+struct Directory {
+    bytes: Vec<u8>,
+    /// How many files it has.
+    count: u64,
+    /// Where it begins, behind all of them.
+    offset: u64,
+}
+
+fn directory(file: &File, len: u64) -> Result<Directory, ZipError> {
     let tail_len = len.min(END_BYTES);
     let tail = read(file, len - tail_len, tail_len)?;
     // From the end, as libtorch looks for it.
@@ -132,9 +158,12 @@ fn directory(file: &File, len: u64) -> Result<(Vec<u8>, u64), ZipError> {
         return Err(ZipError::Directory("is not where its end says"));
     }
     if size > DIRECTORY_BYTES {
-        return Err(ZipError::Directory("has more than 64 MiB"));
+        return Err(ZipError::Directory("has more than 16 MiB"));
     }
-    Ok((read(file, offset, size)?, count))
+    if count > ENTRIES {
+        return Err(ZipError::Directory("has more than 65536 files"));
+    }
+    Ok(Directory { bytes: read(file, offset, size)?, count, offset })
 }
 
 fn entries(directory: &[u8], count: u64) -> Result<Vec<Entry>, ZipError> {
@@ -154,7 +183,12 @@ fn entries(directory: &[u8], count: u64) -> Result<Vec<Entry>, ZipError> {
             // libtorch's would end there.
             return Err(ZipError::Directory("has a name with a zero in it"));
         }
-        let name = String::from_utf8_lossy(name).into_owned();
+        if name.len() > NAME_BYTES {
+            return Err(ZipError::Directory("has a name of more than 4096 bytes"));
+        }
+        let name =
+            std::str::from_utf8(name).map_err(|_| ZipError::Directory("has a name that is no UTF-8"))?;
+        let name = name.to_owned();
         let deflated = match (u16_at(header, 10), u16_at(header, 8) & 1) {
             (0, 0) => false,
             (8, 0) => true,
@@ -187,13 +221,12 @@ fn enlarge(numbers: &mut [u64; 3], mut extra: &[u8]) {
     }
 }
 
-/// Holds what the directory claims against the archive's size.
-fn check(entries: &[Entry], len: u64, inflated_bytes: u64) -> Result<(), ZipError> {
-    let (mut all, mut inflated) = (0u64, 0u64);
+/// Holds what the directory claims against the place that there is before it.
+fn check(entries: &[Entry], end: u64, inflated_bytes: u64) -> Result<(), ZipError> {
+    let mut inflated = 0u64;
     for entry in entries {
         let broken = |problem| Err(ZipError::Entry { name: entry.name.clone(), problem });
-        all = all.saturating_add(entry.stored);
-        if entry.offset.checked_add(entry.stored).is_none_or(|end| end > len) || all > len {
+        if entry.end().is_none_or(|own| own > end) {
             return broken("claims more bytes than the archive has");
         }
         if !entry.deflated && entry.size != entry.stored {
@@ -207,13 +240,25 @@ fn check(entries: &[Entry], len: u64, inflated_bytes: u64) -> Result<(), ZipErro
             }
         }
     }
-    Ok(())
+    let mut sorted: Vec<&Entry> = entries.iter().collect();
+    sorted.sort_by_key(|entry| entry.offset);
+    let mut pairs = sorted.iter().zip(sorted.iter().skip(1));
+    match pairs.find(|(one, next)| one.end() > Some(next.offset)) {
+        Some((_, entry)) => {
+            Err(ZipError::Entry { name: entry.name.clone(), problem: "lies where another file does" })
+        }
+        None => Ok(()),
+    }
+}
+
+fn fill(file: &File, bytes: &mut [u8], offset: u64) -> Result<(), ZipError> {
+    Ok(file.read_exact_at(bytes, offset).map_err(FileError::Read)?)
 }
 
 fn read(file: &File, offset: u64, len: u64) -> Result<Vec<u8>, ZipError> {
     let len = usize::try_from(len).map_err(|_| ZipError::NoDirectory)?;
     let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, offset)?;
+    fill(file, &mut bytes, offset)?;
     Ok(bytes)
 }
 

@@ -75,19 +75,27 @@ pub(crate) fn torchscript(folder: &Path) -> (Fixtures, Signatures) {
         signatures.insert(path.clone(), ModelInfo { inputs, outputs });
         path
     };
-    let row = |name, data_type, width| tensor(name, data_type, &[(-1, "batch"), (width, "")]);
+    let row = |name, data_type, width| TensorInfo::new(name, data_type, &[(-1, "batch"), (width, "")]);
     let rows = |width| vec![row("x", Fp32, width)];
     let (x, y, z) = (row("x", Fp32, 3), row("y", Fp32, 3), row("z", Fp32, 3));
     let identity = torchscript::TYPES.map(|data_type| {
         let [x, y] = ["x", "y"].map(|name| row(name, data_type, 2));
         (data_type, write(data_type.name(), torchscript::identity(), vec![x], vec![y]))
     });
-    let found = tensor("y", Int64, &[(1, ""), (-1, "")]);
-    let (column, line) = (tensor("x", Fp32, &[(-1, "n"), (1, "")]), tensor("y", Fp32, &[(1, ""), (-1, "m")]));
+    let found = TensorInfo::new("y", Int64, &[(1, ""), (-1, "")]);
+    let (column, line) = (
+        TensorInfo::new("x", Fp32, &[(-1, "n"), (1, "")]),
+        TensorInfo::new("y", Fp32, &[(1, ""), (-1, "m")]),
+    );
     let fixtures = Fixtures {
         add: write("add", torchscript::add(), vec![x, y], vec![z]),
         identity: identity.into(),
-        nonzero: write("nonzero", torchscript::non_zero(), vec![tensor("x", Fp32, &[(-1, "")])], vec![found]),
+        nonzero: write(
+            "nonzero",
+            torchscript::non_zero(),
+            vec![TensorInfo::new("x", Fp32, &[(-1, "")])],
+            vec![found],
+        ),
         strings: None,
         outer: Some(write("outer", torchscript::add(), vec![column, line], vec![])),
         slow: None,
@@ -96,11 +104,6 @@ pub(crate) fn torchscript(folder: &Path) -> (Fixtures, Signatures) {
         scratch: folder.join("torchscript/scratch"),
     };
     (fixtures, signatures)
-}
-
-fn tensor(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
-    let (shape, symbols) = dimensions.iter().map(|(extent, symbol)| (*extent, (*symbol).to_owned())).unzip();
-    TensorInfo { name: name.into(), data_type, shape, symbols }
 }
 
 pub(crate) fn settings_of_cpu_torch() -> Vec<(String, String)> {

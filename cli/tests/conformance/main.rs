@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use outrigger_backend::conformance::{Case, Fixtures, Skipped, cases};
 use outrigger_backend::{Backend, BackendError, host};
-use outrigger_testkit::agreement::{Exception, Models, Tolerance};
+use outrigger_testkit::agreement::{self, Exception, Models, Tolerance};
 use outrigger_testkit::webgpu;
 use signed::{Signatures, Signed};
 
@@ -23,7 +23,8 @@ struct Place {
     name: &'static str,
     fixtures: Fixtures,
     open: Box<dyn Fn() -> Opened + Send + Sync>,
-    tolerance: Option<Tolerance>,
+    /// The models that Python writes for it, and how far it may be from what Python gives.
+    agreement: Option<(Format, Tolerance)>,
     /// Whether a machine without it is no failure.
     may_be_absent: bool,
     /// What is different about some of those.
@@ -32,6 +33,34 @@ struct Place {
     absent: Option<&'static str>,
     /// Opened by the first case, for all of them.
     opened: OnceLock<Opened>,
+}
+
+/// What models are written in.
+#[derive(Clone, Copy)]
+enum Format {
+    Onnx,
+    TorchScript,
+}
+
+/// Models are written once, for all places.
+#[derive(Default)]
+struct Written {
+    onnx: OnceLock<Models>,
+    torchscript: OnceLock<Models>,
+}
+
+impl Written {
+    /// # Errors
+    /// What is missing.
+    fn in_format(&self, format: Format) -> Result<&Models, &'static str> {
+        match format {
+            Format::Onnx => Ok(self.onnx.get_or_init(Models::onnx)),
+            Format::TorchScript => {
+                let pytorch = agreement::pytorch()?;
+                Ok(self.torchscript.get_or_init(|| Models::torchscript(&pytorch)))
+            }
+        }
+    }
 }
 
 impl Place {
@@ -47,7 +76,7 @@ impl Place {
             name,
             fixtures,
             open,
-            tolerance: None,
+            agreement: None,
             exceptions: &[],
             absent: None,
             may_be_absent,
@@ -56,8 +85,8 @@ impl Place {
     }
 
     /// Whether it takes the models that Python writes, and how far it may be from what Python gives.
-    fn agreeing(self, tolerance: Tolerance) -> Self {
-        Self { tolerance: Some(tolerance), ..self }
+    fn agreeing(self, format: Format, tolerance: Tolerance) -> Self {
+        Self { agreement: Some((format, tolerance)), ..self }
     }
 
     /// What is different about some of those.
@@ -75,14 +104,21 @@ impl Place {
         opened.map(|backend| &**backend).map_err(|error| Failed::from(error.to_string()))
     }
 
-    fn run(&self, case: Case) -> Result<Completion, Failed> {
+    /// The backend, or why it may be absent.
+    fn there(&self) -> Result<Result<&dyn Backend, &str>, Failed> {
         if let Some(absent) = self.absent {
-            return Ok(Completion::ignored_with(absent));
+            return Ok(Err(absent));
         }
         let backend = self.backend()?;
-        if let Some(reason) = backend.info().reason.as_ref().filter(|_| self.may_be_absent) {
-            return Ok(Completion::ignored_with(reason));
-        }
+        let reason = backend.info().reason.as_deref().filter(|_| self.may_be_absent);
+        Ok(reason.map_or(Ok(backend), Err))
+    }
+
+    fn run(&self, case: Case) -> Result<Completion, Failed> {
+        let backend = match self.there()? {
+            Ok(backend) => backend,
+            Err(reason) => return Ok(Completion::ignored_with(reason)),
+        };
         Ok(match case.run(backend, &self.fixtures) {
             Ok(()) => Completion::Completed,
             Err(Skipped(reason)) => Completion::ignored_with(reason),
@@ -108,15 +144,17 @@ fn places(folder: &Path) -> Vec<Place> {
         Place::new("c_example::in_process", &text, move || host::load(&tiny, &[])),
         Place::new("c_example::out_of_process", &text, move || out_of_process(also_tiny.clone(), &[])),
         Place::new("cpu::in_process", &onnx, move || host::load(&cpu(), &files::settings_of_cpu()))
-            .agreeing(Tolerance::CPU),
+            .agreeing(Format::Onnx, Tolerance::CPU),
         Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu()))
-            .agreeing(Tolerance::CPU),
+            .agreeing(Format::Onnx, Tolerance::CPU),
         Place::new("cpu_torch::in_process", &scripts, move || {
             signed(host::load(&torch(), &files::settings_of_cpu_torch()), &signatures)
-        }),
+        })
+        .agreeing(Format::TorchScript, Tolerance::CPU),
         Place::new("cpu_torch::out_of_process", &scripts, move || {
             signed(out_of_process(torch(), &files::settings_of_cpu_torch()), &also_signatures)
-        }),
+        })
+        .agreeing(Format::TorchScript, Tolerance::CPU),
     ];
     places.extend(gpu(folder));
     places.extend(cuda(&onnx));
@@ -133,7 +171,7 @@ fn gpu(folder: &Path) -> [Place; 2] {
             out_of_process(library(), &files::settings_of_gpu())
         }),
     ];
-    places.map(|place| place.agreeing(Tolerance::WEBGPU).except(ON_WEBGPU).unless(absent))
+    places.map(|place| place.agreeing(Format::Onnx, Tolerance::WEBGPU).except(ON_WEBGPU).unless(absent))
 }
 
 /// Of the models that Python writes, those that WebGPU has not, or not as the CPU has them.
@@ -196,16 +234,19 @@ fn trial(place: &Arc<Place>, case: Case) -> Trial {
     })
 }
 
-/// Python's ONNX Runtime gives the same. The models are written once, for all places.
-fn agreement(place: &Arc<Place>, models: &Arc<OnceLock<Models>>) -> Option<Trial> {
-    let (tolerance, place, models) = (place.tolerance?, Arc::clone(place), Arc::clone(models));
+/// Python gives the same.
+fn agreement(place: &Arc<Place>, written: &Arc<Written>) -> Option<Trial> {
+    let ((format, tolerance), place, written) = (place.agreement?, Arc::clone(place), Arc::clone(written));
     Some(Trial::ignorable_test(format!("{}::agrees_with_python", place.name), move || {
-        if let Some(absent) = place.absent {
-            return Ok(Completion::ignored_with(absent));
-        }
         let _beside_others = MEMORY.read().unwrap_or_else(PoisonError::into_inner);
-        models.get_or_init(Models::make).agree_but(place.backend()?, &tolerance, place.exceptions);
-        Ok(Completion::Completed)
+        let there = place.there()?;
+        Ok(match there.and_then(|backend| Ok((backend, written.in_format(format)?))) {
+            Err(missing) => Completion::ignored_with(missing),
+            Ok((backend, models)) => {
+                models.agree_but(backend, &tolerance, place.exceptions);
+                Completion::Completed
+            }
+        })
     }))
 }
 
@@ -215,10 +256,10 @@ fn main() {
     let folder = tempfile::tempdir().unwrap();
     let places: Vec<Arc<Place>> = places(folder.path()).into_iter().map(Arc::new).collect();
     let trials = places.iter().flat_map(|place| cases().iter().map(|case| trial(place, *case)));
-    let models = Arc::new(OnceLock::new());
-    let agreements = places.iter().filter_map(|place| agreement(place, &models));
+    let written = Arc::new(Written::default());
+    let agreements = places.iter().filter_map(|place| agreement(place, &written));
     let conclusion = libtest_mimic::run(&arguments, trials.chain(agreements).collect());
     // Before the end of the process, which would leave them behind.
-    drop((folder, models));
+    drop((folder, written));
     conclusion.exit()
 }

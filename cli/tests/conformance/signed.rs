@@ -1,4 +1,4 @@
-//! A backend whose models are described beside their files: each is loaded with what is said of it.
+//! A backend whose models are described beside their files: each of those is loaded with what is said of it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,7 +35,8 @@ struct SignedDevice {
 
 impl SignedDevice {
     fn said(&self, options: &LoadOptions) -> LoadOptions {
-        let signature = self.signatures.get(&options.path).cloned().unwrap_or_default();
+        let said = self.signatures.get(&options.path);
+        let signature = said.unwrap_or(&options.signature).clone();
         LoadOptions { signature, ..options.clone() }
     }
 }

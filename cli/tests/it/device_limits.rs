@@ -72,18 +72,27 @@ async fn calls_that_are_too_large_name_the_key() {
 
 #[test]
 fn times_that_are_over_name_the_key() {
-    for (keys, texts) in [
-        ("start_timeout = '1us'", ["cpu: no such device", "start_timeout is 1µs"]),
+    for (keys, never, texts) in [
+        ("start_timeout = '100ms'", "open", ["adder: no such device", "start_timeout is 100ms"]),
         (
-            "load_timeout = '1us'",
+            "load_timeout = '100ms'",
+            "load",
             [
-                "model `sum` has no place: cpu:0: did not load it",
-                "it did not answer within 1µs (load_timeout)",
+                "model `sum` has no place: adder:0: did not load it",
+                "it did not answer within 100ms (load_timeout)",
             ],
         ),
-        ("request_timeout = '1us'", ["cpu", "it did not answer within 1µs (request_timeout)"]),
+        (
+            "request_timeout = '100ms'",
+            "estimate",
+            ["adder", "it did not answer within 100ms (request_timeout)"],
+        ),
     ] {
-        contains(&refused(held(keys), 3), &texts);
+        let config = format!(
+            "[backends.adder]\nlibrary = '{}'\nsettings = ['onnx=1', '{never}=never']\n{keys}\n[models.sum]\npath = 'sum.onnx'\ndevices = ['adder']\n",
+            adder().display()
+        );
+        contains(&refused(serving(&config), 3), &texts);
     }
 }
 

@@ -10,13 +10,13 @@ use crate::placement::{adder, contains, metrics, outrigger_in, refused};
 use crate::support::{client, infer, outcome, outrigger, score};
 
 /// Pixels along each side of what the network takes.
-const SIDE: usize = 8;
-const CLASSES: usize = 6;
+pub(crate) const SIDE: usize = 8;
+pub(crate) const CLASSES: usize = 6;
 const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
 const STD: [f64; 3] = [0.229, 0.224, 0.225];
 
 /// Weight of a channel for a class.
-fn weight(channel: usize, class: usize) -> f32 {
+pub(crate) fn weight(channel: usize, class: usize) -> f32 {
     ((channel * 7 + class * 5) % 11) as f32 / 4.0 - 1.0
 }
 
@@ -36,7 +36,7 @@ fn network(side: usize) -> Vec<u8> {
     graph.model()
 }
 
-const MANIFEST: &str = r#"
+pub(crate) const MANIFEST: &str = r#"
 [[inputs]]
 name = "image"
 datatype = "UINT8"
@@ -91,11 +91,11 @@ fn with(top: &str, manifest: &str) -> Launch {
 }
 
 /// An image that is like no other.
-fn image(seed: usize, height: usize, width: usize) -> Vec<u8> {
+pub(crate) fn image(seed: usize, height: usize, width: usize) -> Vec<u8> {
     (0..height * width * 3).map(|at| ((at * 31 + seed * 101 + at % 3 * seed * 40) % 251) as u8).collect()
 }
 
-fn body(images: &[Vec<u8>], height: usize, width: usize) -> String {
+pub(crate) fn body(images: &[Vec<u8>], height: usize, width: usize) -> String {
     let shape = [images.len(), height, width, 3];
     json!({"inputs": [{"name": "image", "datatype": "UINT8", "shape": shape, "data": images.concat()}]})
         .to_string()
@@ -119,7 +119,7 @@ fn expected(image: &[u8], height: usize, width: usize) -> [(usize, f64); 2] {
 }
 
 /// Whether an answer has, row by row, what it should.
-fn is_right(answer: &Value, images: &[Vec<u8>], height: usize, width: usize) {
+pub(crate) fn is_right(answer: &Value, images: &[Vec<u8>], height: usize, width: usize) {
     let outputs = &answer["outputs"];
     assert_eq!((&outputs[0]["name"], &outputs[1]["name"]), (&json!("classes"), &json!("scores")), "{answer}");
     assert_eq!(outputs[1]["shape"], json!([images.len(), 2]), "{answer}");
@@ -133,7 +133,7 @@ fn is_right(answer: &Value, images: &[Vec<u8>], height: usize, width: usize) {
     }
 }
 
-async fn call(replica: &ReplicaProcess, body: String) -> (u16, String, Value) {
+pub(crate) async fn call(replica: &ReplicaProcess, body: String) -> (u16, String, Value) {
     outcome(infer(replica, "classes", body).send().await.unwrap()).await
 }
 
@@ -151,7 +151,7 @@ async fn the_readme_shows_one() {
 }
 
 /// Sixteen calls at once.
-async fn together(replica: &ReplicaProcess) {
+pub(crate) async fn together(replica: &ReplicaProcess) {
     let mut calls = JoinSet::new();
     for seed in 0..16 {
         let request = infer(replica, "classes", body(&[image(seed, 6, 5)], 6, 5));

@@ -5,6 +5,7 @@ use outrigger_testkit::{Launch, ReplicaProcess};
 use serde_json::json;
 
 use crate::placement::{answer, call, refused};
+use crate::steps;
 use crate::support::{client, infer, outcome, outrigger};
 
 const MANIFEST: &str = "\
@@ -74,6 +75,33 @@ async fn outputs_that_were_found_out_can_be_batched() {
     // It loads with `max_batch` because two trial runs have told that the first extent of what comes is the batch.
     let replica = serving(&format!("max_batch = 8\n{MANIFEST}"), &torchscript::add()).start();
     assert_eq!(answer(&replica, "sum").await.0, json!([11.0, 22.0, 33.0]));
+}
+
+/// Callers send an image and get classes: what the backend is told of the model is what the steps before it give.
+#[tokio::test]
+async fn steps_go_around_a_torchscript_model() {
+    if !is_there() {
+        return;
+    }
+    let weights: Vec<f32> = (0..3)
+        .flat_map(|channel| (0..steps::CLASSES).map(move |class| steps::weight(channel, class)))
+        .collect();
+    let statements = ["return torch.matmul(torch.mean(pixels, [2, 3]), self.weights)"];
+    let network = Module::forward("pixels: Tensor", "Tensor", &statements);
+    let network = network.weight("weights", &[3, steps::CLASSES as i64], weights);
+    let top = "file = 'classes.pt'\nformat = 'torchscript'\ndevices = ['cpu_torch']\nmax_batch = 4\nmax_delay = '1ms'";
+    let replica = outrigger()
+        .file("models/classes/classes.pt", network.archive())
+        .file("models/classes/model.toml", format!("{top}\n{}", steps::MANIFEST))
+        .args(["--model-dir", "models"])
+        .start();
+    for (count, height, width) in [(1, 13, 21), (3, 8, 8), (2, 40, 5)] {
+        let images: Vec<_> = (0..count).map(|seed| steps::image(seed, height, width)).collect();
+        let (status, _, answer) = steps::call(&replica, steps::body(&images, height, width)).await;
+        assert_eq!(status, 200, "{answer}");
+        steps::is_right(&answer, &images, height, width);
+    }
+    steps::together(&replica).await;
 }
 
 #[test]

@@ -42,15 +42,16 @@ const DIGITS: &str = ".outrigger/digits";
 pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     // Read first: a mistake in it should not cost the time of all tests.
     let allowed = allowed(repo)?;
-    let (environment, digits) = if arguments.has("--no-setup") {
-        (setup::existing(repo)?, repo.path(DIGITS))
+    let (environment, digits, pytorch) = if arguments.has("--no-setup") {
+        let environment = setup::existing(repo)?;
+        let pytorch = torch::existing(repo, &environment.python).ok();
+        (environment, repo.path(DIGITS), pytorch)
     } else {
         let environment = setup::ensure_for_tests(repo)?;
         let digits = train::ensure(repo, &environment)?;
-        if torch::is_supported() {
-            torch::ensure_for_tests(repo, &environment.python)?;
-        }
-        (environment, digits)
+        let is_supported = torch::is_supported();
+        let pytorch = is_supported.then(|| torch::ensure_for_tests(repo, &environment.python)).transpose()?;
+        (environment, digits, pytorch.flatten())
     };
     let logs = repo.target()?.join("xtask");
     fs::create_dir_all(&logs).with_context(|| format!("could not make {}", logs.display()))?;
@@ -61,6 +62,7 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
             ("OUTRIGGER_TEST_DIGITS", digits),
         ]
         .into_iter()
+        .chain(pytorch.map(|folder| ("OUTRIGGER_TEST_PYTORCH", folder)))
         .chain(environment.webgpu.into_iter().flat_map(WebGpu::variables))
         .collect(),
         python: environment.python,

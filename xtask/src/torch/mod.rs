@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::{Arguments, Flag, Spec};
 use crate::build::{self, Scope};
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::repo::Repo;
-use crate::wheels::Wheels;
-use crate::{say, setup};
+use crate::wheels::{self, Wheels};
+use crate::{process, say, setup};
 
 pub(crate) const SPEC: Spec = Spec {
     name: "torch",
@@ -24,7 +24,8 @@ Builds the plug-in `cpu_torch` and outrigger_torch_core.so, which it opens, into
 link `libtorch` to libtorch itself. That comes out of the packages of backends/torch/requirements.lock, each by its
 hash: 544 MB, once. It and what is built of it are kept in $XDG_CACHE_HOME/outrigger, or ~/.cache/outrigger; the first
 build takes some five minutes of one core and 2 GB of memory. For x86-64 Linux.
-`cargo xtask test` does it as well. Nothing else needs libtorch.",
+`cargo xtask test` does it as well, and takes what Python needs to use PyTorch out of the same packages: 80 MB, to hold
+TorchScript against. Nothing else needs libtorch.",
     operands: None,
     flags: &[Flag { name: "--release", value: None, about: "into target/release" }],
 };
@@ -35,6 +36,14 @@ const LIBTORCH: Wheels = Wheels {
     package: "torch",
     lock: "backends/torch/requirements.lock",
     unpack: include_str!("unpack.py"),
+};
+
+/// What Python has beside that, out of the same packages: tests ask it what is true.
+const PYTORCH: Wheels = Wheels {
+    name: "pytorch",
+    package: "torch",
+    lock: "backends/torch/requirements.lock",
+    unpack: include_str!("pytorch.py"),
 };
 
 /// The package that is linked with libtorch, and that which opens it.
@@ -57,19 +66,36 @@ pub(crate) fn is_supported() -> bool {
 
 /// Does what is still to be done. `python` has pip.
 pub(crate) fn ensure(repo: &Repo, python: &Path, release: bool) -> Result<()> {
-    let (cache, libtorch) = fetched(repo, python)?;
+    let (cache, libtorch) = fetched(&[&LIBTORCH], repo, python)?;
     build(repo, &cache, &libtorch, release)
 }
 
-/// The same for tests, which go on without libtorch where that cannot be had, and say so.
-pub(crate) fn ensure_for_tests(repo: &Repo, python: &Path) -> Result<()> {
-    match fetched(repo, python) {
-        Ok((cache, libtorch)) => build(repo, &cache, &libtorch, false),
+/// The same for tests, and PyTorch's folder. They go on without what cannot be had, and say so.
+pub(crate) fn ensure_for_tests(repo: &Repo, python: &Path) -> Result<Option<PathBuf>> {
+    let fetched = fetched(&[&LIBTORCH, &PYTORCH], repo, python).or_else(|error| {
+        say::line(&format!("without PyTorch: {error:#}"));
+        fetched(&[&LIBTORCH], repo, python)
+    });
+    match fetched {
+        Ok((cache, libtorch)) => build(repo, &cache, &libtorch, false)?,
         Err(error) => {
             say::line(&format!("skipped: {error:#}; nothing that needs libtorch is tested"));
-            Ok(())
+            return Ok(None);
         }
     }
+    existing(repo, python).map(Some).or_else(|error| {
+        say::line(&format!("skipped: {error:#}; TorchScript is not held against it"));
+        Ok(None)
+    })
+}
+
+/// PyTorch's folder, if it is there and this Python can use it: the package is for one version of it.
+pub(crate) fn existing(repo: &Repo, python: &Path) -> Result<PathBuf> {
+    let folder = PYTORCH.existing(repo, &cache::folder()?)?;
+    let mut import = repo.command(python);
+    import.args(["-c", "import torch"]).env("PYTHONPATH", &folder);
+    process::capture(import).context("PyTorch is not to be had for this Python")?;
+    Ok(folder)
 }
 
 fn build(repo: &Repo, cache: &Cache, libtorch: &Path, release: bool) -> Result<()> {
@@ -84,7 +110,7 @@ fn build(repo: &Repo, cache: &Cache, libtorch: &Path, release: bool) -> Result<(
     Ok(())
 }
 
-fn fetched(repo: &Repo, python: &Path) -> Result<(Cache, PathBuf)> {
+fn fetched(wanted: &[&Wheels], repo: &Repo, python: &Path) -> Result<(Cache, PathBuf)> {
     say::step("libtorch");
     let cache = Cache::open("torch")?;
     let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
@@ -92,7 +118,8 @@ fn fetched(repo: &Repo, python: &Path) -> Result<(Cache, PathBuf)> {
     if !has_compiler {
         bail!("libtorch's wrapper needs a C++ compiler, and there is no `{}`", compiler.display());
     }
-    let libtorch = LIBTORCH.ensure(repo, python, &cache.folder)?;
+    wheels::ensure(wanted, repo, python, &cache.folder)?;
+    let libtorch = LIBTORCH.existing(repo, &cache.folder)?;
     Ok((cache, libtorch))
 }
 

@@ -91,12 +91,15 @@ impl Text {
                 (Task::Identity, [vec![row("x", data_type, 2)], vec![row("y", data_type, 2)]])
             }
             "nonzero" => {
-                let x = free("x", Fp32, &[(-1, "")]);
-                (Task::NonZero, [vec![x], vec![free("y", Int64, &[(1, ""), (-1, "")])]])
+                let x = TensorInfo::new("x", Fp32, &[(-1, "")]);
+                (Task::NonZero, [vec![x], vec![TensorInfo::new("y", Int64, &[(1, ""), (-1, "")])]])
             }
             "outer" => {
-                let (x, y) = (free("x", Fp32, &[(-1, "n"), (1, "")]), free("y", Fp32, &[(1, ""), (-1, "m")]));
-                (Task::Outer, [vec![x, y], vec![free("z", Fp32, &[(-1, "n"), (-1, "m")])]])
+                let (x, y) = (
+                    TensorInfo::new("x", Fp32, &[(-1, "n"), (1, "")]),
+                    TensorInfo::new("y", Fp32, &[(1, ""), (-1, "m")]),
+                );
+                (Task::Outer, [vec![x, y], vec![TensorInfo::new("z", Fp32, &[(-1, "n"), (-1, "m")])]])
             }
             _ => return None,
         };
@@ -105,14 +108,5 @@ impl Text {
 }
 
 fn row(name: &str, data_type: DataType, width: i64) -> TensorInfo {
-    free(name, data_type, &[(-1, "batch"), (width, "")])
-}
-
-fn free(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
-    TensorInfo {
-        name: name.into(),
-        data_type,
-        shape: dimensions.iter().map(|(extent, _)| *extent).collect(),
-        symbols: dimensions.iter().map(|(_, symbol)| (*symbol).into()).collect(),
-    }
+    TensorInfo::new(name, data_type, &[(-1, "batch"), (width, "")])
 }

@@ -46,7 +46,12 @@ fn what_is_no_torchscript_is_named() {
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
         "before PyTorch 1.6; save the module with `torch.jit.save",
     );
-    refuses(&folder, &*device, b"\x08\x08\x12\x07pytorch:", "has no directory");
+    refuses(
+        &folder,
+        &*device,
+        b"\x08\x08\x12\x07pytorch:",
+        "is no ZIP file: it begins with [08, 08, 12, 07]",
+    );
     let error = device.load(&LoadOptions::of("/dev/zero")).err().unwrap().to_string();
     assert!(error.contains("is no plain file"), "{error}");
 }
@@ -122,6 +127,12 @@ fn code_that_is_nested_does_not_overflow_the_stack() {
     };
     folder.load(&*device, &nested(250), &[row("x", 3), row("y", 3)], &[]).unwrap();
     refuses(&folder, &*device, &nested(100_000).archive(), "its code is nested more than 256 deep");
+    let operators = |count: usize| {
+        let line = format!("return torch.add(x, {}y)", "-".repeat(count));
+        Module::forward("x: Tensor,\n    y: Tensor", "Tensor", &[&line])
+    };
+    folder.load(&*device, &operators(250), &[row("x", 3), row("y", 3)], &[]).unwrap();
+    refuses(&folder, &*device, &operators(100_000).archive(), "its code is nested more than 256 deep");
 }
 
 /// A shape that its bytes are too few for.
@@ -131,4 +142,28 @@ fn a_tensor_larger_than_its_bytes_is_refused() {
     let module =
         Module::forward("x: Tensor, y: Tensor", "Tensor", &["return torch.add(x, torch.sum(self.w))"]);
     refuses(&folder, &*device, &module.weight("w", &[1 << 20], vec![0.; 4]).archive(), "");
+}
+
+/// What libtorch would call by a number that is none of a function's, walk through for hours, or end only with its stack.
+#[test]
+fn pickles_that_libtorch_would_follow_anywhere_are_refused() {
+    let (Some(device), folder) = (device(), Folder::new()) else { return };
+    let code = torchscript::add().code();
+    let check = |constants: &[u8], words: &str| {
+        let constants = [b"\x80\x02".as_slice(), constants, b"\x85."].concat();
+        let files = [
+            ("model/data.pkl", PICKLE),
+            ("model/code/__torch__.py", code.as_bytes()),
+            ("model/constants.pkl", &constants),
+            VERSION,
+        ];
+        refuses(&folder, &*device, &archive(&files), words);
+    };
+    check(b"ctorch\nByteStorage\n)R", "it calls what is no function");
+    check(b"Nr\xff\xff\xff\x7f", "it leaves out numbers for what it remembers");
+    check(b"cos\nsystem\n)R", "its pickle refers to `os.system`, which is not known");
+    check(b"]q\x00h\x00a", "it changes what it has remembered");
+    let doubled: Vec<u8> = (0..60).flat_map(|at| [b'q', at, b'h', at, 0x86]).collect();
+    check(&[b"N".as_slice(), &doubled].concat(), "values in values in more than 16777216 ways");
+    check(&[b'N'; 3 << 20], "its pickle has more than 2097152 values");
 }

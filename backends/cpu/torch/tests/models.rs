@@ -3,9 +3,9 @@
 mod support;
 
 use outrigger_backend::conformance::{fp32, infer, tensor, values};
-use outrigger_backend::{BackendError, DataType, Model, Output, Run, Shape};
+use outrigger_backend::{BackendError, DataType, Model, Output, Run, Shape, TensorInfo};
 use outrigger_testkit::torchscript::{self, Module};
-use support::{Folder, device, row, tensor as info};
+use support::{Folder, device, row};
 
 fn outputs(model: &dyn Model) -> Vec<(String, Vec<i64>, Vec<String>)> {
     let outputs = model.info().outputs.iter();
@@ -87,7 +87,7 @@ fn what_is_to_be_said_is_named() {
         &[],
         &["describe its outputs in model.toml", "must match the size"],
     );
-    let strings = info("y", DataType::Bytes, &[(-1, "")]);
+    let strings = TensorInfo::new("y", DataType::Bytes, &[(-1, "")]);
     refused(&add, &[row("x", 3), strings], &[], &["`y` is BYTES"]);
     let number = Module::forward("x: Tensor, n: int", "Tensor", &["return x"]);
     refused(&number, &[row("x", 3)], &[], &["argument `n` of its `forward` is of type int"]);
@@ -107,7 +107,7 @@ fn what_comes_is_held_against_what_was_said() {
         assert!(matches!(&error, BackendError::Run(text) if text == expected), "{error:?}");
     };
     fails(&[row("a", 2)], "`forward` gave 2 tensors, the model has 1 outputs");
-    let other = info("b", DataType::Fp64, &[(-1, "batch"), (2, "")]);
+    let other = TensorInfo::new("b", DataType::Fp64, &[(-1, "batch"), (2, "")]);
     fails(&[row("a", 2), other], "`b` came as FP32, the model says FP64");
     // Another shape than was said comes as it is.
     let (_, instance) = folder.instance(&*device, &torchscript::identity(), &[row("x", 2)], &[row("y", 5)]);
@@ -154,6 +154,23 @@ fn a_view_of_an_input_outlives_it() {
     assert_eq!((output.shape().extents(), values(&output)), ([2, 2].as_slice(), vec![1., 2., 5., 6.]));
 }
 
+/// libtorch puts off what it can: such a result has the bytes of another tensor, and a note.
+#[test]
+fn what_is_to_be_negated_comes_negated() {
+    let (Some(device), folder) = (device(), Folder::new()) else { return };
+    let check = |value: &str, expected: [f32; 2]| {
+        let module = Module::forward("x: Tensor", "Tensor", &[&format!("return {value}")]);
+        let (model, instance) = folder.instance(&*device, &module, &[row("x", 2)], &[row("y", 2)]);
+        let got = infer(&*model, &*instance, &[fp32(&[1, 2], &[1., -2.])]).unwrap();
+        assert_eq!(values(&got[0]), expected, "{value}");
+    };
+    check("torch._neg_view(x)", [-1., 2.]);
+    check("torch._neg_view(torch.add(x, x))", [-2., 4.]);
+    check("torch._neg_view(torch._neg_view(x))", [1., -2.]);
+    check("torch.imag(torch._conj(torch.complex(x, x)))", [-1., 2.]);
+    check("torch.real(torch._conj(torch.complex(x, x)))", [1., -2.]);
+}
+
 #[test]
 fn a_model_is_as_for_inference() {
     let (Some(device), folder) = (device(), Folder::new()) else { return };
@@ -173,7 +190,7 @@ fn failures_are_one_line_and_whose_fault_it_is() {
         assert!(!error.to_string().contains('\n'), "{error}");
         error
     };
-    let free = |name: &str| info(name, DataType::Fp32, &[(-1, "")]);
+    let free = |name: &str| TensorInfo::new(name, DataType::Fp32, &[(-1, "")]);
     let given = [fp32(&[2], &[1.; 2]), fp32(&[3], &[1.; 3])];
     let error = fails(&torchscript::add(), &[free("x"), free("y")], &given);
     let sizes = "The size of tensor a (2) must match the size of tensor b (3) at non-singleton dimension 0";
@@ -181,7 +198,7 @@ fn failures_are_one_line_and_whose_fault_it_is() {
     let rows = Module::forward("x: Tensor", "Tensor", &["return torch.embedding(self.table, x)"]);
     let rows = rows.weight("table", &[2, 3], vec![0.; 6]);
     let ids = tensor(DataType::Int64, &[1], &7i64.to_ne_bytes());
-    let error = fails(&rows, &[info("x", DataType::Int64, &[(1, "")])], &[ids]);
+    let error = fails(&rows, &[TensorInfo::new("x", DataType::Int64, &[(1, "")])], &[ids]);
     assert!(matches!(&error, BackendError::Input(text) if text == "index out of range in self"), "{error:?}");
     let raises = ["ops.prim.RaiseException(\"boom\", \"builtins.ValueError\")", "return x"];
     let error =

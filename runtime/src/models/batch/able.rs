@@ -107,20 +107,14 @@ mod tests {
 
     use super::*;
 
-    fn tensor(name: &str, dimensions: &[(i64, &str)]) -> TensorInfo {
-        TensorInfo {
-            name: name.into(),
-            data_type: DataType::Fp32,
-            shape: dimensions.iter().map(|(extent, _)| *extent).collect(),
-            symbols: dimensions.iter().map(|(_, symbol)| (*symbol).into()).collect(),
-        }
-    }
-
     #[test]
     fn models_that_cannot_batch_say_why() {
         let check = |inputs: &[&[(i64, &str)]], outputs: &[&[(i64, &str)]], expected: Option<&str>| {
             let named = |prefix: &str, all: &[&[(i64, &str)]]| {
-                all.iter().enumerate().map(|(at, one)| tensor(&format!("{prefix}{at}"), one)).collect()
+                all.iter()
+                    .enumerate()
+                    .map(|(at, one)| TensorInfo::new(format!("{prefix}{at}"), DataType::Fp32, one))
+                    .collect()
             };
             let info = ModelInfo { inputs: named("x", inputs), outputs: named("y", outputs) };
             let said = super::check(&info).err().map(|error| error.to_string());

@@ -75,25 +75,16 @@ impl Instance for Sums {
     }
 }
 
-fn info(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
-    TensorInfo {
-        name: name.into(),
-        data_type,
-        shape: dimensions.iter().map(|(extent, _)| *extent).collect(),
-        symbols: dimensions.iter().map(|(_, symbol)| (*symbol).into()).collect(),
-    }
-}
-
 fn sums() -> (Arc<dyn Model>, Arc<Sums>) {
     let (batch, height, width) = ((-1, "batch"), (-1, "height"), (-1, "width"));
     let info = ModelInfo {
         inputs: vec![
-            info("pixels", DataType::Fp32, &[batch, (3, ""), height, width]),
-            info("tag", DataType::Int64, &[batch]),
+            TensorInfo::new("pixels", DataType::Fp32, &[batch, (3, ""), height, width]),
+            TensorInfo::new("tag", DataType::Int64, &[batch]),
         ],
         outputs: vec![
-            info("sums", DataType::Fp32, &[batch, (3, "")]),
-            info("same", DataType::Fp32, &[batch, (3, ""), height, width]),
+            TensorInfo::new("sums", DataType::Fp32, &[batch, (3, "")]),
+            TensorInfo::new("same", DataType::Fp32, &[batch, (3, ""), height, width]),
         ],
     };
     let instance = Arc::<Sums>::default();
@@ -184,17 +175,17 @@ fn callers_see_their_side_alone() {
     assert_eq!(
         model.info().inputs,
         [
-            info("image", DataType::Uint8, &[batch, (-1, "height"), (-1, "width"), (3, "")]),
-            info("tag", DataType::Int64, &[batch])
+            TensorInfo::new("image", DataType::Uint8, &[batch, (-1, "height"), (-1, "width"), (3, "")]),
+            TensorInfo::new("tag", DataType::Int64, &[batch])
         ]
     );
     // `height` of the model is 2 by the resize, whatever the caller's is, and what is called `batch` there is `n` here.
     assert_eq!(
         model.info().outputs,
         [
-            info("same", DataType::Fp32, &[batch, (3, ""), (2, ""), (2, "")]),
-            info("best", DataType::Fp32, &[batch, (2, "")]),
-            info("channels", DataType::Int64, &[batch, (2, "")])
+            TensorInfo::new("same", DataType::Fp32, &[batch, (3, ""), (2, ""), (2, "")]),
+            TensorInfo::new("best", DataType::Fp32, &[batch, (2, "")]),
+            TensorInfo::new("channels", DataType::Int64, &[batch, (2, "")])
         ]
     );
     assert_eq!((model.mixes_rows(), model.instance().unwrap().bytes_held()), (None, 7));
@@ -364,8 +355,8 @@ fn a_backend_is_told_of_the_models_own_side() {
         signature(&manifest.described, &manifest.before, &manifest.after).unwrap()
     };
     let own = told(&format!("{INPUTS}{AROUND}"));
-    let pixels = info("pixels", DataType::Fp32, &[(-1, "n"), (3, ""), (2, ""), (2, "")]);
-    assert_eq!(own.inputs, [info("tag", DataType::Int64, &[(-1, "n")]), pixels]);
+    let pixels = TensorInfo::new("pixels", DataType::Fp32, &[(-1, "n"), (3, ""), (2, ""), (2, "")]);
+    assert_eq!(own.inputs, [TensorInfo::new("tag", DataType::Int64, &[(-1, "n")]), pixels]);
     assert!(own.outputs.is_empty());
     let plain = told(INPUTS);
     assert_eq!(plain.inputs[0].name, "image");
@@ -385,8 +376,13 @@ fn steps_that_keep_calls_apart_are_told() {
 #[test]
 fn plans_are_kept_for_the_shapes_that_came_last() {
     let chain: Chain = [Step::Convert { datatype: DataType::Fp32 }].into_iter().collect();
-    let side =
-        Side::new("before", chain, vec![info("x", DataType::Uint8, &[(-1, "")])], vec!["x".into()], 1 << 20);
+    let side = Side::new(
+        "before",
+        chain,
+        vec![TensorInfo::new("x", DataType::Uint8, &[(-1, "")])],
+        vec!["x".into()],
+        1 << 20,
+    );
     for extent in (0..100).chain(0..100) {
         let made =
             side.run(&[tensor(DataType::Uint8, &[extent], vec![3; extent as usize])], 0, || false).unwrap();

@@ -36,14 +36,9 @@ pub(crate) fn device() -> Option<Arc<dyn Device>> {
     device_with(&[("intra_threads", "2")])
 }
 
-pub(crate) fn tensor(name: &str, data_type: DataType, dimensions: &[(i64, &str)]) -> TensorInfo {
-    let (shape, symbols) = dimensions.iter().map(|(extent, symbol)| (*extent, (*symbol).to_owned())).unzip();
-    TensorInfo { name: name.into(), data_type, shape, symbols }
-}
-
 /// FP32 `[batch, width]`.
 pub(crate) fn row(name: &str, width: i64) -> TensorInfo {
-    tensor(name, DataType::Fp32, &[(-1, "batch"), (width, "")])
+    TensorInfo::new(name, DataType::Fp32, &[(-1, "batch"), (width, "")])
 }
 
 /// A folder with a model in it.
