@@ -73,7 +73,11 @@ async fn calls_that_are_too_large_name_the_key() {
 #[test]
 fn times_that_are_over_name_the_key() {
     for (keys, never, texts) in [
-        ("start_timeout = '100ms'", "open", ["adder: no such device", "start_timeout is 100ms"]),
+        (
+            "start_timeout = '100ms'",
+            "open",
+            ["its device host did not get ready in time", "start_timeout is 100ms"],
+        ),
         (
             "load_timeout = '100ms'",
             "load",
