@@ -1,6 +1,7 @@
 //! Loading a model: a session of ONNX Runtime, and what it takes and gives.
 
 use std::ffi::CString;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -102,10 +103,9 @@ impl Loaded {
 
     /// A run that failed.
     pub(crate) fn failed(&self, error: &ort::Error) -> BackendError {
-        let text = error::first_line(error.message());
-        match self.device.told.provider.fault(text) {
+        match self.device.told.provider.fault(error::said(error.message())) {
             None => error::run(error, self.has_free_extents),
-            Some(fault) => self.device.faulty(fault, text),
+            Some(fault) => self.device.faulty(fault, error::first_line(error.message())),
         }
     }
 }
@@ -128,9 +128,9 @@ impl Common {
     }
 
     /// A session that was not made, which may be for the device and not for the model.
-    fn not_made(&self, error: BackendError) -> BackendError {
+    fn not_made(&self, path: &Path, error: BackendError) -> BackendError {
         match error {
-            BackendError::Load(text) => match self.told.provider.fault(&text) {
+            BackendError::Load(text) => match self.told.provider.fault(&error::said_of(path, &text)) {
                 Some(fault) => self.faulty(fault, &text),
                 None => BackendError::Load(text),
             },
@@ -153,7 +153,7 @@ impl OnnxModel {
         let cache = cache.map(|cache| cache.under(&plan));
         let maker = Maker { runtime, plan, cache };
         let session = Kept::make(&common.told, || maker.make(&options.path));
-        let session = session.map_err(|error| common.not_made(error))?;
+        let session = session.map_err(|error| common.not_made(&options.path, error))?;
         let describe = |outlets: &[Outlet]| {
             let infos = outlets.iter().map(|outlet| describe(outlet).map_err(|error| failed(&error)));
             infos.collect::<Result<Vec<_>, _>>()

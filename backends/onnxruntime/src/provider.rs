@@ -32,7 +32,8 @@ pub trait Provider: Send + Sync + 'static {
     /// What an optimised model depends on beside the model and the versions of ONNX Runtime and of this: the processor, the device.
     fn circumstances(&self) -> String;
 
-    /// What a run or a load that failed with this message says of the device, where that is more than ONNX Runtime's own messages do.
+    /// What a run or a load that failed with this message says of the device, where that is more than ONNX Runtime's own messages do. It is
+    /// what ONNX Runtime says itself, without the model's path and the names of its nodes.
     fn fault(&self, _message: &str) -> Option<Fault> {
         None
     }

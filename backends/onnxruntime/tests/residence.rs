@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use outrigger_backend::conformance::{self, Fixtures, fp32, instance, values};
@@ -12,7 +11,7 @@ use outrigger_backend::{
     Tensor,
 };
 use outrigger_onnxruntime::{Memory, Plan, PlanError, Provider, Residence, Runtime};
-use outrigger_testkit::onnx::{self, Dim, Graph};
+use outrigger_testkit::onnx::{self, Dim, Graph, write};
 use support::{Pretended, settings};
 
 const DEVICE: DLDevice = DLDevice { device_type: 77, device_id: 3 };
@@ -60,7 +59,12 @@ impl Provider for Disguised {
     }
 
     fn allocate(&self, _device: usize, bytes: usize) -> Result<DeviceMemory, BackendError> {
-        let mut block = Block(vec![0; bytes]);
+        let mut memory = Vec::new();
+        memory
+            .try_reserve_exact(bytes)
+            .map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of the device")))?;
+        memory.resize(bytes, 0);
+        let mut block = Block(memory);
         let address = block.0.as_mut_ptr().expose_provenance();
         Ok(DeviceMemory::new(DEVICE, address, bytes, Arc::new(block)))
     }
@@ -84,31 +88,12 @@ fn open() -> Arc<dyn Backend> {
     support::open(Disguised(Pretended { can_cancel: false, ..Pretended::default() }), &settings())
 }
 
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).unwrap();
-    path
-}
-
 #[test]
 fn conforms() {
-    use DataType::*;
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, bytes: &[u8]| write(folder.path(), name, bytes);
-    let row = [Dim::Named("batch"), Dim::Fixed(2)];
-    let identity =
-        |data_type: DataType| (data_type, write(data_type.name(), &onnx::identity(data_type, &row)));
-    let scratch = folder.path().join("scratch");
-    std::fs::create_dir(&scratch).unwrap();
-    let fixtures = Fixtures {
-        add: write("add", &onnx::add(3)),
-        identity: [Bool, Uint8, Int64, Fp16, Fp32, Fp64].map(identity).into(),
-        nonzero: write("nonzero", &onnx::non_zero()),
-        strings: Some(write("strings", &onnx::identity(Bytes, &row))),
-        weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
-        scratch,
-        ..Fixtures::default()
-    };
+    let fixtures = onnx::fixtures(folder.path(), &onnx::TYPES);
+    // Its runs cannot be cancelled.
+    let fixtures = Fixtures { slow: None, stubborn: Some(fixtures.add.clone()), ..fixtures };
     conformance::all(&*open(), &fixtures);
 }
 

@@ -69,6 +69,30 @@ fn a_load_fails_for_the_device_or_for_the_model() {
     assert!(matches!(&error, BackendError::Lost(text) if health == Health::Lost(text.clone())), "{error:?}");
 }
 
+/// A model's author names nodes and files, and says nothing of the device by that.
+#[test]
+fn names_are_no_faults() {
+    let folder = tempfile::tempdir().unwrap();
+    let fault = Some(("CUDA failure 700", Fault::Lost));
+    let device = support::open(Pretended { fault, ..Pretended::default() }, &settings()).open(0).unwrap();
+    let mut graph = Graph::default();
+    for input in ["x", "y"] {
+        graph.input(input, DataType::Fp32, &[Dim::Named("")]);
+    }
+    graph.named_node("CUDA failure 700: ", "Add", &["x", "y"], &["z"]);
+    graph.output("z", DataType::Fp32, &[Dim::Named("")]);
+    let path = folder.path().join("CUDA failure 700: .onnx");
+    std::fs::write(&path, graph.model()).unwrap();
+    let (_model, instance) = instance(&*device, &path);
+    let inputs = [fp32(&[2], &[0.; 2]), fp32(&[3], &[0.; 3])];
+    let error = instance.infer(&inputs, &mut [Output::allocate(0)], Run::default()).unwrap_err();
+    assert!(matches!(&error, BackendError::Input(text) if text.contains("CUDA failure 700")), "{error:?}");
+    std::fs::write(&path, "no model").unwrap();
+    let error = device.load(&LoadOptions::of(&path)).err().unwrap();
+    assert!(matches!(&error, BackendError::Load(text) if text.contains("CUDA failure 700")), "{error:?}");
+    assert_eq!(device.status().unwrap().health, Health::Healthy);
+}
+
 #[test]
 fn runs_that_cannot_be_cancelled_are_said_to_be() {
     let folder = tempfile::tempdir().unwrap();
