@@ -29,13 +29,8 @@
 //!
 //! CUDA graphs are not used: they need a model's tensors at fixed addresses, and an arena of its own.
 
-#[expect(unsafe_code, reason = "calls the CUDA driver")]
-mod driver;
-mod faults;
 #[expect(unsafe_code, reason = "opens libraries for others to find")]
 mod libraries;
-#[expect(unsafe_code, reason = "is memory that the CUDA driver gave")]
-mod memory;
 mod provider;
 mod settings;
 

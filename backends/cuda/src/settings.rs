@@ -4,9 +4,6 @@ use std::path::PathBuf;
 
 use outrigger_onnxruntime::{self as onnxruntime, Leftovers};
 
-/// The name under which the driver's library is looked for.
-const DRIVER: &str = "libcuda.so.1";
-
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -82,7 +79,7 @@ impl Settings {
         let mut settings = Self {
             common: onnxruntime::Settings::default(),
             libraries: None,
-            driver: DRIVER.into(),
+            driver: outrigger_cuda_driver::LIBRARY.into(),
             arena_bytes: 0,
             tensorrt_cache: None,
             sessions: Sessions::default(),

@@ -19,6 +19,7 @@ mod cache;
 mod cancel;
 mod contents;
 mod error;
+mod folder;
 mod instance;
 mod kept;
 mod model;
@@ -34,6 +35,7 @@ mod webgpu;
 
 pub use arena::Arena;
 pub use backend::open;
+pub use folder::private_folder;
 pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider, Residence};
 pub use runtime::Runtime;
 pub use settings::{Settings, SettingsError};

@@ -1,6 +1,12 @@
-use super::fake::{self, TOTAL, fail, number, seen};
-use super::*;
-use crate::memory::{DeviceBlock, HostBlock, copy_to_device, copy_to_host};
+//! What holds on any driver, on one that is the host's memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use outrigger_backend::BackendError;
+
+use crate::fake::{self, TOTAL, fail, number, seen};
+use crate::*;
 
 fn context() -> (Number, Arc<Context>) {
     let number = number();

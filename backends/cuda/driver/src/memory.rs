@@ -10,14 +10,17 @@ use crate::driver::{Address, Context, CudaError};
 const PORTABLE: u32 = 1;
 
 /// Bytes in a GPU's memory, given back when dropped.
-pub(crate) struct DeviceBlock {
+pub struct DeviceBlock {
     context: Arc<Context>,
     address: Address,
 }
 
 impl DeviceBlock {
     /// Takes zeroed memory; none at all has an address as well. The driver's addresses are multiples of 256.
-    pub(crate) fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
         let mut address = 0;
         context.call("cuMemAlloc", |functions| {
             // SAFETY: the pointer is a place of this frame.
@@ -36,7 +39,8 @@ impl DeviceBlock {
         Ok(block)
     }
 
-    pub(crate) fn address(&self) -> Address {
+    /// Where it lies on the device.
+    pub fn address(&self) -> Address {
         self.address
     }
 }
@@ -48,8 +52,11 @@ impl Drop for DeviceBlock {
     }
 }
 
-/// Copies to a GPU's memory; the bytes are there when this returns.
-pub(crate) fn copy_to_device(context: &Context, from: &[u8], to: Address) -> Result<(), CudaError> {
+/// Copies to a GPU's memory, which is as long; the bytes are there when this returns.
+///
+/// # Errors
+/// What the driver says.
+pub fn copy_to_device(context: &Context, from: &[u8], to: Address) -> Result<(), CudaError> {
     if from.is_empty() {
         return Ok(());
     }
@@ -62,8 +69,11 @@ pub(crate) fn copy_to_device(context: &Context, from: &[u8], to: Address) -> Res
     })
 }
 
-/// Copies out of a GPU's memory.
-pub(crate) fn copy_to_host(context: &Context, from: Address, to: &mut [u8]) -> Result<(), CudaError> {
+/// Copies out of a GPU's memory, which is as long.
+///
+/// # Errors
+/// What the driver says.
+pub fn copy_to_host(context: &Context, from: Address, to: &mut [u8]) -> Result<(), CudaError> {
     if to.is_empty() {
         return Ok(());
     }
@@ -74,7 +84,7 @@ pub(crate) fn copy_to_host(context: &Context, from: Address, to: &mut [u8]) -> R
 }
 
 /// Pinned memory of the host's, zeroed, given back when dropped.
-pub(crate) struct HostBlock {
+pub struct HostBlock {
     context: Arc<Context>,
     data: NonNull<u8>,
     len: usize,
@@ -87,7 +97,10 @@ unsafe impl Sync for HostBlock {}
 
 impl HostBlock {
     /// Takes `bytes`, at least one. Whole pages come, so the address is aligned to anything that tensors ask for.
-    pub(crate) fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
         let mut data: *mut c_void = null_mut();
         // SAFETY: the pointer is a place of this frame.
         context.call("cuMemHostAlloc", |functions| unsafe {
