@@ -2,74 +2,22 @@
 //! host's, and kernels do nothing, so that what is held here is all that is not computing. Shows that ONNX Runtime takes the options, shares the
 //! arena, leaves tensors on the device, and says what we read out of its messages.
 //!
-//! Needs the library of the package `onnxruntime-gpu` (`OUTRIGGER_TEST_ORT_GPU`), `cc` and `nm`; one process, and so one test.
+//! Needs the library of the package `onnxruntime-gpu` (`OUTRIGGER_TEST_ORT_GPU`); one process, and so one test.
 #![allow(unsafe_code, reason = "looks at what the pretended libraries count")]
 #![cfg(target_os = "linux")]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use libloading::Library;
 use outrigger_backend::conformance::{fp32, instance, values};
 use outrigger_backend::{BackendError, DataType, Device, Health, LoadOptions, Output, Run, Shape, Tensor};
-use outrigger_testkit::onnx::{self, Dim};
-
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
-}
-
-fn said(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Makes libraries in `folder` with all the functions that the provider names, by the libraries that it names them of.
-fn pretend(folder: &Path, onnxruntime: &Path) {
-    let provider = onnxruntime.with_file_name("libonnxruntime_providers_cuda.so");
-    let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for line in said(Command::new("nm").args(["-D", "--undefined-only"]).arg(provider)).lines() {
-        let name = line.trim().trim_start_matches("U ");
-        if let Some((name, library)) = name.split_once('@').filter(|(_, library)| library.starts_with("lib"))
-        {
-            wanted.entry(library.trim_start_matches('@').into()).or_default().push(name.into());
-        }
-    }
-    // Of this one it has no functions that are named with a version, if any.
-    wanted.entry("libcurand.so.10".into()).or_default();
-    let runtime = std::fs::read_to_string(source("pretended_runtime.c")).unwrap();
-    for (library, names) in &wanted {
-        let own = if library.starts_with("libcudart") { runtime.as_str() } else { "" };
-        let is_own = |name: &String| own.contains(&format!(" {name}(")) || own.contains(&format!("*{name}("));
-        let rest = names
-            .iter()
-            .filter(|name| !is_own(name))
-            .map(|name| format!("long {name}(void) {{ return 0; }}\n"));
-        let (text, map) = (folder.join("library.c"), folder.join("library.map"));
-        std::fs::write(&text, own.to_owned() + &rest.collect::<String>()).unwrap();
-        std::fs::write(&map, format!("{library} {{ global: *; }};\n")).unwrap();
-        build(&folder.join(library), library, &text, &[format!("-Wl,--version-script={}", map.display())]);
-    }
-    build(&folder.join("libcuda.so.1"), "libcuda.so.1", &source("pretended_driver.c"), &[]);
-}
-
-fn build(library: &Path, name: &str, text: &Path, more: &[String]) {
-    let mut cc = Command::new("cc");
-    cc.args(["-w", "-shared", "-fPIC"]).arg(format!("-Wl,-soname,{name}")).args(more).arg("-o");
-    said(cc.arg(library).arg(text));
-}
+use outrigger_testkit::cuda;
+use outrigger_testkit::onnx::{self, Dim, write};
 
 /// A number that a pretended library counts, or is told.
 fn number(library: &Library, name: &str) -> *mut i32 {
     // SAFETY: the library's own `int`.
     unsafe { *library.get::<*mut i32>(name).unwrap() }
-}
-
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).unwrap();
-    path
 }
 
 fn on_device(device: &dyn Device, tensor: &Tensor) -> Tensor {
@@ -92,7 +40,10 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    pretend(folder.path(), &onnxruntime);
+    cuda::libraries(folder.path(), &[onnxruntime.with_file_name("libonnxruntime_providers_cuda.so")], |_| {
+        true
+    });
+    cuda::driver(folder.path(), &[]);
     let settings = [
         ("onnxruntime", onnxruntime.display().to_string()),
         ("libraries", folder.path().display().to_string()),

@@ -93,6 +93,12 @@ pub(crate) fn settings_of_cpu_torch() -> Vec<(String, String)> {
     vec![("intra_threads".into(), "2".into())]
 }
 
+/// With the libtorch that `OUTRIGGER_TEST_TORCH_CUDA` names, else with that of `python3`.
+pub(crate) fn settings_of_cuda_torch() -> Vec<(String, String)> {
+    let libtorch = std::env::var("OUTRIGGER_TEST_TORCH_CUDA").ok();
+    libtorch.map(|folder| ("libtorch".into(), folder)).into_iter().collect()
+}
+
 /// For ONNX Runtime with WebGPU: each has an operator that WebGPU has.
 pub(crate) fn webgpu(folder: &Path) -> Fixtures {
     use DataType::*;

@@ -117,6 +117,11 @@ fn settings_of_ours(config: &BackendsConfig, name: &str, path: &Path) -> Vec<(St
     let mut settings = match name {
         "cpu" => vec![intra_threads],
         "cpu_torch" if is_ours => return vec![intra_threads],
+        "cuda_torch" if is_ours => {
+            // PyTorch takes what it likes of a GPU's memory unless it is told.
+            let most = config.of(name).memory.map(|bytes| ("memory_bytes".to_owned(), bytes.to_string()));
+            return std::iter::once(intra_threads).chain(most).collect();
+        }
         "cuda" if is_ours => Vec::new(),
         _ => return Vec::new(),
     };
