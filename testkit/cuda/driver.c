@@ -47,6 +47,7 @@ int cuMemFree_v2(void *memory) { free(memory); return 0; }
 int cuMemsetD8_v2(void *memory, unsigned char value, size_t bytes) { TRY; memset(memory, value, bytes); return 0; }
 int cuMemcpyHtoD_v2(void *to, const void *from, size_t bytes) { TRY; memcpy(to, from, bytes); return 0; }
 int cuMemcpyDtoH_v2(void *to, const void *from, size_t bytes) { TRY; memcpy(to, from, bytes); return 0; }
+int cuMemcpyDtoD_v2(void *to, const void *from, size_t bytes) { TRY; memcpy(to, from, bytes); return 0; }
 int cuMemHostAlloc(void **place, size_t bytes, unsigned flags) { TRY; TAKE(place, bytes); return 0; }
 int cuMemFreeHost(void *memory) { free(memory); return 0; }
 /* libtorch asks for this one, and ONNX Runtime's provider names the other. */

@@ -4,10 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What waiting for a stream fails with, if it does; the blocks of device memory that there are; and the streams that something was copied in. */
+/* What waiting for a stream fails with, if it does; the blocks of device memory that there are; the streams that something
+ * was copied in; and the recordings that were played. */
 int pretended_runtime_failure = 0;
 int pretended_runtime_blocks = 0;
 int pretended_runtime_streams = 0;
+int pretended_runtime_launches = 0;
 
 /* Whether something was copied in each. */
 static char streams[1024];
@@ -64,6 +66,10 @@ int cudaStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
 int cudaStreamSynchronize(void *stream) { return pretended_runtime_failure; }
 int cudaEventCreate(void **event) { *event = &pretended_runtime_failure; return 0; }
 int cudaEventCreateWithFlags(void **event, unsigned flags) { return cudaEventCreate(event); }
+/* What is recorded runs as well; what is played does nothing. */
+int cudaStreamEndCapture(void *stream, void **graph) { *graph = &pretended_runtime_launches; return 0; }
+int cudaGraphInstantiate(void **exec, void *graph, unsigned long long flags) { *exec = graph; return 0; }
+int cudaGraphLaunch(void *exec, void *stream) { pretended_runtime_launches++; return 0; }
 int cudaLaunchHostFunc(void *stream, void (*call)(void *), void *data) { call(data); return 0; }
 const char *cudaGetErrorName(int status) { return "cudaErrorPretended"; }
 const char *cudaGetErrorString(int status) { return status == 700 ? "an illegal memory access was encountered" : "pretended"; }

@@ -13,7 +13,12 @@
 //! | `tensorrt_cache` | a folder for TensorRT's engines, which take minutes to build; this user's alone | they are built at each load |
 //! | `leftovers` | whether operators that the GPU has not may run on the CPU: `allowed` or `refused` | `allowed` |
 //!
-//! `convolutions`, `tf32`, `tensorrt` and `leftovers` are settings of a model, too, which go over these.
+//! `convolutions`, `tf32`, `tensorrt` and `leftovers` are settings of a model, too, which go over these. A model alone has
+//!
+//! | setting of a model | what it says | without it |
+//! |---|---|---|
+//! | `graphs` | which runs are recorded as a CUDA graph and replayed: `off`; `fixed`, for a model whose inputs have no free extents; or batch sizes, `1,8,32`: inputs of such a first extent | `off` |
+//! | `graph_shapes` | of how many sets of shapes at most; further ones run without | 8 |
 //!
 //! Without driver, library or device the backend opens all the same, with no devices and the reason. A provider that cannot be had fails the
 //! load: the CPU is never used instead.
@@ -27,7 +32,11 @@
 //!
 //! A run that was cancelled ends when it is over: its operators are in the device's queue long before the first has run.
 //!
-//! CUDA graphs are not used: they need a model's tensors at fixed addresses, and an arena of its own.
+//! CUDA graphs: what is recorded are addresses, so inputs are copied into buffers of the model's own before each run and results out of them after it, with
+//! the driver's waiting copies. A model that has them has one run at a time, also of shapes that are not recorded, and an arena of its own, whose limit is
+//! `arena_bytes` as well; buffers count as what the device holds. The first run of a set of shapes runs twice. All operators have to be CUDA's (or, with
+//! `tensorrt`, TensorRT's) and none of them control flow, else the model does not load; one whose results have shapes that only the run tells, or that
+//! are strings, runs without. An operator that asks the device in the middle of a run, as `NonZero` does, fails while it is recorded.
 
 #[expect(unsafe_code, reason = "opens libraries for others to find")]
 mod libraries;

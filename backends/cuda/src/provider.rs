@@ -67,16 +67,30 @@ impl Cuda {
     }
 
     /// How sessions are made on a GPU.
-    fn sessions(&self, gpu: &Gpu, sessions: Sessions) -> Result<Plan, TensorRtError> {
+    fn sessions(&self, gpu: &Gpu, sessions: &Sessions) -> Result<Plan, TensorRtError> {
+        let graphs = sessions.graphs();
         let mut providers = vec![cuda(gpu, sessions)];
         if sessions.tensorrt != TensorRt::Off {
             let folder = self.settings.tensorrt_cache.as_deref();
             folder.map(own_folder).transpose()?;
             providers.insert(0, tensorrt(gpu, sessions.tensorrt, folder));
         }
+        // One of them records, and has to have taken all operators.
+        if graphs.is_some() {
+            let records = if sessions.tensorrt == TensorRt::Off {
+                "enable_cuda_graph"
+            } else {
+                "trt_cuda_graph_enable"
+            };
+            providers[0].options.push((records.into(), "1".into()));
+        }
+        // The arena of such a session is its own, with the same limit; all others share one, which is made elsewhere.
+        if let (Some(cuda), true, 1..) = (providers.last_mut(), graphs.is_some(), self.settings.arena_bytes) {
+            cuda.options.push(("gpu_mem_limit".into(), self.settings.arena_bytes.to_string()));
+        }
         // Weights in the arena would stay in it when their model goes.
         let entries = vec![("session.use_device_allocator_for_initializers".into(), "1".into())];
-        Ok(Plan { providers, leftovers: sessions.leftovers, entries, ..Plan::default() })
+        Ok(Plan { providers, leftovers: sessions.leftovers, entries, graphs, ..Plan::default() })
     }
 
     /// Holds the library against what is needed of it, and gives each device its arena.
@@ -93,7 +107,7 @@ impl Cuda {
             (_, broken) => format!("these do not open: {}", broken.join("; ")),
         };
         for card in cards {
-            let plan = Plan { providers: vec![cuda(card.gpu(), self.settings.sessions)], ..Plan::default() };
+            let plan = Plan { providers: vec![cuda(card.gpu(), &self.settings.sessions)], ..Plan::default() };
             runtime.can_append(&plan).map_err(|why| {
                 if !why.contains("Failed to load library") {
                     return why;
@@ -122,7 +136,7 @@ fn options(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-fn cuda(gpu: &Gpu, sessions: Sessions) -> ExecutionProvider {
+fn cuda(gpu: &Gpu, sessions: &Sessions) -> ExecutionProvider {
     let convolutions = match sessions.convolutions {
         Convolutions::Heuristic => "HEURISTIC",
         Convolutions::Exhaustive => "EXHAUSTIVE",
@@ -189,9 +203,9 @@ impl Provider for Cuda {
     }
 
     fn plan(&self, device: usize, options: &LoadOptions) -> Result<Plan, PlanError> {
-        let sessions = self.settings.sessions.over(&options.settings)?;
+        let sessions = self.settings.sessions.clone().over(&options.settings)?;
         match self.cards().get(device) {
-            Some(card) => Ok(self.sessions(card.gpu(), sessions)?),
+            Some(card) => Ok(self.sessions(card.gpu(), &sessions)?),
             None => Err(format!("there is no device number {device}").into()),
         }
     }
@@ -244,6 +258,12 @@ impl Provider for Cuda {
 
     fn download(&self, device: usize, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
         Ok(cuda_driver::copy_to_host(&*self.context(device)?, from.address() as Address, to)?)
+    }
+
+    fn copy(&self, device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
+        let context = self.context(device)?;
+        let (from, bytes) = (from.address() as Address, from.len());
+        Ok(cuda_driver::copy_on_device(&context, from, to.address() as Address, bytes)?)
     }
 
     /// By the time that a run is cancelled its operators are in the device's queue.

@@ -6,13 +6,13 @@
 #![allow(unsafe_code, reason = "looks at what the pretended libraries count")]
 #![cfg(target_os = "linux")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libloading::Library;
 use outrigger_backend::conformance::{fp32, instance, values};
 use outrigger_backend::{BackendError, DataType, Device, Health, LoadOptions, Output, Run, Shape, Tensor};
 use outrigger_testkit::cuda;
-use outrigger_testkit::onnx::{self, Dim, write};
+use outrigger_testkit::onnx::{self, Dim, Graph, write};
 
 /// A number that a pretended library counts, or is told.
 fn number(library: &Library, name: &str) -> *mut i32 {
@@ -63,9 +63,9 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
     // SAFETY: nothing else runs.
     let blocks = || unsafe { *blocks };
 
-    let row = [Dim::Named("batch"), Dim::Fixed(2)];
-    let identity = write(folder.path(), "identity", &onnx::identity(DataType::Fp32, &row));
-    let strings = write(folder.path(), "strings", &onnx::identity(DataType::Bytes, &row));
+    let batch = [Dim::Named("batch"), Dim::Fixed(2)];
+    let identity = write(folder.path(), "identity", &onnx::identity(DataType::Fp32, &batch));
+    let strings = write(folder.path(), "strings", &onnx::identity(DataType::Bytes, &batch));
     let weights = write(folder.path(), "weights", &onnx::mlp(&[256, 256, 256]));
 
     // In the host's memory and out of it, and on the device.
@@ -109,6 +109,41 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
     let loaded = device.load(&LoadOptions::of(&weights)).unwrap();
     assert!(blocks() >= before + 2 && kept() == optimised, "{:?}", kept());
     drop(loaded);
+
+    // Runs of shapes that are named are recorded, and played from then on: a played one does nothing here, so what the first has left shows.
+    let launches = number(&runtime, "pretended_runtime_launches");
+    // SAFETY: nothing else runs.
+    let launches = || unsafe { *launches };
+    let graphs = |settings: &[(&str, &str)], path: &Path| {
+        let settings = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        device.load(&LoadOptions { settings, ..LoadOptions::of(path) })
+    };
+    let recording = graphs(&[("graphs", "1,2"), ("graph_shapes", "1")], &identity).unwrap();
+    let recorded = recording.instance().unwrap();
+    let row = |rows: i64, value: f32| fp32(&[rows, 2], &vec![value; 2 * rows as usize]);
+    let play = |rows, value| {
+        let mut outputs = [Output::allocate(0)];
+        recorded.infer(&[row(rows, value)], &mut outputs, Run::default()).unwrap();
+        let [output] = outputs;
+        values(&output.into_tensor().unwrap())
+    };
+    assert_eq!((play(1, 5.), play(1, 6.), play(1, 7.)), (vec![5.; 2], vec![5.; 2], vec![5.; 2]));
+    let played = launches();
+    assert!(played >= 2, "{played}");
+    // Beyond the number of shapes, and of a size that was not named.
+    assert_eq!((play(2, 8.), play(2, 9.), play(3, 9.)), (vec![8.; 4], vec![9.; 4], vec![9.; 6]));
+    assert_eq!(launches(), played);
+    drop((recorded, recording));
+    // CUDA has no determinant.
+    let mut mixed = Graph::default();
+    mixed.input("x", DataType::Fp32, &[Dim::Fixed(1), Dim::Fixed(2), Dim::Fixed(2)]);
+    mixed.node("Abs", &["x"], &["a"]);
+    mixed.node("Det", &["a"], &["y"]);
+    mixed.output("y", DataType::Fp32, &[Dim::Fixed(1)]);
+    let mixed = write(folder.path(), "mixed", &mixed.model());
+    let error = graphs(&[("graphs", "fixed")], &mixed).err().unwrap().to_string();
+    assert!(error.contains("cannot use the graph capture feature"), "{error}");
+    assert!(graphs(&[], &mixed).is_ok());
 
     // No fallback to the CPU for all of a model.
     let error = device.load(&LoadOptions::of(&strings)).err().unwrap().to_string();

@@ -12,7 +12,7 @@ use outrigger_backend::{
 
 use crate::cache::Cache;
 use crate::kept::Told;
-use crate::model::{self, Common, Held, Home, OnnxModel};
+use crate::model::{self, Common, Home, OnnxModel};
 use crate::provider::{Memory, Pool, Provider, Residence};
 use crate::runtime;
 use crate::settings::Settings;
@@ -153,10 +153,7 @@ impl Device for OnnxDevice {
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
-        let memory = self.0.heard(self.0.told.provider.allocate(self.0.index, bytes))?;
-        let (device, address, len) = (memory.device(), memory.address(), memory.len());
-        let owner = Arc::new((memory, Held::new(&self.0.held, len as u64)));
-        Ok(DeviceMemory::new(device, address, len, owner))
+        self.0.allocate(bytes)
     }
 
     fn upload(&self, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {

@@ -3,17 +3,18 @@
 use std::ffi::CString;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ort::memory::MemoryInfo;
 use ort::value::{Outlet, ValueType};
 use outrigger_backend::{
-    BackendError, DLDevice, Instance, LoadOptions, Model, ModelInfo, Output, Tensor, TensorInfo,
+    BackendError, DLDevice, DeviceMemory, Instance, LoadOptions, Model, ModelInfo, Output, Tensor, TensorInfo,
 };
 
 use crate::cache::Cache;
 use crate::contents::{self, Contents};
 use crate::error;
+use crate::graphs::Frames;
 use crate::instance::OnnxInstance;
 use crate::kept::{Kept, Told};
 use crate::provider::Fault;
@@ -38,6 +39,8 @@ pub(crate) struct Loaded {
     pub(crate) passed_on: Vec<bool>,
     /// Set once a result did not have the shape that the model's text promises; from then on none is placed.
     pub(crate) promises_wrong_shapes: AtomicBool,
+    /// Runs that are recorded, if any are; then all runs come one after the other.
+    pub(crate) graphs: Option<Mutex<Frames>>,
     /// Bytes of the session, estimated: the file, which is mostly weights, and what comes with each session.
     pub(crate) bytes: Held,
     /// Instances that there are.
@@ -119,6 +122,14 @@ impl Common {
         }
     }
 
+    /// Takes memory of the device's own, which is counted.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
+        let memory = self.heard(self.told.provider.allocate(self.index, bytes))?;
+        let (device, address, len) = (memory.device(), memory.address(), memory.len());
+        let owner = Arc::new((memory, Held::new(&self.held, len as u64)));
+        Ok(DeviceMemory::new(device, address, len, owner))
+    }
+
     /// Passes on what the provider says, and remembers it if the device is lost.
     pub(crate) fn heard<T>(&self, told: Result<T, BackendError>) -> Result<T, BackendError> {
         told.map_err(|error| match error {
@@ -151,6 +162,7 @@ impl OnnxModel {
         // The optimised form would have to hold what is in the other files.
         let cache = common.cache.as_ref().filter(|_| !contents.is_external && !plan.compiles());
         let cache = cache.map(|cache| cache.under(&plan));
+        let graphs = plan.graphs.clone();
         let maker = Maker { runtime, plan, cache };
         let session = Kept::make(&common.told, || maker.make(&options.path));
         let session = session.map_err(|error| common.not_made(&options.path, error))?;
@@ -159,6 +171,10 @@ impl OnnxModel {
             infos.collect::<Result<Vec<_>, _>>()
         };
         let info = ModelInfo { inputs: describe(session.inputs())?, outputs: describe(session.outputs())? };
+        if let Some(why) = graphs.as_ref().and_then(|graphs| graphs.refuses(&info)) {
+            return Err(failed(&why));
+        }
+        let graphs = graphs.map(|graphs| Frames::new(graphs).map(Mutex::new)).transpose();
         let names = |infos: &[TensorInfo]| {
             infos.iter().map(|info| CString::new(info.name.as_str())).collect::<Result<Vec<_>, _>>()
         };
@@ -175,6 +191,7 @@ impl OnnxModel {
             info,
             device: Arc::clone(common),
             promises_wrong_shapes: AtomicBool::new(false),
+            graphs: graphs.map_err(|error| failed(&error.message()))?,
             bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
         };

@@ -3,6 +3,7 @@
 use outrigger_backend::{BackendError, Buffer, DLDevice, DeviceInfo, DeviceMemory, LoadOptions};
 
 use crate::append;
+use crate::graphs::Graphs;
 use crate::runtime::Runtime;
 use crate::turns::Turns;
 
@@ -75,6 +76,14 @@ pub trait Provider: Send + Sync + 'static {
         Err(no_memory())
     }
 
+    /// Copies between two blocks of a device's memory, which have as many bytes. What was copied has arrived.
+    ///
+    /// # Errors
+    /// As those of [`Provider::upload`].
+    fn copy(&self, _device: usize, _from: &DeviceMemory, _to: &DeviceMemory) -> Result<(), BackendError> {
+        Err(no_memory())
+    }
+
     /// What is to be made, run and ended one after the other, if it is: sessions that share more than they can share at once, in all of the
     /// process. Runs of one session need no turns, for ONNX Runtime sees to those itself.
     fn turns(&self) -> Option<&'static Turns> {
@@ -132,6 +141,8 @@ pub struct Plan {
     pub pool: Option<Pool>,
     /// More entries of the session's configuration, key and value.
     pub entries: Vec<(String, String)>,
+    /// Runs that are recorded and replayed, for which the session has an arena of its own; the providers' options say that they are to record.
+    pub graphs: Option<Graphs>,
 }
 
 impl Plan {

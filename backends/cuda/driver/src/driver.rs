@@ -63,6 +63,7 @@ functions! {
     memory_set = "cuMemsetD8_v2" (Address, u8, usize);
     copy_to_device = "cuMemcpyHtoD_v2" (Address, *const c_void, usize);
     copy_to_host = "cuMemcpyDtoH_v2" (*mut c_void, Address, usize);
+    copy_on_device = "cuMemcpyDtoD_v2" (Address, Address, usize);
     pinned_take = "cuMemHostAlloc" (*mut *mut c_void, usize, c_uint);
     pinned_free = "cuMemFreeHost" (*mut c_void);
 }

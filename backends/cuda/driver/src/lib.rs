@@ -21,7 +21,7 @@ pub use driver::{
     Address, Context, CudaError, Driver, DriverError, Functions, Gpu, Handle, Memory, Number, Status,
 };
 pub use faults::Fault;
-pub use memory::{DeviceBlock, HostBlock, copy_to_device, copy_to_host};
+pub use memory::{DeviceBlock, HostBlock, copy_on_device, copy_to_device, copy_to_host};
 
 /// The name under which the driver's library is looked for.
 pub const LIBRARY: &str = "libcuda.so.1";

@@ -83,6 +83,23 @@ pub fn copy_to_host(context: &Context, from: Address, to: &mut [u8]) -> Result<(
     })
 }
 
+/// Copies between blocks of a GPU's memory, which are as long; the bytes are there when this returns.
+///
+/// # Errors
+/// What the driver says.
+pub fn copy_on_device(context: &Context, from: Address, to: Address, bytes: usize) -> Result<(), CudaError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    context.call("cuMemcpyDtoD", |functions| {
+        // SAFETY: the caller has checked that both are as long.
+        let copied = unsafe { (functions.copy_on_device)(to, from, bytes) };
+        // The call does not wait, and ONNX Runtime's streams do not wait for the one of this.
+        // SAFETY: null is the stream that calls without one are in.
+        if copied == 0 { unsafe { (functions.stream_wait)(null_mut()) } } else { copied }
+    })
+}
+
 /// Pinned memory of the host's, zeroed, given back when dropped.
 pub struct HostBlock {
     context: Arc<Context>,

@@ -91,7 +91,12 @@ fn what_is_copied_has_arrived() {
     copy_to_device(&context, &[1; 8], block.address()).unwrap();
     assert_eq!(seen(number).waits, 2);
     copy_to_device(&context, &[], block.address()).unwrap();
+    copy_on_device(&context, block.address(), block.address(), 0).unwrap();
     assert_eq!(seen(number).waits, 2, "of nothing");
+    let other = DeviceBlock::zeroed(&context, 8).unwrap();
+    copy_on_device(&context, block.address(), other.address(), 8).unwrap();
+    assert_eq!(seen(number).waits, 4);
+    assert_eq!(device_bytes(&context, &other, 8), [1; 8]);
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn plans_say_what_is_set() {
         |fp16| provider("TensorrtExecutionProvider", &[("device_id", &*number), ("trt_fp16_enable", fp16)]);
     let check = |settings: &[(&str, &str)], providers: Vec<ExecutionProvider>, leftovers| {
         let plan = backend.plan(0, &model(settings)).unwrap();
-        assert_eq!(plan, Plan { providers, leftovers, entries: entries.clone(), pool: None });
+        assert_eq!(plan, Plan { providers, leftovers, entries: entries.clone(), ..Plan::default() });
     };
     check(&[], vec![cuda("HEURISTIC", "1")], Leftovers::Allowed);
     check(
@@ -56,10 +56,31 @@ fn plans_say_what_is_set() {
     );
     check(&[("tensorrt", "true")], vec![tensorrt("0"), cuda("HEURISTIC", "1")], Leftovers::Allowed);
     check(&[("tensorrt", "fp16")], vec![tensorrt("1"), cuda("HEURISTIC", "1")], Leftovers::Allowed);
-    let error = backend.plan(0, &model(&[("graph", "true")])).unwrap_err().to_string();
-    assert!(error.starts_with("there is no setting `graph` for a model, only "), "{error}");
+    let error = backend.plan(0, &model(&[("colour", "red")])).unwrap_err().to_string();
+    assert!(error.starts_with("there is no setting `colour` for a model, only "), "{error}");
     assert!(backend.plan(1, &model(&[])).is_err());
     assert_eq!(seen(number.parse().unwrap()).contexts, 0, "a plan makes no context");
+}
+
+#[test]
+fn one_provider_records_runs() {
+    let last = |settings: &[(&str, &str)], of: &[(&str, &str)]| {
+        let (_, backend) = fake_cuda(of);
+        let plan = backend.plan(0, &model(settings)).unwrap();
+        let options = plan.providers.iter().map(|provider| provider.options[2..].to_vec());
+        (options.collect::<Vec<_>>(), plan.graphs)
+    };
+    let (plain, none) = last(&[], &[]);
+    assert_eq!(none, None);
+    let (options, graphs) = last(&[("graphs", "1,8")], &[]);
+    assert_eq!(graphs.map(|graphs| graphs.most), Some(8));
+    assert_eq!(options[0], [&plain[0][..], &pairs(&[("enable_cuda_graph", "1")])].concat());
+    // What the shared arena has as its limit holds for one of its own, too.
+    let (options, _) = last(&[("graphs", "fixed")], &[("arena_bytes", "4096")]);
+    let more = pairs(&[("enable_cuda_graph", "1"), ("gpu_mem_limit", "4096")]);
+    assert_eq!(options[0], [&plain[0][..], &more].concat());
+    let (options, _) = last(&[("graphs", "fixed"), ("tensorrt", "true")], &[]);
+    assert_eq!(options, [pairs(&[("trt_cuda_graph_enable", "1")]), plain[0].clone()]);
 }
 
 #[test]
@@ -186,6 +207,10 @@ impl Provider for Disguised {
 
     fn download(&self, device: usize, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
         self.0.download(device, from, to)
+    }
+
+    fn copy(&self, device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
+        self.0.copy(device, from, to)
     }
 
     fn can_cancel(&self) -> bool {
