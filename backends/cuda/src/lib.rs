@@ -7,6 +7,7 @@
 //! | `cuda_driver` | the path of the driver's library | `libcuda.so.1` |
 //! | `cache`, `cache_bytes` | a folder for optimised models, as for `cpu`; models that TensorRT runs are not kept there | none are kept |
 //! | `arena_bytes` | the most bytes of a device that runs may take in between, all models together; 0 is no limit | 0 |
+//! | `shrink` | after how many seconds without a run on a device the next run gives back, at its end, what its arena has and nothing uses; or `never` | `never` |
 //! | `convolutions` | how cuDNN's algorithms are chosen: `heuristic`, `exhaustive` (measured at the first run of each shape), `default` | `heuristic` |
 //! | `tf32` | whether FP32 may be multiplied with 10 bits of mantissa, which is several times as fast: `true` or `false` | `true`, as ONNX Runtime has it |
 //! | `tensorrt` | whether TensorRT has the first choice of operators: `false`, `true`, or `fp16`, which lets it compute in FP16 | `false` |
@@ -24,7 +25,8 @@
 //! load: the CPU is never used instead.
 //!
 //! Memory: weights are taken from the driver one by one and go back to it when their model is unloaded. What runs take in between comes
-//! from one arena for each device, which all models share, and which keeps what it once had, up to `arena_bytes`. Telling the memory of a
+//! from one arena for each device, which all models share, and which keeps what it once had, up to `arena_bytes`, unless
+//! `shrink` says otherwise: the run that shrinks waits for that, and those after it take the memory anew. Telling the memory of a
 //! device, the first time, makes its CUDA context, which takes some hundred megabytes.
 //!
 //! Streams: each run has a stream of its own among those that are under way, which ONNX Runtime lends it from a pool of the session's, and is

@@ -8,7 +8,8 @@ use outrigger_cuda_driver::{
     self as cuda_driver, Address, Card, Context, DeviceBlock, Driver, DriverError, Gpu, HostBlock, faults,
 };
 use outrigger_onnxruntime::{
-    Arena, ExecutionProvider, Fault, Memory, Plan, PlanError, Provider, Residence, Runtime, private_folder,
+    Arena, ExecutionProvider, Fault, Memory, Plan, PlanError, Provider, Residence, Runtime, Shrink,
+    private_folder,
 };
 
 use crate::libraries;
@@ -264,6 +265,11 @@ impl Provider for Cuda {
         let context = self.context(device)?;
         let (from, bytes) = (from.address() as Address, from.len());
         Ok(cuda_driver::copy_on_device(&context, from, to.address() as Address, bytes)?)
+    }
+
+    fn shrink(&self, device: usize) -> Option<Shrink> {
+        let number = self.cards().get(device)?.gpu().number;
+        self.settings.shrink.map(|after| Shrink { arena: format!("gpu:{number}"), after })
     }
 
     /// By the time that a run is cancelled its operators are in the device's queue.

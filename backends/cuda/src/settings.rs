@@ -1,6 +1,7 @@
 //! The settings that the host passes, and those of a model.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use outrigger_onnxruntime::{self as onnxruntime, GraphShapes, Graphs, Leftovers};
 
@@ -15,12 +16,16 @@ pub(crate) struct Settings {
     pub(crate) driver: PathBuf,
     /// The most bytes that the arena of a device has; 0 is no limit.
     pub(crate) arena_bytes: usize,
+    /// After how long a pause a run shrinks the arena.
+    pub(crate) shrink: Option<Duration>,
     /// The folder of TensorRT's engines.
     pub(crate) tensorrt_cache: Option<PathBuf>,
     /// What holds where a model does not say.
     pub(crate) sessions: Sessions,
 }
 
+/// The longest pause before a run that shrinks the arena, in seconds.
+const MOST_PAUSE: u64 = 86_400;
 /// The most sets of shapes of a model whose runs are recorded, where it does not say.
 const GRAPH_SHAPES: usize = 8;
 /// And where it does: each has buffers of its own.
@@ -85,8 +90,8 @@ impl Default for Sessions {
 }
 
 impl Settings {
-    const NAMES: &str = "`onnxruntime`, `libraries`, `cuda_driver`, `cache`, `cache_bytes`, `arena_bytes`, `convolutions`, `tf32`, \
-                         `tensorrt`, `tensorrt_cache` and `leftovers`";
+    const NAMES: &str = "`onnxruntime`, `libraries`, `cuda_driver`, `cache`, `cache_bytes`, `arena_bytes`, `shrink`, `convolutions`, \
+                         `tf32`, `tensorrt`, `tensorrt_cache` and `leftovers`";
 
     pub(crate) fn read(pairs: &[(String, String)]) -> Result<Self, SettingsError> {
         let mut settings = Self {
@@ -94,6 +99,7 @@ impl Settings {
             libraries: None,
             driver: outrigger_cuda_driver::LIBRARY.into(),
             arena_bytes: 0,
+            shrink: None,
             tensorrt_cache: None,
             sessions: Sessions::default(),
         };
@@ -108,6 +114,16 @@ impl Settings {
                 "arena_bytes" => {
                     let bytes = value.parse().map_err(|_| wrong(key, value, "a number of bytes"));
                     settings.arena_bytes = bytes?;
+                }
+                "shrink" => {
+                    settings.shrink = match value.as_str() {
+                        "never" => None,
+                        seconds => {
+                            let seconds = seconds.parse().ok().filter(|seconds| *seconds <= MOST_PAUSE);
+                            let expected = "`never` or a number of seconds to 86400";
+                            Some(Duration::from_secs(seconds.ok_or_else(|| wrong(key, value, expected))?))
+                        }
+                    }
                 }
                 // Each model that has them has an arena of its own, and one run at a time.
                 "graphs" | "graph_shapes" => return Err(SettingsError::OnlyForModel { key: key.clone() }),
@@ -246,8 +262,16 @@ mod tests {
             "colour",
             "red",
             "unknown setting `colour`; there are `onnxruntime`, `libraries`, `cuda_driver`, `cache`, `cache_bytes`, `arena_bytes`, \
-             `convolutions`, `tf32`, `tensorrt`, `tensorrt_cache` and `leftovers`",
+             `shrink`, `convolutions`, `tf32`, `tensorrt`, `tensorrt_cache` and `leftovers`",
         );
+        for (value, shrink) in [("never", None), ("0", Some(0)), ("60", Some(60))] {
+            let settings = Settings::read(&pairs(&[("shrink", value)])).unwrap();
+            assert_eq!(settings.shrink, shrink.map(Duration::from_secs));
+        }
+        for value in ["idle", "86401", "-1"] {
+            let expected = "not `never` or a number of seconds to 86400";
+            fails("shrink", value, &format!("setting `shrink` is `{value}`, {expected}"));
+        }
         fails("arena_bytes", "1GiB", "setting `arena_bytes` is `1GiB`, not a number of bytes");
         fails(
             "convolutions",

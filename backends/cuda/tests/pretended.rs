@@ -49,6 +49,7 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
         ("libraries", folder.path().display().to_string()),
         ("cuda_driver", folder.path().join("libcuda.so.1").display().to_string()),
         ("arena_bytes", (1 << 20).to_string()),
+        ("shrink", "0".into()),
         ("cache", folder.path().join("cache").display().to_string()),
     ];
     let backend = outrigger_cuda::open(&settings.map(|(key, value)| (key.to_owned(), value))).unwrap();
@@ -90,6 +91,16 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
     let error = run(&large, Output::resident(0)).unwrap_err();
     assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
     assert_eq!(values(&run(&x, Output::resident(0)).map(|y| on_host(device, &y)).unwrap()), [1., 2.]);
+
+    // And gives back what is not used, at the end of a run that comes after a pause, here after any.
+    let used = blocks();
+    let eighth = Shape::new([1 << 14, 2]).unwrap();
+    let eighth = Tensor::new(DataType::Fp32, eighth, vec![0; 1 << 17].into()).unwrap();
+    let held = [(); 3].map(|()| run(&eighth, Output::resident(0)).unwrap());
+    assert!(blocks() > used, "{} blocks after {used}", blocks());
+    drop(held);
+    assert_eq!(values(&run(&x, Output::allocate(0)).unwrap()), [1., 2.]);
+    assert!(blocks() <= used, "{} blocks after {used}", blocks());
 
     // Weights go back.
     let before = blocks();

@@ -16,6 +16,7 @@ use crate::model::{self, Common, Home, OnnxModel};
 use crate::provider::{Memory, Pool, Provider, Residence};
 use crate::runtime;
 use crate::settings::Settings;
+use crate::shrink::Pauses;
 
 /// Opens the backend of a provider. `pool` is what all sessions of the process share, where this is the first to open.
 ///
@@ -68,6 +69,7 @@ pub fn open(
                         cache: cache.clone(),
                         held: Arc::default(),
                         home,
+                        shrink: told.provider.shrink(index).map(|shrink| (shrink, Pauses::default())),
                         lost: OnceLock::new(),
                     })
                 })

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ptr::null;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use ort::sys::OrtRunOptions;
 use outrigger_backend::{BackendError, Buffer, Instance, Output, Run, RunId, Tensor};
@@ -40,6 +41,17 @@ impl OnnxInstance {
             }
             results => results,
         }
+    }
+
+    /// Runs, and gives back what the device's arena has too much of, if it is time for that.
+    fn run_and_shrink(&self, inputs: &[Tensor], outputs: &mut [Output]) -> ort::Result<Made> {
+        let Some((shrink, pauses)) = &self.loaded.device.shrink else {
+            return self.run_twice(inputs, outputs, null());
+        };
+        let options = pauses.begin(shrink, Instant::now());
+        let made = self.run_twice(inputs, outputs, options);
+        pauses.end(Instant::now());
+        made
     }
 
     /// Runs once. Without `in_place` ONNX Runtime allocates every output, also those that have a place.
@@ -144,6 +156,7 @@ impl Instance for OnnxInstance {
             return Ok(());
         }
         let results = match run.id.filter(|_| self.can_cancel()) {
+            None if graphs.is_none() => self.run_and_shrink(&inputs, outputs),
             None => {
                 self.run_twice(&inputs, outputs, graphs.as_ref().map_or(null(), |graphs| graphs.without()))
             }

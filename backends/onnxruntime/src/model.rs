@@ -20,6 +20,7 @@ use crate::kept::{Kept, Told};
 use crate::provider::Fault;
 use crate::raw::{self, Names};
 use crate::session::Maker;
+use crate::shrink::{Pauses, Shrink};
 
 /// What a session takes beside its weights, measured with ONNX Runtime 1.32 and many small models.
 const SESSION_BYTES: u64 = 100 * 1024;
@@ -58,6 +59,8 @@ pub(crate) struct Common {
     pub(crate) held: Arc<AtomicU64>,
     /// Memory of the device's own, if it has any.
     pub(crate) home: Option<Home>,
+    /// When its arena is shrunk, if it is, and what that takes.
+    pub(crate) shrink: Option<(Shrink, Pauses)>,
     /// What said that nothing succeeds on it any more.
     pub(crate) lost: OnceLock<String>,
 }

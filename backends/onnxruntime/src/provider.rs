@@ -5,6 +5,7 @@ use outrigger_backend::{BackendError, Buffer, DLDevice, DeviceInfo, DeviceMemory
 use crate::append;
 use crate::graphs::Graphs;
 use crate::runtime::Runtime;
+use crate::shrink::Shrink;
 use crate::turns::Turns;
 
 /// One kind of device, as ONNX Runtime drives it. The devices of a provider are numbered as [`Provider::devices`] lists them.
@@ -82,6 +83,11 @@ pub trait Provider: Send + Sync + 'static {
     /// As those of [`Provider::upload`].
     fn copy(&self, _device: usize, _from: &DeviceMemory, _to: &DeviceMemory) -> Result<(), BackendError> {
         Err(no_memory())
+    }
+
+    /// Whether a device's arena is shrunk, and when.
+    fn shrink(&self, _device: usize) -> Option<Shrink> {
+        None
     }
 
     /// What is to be made, run and ended one after the other, if it is: sessions that share more than they can share at once, in all of the

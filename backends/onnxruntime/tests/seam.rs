@@ -4,10 +4,11 @@ mod support;
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use outrigger_backend::conformance::{fp32, instance};
 use outrigger_backend::{BackendError, DataType, DeviceStatus, Health, LoadOptions, Output, Run};
-use outrigger_onnxruntime::{Fault, Plan};
+use outrigger_onnxruntime::{Fault, Plan, Shrink};
 use outrigger_testkit::onnx::{Dim, Graph};
 use support::{Pretended, settings};
 
@@ -121,4 +122,28 @@ fn entries_of_a_plan_are_the_sessions() {
     assert!(error.contains("fallback to CPU EP has been explicitly disabled"), "{error}");
     // What other form there is has not been looked through.
     assert_eq!(load(&[("session.load_model_format", "ORT")]), None);
+}
+
+/// An arena that there is not is an error of the run that asks for it, which so shows.
+#[test]
+fn an_arena_is_shrunk_after_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = sum(&folder);
+    let run = |arena: &str, after: Duration| {
+        let shrink = Some(Shrink { arena: arena.into(), after });
+        let device =
+            support::open(Pretended { shrink, ..Pretended::default() }, &settings()).open(0).unwrap();
+        let (_model, instance) = instance(&*device, &path);
+        let x = fp32(&[1], &[1.]);
+        let run = || instance.infer(&[x.clone(), x.clone()], &mut [Output::allocate(0)], Run::default());
+        [run(), run(), run()].map(|ran| ran.map_err(|error| error.to_string()))
+    };
+    assert_eq!(run("cpu:0", Duration::ZERO), [const { Ok(()) }; 3]);
+    assert_eq!(run("gpu:0", Duration::from_secs(3600)), [const { Ok(()) }; 3], "no pause is as long");
+    let [first, second, third] = run("gpu:0", Duration::ZERO);
+    assert_eq!(first, Ok(()), "nothing was before it");
+    for error in [second, third] {
+        let error = error.unwrap_err();
+        assert!(error.contains("gpu:0"), "{error}");
+    }
 }
