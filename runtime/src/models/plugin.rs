@@ -188,3 +188,33 @@ fn onnxruntime_of(python: &str) -> Option<PathBuf> {
     libraries.sort();
     libraries.pop()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BackendConfig;
+
+    #[test]
+    fn pytorch_is_told_what_it_may_take_of_a_gpu() {
+        let told = |name: &str, file: String, memory| {
+            let table = BackendConfig { memory, ..BackendConfig::default() };
+            let config = BackendsConfig {
+                path: None,
+                onnxruntime: None,
+                python: "python3".into(),
+                cpu_threads: 2,
+                intra_threads: 3,
+                tables: [(name.to_owned(), table)].into(),
+            };
+            let settings = settings_of_ours(&config, name, Path::new(&file));
+            settings.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            told("cuda_torch", file_name("cuda_torch"), Some(4096)),
+            "intra_threads=3 memory_bytes=4096"
+        );
+        assert_eq!(told("cuda_torch", file_name("cuda_torch"), None), "intra_threads=3");
+        assert_eq!(told("cpu_torch", file_name("cpu_torch"), Some(4096)), "intra_threads=3");
+        assert_eq!(told("cuda_torch", file_name("theirs"), Some(4096)), "", "others by that name");
+    }
+}

@@ -7,6 +7,8 @@
 //!
 //! Inputs are copied to the GPU and results back, each run in a stream of its thread's; nothing stays on the GPU between runs. Pinned memory is
 //! the driver's. An error of CUDA's that stays leaves the device lost.
+//!
+//! A process can have one libtorch: `cpu_torch` with another one must not be opened in the same, as it is not by default, when each has its own.
 
 use std::path::Path;
 use std::sync::Arc;
