@@ -6,6 +6,7 @@ pub mod answer;
 pub mod clock;
 pub mod contest;
 pub mod cpu;
+pub mod device;
 pub mod load;
 pub mod models;
 pub mod options;

@@ -1,6 +1,8 @@
-//! For tests only: a replica as a child process, models made in memory, what Python gives for models of its own, Vulkan, and WebGPU without a GPU.
+//! For tests only: a replica as a child process, models made in memory, what Python gives for models of its own, Vulkan, and WebGPU and CUDA
+//! without a GPU.
 
 pub mod agreement;
+pub mod cuda;
 pub mod onnx;
 pub mod replica;
 pub mod torchscript;

@@ -2,12 +2,66 @@
 //!
 //! Source of the field numbers: `onnx.proto3` of ONNX 1.16; the wire format is Protocol Buffers'.
 
+use std::path::{Path, PathBuf};
+
 use outrigger_backend::DataType;
+use outrigger_backend::conformance::Fixtures;
 
 /// The opset of the models.
 const OPSET: u64 = 17;
 /// The version of the file format, understood by every ONNX Runtime since 1.10.
 const IR_VERSION: u64 = 8;
+
+/// Types of elements that ONNX Runtime has on the CPU.
+pub const TYPES: [DataType; 13] = [
+    DataType::Bool,
+    DataType::Uint8,
+    DataType::Uint16,
+    DataType::Uint32,
+    DataType::Uint64,
+    DataType::Int8,
+    DataType::Int16,
+    DataType::Int32,
+    DataType::Int64,
+    DataType::Fp16,
+    DataType::Bf16,
+    DataType::Fp32,
+    DataType::Fp64,
+];
+
+/// Writes what the conformance suite runs into `folder`, with an identity for each of `types`. All that a backend can have is there, but for a
+/// model that cannot be cancelled.
+///
+/// # Panics
+/// If a file cannot be written.
+pub fn fixtures(folder: &Path, types: &[DataType]) -> Fixtures {
+    let write = |name: &str, bytes: &[u8]| write(folder, name, bytes);
+    let row = [Dim::Named("batch"), Dim::Fixed(2)];
+    let identity = |data_type: &DataType| (*data_type, write(data_type.name(), &identity(*data_type, &row)));
+    let scratch = folder.join("scratch");
+    std::fs::create_dir_all(&scratch).expect("a folder to write in");
+    Fixtures {
+        add: write("add", &add(3)),
+        identity: types.iter().map(identity).collect(),
+        nonzero: write("nonzero", &non_zero()),
+        strings: Some(write("strings", &self::identity(DataType::Bytes, &row))),
+        outer: Some(write("outer", &outer_sum())),
+        slow: Some(write("slow", &slow())),
+        stubborn: None,
+        weights: Some((write("weights", &mlp(&[1024, 1024, 1024])), 8 << 20)),
+        scratch,
+    }
+}
+
+/// Writes a model into a folder, and gives its path.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn write(folder: &Path, name: &str, model: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, model).expect("a folder to write in");
+    path
+}
 
 /// `z = x + y`, all `FP32` of shape `[batch, width]`.
 pub fn add(width: i64) -> Vec<u8> {
@@ -167,9 +221,15 @@ impl Graph {
 
     /// Adds an operator.
     pub fn node(&mut self, operator: &str, inputs: &[&str], outputs: &[&str]) {
+        self.named_node("", operator, inputs, outputs);
+    }
+
+    /// Adds an operator that has a name.
+    pub fn named_node(&mut self, name: &str, operator: &str, inputs: &[&str], outputs: &[&str]) {
         let mut node = Vec::new();
         inputs.iter().for_each(|input| bytes(&mut node, 1, input.as_bytes()));
         outputs.iter().for_each(|output| bytes(&mut node, 2, output.as_bytes()));
+        bytes(&mut node, 3, name.as_bytes());
         bytes(&mut node, 4, operator.as_bytes());
         self.nodes.push(node);
     }

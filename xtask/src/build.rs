@@ -26,7 +26,8 @@ pub(crate) const SPEC: Spec = Spec {
 
 const EXECUTABLE: &str = "outrigger";
 /// Opened at run time, so that building the executable does not build them.
-const PLUGINS: &[&str] = &["outrigger-cpu", "outrigger-cpu-torch", "outrigger-cuda", "outrigger-gpu"];
+const PLUGINS: &[&str] =
+    &["outrigger-cpu", "outrigger-cpu-torch", "outrigger-cuda", "outrigger-cuda-torch", "outrigger-gpu"];
 
 pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     product(repo, arguments.has("--release"))?;

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use outrigger_backend::conformance::{self, Fixtures, fp32, infer, instance, values};
+use outrigger_backend::conformance::{self, fp32, infer, instance, values};
 use outrigger_backend::{
     Backend, BackendError, Buffer, DataType, Instance, LoadOptions, Model, Output, Run, Shape, Tensor, host,
 };
@@ -88,35 +88,9 @@ fn all_close(got: &[f32], expected: &[f32]) {
 }
 
 fn conforms(backend: &dyn Backend) {
-    use DataType::*;
     let _memory = memory();
     let folder = tempfile::tempdir().unwrap();
-    let scratch = folder.path().join("scratch");
-    std::fs::create_dir(&scratch).unwrap();
-    let types = [Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64];
-    let identity = |data_type: DataType| {
-        let path = write(
-            folder.path(),
-            data_type.name(),
-            &onnx::identity(data_type, &[Dim::Named("batch"), Dim::Fixed(2)]),
-        );
-        (data_type, path)
-    };
-    let fixtures = Fixtures {
-        add: write(folder.path(), "add", &onnx::add(3)),
-        identity: types.into_iter().map(identity).collect(),
-        nonzero: write(folder.path(), "nonzero", &onnx::non_zero()),
-        strings: Some(write(
-            folder.path(),
-            "strings",
-            &onnx::identity(DataType::Bytes, &[Dim::Named("batch"), Dim::Fixed(2)]),
-        )),
-        outer: Some(write(folder.path(), "outer", &onnx::outer_sum())),
-        slow: Some(write(folder.path(), "slow", &onnx::slow())),
-        stubborn: None,
-        weights: Some((write(folder.path(), "weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
-        scratch,
-    };
+    let fixtures = onnx::fixtures(folder.path(), &onnx::TYPES);
     conformance::all(backend, &fixtures);
 }
 

@@ -1,28 +1,25 @@
 //! NVIDIA's GPUs as ONNX Runtime's providers for CUDA and TensorRT have them.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use outrigger_backend::{BackendError, Buffer, DLDevice, DeviceInfo, DeviceKind, DeviceMemory, LoadOptions};
+use outrigger_cuda_driver::{
+    self as cuda_driver, Address, Card, Context, DeviceBlock, Driver, DriverError, Gpu, HostBlock, faults,
+};
 use outrigger_onnxruntime::{
-    Arena, ExecutionProvider, Fault, Memory, Plan, PlanError, Provider, Residence, Runtime,
+    Arena, ExecutionProvider, Fault, Memory, Plan, PlanError, Provider, Residence, Runtime, Shrink,
+    private_folder,
 };
 
-use crate::driver::{Address, Context, Driver, DriverError, Gpu};
-use crate::memory::{self, DeviceBlock, HostBlock};
+use crate::libraries;
 use crate::settings::{Convolutions, Sessions, Settings, TensorRt};
-use crate::{faults, libraries};
 
 const CUDA: &str = "CUDAExecutionProvider";
 const TENSORRT: &str = "TensorrtExecutionProvider";
 
 /// DLPack's type of CUDA's devices.
 const KDL_CUDA: i32 = 2;
-
-/// CUDA that ONNX Runtime's packages are built with, from 1.27 on.
-const CUDA_VERSION: (i32, i32) = (13, 0);
-/// The oldest GPUs that this has code for: Turing.
-const CAPABILITY: (i32, i32) = (7, 5);
 
 /// Runs that it is worth having under way at once: while one computes, another's tensors are copied.
 const LANES: u32 = 2;
@@ -33,18 +30,12 @@ pub(crate) struct Cuda {
     driver: Result<(Arc<Driver>, Vec<Card>), String>,
 }
 
-struct Card {
-    gpu: Gpu,
-    /// Made when something is first asked of it, for it takes memory, and most processes use one GPU of all.
-    context: Mutex<Option<Arc<Context>>>,
-}
-
 /// Why a model cannot have TensorRT.
 #[derive(Debug, thiserror::Error)]
 enum TensorRtError {
     #[error("setting `tensorrt_cache`: {}: {why} (name a folder that can be written, or leave it out)", path.display())]
     Folder { path: PathBuf, why: std::io::Error },
-    #[error("setting `tensorrt_cache`: {} must be closed to others (mode 0700), for engines are code", path.display())]
+    #[error("setting `tensorrt_cache`: {} must be this user's, and closed to others (mode 0700), for engines are code: remove it or name another folder", path.display())]
     Open { path: PathBuf },
 }
 
@@ -57,7 +48,7 @@ impl Cuda {
     pub(crate) fn on(settings: Settings, driver: Result<Arc<Driver>, DriverError>) -> Self {
         let driver = driver.map_err(|error| outrigger_backend::chain(&error));
         let driver = driver.and_then(|driver| {
-            let cards = usable(&driver)?;
+            let cards = cuda_driver::usable(&driver, "ONNX Runtime")?;
             Ok((driver, cards))
         });
         Self { settings, driver }
@@ -69,14 +60,7 @@ impl Cuda {
 
     fn context(&self, device: usize) -> Result<Arc<Context>, BackendError> {
         let none = || BackendError::Input(format!("there is no device number {device}"));
-        let (driver, cards) = self.driver.as_ref().map_err(|_| none())?;
-        let card = cards.get(device).ok_or_else(none)?;
-        let mut context = card.context.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(context) = &*context {
-            return Ok(Arc::clone(context));
-        }
-        let made = Context::retain(driver, card.gpu.number)?;
-        Ok(Arc::clone(context.insert(made)))
+        Ok(self.cards().get(device).ok_or_else(none)?.context()?)
     }
 
     fn dl_device(gpu: &Gpu) -> DLDevice {
@@ -84,16 +68,30 @@ impl Cuda {
     }
 
     /// How sessions are made on a GPU.
-    fn sessions(&self, gpu: &Gpu, sessions: Sessions) -> Result<Plan, TensorRtError> {
+    fn sessions(&self, gpu: &Gpu, sessions: &Sessions) -> Result<Plan, TensorRtError> {
+        let graphs = sessions.graphs();
         let mut providers = vec![cuda(gpu, sessions)];
         if sessions.tensorrt != TensorRt::Off {
             let folder = self.settings.tensorrt_cache.as_deref();
-            folder.map(private_folder).transpose()?;
+            folder.map(own_folder).transpose()?;
             providers.insert(0, tensorrt(gpu, sessions.tensorrt, folder));
+        }
+        // One of them records, and has to have taken all operators.
+        if graphs.is_some() {
+            let records = if sessions.tensorrt == TensorRt::Off {
+                "enable_cuda_graph"
+            } else {
+                "trt_cuda_graph_enable"
+            };
+            providers[0].options.push((records.into(), "1".into()));
+        }
+        // The arena of such a session is its own, with the same limit; all others share one, which is made elsewhere.
+        if let (Some(cuda), true, 1..) = (providers.last_mut(), graphs.is_some(), self.settings.arena_bytes) {
+            cuda.options.push(("gpu_mem_limit".into(), self.settings.arena_bytes.to_string()));
         }
         // Weights in the arena would stay in it when their model goes.
         let entries = vec![("session.use_device_allocator_for_initializers".into(), "1".into())];
-        Ok(Plan { providers, leftovers: sessions.leftovers, entries, ..Plan::default() })
+        Ok(Plan { providers, leftovers: sessions.leftovers, entries, graphs, ..Plan::default() })
     }
 
     /// Holds the library against what is needed of it, and gives each device its arena.
@@ -110,7 +108,7 @@ impl Cuda {
             (_, broken) => format!("these do not open: {}", broken.join("; ")),
         };
         for card in cards {
-            let plan = Plan { providers: vec![cuda(&card.gpu, self.settings.sessions)], ..Plan::default() };
+            let plan = Plan { providers: vec![cuda(card.gpu(), &self.settings.sessions)], ..Plan::default() };
             runtime.can_append(&plan).map_err(|why| {
                 if !why.contains("Failed to load library") {
                     return why;
@@ -122,40 +120,13 @@ impl Cuda {
             })?;
             let arena = Arena {
                 provider: CUDA,
-                residence: residence(&card.gpu),
+                residence: residence(card.gpu()),
                 most_bytes: self.settings.arena_bytes,
             };
             runtime.share_arena(&arena)?;
         }
         Ok(())
     }
-}
-
-/// The GPUs that can be used.
-fn usable(driver: &Arc<Driver>) -> Result<Vec<Card>, String> {
-    let (major, minor) = driver.version();
-    if (major, minor) < CUDA_VERSION {
-        return Err(format!(
-            "the NVIDIA driver is for CUDA {major}.{minor}, ONNX Runtime needs {}.{} (driver 580 or later); update the driver",
-            CUDA_VERSION.0, CUDA_VERSION.1
-        ));
-    }
-    let gpus = driver.gpus().map_err(|error| error.to_string())?;
-    let (usable, old): (Vec<_>, Vec<_>) = gpus.into_iter().partition(|gpu| gpu.capability >= CAPABILITY);
-    if usable.is_empty() {
-        let old = old.iter().map(|gpu| format!("{} ({}.{})", gpu.name, gpu.capability.0, gpu.capability.1));
-        let old = old.collect::<Vec<_>>();
-        return Err(match &old[..] {
-            [] => "the NVIDIA driver has no GPU for this process (CUDA_VISIBLE_DEVICES can hide them)".into(),
-            old => format!(
-                "compute capability {}.{} is needed, there are only {}",
-                CAPABILITY.0,
-                CAPABILITY.1,
-                old.join(", ")
-            ),
-        });
-    }
-    Ok(usable.into_iter().map(|gpu| Card { gpu, context: Mutex::default() }).collect())
 }
 
 fn residence(gpu: &Gpu) -> Residence {
@@ -166,7 +137,7 @@ fn options(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-fn cuda(gpu: &Gpu, sessions: Sessions) -> ExecutionProvider {
+fn cuda(gpu: &Gpu, sessions: &Sessions) -> ExecutionProvider {
     let convolutions = match sessions.convolutions {
         Convolutions::Heuristic => "HEURISTIC",
         Convolutions::Exhaustive => "EXHAUSTIVE",
@@ -199,22 +170,15 @@ fn tensorrt(gpu: &Gpu, precision: TensorRt, folder: Option<&Path>) -> ExecutionP
     ExecutionProvider { name: TENSORRT.into(), options }
 }
 
-/// Makes a folder that is this user's alone, or finds that it is.
-fn private_folder(path: &Path) -> Result<(), TensorRtError> {
-    let failed = |why| TensorRtError::Folder { path: path.to_owned(), why };
-    let mut maker = std::fs::DirBuilder::new();
-    maker.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut maker, 0o700);
-    maker.create(path).map_err(failed)?;
-    #[cfg(unix)]
-    {
-        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).map_err(failed)?);
-        if mode & 0o022 != 0 {
-            return Err(TensorRtError::Open { path: path.to_owned() });
-        }
+/// Sees to it that a folder is this user's alone. Unlike the model files, which their owner names, engines come from wherever this folder is.
+fn own_folder(path: &Path) -> Result<(), TensorRtError> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let made = above.map_or(Ok(()), std::fs::create_dir_all).and_then(|()| private_folder(path));
+    match made {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(TensorRtError::Open { path: path.to_owned() }),
+        Err(why) => Err(TensorRtError::Folder { path: path.to_owned(), why }),
     }
-    Ok(())
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -232,7 +196,7 @@ impl Provider for Cuda {
         let device = |(index, card): (usize, &Card)| DeviceInfo {
             name: format!("cuda:{index}"),
             kind: DeviceKind::Cuda,
-            memory_total: card.gpu.memory,
+            memory_total: card.gpu().memory,
             lanes: LANES,
             resident: true,
         };
@@ -240,36 +204,40 @@ impl Provider for Cuda {
     }
 
     fn plan(&self, device: usize, options: &LoadOptions) -> Result<Plan, PlanError> {
-        let sessions = self.settings.sessions.over(&options.settings)?;
+        let sessions = self.settings.sessions.clone().over(&options.settings)?;
         match self.cards().get(device) {
-            Some(card) => Ok(self.sessions(&card.gpu, sessions)?),
+            Some(card) => Ok(self.sessions(card.gpu(), &sessions)?),
             None => Err(format!("there is no device number {device}").into()),
         }
     }
 
     fn memory(&self, device: usize) -> Result<Memory, BackendError> {
-        Ok(self.context(device)?.memory()?)
+        let cuda_driver::Memory { total, free } = self.context(device)?.memory()?;
+        Ok(Memory { total, free })
     }
 
     /// What is left to a provider of a graph depends on the GPU, and on the driver as far as it compiles.
     fn circumstances(&self) -> String {
         let Ok((driver, cards)) = &self.driver else { return String::new() };
-        let of = |card: &Card| format!("{} {:?}", card.gpu.name, card.gpu.capability);
+        let of = |card: &Card| format!("{} {:?}", card.gpu().name, card.gpu().capability);
         format!("{:?}\n{}", driver.version(), cards.iter().map(of).collect::<Vec<_>>().join("\n"))
     }
 
     /// Where the message does not say, the driver does: an error that ends the process comes back from every call after it.
     fn fault(&self, message: &str) -> Option<Fault> {
         if let Some(fault) = faults::of_message(message) {
-            return Some(fault);
+            return Some(match fault {
+                cuda_driver::Fault::Lost => Fault::Lost,
+                cuda_driver::Fault::OutOfMemory => Fault::OutOfMemory,
+            });
         }
         let number = faults::unclear(message)?;
-        let device = self.cards().iter().position(|card| card.gpu.number == number)?;
+        let device = self.cards().iter().position(|card| card.gpu().number == number)?;
         matches!(self.memory(device), Err(BackendError::Lost(_))).then_some(Fault::Lost)
     }
 
     fn residence(&self, device: usize) -> Option<Residence> {
-        self.cards().get(device).map(|card| residence(&card.gpu))
+        self.cards().get(device).map(|card| residence(card.gpu()))
     }
 
     fn pinned(&self, device: usize, bytes: usize) -> Result<Buffer, BackendError> {
@@ -280,17 +248,28 @@ impl Provider for Cuda {
         let block = DeviceBlock::zeroed(&self.context(device)?, bytes)?;
         let address = usize::try_from(block.address())
             .map_err(|_| BackendError::Internal("the device's addresses are wider than the host's".into()))?;
-        let place = self.cards().get(device).map(|card| Self::dl_device(&card.gpu));
+        let place = self.cards().get(device).map(|card| Self::dl_device(card.gpu()));
         let place = place.unwrap_or(DLDevice { device_type: KDL_CUDA, device_id: 0 });
         Ok(DeviceMemory::new(place, address, bytes, Arc::new(block)))
     }
 
     fn upload(&self, device: usize, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {
-        Ok(memory::copy_to_device(&*self.context(device)?, from, to.address() as Address)?)
+        Ok(cuda_driver::copy_to_device(&*self.context(device)?, from, to.address() as Address)?)
     }
 
     fn download(&self, device: usize, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
-        Ok(memory::copy_to_host(&*self.context(device)?, from.address() as Address, to)?)
+        Ok(cuda_driver::copy_to_host(&*self.context(device)?, from.address() as Address, to)?)
+    }
+
+    fn copy(&self, device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
+        let context = self.context(device)?;
+        let (from, bytes) = (from.address() as Address, from.len());
+        Ok(cuda_driver::copy_on_device(&context, from, to.address() as Address, bytes)?)
+    }
+
+    fn shrink(&self, device: usize) -> Option<Shrink> {
+        let number = self.cards().get(device)?.gpu().number;
+        self.settings.shrink.map(|after| Shrink { arena: format!("gpu:{number}"), after })
     }
 
     /// By the time that a run is cancelled its operators are in the device's queue.

@@ -1,11 +1,9 @@
 //! The settings that the host passes, and those of a model.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use outrigger_onnxruntime::{self as onnxruntime, Leftovers};
-
-/// The name under which the driver's library is looked for.
-const DRIVER: &str = "libcuda.so.1";
+use outrigger_onnxruntime::{self as onnxruntime, GraphShapes, Graphs, Leftovers};
 
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,19 +16,32 @@ pub(crate) struct Settings {
     pub(crate) driver: PathBuf,
     /// The most bytes that the arena of a device has; 0 is no limit.
     pub(crate) arena_bytes: usize,
+    /// After how long a pause a run shrinks the arena.
+    pub(crate) shrink: Option<Duration>,
     /// The folder of TensorRT's engines.
     pub(crate) tensorrt_cache: Option<PathBuf>,
     /// What holds where a model does not say.
     pub(crate) sessions: Sessions,
 }
 
+/// The longest pause before a run that shrinks the arena, in seconds.
+const MOST_PAUSE: u64 = 86_400;
+/// The most sets of shapes of a model whose runs are recorded, where it does not say.
+const GRAPH_SHAPES: usize = 8;
+/// And where it does: each has buffers of its own.
+const MOST_GRAPH_SHAPES: usize = 1024;
+
 /// What can be set for a model, too: how its sessions run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sessions {
     pub(crate) convolutions: Convolutions,
     pub(crate) tf32: bool,
     pub(crate) tensorrt: TensorRt,
     pub(crate) leftovers: Leftovers,
+    /// For a model alone: of which shapes runs are recorded.
+    graphs: Option<GraphShapes>,
+    /// And of how many at most.
+    graph_shapes: usize,
 }
 
 /// How cuDNN's algorithms for convolutions are chosen.
@@ -57,6 +68,8 @@ pub(crate) enum SettingsError {
     UnknownForModel { key: String },
     #[error("setting `{key}` is `{value}`, not {expected}")]
     Value { key: String, value: String, expected: &'static str },
+    #[error("`{key}` is a setting of a model, not of all")]
+    OnlyForModel { key: String },
     #[error("setting `{key}` is empty; leave it out for the default")]
     Empty { key: String },
     #[error(transparent)]
@@ -70,20 +83,23 @@ impl Default for Sessions {
             tf32: true,
             tensorrt: TensorRt::Off,
             leftovers: Leftovers::Allowed,
+            graphs: None,
+            graph_shapes: GRAPH_SHAPES,
         }
     }
 }
 
 impl Settings {
-    const NAMES: &str = "`onnxruntime`, `libraries`, `cuda_driver`, `cache`, `cache_bytes`, `arena_bytes`, `convolutions`, `tf32`, \
-                         `tensorrt`, `tensorrt_cache` and `leftovers`";
+    const NAMES: &str = "`onnxruntime`, `libraries`, `cuda_driver`, `cache`, `cache_bytes`, `arena_bytes`, `shrink`, `convolutions`, \
+                         `tf32`, `tensorrt`, `tensorrt_cache` and `leftovers`";
 
     pub(crate) fn read(pairs: &[(String, String)]) -> Result<Self, SettingsError> {
         let mut settings = Self {
             common: onnxruntime::Settings::default(),
             libraries: None,
-            driver: DRIVER.into(),
+            driver: outrigger_cuda_driver::LIBRARY.into(),
             arena_bytes: 0,
+            shrink: None,
             tensorrt_cache: None,
             sessions: Sessions::default(),
         };
@@ -99,6 +115,18 @@ impl Settings {
                     let bytes = value.parse().map_err(|_| wrong(key, value, "a number of bytes"));
                     settings.arena_bytes = bytes?;
                 }
+                "shrink" => {
+                    settings.shrink = match value.as_str() {
+                        "never" => None,
+                        seconds => {
+                            let seconds = seconds.parse().ok().filter(|seconds| *seconds <= MOST_PAUSE);
+                            let expected = "`never` or a number of seconds to 86400";
+                            Some(Duration::from_secs(seconds.ok_or_else(|| wrong(key, value, expected))?))
+                        }
+                    }
+                }
+                // Each model that has them has an arena of its own, and one run at a time.
+                "graphs" | "graph_shapes" => return Err(SettingsError::OnlyForModel { key: key.clone() }),
                 _ if settings.common.take(key, value)? => {}
                 _ if settings.sessions.take(key, value)? => {}
                 _ => return Err(SettingsError::Unknown { key: key.clone() }),
@@ -109,7 +137,12 @@ impl Settings {
 }
 
 impl Sessions {
-    const NAMES: &str = "`convolutions`, `tf32`, `tensorrt` and `leftovers`";
+    const NAMES: &str = "`convolutions`, `tf32`, `tensorrt`, `leftovers`, `graphs` and `graph_shapes`";
+
+    /// Which runs of the model are recorded.
+    pub(crate) fn graphs(&self) -> Option<Graphs> {
+        self.graphs.clone().map(|shapes| Graphs { shapes, most: self.graph_shapes })
+    }
 
     /// As a model says, and as before where it does not.
     pub(crate) fn over(mut self, pairs: &[(String, String)]) -> Result<Self, SettingsError> {
@@ -149,6 +182,23 @@ impl Sessions {
                     "refused" => Leftovers::Refused,
                     _ => return Err(wrong(key, value, "`allowed` or `refused`")),
                 }
+            }
+            "graphs" => {
+                self.graphs = match value {
+                    "off" => None,
+                    "fixed" => Some(GraphShapes::Fixed),
+                    sizes => {
+                        let sizes =
+                            sizes.split(',').map(|size| size.trim().parse().ok().filter(|size| *size > 0));
+                        let sizes = sizes.collect::<Option<Vec<i64>>>();
+                        let expected = "`off`, `fixed`, or batch sizes, as in `1,8,32`";
+                        Some(GraphShapes::Batches(sizes.ok_or_else(|| wrong(key, value, expected))?))
+                    }
+                }
+            }
+            "graph_shapes" => {
+                let most = value.parse().ok().filter(|most| (1..=MOST_GRAPH_SHAPES).contains(most));
+                self.graph_shapes = most.ok_or_else(|| wrong(key, value, "a number from 1 to 1024"))?;
             }
             _ => return Ok(false),
         }
@@ -194,10 +244,12 @@ mod tests {
             tf32: false,
             tensorrt: TensorRt::Fp16,
             leftovers: Leftovers::Refused,
+            ..Sessions::default()
         };
-        assert_eq!((settings.arena_bytes, settings.sessions), (4096, sessions));
+        assert_eq!((settings.arena_bytes, &settings.sessions), (4096, &sessions));
         // A model's go over them, one by one.
-        let model = sessions.over(&pairs(&[("tensorrt", "false"), ("tf32", "true")])).unwrap();
+        let over = sessions.clone().over(&pairs(&[("tensorrt", "false"), ("tf32", "true")]));
+        let model = over.unwrap();
         assert_eq!(model, Sessions { tensorrt: TensorRt::Off, tf32: true, ..sessions });
     }
 
@@ -207,11 +259,19 @@ mod tests {
             assert_eq!(Settings::read(&pairs(&[(key, value)])).unwrap_err().to_string(), expected);
         };
         fails(
-            "graph",
-            "true",
-            "unknown setting `graph`; there are `onnxruntime`, `libraries`, `cuda_driver`, `cache`, `cache_bytes`, `arena_bytes`, \
-             `convolutions`, `tf32`, `tensorrt`, `tensorrt_cache` and `leftovers`",
+            "colour",
+            "red",
+            "unknown setting `colour`; there are `onnxruntime`, `libraries`, `cuda_driver`, `cache`, `cache_bytes`, `arena_bytes`, \
+             `shrink`, `convolutions`, `tf32`, `tensorrt`, `tensorrt_cache` and `leftovers`",
         );
+        for (value, shrink) in [("never", None), ("0", Some(0)), ("60", Some(60))] {
+            let settings = Settings::read(&pairs(&[("shrink", value)])).unwrap();
+            assert_eq!(settings.shrink, shrink.map(Duration::from_secs));
+        }
+        for value in ["idle", "86401", "-1"] {
+            let expected = "not `never` or a number of seconds to 86400";
+            fails("shrink", value, &format!("setting `shrink` is `{value}`, {expected}"));
+        }
         fails("arena_bytes", "1GiB", "setting `arena_bytes` is `1GiB`, not a number of bytes");
         fails(
             "convolutions",
@@ -226,7 +286,34 @@ mod tests {
         let model = Sessions::default().over(&pairs(&[("arena_bytes", "1")])).unwrap_err().to_string();
         assert_eq!(
             model,
-            "there is no setting `arena_bytes` for a model, only `convolutions`, `tf32`, `tensorrt` and `leftovers`"
+            "there is no setting `arena_bytes` for a model, only `convolutions`, `tf32`, `tensorrt`, `leftovers`, `graphs` \
+             and `graph_shapes`"
         );
+        fails("graphs", "1", "`graphs` is a setting of a model, not of all");
+    }
+
+    #[test]
+    fn graphs_are_a_model_s() {
+        let graphs = |settings: &[(&str, &str)]| {
+            let sessions = Sessions::default().over(&pairs(settings));
+            sessions.map(|sessions| sessions.graphs()).map_err(|error| error.to_string())
+        };
+        let of = |shapes, most| Ok(Some(Graphs { shapes, most }));
+        assert_eq!(graphs(&[]), Ok(None));
+        assert_eq!(graphs(&[("graphs", "off")]), Ok(None));
+        assert_eq!(graphs(&[("graphs", "fixed")]), of(GraphShapes::Fixed, 8));
+        let sizes = [("graphs", "1, 8,32"), ("graph_shapes", "2")];
+        assert_eq!(graphs(&sizes), of(GraphShapes::Batches(vec![1, 8, 32]), 2));
+        for value in ["", "0", "1,", "all", "-1"] {
+            let error = graphs(&[("graphs", value)]).unwrap_err();
+            assert!(
+                error.starts_with(&format!("setting `graphs` is `{value}`, not `off`, `fixed`, or")),
+                "{error}"
+            );
+        }
+        for value in ["0", "1025", "x"] {
+            let error = graphs(&[("graph_shapes", value)]).unwrap_err();
+            assert_eq!(error, format!("setting `graph_shapes` is `{value}`, not a number from 1 to 1024"));
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use outrigger_backend::BackendInfo;
+use outrigger_testkit::cuda::driver;
 
 /// What the backend says of itself with these settings.
 fn info(settings: &[(&str, &Path)]) -> BackendInfo {
@@ -17,18 +18,6 @@ fn reason(settings: &[(&str, &Path)]) -> String {
     let info = info(settings);
     assert!(info.devices.is_empty(), "{:?}", info.devices);
     info.reason.unwrap()
-}
-
-/// A driver's library with so many GPUs, of a compute capability, for a version of CUDA.
-fn driver(folder: &Path, version: u32, count: u32, capability: u32) -> PathBuf {
-    let library = folder.join(format!("libcuda-{version}-{count}-{capability}.so.1"));
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pretended_driver.c");
-    let mut cc = Command::new("cc");
-    cc.arg(format!("-DVERSION={version}")).arg(format!("-DCOUNT={count}"));
-    cc.arg(format!("-DCAPABILITY={capability}")).args(["-shared", "-fPIC", "-o"]).args([&library, &text]);
-    let output = cc.output().expect("a C compiler, `cc`");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    library
 }
 
 #[test]
@@ -50,17 +39,17 @@ fn without_a_driver_or_a_gpu_there_are_no_devices_and_a_reason() {
         ],
     );
     check(
-        &driver(folder.path(), 12_040, 1, 9),
+        &driver(folder.path(), &["VERSION=12040"]),
         &["the NVIDIA driver is for CUDA 12.4", "needs 13.0", "update the driver"],
     );
-    check(&driver(folder.path(), 13_010, 0, 9), &["has no GPU for this process", "CUDA_VISIBLE_DEVICES"]);
+    check(&driver(folder.path(), &["COUNT=0"]), &["has no GPU for this process", "CUDA_VISIBLE_DEVICES"]);
     check(
-        &driver(folder.path(), 13_010, 2, 6),
+        &driver(folder.path(), &["COUNT=2", "CAPABILITY=6"]),
         &["compute capability 7.5 is needed", "Pretended GPU (6.0), Pretended GPU (6.0)"],
     );
     // The library of the tests is that of the package for the CPU.
     check(
-        &driver(folder.path(), 13_010, 1, 9),
+        &driver(folder.path(), &[]),
         &["has no CUDAExecutionProvider, only ", "install the Python package onnxruntime-gpu"],
     );
 }
@@ -93,7 +82,7 @@ fn libraries_of_cuda_s_that_are_missing_are_named() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (library, driver) = (PathBuf::from(library), driver(folder.path(), 13_010, 1, 9));
+    let (library, driver) = (PathBuf::from(library), driver(folder.path(), &[]));
     let ask = || reason(&[("onnxruntime", &library), ("cuda_driver", &driver), ("libraries", folder.path())]);
     let reason = ask();
     assert!(reason.starts_with("CUDAExecutionProvider: Failed to load library "), "{reason}");

@@ -2,74 +2,22 @@
 //! host's, and kernels do nothing, so that what is held here is all that is not computing. Shows that ONNX Runtime takes the options, shares the
 //! arena, leaves tensors on the device, and says what we read out of its messages.
 //!
-//! Needs the library of the package `onnxruntime-gpu` (`OUTRIGGER_TEST_ORT_GPU`), `cc` and `nm`; one process, and so one test.
+//! Needs the library of the package `onnxruntime-gpu` (`OUTRIGGER_TEST_ORT_GPU`); one process, and so one test.
 #![allow(unsafe_code, reason = "looks at what the pretended libraries count")]
 #![cfg(target_os = "linux")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use libloading::Library;
 use outrigger_backend::conformance::{fp32, instance, values};
 use outrigger_backend::{BackendError, DataType, Device, Health, LoadOptions, Output, Run, Shape, Tensor};
-use outrigger_testkit::onnx::{self, Dim};
-
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
-}
-
-fn said(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Makes libraries in `folder` with all the functions that the provider names, by the libraries that it names them of.
-fn pretend(folder: &Path, onnxruntime: &Path) {
-    let provider = onnxruntime.with_file_name("libonnxruntime_providers_cuda.so");
-    let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for line in said(Command::new("nm").args(["-D", "--undefined-only"]).arg(provider)).lines() {
-        let name = line.trim().trim_start_matches("U ");
-        if let Some((name, library)) = name.split_once('@').filter(|(_, library)| library.starts_with("lib"))
-        {
-            wanted.entry(library.trim_start_matches('@').into()).or_default().push(name.into());
-        }
-    }
-    // Of this one it has no functions that are named with a version, if any.
-    wanted.entry("libcurand.so.10".into()).or_default();
-    let runtime = std::fs::read_to_string(source("pretended_runtime.c")).unwrap();
-    for (library, names) in &wanted {
-        let own = if library.starts_with("libcudart") { runtime.as_str() } else { "" };
-        let is_own = |name: &String| own.contains(&format!(" {name}(")) || own.contains(&format!("*{name}("));
-        let rest = names
-            .iter()
-            .filter(|name| !is_own(name))
-            .map(|name| format!("long {name}(void) {{ return 0; }}\n"));
-        let (text, map) = (folder.join("library.c"), folder.join("library.map"));
-        std::fs::write(&text, own.to_owned() + &rest.collect::<String>()).unwrap();
-        std::fs::write(&map, format!("{library} {{ global: *; }};\n")).unwrap();
-        build(&folder.join(library), library, &text, &[format!("-Wl,--version-script={}", map.display())]);
-    }
-    build(&folder.join("libcuda.so.1"), "libcuda.so.1", &source("pretended_driver.c"), &[]);
-}
-
-fn build(library: &Path, name: &str, text: &Path, more: &[String]) {
-    let mut cc = Command::new("cc");
-    cc.args(["-w", "-shared", "-fPIC"]).arg(format!("-Wl,-soname,{name}")).args(more).arg("-o");
-    said(cc.arg(library).arg(text));
-}
+use outrigger_testkit::cuda;
+use outrigger_testkit::onnx::{self, Dim, Graph, write};
 
 /// A number that a pretended library counts, or is told.
 fn number(library: &Library, name: &str) -> *mut i32 {
     // SAFETY: the library's own `int`.
     unsafe { *library.get::<*mut i32>(name).unwrap() }
-}
-
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).unwrap();
-    path
 }
 
 fn on_device(device: &dyn Device, tensor: &Tensor) -> Tensor {
@@ -92,12 +40,16 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    pretend(folder.path(), &onnxruntime);
+    cuda::libraries(folder.path(), &[onnxruntime.with_file_name("libonnxruntime_providers_cuda.so")], |_| {
+        true
+    });
+    cuda::driver(folder.path(), &[]);
     let settings = [
         ("onnxruntime", onnxruntime.display().to_string()),
         ("libraries", folder.path().display().to_string()),
         ("cuda_driver", folder.path().join("libcuda.so.1").display().to_string()),
         ("arena_bytes", (1 << 20).to_string()),
+        ("shrink", "0".into()),
         ("cache", folder.path().join("cache").display().to_string()),
     ];
     let backend = outrigger_cuda::open(&settings.map(|(key, value)| (key.to_owned(), value))).unwrap();
@@ -112,9 +64,9 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
     // SAFETY: nothing else runs.
     let blocks = || unsafe { *blocks };
 
-    let row = [Dim::Named("batch"), Dim::Fixed(2)];
-    let identity = write(folder.path(), "identity", &onnx::identity(DataType::Fp32, &row));
-    let strings = write(folder.path(), "strings", &onnx::identity(DataType::Bytes, &row));
+    let batch = [Dim::Named("batch"), Dim::Fixed(2)];
+    let identity = write(folder.path(), "identity", &onnx::identity(DataType::Fp32, &batch));
+    let strings = write(folder.path(), "strings", &onnx::identity(DataType::Bytes, &batch));
     let weights = write(folder.path(), "weights", &onnx::mlp(&[256, 256, 256]));
 
     // In the host's memory and out of it, and on the device.
@@ -140,6 +92,16 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
     assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
     assert_eq!(values(&run(&x, Output::resident(0)).map(|y| on_host(device, &y)).unwrap()), [1., 2.]);
 
+    // And gives back what is not used, at the end of a run that comes after a pause, here after any.
+    let used = blocks();
+    let eighth = Shape::new([1 << 14, 2]).unwrap();
+    let eighth = Tensor::new(DataType::Fp32, eighth, vec![0; 1 << 17].into()).unwrap();
+    let held = [(); 3].map(|()| run(&eighth, Output::resident(0)).unwrap());
+    assert!(blocks() > used, "{} blocks after {used}", blocks());
+    drop(held);
+    assert_eq!(values(&run(&x, Output::allocate(0)).unwrap()), [1., 2.]);
+    assert!(blocks() <= used, "{} blocks after {used}", blocks());
+
     // Weights go back.
     let before = blocks();
     let loaded = device.load(&LoadOptions::of(&weights)).unwrap();
@@ -158,6 +120,41 @@ fn onnx_runtime_s_provider_does_as_it_is_told() {
     let loaded = device.load(&LoadOptions::of(&weights)).unwrap();
     assert!(blocks() >= before + 2 && kept() == optimised, "{:?}", kept());
     drop(loaded);
+
+    // Runs of shapes that are named are recorded, and played from then on: a played one does nothing here, so what the first has left shows.
+    let launches = number(&runtime, "pretended_runtime_launches");
+    // SAFETY: nothing else runs.
+    let launches = || unsafe { *launches };
+    let graphs = |settings: &[(&str, &str)], path: &Path| {
+        let settings = settings.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        device.load(&LoadOptions { settings, ..LoadOptions::of(path) })
+    };
+    let recording = graphs(&[("graphs", "1,2"), ("graph_shapes", "1")], &identity).unwrap();
+    let recorded = recording.instance().unwrap();
+    let row = |rows: i64, value: f32| fp32(&[rows, 2], &vec![value; 2 * rows as usize]);
+    let play = |rows, value| {
+        let mut outputs = [Output::allocate(0)];
+        recorded.infer(&[row(rows, value)], &mut outputs, Run::default()).unwrap();
+        let [output] = outputs;
+        values(&output.into_tensor().unwrap())
+    };
+    assert_eq!((play(1, 5.), play(1, 6.), play(1, 7.)), (vec![5.; 2], vec![5.; 2], vec![5.; 2]));
+    let played = launches();
+    assert!(played >= 2, "{played}");
+    // Beyond the number of shapes, and of a size that was not named.
+    assert_eq!((play(2, 8.), play(2, 9.), play(3, 9.)), (vec![8.; 4], vec![9.; 4], vec![9.; 6]));
+    assert_eq!(launches(), played);
+    drop((recorded, recording));
+    // CUDA has no determinant.
+    let mut mixed = Graph::default();
+    mixed.input("x", DataType::Fp32, &[Dim::Fixed(1), Dim::Fixed(2), Dim::Fixed(2)]);
+    mixed.node("Abs", &["x"], &["a"]);
+    mixed.node("Det", &["a"], &["y"]);
+    mixed.output("y", DataType::Fp32, &[Dim::Fixed(1)]);
+    let mixed = write(folder.path(), "mixed", &mixed.model());
+    let error = graphs(&[("graphs", "fixed")], &mixed).err().unwrap().to_string();
+    assert!(error.contains("cannot use the graph capture feature"), "{error}");
+    assert!(graphs(&[], &mixed).is_ok());
 
     // No fallback to the CPU for all of a model.
     let error = device.load(&LoadOptions::of(&strings)).err().unwrap().to_string();

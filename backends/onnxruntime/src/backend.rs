@@ -12,10 +12,11 @@ use outrigger_backend::{
 
 use crate::cache::Cache;
 use crate::kept::Told;
-use crate::model::{self, Common, Held, Home, OnnxModel};
+use crate::model::{self, Common, Home, OnnxModel};
 use crate::provider::{Memory, Pool, Provider, Residence};
 use crate::runtime;
 use crate::settings::Settings;
+use crate::shrink::Pauses;
 use crate::steps;
 
 /// Opens the backend of a provider. `pool` is what all sessions of the process share, where this is the first to open.
@@ -69,6 +70,7 @@ pub fn open(
                         cache: cache.clone(),
                         held: Arc::default(),
                         home,
+                        shrink: told.provider.shrink(index).map(|shrink| (shrink, Pauses::default())),
                         lost: OnceLock::new(),
                     })
                 })
@@ -166,10 +168,7 @@ impl Device for OnnxDevice {
     }
 
     fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
-        let memory = self.0.heard(self.0.told.provider.allocate(self.0.index, bytes))?;
-        let (device, address, len) = (memory.device(), memory.address(), memory.len());
-        let owner = Arc::new((memory, Held::new(&self.0.held, len as u64)));
-        Ok(DeviceMemory::new(device, address, len, owner))
+        self.0.allocate(bytes)
     }
 
     fn upload(&self, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use crate::folder::private_folder;
 use crate::provider::Plan;
 use crate::steps::Asked;
 
@@ -293,26 +294,6 @@ impl Write for HashWriter<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-#[cfg(unix)]
-fn private_folder(path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    // Not what a link leads to: others may have put it there.
-    let metadata = fs::symlink_metadata(path)?;
-    Ok(metadata.is_dir()
-        && metadata.mode() & 0o077 == 0
-        && metadata.uid() == rustix::process::geteuid().as_raw())
-}
-
-#[cfg(not(unix))]
-fn private_folder(path: &Path) -> io::Result<bool> {
-    fs::create_dir_all(path)?;
-    Ok(true)
 }
 
 fn private_file(path: &Path) -> io::Result<()> {

@@ -18,7 +18,8 @@ pub(crate) fn run(error: &ort::Error, has_free_extents: bool) -> BackendError {
 
 fn classify(code: ErrorCode, message: &str, has_free_extents: bool) -> BackendError {
     let text = first_line(message).to_owned();
-    let says = |words: &[&str]| words.iter().any(|word| message.to_ascii_lowercase().contains(word));
+    let said = said(message).to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if says(&["failed to allocate memory", "bad_alloc", "out of memory"]) {
         BackendError::OutOfMemory(text)
     } else if code == ErrorCode::InvalidArgument
@@ -36,6 +37,17 @@ pub(crate) fn is_misplaced(error: &ort::Error) -> bool {
     ["output OrtValue provided for output", "shape verification failed"]
         .iter()
         .any(|words| error.message().contains(words))
+}
+
+/// What ONNX Runtime says itself, in one line. Before it stands which node failed, by the name that the model's author gave it, and that may be
+/// anything.
+pub(crate) fn said(message: &str) -> &str {
+    first_line(message.rsplit_once("Status Message: ").map_or(message, |(_, said)| said))
+}
+
+/// The same of a model that did not load, for which the message names its file.
+pub(crate) fn said_of(path: &Path, message: &str) -> String {
+    said(&message.replace(&*path.to_string_lossy(), "")).to_owned()
 }
 
 /// Longer messages go on with a stack of C++ frames or a copy of the model.
@@ -69,5 +81,30 @@ mod tests {
             format!("{:?}", BackendError::OutOfMemory(no_memory.into())),
         );
         assert!(!first_line(add).contains('\n'));
+    }
+
+    #[test]
+    fn names_that_a_model_has_say_nothing() {
+        let failed = |name: &str, said: &str| {
+            format!(
+                "Non-zero status code returned while running Add node. Name:'{name}' Status Message: {said}\n#0"
+            )
+        };
+        let check = |name: &str| {
+            let text = failed(name, "add.cc:540 no");
+            assert_eq!(said(&text), "add.cc:540 no", "{name}");
+            let error = classify(ErrorCode::RuntimeException, &text, true);
+            assert!(matches!(error, BackendError::Run(_)), "{error:?}");
+        };
+        check("CUDA failure 700: ");
+        check("bad_alloc");
+        check("a shape\nout of memory");
+        check("' Status Message: out of memory");
+        assert_eq!(said("no such part\n#0"), "no such part");
+        let path = Path::new("/CUDA failure 700: /m.onnx");
+        assert_eq!(
+            said_of(path, "Load model from /CUDA failure 700: /m.onnx failed:x"),
+            "Load model from  failed:x"
+        );
     }
 }

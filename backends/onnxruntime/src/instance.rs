@@ -2,18 +2,19 @@
 
 use std::borrow::Cow;
 use std::ptr::null;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use ort::sys::OrtRunOptions;
 use outrigger_backend::{BackendError, Buffer, Instance, Output, Run, RunId, Tensor};
 use smallvec::SmallVec;
 
 use crate::cancel::Cancels;
-use crate::error;
 use crate::model::Loaded;
 use crate::raw::{self, Allocated, Borrowed, Bound, FEW, Made, Wanted};
 use crate::turns::Turn;
+use crate::{error, graphs};
 
 pub(crate) struct OnnxInstance {
     loaded: Arc<Loaded>,
@@ -40,6 +41,17 @@ impl OnnxInstance {
             }
             results => results,
         }
+    }
+
+    /// Runs, and gives back what the device's arena has too much of, if it is time for that.
+    fn run_and_shrink(&self, inputs: &[Tensor], outputs: &mut [Output]) -> ort::Result<Made> {
+        let Some((shrink, pauses)) = &self.loaded.device.shrink else {
+            return self.run_twice(inputs, outputs, null());
+        };
+        let options = pauses.begin(shrink, Instant::now());
+        let made = self.run_twice(inputs, outputs, options);
+        pauses.end(Instant::now());
+        made
     }
 
     /// Runs once. Without `in_place` ONNX Runtime allocates every output, also those that have a place.
@@ -102,6 +114,10 @@ impl OnnxInstance {
             let text = format!("output `{name}`: {error}");
             if error.is_memory() { BackendError::OutOfMemory(text) } else { BackendError::Internal(text) }
         })?;
+        if home.is_some() && self.loaded.graphs.is_some() {
+            // It lies where the next run of the model may write.
+            return graphs::deliver(&self.loaded, output, &tensor);
+        }
         match output.place_mut() {
             Some((data_type, shape, place)) if data_type == tensor.data_type() && shape == tensor.shape() => {
                 place.copy_from_slice(tensor.data());
@@ -131,8 +147,19 @@ impl Instance for OnnxInstance {
         }
         loaded.check_places(inputs, outputs)?;
         let inputs = aligned(inputs)?;
+        // Held until the results are delivered.
+        let mut graphs =
+            loaded.graphs.as_ref().map(|graphs| graphs.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(graphs) = &mut graphs
+            && graphs.run(loaded, &inputs, outputs)?
+        {
+            return Ok(());
+        }
         let results = match run.id.filter(|_| self.can_cancel()) {
-            None => self.run_twice(&inputs, outputs, null()),
+            None if graphs.is_none() => self.run_and_shrink(&inputs, outputs),
+            None => {
+                self.run_twice(&inputs, outputs, graphs.as_ref().map_or(null(), |graphs| graphs.without()))
+            }
             Some(id) => {
                 let options = self.cancels.begin(id).map_err(|error| loaded.failed(&error))?;
                 let results = self.run_twice(&inputs, outputs, options);
@@ -156,7 +183,7 @@ impl Instance for OnnxInstance {
     }
 
     fn can_cancel(&self) -> bool {
-        self.loaded.device.told.provider.can_cancel()
+        self.loaded.graphs.is_none() && self.loaded.device.told.provider.can_cancel()
     }
 
     fn bytes_held(&self) -> u64 {

@@ -21,6 +21,8 @@ mod contents;
 #[expect(unsafe_code, reason = "calls ONNX Runtime")]
 mod editor;
 mod error;
+mod folder;
+mod graphs;
 mod instance;
 mod kept;
 mod model;
@@ -30,6 +32,7 @@ mod raw;
 mod runtime;
 mod session;
 mod settings;
+mod shrink;
 mod steps;
 mod tensor;
 mod turns;
@@ -37,8 +40,11 @@ mod webgpu;
 
 pub use arena::Arena;
 pub use backend::{open, version};
+pub use folder::private_folder;
+pub use graphs::{GraphShapes, Graphs};
 pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider, Residence};
 pub use runtime::Runtime;
 pub use settings::{Settings, SettingsError};
+pub use shrink::Shrink;
 pub use turns::Turns;
 pub use webgpu::WebGpu;

@@ -1,23 +1,26 @@
 //! Loading a model: a session of ONNX Runtime, and what it takes and gives.
 
 use std::ffi::CString;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ort::memory::MemoryInfo;
 use ort::value::{Outlet, ValueType};
 use outrigger_backend::{
-    BackendError, DLDevice, Instance, LoadOptions, Model, ModelInfo, Output, Tensor, TensorInfo,
+    BackendError, DLDevice, DeviceMemory, Instance, LoadOptions, Model, ModelInfo, Output, Tensor, TensorInfo,
 };
 
 use crate::cache::Cache;
 use crate::contents::{self, Contents};
 use crate::error;
+use crate::graphs::Frames;
 use crate::instance::OnnxInstance;
 use crate::kept::{Kept, Told};
 use crate::provider::{Fault, Plan};
 use crate::raw::{self, Names};
 use crate::session::Maker;
+use crate::shrink::{Pauses, Shrink};
 use crate::steps::{self, Asked};
 
 /// What a session takes beside its weights, measured with ONNX Runtime 1.32 and many small models.
@@ -38,6 +41,8 @@ pub(crate) struct Loaded {
     pub(crate) passed_on: Vec<bool>,
     /// Set once a result did not have the shape that the model's text promises; from then on none is placed.
     pub(crate) promises_wrong_shapes: AtomicBool,
+    /// Runs that are recorded, if any are; then all runs come one after the other.
+    pub(crate) graphs: Option<Mutex<Frames>>,
     /// Bytes of the session, estimated: the file, which is mostly weights, and what comes with each session.
     pub(crate) bytes: Held,
     /// Instances that there are.
@@ -55,6 +60,8 @@ pub(crate) struct Common {
     pub(crate) held: Arc<AtomicU64>,
     /// Memory of the device's own, if it has any.
     pub(crate) home: Option<Home>,
+    /// When its arena is shrunk, if it is, and what that takes.
+    pub(crate) shrink: Option<(Shrink, Pauses)>,
     /// What said that nothing succeeds on it any more.
     pub(crate) lost: OnceLock<String>,
 }
@@ -103,10 +110,9 @@ impl Loaded {
 
     /// A run that failed.
     pub(crate) fn failed(&self, error: &ort::Error) -> BackendError {
-        let text = error::first_line(error.message());
-        match self.device.told.provider.fault(text) {
+        match self.device.told.provider.fault(error::said(error.message())) {
             None => error::run(error, self.has_free_extents),
-            Some(fault) => self.device.faulty(fault, text),
+            Some(fault) => self.device.faulty(fault, error::first_line(error.message())),
         }
     }
 }
@@ -120,6 +126,14 @@ impl Common {
         }
     }
 
+    /// Takes memory of the device's own, which is counted.
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<DeviceMemory, BackendError> {
+        let memory = self.heard(self.told.provider.allocate(self.index, bytes))?;
+        let (device, address, len) = (memory.device(), memory.address(), memory.len());
+        let owner = Arc::new((memory, Held::new(&self.held, len as u64)));
+        Ok(DeviceMemory::new(device, address, len, owner))
+    }
+
     /// Passes on what the provider says, and remembers it if the device is lost.
     pub(crate) fn heard<T>(&self, told: Result<T, BackendError>) -> Result<T, BackendError> {
         told.map_err(|error| match error {
@@ -129,9 +143,9 @@ impl Common {
     }
 
     /// A session that was not made, which may be for the device and not for the model.
-    fn not_made(&self, error: BackendError) -> BackendError {
+    fn not_made(&self, path: &Path, error: BackendError) -> BackendError {
         match error {
-            BackendError::Load(text) => match self.told.provider.fault(&text) {
+            BackendError::Load(text) => match self.told.provider.fault(&error::said_of(path, &text)) {
                 Some(fault) => self.faulty(fault, &text),
                 None => BackendError::Load(text),
             },
@@ -154,6 +168,7 @@ impl OnnxModel {
         let cache = cache.map(|cache| cache.under(&plan, steps.as_ref()));
         let has = |operator: &str, data_type| provider.has_operator(operator, data_type);
         let steps = steps.map(|steps| (steps, plan.device(&has)));
+        let graphs = plan.graphs.clone();
         let maker = Maker { runtime, plan, cache, steps };
         let mut sides = [Vec::new(), Vec::new()];
         let session = Kept::make(&common.told, || {
@@ -161,7 +176,7 @@ impl OnnxModel {
             sides = [made.inputs, made.outputs];
             Ok(made.session)
         });
-        let session = session.map_err(|error: BackendError| common.not_made(error))?;
+        let session = session.map_err(|error: BackendError| common.not_made(&options.path, error))?;
         let [inputs, outputs] = sides;
         let names = |infos: &[TensorInfo]| {
             infos.iter().map(|info| CString::new(info.name.as_str())).collect::<Result<Vec<_>, _>>()
@@ -171,6 +186,10 @@ impl OnnxModel {
         let names = names(&inputs).and_then(|inputs| Ok(Names::new(inputs, names(&outputs)?)));
         let info =
             ModelInfo { inputs: theirs(inputs, steps::INPUT), outputs: theirs(outputs, steps::OUTPUT) };
+        if let Some(why) = graphs.as_ref().and_then(|graphs| graphs.refuses(&info)) {
+            return Err(failed(&why));
+        }
+        let graphs = graphs.map(|graphs| Frames::new(graphs).map(Mutex::new)).transpose();
         let loaded = Loaded {
             session: Arc::new(session),
             names: names.map_err(|error| failed(&error))?,
@@ -179,6 +198,7 @@ impl OnnxModel {
             info,
             device: Arc::clone(common),
             promises_wrong_shapes: AtomicBool::new(false),
+            graphs: graphs.map_err(|error| failed(&error.message()))?,
             bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
         };

@@ -3,7 +3,9 @@
 use outrigger_backend::{BackendError, Buffer, DLDevice, DataType, DeviceInfo, DeviceMemory, LoadOptions};
 
 use crate::append;
+use crate::graphs::Graphs;
 use crate::runtime::Runtime;
+use crate::shrink::Shrink;
 use crate::steps;
 use crate::turns::Turns;
 
@@ -38,7 +40,8 @@ pub trait Provider: Send + Sync + 'static {
     /// What an optimised model depends on beside the model and the versions of ONNX Runtime and of this: the processor, the device.
     fn circumstances(&self) -> String;
 
-    /// What a run or a load that failed with this message says of the device, where that is more than ONNX Runtime's own messages do.
+    /// What a run or a load that failed with this message says of the device, where that is more than ONNX Runtime's own messages do. It is
+    /// what ONNX Runtime says itself, without the model's path and the names of its nodes.
     fn fault(&self, _message: &str) -> Option<Fault> {
         None
     }
@@ -84,6 +87,19 @@ pub trait Provider: Send + Sync + 'static {
     /// As there.
     fn download(&self, _device: usize, _from: &DeviceMemory, _to: &mut [u8]) -> Result<(), BackendError> {
         Err(no_memory())
+    }
+
+    /// Copies between two blocks of a device's memory, which have as many bytes. What was copied has arrived.
+    ///
+    /// # Errors
+    /// As those of [`Provider::upload`].
+    fn copy(&self, _device: usize, _from: &DeviceMemory, _to: &DeviceMemory) -> Result<(), BackendError> {
+        Err(no_memory())
+    }
+
+    /// Whether a device's arena is shrunk, and when.
+    fn shrink(&self, _device: usize) -> Option<Shrink> {
+        None
     }
 
     /// What is to be made, run and ended one after the other, if it is: sessions that share more than they can share at once, in all of the
@@ -148,6 +164,8 @@ pub struct Plan {
     pub pool: Option<Pool>,
     /// More entries of the session's configuration, key and value.
     pub entries: Vec<(String, String)>,
+    /// Runs that are recorded and replayed, for which the session has an arena of its own; the providers' options say that they are to record.
+    pub graphs: Option<Graphs>,
 }
 
 impl Plan {

@@ -93,6 +93,13 @@ impl<'a> Borrowed<'a> {
         Self::new(memory, tensor.data_type(), tensor.shape(), data, resident.len())
     }
 
+    /// Over a device's memory, all of a tensor that lies there, for a run to read or to write. Nobody else looks at it meanwhile.
+    pub(crate) fn on_device(memory: &MemoryInfo<'_>, tensor: &'a Tensor) -> ort::Result<Self> {
+        let resident =
+            tensor.resident().ok_or_else(|| ort::Error::new("a tensor that is not on the device"))?;
+        Self::resident(memory, tensor, resident)
+    }
+
     /// Over memory that a run writes to. Its address must be aligned to the element.
     pub(crate) fn place(
         memory: &MemoryInfo<'_>,
@@ -146,6 +153,13 @@ impl RunOptions {
 
     pub(crate) fn as_ptr(&self) -> *const OrtRunOptions {
         self.0.as_ptr()
+    }
+
+    /// Adds an entry of the run's configuration.
+    pub(crate) fn add(&self, key: &CStr, value: &str) -> ort::Result<()> {
+        let value = CString::new(value).map_err(|error| ort::Error::new(error.to_string()))?;
+        // SAFETY: the options are live, and nobody runs with them yet; both texts are copied.
+        check(unsafe { (ort::api().AddRunConfigEntry)(self.0.as_ptr(), key.as_ptr(), value.as_ptr()) })
     }
 
     /// Marks the run that has these options to end, or takes the mark off.

@@ -152,8 +152,9 @@ impl Maker<'_> {
         for (key, value) in &self.plan.entries {
             builder = builder.with_config_entry(key, value)?;
         }
+        // What a run has recorded are addresses, which no other model's run may have.
+        let builder = if self.plan.graphs.is_some() { builder } else { builder.with_env_allocators()? };
         let builder = builder
-            .with_env_allocators()?
             // Whatever the file's name ends in, and whatever the plan says: only this form has been looked through.
             .with_config_entry(FORM.0, FORM.1)?;
         self.with_providers(self.with_pool(builder)?)

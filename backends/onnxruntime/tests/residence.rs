@@ -3,16 +3,15 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use outrigger_backend::conformance::{self, Fixtures, fp32, instance, values};
 use outrigger_backend::{
-    Backend, BackendError, DLDevice, DataType, DeviceInfo, DeviceMemory, LoadOptions, Output, Run, Shape,
-    Tensor,
+    Backend, BackendError, DLDevice, DataType, Device, DeviceInfo, DeviceMemory, Instance, LoadOptions,
+    Model, Output, Run, Shape, Tensor,
 };
-use outrigger_onnxruntime::{Memory, Plan, PlanError, Provider, Residence, Runtime};
-use outrigger_testkit::onnx::{self, Dim, Graph};
+use outrigger_onnxruntime::{GraphShapes, Graphs, Memory, Plan, PlanError, Provider, Residence, Runtime};
+use outrigger_testkit::onnx::{self, Dim, Graph, write};
 use support::{Pretended, settings};
 
 const DEVICE: DLDevice = DLDevice { device_type: 77, device_id: 3 };
@@ -60,7 +59,12 @@ impl Provider for Disguised {
     }
 
     fn allocate(&self, _device: usize, bytes: usize) -> Result<DeviceMemory, BackendError> {
-        let mut block = Block(vec![0; bytes]);
+        let mut memory = Vec::new();
+        memory
+            .try_reserve_exact(bytes)
+            .map_err(|_| BackendError::OutOfMemory(format!("{bytes} bytes of the device")))?;
+        memory.resize(bytes, 0);
+        let mut block = Block(memory);
         let address = block.0.as_mut_ptr().expose_provenance();
         Ok(DeviceMemory::new(DEVICE, address, bytes, Arc::new(block)))
     }
@@ -78,37 +82,33 @@ impl Provider for Disguised {
         unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
+
+    fn copy(&self, _device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
+        assert_eq!(from.len(), to.len());
+        let [from_bytes, to_bytes] =
+            [from, to].map(|memory| std::ptr::with_exposed_provenance_mut::<u8>(memory.address()));
+        // SAFETY: as above.
+        unsafe { std::ptr::copy(from_bytes, to_bytes, from.len()) };
+        Ok(())
+    }
 }
 
 fn open() -> Arc<dyn Backend> {
-    support::open(Disguised(Pretended { can_cancel: false, ..Pretended::default() }), &settings())
+    open_with(None)
 }
 
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).unwrap();
-    path
+/// With runs of these shapes recorded, as far as that is not ONNX Runtime's: its provider for the CPU runs them anew each time.
+fn open_with(graphs: Option<Graphs>) -> Arc<dyn Backend> {
+    let plan = Plan { graphs, ..Plan::default() };
+    support::open(Disguised(Pretended { plan, can_cancel: false, ..Pretended::default() }), &settings())
 }
 
 #[test]
 fn conforms() {
-    use DataType::*;
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, bytes: &[u8]| write(folder.path(), name, bytes);
-    let row = [Dim::Named("batch"), Dim::Fixed(2)];
-    let identity =
-        |data_type: DataType| (data_type, write(data_type.name(), &onnx::identity(data_type, &row)));
-    let scratch = folder.path().join("scratch");
-    std::fs::create_dir(&scratch).unwrap();
-    let fixtures = Fixtures {
-        add: write("add", &onnx::add(3)),
-        identity: [Bool, Uint8, Int64, Fp16, Fp32, Fp64].map(identity).into(),
-        nonzero: write("nonzero", &onnx::non_zero()),
-        strings: Some(write("strings", &onnx::identity(Bytes, &row))),
-        weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
-        scratch,
-        ..Fixtures::default()
-    };
+    let fixtures = onnx::fixtures(folder.path(), &onnx::TYPES);
+    // Its runs cannot be cancelled.
+    let fixtures = Fixtures { slow: None, stubborn: Some(fixtures.add.clone()), ..fixtures };
     conformance::all(&*open(), &fixtures);
 }
 
@@ -156,4 +156,144 @@ fn memory_of_another_device_is_refused() {
     let x = Tensor::on_device(DataType::Fp32, Shape::new([1, 3]).unwrap(), memory).unwrap();
     let error = instance.infer(&[x.clone(), x], &mut [Output::resident(0)], Run::default()).unwrap_err();
     assert!(matches!(&error, BackendError::Unsupported(text) if text.contains("77:4")), "{error:?}");
+}
+
+fn batches(sizes: &[i64], most: usize) -> Option<Graphs> {
+    Some(Graphs { shapes: GraphShapes::Batches(sizes.into()), most })
+}
+
+#[test]
+fn conforms_where_runs_are_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = onnx::fixtures(folder.path(), &onnx::TYPES);
+    let fixtures = Fixtures { slow: None, stubborn: Some(fixtures.add.clone()), ..fixtures };
+    conformance::all(&*open_with(batches(&[1, 2, 3, 4], 3)), &fixtures);
+}
+
+/// A model that is loaded, and the device that it is on.
+struct On {
+    device: Arc<dyn Device>,
+    _model: Arc<dyn Model>,
+    instance: Arc<dyn Instance>,
+}
+
+impl On {
+    fn load(graphs: Option<Graphs>, model: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let device = open_with(graphs).open(0).unwrap();
+        let (model, instance) = instance(&*device, &write(folder.path(), "model", model));
+        Self { device, _model: model, instance }
+    }
+
+    /// Bytes that models and buffers hold.
+    fn held(&self) -> u64 {
+        self.device.status().unwrap().memory_held
+    }
+
+    fn run(&self, inputs: &[Tensor], output: Output) -> Tensor {
+        let mut outputs = [output];
+        self.instance.infer(inputs, &mut outputs, Run::default()).unwrap();
+        let [output] = outputs;
+        output.into_tensor().unwrap()
+    }
+
+    /// `x + y` of so many rows.
+    fn sum(&self, rows: i64, x: f32, y: f32, output: Output) -> Tensor {
+        let input = |value| fp32(&[rows, 3], &vec![value; rows as usize * 3]);
+        self.run(&[input(x), input(y)], output)
+    }
+
+    fn bring(&self, tensor: &Tensor) -> Vec<f32> {
+        let Some(memory) = tensor.resident() else { return values(tensor) };
+        let mut bytes = vec![0; memory.len()];
+        self.device.download(memory, &mut bytes).unwrap();
+        values(&Tensor::new(tensor.data_type(), tensor.shape().clone(), bytes.into()).unwrap())
+    }
+}
+
+#[test]
+fn recorded_shapes_have_buffers_once_and_so_many_of_them() {
+    let on = On::load(batches(&[1, 2, 4], 2), &onnx::add(3));
+    let before = on.held();
+    let row = 3 * 3 * 4;
+    for (rows, more) in [(1, row), (1, row), (3, row), (4, 5 * row), (2, 5 * row), (1, 5 * row), (4, 5 * row)]
+    {
+        let sum = on.sum(rows, 1., rows as f32, Output::allocate(0));
+        assert_eq!(values(&sum), vec![1. + rows as f32; 3 * rows as usize]);
+        drop(sum);
+        assert_eq!(on.held() - before, more, "{rows} rows");
+    }
+}
+
+#[test]
+fn results_are_not_what_the_next_run_writes_over() {
+    // The second is not recorded, and lies in the session's memory.
+    let on = On::load(batches(&[1], 1), &onnx::add(3));
+    for rows in [1, 2] {
+        let results: Vec<_> = (0..4).map(|at| on.sum(rows, at as f32, 1., Output::resident(0))).collect();
+        for (at, result) in results.iter().enumerate() {
+            assert_eq!(on.bring(result), vec![at as f32 + 1.; 3 * rows as usize]);
+        }
+        // Results as inputs, on the device.
+        let twice = on.run(&[results[3].clone(), results[3].clone()], Output::allocate(0));
+        assert_eq!(on.bring(&twice), vec![8.; 3 * rows as usize]);
+    }
+}
+
+#[test]
+fn recorded_runs_on_many_threads_do_not_mix() {
+    let on = On::load(batches(&[1, 2], 2), &onnx::add(3));
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let on = &on;
+            scope.spawn(move || {
+                for run in 0..50 {
+                    let (rows, x) = (1 + run % 3, (thread * 100 + run) as f32);
+                    let sum = on.sum(rows, x, 1., Output::allocate(0));
+                    assert_eq!(values(&sum), vec![x + 1.; 3 * rows as usize]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_recorded_runs_without() {
+    let check = |model: &[u8], inputs: &[Tensor], expected: &[f32]| {
+        let on = On::load(batches(&[1, 2, 3], 2), model);
+        let before = on.held();
+        for _ in 0..2 {
+            let mut outputs = [Output::allocate(0)];
+            on.instance.infer(inputs, &mut outputs, Run::default()).unwrap();
+            let [output] = outputs;
+            let output = output.into_tensor().unwrap();
+            if output.data_type() == DataType::Fp32 {
+                assert_eq!(values(&output), expected);
+            }
+        }
+        assert_eq!(on.held(), before, "no buffers are kept");
+    };
+    // How many there are is known after the run.
+    check(&onnx::non_zero(), &[fp32(&[3], &[0., 1., 2.])], &[]);
+    // Two extents of one name, and a result of another shape.
+    let mut wrong = Graph::default();
+    wrong.input("x", DataType::Fp32, &[Dim::Named("n")]);
+    wrong.input("y", DataType::Fp32, &[Dim::Named("m")]);
+    wrong.node("Add", &["x", "y"], &["z"]);
+    wrong.output("z", DataType::Fp32, &[Dim::Named("n")]);
+    check(&wrong.model(), &[fp32(&[1], &[1.]), fp32(&[2], &[2., 3.])], &[3., 4.]);
+}
+
+#[test]
+fn fixed_shapes_are_asked_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixed = Some(Graphs { shapes: GraphShapes::Fixed, most: 1 });
+    let device = open_with(fixed.clone()).open(0).unwrap();
+    let path = write(folder.path(), "add", &onnx::add(3));
+    let error = device.load(&LoadOptions::of(&path)).err().unwrap().to_string();
+    assert!(error.contains("`graphs` is for fixed shapes, and an extent of input `x` is free"), "{error}");
+    let on = On::load(fixed, &onnx::identity(DataType::Fp32, &[Dim::Fixed(1), Dim::Fixed(2)]));
+    let before = on.held();
+    assert_eq!(on.bring(&on.run(&[fp32(&[1, 2], &[1., 2.])], Output::allocate(0))), [1., 2.]);
+    assert_eq!(on.held() - before, 16);
 }

@@ -51,6 +51,44 @@ pub(crate) fn run(error: &TorchError, has_free_extents: bool) -> BackendError {
     }
 }
 
+/// A failure on an NVIDIA GPU: `says_lost` is what a message of CUDA's says of the device, `asked` what the device's driver does. A model can
+/// raise what text it likes, so only messages of libtorch's own form are read; the driver is believed.
+pub(crate) fn on_cuda(
+    error: BackendError,
+    says_lost: impl FnOnce(&str) -> bool,
+    asked: impl FnOnce() -> Option<String>,
+) -> BackendError {
+    let (text, is_load) = match &error {
+        BackendError::Load(text) => (text, true),
+        BackendError::Run(text) | BackendError::Input(text) | BackendError::Internal(text) => (text, false),
+        _ => return error,
+    };
+    // What stands before it is the model's path, where it did not load.
+    let own =
+        if is_load { text.rsplit_once(": CUDA ").map(|(_, own)| own) } else { text.strip_prefix("CUDA ") };
+    let own = own.unwrap_or_default();
+    if own.starts_with("error: ") && says_lost(own) {
+        return BackendError::Lost(text.clone());
+    }
+    if let Some(why) = asked() {
+        return BackendError::Lost(why);
+    }
+    if ["out of memory", "error: out of memory"].iter().any(|words| own.starts_with(words)) {
+        return BackendError::OutOfMemory(text.clone());
+    }
+    error
+}
+
+/// The part of a device's memory that so many bytes are, in a form that PyTorch reads; `None` for no limit. Never more than said.
+pub(crate) fn fraction(bytes: u64, of: u64) -> Option<String> {
+    if bytes == 0 || bytes >= of {
+        return None;
+    }
+    // In millionths, rounded down but for what would be nothing.
+    let millionths = (u128::from(bytes) * 1_000_000 / u128::from(of)).max(1);
+    Some(format!("0.{millionths:06}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +119,36 @@ mod tests {
         check("", true, "Run(\"\")");
         let error = load(Path::new("/m.pt"), TorchError::new(MEMORY)).to_string();
         assert!(error.contains("/m.pt: [enforce fail") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn failures_on_a_gpu_are_held_against_its_driver() {
+        let check = |error: BackendError, driver: Option<&str>, expected: &str| {
+            let lost = |text: &str| text.contains("illegal memory access");
+            let got = on_cuda(error, lost, || driver.map(str::to_owned));
+            assert_eq!(format!("{got:?}"), expected);
+        };
+        let run = |text: &str| run(&TorchError::new(text), true);
+        let illegal = "CUDA error: an illegal memory access was encountered";
+        check(run(&format!("{illegal}\nCUDA kernel errors might be")), None, &format!("Lost({illegal:?})"));
+        let blas = "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`";
+        check(run(blas), None, &format!("Run({blas:?})"));
+        check(run(blas), Some("CUDA failure 719"), "Lost(\"CUDA failure 719\")");
+        let raised = "ValueError: CUDA error: an illegal memory access was encountered";
+        check(run(raised), None, &format!("Run({raised:?})"));
+        let memory = "CUDA out of memory. Tried to allocate 2.00 GiB.";
+        check(run(memory), None, &format!("OutOfMemory({memory:?})"));
+        let loaded = load(Path::new("/CUDA error: m.pt"), format!("{memory}\nframe"));
+        check(loaded, None, &format!("OutOfMemory(\"/CUDA error: m.pt: {memory}\")"));
+        let other = load(Path::new("/CUDA error: illegal memory access/m.pt"), "no archive");
+        check(other, None, "Load(\"/CUDA error: illegal memory access/m.pt: no archive\")");
+    }
+
+    #[test]
+    fn a_limit_is_a_part_of_the_memory() {
+        assert_eq!((fraction(0, 100), fraction(100, 100), fraction(101, 100)), (None, None, None));
+        assert_eq!(fraction(1 << 30, 16 << 30).unwrap(), "0.062500");
+        assert_eq!(fraction(2, 3).unwrap(), "0.666666");
+        assert_eq!(fraction(1, u64::MAX).unwrap(), "0.000001");
     }
 }

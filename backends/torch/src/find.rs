@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 
 use crate::LIBTORCH;
+use crate::kind::Kind;
 
 /// The libraries, each after those that it needs. Some builds of libtorch have none of CUDA's, and need none.
 const LIBRARIES: &[&str] =
@@ -18,6 +19,8 @@ const LIBRARIES: &[&str] =
 const NEEDED: &[&str] = &["libc10.so", MAIN];
 /// That which most of it is in.
 pub(crate) const MAIN: &str = "libtorch_cpu.so";
+/// Those for NVIDIA's GPUs, likewise. What they need themselves they find by their own path: it lies where the packages are.
+const CUDA: &[&str] = &["libc10_cuda.so", "libtorch_cuda.so"];
 /// How long Python may take to say where its package is.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest answer: a path, of which Linux has none longer.
@@ -35,9 +38,14 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// What was tried, and what is wrong there.
-pub(crate) fn libtorch(setting: Option<PathBuf>, beside: Option<&Path>) -> Result<Found, String> {
+pub(crate) fn libtorch(kind: Kind, setting: Option<PathBuf>, beside: Option<&Path>) -> Result<Found, String> {
+    let name = match kind {
+        Kind::Cpu => format!("libtorch {LIBTORCH}"),
+        Kind::Cuda => format!("libtorch {LIBTORCH} with CUDA"),
+    };
+    let look = |folder: &Path| look(kind, folder);
     if let Some(folder) = setting {
-        return look(&folder).map_err(|why| format!("no libtorch {LIBTORCH}; tried {why}"));
+        return look(&folder).map_err(|why| format!("no {name}; tried {why}"));
     }
     let mut tried = Vec::new();
     if let Some(beside) = beside {
@@ -53,14 +61,15 @@ pub(crate) fn libtorch(setting: Option<PathBuf>, beside: Option<&Path>) -> Resul
         },
         Err(why) => tried.push(format!("the package `torch` of `python3`: {why}")),
     }
-    Err(format!("no libtorch {LIBTORCH}; tried {}", tried.join("; ")))
+    Err(format!("no {name}; tried {}", tried.join("; ")))
 }
 
 /// Looks at a folder: `lib` in it, and its version.
-fn look(folder: &Path) -> Result<Found, String> {
+fn look(kind: Kind, folder: &Path) -> Result<Found, String> {
+    let more = if kind == Kind::Cuda { CUDA } else { &[] };
     let told = |why: &str| format!("`{}`: {why}", folder.display());
     let lib = folder.join("lib");
-    if let Some(missing) = NEEDED.iter().find(|name| !lib.join(name).is_file()) {
+    if let Some(missing) = NEEDED.iter().chain(more).find(|name| !lib.join(name).is_file()) {
         return Err(told(&format!("there is no lib/{missing}")));
     }
     match version(folder) {
@@ -71,7 +80,7 @@ fn look(folder: &Path) -> Result<Found, String> {
     // A Python package has CUDA's in a package beside it.
     let folders = [lib, folder.join("../nvidia/cu13/lib")];
     let find = |name: &&str| folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
-    Ok(Found { libraries: LIBRARIES.iter().filter_map(find).collect() })
+    Ok(Found { libraries: LIBRARIES.iter().chain(more).filter_map(find).collect() })
 }
 
 /// What the folder says of itself, without what follows a `+`: how it was built.
@@ -143,7 +152,7 @@ mod tests {
         let check = |more: &[(&str, &str)], expected: Result<&[&str], &str>| {
             let folder = folder(&[&LIBRARIES[..], more].concat());
             let path = folder.path().join("torch");
-            let got = libtorch(Some(path.clone()), None);
+            let got = libtorch(Kind::Cpu, Some(path.clone()), None);
             let got = got.as_ref().map(names).map_err(|why| why.replace(&path.display().to_string(), "DIR"));
             let expected = expected.map(<[&str]>::to_vec);
             assert_eq!(got, expected.map_err(|why| format!("no libtorch 2.11.0; tried `DIR`: {why}")));
@@ -159,8 +168,24 @@ mod tests {
         );
         check(&[("torch/build-version", "2.12.1\n")], Err("is version 2.12.1"));
         check(&[], Err("does not say which version it is, in `build-version` or `version.py`"));
-        let why = libtorch(Some("/nowhere".into()), None).unwrap_err();
+        let why = libtorch(Kind::Cpu, Some("/nowhere".into()), None).unwrap_err();
         assert_eq!(why, "no libtorch 2.11.0; tried `/nowhere`: there is no lib/libc10.so");
+    }
+
+    #[test]
+    fn gpus_need_the_libraries_for_them() {
+        let look = |more: &[(&str, &str)]| {
+            let files = [&LIBRARIES[..], &[("torch/build-version", "2.11.0+cu130")], more].concat();
+            let folder = folder(&files);
+            let path = folder.path().join("torch");
+            let got = libtorch(Kind::Cuda, Some(path.clone()), None);
+            got.map(|found| names(&found).join(" "))
+                .map_err(|why| why.replace(&path.display().to_string(), "DIR"))
+        };
+        let of_cuda = [("torch/lib/libc10_cuda.so", ""), ("torch/lib/libtorch_cuda.so", "")];
+        assert_eq!(look(&of_cuda).unwrap(), "libc10.so libtorch_cpu.so libc10_cuda.so libtorch_cuda.so");
+        let why = "no libtorch 2.11.0 with CUDA; tried `DIR`: there is no lib/libtorch_cuda.so";
+        assert_eq!(look(&of_cuda[..1]).unwrap_err(), why);
     }
 
     #[test]
@@ -205,6 +230,9 @@ mod tests {
     fn what_lies_beside_the_plug_in_is_found() {
         let folder = folder(&[&LIBRARIES[..], &[("torch/build-version", "2.11.0")]].concat());
         std::os::unix::fs::symlink("torch", folder.path().join("libtorch")).unwrap();
-        assert_eq!(names(&libtorch(None, Some(folder.path())).unwrap()), ["libc10.so", "libtorch_cpu.so"]);
+        assert_eq!(
+            names(&libtorch(Kind::Cpu, None, Some(folder.path())).unwrap()),
+            ["libc10.so", "libtorch_cpu.so"]
+        );
     }
 }

@@ -19,6 +19,17 @@ impl ScriptInstance {
         Self { loaded }
     }
 
+    fn run(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
+        // Left last of all, when everything that was put into its stream is done.
+        let _lane = self.loaded.common.place.enter()?;
+        let results = run::forward(&self.loaded, inputs)?;
+        for output in outputs {
+            let result = self.result(&results, output.index())?;
+            self.deliver(output, result)?;
+        }
+        Ok(())
+    }
+
     /// The result for an output: by its name where results have names, else by its number.
     fn result<'a>(&self, results: &'a Results, index: usize) -> Result<&'a sys::Tensor, BackendError> {
         let outputs = &self.loaded.info.outputs;
@@ -79,15 +90,11 @@ impl Instance for ScriptInstance {
         }
         if inputs.iter().any(|input| input.resident().is_some()) || outputs.iter().any(Output::wants_resident)
         {
-            return Err(BackendError::Unsupported("tensors of the CPU are in the host's memory".into()));
+            return Err(BackendError::Unsupported("tensors are in the host's memory".into()));
         }
         let _alone = loaded.alone.as_ref().map(|alone| alone.lock().unwrap_or_else(PoisonError::into_inner));
-        let results = run::forward(loaded, inputs)?;
-        for output in outputs {
-            let result = self.result(&results, output.index())?;
-            self.deliver(output, result)?;
-        }
-        Ok(())
+        let place = &loaded.common.place;
+        self.run(inputs, outputs).map_err(|error| place.heard(error))
     }
 
     fn bytes_held(&self) -> u64 {

@@ -1,13 +1,16 @@
-//! TorchScript models through libtorch: what the plug-ins (`backends/cpu/torch`) open once they have loaded libtorch.
+//! TorchScript models through libtorch: what the plug-ins (`backends/cpu/torch`, `backends/cuda/torch`) open once they have loaded libtorch.
 //!
 //! It is two things. Without its feature `libtorch` it is what plug-ins are made of ([`plugin`]): they find libtorch, load it, and open the other
-//! thing, which is this crate with that feature, linked with libtorch and a library of its own. `cargo xtask torch` builds that one.
+//! thing, which is this crate with that feature, linked with libtorch and a library of its own. `cargo xtask torch` builds that one. It is one for
+//! all kinds of devices: libtorch's part for CUDA registers itself with the rest where the plug-in has loaded it.
 //!
 //! | setting | what it says | without it |
 //! |---|---|---|
 //! | `libtorch` | the folder of libtorch, with `lib` in it; the plug-in's, which loads it | where the plug-in looks |
 //! | `intra_threads` | how many threads share one run | as many as this process may use |
 //! | `code_bytes` | how many bytes the compressed files of an archive, which are code, may have when they are not; as many may each list of its attributes have, and a value for each 32 of them | 64 MiB |
+//! | `cuda_driver` | on NVIDIA's GPUs: the path of the driver's library | `libcuda.so.1` |
+//! | `memory_bytes` | there: the most bytes of a GPU that PyTorch takes, weights and runs together, of all GPUs as much; 0 is no limit | 0 |
 //!
 //! TorchScript is code: a model can compute what it likes, for as long and in as much memory as it likes, and a broken one can
 //! crash the process. So it belongs in a device host, where the runtime puts it unless it is told otherwise.
@@ -35,6 +38,7 @@ mod forward;
 mod habits;
 #[cfg(feature = "libtorch")]
 mod instance;
+mod kind;
 #[cfg(any(feature = "libtorch", test))]
 mod limits;
 #[cfg(feature = "libtorch")]
@@ -43,6 +47,8 @@ mod model;
 mod nesting;
 #[cfg(any(feature = "libtorch", test))]
 mod pickle;
+#[cfg(feature = "libtorch")]
+mod place;
 #[expect(unsafe_code, reason = "loads libraries")]
 pub mod plugin;
 #[cfg(test)]
@@ -55,6 +61,9 @@ mod settings;
 mod signature;
 #[cfg(feature = "libtorch")]
 #[expect(unsafe_code, reason = "calls libtorch")]
+mod streams;
+#[cfg(feature = "libtorch")]
+#[expect(unsafe_code, reason = "calls libtorch")]
 mod sys;
 #[cfg(any(feature = "libtorch", test))]
 mod zip;
@@ -65,8 +74,7 @@ pub const LIBTORCH: &str = "2.11.0";
 /// The one format.
 pub const FORMAT: &str = "torchscript";
 
-/// What can be set, for messages.
-const SETTINGS: &str = "`libtorch`, `intra_threads` and `code_bytes`";
+pub use kind::Kind;
 
 #[cfg(feature = "libtorch")]
 mod open {
@@ -75,25 +83,26 @@ mod open {
     use outrigger_backend::{Backend, BackendError};
 
     use crate::device::Torch;
+    use crate::kind::Kind;
     use crate::settings::Settings;
     use crate::sys;
 
     outrigger_backend::export!(open);
 
-    /// Opens the backend for the CPU.
+    /// Opens the backend for a kind of device, which the plug-in has put among the settings.
     ///
     /// # Errors
-    /// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
+    /// [`BackendError::Unavailable`] for a setting that is not known or has no valid value, and where the devices cannot be had.
     pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
-        const NAME: &str = "cpu_torch";
-        let settings = Settings::read(settings)
-            .map_err(|error| BackendError::Unavailable { backend: NAME.into(), reason: error.to_string() })?;
+        let (kind, settings) = Kind::of(settings);
+        let unavailable = |reason| BackendError::Unavailable { backend: kind.backend().into(), reason };
+        let settings = Settings::read(kind, &settings).map_err(|error| unavailable(error.to_string()))?;
         static START: Once = Once::new();
         START.call_once(|| {
             // Calls run beside each other already. It can be said once, before the first run; later it stays as it is.
             let _ = sys::set_interop_threads(1);
         });
-        Ok(Arc::new(Torch::new(NAME, settings)))
+        Ok(Arc::new(Torch::new(kind, settings).map_err(unavailable)?))
     }
 }
 #[cfg(feature = "libtorch")]

@@ -21,6 +21,7 @@ pub(crate) struct ScriptModel(Arc<Loaded>);
 /// What all instances of a model share.
 pub(crate) struct Loaded {
     pub(crate) module: Module,
+    pub(crate) common: Arc<Common>,
     pub(crate) info: ModelInfo,
     /// Threads that share one run.
     pub(crate) threads: usize,
@@ -34,6 +35,17 @@ pub(crate) struct Loaded {
     pub(crate) bytes: Held,
     /// Instances that there are.
     pub(crate) instances: AtomicUsize,
+    /// Dropped last.
+    _gone: Gone,
+}
+
+/// Tells the device that a model has gone, when its module has.
+struct Gone(Arc<Common>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.place.trim();
+    }
 }
 
 /// A model's bytes, counted in the device's as long as they are held.
@@ -56,7 +68,7 @@ impl Drop for Held {
 }
 
 impl ScriptModel {
-    pub(crate) fn load(common: &Common, options: &LoadOptions) -> Result<Self, BackendError> {
+    pub(crate) fn load(common: &Arc<Common>, options: &LoadOptions) -> Result<Self, BackendError> {
         let failed = |why: &dyn std::fmt::Display| error::load(&options.path, why);
         if let Some(format) = options.format.as_deref().filter(|format| *format != FORMAT) {
             return Err(failed(&format_args!("the format `{format}` is not known, only {FORMAT}")));
@@ -70,10 +82,15 @@ impl ScriptModel {
         // Before the module is made: a mistake in a description should not cost the time of loading.
         let inputs =
             signature::inputs(&contents.forward, &options.signature).map_err(|error| failed(&error))?;
-        let module = Module::load(&contents.file.path()).map_err(|error| failed(&error))?;
+        // Weights have arrived on a GPU once this is left.
+        let lane = common.place.enter()?;
+        let module =
+            Module::load(&contents.file.path(), common.place.number()).map_err(|error| failed(&error))?;
+        drop(lane);
         contents.file.is_as_it_was().map_err(|error| failed(&error))?;
         let mut loaded = Loaded {
             module,
+            common: Arc::clone(common),
             info: ModelInfo { inputs, outputs: options.signature.outputs.clone() },
             threads: options.intra_threads.unwrap_or(common.settings.intra_threads.get()),
             has_free_extents: false,
@@ -81,6 +98,7 @@ impl ScriptModel {
             alone: contents.habits.is_stateful().then(Mutex::default),
             bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
+            _gone: Gone(Arc::clone(common)),
         };
         if loaded.info.outputs.is_empty() {
             let why = |error: String| {
@@ -128,6 +146,7 @@ fn try_out(loaded: &Loaded, round: i64) -> Result<Vec<Came>, String> {
                 .map_err(|error| error.to_string())
         });
     let zeros = zeros.collect::<Result<Vec<_>, String>>()?;
+    let _lane = loaded.common.place.enter().map_err(|error| error.to_string())?;
     let results = run::forward(loaded, &zeros).map_err(|error| error.to_string())?;
     let results = results.into_iter().map(|(name, tensor)| {
         let data_type = run::data_type(name.as_deref().unwrap_or("its result"), &tensor)?;

@@ -11,28 +11,27 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use outrigger_backend::{Backend, BackendError, BackendInfo, Device, chain, host};
 
 use crate::find::{self, Found};
+use crate::kind::Kind;
 use crate::settings::Settings;
 use crate::{FORMAT, LIBTORCH};
 
 /// The library that is linked with libtorch, beside the plug-in. It is not called as plug-ins are, for it is to be opened by one.
 pub const CORE: &str = "outrigger_torch_core.so";
 
-/// Opens the backend. `plugin` is the plug-in's own file, for what lies beside it; `name` the backend's.
+/// Opens the backend for a kind of device.
 ///
 /// # Errors
-/// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
-pub fn open(
-    name: &str,
-    plugin: Option<&Path>,
-    settings: &[(String, String)],
-) -> Result<Arc<dyn Backend>, BackendError> {
-    let beside = plugin.and_then(Path::parent);
-    let (own, passed): (Vec<_>, Vec<_>) = settings.iter().cloned().partition(|(key, _)| key == "libtorch");
-    Settings::read(&passed)
-        .map_err(|error| BackendError::Unavailable { backend: name.into(), reason: error.to_string() })?;
+/// As [`check`].
+pub fn open(kind: Kind, settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
+    check(kind, settings)?;
+    let own_file = own_file();
+    let beside = own_file.as_deref().and_then(Path::parent);
+    let (own, mut passed): (Vec<_>, Vec<_>) =
+        settings.iter().cloned().partition(|(key, _)| key == "libtorch");
+    passed.push(kind.setting());
     let libtorch = own.last().map(|(_, folder)| PathBuf::from(folder));
     let ready = core(beside).and_then(|core| {
-        let found = find::libtorch(libtorch, beside)?;
+        let found = find::libtorch(kind, libtorch, beside)?;
         load(&found)?;
         Ok(core)
     });
@@ -40,12 +39,45 @@ pub fn open(
         Ok(core) => host::load(&core, &passed).or_else(|error| match error {
             // Of the library and not of its settings: it does not open, so it was linked with another libtorch.
             BackendError::Unavailable { backend, reason } if backend == core.display().to_string() => {
-                Ok(Arc::new(Absent::new(name, format!("{CORE} does not open: {reason}"))))
+                Ok(absent(kind, format!("{CORE} does not open: {reason}")))
             }
             error => Err(error),
         }),
-        Err(reason) => Ok(Arc::new(Absent::new(name, reason))),
+        Err(reason) => Ok(absent(kind, reason)),
     }
+}
+
+/// Looks at settings, which are wrong or right whatever is missing.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
+pub fn check(kind: Kind, settings: &[(String, String)]) -> Result<(), BackendError> {
+    let passed: Vec<_> = settings.iter().filter(|(key, _)| key != "libtorch").cloned().collect();
+    let unavailable = |reason| BackendError::Unavailable { backend: kind.backend().into(), reason };
+    Settings::read(kind, &passed).map(|_| ()).map_err(|error| unavailable(error.to_string()))
+}
+
+/// The backend where something is missing: no devices, and the reason.
+pub fn absent(kind: Kind, reason: String) -> Arc<dyn Backend> {
+    Arc::new(Absent::new(kind.backend(), reason))
+}
+
+/// The file that this code is in: the plug-in's, for what lies beside it.
+fn own_file() -> Option<PathBuf> {
+    use std::ffi::{CStr, OsStr};
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: any address may be asked about, and the place is one for the answer.
+    let found = unsafe { libc::dladdr((own_file as *const ()).cast(), info.as_mut_ptr()) };
+    if found == 0 {
+        return None;
+    }
+    // SAFETY: filled in, for it was found.
+    let name = unsafe { info.assume_init() }.dli_fname;
+    // SAFETY: a C string that lives as long as the library is loaded.
+    let name = unsafe { CStr::from_ptr(name) };
+    PathBuf::from(OsStr::from_bytes(name.to_bytes())).canonicalize().ok()
 }
 
 fn core(beside: Option<&Path>) -> Result<PathBuf, String> {
@@ -96,7 +128,7 @@ impl Absent {
     fn new(name: &str, reason: String) -> Self {
         Self(BackendInfo {
             name: name.into(),
-            version: format!("{} (no libtorch {LIBTORCH})", env!("CARGO_PKG_VERSION")),
+            version: format!("{} (for libtorch {LIBTORCH})", env!("CARGO_PKG_VERSION")),
             formats: vec![FORMAT.into()],
             devices: Vec::new(),
             reason: Some(reason),

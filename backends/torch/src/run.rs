@@ -8,14 +8,23 @@ use crate::error::{self, TorchError};
 use crate::model::Loaded;
 use crate::sys::{self, NoGradients, Results};
 
-/// Runs the model, of which a stateful one is the caller's alone until the results are read: they may be its attributes. Inputs are read where they lie, unless the code might write to them or keep them.
+/// Runs the model, of which a stateful one is the caller's alone until the results are read: they may be its attributes. On the processor inputs
+/// are read where they lie, unless the code might write to them or keep them. On a GPU the caller has entered a lane, and leaves it when the
+/// results are read; until then inputs may be on their way.
 pub(crate) fn forward(loaded: &Loaded, inputs: &[Tensor]) -> Result<Results, BackendError> {
     let failed = |error: TorchError| error::run(&error, loaded.has_free_extents);
     share(loaded.threads).map_err(failed)?;
     let _no_gradients = NoGradients::begin();
     let mut aligned = Vec::new();
-    let views = inputs.iter().map(|input| view(input, &mut aligned)).collect::<Result<Vec<_>, _>>()?;
-    let views = if loaded.copies_inputs {
+    let place = &loaded.common.place;
+    let views = inputs
+        .iter()
+        .map(|input| view(input, place.is_host(), &mut aligned))
+        .collect::<Result<Vec<_>, _>>()?;
+    let views = if !place.is_host() {
+        let device = place.number();
+        views.iter().map(|view| view.on_device(device)).collect::<Result<_, _>>().map_err(failed)?
+    } else if loaded.copies_inputs {
         views.iter().map(sys::Tensor::copied).collect::<Result<_, _>>().map_err(failed)?
     } else {
         views
@@ -56,11 +65,12 @@ fn share(threads: usize) -> Result<(), TorchError> {
     Ok(())
 }
 
-/// A tensor that lies at an odd address is copied to one that fits. It happens where one is cut out of a message without padding.
-fn view(input: &Tensor, aligned: &mut Vec<Buffer>) -> Result<sys::Tensor, BackendError> {
+/// A tensor that lies at an odd address is copied to one that fits, if it is to be read there and not only copied to a device. It happens where one
+/// is cut out of a message without padding.
+fn view(input: &Tensor, is_read: bool, aligned: &mut Vec<Buffer>) -> Result<sys::Tensor, BackendError> {
     let mut data: &[u8] = input.data();
     let size = input.data_type().size().unwrap_or(1);
-    if !data.as_ptr().addr().is_multiple_of(size) {
+    if is_read && !data.as_ptr().addr().is_multiple_of(size) {
         let len = data.len();
         let mut buffer = Buffer::zeroed(len)
             .map_err(|error| BackendError::OutOfMemory(format!("{len} bytes for a tensor: {error}")))?;
@@ -68,8 +78,8 @@ fn view(input: &Tensor, aligned: &mut Vec<Buffer>) -> Result<sys::Tensor, Backen
         aligned.push(buffer);
         data = aligned.last().map_or(&[], |buffer| buffer);
     }
-    // SAFETY: as long as the tensor's type and shape say, aligned, and read only by code that was looked at. The inputs and `aligned`
-    // outlive the run, and what shares their memory after it is copied.
+    // SAFETY: as long as the tensor's type and shape say, aligned unless it is only copied, and read only by code that was looked at. The inputs and
+    // `aligned` outlive the run, and what shares their memory after it is copied.
     let made = unsafe { sys::Tensor::view(data, input.data_type(), input.shape().extents()) };
     made.map_err(|error| error::run(&error, false))
 }

@@ -9,7 +9,7 @@ use torch_sys::{C_tensor, CIValue, CModule_};
 use crate::error::TorchError;
 
 /// The processor, as the C interface numbers devices.
-const CPU: c_int = -1;
+pub(crate) const CPU: c_int = -1;
 
 type Result<T> = std::result::Result<T, TorchError>;
 
@@ -30,7 +30,7 @@ fn checked<T>(call: impl FnOnce() -> T) -> Result<T> {
 
 /// # Safety
 /// `text` is null, or of the C library's `malloc` and nobody else's.
-unsafe fn owned_text(text: *mut c_char) -> Option<String> {
+pub(crate) unsafe fn owned_text(text: *mut c_char) -> Option<String> {
     if text.is_null() {
         return None;
     }
@@ -131,6 +131,17 @@ impl Tensor {
         self.made(|out, tensor| unsafe { torch_sys::c_generated::atg_contiguous(out, tensor) })
     }
 
+    /// The same elements in a device's memory, copied there in this thread's stream: they have arrived once that has been waited for, and until
+    /// then those here must stay.
+    pub(crate) fn on_device(&self, device: c_int) -> Result<Self> {
+        // SAFETY: reads.
+        let kind = checked(|| unsafe { torch_sys::at_scalar_type(self.0.as_ptr()) })?;
+        // SAFETY: the place is for one tensor.
+        self.made(|out, tensor| unsafe {
+            torch_sys::c_generated::atg_to_device(out, tensor, device, kind, 1, 1)
+        })
+    }
+
     fn made(&self, call: impl FnOnce(*mut *mut C_tensor, *mut C_tensor)) -> Result<Self> {
         let mut out = std::ptr::null_mut();
         checked(|| call(&mut out, self.0.as_ptr()))?;
@@ -156,7 +167,7 @@ impl Tensor {
         Ok(shape)
     }
 
-    /// Whether its elements lie in memory as such, and in the processor's.
+    /// Whether its elements lie in memory as such, in the processor's or a GPU's.
     pub(crate) fn is_plain(&self) -> Result<bool> {
         let tensor = self.0.as_ptr();
         // SAFETY: reads.
@@ -164,13 +175,18 @@ impl Tensor {
             torch_sys::at_defined(tensor) != 0
                 && torch_sys::at_is_sparse(tensor) == 0
                 && torch_sys::at_is_mkldnn(tensor) == 0
-                && torch_sys::at_device(tensor) == CPU
+                && torch_sys::at_device(tensor) >= CPU
         })
     }
 
-    /// Where its first element lies; null where there is none.
+    fn is_in_host(&self) -> Result<bool> {
+        // SAFETY: reads.
+        checked(|| unsafe { torch_sys::at_device(self.0.as_ptr()) == CPU })
+    }
+
+    /// Where its first element lies in the processor's memory; null where it does not.
     pub(crate) fn address(&self) -> Result<*const u8> {
-        if !self.is_plain()? {
+        if !self.is_plain()? || !self.is_in_host()? {
             return Ok(std::ptr::null());
         }
         // SAFETY: reads.
@@ -196,6 +212,14 @@ impl Tensor {
         let bytes = extents.fold(size, |bytes, extent| bytes?.checked_mul(extent?));
         if bytes != Some(place.len()) {
             return Err(TorchError::new("a place of another size"));
+        }
+        if !place.is_empty() && !self.is_in_host()? {
+            let data_type = self.data_type().map_err(|_| TorchError::new("a type that is not carried"))?;
+            // SAFETY: as long as is asked for, which was checked, and aligned, for it is copied to byte by byte by the driver; it is written to
+            // through the view alone, which goes before this returns.
+            let view = unsafe { Self::view(place, data_type, &self.shape()?) }?;
+            // SAFETY: of one shape and type. Waits for the stream, and so for the copy.
+            return checked(|| unsafe { torch_sys::at_copy_(view.0.as_ptr(), self.0.as_ptr()) });
         }
         let dense = self.contiguous()?.resolved()?;
         if place.is_empty() {
@@ -244,10 +268,10 @@ impl Drop for Module {
 }
 
 impl Module {
-    /// Loads an archive; the module is then as for inference.
-    pub(crate) fn load(path: &CStr) -> Result<Self> {
+    /// Loads an archive onto a device; the module is then as for inference.
+    pub(crate) fn load(path: &CStr, device: c_int) -> Result<Self> {
         // SAFETY: a C string.
-        let made = checked(|| unsafe { torch_sys::atm_load_on_device(path.as_ptr(), CPU) })?;
+        let made = checked(|| unsafe { torch_sys::atm_load_on_device(path.as_ptr(), device) })?;
         let module = Self(not_null(made)?);
         // SAFETY: nobody else has it yet.
         checked(|| unsafe { torch_sys::atm_eval(module.0.as_ptr()) })?;

@@ -7,43 +7,27 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use outrigger_backend::{
-    Backend, BackendError, Buffer, DataType, Instance, LoadOptions, Model, Output, Run, Shape, Tensor, host,
-};
+use outrigger_backend::{Buffer, DataType, LoadOptions, Shape, Tensor};
+use outrigger_benches::device::{self, Both, Loaded};
 use outrigger_benches::stats::quantile;
-use outrigger_device_host::Options;
 use outrigger_testkit::onnx;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("device-host") {
-        return outrigger_device_host::serve().into();
-    }
-    match measure() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    device::main(measure)
 }
 
 fn measure() -> anyhow::Result<()> {
     let number = |at: usize, default: u64| std::env::args().nth(at).map_or(Ok(default), |text| text.parse());
     let (calls, pause) = (number(1, 20_000)?, Duration::from_micros(number(2, 0)?));
     let folder = tempfile::tempdir()?;
-    let executable = std::env::current_exe()?;
-    let library = executable.parent().context("no build folder")?.join("liboutrigger_cpu.so");
     let settings = [
         ("onnxruntime", outrigger_testkit::onnxruntime().display().to_string()),
         ("intra_threads", "1".into()),
     ]
     .map(|(key, value)| (key.to_owned(), value));
-    let inside = host::load(&library, &settings)?;
-    let outside = outrigger_device_host::open(Options::new(&executable, &library, "cpu", &settings))?;
+    let both = Both::open("cpu", &settings)?;
     println!("{calls} calls each, a pause of {pause:?} between them; µs");
     println!("| case | in process p50 | p90 | out of process p50 | p90 | p99 | more at p50 |");
     println!("|---|---|---|---|---|---|---|");
@@ -74,7 +58,8 @@ fn measure() -> anyhow::Result<()> {
         let mut input = Buffer::zeroed(width * rows * 4)?;
         input.fill(0x3e);
         let input = [Tensor::new(DataType::Fp32, Shape::new([rows as i64, width as i64])?, input.freeze())?];
-        let contenders = [Contender::new(&*inside, &path)?, Contender::new(&*outside, &path)?];
+        let options = LoadOptions::of(path);
+        let contenders = [Loaded::load(&*both.inside, &options)?, Loaded::load(&*both.outside, &options)?];
         let mut times = [Vec::new(), Vec::new()];
         for call in 0..calls + calls / 10 {
             for (contender, times) in contenders.iter().zip(&mut times) {
@@ -102,24 +87,4 @@ fn measure() -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-struct Contender {
-    _model: Arc<dyn Model>,
-    instance: Arc<dyn Instance>,
-}
-
-impl Contender {
-    fn new(backend: &dyn Backend, path: &std::path::Path) -> Result<Self, BackendError> {
-        let model = backend.open(0)?.load(&LoadOptions::of(path))?;
-        let instance = model.instance()?;
-        Ok(Self { _model: model, instance })
-    }
-
-    fn call(&self, inputs: &[Tensor]) -> Result<Option<Tensor>, BackendError> {
-        let mut outputs = [Output::allocate(0)];
-        self.instance.infer(inputs, &mut outputs, Run::default())?;
-        let [output] = outputs;
-        Ok(output.into_tensor())
-    }
 }

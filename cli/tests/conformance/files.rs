@@ -45,23 +45,9 @@ pub(crate) fn text(folder: &Path) -> Fixtures {
 
 /// For ONNX Runtime.
 pub(crate) fn onnx(folder: &Path) -> Fixtures {
-    use DataType::*;
-    let write = writer(folder, "onnx");
-    let row = [Dim::Named("batch"), Dim::Fixed(2)];
-    let types = [Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64];
-    let identity =
-        |data_type: DataType| (data_type, write(data_type.name(), &onnx::identity(data_type, &row)));
-    Fixtures {
-        add: write("add", &onnx::add(3)),
-        identity: types.into_iter().map(identity).collect(),
-        nonzero: write("nonzero", &onnx::non_zero()),
-        strings: Some(write("strings", &onnx::identity(DataType::Bytes, &row))),
-        outer: Some(write("outer", &onnx::outer_sum())),
-        slow: Some(write("slow", &onnx::slow())),
-        stubborn: None,
-        weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
-        scratch: folder.join("onnx/scratch"),
-    }
+    let folder = folder.join("onnx");
+    std::fs::create_dir_all(&folder).unwrap();
+    onnx::fixtures(&folder, &onnx::TYPES)
 }
 
 /// For libtorch, with what is to be said of each file beside it. Of `nonzero` the outputs are said as well: how many are found in zeros does
@@ -108,6 +94,12 @@ pub(crate) fn torchscript(folder: &Path) -> (Fixtures, Signatures) {
 
 pub(crate) fn settings_of_cpu_torch() -> Vec<(String, String)> {
     vec![("intra_threads".into(), "2".into())]
+}
+
+/// With the libtorch that `OUTRIGGER_TEST_TORCH_CUDA` names, else with that of `python3`.
+pub(crate) fn settings_of_cuda_torch() -> Vec<(String, String)> {
+    let libtorch = std::env::var("OUTRIGGER_TEST_TORCH_CUDA").ok();
+    libtorch.map(|folder| ("libtorch".into(), folder)).into_iter().collect()
 }
 
 /// For ONNX Runtime with WebGPU: each has an operator that WebGPU has.

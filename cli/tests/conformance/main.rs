@@ -69,8 +69,8 @@ impl Place {
         fixtures: &Fixtures,
         open: impl Fn() -> Opened + Send + Sync + 'static,
     ) -> Self {
-        // Libtorch is large, and nobody needs it who does not ask for it.
-        let may_be_absent = name.starts_with("cpu_torch");
+        // Libtorch is large, and nobody needs it who does not ask for it; and for GPUs it needs one of those.
+        let may_be_absent = name.starts_with("cpu_torch") || name.starts_with("cuda_torch");
         let (fixtures, open) = (fixtures.clone(), Box::new(open));
         Self {
             name,
@@ -134,9 +134,13 @@ fn places(folder: &Path) -> Vec<Place> {
     let fake = || built("examples", "adder_backend", "-p outrigger --examples");
     let cpu = || built("", "outrigger_cpu", "-p outrigger-cpu");
     let torch = || built("", "outrigger_cpu_torch", "-p outrigger-cpu-torch");
+    let gpu_torch = || built("", "outrigger_cuda_torch", "-p outrigger-cuda-torch");
     let (scripts, signatures) = files::torchscript(folder);
-    let signatures = Arc::new(signatures);
-    let also_signatures = Arc::clone(&signatures);
+    let signatures = [(); 4].map({
+        let signatures = Arc::new(signatures);
+        move |()| Arc::clone(&signatures)
+    });
+    let [inside, outside, gpu_inside, gpu_outside] = signatures;
     let mut places = vec![
         Place::new("fake::in_process", &text, || adder::open(&[])),
         Place::new("fake::library", &text, move || host::load(&fake(), &[])),
@@ -148,13 +152,19 @@ fn places(folder: &Path) -> Vec<Place> {
         Place::new("cpu::out_of_process", &onnx, move || out_of_process(cpu(), &files::settings_of_cpu()))
             .agreeing(Format::Onnx, Tolerance::CPU),
         Place::new("cpu_torch::in_process", &scripts, move || {
-            signed(host::load(&torch(), &files::settings_of_cpu_torch()), &signatures)
+            signed(host::load(&torch(), &files::settings_of_cpu_torch()), &inside)
         })
         .agreeing(Format::TorchScript, Tolerance::CPU),
         Place::new("cpu_torch::out_of_process", &scripts, move || {
-            signed(out_of_process(torch(), &files::settings_of_cpu_torch()), &also_signatures)
+            signed(out_of_process(torch(), &files::settings_of_cpu_torch()), &outside)
         })
         .agreeing(Format::TorchScript, Tolerance::CPU),
+        Place::new("cuda_torch::in_process", &scripts, move || {
+            signed(host::load(&gpu_torch(), &files::settings_of_cuda_torch()), &gpu_inside)
+        }),
+        Place::new("cuda_torch::out_of_process", &scripts, move || {
+            signed(out_of_process(gpu_torch(), &files::settings_of_cuda_torch()), &gpu_outside)
+        }),
     ];
     places.extend(gpu(folder));
     places.extend(cuda(&onnx));

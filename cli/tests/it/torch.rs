@@ -4,7 +4,7 @@ use outrigger_testkit::torchscript::{self, Module};
 use outrigger_testkit::{Launch, ReplicaProcess};
 use serde_json::json;
 
-use crate::placement::{answer, call, refused};
+use crate::placement::{NO_DRIVER, answer, call, refused};
 use crate::steps;
 use crate::support::{client, infer, outcome, outrigger};
 
@@ -114,4 +114,22 @@ fn what_is_missing_is_told_at_the_start() {
     let config = "[backends.cpu_torch]\nsettings = ['libtorch=/nowhere']";
     let text = refused(serving(MANIFEST, &torchscript::add()).file("outrigger.toml", config), 3);
     assert!(text.contains("no libtorch 2.11.0; tried `/nowhere`: there is no lib/libc10.so"), "{text}");
+}
+
+/// Where there is no GPU: `cuda_torch` is one of the family `cuda`, and says why it has no device.
+#[tokio::test]
+async fn without_a_gpu_a_list_that_says_cuda_goes_on() {
+    if !is_there() {
+        return;
+    }
+    let config = format!("{NO_DRIVER}{}", NO_DRIVER.replace("[backends.cuda]", "[backends.cuda_torch]"));
+    let on = |devices: &str| {
+        let manifest = MANIFEST.replace("['cpu_torch']", devices);
+        serving(&manifest, &torchscript::add()).file("outrigger.toml", &config)
+    };
+    let replica = on("['cuda', 'cpu']").start();
+    let expected = (json!([11.0, 22.0, 33.0]), "cpu_torch:0; fallback-from=cuda".into());
+    assert_eq!(answer(&replica, "sum").await, expected);
+    let text = refused(on("['cuda_torch']"), 3);
+    assert!(text.contains("NVIDIA driver not found: /nonexistent/libcuda.so.1: "), "{text}");
 }

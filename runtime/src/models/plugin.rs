@@ -117,6 +117,11 @@ fn settings_of_ours(config: &BackendsConfig, name: &str, path: &Path) -> Vec<(St
     let mut settings = match name {
         "cpu" => vec![intra_threads],
         "cpu_torch" if is_ours => return vec![intra_threads],
+        "cuda_torch" if is_ours => {
+            // PyTorch takes what it likes of a GPU's memory unless it is told.
+            let most = config.of(name).memory.map(|bytes| ("memory_bytes".to_owned(), bytes.to_string()));
+            return std::iter::once(intra_threads).chain(most).collect();
+        }
         "cuda" if is_ours => Vec::new(),
         // What its runs take beside what models hold is for it to see to.
         "gpu" if is_ours => {
@@ -187,4 +192,34 @@ fn onnxruntime_of(python: &str) -> Option<PathBuf> {
         .collect();
     libraries.sort();
     libraries.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BackendConfig;
+
+    #[test]
+    fn pytorch_is_told_what_it_may_take_of_a_gpu() {
+        let told = |name: &str, file: String, memory| {
+            let table = BackendConfig { memory, ..BackendConfig::default() };
+            let config = BackendsConfig {
+                path: None,
+                onnxruntime: None,
+                python: "python3".into(),
+                cpu_threads: 2,
+                intra_threads: 3,
+                tables: [(name.to_owned(), table)].into(),
+            };
+            let settings = settings_of_ours(&config, name, Path::new(&file));
+            settings.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            told("cuda_torch", file_name("cuda_torch"), Some(4096)),
+            "intra_threads=3 memory_bytes=4096"
+        );
+        assert_eq!(told("cuda_torch", file_name("cuda_torch"), None), "intra_threads=3");
+        assert_eq!(told("cpu_torch", file_name("cpu_torch"), Some(4096)), "intra_threads=3");
+        assert_eq!(told("cuda_torch", file_name("theirs"), Some(4096)), "", "others by that name");
+    }
 }

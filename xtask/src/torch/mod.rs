@@ -1,4 +1,4 @@
-//! `cargo xtask torch`: TorchScript for the CPU. Fetches libtorch, builds what is linked with it, and puts that beside the executable.
+//! `cargo xtask torch`: TorchScript for the CPU and for NVIDIA's GPUs. Fetches libtorch, builds what is linked with it, and puts that beside the executable.
 //!
 //! Both are large or slow, and the same for every checkout, so they are kept outside of it: libtorch takes half a gigabyte, and the
 //! wrapper around it is one C++ file that compiles for minutes. Cargo's own fingerprints see to it that this happens once.
@@ -18,12 +18,13 @@ use crate::{process, say, setup};
 
 pub(crate) const SPEC: Spec = Spec {
     name: "torch",
-    about: "TorchScript for the CPU: fetch libtorch, build what needs it",
+    about: "TorchScript: fetch libtorch for the CPU, build what needs it",
     details: "\
-Builds the plug-in `cpu_torch` and outrigger_torch_core.so, which it opens, into target/debug or target/release, beside a
-link `libtorch` to libtorch itself. That comes out of the packages of backends/torch/requirements.lock, each by its
+Builds the plug-ins `cpu_torch` and `cuda_torch`, and outrigger_torch_core.so, which they open, into target/debug or
+target/release, beside a link `libtorch` to libtorch itself, for the CPU. That comes out of the packages of backends/torch/requirements.lock, each by its
 hash: 544 MB, once. It and what is built of it are kept in $XDG_CACHE_HOME/outrigger, or ~/.cache/outrigger; the first
 build takes some five minutes of one core and 2 GB of memory. For x86-64 Linux.
+GPUs need another libtorch when they are used, which is not fetched: the Python package `torch` 2.11.0.
 `cargo xtask test` does it as well, and takes what Python needs to use PyTorch out of the same packages: 80 MB, to hold
 TorchScript against. Nothing else needs libtorch.",
     operands: None,
@@ -46,9 +47,9 @@ const PYTORCH: Wheels = Wheels {
     unpack: include_str!("pytorch.py"),
 };
 
-/// The package that is linked with libtorch, and that which opens it.
+/// The package that is linked with libtorch, and those which open it.
 const CORE: &str = "outrigger-torch";
-const PLUGIN: &str = "outrigger-cpu-torch";
+const PLUGINS: &[&str] = &["outrigger-cpu-torch", "outrigger-cuda-torch"];
 
 pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     if !is_supported() {
@@ -102,11 +103,11 @@ fn build(repo: &Repo, cache: &Cache, libtorch: &Path, release: bool) -> Result<(
     say::step("build what is linked with libtorch");
     let core = core(repo, libtorch, &cache.folder.join("torch-target"))?;
     let profile = if release { &["--release"][..] } else { &[] };
-    build::packages(repo, &[PLUGIN], profile)?;
+    build::packages(repo, PLUGINS, profile)?;
     let beside = repo.target()?.join(if release { "release" } else { "debug" });
     put(&core, &beside.join("outrigger_torch_core.so"))?;
     link(libtorch, &beside.join("libtorch"))?;
-    say::line(&format!("TorchScript for the CPU is in {}", repo.shown(&beside)));
+    say::line(&format!("TorchScript is in {}", repo.shown(&beside)));
     Ok(())
 }
 

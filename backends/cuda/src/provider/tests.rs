@@ -1,12 +1,10 @@
-use std::path::PathBuf;
-
 use outrigger_backend::conformance::{self, Fixtures, fp32, instance};
-use outrigger_backend::{Backend, DataType, Health, Output, Run};
+use outrigger_backend::{Backend, Health, Output, Run};
+use outrigger_cuda_driver::fake::{self, TOTAL, seen};
 use outrigger_onnxruntime::{Leftovers, Pool};
-use outrigger_testkit::onnx::{self, Dim};
+use outrigger_testkit::onnx::{self, write};
 
 use super::*;
-use crate::driver::fake::{self, TOTAL, seen};
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
@@ -16,9 +14,10 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 fn fake_cuda(settings: &[(&str, &str)]) -> (i32, Cuda) {
     let number = fake::number();
     let gpu = Gpu { number, name: "Fine card".into(), memory: TOTAL as u64, capability: (9, 0) };
-    let card = Card { gpu, context: Mutex::default() };
+    let driver = fake::driver();
+    let card = Card::new(&driver, gpu);
     let settings = Settings::read(&pairs(settings)).unwrap();
-    (number, Cuda { settings, driver: Ok((fake::driver(), vec![card])) })
+    (number, Cuda { settings, driver: Ok((driver, vec![card])) })
 }
 
 fn model(settings: &[(&str, &str)]) -> LoadOptions {
@@ -47,7 +46,7 @@ fn plans_say_what_is_set() {
         |fp16| provider("TensorrtExecutionProvider", &[("device_id", &*number), ("trt_fp16_enable", fp16)]);
     let check = |settings: &[(&str, &str)], providers: Vec<ExecutionProvider>, leftovers| {
         let plan = backend.plan(0, &model(settings)).unwrap();
-        assert_eq!(plan, Plan { providers, leftovers, entries: entries.clone(), pool: None });
+        assert_eq!(plan, Plan { providers, leftovers, entries: entries.clone(), ..Plan::default() });
     };
     check(&[], vec![cuda("HEURISTIC", "1")], Leftovers::Allowed);
     check(
@@ -57,10 +56,31 @@ fn plans_say_what_is_set() {
     );
     check(&[("tensorrt", "true")], vec![tensorrt("0"), cuda("HEURISTIC", "1")], Leftovers::Allowed);
     check(&[("tensorrt", "fp16")], vec![tensorrt("1"), cuda("HEURISTIC", "1")], Leftovers::Allowed);
-    let error = backend.plan(0, &model(&[("graph", "true")])).unwrap_err().to_string();
-    assert!(error.starts_with("there is no setting `graph` for a model, only "), "{error}");
+    let error = backend.plan(0, &model(&[("colour", "red")])).unwrap_err().to_string();
+    assert!(error.starts_with("there is no setting `colour` for a model, only "), "{error}");
     assert!(backend.plan(1, &model(&[])).is_err());
     assert_eq!(seen(number.parse().unwrap()).contexts, 0, "a plan makes no context");
+}
+
+#[test]
+fn one_provider_records_runs() {
+    let last = |settings: &[(&str, &str)], of: &[(&str, &str)]| {
+        let (_, backend) = fake_cuda(of);
+        let plan = backend.plan(0, &model(settings)).unwrap();
+        let options = plan.providers.iter().map(|provider| provider.options[2..].to_vec());
+        (options.collect::<Vec<_>>(), plan.graphs)
+    };
+    let (plain, none) = last(&[], &[]);
+    assert_eq!(none, None);
+    let (options, graphs) = last(&[("graphs", "1,8")], &[]);
+    assert_eq!(graphs.map(|graphs| graphs.most), Some(8));
+    assert_eq!(options[0], [&plain[0][..], &pairs(&[("enable_cuda_graph", "1")])].concat());
+    // What the shared arena has as its limit holds for one of its own, too.
+    let (options, _) = last(&[("graphs", "fixed")], &[("arena_bytes", "4096")]);
+    let more = pairs(&[("enable_cuda_graph", "1"), ("gpu_mem_limit", "4096")]);
+    assert_eq!(options[0], [&plain[0][..], &more].concat());
+    let (options, _) = last(&[("graphs", "fixed"), ("tensorrt", "true")], &[]);
+    assert_eq!(options, [pairs(&[("trt_cuda_graph_enable", "1")]), plain[0].clone()]);
 }
 
 #[test]
@@ -81,21 +101,41 @@ fn engines_are_kept_in_a_folder_of_this_user_s_alone() {
     {
         use std::os::unix::fs::{MetadataExt, PermissionsExt};
         assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o777, 0o700);
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let error = backend.plan(0, &model(&[])).unwrap_err().to_string();
-        assert!(error.contains("must be closed to others"), "{error}");
+        let refused = || {
+            let error = backend.plan(0, &model(&[])).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("setting `tensorrt_cache`: {path} must be this user's")),
+                "{error}"
+            );
+        };
+        // Who may read engines may not write them, but nobody needs to.
+        for mode in [0o777, 0o750] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            refused();
+        }
+        // A link leads to a folder that others may exchange.
+        let real = folder.path().join("real");
+        std::fs::rename(path, &real).unwrap();
+        std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&real, path).unwrap();
+        refused();
+        std::fs::remove_file(path).unwrap();
     }
+    #[cfg(not(unix))]
     std::fs::remove_dir_all(path).unwrap();
     std::fs::write(path, "no folder").unwrap();
     let error = backend.plan(0, &model(&[])).unwrap_err().to_string();
-    assert!(error.starts_with(&format!("setting `tensorrt_cache`: {path}: ")), "{error}");
+    assert!(error.starts_with(&format!("setting `tensorrt_cache`: {path} must be ")), "{error}");
+    let inside = format!("{path}/engines");
+    let (_, backend) = fake_cuda(&[("tensorrt", "true"), ("tensorrt_cache", &inside)]);
+    let error = backend.plan(0, &model(&[])).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("setting `tensorrt_cache`: {inside}: ")), "{error}");
 }
 
 #[test]
 fn gpus_that_are_too_old_are_left_out() {
     let cuda = Cuda::on(Settings::read(&[]).unwrap(), Ok(fake::driver()));
-    let cards: Vec<_> = cuda.cards().iter().map(|card| (card.gpu.number, card.gpu.name.as_str())).collect();
-    assert_eq!(cards, [(1, "Fine card")]);
+    assert_eq!(cuda.cards().len(), 1);
     // ONNX Runtime and DLPack are told CUDA's number, whatever ours is.
     let home =
         Residence { allocator: "Cuda".into(), id: 1, device: DLDevice { device_type: 2, device_id: 1 } };
@@ -169,6 +209,10 @@ impl Provider for Disguised {
         self.0.download(device, from, to)
     }
 
+    fn copy(&self, device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
+        self.0.copy(device, from, to)
+    }
+
     fn can_cancel(&self) -> bool {
         self.0.can_cancel()
     }
@@ -184,33 +228,12 @@ fn open() -> (i32, Arc<dyn Backend>) {
     (number, outrigger_onnxruntime::open(Disguised(cuda), &settings, &pool).unwrap())
 }
 
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).unwrap();
-    path
-}
-
 #[test]
 fn conforms() {
-    use DataType::*;
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, bytes: &[u8]| write(folder.path(), name, bytes);
-    let row = [Dim::Named("batch"), Dim::Fixed(2)];
-    let identity =
-        |data_type: DataType| (data_type, write(data_type.name(), &onnx::identity(data_type, &row)));
-    let scratch = folder.path().join("scratch");
-    std::fs::create_dir(&scratch).unwrap();
-    let fixtures = Fixtures {
-        add: write("add", &onnx::add(3)),
-        identity: [Bool, Uint8, Int64, Fp16, Fp32, Fp64].map(identity).into(),
-        nonzero: write("nonzero", &onnx::non_zero()),
-        strings: Some(write("strings", &onnx::identity(Bytes, &row))),
-        // Its runs cannot be cancelled.
-        stubborn: Some(write("stubborn", &onnx::add(3))),
-        weights: Some((write("weights", &onnx::mlp(&[1024, 1024, 1024])), 8 << 20)),
-        scratch,
-        ..Fixtures::default()
-    };
+    let fixtures = onnx::fixtures(folder.path(), &onnx::TYPES);
+    // Its runs cannot be cancelled.
+    let fixtures = Fixtures { slow: None, stubborn: Some(fixtures.add.clone()), ..fixtures };
     let (number, backend) = open();
     conformance::all(&*backend, &fixtures);
     assert_eq!(seen(number).blocks(), (0, 0), "all memory is given back");

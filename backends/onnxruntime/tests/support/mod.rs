@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outrigger_backend::{Backend, BackendError, DeviceInfo, DeviceKind, LoadOptions};
-use outrigger_onnxruntime::{Fault, Memory, Plan, PlanError, Pool, Provider, Runtime, Settings};
+use outrigger_onnxruntime::{Fault, Memory, Plan, PlanError, Pool, Provider, Runtime, Settings, Shrink};
 
 /// One device, on which all models are loaded by the same plan.
 pub(crate) struct Pretended {
@@ -13,11 +13,18 @@ pub(crate) struct Pretended {
     /// Words of a message, and what they say of the device.
     pub(crate) fault: Option<(&'static str, Fault)>,
     pub(crate) can_cancel: bool,
+    pub(crate) shrink: Option<Shrink>,
 }
 
 impl Default for Pretended {
     fn default() -> Self {
-        Self { plan: Plan::default(), needs: "CPUExecutionProvider", fault: None, can_cancel: true }
+        Self {
+            plan: Plan::default(),
+            needs: "CPUExecutionProvider",
+            fault: None,
+            can_cancel: true,
+            shrink: None,
+        }
     }
 }
 
@@ -53,6 +60,10 @@ impl Provider for Pretended {
 
     fn can_cancel(&self) -> bool {
         self.can_cancel
+    }
+
+    fn shrink(&self, _device: usize) -> Option<Shrink> {
+        self.shrink.clone()
     }
 }
 

@@ -8,28 +8,28 @@ use std::ptr::without_provenance_mut;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Address, Driver, Functions, Handle, Number, Status};
+use crate::{Address, Driver, Functions, Handle, Number, Status};
 
 /// One device, seen from outside.
 #[derive(Clone, Default)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Contexts that are retained.
-    pub(crate) contexts: i32,
+    pub contexts: i32,
     /// Blocks that are there, by their address: the device's and pinned ones. What holds them, and how many bytes.
     blocks: BTreeMap<u64, (Vec<u128>, usize)>,
     pinned: BTreeMap<u64, (Vec<u128>, usize)>,
     /// What every call fails with, if any does.
     failure: Status,
     /// Calls that waited for the stream of calls without one.
-    pub(crate) waits: usize,
+    pub waits: usize,
 }
 
 static DEVICES: Mutex<BTreeMap<Number, Seen>> = Mutex::new(BTreeMap::new());
 
 /// The most bytes that a device gives at once.
-pub(crate) const MOST_BYTES: usize = 1 << 30;
+pub const MOST_BYTES: usize = 1 << 30;
 /// The memory that it says it has.
-pub(crate) const TOTAL: usize = 16 << 30;
+pub const TOTAL: usize = 16 << 30;
 
 thread_local! {
     static CURRENT: RefCell<Vec<Number>> = const { RefCell::new(Vec::new()) };
@@ -40,33 +40,37 @@ fn devices() -> MutexGuard<'static, BTreeMap<Number, Seen>> {
 }
 
 /// A device of a test's own.
-pub(crate) fn number() -> Number {
+pub fn number() -> Number {
     static NEXT: AtomicI32 = AtomicI32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-pub(crate) fn driver() -> Arc<Driver> {
-    Driver::over(FUNCTIONS).unwrap()
+/// The driver.
+///
+/// # Panics
+/// Never, for it starts.
+pub fn driver() -> Arc<Driver> {
+    Driver::over(FUNCTIONS).expect("it starts")
 }
 
 /// From now on every call of the device's fails.
-pub(crate) fn fail(number: Number, failure: Status) {
+pub fn fail(number: Number, failure: Status) {
     devices().entry(number).or_default().failure = failure;
 }
 
 /// What there is of a device now.
-pub(crate) fn seen(number: Number) -> Seen {
+pub fn seen(number: Number) -> Seen {
     devices().entry(number).or_default().clone()
 }
 
 /// The devices whose contexts are current on this thread.
-pub(crate) fn current() -> Vec<Number> {
+pub fn current() -> Vec<Number> {
     CURRENT.with_borrow(Clone::clone)
 }
 
 impl Seen {
     /// Blocks of the device's memory, and pinned ones.
-    pub(crate) fn blocks(&self) -> (usize, usize) {
+    pub fn blocks(&self) -> (usize, usize) {
         (self.blocks.len(), self.pinned.len())
     }
 }
@@ -272,6 +276,19 @@ unsafe extern "C" fn copy_to_host(to: *mut c_void, from: Address, bytes: usize) 
     })
 }
 
+unsafe extern "C" fn copy_on_device(to: Address, from: Address, bytes: usize) -> Status {
+    on(|seen| {
+        // Also from results of ONNX Runtime's, which are no blocks of this driver.
+        let known = seen.blocks.contains_key(&from);
+        if bytes == 0 || !holds(&seen.blocks, to, bytes) || known && !holds(&seen.blocks, from, bytes) {
+            return 1;
+        }
+        // SAFETY: as many bytes on both sides.
+        unsafe { pointer(from).copy_to(pointer(to), bytes) };
+        0
+    })
+}
+
 unsafe extern "C" fn pinned_take(address: *mut *mut c_void, bytes: usize, flags: c_uint) -> Status {
     on(|seen| {
         match (bytes, flags) {
@@ -291,7 +308,8 @@ unsafe extern "C" fn pinned_free(address: *mut c_void) -> Status {
     on(|seen| c_int::from(seen.pinned.remove(&(address.addr() as u64)).is_none()))
 }
 
-pub(crate) const FUNCTIONS: Functions = Functions {
+/// Its table.
+pub const FUNCTIONS: Functions = Functions {
     init,
     driver_version,
     error_name,
@@ -312,6 +330,7 @@ pub(crate) const FUNCTIONS: Functions = Functions {
     memory_set,
     copy_to_device,
     copy_to_host,
+    copy_on_device,
     pinned_take,
     pinned_free,
 };

@@ -1,5 +1,5 @@
 /* A driver of NVIDIA's without a GPU behind it: the device's memory is the host's. For tests of what is said where something else is
- * missing, and, with pretended_runtime.c, of ONNX Runtime's provider. */
+ * missing, and, with runtime.c, of ONNX Runtime's provider and of libtorch. */
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +47,9 @@ int cuMemFree_v2(void *memory) { free(memory); return 0; }
 int cuMemsetD8_v2(void *memory, unsigned char value, size_t bytes) { TRY; memset(memory, value, bytes); return 0; }
 int cuMemcpyHtoD_v2(void *to, const void *from, size_t bytes) { TRY; memcpy(to, from, bytes); return 0; }
 int cuMemcpyDtoH_v2(void *to, const void *from, size_t bytes) { TRY; memcpy(to, from, bytes); return 0; }
+int cuMemcpyDtoD_v2(void *to, const void *from, size_t bytes) { TRY; memcpy(to, from, bytes); return 0; }
 int cuMemHostAlloc(void **place, size_t bytes, unsigned flags) { TRY; TAKE(place, bytes); return 0; }
 int cuMemFreeHost(void *memory) { free(memory); return 0; }
-/* ONNX Runtime's provider names this one. */
+/* libtorch asks for this one, and ONNX Runtime's provider names the other. */
+int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flags = 0; *active = 1; return 0; }
 int cuTensorMapEncodeTiled(void) { return 801; }

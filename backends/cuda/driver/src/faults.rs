@@ -1,6 +1,13 @@
 //! What CUDA's errors say of the device.
 
-use outrigger_onnxruntime::Fault;
+/// What an error says of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing on it succeeds any more in this process.
+    Lost,
+    /// There was not enough memory.
+    OutOfMemory,
+}
 
 /// An error after which nothing on the device succeeds in this process.
 struct Sticky {
@@ -44,16 +51,16 @@ const STICKY: &[Sticky] = &[
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
 
 /// What an error of the driver's says; `None` where it concerns the call alone.
-pub(crate) fn of_code(code: i32) -> Option<Fault> {
+pub fn of_code(code: i32) -> Option<Fault> {
     if code == OUT_OF_MEMORY {
         return Some(Fault::OutOfMemory);
     }
     STICKY.iter().any(|sticky| sticky.code == code).then_some(Fault::Lost)
 }
 
-/// What a message of ONNX Runtime's says. Its forms are `CUDA failure 700: … ; GPU=0 ; …` and `CUDA error cudaErrorIllegalAddress:…`; beside
-/// them the libraries on CUDA have errors of their own, and the arena says that it has reached its limit.
-pub(crate) fn of_message(message: &str) -> Option<Fault> {
+/// What a message of ONNX Runtime's or PyTorch's says. Its forms are `CUDA failure 700: … ; GPU=0 ; …` and `CUDA error cudaErrorIllegalAddress:…`, and
+/// `CUDA error: an illegal memory access was encountered`; beside them the libraries on CUDA have errors of their own, and the arena says that it has reached its limit.
+pub fn of_message(message: &str) -> Option<Fault> {
     if let Some(fault) = number_after(message, "CUDA failure ").and_then(of_code) {
         return Some(fault);
     }
@@ -76,7 +83,7 @@ pub(crate) fn of_message(message: &str) -> Option<Fault> {
 
 /// The device that a message is of, by CUDA's number, where a library on CUDA has failed for a reason that does not show in the message: it
 /// may be an error of the device that came before. `None` for all others.
-pub(crate) fn unclear(message: &str) -> Option<i32> {
+pub fn unclear(message: &str) -> Option<i32> {
     let failed = ["CUDA failure ", "CUBLAS failure ", "CUDNN failure ", "CURAND failure ", "CUFFT failure "];
     failed.iter().any(|words| message.contains(words)).then(|| number_after(message, "; GPU="))?
 }

@@ -1,6 +1,12 @@
-use super::fake::{self, TOTAL, fail, number, seen};
-use super::*;
-use crate::memory::{DeviceBlock, HostBlock, copy_to_device, copy_to_host};
+//! What holds on any driver, on one that is the host's memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use outrigger_backend::BackendError;
+
+use crate::fake::{self, TOTAL, fail, number, seen};
+use crate::*;
 
 fn context() -> (Number, Arc<Context>) {
     let number = number();
@@ -85,7 +91,12 @@ fn what_is_copied_has_arrived() {
     copy_to_device(&context, &[1; 8], block.address()).unwrap();
     assert_eq!(seen(number).waits, 2);
     copy_to_device(&context, &[], block.address()).unwrap();
+    copy_on_device(&context, block.address(), block.address(), 0).unwrap();
     assert_eq!(seen(number).waits, 2, "of nothing");
+    let other = DeviceBlock::zeroed(&context, 8).unwrap();
+    copy_on_device(&context, block.address(), other.address(), 8).unwrap();
+    assert_eq!(seen(number).waits, 4);
+    assert_eq!(device_bytes(&context, &other, 8), [1; 8]);
 }
 
 #[test]

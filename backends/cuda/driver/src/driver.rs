@@ -9,25 +9,25 @@ use std::sync::Arc;
 
 use libloading::Library;
 use outrigger_backend::BackendError;
-use outrigger_onnxruntime::{Fault, Memory};
 
-use crate::faults;
+use crate::faults::{self, Fault};
 
 /// `CUresult`; 0 is success.
-pub(crate) type Status = c_int;
+pub type Status = c_int;
 /// `CUdevice`: a device's number.
-pub(crate) type Number = c_int;
+pub type Number = c_int;
 /// `CUcontext`.
-pub(crate) type Handle = *mut c_void;
+pub type Handle = *mut c_void;
 /// `CUdeviceptr`.
-pub(crate) type Address = u64;
+pub type Address = u64;
 
 macro_rules! functions {
     ($($field:ident = $symbol:literal ($($argument:ty),*);)*) => {
         /// The driver's functions, or a test's.
         #[derive(Clone, Copy)]
-        pub(crate) struct Functions {
-            $(pub(crate) $field: unsafe extern "C" fn($($argument),*) -> Status,)*
+        #[allow(missing_docs, reason = "the driver's documentation has them")]
+        pub struct Functions {
+            $(pub $field: unsafe extern "C" fn($($argument),*) -> Status,)*
         }
 
         impl Functions {
@@ -63,6 +63,7 @@ functions! {
     memory_set = "cuMemsetD8_v2" (Address, u8, usize);
     copy_to_device = "cuMemcpyHtoD_v2" (Address, *const c_void, usize);
     copy_to_host = "cuMemcpyDtoH_v2" (*mut c_void, Address, usize);
+    copy_on_device = "cuMemcpyDtoD_v2" (Address, Address, usize);
     pinned_take = "cuMemHostAlloc" (*mut *mut c_void, usize, c_uint);
     pinned_free = "cuMemFreeHost" (*mut c_void);
 }
@@ -71,21 +72,34 @@ const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 
 /// The driver, initialised. Its library is never closed.
-pub(crate) struct Driver {
+pub struct Driver {
     pub(crate) functions: Functions,
     version: (i32, i32),
 }
 
 /// Why there is no driver.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DriverError {
+pub enum DriverError {
+    /// Its library does not open.
     #[error(
         "NVIDIA driver not found: {library}: {why}; install the driver of the GPU, or give the container the GPUs \
          (`--gpus all` with NVIDIA's container toolkit)"
     )]
-    Missing { library: String, why: String },
+    Missing {
+        /// As it was looked for.
+        library: String,
+        /// What the system's loader says.
+        why: String,
+    },
+    /// Another library.
     #[error("{library} is no driver of NVIDIA's: {why}")]
-    Foreign { library: String, why: String },
+    Foreign {
+        /// As it was looked for.
+        library: String,
+        /// What it has not.
+        why: String,
+    },
+    /// It is there and has no use for this machine.
     #[error("the NVIDIA driver does not start")]
     Start(#[from] CudaError),
 }
@@ -93,8 +107,9 @@ pub(crate) enum DriverError {
 /// A call that the driver has refused.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("CUDA failure {code}: {text} ({name}) in {call}")]
-pub(crate) struct CudaError {
-    pub(crate) code: Status,
+pub struct CudaError {
+    /// As the driver numbers them.
+    pub code: Status,
     name: String,
     text: String,
     call: &'static str,
@@ -110,20 +125,34 @@ impl From<CudaError> for BackendError {
     }
 }
 
+/// Memory of a GPU, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// In all.
+    pub total: u64,
+    /// Free, whoever has taken the rest.
+    pub free: u64,
+}
+
 /// A GPU, as far as it tells without a context.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Gpu {
+pub struct Gpu {
     /// CUDA's number, which heeds `CUDA_VISIBLE_DEVICES`.
-    pub(crate) number: Number,
-    pub(crate) name: String,
-    pub(crate) memory: u64,
+    pub number: Number,
+    /// As its maker calls it.
+    pub name: String,
+    /// Bytes.
+    pub memory: u64,
     /// Compute capability.
-    pub(crate) capability: (i32, i32),
+    pub capability: (i32, i32),
 }
 
 impl Driver {
     /// Opens the driver's library and starts it.
-    pub(crate) fn open(library: &Path) -> Result<Arc<Self>, DriverError> {
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn open(library: &Path) -> Result<Arc<Self>, DriverError> {
         let name = || library.display().to_string();
         // SAFETY: the driver's library, or what the setting says is one.
         let opened = unsafe { Library::new(library) }.map_err(|error| DriverError::Missing {
@@ -137,7 +166,10 @@ impl Driver {
     }
 
     /// Starts a driver that is these functions.
-    pub(crate) fn over(functions: Functions) -> Result<Arc<Self>, CudaError> {
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn over(functions: Functions) -> Result<Arc<Self>, CudaError> {
         let mut driver = Self { functions, version: (0, 0) };
         let mut version = 0;
         // SAFETY: the first call of all, with the only flags that there are.
@@ -149,12 +181,15 @@ impl Driver {
     }
 
     /// The newest CUDA that it can run.
-    pub(crate) fn version(&self) -> (i32, i32) {
+    pub fn version(&self) -> (i32, i32) {
         self.version
     }
 
     /// The GPUs, in CUDA's order. Makes no context.
-    pub(crate) fn gpus(&self) -> Result<Vec<Gpu>, CudaError> {
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn gpus(&self) -> Result<Vec<Gpu>, CudaError> {
         let functions = &self.functions;
         let mut count = 0;
         // SAFETY: the pointer is a place of this frame.
@@ -203,7 +238,7 @@ impl Driver {
 }
 
 /// A GPU's primary context, the one that CUDA's runtime, and so ONNX Runtime, has too.
-pub(crate) struct Context {
+pub struct Context {
     driver: Arc<Driver>,
     number: Number,
     handle: Handle,
@@ -215,7 +250,11 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 impl Context {
-    pub(crate) fn retain(driver: &Arc<Driver>, number: Number) -> Result<Arc<Self>, CudaError> {
+    /// Makes a GPU's primary context, or shares in it.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn retain(driver: &Arc<Driver>, number: Number) -> Result<Arc<Self>, CudaError> {
         let mut handle = null_mut();
         // SAFETY: the pointer is a place of this frame, the number the driver's.
         let status = unsafe { (driver.functions.context_retain)(&mut handle, number) };
@@ -246,7 +285,10 @@ impl Context {
     }
 
     /// The memory of the device, whoever has taken what is not free.
-    pub(crate) fn memory(&self) -> Result<Memory, CudaError> {
+    ///
+    /// # Errors
+    /// What the driver says. An error that ends the process comes back from this as from every call.
+    pub fn memory(&self) -> Result<Memory, CudaError> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: both pointers are places of this frame.
         self.call("cuMemGetInfo", |functions| unsafe { (functions.memory_info)(&mut free, &mut total) })?;
@@ -260,8 +302,3 @@ impl Drop for Context {
         unsafe { (self.driver.functions.context_release)(self.number) };
     }
 }
-
-#[cfg(test)]
-pub(crate) mod fake;
-#[cfg(test)]
-mod tests;

@@ -10,14 +10,17 @@ use crate::driver::{Address, Context, CudaError};
 const PORTABLE: u32 = 1;
 
 /// Bytes in a GPU's memory, given back when dropped.
-pub(crate) struct DeviceBlock {
+pub struct DeviceBlock {
     context: Arc<Context>,
     address: Address,
 }
 
 impl DeviceBlock {
     /// Takes zeroed memory; none at all has an address as well. The driver's addresses are multiples of 256.
-    pub(crate) fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
         let mut address = 0;
         context.call("cuMemAlloc", |functions| {
             // SAFETY: the pointer is a place of this frame.
@@ -36,7 +39,8 @@ impl DeviceBlock {
         Ok(block)
     }
 
-    pub(crate) fn address(&self) -> Address {
+    /// Where it lies on the device.
+    pub fn address(&self) -> Address {
         self.address
     }
 }
@@ -48,8 +52,11 @@ impl Drop for DeviceBlock {
     }
 }
 
-/// Copies to a GPU's memory; the bytes are there when this returns.
-pub(crate) fn copy_to_device(context: &Context, from: &[u8], to: Address) -> Result<(), CudaError> {
+/// Copies to a GPU's memory, which is as long; the bytes are there when this returns.
+///
+/// # Errors
+/// What the driver says.
+pub fn copy_to_device(context: &Context, from: &[u8], to: Address) -> Result<(), CudaError> {
     if from.is_empty() {
         return Ok(());
     }
@@ -62,8 +69,11 @@ pub(crate) fn copy_to_device(context: &Context, from: &[u8], to: Address) -> Res
     })
 }
 
-/// Copies out of a GPU's memory.
-pub(crate) fn copy_to_host(context: &Context, from: Address, to: &mut [u8]) -> Result<(), CudaError> {
+/// Copies out of a GPU's memory, which is as long.
+///
+/// # Errors
+/// What the driver says.
+pub fn copy_to_host(context: &Context, from: Address, to: &mut [u8]) -> Result<(), CudaError> {
     if to.is_empty() {
         return Ok(());
     }
@@ -73,8 +83,25 @@ pub(crate) fn copy_to_host(context: &Context, from: Address, to: &mut [u8]) -> R
     })
 }
 
+/// Copies between blocks of a GPU's memory, which are as long; the bytes are there when this returns.
+///
+/// # Errors
+/// What the driver says.
+pub fn copy_on_device(context: &Context, from: Address, to: Address, bytes: usize) -> Result<(), CudaError> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    context.call("cuMemcpyDtoD", |functions| {
+        // SAFETY: the caller has checked that both are as long.
+        let copied = unsafe { (functions.copy_on_device)(to, from, bytes) };
+        // The call does not wait, and ONNX Runtime's streams do not wait for the one of this.
+        // SAFETY: null is the stream that calls without one are in.
+        if copied == 0 { unsafe { (functions.stream_wait)(null_mut()) } } else { copied }
+    })
+}
+
 /// Pinned memory of the host's, zeroed, given back when dropped.
-pub(crate) struct HostBlock {
+pub struct HostBlock {
     context: Arc<Context>,
     data: NonNull<u8>,
     len: usize,
@@ -87,7 +114,10 @@ unsafe impl Sync for HostBlock {}
 
 impl HostBlock {
     /// Takes `bytes`, at least one. Whole pages come, so the address is aligned to anything that tensors ask for.
-    pub(crate) fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn zeroed(context: &Arc<Context>, bytes: usize) -> Result<Self, CudaError> {
         let mut data: *mut c_void = null_mut();
         // SAFETY: the pointer is a place of this frame.
         context.call("cuMemHostAlloc", |functions| unsafe {
