@@ -27,13 +27,14 @@
 //! back. Where no extent is free, that is taken when the model is loaded.
 //!
 //! # ONNX models
-//! Models of format `onnx` run through ONNX Runtime's WebGPU execution provider, which reaches the same driver by a way of its own (Dawn). It is
-//! started by the first such model, and only then.
+//! Models of format `onnx` run through ONNX Runtime's WebGPU execution provider, which reaches the same driver by a way of its own (Dawn). Its
+//! library is opened with the backend, whose version names it; what it does with the device begins with the first such model.
 //!
 //! - They are on `gpu:0` alone. ONNX Runtime takes the device itself and does not say which: that of highest performance, as the list here begins.
 //! - Where a driver in software is there as well, it could take that one. So it is not let do so unless `software=true` permits it: hide that
 //!   driver (`VK_DRIVER_FILES`, `VK_LOADER_DRIVERS_DISABLE`).
 //! - Runs take turns in all of a process, and cannot be cancelled. Tensors are in the host's memory between runs. What a run takes on the device is not counted.
+//! - A model that calculates with FP16 does not load where the device's shaders have none (`shader-f16`).
 //! - A model of whose operators WebGPU has none does not load; what it has not of others runs on the CPU, unless `leftovers=refused`.
 //!
 //! Why they cannot be had, where they cannot, is what their estimate and load fail with.
