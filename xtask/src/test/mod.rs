@@ -53,6 +53,11 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
         let pytorch = is_supported.then(|| torch::ensure_for_tests(repo, &environment.python)).transpose()?;
         (environment, digits, pytorch.flatten())
     };
+    // Its tests are skipped then, and that is no success.
+    let (webgpu, missing) = match environment.webgpu {
+        Ok(webgpu) => (webgpu, None),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
     let logs = repo.target()?.join("xtask");
     fs::create_dir_all(&logs).with_context(|| format!("could not make {}", logs.display()))?;
     let place = Place {
@@ -63,7 +68,7 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
         ]
         .into_iter()
         .chain(pytorch.map(|folder| ("OUTRIGGER_TEST_PYTORCH", folder)))
-        .chain(environment.webgpu.into_iter().flat_map(WebGpu::variables))
+        .chain(webgpu.into_iter().flat_map(WebGpu::variables))
         .collect(),
         python: environment.python,
         logs,
@@ -73,7 +78,8 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     stop_if_interrupted()?;
     let python = python::run(repo, &place).unwrap_or_else(|error| Suite::broken("python", &error));
     stop_if_interrupted()?;
-    let problems = [nothing_ran("rust", &rust), nothing_ran("python", std::slice::from_ref(&python))];
+    let problems =
+        [nothing_ran("rust", &rust), nothing_ran("python", std::slice::from_ref(&python)), missing];
     let suites: Vec<Suite> = rust.into_iter().chain([python]).collect();
     Ok(finish(&suites, &allowed, problems.into_iter().flatten().collect()))
 }

@@ -1,9 +1,11 @@
 //! What WebGPU is tested with where there is no GPU: ONNX Runtime's library with it, and a driver of Vulkan's that calculates in software.
 //! Mesa's (lavapipe), which other tests run on, is not enough for Dawn before version 23; SwiftShader is, which comes with Chromium.
 
+mod apt;
+mod reach;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,11 +30,8 @@ const FOLDER: &str = "usr/lib/chromium";
 const DRIVER: [&str; 2] = ["libvk_swiftshader.so", "vk_swiftshader_icd.json"];
 /// Below the cache.
 const KEPT: &str = "swiftshader";
-/// Held by whoever is at apt, as in `.ci/run`.
-const LOCK: &str = "/run/outrigger-apt.lock";
-/// Longest wait for it, and longest time for apt, in seconds.
-const TURN: &str = "300";
-const PATIENCE: &str = "120";
+/// Beside them: which package they are out of.
+const ORIGIN: &str = "package.txt";
 
 /// Where both are.
 pub(crate) struct WebGpu {
@@ -48,25 +47,47 @@ impl WebGpu {
     }
 }
 
-/// Fetches what is not there yet. Where that cannot be, it says why. `python` has pip.
-pub(crate) fn ensure(repo: &Repo, python: &Path) -> Option<WebGpu> {
+/// Fetches what is not there yet. Where that cannot be, it says why; where it should be, that is an error.
+///
+/// It should be where it always is: in CI, as root on Debian for x86-64. A registry that cannot be reached is nobody's fault; a package that is
+/// there no more, or another than it was, is to be noticed. Vulkan's loader is not ours to fetch: without it nothing is.
+pub(crate) fn ensure(repo: &Repo, python: &Path) -> Result<Option<WebGpu>> {
     let made = || {
-        if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        if !IS_SUPPORTED {
             bail!("ONNX Runtime with WebGPU is to be had for x86-64 Linux only");
         }
-        loader(repo, python)?;
         let cache = Cache::open("webgpu")?;
         let library = LIBRARY.ensure(repo, python, &cache.folder)?;
         driver(repo, &cache.folder)?;
         found(&library, &cache.folder)
     };
+    // It is installed, or not, by others.
+    if let Err(error) = loader(repo, python) {
+        say::line(&format!("skipped: {error:#}; WebGPU is not tested"));
+        return Ok(None);
+    }
     match made() {
-        Ok(webgpu) => Some(webgpu),
+        Ok(webgpu) => Ok(Some(webgpu)),
+        Err(error) if is_expected(repo) && !reach::is_unreachable(&format!("{error:#}")) => {
+            Err(error.context("WebGPU cannot be tested"))
+        }
         Err(error) => {
             say::line(&format!("skipped: {error:#}; WebGPU is not tested"));
-            None
+            Ok(None)
         }
     }
+}
+
+const IS_SUPPORTED: bool = cfg!(all(target_os = "linux", target_arch = "x86_64"));
+
+fn is_expected(repo: &Repo) -> bool {
+    let is_ci = std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false");
+    let user = || {
+        let mut id = repo.command("id");
+        id.arg("-u");
+        process::capture(id).is_ok_and(|user| user.trim() == "0")
+    };
+    IS_SUPPORTED && is_ci && Path::new("/etc/debian_version").exists() && user()
 }
 
 /// What an earlier set-up left behind.
@@ -86,10 +107,14 @@ fn loader(repo: &Repo, python: &Path) -> Result<()> {
 
 fn found(library: &Path, cache: &Path) -> Result<WebGpu> {
     let driver = cache.join(KEPT);
-    match is_there(&driver) {
-        true => Ok(WebGpu { library: library.join("libonnxruntime.so"), driver: driver.join(DRIVER[1]) }),
-        false => bail!("there is no driver in {}", driver.display()),
+    if !is_there(&driver) {
+        bail!("there is no driver in {}", driver.display());
     }
+    let library = library.join("libonnxruntime.so");
+    if !library.is_file() {
+        bail!("{} is missing; remove its folder to have it made anew", library.display());
+    }
+    Ok(WebGpu { library, driver: driver.join(DRIVER[1]) })
 }
 
 fn is_there(driver: &Path) -> bool {
@@ -100,7 +125,9 @@ fn is_there(driver: &Path) -> bool {
 fn driver(repo: &Repo, cache: &Path) -> Result<()> {
     let kept = cache.join(KEPT);
     if is_there(&kept) {
-        say::line(&format!("{} is up to date", kept.display()));
+        let origin = fs::read_to_string(kept.join(ORIGIN))
+            .unwrap_or_else(|_| format!("{PACKAGE}, before it was written down"));
+        say::line(&format!("{} is up to date, out of {}", kept.display(), origin.trim()));
         return Ok(());
     }
     // Nobody else is at it, so what is there was left by one that was interrupted.
@@ -111,36 +138,31 @@ fn driver(repo: &Repo, cache: &Path) -> Result<()> {
     let made = work.join("made");
     fs::create_dir_all(&made).with_context(|| format!("could not make {}", made.display()))?;
     say::line(&format!("fetching SwiftShader out of {PACKAGE}"));
-    download(repo, &work)?;
+    apt::download(repo, &work, PACKAGE).context("could not fetch the driver")?;
     let package = fs::read_dir(&work)?.flatten().map(|entry| entry.path());
     let package = package.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
     let package = package.with_context(|| format!("apt left no package in {}", work.display()))?;
+    let origin = origin(repo, &package)?;
+    say::line(&format!("  {origin}"));
     let mut unpack = repo.command("dpkg-deb");
-    unpack.arg("--extract").arg(package).arg(work.join("unpacked"));
+    unpack.arg("--extract").arg(&package).arg(work.join("unpacked"));
     process::capture(unpack)?;
     for file in DRIVER {
         let from = work.join("unpacked").join(FOLDER).join(file);
         fs::rename(from, made.join(file)).with_context(|| format!("{PACKAGE} has no {FOLDER}/{file}"))?;
     }
+    fs::write(made.join(ORIGIN), format!("{origin}\n")).context("could not write down the package")?;
     fs::rename(&made, &kept).with_context(|| format!("could not make {}", kept.display()))?;
     let _ = fs::remove_dir_all(&work);
     Ok(())
 }
 
-/// Downloads the package. The lists of packages may be missing or old: once more with new ones, if that is permitted.
-fn download(repo: &Repo, folder: &Path) -> Result<()> {
-    let fetch = || process::capture(apt(repo, folder, &["download", PACKAGE]));
-    if fetch().is_err() {
-        process::capture(apt(repo, folder, &["update"])).context("could not fetch the driver")?;
-        fetch().context("could not fetch the driver")?;
-    }
-    Ok(())
-}
-
-/// One after the other, and not for ever.
-fn apt(repo: &Repo, folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = repo.command("flock");
-    command.args(["--wait", TURN, LOCK, "timeout", "--kill-after=5", PATIENCE, "apt-get"]);
-    command.args(arguments).current_dir(folder).stdin(std::process::Stdio::null());
-    command
+/// Name, version and digest of a package, for whoever asks which driver it was.
+fn origin(repo: &Repo, package: &Path) -> Result<String> {
+    let mut fields = repo.command("dpkg-deb");
+    fields.args(["--show", "--showformat=${Package} ${Version}"]).arg(package);
+    let mut digest = repo.command("sha256sum");
+    digest.arg(package);
+    let (fields, digest) = (process::capture(fields)?, process::capture(digest)?);
+    Ok(format!("{}, sha256 {}", fields.trim(), digest.split_whitespace().next().unwrap_or_default()))
 }
