@@ -151,6 +151,16 @@ pub fn outer() -> Vec<u8> {
     graph.model()
 }
 
+/// `y`, `FP32` `[1, 3, 2, 2]`: `x` of `[1, 2, 4, 4]` folded with ones, three times. Each is the sum of 18.
+pub fn convolution() -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[1, 2, 4, 4].map(Dim::Fixed));
+    graph.initializer("w", &[3, 2, 3, 3], &[1.; 54]);
+    graph.node("Conv", &["x", "w"], &["y"]);
+    graph.output("y", DataType::Fp32, &[1, 3, 2, 2].map(Dim::Fixed));
+    graph.model()
+}
+
 /// `z = x + y` for `x` of `[n, 1]` and `y` of `[1, m]`, `FP32`: the output can be larger than memory.
 pub fn outer_sum() -> Vec<u8> {
     let mut graph = Graph::default();
@@ -158,6 +168,17 @@ pub fn outer_sum() -> Vec<u8> {
     graph.input("y", DataType::Fp32, &[Dim::Fixed(1), Dim::Named("m")]);
     graph.output("z", DataType::Fp32, &[Dim::Named("n"), Dim::Named("m")]);
     graph.node("Add", &["x", "y"], &["z"]);
+    graph.model()
+}
+
+/// `s`, the sum of all of [`outer_sum`]'s `z`, which is in between: `[1, 1]`.
+pub fn sum_of_outer_sum() -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Named("n"), Dim::Fixed(1)]);
+    graph.input("y", DataType::Fp32, &[Dim::Fixed(1), Dim::Named("m")]);
+    graph.node("Add", &["x", "y"], &["z"]);
+    graph.node("ReduceSum", &["z"], &["s"]);
+    graph.output("s", DataType::Fp32, &[Dim::Fixed(1), Dim::Fixed(1)]);
     graph.model()
 }
 

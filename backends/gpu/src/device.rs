@@ -39,11 +39,13 @@ impl Gpus {
             resident: false,
         });
         let own = env!("CARGO_PKG_VERSION");
-        let onnx = |(index, (adapter, _)): (usize, &(Adapter, AdapterInfo))| {
+        let used: Vec<&AdapterInfo> = found.adapters.iter().map(|(_, adapter)| adapter).collect();
+        let refused = onnx::refusal(&used, &found.unused, settings);
+        let onnx = |(adapter, _): &(Adapter, AdapterInfo)| {
             let lacks_halves = !adapter.features().contains(Features::SHADER_F16);
-            Arc::new(Onnx::new(settings, onnx::refusal(index, &found.unused, settings), lacks_halves))
+            Arc::new(Onnx::new(settings, refused.clone(), lacks_halves))
         };
-        let onnx: Vec<Arc<Onnx>> = found.adapters.iter().enumerate().map(onnx).collect();
+        let onnx: Vec<Arc<Onnx>> = found.adapters.iter().map(onnx).collect();
         let version = match onnx.first() {
             // The drivers that there are, for a bug is more often theirs.
             Some(first) => {
@@ -87,6 +89,14 @@ struct GpuDevice {
     onnx: Arc<Onnx>,
 }
 
+impl GpuDevice {
+    /// The device for an ONNX model. Where there is none, a file that is no model is still said to be none.
+    fn onnx(&self, options: &LoadOptions) -> Result<Arc<dyn Device>, BackendError> {
+        let of_the_file = |error| outrigger_onnxruntime::look_at(&options.path).err().unwrap_or(error);
+        self.onnx.device().map_err(of_the_file)
+    }
+}
+
 impl Device for GpuDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
         let (held_by_onnx, onnx) = self.onnx.status()?;
@@ -110,7 +120,7 @@ impl Device for GpuDevice {
     fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
         match Format::of(options)? {
             Format::Steps => estimate(&self.gpu, options),
-            Format::Onnx | Format::OnnxWithSteps => self.onnx.device(options)?.estimate(options),
+            Format::Onnx | Format::OnnxWithSteps => self.onnx(options)?.estimate(options),
         }
     }
 
@@ -118,7 +128,7 @@ impl Device for GpuDevice {
         match Format::of(options)? {
             Format::Steps => Ok(Arc::new(StepsModel::load(&self.gpu, self.idle_bytes, options)?)),
             Format::Onnx | Format::OnnxWithSteps => {
-                let model = self.onnx.device(options)?.load(options)?;
+                let model = self.onnx(options)?.load(options)?;
                 self.gpu.set_beside(self.onnx.status()?.0);
                 Ok(model)
             }

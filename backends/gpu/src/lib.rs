@@ -30,9 +30,8 @@
 //! Models of format `onnx` run through ONNX Runtime's WebGPU execution provider, which reaches the same driver by a way of its own (Dawn). Its
 //! library is opened with the backend, whose version names it; what it does with the device begins with the first such model.
 //!
-//! - They are on `gpu:0` alone. ONNX Runtime takes the device itself and does not say which: that of highest performance, as the list here begins.
-//! - Where a driver in software is there as well, it could take that one. So it is not let do so unless `software=true` permits it: hide that
-//!   driver (`VK_DRIVER_FILES`, `VK_LOADER_DRIVERS_DISABLE`).
+//! - ONNX Runtime takes the device itself and does not say which. So they are refused where Vulkan has more than one, those in software counted
+//!   in: hide the drivers of all others (`VK_DRIVER_FILES`, `VK_LOADER_DRIVERS_DISABLE`).
 //! - Runs take turns in all of a process, and cannot be cancelled. Tensors are in the host's memory between runs. What a run takes on the device is not counted.
 //! - A model that calculates with FP16 does not load where the device's shaders have none (`shader-f16`).
 //! - A model of whose operators WebGPU has none does not load; what it has not of others runs on the CPU, unless `leftovers=refused`.
@@ -96,9 +95,11 @@ outrigger_backend::export!(open);
 /// Opens the backend.
 ///
 /// # Errors
-/// [`BackendError::Unavailable`] for a setting that is not known or has no valid value.
+/// [`BackendError::Unavailable`] for a setting that is not known or has no valid value, and for a folder of optimised models that cannot be used.
 pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
     let settings = Settings::read(settings)
         .map_err(|error| BackendError::Unavailable { backend: "gpu".into(), reason: error.to_string() })?;
+    // ONNX Runtime is started later, and then it would be one model alone that hears of the folder.
+    settings.onnxruntime.check("gpu")?;
     Ok(Arc::new(Gpus::new(&settings)))
 }

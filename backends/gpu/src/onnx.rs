@@ -1,13 +1,12 @@
 //! ONNX models on the same device, through ONNX Runtime's WebGPU execution provider: Dawn, beside wgpu.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use outrigger_backend::{BackendError, Device, DeviceStatus, Health, LoadOptions};
+use outrigger_backend::{BackendError, Device, DeviceStatus, Health};
 use outrigger_onnxruntime::{self as onnxruntime, Pool, WebGpu};
 
 use crate::adapters::AdapterInfo;
-use crate::model::load_error;
 use crate::settings::Settings;
 
 /// ONNX Runtime, started by the first model that needs it: it takes a second and memory of the device's.
@@ -16,7 +15,30 @@ pub(crate) struct Onnx {
     settings: onnxruntime::Settings,
     /// Why it is not started at all, where that is known beforehand.
     refused: Option<String>,
-    opened: OnceLock<Result<Arc<dyn Device>, String>>,
+    /// What became of the start. Dawn does not look for a device that it has not found again, so another start comes to the same in this process.
+    started: Mutex<Option<Result<Arc<dyn Device>, NotStarted>>>,
+}
+
+/// Why there is no device for ONNX models.
+#[derive(Clone, Debug)]
+enum NotStarted {
+    /// The library, or an adapter that it takes, is not there.
+    Absent(String),
+    /// The device did not run anything. Another process may have more luck.
+    Failed(String),
+}
+
+impl NotStarted {
+    fn error(&self) -> BackendError {
+        match self {
+            Self::Absent(why) => BackendError::Unavailable { backend: "gpu".into(), reason: no_models(why) },
+            Self::Failed(why) => BackendError::Lost(no_models(why)),
+        }
+    }
+}
+
+fn no_models(why: &str) -> String {
+    format!("this device takes no ONNX models: {}", why.replace('\n', "; "))
 }
 
 impl Onnx {
@@ -26,7 +48,7 @@ impl Onnx {
             provider: WebGpu { leftovers: settings.leftovers, lacks_halves, ..WebGpu::default() },
             settings: settings.onnxruntime.clone(),
             refused,
-            opened: OnceLock::new(),
+            started: Mutex::default(),
         }
     }
 
@@ -42,55 +64,85 @@ impl Onnx {
         }
     }
 
-    /// The device as ONNX Runtime drives it, for a model; or why it does not.
-    pub(crate) fn device(&self, options: &LoadOptions) -> Result<&Arc<dyn Device>, BackendError> {
-        let opened = self.opened.get_or_init(|| self.open());
-        let without = |why: &String| {
-            load_error(options, format_args!("this device takes no ONNX models: {}", why.replace('\n', "; ")))
-        };
-        opened.as_ref().map_err(without)
+    /// The device as ONNX Runtime drives it.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`] where the settings or the devices that there are do not permit it, [`BackendError::Unavailable`] where
+    /// something is missing, [`BackendError::Lost`] where the device does not run anything, [`BackendError::OutOfMemory`].
+    pub(crate) fn device(&self) -> Result<Arc<dyn Device>, BackendError> {
+        if let Some(refused) = &self.refused {
+            return Err(BackendError::Unsupported(no_models(refused)));
+        }
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if started.is_none() {
+            *started = Some(match self.start() {
+                Ok(device) => Ok(device),
+                // There may be more next time.
+                Err(BackendError::OutOfMemory(why)) => {
+                    return Err(BackendError::OutOfMemory(no_models(&why)));
+                }
+                Err(BackendError::Lost(why)) => Err(NotStarted::Failed(why)),
+                Err(BackendError::Unavailable { reason, .. }) => Err(NotStarted::Absent(reason)),
+                Err(error) => Err(NotStarted::Absent(error.to_string())),
+            });
+        }
+        match &*started {
+            Some(Ok(device)) => Ok(Arc::clone(device)),
+            Some(Err(why)) => Err(why.error()),
+            None => Err(BackendError::Internal("ONNX Runtime was started and is not there".into())),
+        }
     }
 
-    fn open(&self) -> Result<Arc<dyn Device>, String> {
-        if let Some(refused) = &self.refused {
-            return Err(refused.clone());
-        }
-        let backend = onnxruntime::open(self.provider.clone(), &self.settings, &pool());
-        let backend = backend.map_err(|error| error.to_string())?;
+    fn start(&self) -> Result<Arc<dyn Device>, BackendError> {
+        let backend = onnxruntime::open(self.provider.clone(), &self.settings, &pool())?;
         match &backend.info().reason {
-            Some(reason) => Err(reason.clone()),
-            None => backend.open(0).map_err(|error| error.to_string()),
+            Some(reason) => Err(BackendError::Unavailable { backend: "gpu".into(), reason: reason.clone() }),
+            None => backend.open(0),
         }
     }
 
     /// What its models hold, and how the device is to it, if it was started.
     pub(crate) fn status(&self) -> Result<(u64, Health), BackendError> {
-        let Some(Ok(device)) = self.opened.get() else { return Ok((0, Health::Healthy)) };
+        // While it is being started nothing is known, and who asks does not wait.
+        let Ok(started) = self.started.try_lock() else { return Ok((0, Health::Healthy)) };
+        let device = match &*started {
+            Some(Ok(device)) => Arc::clone(device),
+            Some(Err(NotStarted::Failed(why))) => return Ok((0, Health::Lost(no_models(why)))),
+            _ => return Ok((0, Health::Healthy)),
+        };
+        drop(started);
         let DeviceStatus { memory_held, health, .. } = device.status()?;
         Ok((memory_held, health))
     }
 }
 
-/// What is left for the CPU runs there as it would on the backend for CPUs.
+/// What is left for the CPU has as many threads as there are processors for this process, whatever the backend for CPUs is set to.
 fn pool() -> Pool {
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     Pool { threads, affinity: None }
 }
 
 /// Why a device takes no ONNX models, as far as that is known without asking ONNX Runtime, which chooses among all the devices that Vulkan has
-/// and does not tell.
-pub(crate) fn refusal(index: usize, unused: &[AdapterInfo], settings: &Settings) -> Option<String> {
+/// and does not tell: so there must be one in all.
+pub(crate) fn refusal(used: &[&AdapterInfo], unused: &[AdapterInfo], settings: &Settings) -> Option<String> {
     if settings.onnxruntime.library.is_none() {
         return Some("the setting `onnxruntime` names no library of ONNX Runtime with WebGPU".into());
     }
-    if index > 0 {
-        return Some("ONNX Runtime takes the first one itself".into());
+    const HIDE: &str = "(VK_DRIVER_FILES, VK_LOADER_DRIVERS_DISABLE)";
+    if let Some(unused) = unused.first() {
+        return Some(format!(
+            "ONNX Runtime might take `{}`, which calculates in software; hide its driver {HIDE}",
+            unused.name
+        ));
     }
-    let unused = unused.first()?;
-    Some(format!(
-        "ONNX Runtime might take `{}`, which calculates in software; hide its driver (VK_DRIVER_FILES, VK_LOADER_DRIVERS_DISABLE), or permit it with the setting `software=true`",
-        unused.name
-    ))
+    let names = || used.iter().map(|device| format!("`{}`", device.name)).collect::<Vec<_>>().join(", ");
+    (used.len() > 1).then(|| {
+        format!(
+            "ONNX Runtime takes one of {} devices and does not say which: {}; hide the drivers of all others {HIDE}",
+            used.len(),
+            names()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -104,21 +156,23 @@ mod tests {
             Settings::read(&[("onnxruntime".into(), library.into()), ("software".into(), "false".into())])
         };
         let settings = with("/lib/ort.so").unwrap();
-        let software = AdapterInfo {
-            name: "llvmpipe".into(),
+        let device = |name: &str| AdapterInfo {
+            name: name.into(),
             driver: String::new(),
             hardware: Hardware::Software,
             memory: 0,
             max_binding: 0,
         };
-        let refusal = |index, unused: &[AdapterInfo], settings: &Settings| {
-            super::refusal(index, unused, settings).unwrap_or_default()
+        let (card, other) = (device("card"), device("other"));
+        let refusal = |used: &[&AdapterInfo], unused: &[AdapterInfo], settings: &Settings| {
+            super::refusal(used, unused, settings).unwrap_or_default()
         };
-        assert_eq!(refusal(0, &[], &settings), "");
-        assert!(refusal(1, &[], &settings).contains("the first one"));
-        let said = refusal(0, &[software], &settings);
-        assert!(said.contains("`llvmpipe`") && said.contains("software=true"), "{said}");
-        assert!(refusal(0, &[], &Settings::default()).contains("the setting `onnxruntime`"));
+        assert_eq!(refusal(&[&card], &[], &settings), "");
+        let said = refusal(&[&card, &other], &[], &settings);
+        assert!(said.contains("2 devices") && said.contains("`card`, `other`"), "{said}");
+        let said = refusal(&[&card], &[device("llvmpipe")], &settings);
+        assert!(said.contains("`llvmpipe`") && said.contains("VK_DRIVER_FILES"), "{said}");
+        assert!(refusal(&[&card], &[], &Settings::default()).contains("the setting `onnxruntime`"));
     }
 
     #[test]
@@ -128,9 +182,9 @@ mod tests {
         let onnx = Onnx::new(&settings, None, false);
         let said = onnx.said();
         assert!(said.starts_with("no ONNX models: no library of ONNX Runtime 1."), "{said}");
-        let error = onnx.device(&LoadOptions::of("/m.onnx")).err().unwrap();
-        let BackendError::Load(text) = error else { panic!("{error:?}") };
-        let begins = "/m.onnx: this device takes no ONNX models: no library of ONNX Runtime 1.";
+        let error = onnx.device().err().unwrap();
+        let BackendError::Unavailable { reason: text, .. } = error else { panic!("{error:?}") };
+        let begins = "this device takes no ONNX models: no library of ONNX Runtime 1.";
         assert!(text.starts_with(begins) && text.contains("`/nowhere/libonnxruntime.so`"), "{text}");
         assert!(!text.contains('\n'), "{text}");
         assert_eq!(onnx.status().unwrap(), (0, Health::Healthy));

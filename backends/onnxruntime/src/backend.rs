@@ -114,13 +114,12 @@ impl Backend for OnnxBackend {
     }
 
     fn open(&self, index: usize) -> Result<Arc<dyn Device>, BackendError> {
-        match self.devices.get(index) {
-            Some(common) => Ok(Arc::new(OnnxDevice(Arc::clone(common)))),
-            None => Err(BackendError::Input(format!(
-                "there is no device number {index}, only {}",
-                self.info.devices.len()
-            ))),
-        }
+        let Some(common) = self.devices.get(index) else {
+            let there = self.info.devices.len();
+            return Err(BackendError::Input(format!("there is no device number {index}, only {there}")));
+        };
+        common.is_well()?;
+        Ok(Arc::new(OnnxDevice(Arc::clone(common))))
     }
 }
 

@@ -63,18 +63,22 @@ impl Cache {
         version: &str,
         circumstances: &str,
     ) -> Result<Self, CacheError> {
-        // Ours alone within the folder of the setting, which may be open to others or shared with other things.
-        let owner = format!("outrigger-{backend}");
-        let path = folder.join(&owner);
-        let made = fs::create_dir_all(folder).and_then(|()| private_folder(&path));
-        match made {
-            Ok(true) => {}
-            Ok(false) => return Err(CacheError::Open { path }),
-            Err(why) => return Err(CacheError::Folder { path, why }),
-        }
+        let path = Self::place(folder, backend)?;
         let own = env!("CARGO_PKG_VERSION");
-        let circumstances = format!("{owner} {FORM}\n{own}\nONNX Runtime {version}\n{circumstances}");
+        let circumstances =
+            format!("outrigger-{backend} {FORM}\n{own}\nONNX Runtime {version}\n{circumstances}");
         Ok(Self { folder: path, most_bytes, circumstances })
+    }
+
+    /// What is ours alone within the folder of the setting, which may be open to others or shared with other things. It is made where it is
+    /// missing.
+    pub(crate) fn place(folder: &Path, backend: &str) -> Result<PathBuf, CacheError> {
+        let path = folder.join(format!("outrigger-{backend}"));
+        match fs::create_dir_all(folder).and_then(|()| private_folder(&path)) {
+            Ok(true) => Ok(path),
+            Ok(false) => Err(CacheError::Open { path }),
+            Err(why) => Err(CacheError::Folder { path, why }),
+        }
     }
 
     /// The same folder, for models of this plan and with these steps. What its providers and entries leave of a graph is not what others would,

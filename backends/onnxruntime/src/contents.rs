@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use outrigger_backend::BackendError;
+
+use crate::error;
 use crate::tensor::{Claim, ClaimError};
 
 /// Graphs in graphs; ONNX Runtime's own parser stops at 100 messages.
@@ -110,6 +113,14 @@ impl Message {
             _ => return None,
         })
     }
+}
+
+/// Whether there is a file at `path` that has the form of a model, as far as that is seen without ONNX Runtime.
+///
+/// # Errors
+/// [`BackendError::Load`] if not.
+pub fn look_at(path: &Path) -> Result<(), BackendError> {
+    inspect(path).map(drop).map_err(|why| error::load(path, why))
 }
 
 /// Looks through the model at `path`.

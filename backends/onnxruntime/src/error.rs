@@ -40,14 +40,25 @@ pub(crate) fn is_misplaced(error: &ort::Error) -> bool {
 }
 
 /// What ONNX Runtime says itself, in one line. Before it stands which node failed, by the name that the model's author gave it, and that may be
-/// anything.
+/// anything; some operators begin what they say with that name once more.
 pub(crate) fn said(message: &str) -> &str {
-    first_line(message.rsplit_once("Status Message: ").map_or(message, |(_, said)| said))
+    const NAME: &str = "Name:'";
+    const SAID: &str = "' Status Message: ";
+    // A name may contain these words as well, so where it ends is seen by where it comes again.
+    let repeated = message.match_indices(NAME).find_map(|(at, _)| {
+        let rest = &message[at + NAME.len()..];
+        rest.match_indices(SAID).find_map(|(end, _)| {
+            let said = rest[end + SAID.len()..].strip_prefix(&rest[..end])?;
+            said.strip_prefix(": ")
+        })
+    });
+    let last = || message.rsplit_once(SAID).map_or(message, |(_, said)| said);
+    first_line(repeated.unwrap_or_else(last))
 }
 
 /// The same of a model that did not load, for which the message names its file.
 pub(crate) fn said_of(path: &Path, message: &str) -> String {
-    said(&message.replace(&*path.to_string_lossy(), "")).to_owned()
+    said(message.replace(&*path.to_string_lossy(), "").trim_start_matches(": ")).to_owned()
 }
 
 /// Longer messages go on with a stack of C++ frames or a copy of the model.
@@ -92,6 +103,8 @@ mod tests {
         };
         let check = |name: &str| {
             let text = failed(name, "add.cc:540 no");
+            assert_eq!(said(&text), "add.cc:540 no", "{name}");
+            let text = failed(name, &format!("{name}: add.cc:540 no"));
             assert_eq!(said(&text), "add.cc:540 no", "{name}");
             let error = classify(ErrorCode::RuntimeException, &text, true);
             assert!(matches!(error, BackendError::Run(_)), "{error:?}");

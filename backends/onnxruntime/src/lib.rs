@@ -17,6 +17,7 @@ mod arena;
 mod backend;
 mod cache;
 mod cancel;
+mod complaints;
 mod contents;
 #[expect(unsafe_code, reason = "calls ONNX Runtime")]
 mod editor;
@@ -40,6 +41,7 @@ mod webgpu;
 
 pub use arena::Arena;
 pub use backend::{open, version};
+pub use contents::look_at;
 pub use folder::private_folder;
 pub use graphs::{GraphShapes, Graphs};
 pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider, Residence};

@@ -12,6 +12,7 @@ use outrigger_backend::{
 };
 
 use crate::cache::Cache;
+use crate::complaints;
 use crate::contents::{self, Contents};
 use crate::error;
 use crate::graphs::Frames;
@@ -110,7 +111,7 @@ impl Loaded {
 
     /// A run that failed.
     pub(crate) fn failed(&self, error: &ort::Error) -> BackendError {
-        match self.device.told.provider.fault(error::said(error.message())) {
+        match self.device.fault(error::said(error.message())) {
             None => error::run(error, self.has_free_extents),
             Some(fault) => self.device.faulty(fault, error::first_line(error.message())),
         }
@@ -118,8 +119,29 @@ impl Loaded {
 }
 
 impl Common {
+    /// What a message says of the device, if it is so.
+    fn fault(&self, said: &str) -> Option<Fault> {
+        let Told { provider, runtime } = &self.told;
+        let fault = provider.fault(said)?;
+        let is_so =
+            || self.lost.get().is_some() || !matches!(provider.ask(self.index, runtime), Some(Ok(())));
+        (fault != Fault::Lost || is_so()).then_some(fault)
+    }
+
+    /// Whether it runs anything, where it can be asked.
+    pub(crate) fn is_well(&self) -> Result<(), BackendError> {
+        let Told { provider, runtime } = &self.told;
+        match provider.ask(self.index, runtime) {
+            Some(Err(why)) => Err(match provider.fault(&why) {
+                Some(fault) => self.faulty(fault, &why),
+                None => BackendError::Unavailable { backend: provider.name().into(), reason: why },
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// What comes of a fault of the device: one that is lost is so for good, for the reason that came first.
-    fn faulty(&self, fault: Fault, text: &str) -> BackendError {
+    pub(crate) fn faulty(&self, fault: Fault, text: &str) -> BackendError {
         match fault {
             Fault::OutOfMemory => BackendError::OutOfMemory(text.to_owned()),
             Fault::Lost => BackendError::Lost(self.lost.get_or_init(|| text.to_owned()).clone()),
@@ -145,7 +167,7 @@ impl Common {
     /// A session that was not made, which may be for the device and not for the model.
     fn not_made(&self, path: &Path, error: BackendError) -> BackendError {
         match error {
-            BackendError::Load(text) => match self.told.provider.fault(&error::said_of(path, &text)) {
+            BackendError::Load(text) => match self.fault(&error::said_of(path, &text)) {
                 Some(fault) => self.faulty(fault, &text),
                 None => BackendError::Load(text),
             },
@@ -172,7 +194,14 @@ impl OnnxModel {
         let maker = Maker { runtime, plan, cache, steps };
         let mut sides = [Vec::new(), Vec::new()];
         let session = Kept::make(&common.told, || {
+            // What somebody else's run left there says nothing of this.
+            complaints::take();
             let made = maker.make(&options.path)?;
+            if let Some((fault, said)) =
+                complaints::take().and_then(|said| Some((provider.fault(&said)?, said)))
+            {
+                return Err(common.faulty(fault, &said));
+            }
             sides = [made.inputs, made.outputs];
             Ok(made.session)
         });
@@ -202,6 +231,7 @@ impl OnnxModel {
             bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
         };
+        common.is_well()?;
         Ok(Self(Arc::new(loaded)))
     }
 }

@@ -46,6 +46,12 @@ pub trait Provider: Send + Sync + 'static {
         None
     }
 
+    /// Asks a device by a run that is for nothing else, and says what it said where it did not succeed. Where a message says that it is lost,
+    /// that is believed only if this fails as well: the words may be those of a model's author. `None` where there is no way to ask.
+    fn ask(&self, _device: usize, _runtime: &'static Runtime) -> Option<Result<(), String>> {
+        None
+    }
+
     /// Where tensors may stay between runs; `None` where all are in the host's memory. [`DeviceInfo::resident`] says the same.
     fn residence(&self, _device: usize) -> Option<Residence> {
         None

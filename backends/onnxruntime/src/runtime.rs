@@ -14,7 +14,7 @@ use crate::arena::{Arena, Arenas};
 use crate::provider::{Plan, Pool};
 use crate::session::Maker;
 use crate::turns::{Turn, Turns};
-use crate::{append, raw};
+use crate::{append, complaints, raw};
 
 /// `y = x`, FP32 `[1]`: what `onnx.helper` makes of one `Identity`, opset 17.
 const IDENTITY: &[u8] = b"\x08\x08:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11";
@@ -68,10 +68,10 @@ impl Runtime {
         let environment = ort::init()
             .with_name("outrigger")
             .with_telemetry(false)
+            .with_logger(complaints::logger())
             .with_global_thread_pool(threads)
             .build()?;
-        // Errors are returned as well, and ONNX Runtime would write them to stderr past the log's format.
-        environment.set_log_level(LogLevel::Fatal);
+        environment.set_log_level(LogLevel::Error);
         let arena = memory_info(AllocatorType::Arena)?;
         raw::share_allocator(&environment, &arena)?;
         Ok(Self {
@@ -99,7 +99,8 @@ impl Runtime {
         Err(format!("ONNX Runtime {} has no {provider}, only {}", self.version, available.join(", ")))
     }
 
-    /// Makes a session by a plan, of a model for nothing else, and lets it go again: what is not there to run it shows here.
+    /// Makes a session by a plan, of a model for nothing else, runs it, and lets it go again: what is not there to run it shows here. A device
+    /// that is lost may let sessions be made, so only the run tells.
     ///
     /// # Errors
     /// What ONNX Runtime says.

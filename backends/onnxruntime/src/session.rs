@@ -56,12 +56,15 @@ impl Maker<'_> {
         inspected.map(drop).map_err(|error| error::load(path, error.message()))
     }
 
-    /// Makes a session of a model of one operator, and lets it go again.
+    /// Makes a session of a model of one operator, which takes one number, runs it, and lets it go again.
     pub(crate) fn probe(&self, model: &[u8]) -> Result<(), String> {
+        let said = |error: ort::Error| error::said(error.message()).to_owned();
         let session = self.builder().and_then(|mut builder| builder.commit_from_memory(model));
-        let made =
-            session.and_then(Made::of).map_err(|error| error::first_line(error.message()).to_owned())?;
-        self.check(&made)
+        let mut session = session.map_err(said)?;
+        let mut run =
+            || session.run(ort::inputs![ort::value::Tensor::from_array(([1], vec![0f32]))?]).map(drop);
+        run().map_err(said)?;
+        self.check(&Made::of(session).map_err(said)?)
     }
 
     /// Opens the plan's providers with their options, for nothing.

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use outrigger_backend::BackendError;
+
+use crate::cache::{Cache, CacheError};
+
 /// Bytes of optimised models that are kept.
 const CACHE_BYTES: u64 = 1 << 30;
 
@@ -22,6 +26,9 @@ pub enum SettingsError {
     /// A size that is none.
     #[error("setting `cache_bytes` is `{0}`, not a number of bytes")]
     Bytes(String),
+    /// A library without a path.
+    #[error("setting `onnxruntime` is empty; leave it out, or name ONNX Runtime's library")]
+    EmptyLibrary,
     /// A folder without a name.
     #[error("setting `cache` is empty; leave it out to keep no optimised models")]
     EmptyCache,
@@ -40,6 +47,7 @@ impl Settings {
     /// [`SettingsError`] if it has no valid value.
     pub fn take(&mut self, key: &str, value: &str) -> Result<bool, SettingsError> {
         match key {
+            "onnxruntime" if value.is_empty() => return Err(SettingsError::EmptyLibrary),
             "onnxruntime" => self.library = Some(PathBuf::from(value)),
             "cache" if value.is_empty() => return Err(SettingsError::EmptyCache),
             "cache" => self.cache = Some(PathBuf::from(value)),
@@ -49,6 +57,19 @@ impl Settings {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether the folder of optimised models can be used, before there is a library: for a backend that starts it later than it opens.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`] if not.
+    pub fn check(&self, backend: &str) -> Result<(), BackendError> {
+        let Some(folder) = &self.cache else { return Ok(()) };
+        let unavailable = |error: CacheError| BackendError::Unavailable {
+            backend: backend.into(),
+            reason: error.to_string(),
+        };
+        Cache::place(folder, backend).map(drop).map_err(unavailable)
     }
 }
 
@@ -74,6 +95,8 @@ mod tests {
         let mut fails = |key, value, expected: &str| {
             assert_eq!(settings.take(key, value).unwrap_err().to_string(), expected);
         };
+        let empty = "setting `onnxruntime` is empty; leave it out, or name ONNX Runtime's library";
+        fails("onnxruntime", "", empty);
         fails("cache", "", "setting `cache` is empty; leave it out to keep no optimised models");
         fails("cache_bytes", "1 GiB", "setting `cache_bytes` is `1 GiB`, not a number of bytes");
     }

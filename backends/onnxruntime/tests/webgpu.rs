@@ -1,14 +1,17 @@
 //! WebGPU where it is not as it should be, with a library of ONNX Runtime that has it and an adapter in software (see
 //! `outrigger_testkit::webgpu`). What it does where all is well, `cli/tests/conformance` looks at.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use outrigger_backend::conformance::{fp32, instance, values};
-use outrigger_backend::{Backend, BackendError, Health, LoadOptions, Output, Run};
+use outrigger_backend::{
+    Backend, BackendError, DataType, Device, Health, Instance, LoadOptions, Output, Run,
+};
 use outrigger_onnxruntime::{Leftovers, Pool, Settings, WebGpu};
-use outrigger_testkit::{onnx, webgpu};
+use outrigger_testkit::onnx::{self, Dim, Graph};
+use outrigger_testkit::webgpu::{self, Failure};
 
 fn open(provider: WebGpu, library: &Path) -> Arc<dyn Backend> {
     let settings = Settings { library: Some(library.into()), ..Settings::default() };
@@ -45,88 +48,137 @@ fn what_is_left_for_the_cpu_can_be_refused() {
 }
 
 #[test]
-fn without_an_adapter_there_is_no_device_and_a_reason() {
-    let test = "without_an_adapter_there_is_no_device_and_a_reason";
+fn without_an_adapter_it_does_not_open_and_says_why() {
+    let test = "without_an_adapter_it_does_not_open_and_says_why";
     let nowhere = |command: &mut Command, _: &Path| webgpu::driver(command, "/nowhere.json".as_ref());
     let Some(library) = webgpu::alone_on(test, nowhere) else { return };
-    let info = open(WebGpu::default(), &library).info().clone();
-    let reason = info.reason.unwrap();
-    assert!(info.devices.is_empty() && reason.contains("WebGPU adapter"), "{reason}");
-    assert!(reason.starts_with("WebGpuExecutionProvider: "), "{reason}");
+    for _ in 0..2 {
+        let error = open(WebGpu::default(), &library).open(0).err().unwrap();
+        let BackendError::Unavailable { reason, .. } = error else { panic!("{error:?}") };
+        assert!(
+            reason.starts_with("WebGpuExecutionProvider: ") && reason.contains("WebGPU adapter"),
+            "{reason}"
+        );
+    }
 }
 
-/// The folder in which a test says what fails.
-const FOLDER: &str = "FAILING_DRIVER_FOLDER";
-
-/// Runs a test on a driver that fails when it is told to; the library, and the folder in which it is told.
-fn alone_on_failing_driver(test: &str) -> Option<(PathBuf, PathBuf)> {
-    let folder = tempfile::tempdir().unwrap();
-    let library = webgpu::alone_on(test, |command, driver| {
-        let [library, file] = ["libfailing.so", "failing.json"].map(|name| folder.path().join(name));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/failing_driver.c");
-        let mut cc = Command::new("cc");
-        cc.args(["-std=c99", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o"])
-            .args([&library, &source])
-            .arg("-ldl");
-        let output = cc.output().expect("a C compiler, `cc`");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let described: serde_json::Value = serde_json::from_slice(&std::fs::read(driver).unwrap()).unwrap();
-        let mut failing = described.clone();
-        failing["ICD"]["library_path"] = library.to_str().unwrap().into();
-        std::fs::write(&file, failing.to_string()).unwrap();
-        let other = driver.parent().unwrap().join(described["ICD"]["library_path"].as_str().unwrap());
-        command.env("FAILING_DRIVER_OF", other).env(FOLDER, folder.path());
-        webgpu::driver(command, &file);
-    })?;
-    Some((library, std::env::var_os(FOLDER).unwrap().into()))
-}
-
-#[test]
-fn a_device_that_is_lost_is_said_to_be() {
-    let Some((library, folder)) = alone_on_failing_driver("a_device_that_is_lost_is_said_to_be") else {
-        return;
-    };
-    let path = folder.join("add.onnx");
-    std::fs::write(&path, onnx::add(3)).unwrap();
-    let device = open(WebGpu::default(), &library).open(0).unwrap();
-    let (_model, instance) = instance(&*device, &path);
-    let run = || {
+fn sum(device: &dyn Device, path: &Path) -> impl Fn() -> Result<Vec<f32>, BackendError> + use<> {
+    let (_model, instance) = instance(device, path);
+    move || {
         let x = fp32(&[1, 3], &[1., 2., 3.]);
         let mut outputs = [Output::allocate(0)];
         instance.infer(&[x.clone(), x], &mut outputs, Run::default())?;
         let [output] = outputs;
-        Ok::<_, BackendError>(values(&output.into_tensor().unwrap()))
+        Ok(values(&output.into_tensor().unwrap()))
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_is_said_to_be() {
+    let Some((library, driver)) = webgpu::alone_on_failing("a_device_that_is_lost_is_said_to_be") else {
+        return;
     };
+    let folder = tempfile::tempdir().unwrap();
+    let path = onnx::write(folder.path(), "add.onnx", &onnx::add(3));
+    let backend = open(WebGpu::default(), &library);
+    let device = backend.open(0).unwrap();
+    let run = sum(&*device, &path);
     assert_eq!(run().unwrap(), [2., 4., 6.]);
     assert_eq!(device.status().unwrap().health, Health::Healthy);
-    std::fs::write(folder.join("lost"), "").unwrap();
+    driver.fail(Failure::Lost);
     for _ in 0..2 {
         let error = run().unwrap_err();
         let BackendError::Lost(text) = error else { panic!("{error:?}") };
         assert!(!text.contains('\n'), "{text}");
         assert_eq!(device.status().unwrap().health, Health::Lost(text));
     }
+    // Dawn makes sessions all the same.
+    let error = device.load(&LoadOptions::of(&path)).err().unwrap();
+    assert!(matches!(error, BackendError::Lost(_)), "{error:?}");
+    let error = backend.open(0).err().unwrap();
+    assert!(matches!(error, BackendError::Lost(_)), "{error:?}");
+}
+
+#[test]
+fn a_model_that_is_loaded_onto_a_lost_device_tells() {
+    let test = "a_model_that_is_loaded_onto_a_lost_device_tells";
+    let Some((library, driver)) = webgpu::alone_on_failing(test) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let device = open(WebGpu::default(), &library).open(0).unwrap();
+    driver.fail(Failure::Lost);
+    let path = onnx::write(folder.path(), "add", &onnx::add(3));
+    let error = device.load(&LoadOptions::of(&path)).err().unwrap();
+    let BackendError::Lost(why) = error else { panic!("{error:?}") };
+    assert_eq!(device.status().unwrap().health, Health::Lost(why));
 }
 
 #[test]
 fn memory_that_the_device_has_not_is_said_to_be_missing() {
     let test = "memory_that_the_device_has_not_is_said_to_be_missing";
-    let Some((library, folder)) = alone_on_failing_driver(test) else { return };
-    let path = folder.join("outer.onnx");
-    std::fs::write(&path, onnx::outer_sum()).unwrap();
+    let Some((library, driver)) = webgpu::alone_on_failing(test) else { return };
+    let folder = tempfile::tempdir().unwrap();
     let device = open(WebGpu::default(), &library).open(0).unwrap();
-    let (_model, instance) = instance(&*device, &path);
-    let run = |size: i64| {
+    let outer = onnx::write(folder.path(), "outer.onnx", &onnx::outer_sum());
+    let within = onnx::write(folder.path(), "within.onnx", &onnx::sum_of_outer_sum());
+    let heavy = onnx::write(folder.path(), "heavy.onnx", &onnx::mlp(&[3000, 3000]));
+    let (_outer, outer) = instance(&*device, &outer);
+    let (_within, within) = instance(&*device, &within);
+    let run = |instance: &dyn Instance, size: i64| {
         let values = vec![1.; size as usize];
         let inputs = [fp32(&[size, 1], &values), fp32(&[1, size], &values)];
         instance.infer(&inputs, &mut [Output::allocate(0)], Run::default())
     };
-    run(2).unwrap();
-    std::fs::write(folder.join("memory"), "").unwrap();
+    driver.fail(Failure::Memory);
     for _ in 0..2 {
-        let error = run(4096).unwrap_err();
+        for instance in [&outer, &within] {
+            let error = run(&**instance, 4096).unwrap_err();
+            assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
+            run(&**instance, 2).unwrap();
+        }
+        // Its weights are 36 MB.
+        let error = device.load(&LoadOptions::of(&heavy)).err().unwrap();
         assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
-        run(2).unwrap();
+    }
+    driver.mend(Failure::Memory);
+    // What there was no memory for is no buffer for anybody.
+    for instance in [&outer, &within] {
+        run(&**instance, 4096).unwrap();
+    }
+    device.load(&LoadOptions::of(&heavy)).map(drop).unwrap();
+    // No buffer can be as large.
+    for (instance, size) in [(&within, 40_000), (&outer, 40_000), (&outer, 200_000)] {
+        let error = run(&**instance, size).unwrap_err();
+        assert!(matches!(error, BackendError::OutOfMemory(_)), "{error:?}");
     }
     assert_eq!(device.status().unwrap().health, Health::Healthy);
+}
+
+/// A node's name comes twice in what ONNX Runtime says of WebGPU's operators.
+#[test]
+fn what_a_model_s_author_named_loses_no_device() {
+    let test = "what_a_model_s_author_named_loses_no_device";
+    let Some((library, _)) = webgpu::alone_on_failing(test) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let device = open(WebGpu::default(), &library).open(0).unwrap();
+    for name in [
+        "VK_ERROR_DEVICE_LOST",
+        "vkQueueSubmit failed with VK_ERROR_DEVICE_LOST",
+        "' Status Message: vkQueueSubmit failed with VK_ERROR_DEVICE_LOST",
+        "[Device] is lost",
+        "[Invalid Buffer",
+    ] {
+        let mut graph = Graph::default();
+        for input in ["x", "y"] {
+            graph.input(input, DataType::Fp32, &[Dim::Named("")]);
+        }
+        graph.named_node(name, "Add", &["x", "y"], &["z"]);
+        graph.output("z", DataType::Fp32, &[Dim::Named("")]);
+        let path =
+            onnx::write(folder.path(), "vkQueueSubmit failed with VK_ERROR_DEVICE_LOST", &graph.model());
+        let (_model, instance) = instance(&*device, &path);
+        let inputs = [fp32(&[2], &[0.; 2]), fp32(&[3], &[0.; 3])];
+        let error = instance.infer(&inputs, &mut [Output::allocate(0)], Run::default()).unwrap_err();
+        assert!(matches!(&error, BackendError::Input(text) if text.contains(name)), "{name}: {error:?}");
+        assert_eq!(device.status().unwrap().health, Health::Healthy, "{name}");
+    }
 }

@@ -125,8 +125,8 @@ pub(crate) fn webgpu(folder: &Path) -> Fixtures {
 
 /// With WebGPU's library, where there is one, on a driver in software.
 pub(crate) fn settings_of_gpu() -> Vec<(String, String)> {
-    let library = webgpu::set_up().map(|webgpu| webgpu.library.display().to_string()).unwrap_or_default();
-    vec![("software".into(), "true".into()), ("onnxruntime".into(), library)]
+    let library = webgpu::set_up().map(|webgpu| ("onnxruntime".into(), webgpu.library.display().to_string()));
+    library.into_iter().chain([("software".into(), "true".into())]).collect()
 }
 
 pub(crate) fn settings_of_cpu() -> Vec<(String, String)> {

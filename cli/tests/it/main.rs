@@ -40,3 +40,4 @@ mod streaming;
 mod support;
 mod torch;
 mod vectors;
+mod webgpu;

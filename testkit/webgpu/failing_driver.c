@@ -1,10 +1,9 @@
-// A driver of Vulkan's that is another one, but for what fails: while there is a file `lost` or `memory` in the folder FAILING_DRIVER_FOLDER,
-// submissions lose the device, or 16 MiB of memory and more cannot be had at once. FAILING_DRIVER_OF is the other one's library.
+// A driver of Vulkan's that is another one, but for what fails: while there is a file `lost` or `memory` in the folder FOLDER, submissions lose
+// the device, or 16 MiB of memory and more cannot be had at once. OTHER is the other one's library. Both are texts, given to the compiler.
 
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -24,13 +23,13 @@ static int (*allocate)(void *, const void *, const void *, uint64_t *);
 
 static void *other(const char *name) {
     static void *library;
-    if (!library) library = dlopen(getenv("FAILING_DRIVER_OF"), RTLD_NOW | RTLD_LOCAL);
+    if (!library) library = dlopen(OTHER, RTLD_NOW | RTLD_LOCAL);
     return library ? dlsym(library, name) : NULL;
 }
 
 static int is_failing(const char *what) {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", getenv("FAILING_DRIVER_FOLDER"), what);
+    snprintf(path, sizeof path, "%s/%s", FOLDER, what);
     return access(path, F_OK) == 0;
 }
 
