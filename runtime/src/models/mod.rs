@@ -2,6 +2,7 @@
 
 mod batch;
 mod bed;
+mod cancels;
 mod discover;
 mod error;
 mod format;

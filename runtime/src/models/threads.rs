@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::ModelInstance;
 use super::batch::{self, Around as _, Put, Refused, Visit};
 use super::bed::Bed;
+use super::cancels::{Cancels, UnderWay};
 use super::job::{self, Answer, Failure, Job};
 use crate::busy::Outcome;
 
@@ -56,6 +57,7 @@ struct Feed {
     /// Short runs in a row, about.
     short_runs: AtomicU32,
     bed: Mutex<Bed>,
+    cancels: Arc<Cancels>,
     alarm: Condvar,
     /// When the first of the models that are to be looked at later is due, in nanoseconds since the start; [`NEVER`] for none.
     due: AtomicU64,
@@ -89,6 +91,7 @@ impl Threads {
             receiver,
             sleeping: AtomicUsize::new(0),
             bed: Mutex::default(),
+            cancels: Arc::default(),
             alarm: Condvar::new(),
             due: AtomicU64::new(NEVER),
             started: Instant::now(),
@@ -106,12 +109,8 @@ impl Threads {
     }
 
     /// Has a thread run a job; the outer error is for one that did not reach a thread. `answer` is the other end of its `done`.
-    pub(super) async fn run(
-        &self,
-        job: Job,
-        mut answer: oneshot::Receiver<Answer>,
-    ) -> Result<Answer, CallError> {
-        let mut caller = Caller::of(&job);
+    pub(super) async fn run(&self, job: Job, answer: oneshot::Receiver<Answer>) -> Result<Answer, CallError> {
+        let mut caller = Caller::of(&job, answer, &self.feed.cancels);
         let awake = match job.model.former.is_some() {
             false => self.send(job)?,
             true => match self.put(job)? {
@@ -122,7 +121,7 @@ impl Threads {
         if !awake {
             // If this caller leaves, others may still rely on the same message.
             let mut relied = Relied { feed: &self.feed, holds: true };
-            let soon = tokio::time::timeout(SHORT_WAIT, &mut answer).await;
+            let soon = tokio::time::timeout(SHORT_WAIT, &mut caller.answer).await;
             relied.holds = soon.is_err();
             drop(relied);
             if let Ok(answer) = soon {
@@ -130,7 +129,7 @@ impl Threads {
                 return answer.map_err(|_| crate::scheduler::draining());
             }
         }
-        let answer = answer.await;
+        let answer = (&mut caller.answer).await;
         caller.has_heard();
         answer.map_err(|_| crate::scheduler::draining())
     }
@@ -171,6 +170,11 @@ impl Threads {
         self.feed.release_held();
     }
 
+    #[cfg(test)]
+    pub(super) fn cancels(&self) -> Arc<Cancels> {
+        Arc::clone(&self.feed.cancels)
+    }
+
     /// Ends the threads after the jobs that were there before.
     pub(super) fn stop(&self) {
         self.feed.stopping.store(true, Ordering::Release);
@@ -186,6 +190,7 @@ impl Threads {
                 tracing::error!("a device thread ended by a panic");
             }
         }
+        self.feed.cancels.stop();
     }
 }
 
@@ -195,12 +200,15 @@ fn full() -> CallError {
 
 /// Somebody who waits for a run. It is cancelled if they leave.
 struct Caller {
+    answer: oneshot::Receiver<Answer>,
     waits_for: Option<(Arc<dyn Instance>, RunId)>,
+    cancels: Arc<Cancels>,
 }
 
 impl Caller {
-    fn of(job: &Job) -> Self {
-        Self { waits_for: job.run.id.map(|id| (Arc::clone(&job.model.instance), id)) }
+    fn of(job: &Job, answer: oneshot::Receiver<Answer>, cancels: &Arc<Cancels>) -> Self {
+        let waits_for = job.run.id.map(|id| (Arc::clone(&job.model.instance), id));
+        Self { answer, waits_for, cancels: Arc::clone(cancels) }
     }
 
     fn has_heard(&mut self) {
@@ -211,7 +219,9 @@ impl Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         if let Some((instance, id)) = &self.waits_for {
-            instance.cancel(*id);
+            // First: a run that is not on its way to the model yet sees that it is left, and one that is has told so.
+            self.answer.close();
+            self.cancels.cancel(*id, instance);
         }
     }
 }
@@ -369,6 +379,7 @@ impl Feed {
             return job.finish(Err(Failure::Late));
         }
         // Nobody waits any more: the caller went away while the job was in the channel.
+        let _under_way = self.begin(&job);
         if job.is_left() || self.is_broken_off() {
             return;
         }
@@ -409,6 +420,10 @@ impl batch::Around for Feed {
 
     fn output_limit(&self) -> usize {
         self.output_limit
+    }
+
+    fn begin(&self, job: &Job) -> Option<UnderWay<'_>> {
+        self.cancels.begin(job)
     }
 
     fn note(&self, took: Duration) {

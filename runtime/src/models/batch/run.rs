@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use outrigger_backend::{BackendError, Run, Tensor};
 
 use super::super::ModelInstance;
-use super::super::job::{self, Failure};
+use super::super::cancels::UnderWay;
+use super::super::job::{self, Failure, Job};
 use super::{Former, Member, rows};
 
 /// What a batch has to know of the threads that run it.
@@ -15,6 +16,8 @@ pub(in super::super) trait Around {
     fn is_broken_off(&self) -> bool;
     /// Bytes that the outputs of one run may take.
     fn output_limit(&self) -> usize;
+    /// A run that can be cancelled begins, unless its caller has left, which is to be asked after this.
+    fn begin(&self, job: &Job) -> Option<UnderWay<'_>>;
     /// A run took so long.
     fn note(&self, took: Duration);
 }
@@ -92,6 +95,10 @@ fn still_wanted(former: &Former, group: Vec<Member>, around: &impl Around) -> Ve
 
 fn alone(model: &ModelInstance, former: &Former, member: Member, around: &impl Around) {
     let Member { job, about } = member;
+    let _under_way = around.begin(&job);
+    if job.is_left() {
+        return former.skip(job);
+    }
     let begun = Instant::now();
     let answer = job::run(model, &job.inputs, &job.outputs, job.run, around.output_limit());
     let took = begun.elapsed();

@@ -80,7 +80,7 @@ impl Instance for ProcessedInstance {
             }
             Before::Cpu(before) => Cow::Owned(before.run(inputs, 0, || run_watched.is_cancelled())?),
         };
-        // The model does not know of the run yet; once it does, it is told again.
+        // The model does not know of the run yet; who cancels tells it again once it may.
         run_watched.check()?;
         match &described.after {
             After::None => self.instance.infer(&ready, outputs, run),

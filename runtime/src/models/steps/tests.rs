@@ -1,9 +1,7 @@
 //! A model with steps around it, beside what it should give, calculated here.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::Bytes;
 use outrigger_backend::{
@@ -414,72 +412,6 @@ fn a_run_can_be_cancelled_while_steps_have_it() {
     let result = instance.infer(&images(), &mut all(&[1]), Run { id: Some(one) });
     assert!(matches!(result, Err(BackendError::Cancelled)), "{result:?}");
     assert!(instance.infer(&images(), &mut all(&[1]), Run::default()).is_ok());
-}
-
-/// Comes to know of a run only once it is let in, and goes on until it is cancelled from then on.
-struct Slow {
-    has_come: Mutex<Sender<()>>,
-    gate: Mutex<Receiver<()>>,
-    knows: Mutex<Option<RunId>>,
-    is_cancelled: Condvar,
-}
-
-impl Instance for Slow {
-    fn infer(&self, _: &[Tensor], _: &mut [Output], run: Run) -> Result<(), BackendError> {
-        self.has_come.lock().unwrap().send(()).unwrap();
-        self.gate.lock().unwrap().recv().unwrap();
-        let mut knows = self.knows.lock().unwrap();
-        *knows = run.id;
-        let waited = self.is_cancelled.wait_timeout_while(knows, Duration::from_secs(60), |id| id.is_some());
-        match waited.unwrap().1.timed_out() {
-            true => Ok(()),
-            false => Err(BackendError::Cancelled),
-        }
-    }
-
-    fn cancel(&self, id: RunId) {
-        self.knows.lock().unwrap().take_if(|known| *known == id);
-        self.is_cancelled.notify_all();
-    }
-
-    fn can_cancel(&self) -> bool {
-        true
-    }
-
-    fn bytes_held(&self) -> u64 {
-        0
-    }
-}
-
-#[test]
-fn a_cancel_reaches_a_model_that_did_not_know_of_the_run_yet() {
-    struct SlowModel(ModelInfo, Arc<Slow>);
-    impl Model for SlowModel {
-        fn info(&self) -> &ModelInfo {
-            &self.0
-        }
-        fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
-            Ok(Arc::clone(&self.1) as _)
-        }
-    }
-    let ((let_in, gate), (has_come, comes)) = (channel(), channel());
-    let (knows, is_cancelled) = (Mutex::default(), Condvar::new());
-    let slow = Slow { has_come: Mutex::new(has_come), gate: Mutex::new(gate), knows, is_cancelled };
-    let (sums, _) = sums();
-    let model = Arc::new(SlowModel(sums.info().clone(), Arc::new(slow)));
-    let manifest = read(&format!("{INPUTS}{AROUND}")).unwrap();
-    let model = Processed::new(model, &manifest, &StepsPlace::on_cpu(&manifest), 1 << 20).unwrap();
-    let instance = model.instance().unwrap();
-    let id = RunId::MIN;
-    let running = {
-        let instance = Arc::clone(&instance);
-        std::thread::spawn(move || instance.infer(&images(), &mut all(&[1]), Run { id: Some(id) }))
-    };
-    comes.recv().unwrap();
-    instance.cancel(id);
-    let_in.send(()).unwrap();
-    let result = running.join().unwrap();
-    assert!(matches!(result, Err(BackendError::Cancelled)), "{result:?}");
 }
 
 /// A device that takes the steps before a model, and of those after it none.
