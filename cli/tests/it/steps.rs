@@ -1,5 +1,7 @@
 //! Steps before and after a model by its `model.toml`: callers send images as bytes and get classes, whatever the model takes and gives.
 
+use std::time::Duration;
+
 use outrigger_backend::DataType;
 use outrigger_testkit::replica::KEY;
 use outrigger_testkit::{Launch, ReplicaProcess, onnx};
@@ -215,11 +217,26 @@ async fn what_steps_take_is_bounded() {
     let took = takes(11);
     let said = format!("the steps before the model take {took} bytes, more than limits.steps, {limit} bytes");
     contains(answer["error"].as_str().unwrap(), &[&said]);
-    // Of sixteen that come together as many go together as may.
-    let replica = with("max_batch = 16\nmax_delay = '200ms'", MANIFEST);
+    // Of sixteen that come together as many go together as may, and are then held back no longer.
+    let limit = 8 * takes(1);
+    let replica = with("max_batch = 16\nmax_delay = '1h'", MANIFEST);
     let replica = replica.args(["--limits-steps", &format!("{limit}B")]).start();
     together(&replica).await;
-    contains(&metrics(&replica).await, &["outrigger_batch_bisections_total{model=\"classes\"} 0\n"]);
+    contains(
+        &metrics(&replica).await,
+        &[
+            "outrigger_batch_bisections_total{model=\"classes\"} 0\n",
+            "outrigger_model_runs_total{device=\"cpu:0\",fallback=\"false\",model=\"classes\"} 2\n",
+            "outrigger_batch_rows_sum{model=\"classes\"} 16\n",
+            "outrigger_batch_rows_bucket{model=\"classes\",le=\"8\"} 2\n",
+        ],
+    );
+    // One that can never be run is not held back, nor does it hold up others.
+    let refused = tokio::time::timeout(Duration::from_secs(60), call(&replica, body(&images(11), 1, 2)));
+    let (status, code, answer) = refused.await.expect("it is refused at once");
+    assert_eq!((status, code.as_str()), (400, "invalid_tensor"), "{answer}");
+    let said = format!("the steps before the model take {took} bytes, more than limits.steps, {limit} bytes");
+    contains(answer["error"].as_str().unwrap(), &[&said]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

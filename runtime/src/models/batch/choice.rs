@@ -166,7 +166,7 @@ impl<'a> Batch<'a> {
             batch.first.get_or_insert(call);
             (batch.rows, batch.bytes, batch.steps, batch.deadline) = (rows, bytes, steps, deadline);
             batch.since = Some(batch.since.map_or(call.since, |since| since.min(call.since)));
-            if call.alone || rows >= rules.rows {
+            if call.alone || rows >= rules.rows || steps >= rules.steps {
                 batch.full = true;
                 break;
             }
@@ -261,6 +261,19 @@ mod tests {
         assert_eq!(choose(&waiting, &rules(9, Duration::ZERO), unknown, now), Choice::Now(vec![0, 1]));
         let waiting = [Waiting { bytes: 4000, ..call(0, 1, now) }].into();
         assert_eq!(choose(&waiting, &rules(9, Duration::ZERO), unknown, now), Choice::Now(vec![0]));
+    }
+
+    #[test]
+    fn what_steps_take_is_a_limit_too_and_a_batch_that_takes_all_of_it_is_full() {
+        let now = Instant::now();
+        let with = |steps: &[usize]| -> VecDeque<_> {
+            steps.iter().map(|steps| Waiting { steps: *steps, ..call(0, 1, now) }).collect()
+        };
+        let ask = |steps: &[usize]| choose(&with(steps), &rules(9, MS), unknown, now);
+        assert_eq!(ask(&[400, 599]), Choice::Later(now + MS));
+        assert_eq!(ask(&[400, 600]), Choice::Now(vec![0, 1]));
+        assert_eq!(ask(&[400, 599, 2]), Choice::Now(vec![0, 1]));
+        assert_eq!(ask(&[1000]), Choice::Now(vec![0]));
     }
 
     #[test]

@@ -206,8 +206,14 @@ impl Former {
 
     fn member(&self, job: Job) -> Result<Member, BackendError> {
         // Each by itself, so that one that does not fit never gets among others.
-        let outputs = match job::check(&job.model, &job.inputs, &job.outputs, self.max_bytes) {
-            Ok(outputs) => outputs,
+        let bytes = job::check(&job.model, &job.inputs, &job.outputs, self.max_bytes);
+        // What can never be run is not held back for others either.
+        let bytes = bytes.and_then(|outputs| {
+            let steps = self.steps.as_ref().map_or(Ok(0), |steps| steps.of(&job.inputs, &job.outputs))?;
+            Ok((outputs, steps))
+        });
+        let (outputs, steps) = match bytes {
+            Ok(bytes) => bytes,
             Err(error) => {
                 job.refuse(Outcome::Failed);
                 return Err(error);
@@ -222,7 +228,7 @@ impl Former {
             alone: rows.is_none_or(|rows| rows == 0),
             rows: rows.unwrap_or(1).max(1),
             bytes: inputs.max(outputs),
-            steps: self.steps.as_ref().map_or(0, |steps| steps.of(&job.inputs, &job.outputs)),
+            steps,
             since: Instant::now(),
             deadline: job.deadline,
         };
@@ -241,7 +247,7 @@ impl Former {
             [rows, bytes, steps.saturating_add(about.steps)]
         };
         let [rows, bytes, steps] = alike.fold([new.rows, new.bytes, new.steps], sum);
-        rows >= self.max_rows || bytes > self.max_bytes || steps > self.max_steps()
+        rows >= self.max_rows || bytes > self.max_bytes || steps >= self.max_steps()
     }
 
     /// Bytes that steps may take in one run.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_backend::{ModelInfo, Shape, Tensor};
+use outrigger_backend::{BackendError, ModelInfo, Shape, Tensor};
 
 use super::describe::{After, Before, CpuAfter, Described, Source};
 
@@ -13,19 +13,32 @@ pub(in crate::models) struct StepBytes(pub(super) Arc<Described>);
 impl StepBytes {
     /// Bytes that the steps on that side take for a call which take more, with what the model gives to those after it; what is known only after
     /// the model has run is not counted. A run of several calls takes at most the sum.
-    pub(in crate::models) fn of(&self, inputs: &[Tensor], outputs: &[usize]) -> usize {
+    ///
+    /// # Errors
+    /// [`BackendError::Input`] for a call that takes too much by itself, as its run would say.
+    pub(in crate::models) fn of(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<usize, BackendError> {
         let before = match &self.0.before {
             Before::None => 0,
             Before::Graph(side) | Before::Cpu(side) => {
-                side.made(inputs.iter().map(|input| input.shape().extents()))
+                let made = side.made(inputs.iter().map(|input| input.shape().extents()));
+                side.check(made)?;
+                made
             }
         };
         let after = match &self.0.after {
             After::None => 0,
-            After::Graph(_) => self.0.info.output_bytes(inputs, outputs),
-            After::Cpu(after) => after.takes(&after.given, inputs, &after.wanted(outputs)),
+            After::Graph(side) => {
+                let given = self.0.info.output_bytes(inputs, outputs);
+                side.check(given)?;
+                given
+            }
+            After::Cpu(after) => {
+                let takes = after.takes(&after.given, inputs, &after.wanted(outputs));
+                after.side.check(takes)?;
+                takes
+            }
         };
-        before.max(after)
+        Ok(before.max(after))
     }
 
     /// Bytes that each side may take in one run.

@@ -252,9 +252,9 @@ fn what_the_model_gives_to_steps_is_bounded_with_what_they_make() {
     let text = "[[after]]\nstep = 'top_k'\nfrom = 'sums'\nk = 1";
     let (model, sums) = sums();
     // Three sums of each row, of which one stays and where it is; and 8 bytes for each of three while they are put in order.
-    let takes = |rows: usize| 3 * 4 * rows + (4 + 8) * rows + 3 * 8;
+    let bytes = |rows: usize| 3 * 4 * rows + (4 + 8) * rows + 3 * 8;
     let manifest = read(text).unwrap();
-    let model = Processed::new(model, &manifest, &StepsPlace::on_cpu(&manifest), takes(8)).unwrap();
+    let model = Processed::new(model, &manifest, &StepsPlace::on_cpu(&manifest), bytes(8)).unwrap();
     let inputs = |rows: usize| {
         let pixels = fp32(&[rows as i64, 3, 1, 1], &vec![1.0; 3 * rows]);
         [pixels, tensor(DataType::Int64, &[rows as i64], vec![0; 8 * rows])]
@@ -262,16 +262,18 @@ fn what_the_model_gives_to_steps_is_bounded_with_what_they_make() {
     let call = |rows| infer(&*model.instance().unwrap(), &inputs(rows), all(&[1]));
     assert_eq!(floats(&call(8).unwrap()[0]), [1.0; 8]);
     let error = call(9).unwrap_err().to_string();
-    let (took, limit) = (takes(9), takes(8));
+    let (took, limit) = (bytes(9), bytes(8));
     let said = format!("the steps after the model take {took} bytes, more than limits.steps, {limit} bytes");
     assert_eq!(error, said);
     assert_eq!(sums.runs.load(Ordering::Relaxed), 1, "it is not run for that");
     // It is known beforehand: with what no step touches, which is held meanwhile, and without steps that are not asked for.
     let steps = model.step_bytes();
     assert_eq!(steps.limit(), limit);
-    assert_eq!(steps.of(&inputs(9), &[1]), took);
-    assert_eq!(steps.of(&inputs(9), &[2, 0]), took + 3 * 4 * 9);
-    assert_eq!(steps.of(&inputs(9), &[0]), 3 * 4 * 9);
+    let takes = |rows, outputs: &[usize]| steps.of(&inputs(rows), outputs).map_err(|error| error.to_string());
+    assert_eq!(takes(8, &[1]), Ok(limit));
+    assert_eq!(takes(9, &[1]), Err(said));
+    assert_eq!(takes(5, &[2, 0]), Ok(bytes(5) + 3 * 4 * 5));
+    assert_eq!(takes(9, &[0]), Ok(3 * 4 * 9));
 }
 
 #[test]
@@ -280,7 +282,7 @@ fn what_steps_on_both_sides_take_is_known_beforehand() {
     // Before the model 2 × 2 × 3 bytes and FP32 twice, with where 2 + 2 pixels come from; after it as in the test before.
     let (before, after) = (2 * 12 * (1 + 4 + 4) + 12 * 4, 2 * (3 * 4 + 2 * (4 + 8)) + 3 * 8);
     assert!(before > after);
-    assert_eq!(model.step_bytes().of(&images(), &[1]), before);
+    assert_eq!(model.step_bytes().of(&images(), &[1]).unwrap(), before);
 }
 
 #[test]
