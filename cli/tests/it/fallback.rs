@@ -151,19 +151,21 @@ async fn what_is_over_a_budget_as_measured_goes_elsewhere_and_what_is_loaded_sta
 
 #[tokio::test]
 async fn what_is_over_a_budget_once_its_samples_have_run_goes_elsewhere() {
-    // Loaded it holds 42 bytes, and 84 once it has run.
-    let adders = adders("in", "", "memory = '83B'");
-    let config = adders.replacen("83B", "84B", 2).replacen("84B", "83B", 1)
-        + "[models.a]\npath = 'hoard.txt'\ndevices = ['adder', 'desk']\n";
-    let replica = serving(&config)
-        .file("hoard.txt", "hoard 1")
-        .file("hoard.toml", "[[samples]]\nrequest = 'request.json'\n")
-        .file("request.json", call())
-        .start();
-    assert_eq!(answer(&replica, "a").await, (sum(), "desk:0; fallback-from=adder".into()));
-    let why = "its models hold 84 bytes with this one, more than its 83 (backends.adder.memory)";
-    contains(&replica.log_text(), &[why]);
-    contains(&metrics(&replica).await, &["outrigger_model_bytes{device=\"desk:0\",model=\"a\"} 84"]);
+    for process in ["in", "out"] {
+        // Loaded it holds 42 bytes, and 84 once it has run.
+        let adders = adders(process, "", "memory = '83B'");
+        let config = adders.replacen("83B", "84B", 2).replacen("84B", "83B", 1)
+            + "[models.a]\npath = 'hoard.txt'\ndevices = ['adder', 'desk']\n";
+        let replica = serving(&config)
+            .file("hoard.txt", "hoard 1")
+            .file("hoard.toml", "[[samples]]\nrequest = 'request.json'\n")
+            .file("request.json", call())
+            .start();
+        assert_eq!(answer(&replica, "a").await, (sum(), "desk:0; fallback-from=adder".into()));
+        let why = "its models hold 84 bytes with this one, more than its 83 (backends.adder.memory)";
+        contains(&replica.log_text(), &[why]);
+        contains(&metrics(&replica).await, &["outrigger_model_bytes{device=\"desk:0\",model=\"a\"} 84"]);
+    }
 }
 
 #[tokio::test]

@@ -174,6 +174,8 @@ impl<'a> Loader<'a> {
         let instance = model.instance().map_err(Trouble::Backend)?;
         // Those of one device share what they hold, so that each holds less with every further one.
         let within = |instance: &dyn Instance| {
+            // What is in a process of its own says what it holds when it is asked how it is.
+            open.device.status().map_err(Trouble::Backend)?;
             let mut held = held(others);
             held.push((open.id.clone(), instance.bytes_held()));
             self.ledger.check(&open.id, &held).map_err(Trouble::Over)
