@@ -78,7 +78,9 @@ impl Backend for Gpus {
         let there = self.found.adapters.len();
         let found = self.found.adapters.get(index).zip(self.onnx.get(index));
         let ((adapter, info), onnx) = found.ok_or(crate::GpuError::NoDevice { index, there })?;
-        let gpu = Arc::new(Gpu::of(adapter, info.clone())?.within(self.memory));
+        let held = Arc::clone(onnx);
+        let gpu = Gpu::of(adapter, info.clone())?.within(self.memory);
+        let gpu = Arc::new(gpu.beside(move || held.status().map_or(0, |(held, _)| held)));
         Ok(Arc::new(GpuDevice { gpu, idle_bytes: self.idle_bytes, onnx: Arc::clone(onnx) }))
     }
 }
@@ -100,7 +102,6 @@ impl GpuDevice {
 impl Device for GpuDevice {
     fn status(&self) -> Result<DeviceStatus, BackendError> {
         let (held_by_onnx, onnx) = self.onnx.status()?;
-        self.gpu.set_beside(held_by_onnx);
         let (total, held) = (self.gpu.info().memory, self.gpu.held().saturating_add(held_by_onnx));
         let health = match (self.gpu.lost(), onnx) {
             (Some(lost), _) => Health::Lost(lost.into()),
@@ -128,9 +129,10 @@ impl Device for GpuDevice {
         match Format::of(options)? {
             Format::Steps => Ok(Arc::new(StepsModel::load(&self.gpu, self.idle_bytes, options)?)),
             Format::Onnx | Format::OnnxWithSteps => {
-                let model = self.onnx(options)?.load(options)?;
-                self.gpu.set_beside(self.onnx.status()?.0);
-                Ok(model)
+                let device = self.onnx(options)?;
+                // What runs have kept makes way for its weights.
+                let _room = self.gpu.room(device.estimate(options)?)?;
+                device.load(options)
             }
         }
     }

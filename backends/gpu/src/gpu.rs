@@ -15,6 +15,7 @@ use crate::GpuError;
 use crate::adapters::{AdapterInfo, find, now};
 use crate::program::Idle;
 use crate::shader::Shader;
+use crate::turns::Turns;
 
 /// An open device. Any number of threads may use it at once.
 pub struct Gpu {
@@ -28,8 +29,10 @@ pub struct Gpu {
     held: Arc<AtomicU64>,
     /// Bytes that may be held; `None` leaves that to the driver.
     budget: Option<u64>,
-    /// Bytes of the budget that others hold on the same device: ONNX models.
-    beside: AtomicU64,
+    /// Says how many bytes of the budget others hold on the same device: ONNX models.
+    beside: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
+    /// Runs of all programs.
+    pub(crate) turns: Turns,
     /// What programs keep from one run to the next. Locked while memory is taken.
     idle: Mutex<Vec<Weak<Idle>>>,
 }
@@ -99,13 +102,14 @@ impl Gpu {
             health,
             held: Arc::default(),
             budget: None,
-            beside: AtomicU64::new(0),
+            beside: None,
+            turns: Turns::default(),
             idle: Mutex::default(),
         })
     }
 
-    /// Lets so many bytes be held. What a program keeps between runs makes way for a run that needs it; one that is over the budget all the
-    /// same is [`GpuError::OverBudget`].
+    /// Lets so many bytes be held. What a program keeps between runs makes way for a run that needs it, and a run waits for what others have
+    /// under way, for up to 30 seconds; one that is over the budget all the same is [`GpuError::OverBudget`].
     #[must_use]
     pub fn within(mut self, budget: Option<u64>) -> Self {
         self.budget = budget;
@@ -132,9 +136,10 @@ impl Gpu {
         self.health.stray.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// So many bytes of the budget are held beside.
-    pub(crate) fn set_beside(&self, bytes: u64) {
-        self.beside.store(bytes, Ordering::Relaxed);
+    /// So many bytes of the budget are held beside, whenever that is asked.
+    pub(crate) fn beside(mut self, bytes: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        self.beside = Some(Box::new(bytes));
+        self
     }
 
     /// A program that keeps something between runs.
@@ -149,7 +154,8 @@ impl Gpu {
         let all = self.lock_idle();
         let Some(budget) = self.budget else { return Ok(Room(all)) };
         let is_over = |held: u64| held.saturating_add(bytes) > budget;
-        let held = || self.held().saturating_add(self.beside.load(Ordering::Relaxed));
+        let beside = || self.beside.as_ref().map_or(0, |beside| beside());
+        let held = || self.held().saturating_add(beside());
         if is_over(held()) {
             all.iter().filter_map(Weak::upgrade).for_each(|idle| idle.clear());
             let _ = self.device.poll(PollType::Poll);

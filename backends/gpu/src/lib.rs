@@ -20,15 +20,18 @@
 //!
 //! A tensor is at most as large as the device binds at once ([`AdapterInfo::max_binding`]) and has fewer than 2³¹ elements; a larger one is an
 //! error, of [`Program::estimate`] too. So is a `top_k` that would look more than 2²⁸ times at the elements of one row, or 2³⁴ times at those of all (9 times at
-//! each element, and log² `k` times at each of the `k`), and a `softmax` of rows beyond 2²⁷. No submission looks more often than 2²⁸ times: what takes
-//! more is several of them, so that no driver takes the device for hung.
+//! each element, and log² `k` times at each of the `k`), and a `softmax` of rows beyond 2²⁷. No submission with rows of a `top_k` looks more often than 2²⁸ times: what takes
+//! more is several of them, so that no driver takes the device for hung. All other passes look at each element once (`softmax` twice), with the whole device,
+//! and are not divided; one that looks more often than that in all is a submission by itself.
 //!
 //! All that a run takes is counted ([`Program::held`], and what it will be [`Program::needs`]): tensors, what steps keep beside them and are told, and what comes
-//! back. Where no extent is free, that is taken when the model is loaded.
+//! back. Where no extent is free, that is taken when the model is loaded. Several runs at once each take as much; where the setting `memory` does not leave
+//! room for all of them, one waits until another is over, for up to 30 seconds.
 //!
 //! # ONNX models
 //! Models of format `onnx` run through ONNX Runtime's WebGPU execution provider, which reaches the same driver by a way of its own (Dawn). Its
-//! library is opened with the backend, whose version names it; what it does with the device begins with the first such model.
+//! library is opened with the backend, whose version names it, and starts its pool of threads, as many as there are processors, which sleep until then; what
+//! it does with the device begins with the first such model.
 //!
 //! - ONNX Runtime takes the device itself and does not say which. So they are refused where Vulkan has more than one, those in software counted
 //!   in: hide the drivers of all others (`VK_DRIVER_FILES`, `VK_LOADER_DRIVERS_DISABLE`).
@@ -76,6 +79,7 @@ mod passes;
 mod program;
 mod settings;
 mod shader;
+mod turns;
 
 use std::sync::Arc;
 

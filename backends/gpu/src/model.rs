@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use outrigger_backend::{
     BackendError, DataType, Instance, LoadOptions, Model, ModelInfo, Output, Run, Tensor, TensorInfo,
@@ -90,6 +91,8 @@ pub(crate) struct StepsModel {
 struct Loaded {
     info: ModelInfo,
     program: Program,
+    /// Which share what it holds.
+    instances: AtomicU64,
 }
 
 /// Bytes that a model takes for a run, as [`Program::needs`] says.
@@ -118,7 +121,7 @@ impl StepsModel {
         let program = Program::new(Arc::clone(gpu), steps, &inputs, &outputs);
         let program = program.map_err(|error| failed(options, error))?.keeping(idle_bytes);
         let info = ModelInfo { inputs, outputs: program.plan().outputs().cloned().collect() };
-        Ok(Self { loaded: Arc::new(Loaded { info, program }) })
+        Ok(Self { loaded: Arc::new(Loaded { info, program, instances: AtomicU64::new(0) }) })
     }
 }
 
@@ -128,6 +131,7 @@ impl Model for StepsModel {
     }
 
     fn instance(&self) -> Result<Arc<dyn Instance>, BackendError> {
+        self.loaded.instances.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(StepsInstance(Arc::clone(&self.loaded))))
     }
 }
@@ -136,7 +140,7 @@ struct StepsInstance(Arc<Loaded>);
 
 impl Instance for StepsInstance {
     fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], _: Run) -> Result<(), BackendError> {
-        let Loaded { info, program } = &*self.0;
+        let Loaded { info, program, .. } = &*self.0;
         info.check_inputs(inputs)?;
         info.check_outputs(outputs)?;
         if inputs.iter().any(|input| input.resident().is_some()) || outputs.iter().any(Output::wants_resident)
@@ -159,6 +163,12 @@ impl Instance for StepsInstance {
     }
 
     fn bytes_held(&self) -> u64 {
-        self.0.program.held()
+        self.0.program.held() / self.0.instances.load(Ordering::Relaxed).max(1)
+    }
+}
+
+impl Drop for StepsInstance {
+    fn drop(&mut self) {
+        self.0.instances.fetch_sub(1, Ordering::Relaxed);
     }
 }

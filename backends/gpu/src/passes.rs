@@ -9,7 +9,8 @@ use crate::shader::{Shader, THREADS, bits, convert, index, index_words, int, ord
 /// by its driver, which costs everybody their runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Of one submission, and so of one row: a workgroup has it, which gives a slow device about half a second.
+    /// Of one submission, and so of one row: a workgroup has it, which gives a slow device about half a second. A pass that looks at each
+    /// element of a tensor once, or twice for a softmax, may be a submission by itself however many there are: the whole device is at it.
     pub(crate) submission: usize,
     /// Of one step in all.
     pub(crate) step: usize,
@@ -17,6 +18,8 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     pub(crate) const USUAL: Self = Self { submission: 1 << 28, step: 1 << 34 };
+    /// For passes that are not run.
+    pub(crate) const NONE: Self = Self { submission: usize::MAX, step: usize::MAX };
 }
 
 /// Words of each check: the complement of where the first index is that is none, then the index itself.
@@ -156,7 +159,7 @@ impl Lowering<'_> {
         let split = self.plan.split(self.operation, axis);
         let rows = split.outer * split.inner;
         let looks = self.within("axis", axis, rows, 2 * split.extent)?;
-        let scratch = self.scratch(2 * rows);
+        let scratch = self.scratch(rows.saturating_mul(2));
         let source = Place::Tensor(self.operation.inputs[0]);
         self.push(Pass {
             shader: Shader::rows(&[read, include_str!("shaders/softmax_rows.wgsl")]),
@@ -201,7 +204,7 @@ impl Lowering<'_> {
                 second: None,
                 result: scratch,
                 groups: rows,
-                looks: rows * row,
+                looks: rows.saturating_mul(row),
                 step: self.number,
             });
         }

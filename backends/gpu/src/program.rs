@@ -24,6 +24,8 @@ const MAX_IDLE: usize = 8;
 pub(crate) const IDLE_BYTES: u64 = 256 << 20;
 /// The most elements of a tensor: shaders count in 32 bits, and a little beyond the end.
 const MAX_ELEMENTS: usize = 1 << 31;
+/// How long a run waits for memory of the budget that other runs have.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a finished run waits for word of it before it asks once more.
 const PASSED_ON: Duration = Duration::from_millis(1);
 
@@ -39,6 +41,8 @@ pub struct Program {
     /// Bytes of all frames, those under way too.
     held: Arc<AtomicU64>,
     bounds: Bounds,
+    /// How long a run waits for memory that others have.
+    patience: Duration,
 }
 
 /// Frames that wait for the next run.
@@ -71,14 +75,17 @@ impl Program {
     ) -> Result<Self, GpuError> {
         let plan = chain.plan(inputs, outputs)?;
         let bounds = Bounds::USUAL;
-        if let Some(small) = small(&chain, &plan) {
-            for pass in passes(&small, &bounds)?.passes {
-                gpu.pipeline(&pass.shader)?;
-            }
+        let probe = if is_fixed(&plan) { Some(plan.clone()) } else { small(&chain, &plan) };
+        // It says which shaders there are, and nothing of how large a run is.
+        for pass in
+            probe.iter().filter_map(|probe| passes(probe, &Bounds::NONE).ok()).flat_map(|made| made.passes)
+        {
+            gpu.pipeline(&pass.shader)?;
         }
         let (idle, held) = (Arc::<Idle>::default(), Arc::default());
         gpu.keeps(&idle);
-        let program = Self { gpu, chain, plan, idle, idle_bytes: IDLE_BYTES, held, bounds };
+        let program =
+            Self { gpu, chain, plan, idle, idle_bytes: IDLE_BYTES, held, bounds, patience: PATIENCE };
         if is_fixed(&program.plan) && has_work(&program.plan) {
             let frame = program.frame(program.plan.clone())?;
             program.idle.lock().push(frame);
@@ -86,8 +93,8 @@ impl Program {
         Ok(program)
     }
 
-    /// Bytes on the device that a chain takes for a run, beside what is kept of others: exactly where nothing is free; else those of a run with
-    /// the smallest extents that it takes, of 1, 3 and 1024. 0 where that cannot be told.
+    /// Bytes on the device that a chain takes for a run, beside what is kept of others: exactly where nothing is free; else those of a small run,
+    /// whose free extents are 1 but for those that the steps want larger, which are 3 or 1024. 0 where that cannot be told.
     ///
     /// # Errors
     /// As [`Program::new`], without memory.
@@ -98,8 +105,11 @@ impl Program {
         outputs: &[N],
     ) -> Result<u64, GpuError> {
         let plan = chain.plan(inputs, outputs)?;
-        let small = if is_fixed(&plan) { Some(plan) } else { small(chain, &plan) };
-        small.map_or(Ok(0), |plan| bytes_of(gpu, &plan, &Bounds::USUAL))
+        if is_fixed(&plan) {
+            return bytes_of(gpu, &plan, &Bounds::USUAL);
+        }
+        // A probe that is too large says nothing of the runs that there will be.
+        Ok(small(chain, &plan).and_then(|small| bytes_of(gpu, &small, &Bounds::USUAL).ok()).unwrap_or(0))
     }
 
     /// Keeps at most so many bytes on the device from one run to the next, instead of 256 MiB; those of the last run's shapes stay however
@@ -135,15 +145,21 @@ impl Program {
     /// As [`Plan::run`]; and what the device has to say.
     pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, GpuError> {
         let shapes: Vec<Shape> = inputs.iter().map(|input| input.shape().clone()).collect();
-        let mut frame = match self.take(&shapes) {
-            Some(frame) => frame,
-            None => {
-                let plan = self.resolve(&shapes)?;
-                plan.check(inputs)?;
-                if !has_work(&plan) {
-                    return Ok(plan.run(inputs)?);
-                }
-                self.frame(plan)?
+        // Before what it ends with: a frame is put back, or gone, before others hear that the run is over.
+        let mut turn = self.gpu.turns.begin(self.patience);
+        let mut frame = loop {
+            if let Some(frame) = self.take(&shapes) {
+                break frame;
+            }
+            let plan = self.resolve(&shapes)?;
+            plan.check(inputs)?;
+            if !has_work(&plan) {
+                return Ok(plan.run(inputs)?);
+            }
+            match self.frame(plan) {
+                // What others have for their runs comes back.
+                Err(GpuError::OverBudget { .. }) if turn.wait() => {}
+                made => break made?,
             }
         };
         frame.plan.check(inputs)?;
@@ -229,16 +245,38 @@ fn bytes_of(gpu: &Gpu, plan: &Plan, bounds: &Bounds) -> Result<u64, GpuError> {
 
 /// The plan with something for each free extent, to see which shaders it needs.
 fn small(chain: &Chain, plan: &Plan) -> Option<Plan> {
-    let fixed = |info: &TensorInfo, extent: i64| {
-        let shape = info.shape.iter().map(|declared| if *declared < 0 { extent } else { *declared });
-        TensorInfo { shape: shape.collect(), ..info.clone() }
+    let names = free(plan.inputs());
+    // Steps want as many channels as they have values, and as many elements as they pick: mostly of one extent. Where nothing of this does,
+    // the shaders are compiled at the first run.
+    let all = |extent| vec![extent; names.len()];
+    let one = |extent| {
+        let count = names.len();
+        (0..count).map(move |at| (0..count).map(|other| if other == at { extent } else { 1 }).collect())
     };
-    // Steps want as many channels as they have values, and as many elements as they pick. Where one extent for all does not do, the
-    // shaders are compiled at the first run.
-    [1, 3, 1024].into_iter().find_map(|extent| {
-        let inputs: Vec<TensorInfo> = plan.inputs().iter().map(|info| fixed(info, extent)).collect();
-        again(chain, plan, &inputs).ok()
+    let tried = [all(1)].into_iter().chain(one(3)).chain([all(3)]).chain(one(1024)).chain([all(1024)]);
+    tried.into_iter().find_map(|extents: Vec<i64>| {
+        let mut inputs = plan.inputs().to_vec();
+        for (places, extent) in names.iter().zip(extents) {
+            places.iter().for_each(|(input, axis)| inputs[*input].shape[*axis] = extent);
+        }
+        let fixed = again(chain, plan, &inputs).ok()?;
+        (0..fixed.tensors().len()).all(|slot| fixed.shape(slot).is_ok()).then_some(fixed)
     })
+}
+
+/// Where extents are free, input and axis; those of one name together.
+fn free(inputs: &[TensorInfo]) -> Vec<Vec<(usize, usize)>> {
+    let mut found: Vec<(&str, Vec<(usize, usize)>)> = Vec::new();
+    for (input, info) in inputs.iter().enumerate() {
+        for axis in (0..info.shape.len()).filter(|axis| info.shape[*axis] < 0) {
+            let name = info.symbols.get(axis).map_or("", String::as_str);
+            match found.iter_mut().find(|(known, _)| !name.is_empty() && *known == name) {
+                Some((_, places)) => places.push((input, axis)),
+                None => found.push((name, vec![(input, axis)])),
+            }
+        }
+    }
+    found.into_iter().map(|(_, places)| places).collect()
 }
 
 /// Which buffer each tensor lies in, and how large each is.
@@ -640,6 +678,68 @@ mod tests {
         assert_eq!(program.run(input).unwrap(), expected);
         let earlier = program.idle.lock()[0].earlier.len();
         assert!(earlier >= 50 / 3, "{earlier}");
+    }
+
+    fn free(data_type: DataType, rank: usize) -> TensorInfo {
+        TensorInfo { name: "x".into(), data_type, shape: vec![-1; rank], symbols: vec![] }
+    }
+
+    #[test]
+    fn what_is_free_is_no_reason_to_refuse_a_chain() {
+        let Some(gpu) = gpu() else { return };
+        for (k, extents) in [(5, [2, 3, 40]), (300, [1, 2, 400])] {
+            let chain: Chain = [Step::TopK { k, axis: -1, indices: "i".into() }].into_iter().collect();
+            let infos = [free(DataType::Uint8, 3)];
+            let needs = Program::needs(&gpu, &chain, &infos, &["x", "i"]).unwrap();
+            // One row, of 1024.
+            assert!((1024..64 << 10).contains(&needs), "{k}: {needs}");
+            let program = Program::new(Arc::clone(&gpu), chain, &infos, &["x", "i"]).unwrap();
+            let elements = extents.iter().product::<i64>();
+            let data: Vec<u8> = (0..elements).map(|at| (at * at % 251) as u8).collect();
+            let input = Tensor::new(DataType::Uint8, Shape::new(extents).unwrap(), data.into()).unwrap();
+            let input = std::slice::from_ref(&input);
+            let plan = program.resolve(&[input[0].shape().clone()]).unwrap();
+            assert_eq!(program.run(input).unwrap(), plan.run(input).unwrap());
+        }
+        // As large as all extents have to be it fits no device, and the extents of runs may be others.
+        let wants_three = Step::Normalize { axis: 1, mean: vec![0.; 3], std: vec![1.; 3], scale: 1. };
+        let top_k = Step::TopK { k: 300, axis: 0, indices: "i".into() };
+        let chain: Chain = [wants_three, top_k].into_iter().collect();
+        let needs = Program::needs(&gpu, &chain, &[free(DataType::Fp32, 2)], &["x"]).unwrap();
+        assert_eq!(needs, 0);
+        assert!(Program::new(Arc::clone(&gpu), chain, &[free(DataType::Fp32, 2)], &["x"]).is_ok());
+    }
+
+    #[test]
+    fn runs_side_by_side_wait_for_each_other_s_memory() {
+        let Some(gpu) = gpu() else { return };
+        let chain: Chain = [Step::Softmax { axis: -1 }].into_iter().collect();
+        let infos = [TensorInfo { shape: vec![100, 1000], ..free(DataType::Fp32, 2) }];
+        let frame = Program::needs(&gpu, &chain, &infos, &["x"]).unwrap();
+        drop(gpu);
+        let gpu = Gpu::open(0, true).unwrap().within(Some(frame * 3 / 2));
+        let program = Program::new(Arc::new(gpu), chain, &infos, &["x"]).unwrap();
+        let data = vec![0; 4 * 100_000];
+        let input = Tensor::new(DataType::Fp32, Shape::new([100, 1000]).unwrap(), data.into()).unwrap();
+        let runs = |program: &Program| {
+            (0..20).map(|_| program.run(std::slice::from_ref(&input))).collect::<Result<Vec<_>, _>>()
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (0..3).map(|_| scope.spawn(|| runs(&program))).collect();
+            for other in others {
+                assert_eq!(other.join().unwrap().unwrap().len(), 20);
+            }
+        });
+        assert_eq!(program.held(), frame);
+        // Not for ever, and not where nothing comes back.
+        let mut program = program;
+        let taken = program.take(&[Shape::new([100, 1000]).unwrap()]).unwrap();
+        assert!(matches!(program.run(std::slice::from_ref(&input)), Err(GpuError::OverBudget { .. })));
+        program.patience = Duration::from_millis(1);
+        let under_way = program.gpu.turns.begin(PATIENCE);
+        assert!(matches!(program.run(std::slice::from_ref(&input)), Err(GpuError::OverBudget { .. })));
+        drop((under_way, taken));
+        assert!(program.run(std::slice::from_ref(&input)).is_ok());
     }
 
     #[test]

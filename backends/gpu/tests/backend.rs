@@ -165,6 +165,11 @@ fn what_a_model_takes_is_foreseen_and_bounded() {
     infer(&*instance, 1000).unwrap();
     let status = device.status().unwrap();
     assert_eq!((instance.bytes_held(), status.memory_held), (estimate, estimate));
+    // Those of one model share it, so that they hold no more together.
+    let other = model.instance().unwrap();
+    assert_eq!((instance.bytes_held(), other.bytes_held()), (estimate / 2, estimate / 2));
+    drop(other);
+    assert_eq!(instance.bytes_held(), estimate);
     drop((instance, model));
     assert_eq!(device.status().unwrap().memory_held, 0);
     // What does not fit does not load, and is not run.

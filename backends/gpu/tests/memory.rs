@@ -4,9 +4,11 @@ mod support;
 
 use std::sync::Arc;
 
-use outrigger_backend::{DataType, TensorInfo};
+use outrigger_backend::conformance::{fp32, infer};
+use outrigger_backend::{BackendError, DataType, LoadOptions, TensorInfo};
 use outrigger_gpu::Program;
 use outrigger_processing::{Chain, Step};
+use outrigger_testkit::{onnx, webgpu};
 
 use support::{Numbers, gpu};
 
@@ -44,4 +46,42 @@ fn memory_is_bounded_and_goes_back() {
         drop(program);
         assert_eq!(gpu.held(), 0);
     }
+}
+
+/// ONNX models hold memory of the same budget.
+#[test]
+fn steps_and_onnx_models_make_way_for_each_other() {
+    let Some(library) = webgpu::alone("steps_and_onnx_models_make_way_for_each_other") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        LoadOptions::of(path)
+    };
+    let add = write("add.onnx", &onnx::add(3));
+    let softmax = "outputs = ['x']\n[[inputs]]\nname = 'x'\ndatatype = 'FP32'\nshape = [2]\n[[steps]]\nstep = 'softmax'";
+    let softmax = write("softmax.toml", softmax.as_bytes());
+    let open = |memory: u64| {
+        let [library, memory] = [library.display().to_string(), memory.to_string()];
+        let settings = [("software", "true".into()), ("onnxruntime", library), ("memory", memory)];
+        outrigger_gpu::open(&settings.map(|(key, value)| (key.into(), value))).unwrap().open(0).unwrap()
+    };
+    let device = open(1 << 30);
+    let [of_add, of_softmax] = [&add, &softmax].map(|model| device.estimate(model).unwrap());
+    assert!(of_add > 0 && of_softmax > 0);
+    // One of them at a time.
+    let device = open(of_add + of_softmax - 1);
+    let steps = device.load(&softmax).unwrap();
+    let running = steps.instance().unwrap();
+    let run = || infer(&*steps, &*running, &[fp32(&[2], &[7., 7.])]);
+    assert_eq!(device.status().unwrap().memory_held, of_softmax);
+    let model = device.load(&add).unwrap();
+    let instance = model.instance().unwrap();
+    assert_eq!((running.bytes_held(), instance.bytes_held()), (0, of_add));
+    assert!(matches!(run(), Err(BackendError::OutOfMemory(_))));
+    drop((instance, model));
+    // Nobody has asked for the device's status meanwhile.
+    assert!(run().is_ok());
+    assert!(device.load(&add).is_ok());
+    assert_eq!(running.bytes_held(), 0);
 }
