@@ -30,8 +30,7 @@
 //!
 //! # ONNX models
 //! Models of format `onnx` run through ONNX Runtime's WebGPU execution provider, which reaches the same driver by a way of its own (Dawn). Its
-//! library is opened with the backend, whose version names it, and starts its pool of threads, as many as there are processors, which sleep until then; what
-//! it does with the device begins with the first such model.
+//! library is opened with the backend, whose version names it; its threads, and what it does with the device, begin with the first such model.
 //!
 //! - ONNX Runtime takes the device itself and does not say which. So they are refused where Vulkan has more than one, those in software counted
 //!   in: hide the drivers of all others (`VK_DRIVER_FILES`, `VK_LOADER_DRIVERS_DISABLE`).

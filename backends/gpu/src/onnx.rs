@@ -56,7 +56,7 @@ impl Onnx {
     pub(crate) fn said(&self) -> String {
         let version = match &self.refused {
             Some(refused) => Err(refused.clone()),
-            None => onnxruntime::version(&self.provider, &self.settings, &pool()),
+            None => onnxruntime::version(&self.provider, &self.settings),
         };
         match version {
             Ok(version) => format!("ONNX Runtime {version}"),

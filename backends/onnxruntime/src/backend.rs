@@ -81,16 +81,17 @@ pub fn open(
     Ok(Arc::new(OnnxBackend { info, devices }))
 }
 
-/// The version of ONNX Runtime's library, if that has the provider's execution provider. Opens the library, and no device.
+/// The version of ONNX Runtime's library, if that has the provider's execution provider. Opens the library and starts nothing: no environment with
+/// its threads, and no device.
 ///
 /// # Errors
 /// Why it is not to be had, or which execution providers it has.
-pub fn version(provider: &impl Provider, settings: &Settings, pool: &Pool) -> Result<String, String> {
-    let runtime = runtime::start(settings.library.as_deref(), pool).map_err(|error| error.to_string())?;
+pub fn version(provider: &impl Provider, settings: &Settings) -> Result<String, String> {
+    let version = runtime::version(settings.library.as_deref()).map_err(|error| error.to_string())?;
     if let Some(name) = provider.execution_provider() {
-        runtime.has(name)?;
+        runtime::has(&version, name)?;
     }
-    Ok(runtime.version().to_owned())
+    Ok(version)
 }
 
 fn home(provider: &dyn Provider, index: usize) -> Result<Option<Home>, BackendError> {

@@ -39,10 +39,11 @@ pub(crate) enum StartError {
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
+/// ONNX Runtime refuses a second environment, so two first calls at once must not both make one.
+static STARTING: Mutex<()> = Mutex::new(());
+
 /// The process's runtime, started on the first call that finds the library.
 pub(crate) fn start(library: Option<&Path>, pool: &Pool) -> Result<&'static Runtime, StartError> {
-    // ONNX Runtime refuses a second environment, so two first calls at once must not both make one.
-    static STARTING: Mutex<()> = Mutex::new(());
     let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
@@ -51,11 +52,33 @@ pub(crate) fn start(library: Option<&Path>, pool: &Pool) -> Result<&'static Runt
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
+/// The version of the library that the runtime is, or will be, started from.
+pub(crate) fn version(library: Option<&Path>) -> Result<String, StartError> {
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    match RUNTIME.get() {
+        Some(runtime) => Ok(runtime.version.clone()),
+        None => open_first(&candidates(library)),
+    }
+}
+
+/// Whether the library, which is open, has an execution provider.
+pub(crate) fn has(version: &str, provider: &str) -> Result<(), String> {
+    let available = append::available().map_err(|error| error.message().to_owned())?;
+    if available.iter().any(|name| name == provider) {
+        return Ok(());
+    }
+    Err(format!("ONNX Runtime {version} has no {provider}, only {}", available.join(", ")))
+}
+
+/// Where the library is looked for.
+fn candidates(library: Option<&Path>) -> Vec<PathBuf> {
+    let names = ["libonnxruntime.so.1", "libonnxruntime.so"].map(PathBuf::from);
+    library.map_or(names.to_vec(), |library| vec![library.to_owned()])
+}
+
 impl Runtime {
     fn new(library: Option<&Path>, pool: &Pool) -> Result<Self, StartError> {
-        let names = ["libonnxruntime.so.1", "libonnxruntime.so"].map(PathBuf::from);
-        let candidates = library.map_or(names.to_vec(), |library| vec![library.to_owned()]);
-        let version = open_first(&candidates)?;
+        let version = open_first(&candidates(library))?;
         let threads = GlobalThreadPoolOptions::default()
             .with_intra_threads(pool.threads)?
             .with_inter_threads(1)?
@@ -92,11 +115,7 @@ impl Runtime {
     /// # Errors
     /// That it has not, and which there are.
     pub fn has(&self, provider: &str) -> Result<(), String> {
-        let available = append::available().map_err(|error| error.message().to_owned())?;
-        if available.iter().any(|name| name == provider) {
-            return Ok(());
-        }
-        Err(format!("ONNX Runtime {} has no {provider}, only {}", self.version, available.join(", ")))
+        has(&self.version, provider)
     }
 
     /// Makes a session by a plan, of a model for nothing else, runs it, and lets it go again: what is not there to run it shows here. A device

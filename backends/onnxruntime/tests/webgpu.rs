@@ -29,6 +29,20 @@ fn load_error(provider: WebGpu, library: &Path, model: &[u8]) -> String {
 }
 
 #[test]
+fn to_ask_for_the_version_starts_nothing() {
+    let Some(library) = webgpu::alone("to_ask_for_the_version_starts_nothing") else { return };
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let settings = Settings { library: Some(library.clone()), ..Settings::default() };
+    let before = threads();
+    let version = outrigger_onnxruntime::version(&WebGpu::default(), &settings).unwrap();
+    assert_eq!(threads(), before);
+    let backend = open(WebGpu::default(), &library);
+    assert!(backend.info().version.contains(&version), "{}", backend.info().version);
+    assert!(threads() > before, "an environment has a pool");
+    assert_eq!(outrigger_onnxruntime::version(&WebGpu::default(), &settings), Ok(version));
+}
+
+#[test]
 fn a_model_that_would_run_on_the_cpu_alone_does_not_load() {
     let Some(library) = webgpu::alone("a_model_that_would_run_on_the_cpu_alone_does_not_load") else {
         return;
