@@ -22,7 +22,10 @@ impl StepBytes {
         };
         let after = match &self.0.after {
             After::None => 0,
-            After::Graph(_) => self.0.info.output_bytes(inputs, outputs),
+            After::Graph(_) => {
+                let all: Vec<usize> = (0..self.0.info.outputs.len()).collect();
+                self.0.info.output_bytes(inputs, &all)
+            }
             After::Cpu(after) => after.takes(&after.given, inputs, &after.wanted(outputs)),
         };
         before.max(after)
