@@ -348,6 +348,14 @@ impl Output {
         self.state = OutputState::Done(tensor);
     }
 
+    /// The tensor that the backend has handed over, if it has.
+    pub fn tensor(&self) -> Option<&Tensor> {
+        match &self.state {
+            OutputState::Done(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
+
     /// Whether the backend has handed a tensor over.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.state, OutputState::Done(_))

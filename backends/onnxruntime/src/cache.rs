@@ -18,7 +18,7 @@ use crate::provider::Plan;
 use crate::steps::Asked;
 
 /// Changes with the form of the files and with how sessions are made from models.
-const FORM: &str = "optimised model, form 1";
+const FORM: &str = "optimised model, form 2";
 const EXTENSION: &str = "optimised";
 /// Of files that hold the name of a model's entry, and are named by where the model lies, its size and its times.
 const KEY: &str = "key";

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use outrigger_backend::BackendError;
 
 use crate::error;
+use crate::steps::NAMES;
 use crate::tensor::{Claim, ClaimError};
 
 /// Graphs in graphs; ONNX Runtime's own parser stops at 100 messages.
@@ -34,6 +35,8 @@ pub(crate) struct Contents {
     pub(crate) dense_bytes: u64,
     /// Whether there are other files.
     pub(crate) is_external: bool,
+    /// Whether an input, an output, a constant, or what an operator makes is called as what steps add to a graph.
+    pub(crate) has_step_names: bool,
     /// Whether there are tensors of FP16, as far as the file says.
     has_halves: bool,
     /// Whether an operator does more than pass tensors on.
@@ -177,6 +180,10 @@ impl Walk {
                 continue;
             }
             match (message, field, wire) {
+                (Message::Node, 2, 2) | (Message::Value, 1, 2) => {
+                    self.name(end)?;
+                    continue;
+                }
                 (Message::Node, 4, 2) => {
                     let operator = self.text(end)?;
                     self.contents.calculates |= !PASSING.contains(&operator.as_str());
@@ -241,7 +248,10 @@ impl Walk {
             (1, 0 | 2) => self.extents(&mut claim.extents, wire, end)?,
             // An int32 to whoever reads it: what is above is cut off.
             (2, 0) => claim.element = u64::from(self.varint(end)? as u32),
-            (8, 2) => claim.name = self.text(end)?,
+            (8, 2) => {
+                claim.name = self.text(end)?;
+                self.contents.has_step_names |= claim.name.starts_with(NAMES);
+            }
             (9, 2) => claim.raw = Some(self.data(end)?),
             // Floats, integers, strings and so on, in fields of their own.
             (4..=7 | 10 | 11, 2) => claim.listed += self.data(end)?,
@@ -360,6 +370,16 @@ impl Walk {
         self.skip(len - bytes.len() as u64, end)?;
         // What is not UTF-8 names no file that could be found under it.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The beginning of a name, however long it is.
+    fn name(&mut self, end: u64) -> Result<(), ContentsError> {
+        let len = self.length(end)?;
+        let mut bytes = Vec::new();
+        self.reader.by_ref().take(len.min(NAMES.len() as u64)).read_to_end(&mut bytes)?;
+        self.at += bytes.len() as u64;
+        self.contents.has_step_names |= bytes == NAMES.as_bytes();
+        self.skip(len - bytes.len() as u64, end)
     }
 
     /// A file that became shorter since its length was asked.

@@ -184,6 +184,8 @@ impl OnnxModel {
             return Err(failed(&format_args!("the format `{format}` is not known, only onnx")));
         }
         let contents = inspect(common, &options)?;
+        check_names(&contents, steps.as_ref(), &options.path)?;
+        let has_steps = steps.is_some();
         let Told { provider, runtime } = &common.told;
         // The optimised form would have to hold what is in the other files.
         let cache = common.cache.as_ref().filter(|_| !contents.is_external && !plan.compiles());
@@ -213,8 +215,12 @@ impl OnnxModel {
         let is_input = |output: &TensorInfo| inputs.iter().any(|input| input.name == output.name);
         let passed_on = outputs.iter().map(is_input).collect();
         let names = names(&inputs).and_then(|inputs| Ok(Names::new(inputs, names(&outputs)?)));
-        let info =
-            ModelInfo { inputs: theirs(inputs, steps::INPUT), outputs: theirs(outputs, steps::OUTPUT) };
+        let info = match has_steps {
+            true => {
+                ModelInfo { inputs: theirs(inputs, steps::INPUT), outputs: theirs(outputs, steps::OUTPUT) }
+            }
+            false => ModelInfo { inputs, outputs },
+        };
         if let Some(why) = graphs.as_ref().and_then(|graphs| graphs.refuses(&info)) {
             return Err(failed(&why));
         }
@@ -242,6 +248,7 @@ impl OnnxModel {
 pub(crate) fn estimate(common: &Common, options: &LoadOptions) -> Result<u64, BackendError> {
     let (options, plan, steps) = prepare(common, options)?;
     let contents = inspect(common, &options)?;
+    check_names(&contents, steps.as_ref(), &options.path)?;
     let Told { provider, runtime } = &common.told;
     let has = |operator: &str, data_type| provider.has_operator(operator, data_type);
     if steps.is_some() {
@@ -259,6 +266,17 @@ fn inspect(common: &Common, options: &LoadOptions) -> Result<Contents, BackendEr
         return Err(error::load(&options.path, why));
     }
     Ok(contents)
+}
+
+/// Whether the names that steps have in a graph are theirs alone.
+fn check_names(contents: &Contents, steps: Option<&Asked>, path: &Path) -> Result<(), BackendError> {
+    match steps {
+        Some(_) if contents.has_step_names => {
+            let why = format!("it has names that begin with `{}`, as those of steps do", steps::NAMES);
+            Err(error::load(path, why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The options of a load without its steps, how its sessions are made, and the steps.

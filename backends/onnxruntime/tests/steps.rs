@@ -107,13 +107,17 @@ impl Bench {
 
     /// Holds the graph of both sides against the CPU.
     fn agrees(&self, opset: u64, step: &str, declared: &[i64], x: &Tensor, near: Near) {
+        self.agrees_on(&["before", "after"], opset, step, declared, x, near);
+    }
+
+    fn agrees_on(&self, sides: &[&str], opset: u64, step: &str, declared: &[i64], x: &Tensor, near: Near) {
         let plan = chain(step).plan(&[info(x.data_type(), x.shape().extents())], &["x"]).unwrap();
         let expected = plan.run(std::slice::from_ref(x)).unwrap().remove(0);
-        for side in ["before", "after"] {
+        for side in sides {
             let said = || format!("{side} {step} of {} {declared:?}, opset {opset}", x.data_type());
             // What a model of this kind gives has another name.
             let renamed = step.replacen("[[steps]]", "[[steps]]\nfrom = 'y'", 1);
-            let step = if side == "after" { &renamed } else { step };
+            let step = if *side == "after" { &renamed } else { step };
             let got = self.graph(opset, side, step, declared, x);
             let got = got.unwrap_or_else(|error| panic!("{}: {error}", said())).remove(0);
             self.compare(&got, &expected, near, &said());
@@ -267,10 +271,12 @@ fn normalisations(bench: &Bench, types: &[DataType]) {
             // Of 255 / 0.224 and 1 / 0.224 the larger one.
             let near = Near::Ulps(2., 300. * 0.0175 + 2.2);
             let x = measured(*data_type, &[2, 5, 7, 3], 300.);
-            bench.agrees(opset, step, &[-1, -1, -1, 3], &x, near);
-            bench.agrees(opset, step, &[2, 5, 7, 3], &x, near);
+            // How many channels a model gives it may tell wrongly.
+            bench.agrees_on(&["before"], opset, step, &[-1, -1, -1, 3], &x, near);
+            bench.agrees_on(&["before"], opset, step, &[2, 5, 7, 3], &x, near);
             let first = format!("{step}\naxis = 1");
-            bench.agrees(opset, &first, &[-1, 3, -1, 7], &measured(*data_type, &[2, 3, 5, 7], 300.), near);
+            let x = measured(*data_type, &[2, 3, 5, 7], 300.);
+            bench.agrees_on(&["before"], opset, &first, &[-1, 3, -1, 7], &x, near);
             bench.agrees(opset, plain, &[-1], &measured(*data_type, &[1001], 300.), Near::Ulps(2., 600.));
         }
     }
@@ -325,7 +331,10 @@ fn resized(
                             Near::Ulps(ulps, _) => Near::Ulps(ulps, most),
                             same => same,
                         };
-                        bench.agrees(*opset, &step, &declared, &measured(*data_type, shape, 300.), near);
+                        // What a model promises of its results it need not keep.
+                        let sides: &[_] = if is_free { &["before", "after"] } else { &["before"] };
+                        let x = measured(*data_type, shape, 300.);
+                        bench.agrees_on(sides, *opset, &step, &declared, &x, near);
                     }
                 }
             }
@@ -440,6 +449,196 @@ fn what_cannot_be_in_a_graph_is_named() {
     refused(11, "before", "step = 'softmax'\naxis = 1", "along another axis than the last it needs 13");
     refused(17, "after", "step = 'softmax'\naxis = 0", "(`softmax`): it does not take each row for itself");
     refused(12, "after", "step = 'convert'\ndatatype = 'BF16'", "BF16 needs 13 or later");
+    let channels = "step = 'normalize'\nmean = [1.0, 2.0, 3.0]";
+    refused(17, "after", channels, "(`normalize`): how many channels there are is known at the call alone");
+    let twice = "step = 'resize'\nheight = 999\nwidth = 999\nto = 'a'\n[[steps]]\nstep = 'resize'\nfrom = 'a'\nheight = 2\nwidth = 2";
+    refused(17, "after", twice, "step 1 of `[[after]]` (`resize`): what it makes is not what comes out");
+    for mode in ["nearest", "bilinear"] {
+        let step = format!("[[steps]]\nstep = 'resize'\nheight = 2\nwidth = 2\nmode = '{mode}'");
+        let why = "(`resize`): it takes extents which the model only promises";
+        bench.refused(17, "after", &step, &[2, 4, 4, 3], &x, why);
+    }
+}
+
+/// A model with steps, loaded after it was asked for.
+fn load(
+    bench: &Bench,
+    graph: &Graph,
+    text: &str,
+    inputs: Vec<TensorInfo>,
+) -> Result<Arc<dyn outrigger_backend::Model>, BackendError> {
+    let path = bench.folder.path().join(format!("{:x}.onnx", rand()));
+    std::fs::write(&path, graph.model()).unwrap();
+    let options = LoadOptions {
+        format: Some("onnx+steps".into()),
+        settings: vec![("steps".into(), text.into())],
+        signature: ModelInfo { inputs, outputs: vec![] },
+        ..LoadOptions::of(&path)
+    };
+    bench.device.estimate(&options)?;
+    bench.device.load(&options)
+}
+
+fn run(model: &dyn outrigger_backend::Model, inputs: &[Tensor]) -> Result<Tensor, BackendError> {
+    let mut output = [Output::allocate(0)];
+    model.instance()?.infer(inputs, &mut output, Run::default())?;
+    let [output] = output;
+    Ok(output.into_tensor().unwrap())
+}
+
+#[test]
+fn what_a_model_promises_of_its_results_is_not_believed() {
+    let bench = Bench::host();
+    let named = [Dim::Named("n"), Dim::Named("c"), Dim::Named("h"), Dim::Named("w")];
+    // Two rows of two channels, 8 x 6, and what the model says of some of it.
+    let x = measured(Fp32, &[2, 2, 8, 6], 9.);
+    let lies: [&[(usize, i64)]; 7] = [
+        &[(0, 1)],
+        &[(1, 3)],
+        &[(2, 4)],
+        &[(3, 4)],
+        &[(0, 1), (1, 3)],
+        &[(2, 4), (3, 4)],
+        &[(1, 3), (2, 4), (3, 4)],
+    ];
+    for (mode, layout) in
+        [("nearest", "NCHW"), ("bilinear", "NCHW"), ("nearest", "NHWC"), ("bilinear", "NHWC")]
+    {
+        let step = format!(
+            "[[steps]]\nstep = 'resize'\nheight = 2\nwidth = 3\nmode = '{mode}'\nlayout = '{layout}'"
+        );
+        let plan = chain(&step).plan(&[info(Fp32, &[2, 2, 8, 6])], &["x"]).unwrap();
+        let expected = plan.run(std::slice::from_ref(&x)).unwrap().remove(0);
+        for opset in [13, 17, 18, 21] {
+            for lie in lies {
+                let mut said = named;
+                lie.iter().for_each(|(axis, extent)| said[*axis] = Dim::Fixed(*extent));
+                let mut graph = Graph::default();
+                graph.opset = Some(opset);
+                graph.input("x", Fp32, &named);
+                graph.output("y", Fp32, &said);
+                graph.node("Relu", &["x"], &["r"]);
+                graph.node("Sub", &["x", "r"], &["m"]);
+                graph.node("Add", &["m", "r"], &["y"]);
+                let text = step.replace("[[steps]]", "[[after]]");
+                let got = load(&bench, &graph, &text, vec![])
+                    .and_then(|model| run(&*model, std::slice::from_ref(&x)));
+                let said = format!("{mode} {layout} {lie:?}, opset {opset}");
+                let got = got.unwrap_or_else(|error| panic!("{said}: {error}"));
+                bench.compare(&got, &expected, Near::Ulps(60., 9.), &said);
+            }
+        }
+    }
+}
+
+/// ONNX Runtime moves transpositions past other operators, and what these take with them.
+#[test]
+fn transpositions_around_a_resize_change_nothing() {
+    let bench = Bench::host();
+    for opset in [13, 17, 18, 21] {
+        for mode in ["bilinear", "nearest"] {
+            for [reversed, back] in [["t", "y"], ["x", "y"]] {
+                let mut graph = Graph::default();
+                graph.opset = Some(opset);
+                graph.input("x", Fp32, &[Dim::Named("n"), Dim::Named("c"), Dim::Named("h"), Dim::Named("w")]);
+                let said = [Dim::Named("a"), Dim::Named("b"), Dim::Named("d"), Dim::Named("e")];
+                graph.output("y", Fp32, &said);
+                // Twice the same, or once.
+                if reversed == "t" {
+                    graph.node("Transpose", &["x"], &["t"]);
+                }
+                graph.node("Relu", &[reversed], &["r"]);
+                graph.node("Transpose", &["r"], &[back]);
+                let steps = format!(
+                    "step = 'layout'\nlayout = 'NCHW'\n[[side]]\nstep = 'resize'\nheight = 4\nwidth = 6\nmode = '{mode}'\nlayout = 'NCHW'\n[[side]]\nstep = 'layout'\nlayout = 'NHWC'\n[[side]]\nstep = 'resize'\nheight = 5\nwidth = 3\nmode = '{mode}'\nlayout = 'NHWC'\n[[side]]\nstep = 'normalize'\nscale = 0.5"
+                );
+                let before = format!("[[side]]\n{steps}").replace("[[side]]", "[[before]]");
+                let x = measured(Uint8, &[2, 7, 5, 3], 255.);
+                let plan = chain(&before.replace("[[before]]", "[[steps]]"))
+                    .plan(&[info(Uint8, &[2, 7, 5, 3])], &["x"]);
+                let expected = plan.unwrap().run(std::slice::from_ref(&x)).unwrap().remove(0);
+                let model = load(&bench, &graph, &before, vec![info(Uint8, &[-1, -1, -1, -1])]).unwrap();
+                let got = run(&*model, std::slice::from_ref(&x)).unwrap();
+                let said = format!("{mode}, opset {opset}, {reversed}");
+                if reversed == "t" {
+                    bench.compare(&got, &expected, Near::Ulps(99., 255.), &said);
+                } else {
+                    assert_eq!(got.shape().extents(), [3, 3, 5, 2], "{said}");
+                    let (mut sums, all) = ((0., 0.), (floats(&got), floats(&expected)));
+                    all.0.iter().for_each(|value| sums.0 += value);
+                    all.1.iter().for_each(|value| sums.1 += value);
+                    assert!((sums.0 - sums.1).abs() < 1e-2, "{said}: {sums:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_s_own_names_stay_its_own() {
+    let bench = Bench::host();
+    let rows = [Dim::Named("n"), Dim::Fixed(2)];
+    let half = "[[before]]\nstep = 'normalize'\nscale = 0.5";
+    let bytes = || vec![info(Uint8, &[-1, 2])];
+    let x = tensor(Uint8, &[1, 2], vec![10, 20]);
+    let model = |constant: &str, between: &str| {
+        let mut graph = Graph::default();
+        graph.input("x", Fp32, &rows);
+        graph.output("y", Fp32, &rows);
+        graph.initializer(constant, &[], &[7.]);
+        graph.named_node("x", "Mul", &["x", constant], &[between]);
+        graph.named_node("outrigger:in:x", "Identity", &[between], &["y"]);
+        graph
+    };
+    let got = run(&*load(&bench, &model("k", "m"), half, bytes()).unwrap(), std::slice::from_ref(&x));
+    assert_eq!(floats(&got.unwrap()), [35., 70.]);
+    for (constant, between) in [("outrigger:before:1", "m"), ("k", "outrigger:before:0")] {
+        let error = load(&bench, &model(constant, between), half, bytes()).err().unwrap().to_string();
+        assert!(error.contains("it has names that begin with `outrigger:`"), "{error}");
+    }
+    // Without steps they are names as any other.
+    let mut graph = Graph::default();
+    graph.input("x", Fp32, &rows);
+    graph.input("outrigger:in:x", Fp32, &rows);
+    graph.output("outrigger:out:y", Fp32, &rows);
+    graph.node("Add", &["x", "outrigger:in:x"], &["outrigger:out:y"]);
+    let path = bench.folder.path().join("plain.onnx");
+    std::fs::write(&path, graph.model()).unwrap();
+    let plain = bench.device.load(&LoadOptions::of(&path)).unwrap();
+    let names: Vec<_> = plain.info().inputs.iter().map(|input| input.name.as_str()).collect();
+    assert_eq!(
+        (&names[..], plain.info().outputs[0].name.as_str()),
+        (&["x", "outrigger:in:x"][..], "outrigger:out:y")
+    );
+    let x = tensor(Fp32, &[1, 2], vec![0; 8]);
+    run(&*plain, &[x.clone(), x]).unwrap();
+}
+
+/// Whatever callers call their extents, and whether they do.
+#[test]
+fn extents_that_a_model_calls_the_same_are_the_same() {
+    let bench = Bench::host();
+    let mut graph = Graph::default();
+    graph.input("a", Fp32, &[Dim::Named("n"), Dim::Fixed(2)]);
+    graph.input("b", Fp32, &[Dim::Fixed(2), Dim::Named("n")]);
+    graph.output("y", Fp32, &[Dim::Named("n"), Dim::Named("n")]);
+    graph.node("MatMul", &["a", "b"], &["y"]);
+    let text = "[[before]]\nstep = 'convert'\nfrom = 'a'\ndatatype = 'FP32'\n[[before]]\nstep = 'convert'\nfrom = 'b'\ndatatype = 'FP32'";
+    for names in [["", ""], ["their", ""], ["one", "other"], ["same", "same"]] {
+        let inputs = vec![
+            TensorInfo::new("a", Uint8, &[(-1, names[0]), (2, "")]),
+            TensorInfo::new("b", Uint8, &[(2, ""), (-1, names[1])]),
+        ];
+        let model = load(&bench, &graph, text, inputs).unwrap();
+        let symbols = &model.info().outputs[0].symbols;
+        assert!(!symbols[0].is_empty() && symbols[0] == symbols[1], "{symbols:?}");
+        assert_eq!(model.info().inputs[0].symbols[0], symbols[0]);
+        let b = |wide: i64| tensor(Uint8, &[2, wide], vec![1; 2 * wide as usize]);
+        let a = tensor(Uint8, &[2, 2], vec![1, 2, 3, 4]);
+        assert_eq!(floats(&run(&*model, &[a.clone(), b(2)]).unwrap()), [3., 3., 7., 7.]);
+        let error = run(&*model, &[a, b(3)]).unwrap_err();
+        assert!(matches!(error, BackendError::Input(_)), "{names:?}: {error}");
+    }
 }
 
 /// Everything at once: names that are the model's and the callers', an input that no step touches, one that goes to both, free extents by their

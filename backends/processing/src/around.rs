@@ -137,6 +137,7 @@ pub fn rename(model: &[TensorInfo], plan: &Plan, outputs: &[TensorInfo]) -> Resu
     };
     let renamed = |output: &TensorInfo| {
         let mut output = output.clone();
+        let first = output.symbols.first().cloned().unwrap_or_default();
         for (at, (extent, symbol)) in output.shape.iter_mut().zip(&mut output.symbols).enumerate() {
             if *extent < 0 {
                 *symbol = match known.get(symbol.as_str()) {
@@ -145,7 +146,8 @@ pub fn rename(model: &[TensorInfo], plan: &Plan, outputs: &[TensorInfo]) -> Resu
                         String::new()
                     }
                     Some((_, name)) => (*name).to_owned(),
-                    None if at == 0 => unlike_theirs(symbol),
+                    // Of one that is further on too rows are no rows of calls.
+                    None if at == 0 || *symbol == first => unlike_theirs(symbol),
                     None => String::new(),
                 };
             }

@@ -385,13 +385,56 @@ fn steps_do_not_hide_that_a_model_s_outputs_are_no_rows_of_calls() {
     found.input("x", DataType::Fp32, &[Named("batch"), Fixed(2)]);
     found.output("boxes", DataType::Fp32, &[Named("found"), Fixed(2)]);
     found.node("Identity", &["x"], &["boxes"]);
-    let manifest = "max_batch = 4\n[[inputs]]\nname = 'x'\ndatatype = 'UINT8'\nshape = [-1, 2]\n\
-        [[before]]\nstep = 'convert'\ndatatype = 'FP32'";
-    let launch = outrigger()
-        .file("models/boxes/boxes.onnx", found.model())
-        .file("models/boxes/model.toml", manifest)
-        .args(["--model-dir", "models"]);
-    contains(&refused(launch, 2), &["model `boxes` cannot run several calls at once", "found"]);
+    let mut pairs = onnx::Graph::default();
+    pairs.input("x", DataType::Fp32, &[Named("batch"), Fixed(2)]);
+    pairs.output("boxes", DataType::Fp32, &[Named("batch"), Named("batch")]);
+    pairs.node("Transpose", &["x"], &["t"]);
+    pairs.node("MatMul", &["x", "t"], &["boxes"]);
+    for (model, said) in [(found, "found"), (pairs, "batch")] {
+        for place in ["host", "device"] {
+            for rows in ["-1", "'n'", "'batch'", "'found'"] {
+                let manifest = format!(
+                    "max_batch = 4\nsteps = '{place}'\n[[inputs]]\nname = 'x'\ndatatype = 'UINT8'\nshape = [{rows}, 2]\n\
+                    [[before]]\nstep = 'convert'\ndatatype = 'FP32'"
+                );
+                let launch = outrigger()
+                    .file("models/boxes/boxes.onnx", model.model())
+                    .file("models/boxes/model.toml", manifest)
+                    .args(["--model-dir", "models"]);
+                let text = refused(launch, 2);
+                contains(&text, &["model `boxes` cannot run several calls at once"]);
+                assert!(place == "device" || text.contains(said), "{text}");
+            }
+        }
+    }
+}
+
+/// What a model gives depends on what is in its inputs, and is known after its run alone.
+#[tokio::test]
+async fn what_comes_out_of_steps_in_a_graph_is_bounded_too() {
+    use onnx::Dim::{Fixed, Named};
+    let mut graph = onnx::Graph::default();
+    graph.input("x", DataType::Fp32, &[Named("n"), Fixed(2)]);
+    graph.output("y", DataType::Int64, &[Fixed(2), Named("found")]);
+    graph.node("NonZero", &["x"], &["y"]);
+    for place in ["host", "device"] {
+        let manifest = format!("steps = '{place}'\n[[after]]\nstep = 'convert'\ndatatype = 'FP32'");
+        let replica = outrigger()
+            .file("models/classes/classes.onnx", graph.model())
+            .file("models/classes/model.toml", manifest)
+            .args(["--model-dir", "models", "--limits-steps", "200B"])
+            .start();
+        let body = |rows: usize| {
+            let data = vec![1.0; 2 * rows];
+            json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 2], "data": data}]})
+                .to_string()
+        };
+        let (status, _, answer) = call(&replica, body(2)).await;
+        assert_eq!(status, 200, "{answer}");
+        let (status, _, answer) = call(&replica, body(40)).await;
+        assert_eq!(status, 400, "{answer}");
+        contains(&answer.to_string(), &["more than limits.steps, 200 bytes"]);
+    }
 }
 
 /// What steps can be in a graph, all of it, of the same kind as [`MANIFEST`].

@@ -282,7 +282,7 @@ table_keys! { "models", MODEL_KEYS,
     MODEL_INSTANCES = "instances", Kind::Count { min: 1, max: MAX_INSTANCES as u64 }, "1",
         "loaded copies, spread over the devices that match";
     MODEL_STEPS = "steps", Kind::OneOf(super::StepsWish::WORDS), "auto",
-        "where the steps of its model.toml run: host, on the CPU; device, in the model's graph; auto, in it where the device has memory of its own and the operators";
+        "where the steps of its model.toml run: host, on the CPU; device, in the model's graph; auto, in it where the device (not yet cuda) has memory of its own and the operators";
     MODEL_SETTINGS = "settings", Kind::List, "",
         "settings of the backend for this model, as KEY=VALUE, over those of its model.toml; which there are, the backend says";
 }

@@ -217,6 +217,7 @@ impl<'a> Loader<'a> {
         steps.check(wanted).map_err(Trouble::Backend)?;
         let model = match open.device.load(&steps.options(wanted)) {
             Err(error @ BackendError::Load(_)) if steps.has_graph() && wanted.steps == StepsWish::Auto => {
+                tracing::warn!(model = %wanted.name, device = %open.id, %error, "does not load with its steps in its graph, they run on the CPU");
                 steps.given_up(wanted, error);
                 open.device.load(&wanted.options())
             }

@@ -45,8 +45,11 @@ pub(crate) fn inspect(
 ) -> ort::Result<Sides> {
     // The form that has been looked through, as where the session is made.
     let builder = Session::builder(&runtime.environment)?.with_config_entry(FORM.0, FORM.1)?;
-    let own = own(&Editable::open(runtime, &builder, path)?)?;
+    let mut editable = Editable::open(runtime, &builder, path)?;
+    let own = own(&editable)?;
     let fitted = fit(asked, &own, device).map_err(ort::Error::new)?;
+    // What ONNX Runtime does not take it refuses here.
+    editable.apply(&model(&own, &fitted)?)?;
     Ok(sides(own, fitted))
 }
 
@@ -94,8 +97,8 @@ fn node(operator: &Operator) -> ort::Result<Node> {
         Attribute::Text(text) => OrtAttribute::new(name, (*text).to_owned()),
     });
     let attributes = attributes.collect::<ort::Result<Vec<_>>>()?;
-    // Named by what it makes, which nobody else does.
-    Node::new(operator.kind, ONNX_DOMAIN, &operator.output, &operator.inputs, [&operator.output], attributes)
+    // Without a name, for one could be that of another.
+    Node::new(operator.kind, ONNX_DOMAIN, "", &operator.inputs, [&operator.output], attributes)
 }
 
 fn add_constant(graph: &mut OrtGraph, constant: &Constant) -> ort::Result<()> {

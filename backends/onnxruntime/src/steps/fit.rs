@@ -1,6 +1,8 @@
 //! Steps as operators of a given model's graph, on a given device. What ONNX does not say as the steps do, or the device has no operator for, is
 //! not made: the form on the CPU is the definition.
 
+use std::collections::BTreeSet;
+
 use outrigger_backend::{DataType, TensorInfo};
 use outrigger_processing::{
     ImageLayout, Operation, Plan, ResizeMode, Step, nearest_taps, plan_after, plan_before, rename,
@@ -8,6 +10,7 @@ use outrigger_processing::{
 
 use super::Asked;
 use super::operators::{Attribute, Data, Graph, number};
+use super::symbols::{check_dropped, named};
 
 /// Begins the names of what callers send, and
 pub(crate) const INPUT: &str = "outrigger:in:";
@@ -18,8 +21,6 @@ pub(crate) const OUTPUT: &str = "outrigger:out:";
 const FIRST_OPSET: u32 = 11;
 /// The first in which a softmax runs along one axis, operators take BF16, and `Resize` does without what it is not given.
 const OPSET_13: u32 = 13;
-/// The first in which `Resize` takes extents of some axes alone.
-const OPSET_18: u32 = 18;
 
 /// What is asked of a device.
 pub(crate) struct Device<'a> {
@@ -58,7 +59,7 @@ pub(super) fn fit(asked: &Asked, own: &Own, device: &Device<'_>) -> Result<Fitte
     let mut fitted = Fitted { graphs: Vec::new(), inputs: None, outputs: None };
     let mut given = own.outputs.clone();
     if !asked.around.before.stages.is_empty() {
-        let plan = plan_before(&asked.around.before, &asked.inputs, &own.inputs)?;
+        let plan = plan_before(&asked.around.before, &named(asked, &own.inputs)?, &own.inputs)?;
         check_rows(&own.inputs, &plan)?;
         given = rename(&own.inputs, &plan, &own.outputs)?;
         let (graph, inputs) = before(&plan, &own.inputs, own.opset, device)?;
@@ -77,7 +78,15 @@ pub(super) fn fit(asked: &Asked, own: &Own, device: &Device<'_>) -> Result<Fitte
                 "it does not take each row for itself",
             ));
         }
-        let (graph, outputs) = after(&plan, own.opset, device)?;
+        check_dropped(&plan, &own.inputs, &own.outputs)?;
+        bounded(&plan, fitted.inputs.as_deref().unwrap_or(&own.inputs))?;
+        // What the model says of its results it need not keep: the operators are for any extents.
+        let open: Vec<_> = given
+            .iter()
+            .map(|output| TensorInfo { shape: vec![-1; output.shape.len()], ..output.clone() })
+            .collect();
+        let loose = plan_after(&asked.around.after, &asked.outputs, &open)?;
+        let (graph, outputs) = after(&plan, &loose, own.opset, device)?;
         fitted.graphs.push(graph);
         fitted.outputs = Some(outputs);
     }
@@ -87,16 +96,44 @@ pub(super) fn fit(asked: &Asked, own: &Own, device: &Device<'_>) -> Result<Fitte
 /// Whether a model says of its rows what callers see of theirs: that all inputs have the same, and that nothing else is as long.
 fn check_rows(model: &[TensorInfo], plan: &Plan) -> Result<(), String> {
     let symbol = |input: &TensorInfo| input.symbols.first().cloned().unwrap_or_default();
-    let rows = model.iter().map(symbol).find(|symbol| !symbol.is_empty()).unwrap_or_default();
-    for (input, planned) in model.iter().zip(plan.outputs()) {
+    let is_free = |planned: &TensorInfo| planned.shape.first().is_some_and(|extent| *extent < 0);
+    let free = || model.iter().zip(plan.outputs()).filter(|(_, planned)| is_free(planned));
+    let mut all = free().map(|(input, _)| symbol(input));
+    let rows = all.find(|symbol| !symbol.is_empty()).unwrap_or_default();
+    for (input, _) in free() {
         let own = symbol(input);
-        let is_free = planned.shape.first().is_some_and(|extent| *extent < 0);
-        let is_mixed = !own.is_empty() && input.symbols.iter().skip(1).any(|further| *further == own);
-        if is_free && (is_mixed || !own.is_empty() && own != rows) {
+        let is_mixed = input.symbols.iter().skip(1).any(|further| *further == own);
+        if !own.is_empty() && (is_mixed || own != rows) {
             return Err(format!(
                 "the model calls the rows of `{}` `{own}`, which callers would not see",
                 input.name
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether what steps after a model make is as large as what comes out of them, of which the size is known by what callers send.
+fn bounded(plan: &Plan, sent: &[TensorInfo]) -> Result<(), String> {
+    let is_sent = |symbol: &str| {
+        !symbol.is_empty() && sent.iter().any(|input| input.symbols.iter().any(|known| known == symbol))
+    };
+    let mut kept: BTreeSet<usize> = plan.wanted().iter().copied().collect();
+    for (index, operation) in plan.operations().iter().enumerate().rev() {
+        let is_kept = operation.outputs.iter().any(|slot| kept.contains(slot));
+        if !matches!(operation.step, Step::Resize { .. }) {
+            if is_kept {
+                kept.extend(&operation.inputs);
+            }
+            continue;
+        }
+        let refused = |why| Err(said("after", index, operation, why));
+        if !is_kept {
+            return refused("what it makes is not what comes out, so that nothing would bound it");
+        }
+        let made = &plan.tensors()[operation.outputs[0]];
+        if made.dimensions().any(|(extent, symbol)| extent < 0 && !is_sent(symbol)) {
+            return refused("how many images the model gives is known after its run alone");
         }
     }
     Ok(())
@@ -126,7 +163,7 @@ fn before(
         })
         .collect();
     let names = inputs.iter().map(|input| input.name.clone()).collect();
-    let mut maker = Maker::new("before", plan, names, opset, device);
+    let mut maker = Maker::new("before", plan, plan, names, opset, device);
     maker.all()?;
     for (slot, input) in plan.wanted().iter().zip(model) {
         if *slot >= inputs.len() {
@@ -136,10 +173,16 @@ fn before(
     Ok((maker.graph, inputs))
 }
 
-/// The operators of the steps after a model, and the outputs of its graph with them.
-fn after(plan: &Plan, opset: u32, device: &Device<'_>) -> Result<(Graph, Vec<TensorInfo>), String> {
+/// The operators of the steps after a model, and the outputs of its graph with them. `plan` has the extents that the model promises, `loose` none of
+/// them.
+fn after(
+    plan: &Plan,
+    loose: &Plan,
+    opset: u32,
+    device: &Device<'_>,
+) -> Result<(Graph, Vec<TensorInfo>), String> {
     let names: Vec<String> = plan.inputs().iter().map(|output| output.name.clone()).collect();
-    let mut maker = Maker::new("after", plan, names.clone(), opset, device);
+    let mut maker = Maker::new("after", loose, plan, names.clone(), opset, device);
     maker.all()?;
     let mut outputs = Vec::new();
     for (slot, output) in plan.wanted().iter().zip(plan.outputs()) {
@@ -166,7 +209,10 @@ struct Value {
 
 struct Maker<'a> {
     side: &'static str,
+    /// With the extents that are so whatever comes.
     plan: &'a Plan,
+    /// With those that somebody promises.
+    promised: &'a Plan,
     opset: u32,
     device: &'a Device<'a>,
     graph: Graph,
@@ -178,6 +224,7 @@ impl<'a> Maker<'a> {
     fn new(
         side: &'static str,
         plan: &'a Plan,
+        promised: &'a Plan,
         names: Vec<String>,
         opset: u32,
         device: &'a Device<'a>,
@@ -186,7 +233,7 @@ impl<'a> Maker<'a> {
         let mut values: Vec<_> =
             begin.map(|(input, name)| Some(Value { name, data_type: input.data_type })).collect();
         values.resize(plan.tensors().len(), None);
-        Self { side, plan, opset, device, graph: Graph::new(side), values }
+        Self { side, plan, promised, opset, device, graph: Graph::new(side), values }
     }
 
     fn all(&mut self) -> Result<(), String> {
@@ -230,8 +277,8 @@ impl<'a> Maker<'a> {
             Step::Convert { datatype } => self.convert(value, tensor.data_type, *datatype),
             Step::Normalize { axis, .. } => self.normalize(&operation.step, value, tensor, *axis),
             Step::Resize { height, width, mode, layout } => match mode {
-                ResizeMode::Bilinear => self.bilinear(value, tensor, [*height, *width], *layout),
-                ResizeMode::Nearest => self.nearest(value, tensor, [*height, *width], *layout),
+                ResizeMode::Bilinear => self.bilinear(value, first, [*height, *width], *layout),
+                ResizeMode::Nearest => self.nearest(value, first, [*height, *width], *layout),
             },
             Step::Layout { layout } => {
                 let value = self.movable("Transpose", value)?;
@@ -392,10 +439,11 @@ impl<'a> Maker<'a> {
     fn bilinear(
         &mut self,
         value: Value,
-        tensor: &TensorInfo,
+        slot: usize,
         [height, width]: [u32; 2],
         layout: ImageLayout,
     ) -> Result<Value, String> {
+        let tensor = &self.plan.tensors()[slot];
         let rank = tensor.shape.len();
         if rank != 4 {
             return Err(format!("tensor `{}` has {rank} axes, in a graph it takes 4", tensor.name));
@@ -408,18 +456,15 @@ impl<'a> Maker<'a> {
             value.name = self.operator("Transpose", &value, vec![("perm", Attribute::Integers(perm))])?;
         }
         let to = [i64::from(height), i64::from(width)];
-        let mut attributes = vec![
+        let attributes = vec![
             ("mode", Attribute::Text("linear")),
             ("coordinate_transformation_mode", Attribute::Text("half_pixel")),
         ];
         let sizes = if extents[..2].iter().all(|extent| *extent >= 0) {
             self.graph.constant(&[4], Data::Int64(vec![extents[0], extents[1], to[0], to[1]]))
-        // Where ONNX Runtime moves a transposition past it, it takes the extents to be those of all axes.
-        } else if self.opset >= OPSET_18 && layout == ImageLayout::Nchw {
-            attributes.push(("axes", Attribute::Integers(vec![2, 3])));
-            self.graph.constant(&[2], Data::Int64(to.to_vec()))
+        // Of all axes: with `axes`, where ONNX Runtime moves a transposition past it, it takes the extents to be those of all.
         } else {
-            let shape = self.shape(&value)?;
+            let shape = self.shape(&value, slot)?;
             let [begin, end] = [0, 2].map(|at| self.graph.constant(&[1], Data::Int64(vec![at])));
             let outer = self.graph.add("Slice", [&shape, &begin, &end], Vec::new());
             let to = self.graph.constant(&[2], Data::Int64(to.to_vec()));
@@ -442,15 +487,16 @@ impl<'a> Maker<'a> {
     fn nearest(
         &mut self,
         value: Value,
-        tensor: &TensorInfo,
+        slot: usize,
         to: [u32; 2],
         layout: ImageLayout,
     ) -> Result<Value, String> {
+        let tensor = &self.plan.tensors()[slot];
         let first = tensor.shape.len().saturating_sub(if layout == ImageLayout::Nhwc { 3 } else { 2 });
         let mut value = self.movable("Gather", value)?;
         let shape = match tensor.shape[first..first + 2].iter().all(|extent| *extent >= 0) {
             true => String::new(),
-            false => self.shape(&value)?,
+            false => self.shape(&value, slot)?,
         };
         for (axis, to) in (first..).zip(to) {
             let picks = match u32::try_from(tensor.shape[axis]) {
@@ -476,7 +522,12 @@ impl<'a> Maker<'a> {
     }
 
     /// The extents of a call, out of which the CPU calculates others.
-    fn shape(&mut self, value: &Value) -> Result<String, String> {
+    fn shape(&mut self, value: &Value, slot: usize) -> Result<String, String> {
+        let [known, promised] = [self.plan, self.promised].map(|plan| &plan.tensors()[slot].shape);
+        if known.iter().any(|extent| *extent < 0) && promised.iter().all(|extent| *extent >= 0) {
+            // ONNX Runtime makes a constant of what is promised.
+            return Err("it takes extents which the model only promises".into());
+        }
         if !self.device.may_leave_shapes {
             return Err(
                 "what it takes of extents that are free would run on the CPU, which is refused".into()

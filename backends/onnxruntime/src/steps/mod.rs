@@ -6,12 +6,14 @@
 mod edit;
 mod fit;
 mod operators;
+mod symbols;
 
 use outrigger_backend::{LoadOptions, TensorInfo};
 use outrigger_processing::{Around, SETTING};
 
 pub(crate) use edit::{edit, inspect};
 pub(crate) use fit::{Device, INPUT, OUTPUT};
+pub(crate) use operators::NAMES;
 
 /// The format whose models have steps around them.
 pub(crate) const FORMAT: &str = "onnx+steps";

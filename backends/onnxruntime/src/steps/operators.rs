@@ -2,6 +2,9 @@
 
 use outrigger_backend::DataType;
 
+/// Begins all names of steps in a graph.
+pub(crate) const NAMES: &str = "outrigger:";
+
 /// An operator with one result.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Operator {
@@ -64,7 +67,7 @@ impl Graph {
     }
 
     fn name(&self) -> String {
-        format!("outrigger:{}:{}", self.prefix, self.operators.len() + self.constants.len())
+        format!("{NAMES}{}:{}", self.prefix, self.operators.len() + self.constants.len())
     }
 
     /// Adds an operator; the name of its result.
@@ -96,7 +99,7 @@ impl Graph {
 
     /// Whether a name was given here, and to nothing else since.
     pub(super) fn is_own(&self, name: &str) -> bool {
-        name.strip_prefix("outrigger:")
+        name.strip_prefix(NAMES)
             .and_then(|name| name.strip_prefix(self.prefix))
             .is_some_and(|rest| rest.starts_with(':'))
     }

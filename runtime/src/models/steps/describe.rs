@@ -104,7 +104,8 @@ pub(super) fn describe(
         }
         Some(Where::Graph) => {
             check_side("input", &described.inputs, &model.inputs)?;
-            let inputs = described.inputs.clone();
+            // Callers', with names for extents that the model says are equal.
+            let inputs = model.inputs.clone();
             let planned = manifest
                 .before
                 .left(&inputs)

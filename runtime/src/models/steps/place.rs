@@ -7,6 +7,9 @@ use crate::config::StepsWish;
 use crate::models::survey::OpenDevice;
 use crate::models::wanted::Wanted;
 
+/// The backend on whose devices no steps have been in a graph yet.
+const UNTRIED: &str = "cuda";
+
 /// Where the steps of one side run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Where {
@@ -39,16 +42,25 @@ impl StepsPlace {
                 },
             })
         };
-        Self {
-            before: one(!manifest.before.stages.is_empty(), &|| Self {
-                before: Some(Where::Graph),
-                after: None,
-            }),
-            after: one(!manifest.after.stages.is_empty(), &|| Self {
-                before: None,
-                after: Some(Where::Graph),
-            }),
+        let graph = |has_steps: bool| has_steps.then_some(Where::Graph);
+        let [before, after] = [&manifest.before, &manifest.after].map(|chain| !chain.stages.is_empty());
+        let both = || Self { before: graph(before), after: graph(after) };
+        // What one side makes of the names of extents the other one sees.
+        let refused = match before && after && beforehand(wanted, open).is_none() {
+            true => match open.device.estimate(&both().options(wanted)) {
+                Ok(_) => return both(),
+                Err(error) => Some(reason(wanted, error)),
+            },
+            false => None,
+        };
+        let mut place = Self {
+            before: one(before, &|| Self { before: graph(true), after: None }),
+            after: one(after, &|| Self { before: None, after: graph(true) }),
+        };
+        if let (Some(Where::Graph), Some(Where::Graph), Some(why)) = (&place.before, &place.after, refused) {
+            place.after = Some(Where::Cpu(why));
         }
+        place
     }
 
     /// All steps on the CPU.
@@ -138,6 +150,9 @@ fn beforehand(wanted: &Wanted, open: &OpenDevice) -> Option<String> {
         StepsWish::Host => return Some("`steps` is \"host\"".into()),
         StepsWish::Auto if open.kind == DeviceKind::Cpu => {
             return Some("the device's memory is the host's".into());
+        }
+        StepsWish::Auto if open.id.backend == UNTRIED => {
+            return Some("not yet tried on CUDA; `steps = \"device\"` has them there".into());
         }
         StepsWish::Auto | StepsWish::Device => {}
     }

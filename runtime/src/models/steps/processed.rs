@@ -85,9 +85,13 @@ impl Instance for ProcessedInstance {
         match &described.after {
             After::None => self.instance.infer(&ready, outputs, run),
             After::Graph(limit) => {
-                let wanted: Vec<usize> = outputs.iter().map(Output::index).collect();
-                limit.check(described.info.output_bytes(inputs, &wanted))?;
-                self.instance.infer(&ready, outputs, run)
+                let info = self.model.info();
+                // All of them: the graph makes those too that nobody wants.
+                let all: Vec<usize> = (0..info.outputs.len()).collect();
+                limit.check(info.output_bytes(&ready, &all))?;
+                self.instance.infer(&ready, outputs, run)?;
+                // Of some the shapes are not known before the run, and a model may promise others than it gives.
+                limit.check(came(info, outputs)?)
             }
             After::Cpu(after) => self.with_steps_after(after, ready, outputs, run, &run_watched),
         }
@@ -167,6 +171,32 @@ impl ProcessedInstance {
         // Of some the shapes are not known before the run.
         after.side.check(bytes(&tensors)).map(|()| tensors)
     }
+}
+
+/// Bytes of what came out of steps in a graph.
+///
+/// # Errors
+/// [`BackendError::Run`] for another number of axes than they were made for: they are counted from the first.
+fn came(info: &ModelInfo, outputs: &mut [Output]) -> Result<usize, BackendError> {
+    let mut bytes = 0usize;
+    for output in outputs {
+        if let Some((_, _, place)) = output.place_mut() {
+            bytes = bytes.saturating_add(place.len());
+            continue;
+        }
+        let index = output.index();
+        let (Some(tensor), Some(declared)) = (output.tensor(), info.outputs.get(index)) else { continue };
+        let extents = tensor.shape().extents();
+        if extents.len() != declared.shape.len() {
+            return Err(BackendError::Run(format!(
+                "after the model: output `{}` has shape {extents:?}, the model says {:?}",
+                declared.name, declared.shape
+            )));
+        }
+        let len = tensor.shape().bytes(tensor.data_type()).unwrap_or_else(|_| tensor.data().len());
+        bytes = bytes.saturating_add(len);
+    }
+    Ok(bytes)
 }
 
 fn bytes(tensors: &[Tensor]) -> usize {

@@ -437,6 +437,27 @@ impl Device for Half {
     }
 }
 
+/// A device that takes the steps of either side, and not of both.
+struct Either;
+
+impl Device for Either {
+    fn status(&self) -> Result<DeviceStatus, BackendError> {
+        Half.status()
+    }
+
+    fn estimate(&self, options: &LoadOptions) -> Result<u64, BackendError> {
+        let text = options.settings.iter().find(|(key, _)| key == "steps").map_or("", |(_, text)| text);
+        match text.contains("[[after]]") && text.contains("[[before]]") {
+            true => Err(BackendError::Load("m.onnx: not both".into())),
+            false => Ok(0),
+        }
+    }
+
+    fn load(&self, options: &LoadOptions) -> Result<Arc<dyn Model>, BackendError> {
+        Half.load(options)
+    }
+}
+
 #[test]
 fn a_device_is_asked_for_each_side() {
     let open = |kind, formats: &[&str]| {
@@ -458,6 +479,9 @@ fn a_device_is_asked_for_each_side() {
     let gpu = open(DeviceKind::Gpu, &["onnx", "onnx+steps"]);
     let said = |wanted: &Wanted, open: &OpenDevice| StepsPlace::ask(wanted, open).said();
     let auto = wanted(StepsWish::Auto);
+    let either = OpenDevice { device: Arc::new(Either), ..open(DeviceKind::Gpu, &["onnx+steps"]) };
+    let before = "steps before the model run on the device, in its graph";
+    assert_eq!(said(&auto, &either), [before, "steps after the model run on the CPU: not both"]);
     let there = "steps before the model run on the device, in its graph";
     let not = "steps after the model run on the CPU: step 1 is not to be had";
     assert_eq!(said(&auto, &gpu), [there, not]);
@@ -466,6 +490,10 @@ fn a_device_is_asked_for_each_side() {
         assert!(said(wanted, open).iter().all(|said| said.ends_with(why)), "{:?}", said(wanted, open));
     };
     ends(&auto, &open(DeviceKind::Gpu, &["onnx"]), ": gpu takes none with its models");
+    let mut cuda = open(DeviceKind::Gpu, &["onnx+steps"]);
+    cuda.id.backend = "cuda".into();
+    ends(&auto, &cuda, ": not yet tried on CUDA; `steps = \"device\"` has them there");
+    assert_eq!(said(&wanted(StepsWish::Device), &cuda), [there, not]);
     ends(&auto, &open(DeviceKind::Cpu, &["onnx+steps"]), ": the device's memory is the host's");
     ends(&wanted(StepsWish::Host), &gpu, ": `steps` is \"host\"");
     // What the backend is told: what callers send, and the steps of that side alone.
