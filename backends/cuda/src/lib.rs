@@ -36,9 +36,12 @@
 //!
 //! CUDA graphs: what is recorded are addresses, so inputs are copied into buffers of the model's own before each run and results out of them after it, with
 //! the driver's waiting copies. A model that has them has one run at a time, also of shapes that are not recorded, and an arena of its own, whose limit is
-//! `arena_bytes` as well; buffers count as what the device holds. The first run of a set of shapes runs twice. All operators have to be CUDA's (or, with
-//! `tensorrt`, TensorRT's) and none of them control flow, else the model does not load; one whose results have shapes that only the run tells, or that
-//! are strings, runs without. An operator that asks the device in the middle of a run, as `NonZero` does, fails while it is recorded.
+//! `arena_bytes` as well; buffers count as what the device holds. The first run of a set of shapes runs twice. All operators have to be CUDA's, none of
+//! them control flow, and all inputs read on the device, else the model does not load: kernels that take an input's values on the CPU, as those of `Clip`,
+//! `Pad`, `Slice` and `TopK` do, would have the first ones for ever. Nor does a model with `graphs` and `tensorrt` load, for TensorRT has one recording
+//! for all shapes. One whose results have shapes that only the run tells, or that
+//! are strings, runs without. An operator that asks the device in the middle of a run, as `NonZero` does, cannot be recorded: such
+//! sets of shapes run without.
 
 #[expect(unsafe_code, reason = "opens libraries for others to find")]
 mod libraries;

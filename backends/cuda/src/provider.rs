@@ -33,6 +33,10 @@ pub(crate) struct Cuda {
 /// Why a model cannot have TensorRT.
 #[derive(Debug, thiserror::Error)]
 enum TensorRtError {
+    #[error(
+        "`graphs` does not go with `tensorrt`, which has one recording for all sets of shapes; leave one of the two out (`graphs=off`, `tensorrt=false`)"
+    )]
+    Graphs,
     #[error("setting `tensorrt_cache`: {}: {why} (name a folder that can be written, or leave it out)", path.display())]
     Folder { path: PathBuf, why: std::io::Error },
     #[error("setting `tensorrt_cache`: {} must be this user's, and closed to others (mode 0700), for engines are code: remove it or name another folder", path.display())]
@@ -70,20 +74,18 @@ impl Cuda {
     /// How sessions are made on a GPU.
     fn sessions(&self, gpu: &Gpu, sessions: &Sessions) -> Result<Plan, TensorRtError> {
         let graphs = sessions.graphs();
+        // It replays what a session has recorded last, whatever number a run has.
+        if graphs.is_some() && sessions.tensorrt != TensorRt::Off {
+            return Err(TensorRtError::Graphs);
+        }
         let mut providers = vec![cuda(gpu, sessions)];
         if sessions.tensorrt != TensorRt::Off {
             let folder = self.settings.tensorrt_cache.as_deref();
             folder.map(own_folder).transpose()?;
             providers.insert(0, tensorrt(gpu, sessions.tensorrt, folder));
         }
-        // One of them records, and has to have taken all operators.
-        if graphs.is_some() {
-            let records = if sessions.tensorrt == TensorRt::Off {
-                "enable_cuda_graph"
-            } else {
-                "trt_cuda_graph_enable"
-            };
-            providers[0].options.push((records.into(), "1".into()));
+        if let Some(cuda) = providers.last_mut().filter(|_| graphs.is_some()) {
+            cuda.options.push(("enable_cuda_graph".into(), "1".into()));
         }
         // The arena of such a session is its own, with the same limit; all others share one, which is made elsewhere.
         if let (Some(cuda), true, 1..) = (providers.last_mut(), graphs.is_some(), self.settings.arena_bytes) {

@@ -11,11 +11,12 @@ use outrigger_backend::{
     BackendError, DLDevice, DeviceMemory, Instance, LoadOptions, Model, ModelInfo, Output, Tensor, TensorInfo,
 };
 
+use crate::append;
 use crate::cache::Cache;
 use crate::complaints;
 use crate::contents::{self, Contents};
 use crate::error;
-use crate::graphs::Frames;
+use crate::graphs::{Frames, Graphs};
 use crate::instance::OnnxInstance;
 use crate::kept::{Kept, Told};
 use crate::provider::{Fault, Plan};
@@ -193,6 +194,9 @@ impl OnnxModel {
         let graphs = plan.graphs.clone();
         let maker = Maker { runtime, plan, cache, steps };
         let mut sides = [Vec::new(), Vec::new()];
+        // Without a provider everything is read on the CPU, and nothing recorded.
+        let asks_places = graphs.is_some() && !maker.plan.providers.is_empty();
+        let mut on_device = None;
         let session = Kept::make(&common.told, || {
             // What somebody else's run left there says nothing of this.
             complaints::take();
@@ -201,6 +205,10 @@ impl OnnxModel {
                 complaints::take().and_then(|said| Some((provider.fault(&said)?, said)))
             {
                 return Err(common.faulty(fault, &said));
+            }
+            if asks_places {
+                let places = append::inputs_on_a_device(&made);
+                on_device = Some(places.map_err(|error| failed(&error.message()))?);
             }
             sides = [made.inputs, made.outputs];
             Ok(made.session)
@@ -216,6 +224,9 @@ impl OnnxModel {
         let info =
             ModelInfo { inputs: theirs(inputs, steps::INPUT), outputs: theirs(outputs, steps::OUTPUT) };
         if let Some(why) = graphs.as_ref().and_then(|graphs| graphs.refuses(&info)) {
+            return Err(failed(&why));
+        }
+        if let Some(why) = on_device.and_then(|places| Graphs::refuses_places(&info.inputs, &places)) {
             return Err(failed(&why));
         }
         let graphs = graphs.map(|graphs| Frames::new(graphs).map(Mutex::new)).transpose();

@@ -79,8 +79,17 @@ fn one_provider_records_runs() {
     let (options, _) = last(&[("graphs", "fixed")], &[("arena_bytes", "4096")]);
     let more = pairs(&[("enable_cuda_graph", "1"), ("gpu_mem_limit", "4096")]);
     assert_eq!(options[0], [&plain[0][..], &more].concat());
-    let (options, _) = last(&[("graphs", "fixed"), ("tensorrt", "true")], &[]);
-    assert_eq!(options, [pairs(&[("trt_cuda_graph_enable", "1")]), plain[0].clone()]);
+    // TensorRT would replay another's recording, whoever of the two says that it is to be asked.
+    for (settings, of) in [
+        (&[("graphs", "fixed"), ("tensorrt", "true")][..], &[][..]),
+        (&[("graphs", "1,8")], &[("tensorrt", "fp16")]),
+    ] {
+        let (_, backend) = fake_cuda(of);
+        let error = backend.plan(0, &model(settings)).unwrap_err().to_string();
+        assert!(error.starts_with("`graphs` does not go with `tensorrt`"), "{error}");
+    }
+    let (options, _) = last(&[("graphs", "fixed"), ("tensorrt", "false")], &[("tensorrt", "true")]);
+    assert_eq!(options.len(), 1);
 }
 
 #[test]
