@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use crate::error;
 use crate::model::{Home, Loaded};
 use crate::raw::{self, Borrowed, Bound, FEW, RunOptions};
+use crate::recordings::{Alone, Beside};
 
 /// Which runs of a model are recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,7 +242,11 @@ impl Frame {
         let wanted = self.outputs.iter().enumerate();
         let wanted = wanted.map(|(index, tensor)| Ok((index, Bound::Place(bound(tensor)?))));
         let wanted = wanted.collect::<ort::Result<SmallVec<[_; FEW]>>>();
+        let recordings = device.told.provider.recordings();
         let ran = values.and_then(|values| {
+            // The first run of these shapes is the one that is recorded.
+            let _alone = (!self.is_recorded).then(|| Alone::enter(recordings));
+            let _beside = self.is_recorded.then(|| Beside::enter(recordings));
             raw::run_bound(&loaded.session, &loaded.names, &values, &wanted?, self.options.as_ptr())
         });
         ran.map_err(|error| {

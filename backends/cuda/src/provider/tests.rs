@@ -190,6 +190,10 @@ impl Provider for Disguised {
         self.0.memory(device)
     }
 
+    fn unfreed(&self, device: usize) -> u64 {
+        self.0.unfreed(device)
+    }
+
     fn circumstances(&self) -> String {
         self.0.circumstances()
     }
@@ -220,6 +224,10 @@ impl Provider for Disguised {
 
     fn copy(&self, device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
         self.0.copy(device, from, to)
+    }
+
+    fn recordings(&self) -> Option<&'static Recordings> {
+        self.0.recordings()
     }
 
     fn can_cancel(&self) -> bool {
@@ -267,6 +275,10 @@ fn an_error_that_stays_makes_the_device_a_lost_one() {
     assert_eq!(status.health, Health::Lost(first.clone()), "the first reason is the one");
     assert_eq!((status.memory_total, status.memory_free), (0, 0));
     assert!(matches!(device.pinned(8).unwrap_err(), BackendError::Lost(_)));
+    // It does not take memory back either.
+    let held = device.status().unwrap().memory_held;
+    drop(memory);
+    assert_eq!(device.status().unwrap().memory_held, held);
     // What does not need the driver does not know of it.
     let x = fp32(&[1, 3], &[1.; 3]);
     instance.infer(&[x.clone(), x], &mut [Output::allocate(0)], Run::default()).unwrap();
