@@ -206,10 +206,10 @@ struct On {
 
 impl On {
     fn load(graphs: Option<Graphs>, model: &[u8]) -> Self {
-        Self::on(&open_with(graphs), model)
+        Self::load_on(&open_with(graphs), model)
     }
 
-    fn on(backend: &Arc<dyn Backend>, model: &[u8]) -> Self {
+    fn load_on(backend: &Arc<dyn Backend>, model: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let device = backend.open(0).unwrap();
         let (model, instance) = instance(&*device, &write(folder.path(), "model", model));
@@ -317,7 +317,7 @@ fn what_cannot_be_recorded_runs_without() {
 
 #[test]
 fn without_memory_for_buffers_runs_are_not_recorded() {
-    let on = On::on(&open_of(batches(&[1, 2], 2), 12), &onnx::add(3));
+    let on = On::load_on(&open_of(batches(&[1, 2], 2), 12), &onnx::add(3));
     let before = on.held();
     for _ in 0..2 {
         assert_eq!(values(&on.sum(2, 1., 2., Output::allocate(0))), [3.; 6]);
