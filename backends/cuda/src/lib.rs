@@ -35,10 +35,15 @@
 //! A run that was cancelled ends when it is over: its operators are in the device's queue long before the first has run.
 //!
 //! CUDA graphs: what is recorded are addresses, so inputs are copied into buffers of the model's own before each run and results out of them after it, with
-//! the driver's waiting copies. A model that has them has one run at a time, also of shapes that are not recorded, and an arena of its own, whose limit is
-//! `arena_bytes` as well; buffers count as what the device holds. The first run of a set of shapes runs twice. All operators have to be CUDA's (or, with
-//! `tensorrt`, TensorRT's) and none of them control flow, else the model does not load; one whose results have shapes that only the run tells, or that
-//! are strings, runs without. An operator that asks the device in the middle of a run, as `NonZero` does, fails while it is recorded.
+//! the driver's waiting copies. A model that has them has one run at a time, also of shapes that are not recorded, made by a thread of its own: ONNX
+//! Runtime keeps recordings and the handles of cuBLAS and cuDNN for each thread that runs such a session, until that ends. It has an arena of its own, whose limit is
+//! `arena_bytes` as well; buffers count as what the device holds. The first run of a set of shapes runs twice. All operators have to be CUDA's, none of
+//! them control flow, and all inputs read on the device, else the model does not load: kernels that take an input's values on the CPU, as those of `Clip`,
+//! `Pad`, `Slice` and `TopK` do, would have the first ones for ever. Nor does a model with `graphs` and `tensorrt` load, for TensorRT has one recording
+//! for all shapes. One whose results have shapes that only the run tells, or that
+//! are strings, runs without. An operator that asks the device in the middle of a run, as `NonZero` does, cannot be recorded: such
+//! sets of shapes run without. While a run is recorded, which is once for each set of shapes, no other model of this process runs, loads or copies on any
+//! GPU: CUDA would take its calls for the recording's. With `cuda_torch` in the same process, which they are not by default, nothing sees to that.
 
 #[expect(unsafe_code, reason = "opens libraries for others to find")]
 mod libraries;

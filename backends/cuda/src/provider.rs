@@ -8,8 +8,8 @@ use outrigger_cuda_driver::{
     self as cuda_driver, Address, Card, Context, DeviceBlock, Driver, DriverError, Gpu, HostBlock, faults,
 };
 use outrigger_onnxruntime::{
-    Arena, ExecutionProvider, Fault, Memory, Plan, PlanError, Provider, Residence, Runtime, Shrink,
-    private_folder,
+    Arena, Beside, EndsBeside, ExecutionProvider, Fault, Memory, Plan, PlanError, Provider, Recordings,
+    Residence, Runtime, Shrink, private_folder,
 };
 
 use crate::libraries;
@@ -24,6 +24,23 @@ const KDL_CUDA: i32 = 2;
 /// Runs that it is worth having under way at once: while one computes, another's tensors are copied.
 const LANES: u32 = 2;
 
+/// A recording takes the calls of all threads for its own, on all devices.
+static RECORDINGS: Recordings = Recordings::new();
+
+/// A context, while nothing is recorded.
+struct Entered {
+    context: Arc<Context>,
+    _beside: Beside,
+}
+
+impl std::ops::Deref for Entered {
+    type Target = Arc<Context>;
+
+    fn deref(&self) -> &Arc<Context> {
+        &self.context
+    }
+}
+
 pub(crate) struct Cuda {
     settings: Settings,
     /// The driver, with the GPUs that can be used; else why there are none.
@@ -33,6 +50,10 @@ pub(crate) struct Cuda {
 /// Why a model cannot have TensorRT.
 #[derive(Debug, thiserror::Error)]
 enum TensorRtError {
+    #[error(
+        "`graphs` does not go with `tensorrt`, which has one recording for all sets of shapes; leave one of the two out (`graphs=off`, `tensorrt=false`)"
+    )]
+    Graphs,
     #[error("setting `tensorrt_cache`: {}: {why} (name a folder that can be written, or leave it out)", path.display())]
     Folder { path: PathBuf, why: std::io::Error },
     #[error("setting `tensorrt_cache`: {} must be this user's, and closed to others (mode 0700), for engines are code: remove it or name another folder", path.display())]
@@ -58,9 +79,12 @@ impl Cuda {
         self.driver.as_ref().map_or(&[], |(_, cards)| cards)
     }
 
-    fn context(&self, device: usize) -> Result<Arc<Context>, BackendError> {
+    /// A device's context, for calls that nothing is recorded beside.
+    fn context(&self, device: usize) -> Result<Entered, BackendError> {
         let none = || BackendError::Input(format!("there is no device number {device}"));
-        Ok(self.cards().get(device).ok_or_else(none)?.context()?)
+        let card = self.cards().get(device).ok_or_else(none)?;
+        let beside = RECORDINGS.beside();
+        Ok(Entered { context: card.context()?, _beside: beside })
     }
 
     fn dl_device(gpu: &Gpu) -> DLDevice {
@@ -70,20 +94,18 @@ impl Cuda {
     /// How sessions are made on a GPU.
     fn sessions(&self, gpu: &Gpu, sessions: &Sessions) -> Result<Plan, TensorRtError> {
         let graphs = sessions.graphs();
+        // It replays what a session has recorded last, whatever number a run has.
+        if graphs.is_some() && sessions.tensorrt != TensorRt::Off {
+            return Err(TensorRtError::Graphs);
+        }
         let mut providers = vec![cuda(gpu, sessions)];
         if sessions.tensorrt != TensorRt::Off {
             let folder = self.settings.tensorrt_cache.as_deref();
             folder.map(own_folder).transpose()?;
             providers.insert(0, tensorrt(gpu, sessions.tensorrt, folder));
         }
-        // One of them records, and has to have taken all operators.
-        if graphs.is_some() {
-            let records = if sessions.tensorrt == TensorRt::Off {
-                "enable_cuda_graph"
-            } else {
-                "trt_cuda_graph_enable"
-            };
-            providers[0].options.push((records.into(), "1".into()));
+        if let Some(cuda) = providers.last_mut().filter(|_| graphs.is_some()) {
+            cuda.options.push(("enable_cuda_graph".into(), "1".into()));
         }
         // The arena of such a session is its own, with the same limit; all others share one, which is made elsewhere.
         if let (Some(cuda), true, 1..) = (providers.last_mut(), graphs.is_some(), self.settings.arena_bytes) {
@@ -216,6 +238,10 @@ impl Provider for Cuda {
         Ok(Memory { total, free })
     }
 
+    fn unfreed(&self, device: usize) -> u64 {
+        self.context(device).map_or(0, |entered| entered.unfreed())
+    }
+
     /// What is left to a provider of a graph depends on the GPU, and on the driver as far as it compiles.
     fn circumstances(&self) -> String {
         let Ok((driver, cards)) = &self.driver else { return String::new() };
@@ -241,24 +267,25 @@ impl Provider for Cuda {
     }
 
     fn pinned(&self, device: usize, bytes: usize) -> Result<Buffer, BackendError> {
-        Ok(Buffer::over(HostBlock::zeroed(&self.context(device)?, bytes)?))
+        let block = HostBlock::zeroed(&self.context(device)?.context, bytes)?;
+        Ok(Buffer::over(EndsBeside::new(&RECORDINGS, block)))
     }
 
     fn allocate(&self, device: usize, bytes: usize) -> Result<DeviceMemory, BackendError> {
-        let block = DeviceBlock::zeroed(&self.context(device)?, bytes)?;
+        let block = DeviceBlock::zeroed(&self.context(device)?.context, bytes)?;
         let address = usize::try_from(block.address())
             .map_err(|_| BackendError::Internal("the device's addresses are wider than the host's".into()))?;
         let place = self.cards().get(device).map(|card| Self::dl_device(card.gpu()));
         let place = place.unwrap_or(DLDevice { device_type: KDL_CUDA, device_id: 0 });
-        Ok(DeviceMemory::new(place, address, bytes, Arc::new(block)))
+        Ok(DeviceMemory::new(place, address, bytes, Arc::new(EndsBeside::new(&RECORDINGS, block))))
     }
 
     fn upload(&self, device: usize, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {
-        Ok(cuda_driver::copy_to_device(&*self.context(device)?, from, to.address() as Address)?)
+        Ok(cuda_driver::copy_to_device(&self.context(device)?.context, from, to.address() as Address)?)
     }
 
     fn download(&self, device: usize, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
-        Ok(cuda_driver::copy_to_host(&*self.context(device)?, from.address() as Address, to)?)
+        Ok(cuda_driver::copy_to_host(&self.context(device)?.context, from.address() as Address, to)?)
     }
 
     fn copy(&self, device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
@@ -270,6 +297,10 @@ impl Provider for Cuda {
     fn shrink(&self, device: usize) -> Option<Shrink> {
         let number = self.cards().get(device)?.gpu().number;
         self.settings.shrink.map(|after| Shrink { arena: format!("gpu:{number}"), after })
+    }
+
+    fn recordings(&self) -> Option<&'static Recordings> {
+        Some(&RECORDINGS)
     }
 
     /// By the time that a run is cancelled its operators are in the device's queue.

@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::kept::Told;
 use crate::model::{self, Common, Home, OnnxModel};
 use crate::provider::{Memory, Pool, Provider, Residence};
+use crate::recordings::Beside;
 use crate::runtime;
 use crate::settings::Settings;
 use crate::shrink::Pauses;
@@ -50,7 +51,10 @@ pub fn open(
                 backend: provider.name().into(),
                 reason: error.to_string(),
             })?;
-            match provider.devices(runtime) {
+            let beside = Beside::enter(provider.recordings());
+            let found = provider.devices(runtime);
+            drop(beside);
+            match found {
                 Ok(found) => info.devices = found,
                 Err(reason) => info.reason = Some(reason),
             }
@@ -150,7 +154,7 @@ impl Device for OnnxDevice {
         Ok(DeviceStatus {
             memory_total: memory.total,
             memory_free: memory.free,
-            memory_held: self.0.held.load(Ordering::Relaxed),
+            memory_held: self.0.held.load(Ordering::Relaxed) + self.0.told.provider.unfreed(self.0.index),
             health: self.0.lost.get().map_or(Health::Healthy, |why| Health::Lost(why.clone())),
         })
     }

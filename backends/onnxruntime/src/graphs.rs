@@ -7,15 +7,18 @@
 //! ONNX Runtime records a set of shapes in its first run: it runs twice, once to take its memory, once to record. Source: ONNX Runtime's documentation of
 //! its CUDA provider, "Using CUDA Graphs".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
-use outrigger_backend::{BackendError, Buffer, DataType, DeviceMemory, ModelInfo, Output, Shape, Tensor};
+use outrigger_backend::{
+    BackendError, Buffer, DataType, DeviceMemory, ModelInfo, Output, Shape, Tensor, TensorInfo,
+};
 use smallvec::SmallVec;
 
 use crate::error;
 use crate::model::{Home, Loaded};
 use crate::raw::{self, Borrowed, Bound, FEW, RunOptions};
+use crate::recordings::{Alone, Beside};
 
 /// Which runs of a model are recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,9 @@ pub enum GraphShapes {
     Batches(Vec<i64>),
 }
 
+/// The most sets of shapes of which it is remembered that they cannot be recorded.
+const FAILED: usize = 1024;
+
 /// What tells a run by which recording it is to be replayed; `-1` is by none.
 const NUMBER: &std::ffi::CStr = c"gpu_graph_id";
 
@@ -46,6 +52,21 @@ impl Graphs {
         Some(format!(
             "`graphs` is for fixed shapes, and an extent of input `{}` is free; name batch sizes, as in `graphs=1,8`",
             free.name
+        ))
+    }
+
+    /// Why a model cannot have them whose inputs are first read there: on the device, or in the host's memory.
+    ///
+    /// Some kernels of a device's take an input's values on the host and put them into what they launch: bounds, axes, a number of results. A
+    /// recording would have those of the run that was recorded, for ever. An input that is read both on the device and on the host goes through a
+    /// copy of ONNX Runtime's between the two, with which that records nothing.
+    pub(crate) fn refuses_places(inputs: &[TensorInfo], on_device: &[bool]) -> Option<String> {
+        let read_on_host = inputs.iter().zip(on_device).find(|(_, is_there)| !**is_there);
+        let (input, _) = read_on_host?;
+        Some(format!(
+            "`graphs` is for models whose inputs are all read on the device, and input `{}` is read on the CPU (or by no operator), so that a \
+             recording would keep its first values; leave `graphs` off, or make that input a constant",
+            input.name
         ))
     }
 
@@ -69,6 +90,8 @@ pub(crate) struct Frames {
     graphs: Graphs,
     /// By the extents of the inputs.
     frames: BTreeMap<Vec<Vec<i64>>, Frame>,
+    /// Those that could not be recorded; further runs of them are not.
+    failed: BTreeSet<Vec<Vec<i64>>>,
     /// How many there have ever been, for their numbers.
     numbered: usize,
     /// For runs that are not to be recorded.
@@ -80,11 +103,33 @@ struct Frame {
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
     options: RunOptions,
+    /// Whether a run of it has succeeded, so that further ones replay that.
+    is_recorded: bool,
+}
+
+/// A run by a recording that failed.
+enum Failed {
+    /// The run itself.
+    Run(BackendError),
+    /// What was copied before or after it.
+    Around(BackendError),
+}
+
+impl From<BackendError> for Failed {
+    fn from(error: BackendError) -> Self {
+        Self::Around(error)
+    }
 }
 
 impl Frames {
     pub(crate) fn new(graphs: Graphs) -> ort::Result<Self> {
-        Ok(Self { graphs, frames: BTreeMap::new(), numbered: 0, without: numbered(-1)? })
+        Ok(Self {
+            graphs,
+            frames: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            numbered: 0,
+            without: numbered(-1)?,
+        })
     }
 
     /// Options of a run that is not recorded.
@@ -104,23 +149,42 @@ impl Frames {
             return Ok(false);
         }
         let key: Vec<_> = inputs.iter().map(|input| input.shape().extents().to_vec()).collect();
+        if self.failed.contains(&key) {
+            return Ok(false);
+        }
         if !self.frames.contains_key(&key) {
             if self.frames.len() >= self.graphs.most {
                 return Ok(false);
             }
-            let Some(frame) = self.frame(loaded, inputs)? else { return Ok(false) };
-            self.frames.insert(key.clone(), frame);
-        }
-        let Some(frame) = self.frames.get(&key) else { return Ok(false) };
-        let ran = frame.run(loaded, home, inputs, outputs);
-        if ran.is_err() {
-            // Whatever was recorded of it is not asked for again.
-            self.frames.remove(&key);
-            if loaded.promises_wrong_shapes.load(Ordering::Relaxed) {
-                return Ok(false);
+            match self.frame(loaded, inputs) {
+                Ok(Some(frame)) => drop(self.frames.insert(key.clone(), frame)),
+                Ok(None) => return Ok(false),
+                // There may be enough for a run without, and later for the buffers too.
+                Err(BackendError::OutOfMemory(_)) => return Ok(false),
+                Err(error) => return Err(error),
             }
         }
-        ran.map(|()| true)
+        let Some(frame) = self.frames.get_mut(&key) else { return Ok(false) };
+        match frame.run(loaded, home, inputs, outputs) {
+            Ok(()) => Ok(true),
+            Err(Failed::Around(error)) => Err(error),
+            Err(Failed::Run(error)) => {
+                // Whatever was recorded of it is not asked for again.
+                let was_recorded = frame.is_recorded;
+                self.frames.remove(&key);
+                if loaded.promises_wrong_shapes.load(Ordering::Relaxed) {
+                    return Ok(false);
+                }
+                if was_recorded || matches!(error, BackendError::Lost(_)) {
+                    return Err(error);
+                }
+                // What cannot be recorded can run all the same; what cannot either fails there, for its own reason.
+                if self.failed.len() < FAILED {
+                    self.failed.insert(key);
+                }
+                Ok(false)
+            }
+        }
     }
 
     /// Takes buffers for these shapes; `None` where an output's shape is not known before the run.
@@ -149,6 +213,7 @@ impl Frames {
                 .collect::<Result<_, _>>()?,
             // 0 is what runs have that say nothing.
             options: numbered(number + 1).map_err(|error| loaded.failed(&error))?,
+            is_recorded: false,
         };
         self.numbered += 1;
         Ok(Some(frame))
@@ -157,12 +222,12 @@ impl Frames {
 
 impl Frame {
     fn run(
-        &self,
+        &mut self,
         loaded: &Loaded,
         home: &Home,
         inputs: &[Tensor],
         outputs: &mut [Output],
-    ) -> Result<(), BackendError> {
+    ) -> Result<(), Failed> {
         let device = &loaded.device;
         let internal = |text: &str| BackendError::Internal(text.to_owned());
         for (input, place) in inputs.iter().zip(&self.inputs) {
@@ -177,15 +242,20 @@ impl Frame {
         let wanted = self.outputs.iter().enumerate();
         let wanted = wanted.map(|(index, tensor)| Ok((index, Bound::Place(bound(tensor)?))));
         let wanted = wanted.collect::<ort::Result<SmallVec<[_; FEW]>>>();
+        let recordings = device.told.provider.recordings();
         let ran = values.and_then(|values| {
+            // The first run of these shapes is the one that is recorded.
+            let _alone = (!self.is_recorded).then(|| Alone::enter(recordings));
+            let _beside = self.is_recorded.then(|| Beside::enter(recordings));
             raw::run_bound(&loaded.session, &loaded.names, &values, &wanted?, self.options.as_ptr())
         });
         ran.map_err(|error| {
             if error::is_misplaced(&error) {
                 loaded.promises_wrong_shapes.store(true, Ordering::Relaxed);
             }
-            loaded.failed(&error)
+            Failed::Run(loaded.failed(&error))
         })?;
+        self.is_recorded = true;
         for output in outputs {
             let made = self.outputs.get(output.index()).ok_or_else(|| internal("no such output"))?;
             deliver(loaded, output, made)?;
@@ -235,8 +305,6 @@ fn numbered(number: i64) -> ort::Result<RunOptions> {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_backend::TensorInfo;
-
     use super::*;
 
     fn tensor(extents: &[i64]) -> Tensor {
@@ -276,5 +344,19 @@ mod tests {
         assert!(text.contains("input `x` is free") && text.contains("graphs=1,8"), "{text}");
         let sizes = Graphs { shapes: GraphShapes::Batches(vec![1]), most: 1 };
         assert_eq!(sizes.refuses(&info(&[-1, 3])), None);
+    }
+
+    #[test]
+    fn inputs_that_are_read_on_the_host_are_no_recorded_ones() {
+        let input = |name: &str| TensorInfo {
+            name: name.into(),
+            data_type: DataType::Fp32,
+            shape: vec![1],
+            symbols: vec![String::new()],
+        };
+        let inputs = [input("x"), input("most")];
+        assert_eq!(Graphs::refuses_places(&inputs, &[true, true]), None);
+        let text = Graphs::refuses_places(&inputs, &[true, false]).unwrap();
+        assert!(text.contains("`graphs`") && text.contains("input `most` is read on the CPU"), "{text}");
     }
 }

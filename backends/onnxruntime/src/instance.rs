@@ -11,8 +11,10 @@ use outrigger_backend::{BackendError, Buffer, Instance, Output, Run, RunId, Tens
 use smallvec::SmallVec;
 
 use crate::cancel::Cancels;
+use crate::graphs::Frames;
 use crate::model::Loaded;
 use crate::raw::{self, Allocated, Borrowed, Bound, FEW, Made, Wanted};
+use crate::recordings::Beside;
 use crate::turns::Turn;
 use crate::{error, graphs};
 
@@ -87,11 +89,13 @@ impl OnnxInstance {
                     .map(|(index, place, memory)| (index, place.map_or(Bound::Memory(memory), Bound::Place)))
             });
             let bound = bound.collect::<ort::Result<SmallVec<[_; FEW]>>>()?;
+            let _beside = Beside::enter(self.loaded.device.told.provider.recordings());
             let _turn = Turn::take(self.loaded.device.told.provider.turns());
             return raw::run_bound(session, names, &values, &bound, options);
         }
         let wanted = wanted.map(|wanted| wanted.map(|(index, place, _)| (index, place)));
         let wanted = wanted.collect::<ort::Result<Wanted<'_>>>()?;
+        let _beside = Beside::enter(self.loaded.device.told.provider.recordings());
         let _turn = Turn::take(self.loaded.device.told.provider.turns());
         raw::run(session, names, &values, &wanted, options)
     }
@@ -135,6 +139,43 @@ impl OnnxInstance {
         output.set(if home.is_some() { tensor } else { detached(tensor, inputs)? });
         Ok(())
     }
+
+    /// Runs on the thread that runs of the model are for: by a recording where there is one.
+    fn infer_there(
+        &self,
+        inputs: &[Tensor],
+        outputs: &mut [Output],
+        run: Run,
+        mut graphs: Option<&mut Frames>,
+    ) -> Result<(), BackendError> {
+        let loaded = &*self.loaded;
+        if let Some(graphs) = &mut graphs
+            && graphs.run(loaded, inputs, outputs)?
+        {
+            return Ok(());
+        }
+        let results = match run.id.filter(|_| self.can_cancel()) {
+            None if graphs.is_none() => self.run_and_shrink(inputs, outputs),
+            None => {
+                self.run_twice(inputs, outputs, graphs.as_ref().map_or(null(), |graphs| graphs.without()))
+            }
+            Some(id) => {
+                let options = self.cancels.begin(id).map_err(|error| loaded.failed(&error))?;
+                let results = self.run_twice(inputs, outputs, options);
+                match (self.cancels.end(id), results) {
+                    (true, Err(_)) => return Err(BackendError::Cancelled),
+                    (_, results) => results,
+                }
+            }
+        };
+        let results = results.map_err(|error| loaded.failed(&error))?;
+        for (output, result) in outputs.iter_mut().zip(results) {
+            if let Some(allocated) = result {
+                self.deliver(output, allocated, inputs)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Instance for OnnxInstance {
@@ -147,35 +188,12 @@ impl Instance for OnnxInstance {
         }
         loaded.check_places(inputs, outputs)?;
         let inputs = aligned(inputs)?;
+        let Some(recorded) = &loaded.graphs else { return self.infer_there(&inputs, outputs, run, None) };
         // Held until the results are delivered.
-        let mut graphs =
-            loaded.graphs.as_ref().map(|graphs| graphs.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(graphs) = &mut graphs
-            && graphs.run(loaded, &inputs, outputs)?
-        {
-            return Ok(());
-        }
-        let results = match run.id.filter(|_| self.can_cancel()) {
-            None if graphs.is_none() => self.run_and_shrink(&inputs, outputs),
-            None => {
-                self.run_twice(&inputs, outputs, graphs.as_ref().map_or(null(), |graphs| graphs.without()))
-            }
-            Some(id) => {
-                let options = self.cancels.begin(id).map_err(|error| loaded.failed(&error))?;
-                let results = self.run_twice(&inputs, outputs, options);
-                match (self.cancels.end(id), results) {
-                    (true, Err(_)) => return Err(BackendError::Cancelled),
-                    (_, results) => results,
-                }
-            }
-        };
-        let results = results.map_err(|error| loaded.failed(&error))?;
-        for (output, result) in outputs.iter_mut().zip(results) {
-            if let Some(allocated) = result {
-                self.deliver(output, allocated, &inputs)?;
-            }
-        }
-        Ok(())
+        let mut frames = recorded.frames.lock().unwrap_or_else(PoisonError::into_inner);
+        let frames = &mut *frames;
+        let ran = recorded.thread.call(|| self.infer_there(&inputs, outputs, run, Some(frames)));
+        ran.unwrap_or_else(|| Err(BackendError::Internal("a run panicked".into())))
     }
 
     fn cancel(&self, id: RunId) {

@@ -15,6 +15,9 @@ pub(crate) struct Told {
 
 impl Told {
     fn begin(&self) {
+        if let Some(recordings) = self.provider.recordings() {
+            recordings.enter();
+        }
         self.provider.before_change();
         if let Some(turns) = self.provider.turns() {
             turns.take();
@@ -26,6 +29,9 @@ impl Told {
             turns.give_back();
         }
         self.provider.after_change(self.runtime);
+        if let Some(recordings) = self.provider.recordings() {
+            recordings.leave();
+        }
     }
 }
 

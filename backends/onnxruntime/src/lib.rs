@@ -27,9 +27,12 @@ mod graphs;
 mod instance;
 mod kept;
 mod model;
+#[expect(unsafe_code, reason = "lends what a caller has borrowed to a thread that it waits for")]
+mod own;
 mod provider;
 #[expect(unsafe_code, reason = "calls ONNX Runtime")]
 mod raw;
+mod recordings;
 mod runtime;
 mod session;
 mod settings;
@@ -45,6 +48,7 @@ pub use contents::look_at;
 pub use folder::private_folder;
 pub use graphs::{GraphShapes, Graphs};
 pub use provider::{ExecutionProvider, Fault, Leftovers, Memory, Plan, PlanError, Pool, Provider, Residence};
+pub use recordings::{Beside, EndsBeside, Recordings};
 pub use runtime::Runtime;
 pub use settings::{Settings, SettingsError};
 pub use shrink::Shrink;

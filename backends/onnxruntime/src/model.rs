@@ -11,13 +11,15 @@ use outrigger_backend::{
     BackendError, DLDevice, DeviceMemory, Instance, LoadOptions, Model, ModelInfo, Output, Tensor, TensorInfo,
 };
 
+use crate::append;
 use crate::cache::Cache;
 use crate::complaints;
 use crate::contents::{self, Contents};
 use crate::error;
-use crate::graphs::Frames;
+use crate::graphs::{Frames, Graphs};
 use crate::instance::OnnxInstance;
 use crate::kept::{Kept, Told};
+use crate::own::OwnThread;
 use crate::provider::{Fault, Plan};
 use crate::raw::{self, Names};
 use crate::session::Maker;
@@ -31,6 +33,8 @@ pub(crate) struct OnnxModel(Arc<Loaded>);
 
 /// What all instances of a model share.
 pub(crate) struct Loaded {
+    /// Runs that are recorded, if any are; then all runs come one after the other. Before the session, for its thread ends first.
+    pub(crate) graphs: Option<Recorded>,
     pub(crate) session: Arc<Kept>,
     pub(crate) names: Names,
     pub(crate) info: ModelInfo,
@@ -42,12 +46,17 @@ pub(crate) struct Loaded {
     pub(crate) passed_on: Vec<bool>,
     /// Set once a result did not have the shape that the model's text promises; from then on none is placed.
     pub(crate) promises_wrong_shapes: AtomicBool,
-    /// Runs that are recorded, if any are; then all runs come one after the other.
-    pub(crate) graphs: Option<Mutex<Frames>>,
     /// Bytes of the session, estimated: the file, which is mostly weights, and what comes with each session.
     pub(crate) bytes: Held,
     /// Instances that there are.
     pub(crate) instances: AtomicUsize,
+}
+
+/// What a model has whose runs are recorded.
+pub(crate) struct Recorded {
+    pub(crate) frames: Mutex<Frames>,
+    /// Makes all runs of the model.
+    pub(crate) thread: OwnThread,
 }
 
 /// What a device's models have in common.
@@ -195,6 +204,9 @@ impl OnnxModel {
         let graphs = plan.graphs.clone();
         let maker = Maker { runtime, plan, cache, steps };
         let mut sides = [Vec::new(), Vec::new()];
+        // Without a provider everything is read on the CPU, and nothing recorded.
+        let asks_places = graphs.is_some() && !maker.plan.providers.is_empty();
+        let mut on_device = None;
         let session = Kept::make(&common.told, || {
             // What somebody else's run left there says nothing of this.
             complaints::take();
@@ -203,6 +215,10 @@ impl OnnxModel {
                 complaints::take().and_then(|said| Some((provider.fault(&said)?, said)))
             {
                 return Err(common.faulty(fault, &said));
+            }
+            if asks_places {
+                let places = append::inputs_on_a_device(&made);
+                on_device = Some(places.map_err(|error| failed(&error.message()))?);
             }
             sides = [made.inputs, made.outputs];
             Ok(made.session)
@@ -224,7 +240,14 @@ impl OnnxModel {
         if let Some(why) = graphs.as_ref().and_then(|graphs| graphs.refuses(&info)) {
             return Err(failed(&why));
         }
-        let graphs = graphs.map(|graphs| Frames::new(graphs).map(Mutex::new)).transpose();
+        if let Some(why) = on_device.and_then(|places| Graphs::refuses_places(&info.inputs, &places)) {
+            return Err(failed(&why));
+        }
+        let graphs = graphs.map(|graphs| {
+            let frames = Frames::new(graphs).map_err(|error| failed(&error.message()))?;
+            let thread = OwnThread::start().map_err(|error| failed(&format_args!("no thread: {error}")))?;
+            Ok(Recorded { frames: Mutex::new(frames), thread })
+        });
         let loaded = Loaded {
             session: Arc::new(session),
             names: names.map_err(|error| failed(&error))?,
@@ -233,7 +256,7 @@ impl OnnxModel {
             info,
             device: Arc::clone(common),
             promises_wrong_shapes: AtomicBool::new(false),
-            graphs: graphs.map_err(|error| failed(&error.message()))?,
+            graphs: graphs.transpose()?,
             bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
         };

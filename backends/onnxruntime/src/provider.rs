@@ -4,6 +4,7 @@ use outrigger_backend::{BackendError, Buffer, DLDevice, DataType, DeviceInfo, De
 
 use crate::append;
 use crate::graphs::Graphs;
+use crate::recordings::Recordings;
 use crate::runtime::Runtime;
 use crate::shrink::Shrink;
 use crate::steps;
@@ -36,6 +37,11 @@ pub trait Provider: Send + Sync + 'static {
     /// # Errors
     /// [`BackendError::Lost`] or [`BackendError::Internal`] if that cannot be told.
     fn memory(&self, device: usize) -> Result<Memory, BackendError>;
+
+    /// Bytes of [`Provider::allocate`]'s that the device did not take back when their owner had gone: they are held for good.
+    fn unfreed(&self, _device: usize) -> u64 {
+        0
+    }
 
     /// What an optimised model depends on beside the model and the versions of ONNX Runtime and of this: the processor, the device.
     fn circumstances(&self) -> String;
@@ -111,6 +117,12 @@ pub trait Provider: Send + Sync + 'static {
     /// What is to be made, run and ended one after the other, if it is: sessions that share more than they can share at once, in all of the
     /// process. Runs of one session need no turns, for ONNX Runtime sees to those itself.
     fn turns(&self) -> Option<&'static Turns> {
+        None
+    }
+
+    /// Where [`Plan::graphs`] are recorded, what a recording must have nothing beside: sessions that are made, run and ended are kept from it, and the
+    /// provider keeps its own calls from it, the end of memory too.
+    fn recordings(&self) -> Option<&'static Recordings> {
         None
     }
 

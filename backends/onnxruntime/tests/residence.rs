@@ -3,14 +3,16 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use outrigger_backend::conformance::{self, Fixtures, fp32, instance, values};
 use outrigger_backend::{
     Backend, BackendError, DLDevice, DataType, Device, DeviceInfo, DeviceMemory, Instance, LoadOptions,
     Model, Output, Run, Shape, Tensor,
 };
-use outrigger_onnxruntime::{GraphShapes, Graphs, Memory, Plan, PlanError, Provider, Residence, Runtime};
+use outrigger_onnxruntime::{
+    EndsBeside, GraphShapes, Graphs, Memory, Plan, PlanError, Provider, Recordings, Residence, Runtime,
+};
 use outrigger_testkit::onnx::{self, Dim, Graph, write};
 use support::{Pretended, settings};
 
@@ -25,8 +27,10 @@ impl Drop for Block {
     }
 }
 
-/// [`Pretended`], with memory of its own.
-struct Disguised(Pretended);
+static RECORDINGS: Recordings = Recordings::new();
+
+/// [`Pretended`], with memory of its own, of which it gives so many bytes at once. Nothing is done with that beside a recording.
+struct Disguised(Pretended, usize);
 
 impl Provider for Disguised {
     fn name(&self) -> &'static str {
@@ -58,7 +62,15 @@ impl Provider for Disguised {
         Some(Residence { allocator: "Cpu".into(), id: 0, device: DEVICE })
     }
 
+    fn recordings(&self) -> Option<&'static Recordings> {
+        Some(&RECORDINGS)
+    }
+
     fn allocate(&self, _device: usize, bytes: usize) -> Result<DeviceMemory, BackendError> {
+        let _beside = RECORDINGS.beside();
+        if bytes > self.1 {
+            return Err(BackendError::OutOfMemory(format!("{bytes} bytes of the device")));
+        }
         let mut memory = Vec::new();
         memory
             .try_reserve_exact(bytes)
@@ -66,10 +78,11 @@ impl Provider for Disguised {
         memory.resize(bytes, 0);
         let mut block = Block(memory);
         let address = block.0.as_mut_ptr().expose_provenance();
-        Ok(DeviceMemory::new(DEVICE, address, bytes, Arc::new(block)))
+        Ok(DeviceMemory::new(DEVICE, address, bytes, Arc::new(EndsBeside::new(&RECORDINGS, block))))
     }
 
     fn upload(&self, _device: usize, from: &[u8], to: &DeviceMemory) -> Result<(), BackendError> {
+        let _beside = RECORDINGS.beside();
         let to = std::ptr::with_exposed_provenance_mut(to.address());
         // SAFETY: the caller has checked that there are as many bytes, and nobody reads them meanwhile.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
@@ -77,6 +90,7 @@ impl Provider for Disguised {
     }
 
     fn download(&self, _device: usize, from: &DeviceMemory, to: &mut [u8]) -> Result<(), BackendError> {
+        let _beside = RECORDINGS.beside();
         let from = std::ptr::with_exposed_provenance(from.address());
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
@@ -84,6 +98,7 @@ impl Provider for Disguised {
     }
 
     fn copy(&self, _device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
+        let _beside = RECORDINGS.beside();
         assert_eq!(from.len(), to.len());
         let [from_bytes, to_bytes] =
             [from, to].map(|memory| std::ptr::with_exposed_provenance_mut::<u8>(memory.address()));
@@ -99,12 +114,23 @@ fn open() -> Arc<dyn Backend> {
 
 /// With runs of these shapes recorded, as far as that is not ONNX Runtime's: its provider for the CPU runs them anew each time.
 fn open_with(graphs: Option<Graphs>) -> Arc<dyn Backend> {
-    let plan = Plan { graphs, ..Plan::default() };
-    support::open(Disguised(Pretended { plan, can_cancel: false, ..Pretended::default() }), &settings())
+    open_of(graphs, usize::MAX)
 }
+
+fn open_of(graphs: Option<Graphs>, bytes: usize) -> Arc<dyn Backend> {
+    let plan = Plan { graphs, ..Plan::default() };
+    support::open(
+        Disguised(Pretended { plan, can_cancel: false, ..Pretended::default() }, bytes),
+        &settings(),
+    )
+}
+
+/// Held by tests that look at what the process holds: not beside each other.
+static MEASURES: Mutex<()> = Mutex::new(());
 
 #[test]
 fn conforms() {
+    let _alone = MEASURES.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let fixtures = onnx::fixtures(folder.path(), &onnx::TYPES);
     // Its runs cannot be cancelled.
@@ -164,6 +190,7 @@ fn batches(sizes: &[i64], most: usize) -> Option<Graphs> {
 
 #[test]
 fn conforms_where_runs_are_recorded() {
+    let _alone = MEASURES.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let fixtures = onnx::fixtures(folder.path(), &onnx::TYPES);
     let fixtures = Fixtures { slow: None, stubborn: Some(fixtures.add.clone()), ..fixtures };
@@ -179,8 +206,12 @@ struct On {
 
 impl On {
     fn load(graphs: Option<Graphs>, model: &[u8]) -> Self {
+        Self::load_on(&open_with(graphs), model)
+    }
+
+    fn load_on(backend: &Arc<dyn Backend>, model: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let device = open_with(graphs).open(0).unwrap();
+        let device = backend.open(0).unwrap();
         let (model, instance) = instance(&*device, &write(folder.path(), "model", model));
         Self { device, _model: model, instance }
     }
@@ -282,6 +313,40 @@ fn what_cannot_be_recorded_runs_without() {
     wrong.node("Add", &["x", "y"], &["z"]);
     wrong.output("z", DataType::Fp32, &[Dim::Named("n")]);
     check(&wrong.model(), &[fp32(&[1], &[1.]), fp32(&[2], &[2., 3.])], &[3., 4.]);
+}
+
+#[test]
+fn without_memory_for_buffers_runs_are_not_recorded() {
+    let on = On::load_on(&open_of(batches(&[1, 2], 2), 12), &onnx::add(3));
+    let before = on.held();
+    for _ in 0..2 {
+        assert_eq!(values(&on.sum(2, 1., 2., Output::allocate(0))), [3.; 6]);
+        assert_eq!(on.held(), before, "those that were had are given back");
+    }
+    // There is enough for these.
+    assert_eq!(values(&on.sum(1, 1., 2., Output::allocate(0))), [3.; 3]);
+    assert_eq!(on.held() - before, 36);
+}
+
+#[test]
+fn a_run_that_fails_while_it_is_recorded_is_made_without() {
+    let mut model = Graph::default();
+    model.input("x", DataType::Fp32, &[Dim::Named("n")]);
+    model.input("y", DataType::Fp32, &[Dim::Named("m")]);
+    model.node("Add", &["x", "y"], &["z"]);
+    model.output("z", DataType::Fp32, &[Dim::Named("n")]);
+    let on = On::load(batches(&[2, 3], 4), &model.model());
+    let before = on.held();
+    for _ in 0..2 {
+        let inputs = [fp32(&[2], &[1.; 2]), fp32(&[3], &[1.; 3])];
+        let error = on.instance.infer(&inputs, &mut [Output::allocate(0)], Run::default()).unwrap_err();
+        assert!(matches!(error, BackendError::Input(_)), "{error:?}");
+        assert_eq!(on.held(), before, "no buffers are kept");
+    }
+    // Others are recorded all the same.
+    let inputs = [fp32(&[2], &[1.; 2]), fp32(&[2], &[2.; 2])];
+    assert_eq!(values(&on.run(&inputs, Output::allocate(0))), [3.; 2]);
+    assert_eq!(on.held() - before, 24);
 }
 
 #[test]

@@ -51,11 +51,13 @@ pub(crate) fn run(error: &TorchError, has_free_extents: bool) -> BackendError {
     }
 }
 
-/// A failure on an NVIDIA GPU: `says_lost` is what a message of CUDA's says of the device, `asked` what the device's driver does. A model can
-/// raise what text it likes, so only messages of libtorch's own form are read; the driver is believed.
+/// A failure on an NVIDIA GPU: `lacks_memory` is whether a message of CUDA's says that, `asked` what the device's driver says of it if it is lost.
+///
+/// A model can raise what text it likes, as a `RuntimeError` that looks like CUDA's own: so a device is lost if the driver says so, which it does at
+/// every call after such an error, and not for any words.
 pub(crate) fn on_cuda(
     error: BackendError,
-    says_lost: impl FnOnce(&str) -> bool,
+    lacks_memory: impl FnOnce(&str) -> bool,
     asked: impl FnOnce() -> Option<String>,
 ) -> BackendError {
     let (text, is_load) = match &error {
@@ -63,20 +65,39 @@ pub(crate) fn on_cuda(
         BackendError::Run(text) | BackendError::Input(text) | BackendError::Internal(text) => (text, false),
         _ => return error,
     };
-    // What stands before it is the model's path, where it did not load.
-    let own =
-        if is_load { text.rsplit_once(": CUDA ").map(|(_, own)| own) } else { text.strip_prefix("CUDA ") };
-    let own = own.unwrap_or_default();
-    if own.starts_with("error: ") && says_lost(own) {
-        return BackendError::Lost(text.clone());
-    }
     if let Some(why) = asked() {
         return BackendError::Lost(why);
     }
-    if ["out of memory", "error: out of memory"].iter().any(|words| own.starts_with(words)) {
+    // What stands before it is the model's path, where it did not load.
+    let after = |library: &str| {
+        if is_load {
+            text.rsplit_once(&format!(": {library} ")).map(|(_, own)| own)
+        } else {
+            text.strip_prefix(library)?.strip_prefix(' ')
+        }
+    };
+    let own = after("CUDA").or_else(|| after("cuDNN")).unwrap_or_default();
+    if own.starts_with("out of memory")
+        || own
+            .strip_prefix("error: ")
+            .is_some_and(|own| own.starts_with("out of memory") || lacks_memory(own))
+    {
         return BackendError::OutOfMemory(text.clone());
     }
     error
+}
+
+/// Whether the limit that the process has is the one that is meant.
+pub(crate) fn is_that_limit(set: Option<u64>, bytes: u64) -> Result<(), String> {
+    let limit = |bytes: u64| if bytes == 0 { "no limit".into() } else { format!("a limit of {bytes} bytes") };
+    match set {
+        Some(set) if set != bytes => Err(format!(
+            "PyTorch's allocator has {} in this process already, not {} (`memory_bytes`)",
+            limit(set),
+            limit(bytes)
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The part of a device's memory that so many bytes are, in a form that PyTorch reads; `None` for no limit. Never more than said.
@@ -124,13 +145,16 @@ mod tests {
     #[test]
     fn failures_on_a_gpu_are_held_against_its_driver() {
         let check = |error: BackendError, driver: Option<&str>, expected: &str| {
-            let lost = |text: &str| text.contains("illegal memory access");
-            let got = on_cuda(error, lost, || driver.map(str::to_owned));
+            let lacks_memory = |text: &str| text.contains("ALLOC_FAILED");
+            let got = on_cuda(error, lacks_memory, || driver.map(str::to_owned));
             assert_eq!(format!("{got:?}"), expected);
         };
         let run = |text: &str| run(&TorchError::new(text), true);
         let illegal = "CUDA error: an illegal memory access was encountered";
-        check(run(&format!("{illegal}\nCUDA kernel errors might be")), None, &format!("Lost({illegal:?})"));
+        // The driver agrees, or a model has raised it.
+        let said = || run(&format!("{illegal}\nCUDA kernel errors might be"));
+        check(said(), Some("CUDA failure 700"), "Lost(\"CUDA failure 700\")");
+        check(said(), None, &format!("Run({illegal:?})"));
         let blas = "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`";
         check(run(blas), None, &format!("Run({blas:?})"));
         check(run(blas), Some("CUDA failure 719"), "Lost(\"CUDA failure 719\")");
@@ -138,10 +162,24 @@ mod tests {
         check(run(raised), None, &format!("Run({raised:?})"));
         let memory = "CUDA out of memory. Tried to allocate 2.00 GiB.";
         check(run(memory), None, &format!("OutOfMemory({memory:?})"));
+        for text in [
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        ] {
+            check(run(text), None, &format!("OutOfMemory({text:?})"));
+        }
         let loaded = load(Path::new("/CUDA error: m.pt"), format!("{memory}\nframe"));
         check(loaded, None, &format!("OutOfMemory(\"/CUDA error: m.pt: {memory}\")"));
         let other = load(Path::new("/CUDA error: illegal memory access/m.pt"), "no archive");
         check(other, None, "Load(\"/CUDA error: illegal memory access/m.pt: no archive\")");
+    }
+
+    #[test]
+    fn a_process_has_one_limit() {
+        assert_eq!(is_that_limit(None, 7), Ok(()));
+        assert_eq!(is_that_limit(Some(7), 7), Ok(()));
+        let error = is_that_limit(Some(0), 7).unwrap_err();
+        assert!(error.contains("has no limit in this process already, not a limit of 7 bytes"), "{error}");
     }
 
     #[test]

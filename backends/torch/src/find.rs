@@ -20,7 +20,9 @@ const NEEDED: &[&str] = &["libc10.so", MAIN];
 /// That which most of it is in.
 pub(crate) const MAIN: &str = "libtorch_cpu.so";
 /// Those for NVIDIA's GPUs, likewise. What they need themselves they find by their own path: it lies where the packages are.
-const CUDA: &[&str] = &["libc10_cuda.so", "libtorch_cuda.so"];
+const CUDA: &[&str] = &["libc10_cuda.so", CUDA_MAIN];
+/// That which most of those is in.
+pub(crate) const CUDA_MAIN: &str = "libtorch_cuda.so";
 /// How long Python may take to say where its package is.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest answer: a path, of which Linux has none longer.

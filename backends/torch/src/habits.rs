@@ -18,6 +18,8 @@ pub(crate) struct Habits {
     collects: bool,
     /// There is an attribute that is one.
     has_collections: bool,
+    /// A task is begun that runs on a thread of libtorch's.
+    forks: bool,
 }
 
 /// What changes a list or dictionary.
@@ -46,7 +48,13 @@ impl Habits {
             self.assigns |= line.split_once(" = ").is_some_and(|(left, _)| left.contains('.'));
             self.collects |= COLLECT.iter().any(|call| line.contains(call));
             self.has_collections |= is_collection(line);
+            self.forks |= forks(line);
         }
+    }
+
+    /// Whether parts of a run might be on other threads than its own.
+    pub(crate) fn forks(self) -> bool {
+        self.forks
     }
 
     /// Whether inputs might be written to, or kept after the call.
@@ -72,6 +80,14 @@ const WRITE: &[&str] = &[
     "fused_moving_avg",
     "fork(",
 ];
+
+/// Whether a line calls `fork`, and no other name that ends so.
+fn forks(line: &str) -> bool {
+    line.match_indices("fork(").any(|(at, _)| {
+        let before = line.split_at(at).0.chars().next_back();
+        before.is_none_or(|c| !(c.is_alphanumeric() || c == '_' || c == '.'))
+    })
+}
 
 /// Whether a line calls an operator whose name ends in one `_`, PyTorch's mark for those that write to what they are given, or another that
 /// does.
@@ -159,6 +175,13 @@ mod tests {
         check("    _0 = torch.__iand__(x, y)", true, true);
         check("    _0 = fork(branch, x)", true, true);
         check("    self.last = x", true, true);
+        let forks = |source: &str| {
+            let mut habits = Habits::default();
+            habits.add(source);
+            habits.forks()
+        };
+        assert!(forks("    _0 = fork(branch, x)") && forks("    return (fork(branch, x), x)"));
+        assert!(!forks("    _0 = (self.a).pitchfork(x)") && !forks("    _0 = (self.a).fork(x)"));
         check("    (self.inner).last = x", true, true);
         check("    _1 = torch.append(rows, x)", true, false);
         check("  cache : List[Tensor]\n    _1 = torch.append(_0, x)", true, true);

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use outrigger_backend::{BackendError, Buffer, Instance, Output, Run, Shape, Tensor};
 
 use crate::model::Loaded;
+use crate::streams::Lane;
 use crate::sys::{self, Results};
 use crate::{error, run};
 
@@ -20,9 +21,25 @@ impl ScriptInstance {
     }
 
     fn run(&self, inputs: &[Tensor], outputs: &mut [Output]) -> Result<(), BackendError> {
-        // Left last of all, when everything that was put into its stream is done.
-        let _lane = self.loaded.common.place.enter()?;
+        let failed = |error| error::run(&error, false);
+        let lane = self.loaded.common.place.enter(self.loaded.stream)?;
+        let ran = self.run_in(lane.as_ref(), inputs, outputs);
+        // Last of all, when everything that was put into its stream is done, and all of the run's tensors have gone.
+        let left = lane.map_or(Ok(()), Lane::leave).map_err(failed);
+        ran.and(left)
+    }
+
+    fn run_in(
+        &self,
+        lane: Option<&Lane>,
+        inputs: &[Tensor],
+        outputs: &mut [Output],
+    ) -> Result<(), BackendError> {
         let results = run::forward(&self.loaded, inputs)?;
+        // What `forward` has put into the stream fails here, before anything is read.
+        if let Some(lane) = lane {
+            lane.wait().map_err(|error| error::run(&error, self.loaded.has_free_extents))?;
+        }
         for output in outputs {
             let result = self.result(&results, output.index())?;
             self.deliver(output, result)?;

@@ -10,7 +10,7 @@
 //! | `intra_threads` | how many threads share one run | as many as this process may use |
 //! | `code_bytes` | how many bytes the compressed files of an archive, which are code, may have when they are not; as many may each list of its attributes have, and a value for each 32 of them | 64 MiB |
 //! | `cuda_driver` | on NVIDIA's GPUs: the path of the driver's library | `libcuda.so.1` |
-//! | `memory_bytes` | there: the most bytes of a GPU that PyTorch takes, weights and runs together, of all GPUs as much; 0 is no limit | 0 |
+//! | `memory_bytes` | there: the most bytes of the largest GPU that PyTorch takes, weights and runs together, and of each other one the same part; 0 is no limit. A process has one | 0 |
 //!
 //! TorchScript is code: a model can compute what it likes, for as long and in as much memory as it likes, and a broken one can
 //! crash the process. So it belongs in a device host, where the runtime puts it unless it is told otherwise.

@@ -9,6 +9,7 @@ use crate::archive::{self, Contents};
 use crate::device::Common;
 use crate::instance::ScriptInstance;
 use crate::signature::{self, Came};
+use crate::streams::{Lane, Stream};
 use crate::sys::Module;
 use crate::{FORMAT, error, run};
 
@@ -31,6 +32,9 @@ pub(crate) struct Loaded {
     pub(crate) copies_inputs: bool,
     /// Held by a run where runs would get in each other's way.
     pub(crate) alone: Option<Mutex<()>>,
+    /// The stream of such a model's, in which everything of it is on a GPU, whatever thread comes. What one run keeps for the next is memory of this
+    /// stream's then, which libtorch's allocator gives to nobody before what uses it there is done.
+    pub(crate) stream: Option<Stream>,
     /// Bytes of the model.
     pub(crate) bytes: Held,
     /// Instances that there are.
@@ -82,11 +86,13 @@ impl ScriptModel {
         // Before the module is made: a mistake in a description should not cost the time of loading.
         let inputs =
             signature::inputs(&contents.forward, &options.signature).map_err(|error| failed(&error))?;
-        // Weights have arrived on a GPU once this is left.
-        let lane = common.place.enter()?;
+        let is_stateful = contents.habits.is_stateful();
+        let stream = if is_stateful { common.place.stream()? } else { None };
+        let lane = common.place.enter(stream)?;
         let module =
             Module::load(&contents.file.path(), common.place.number()).map_err(|error| failed(&error))?;
-        drop(lane);
+        // Weights have arrived on a GPU once this is left.
+        lane.map_or(Ok(()), Lane::leave).map_err(|error| failed(&error))?;
         contents.file.is_as_it_was().map_err(|error| failed(&error))?;
         let mut loaded = Loaded {
             module,
@@ -95,7 +101,8 @@ impl ScriptModel {
             threads: options.intra_threads.unwrap_or(common.settings.intra_threads.get()),
             has_free_extents: false,
             copies_inputs: contents.habits.touches_inputs(),
-            alone: contents.habits.is_stateful().then(Mutex::default),
+            alone: is_stateful.then(Mutex::default),
+            stream,
             bytes: Held::new(&common.held, bytes(&contents)),
             instances: AtomicUsize::new(0),
             _gone: Gone(Arc::clone(common)),
@@ -120,8 +127,14 @@ pub(crate) fn estimate(common: &Common, options: &LoadOptions) -> Result<u64, Ba
 }
 
 fn inspect(common: &Common, options: &LoadOptions) -> Result<Contents, BackendError> {
-    archive::inspect(&options.path, common.settings.code_bytes)
-        .map_err(|error| error::load(&options.path, error))
+    let contents = archive::inspect(&options.path, common.settings.code_bytes)
+        .map_err(|error| error::load(&options.path, error))?;
+    if contents.habits.forks() && !common.place.is_host() {
+        // libtorch begins such a task without the stream of its caller, so that the two would not wait for each other.
+        let why = "its code calls `fork` (`torch.jit.fork`), whose tasks do not run in the stream of the call on a GPU; serve it on `cpu_torch`";
+        return Err(error::load(&options.path, why));
+    }
+    Ok(contents)
 }
 
 fn bytes(contents: &Contents) -> u64 {
@@ -146,8 +159,11 @@ fn try_out(loaded: &Loaded, round: i64) -> Result<Vec<Came>, String> {
                 .map_err(|error| error.to_string())
         });
     let zeros = zeros.collect::<Result<Vec<_>, String>>()?;
-    let _lane = loaded.common.place.enter().map_err(|error| error.to_string())?;
+    let lane = loaded.common.place.enter(loaded.stream).map_err(|error| error.to_string())?;
     let results = run::forward(loaded, &zeros).map_err(|error| error.to_string())?;
+    if let Some(lane) = &lane {
+        lane.wait().map_err(|error| error.to_string())?;
+    }
     let results = results.into_iter().map(|(name, tensor)| {
         let data_type = run::data_type(name.as_deref().unwrap_or("its result"), &tensor)?;
         let shape = tensor.shape().map_err(|error| error::run(&error, true))?;

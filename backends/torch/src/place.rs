@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use outrigger_backend::{BackendError, Buffer, DeviceInfo, DeviceKind, Health, MachineMemory, chain};
 use outrigger_cuda_driver::{Card, Driver, Fault, HostBlock, LIBRARY, faults, usable};
@@ -10,7 +10,7 @@ use outrigger_cuda_driver::{Card, Driver, Fault, HostBlock, LIBRARY, faults, usa
 use crate::error;
 use crate::kind::Kind;
 use crate::settings::Settings;
-use crate::streams::{self, Lane};
+use crate::streams::{self, Lane, Stream};
 use crate::sys;
 
 /// Runs that it is worth having under way at once on a GPU: while one computes, another's tensors are copied.
@@ -110,12 +110,23 @@ impl Place {
         }
     }
 
-    /// Makes this thread's stream the one that it works in, where there are any.
-    pub(crate) fn enter(&self) -> Result<Option<Lane>, BackendError> {
+    /// A stream that is not a thread's, where there are any.
+    pub(crate) fn stream(&self) -> Result<Option<Stream>, BackendError> {
         match self {
             Self::Cpu => Ok(None),
             Self::Gpu(gpu) => {
-                let lane = Lane::enter(gpu.card.gpu().number).map_err(|error| error::run(&error, false))?;
+                streams::stream(gpu.card.gpu().number).map(Some).map_err(|error| error::run(&error, false))
+            }
+        }
+    }
+
+    /// Makes a stream the one that this thread works in, its own unless another is named, where there are any.
+    pub(crate) fn enter(&self, stream: Option<Stream>) -> Result<Option<Lane>, BackendError> {
+        match self {
+            Self::Cpu => Ok(None),
+            Self::Gpu(gpu) => {
+                let lane =
+                    Lane::enter(gpu.card.gpu().number, stream).map_err(|error| error::run(&error, false))?;
                 Ok(Some(lane))
             }
         }
@@ -150,8 +161,8 @@ impl Gpu {
             Err(BackendError::Lost(why)) => Some(why),
             _ => None,
         };
-        let of_message = |text: &str| faults::of_message(text) == Some(Fault::Lost);
-        self.remembered(error::on_cuda(error, of_message, asked))
+        let lacks_memory = |text: &str| faults::of_message(text) == Some(Fault::OutOfMemory);
+        self.remembered(error::on_cuda(error, lacks_memory, asked))
     }
 
     /// One that is lost is so for good, for the reason that came first.
@@ -164,10 +175,21 @@ impl Gpu {
 }
 
 /// Holds PyTorch's allocator to so many bytes of each GPU. It takes a part of a GPU's memory and the same for all: where they differ, the smaller
-/// ones get less.
+/// ones get less. A process has one limit, so that another one is an error.
 fn limit(bytes: u64, largest: u64) -> Result<(), String> {
-    let Some(fraction) = error::fraction(bytes, largest) else { return Ok(()) };
+    static SET: Mutex<Option<u64>> = Mutex::new(None);
+    let mut set = SET.lock().unwrap_or_else(PoisonError::into_inner);
+    if set.is_some() {
+        return error::is_that_limit(*set, bytes);
+    }
+    let Some(fraction) = error::fraction(bytes, largest) else {
+        *set = Some(bytes);
+        return Ok(());
+    };
     let settings =
         CString::new(format!("per_process_memory_fraction:{fraction}")).map_err(|error| error.to_string())?;
-    streams::set_allocator(&settings).map_err(|error| format!("PyTorch's allocator takes no limit: {error}"))
+    streams::set_allocator(&settings)
+        .map_err(|error| format!("PyTorch's allocator takes no limit: {error}"))?;
+    *set = Some(bytes);
+    Ok(())
 }

@@ -32,7 +32,7 @@ pub fn open(kind: Kind, settings: &[(String, String)]) -> Result<Arc<dyn Backend
     let libtorch = own.last().map(|(_, folder)| PathBuf::from(folder));
     let ready = core(beside).and_then(|core| {
         let found = find::libtorch(kind, libtorch, beside)?;
-        load(&found)?;
+        load(kind, &found)?;
         Ok(core)
     });
     match ready {
@@ -95,7 +95,7 @@ fn core(beside: Option<&Path>) -> Result<PathBuf, String> {
 
 /// Loads libtorch, never to unload it, each library after those that it needs. A process has one libtorch, and two would take each other's
 /// functions.
-fn load(found: &Found) -> Result<(), String> {
+fn load(kind: Kind, found: &Found) -> Result<(), String> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let main = found.libraries.iter().find(|path| path.ends_with(find::MAIN));
     let main = main.and_then(|path| path.canonicalize().ok()).unwrap_or_default();
@@ -104,6 +104,13 @@ fn load(found: &Found) -> Result<(), String> {
             "this process has loaded `{}` already, and keeps it; `{}` is another one",
             other.display(),
             main.display()
+        ));
+    }
+    if kind == Kind::Cuda && is_without(&maps, find::MAIN, find::CUDA_MAIN) {
+        return Err(format!(
+            "this process has loaded libtorch without its part for CUDA already, for `cpu_torch`, and libtorch asks only once for that; \
+             leave the two in processes of their own, or open `{}` first",
+            kind.backend()
         ));
     }
     for path in &found.libraries {
@@ -119,6 +126,15 @@ fn load(found: &Found) -> Result<(), String> {
 fn another<'a>(maps: &'a str, own: &Path) -> Option<&'a Path> {
     let mut files = maps.lines().filter_map(|line| Some(Path::new(line.get(line.find('/')?..)?)));
     files.find(|file| file.file_name() == own.file_name() && *file != own)
+}
+
+/// Whether the process has loaded a file of the one name and none of the other.
+fn is_without(maps: &str, main: &str, part: &str) -> bool {
+    let has = |name: &str| {
+        let files = maps.lines().filter_map(|line| Some(Path::new(line.get(line.find('/')?..)?)));
+        files.into_iter().any(|file| file.ends_with(name))
+    };
+    has(main) && !has(part)
 }
 
 /// The backend where something is missing.
@@ -143,5 +159,21 @@ impl Backend for Absent {
 
     fn open(&self, index: usize) -> Result<Arc<dyn Device>, BackendError> {
         Err(BackendError::Input(format!("there is no device number {index}, only 0")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtorch_that_is_loaded_without_a_part_is_told() {
+        let of = |names: &[&str]| {
+            names.iter().map(|name| format!("7f00-7f01 r-xp 0 08:01 7   /a/lib/{name}\n")).collect::<String>()
+        };
+        let is_without = |names: &[&str]| is_without(&of(names), find::MAIN, find::CUDA_MAIN);
+        assert!(!is_without(&[]) && !is_without(&["libtorch_cuda.so"]));
+        assert!(is_without(&["libc10.so", "libtorch_cpu.so"]));
+        assert!(!is_without(&["libtorch_cpu.so", "libtorch_cuda.so"]));
     }
 }

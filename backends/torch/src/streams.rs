@@ -10,7 +10,7 @@ use crate::sys::owned_text;
 type Result<T> = std::result::Result<T, TorchError>;
 
 /// A stream: its number, and its device's.
-type Stream = [i64; 2];
+pub(crate) type Stream = [i64; 2];
 
 unsafe extern "C" {
     fn outrigger_stream_of(device: c_int, stream: *mut i64) -> *mut c_char;
@@ -43,7 +43,15 @@ pub(crate) fn trim_allocator() -> Result<()> {
     checked(outrigger_allocator_trim())
 }
 
-/// While it lives, what this thread does is in its own stream of a device. Waits for all of that before it ends, so that no copy is under way
+/// A stream of a device's, for whoever keeps it. It is of libtorch's pool, which ends none, and has 32 of them: further ones are shared.
+pub(crate) fn stream(device: c_int) -> Result<Stream> {
+    let mut stream = [0; 2];
+    // SAFETY: the place is one for two numbers.
+    checked(unsafe { outrigger_stream_of(device, stream.as_mut_ptr()) })?;
+    Ok(stream)
+}
+
+/// While it lives, what this thread does is in one stream of a device. Waits for all of that before it ends, so that no copy is under way
 /// from or to memory that its caller has lent.
 pub(crate) struct Lane {
     stream: Stream,
@@ -51,18 +59,17 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn enter(device: c_int) -> Result<Self> {
+    /// Enters a stream that somebody has, or else this thread's own.
+    pub(crate) fn enter(device: c_int, own: Option<Stream>) -> Result<Self> {
         thread_local! {
             /// This thread's, by device. They are of a pool of libtorch's, which never ends one.
             static STREAMS: RefCell<BTreeMap<c_int, Stream>> = const { RefCell::new(BTreeMap::new()) };
         }
-        let known = STREAMS.with_borrow(|streams| streams.get(&device).copied());
+        let known = own.or_else(|| STREAMS.with_borrow(|streams| streams.get(&device).copied()));
         let stream = match known {
             Some(stream) => stream,
             None => {
-                let mut stream = [0; 2];
-                // SAFETY: the place is one for two numbers.
-                checked(unsafe { outrigger_stream_of(device, stream.as_mut_ptr()) })?;
+                let stream = stream(device)?;
                 STREAMS.with_borrow_mut(|streams| streams.insert(device, stream));
                 stream
             }
@@ -80,9 +87,16 @@ impl Lane {
     }
 }
 
+impl Lane {
+    /// Waits as [`Lane::wait`], and ends.
+    pub(crate) fn leave(self) -> Result<()> {
+        self.wait()
+    }
+}
+
 impl Drop for Lane {
     fn drop(&mut self) {
-        // A wait that fails means that nothing runs on the device any more.
+        // Whoever leaves it without a failure of his own has waited already. One that fails means that nothing runs on the device any more.
         let _ = self.wait();
         // SAFETY: what was there before.
         let _ = checked(unsafe { outrigger_stream_leave(self.before.as_ptr()) });

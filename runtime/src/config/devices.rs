@@ -71,6 +71,12 @@ impl BackendsConfig {
         self.tables.get(name).cloned().unwrap_or_default()
     }
 
+    /// Bytes that models may hold on each of its devices, if that is said: of it, or of the backend whose devices they are.
+    pub(crate) fn memory_of(&self, name: &str) -> Option<u64> {
+        let main = main_backend(name, self.tables.keys().map(String::as_str));
+        self.of(name).memory.or_else(|| self.of(main).memory)
+    }
+
     /// Where a backend runs.
     pub fn process(&self, name: &str) -> ProcessKind {
         process(name, self.tables.get(name))

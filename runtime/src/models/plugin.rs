@@ -119,7 +119,7 @@ fn settings_of_ours(config: &BackendsConfig, name: &str, path: &Path) -> Vec<(St
         "cpu_torch" if is_ours => return vec![intra_threads],
         "cuda_torch" if is_ours => {
             // PyTorch takes what it likes of a GPU's memory unless it is told.
-            let most = config.of(name).memory.map(|bytes| ("memory_bytes".to_owned(), bytes.to_string()));
+            let most = config.memory_of(name).map(|bytes| ("memory_bytes".to_owned(), bytes.to_string()));
             return std::iter::once(intra_threads).chain(most).collect();
         }
         "cuda" if is_ours => Vec::new(),
@@ -220,6 +220,20 @@ mod tests {
         );
         assert_eq!(told("cuda_torch", file_name("cuda_torch"), None), "intra_threads=3");
         assert_eq!(told("cpu_torch", file_name("cpu_torch"), Some(4096)), "intra_threads=3");
+        // Where its own table does not say, that of the backend whose devices these are does, as it does of the budget.
+        let memory = |bytes| BackendConfig { memory: bytes, ..BackendConfig::default() };
+        let config = |own| BackendsConfig {
+            path: None,
+            onnxruntime: None,
+            python: "python3".into(),
+            cpu_threads: 2,
+            intra_threads: 3,
+            tables: [("cuda".to_owned(), memory(Some(7))), ("cuda_torch".to_owned(), memory(own))].into(),
+        };
+        for (own, expected) in [(None, "7"), (Some(5), "5")] {
+            let settings = settings_of_ours(&config(own), "cuda_torch", Path::new(&file_name("cuda_torch")));
+            assert_eq!(settings.last(), Some(&("memory_bytes".to_owned(), expected.to_owned())));
+        }
         assert_eq!(told("cuda_torch", file_name("theirs"), Some(4096)), "", "others by that name");
     }
 }

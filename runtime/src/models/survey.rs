@@ -114,7 +114,7 @@ fn one(config: &BackendsConfig, name: &str, watch: &Arc<Watch>) -> Surveyed {
     let backend = plugin::open(config, name, watch);
     let main = main_backend(name, config.tables.keys().map(String::as_str));
     let table = config.of(name);
-    let memory = table.memory.or_else(|| config.of(main).memory);
+    let memory = config.memory_of(name);
     let mut devices = Vec::new();
     if let Ok(backend) = &backend {
         for (index, info) in backend.info().devices.iter().enumerate() {

@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use libloading::Library;
 use outrigger_backend::BackendError;
@@ -242,6 +243,8 @@ pub struct Context {
     driver: Arc<Driver>,
     number: Number,
     handle: Handle,
+    /// Bytes of the device's whose blocks have gone, and which it did not take back.
+    unfreed: AtomicU64,
 }
 
 // SAFETY: a context may be current on any number of threads, and the driver locks what needs it.
@@ -259,7 +262,7 @@ impl Context {
         // SAFETY: the pointer is a place of this frame, the number the driver's.
         let status = unsafe { (driver.functions.context_retain)(&mut handle, number) };
         driver.check("cuDevicePrimaryCtxRetain", status)?;
-        Ok(Arc::new(Self { driver: Arc::clone(driver), number, handle }))
+        Ok(Arc::new(Self { driver: Arc::clone(driver), number, handle, unfreed: AtomicU64::new(0) }))
     }
 
     /// Calls a function of the driver's with the context current on this thread, and puts the one before back.
@@ -282,6 +285,16 @@ impl Context {
     /// What the driver says if it has no memory, for a call that has given none without an error.
     pub(crate) fn no_memory(&self, name: &'static str) -> CudaError {
         self.driver.error(name, faults::OUT_OF_MEMORY)
+    }
+
+    /// A block of so many bytes has gone without being given back.
+    pub(crate) fn keep(&self, bytes: usize) {
+        self.unfreed.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of blocks that have gone and that the device did not take back. They are the process's until it ends.
+    pub fn unfreed(&self) -> u64 {
+        self.unfreed.load(Ordering::Relaxed)
     }
 
     /// The memory of the device, whoever has taken what is not free.

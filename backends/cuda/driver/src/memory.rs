@@ -13,6 +13,7 @@ const PORTABLE: u32 = 1;
 pub struct DeviceBlock {
     context: Arc<Context>,
     address: Address,
+    bytes: usize,
 }
 
 impl DeviceBlock {
@@ -26,7 +27,7 @@ impl DeviceBlock {
             // SAFETY: the pointer is a place of this frame.
             unsafe { (functions.memory_take)(&mut address, bytes.max(1)) }
         })?;
-        let block = Self { context: Arc::clone(context), address };
+        let block = Self { context: Arc::clone(context), address, bytes };
         if bytes > 0 {
             // What was there before may be another call's. Waited for, as ONNX Runtime's streams do not wait for the one of this.
             context.call("cuMemsetD8", |functions| {
@@ -47,8 +48,13 @@ impl DeviceBlock {
 
 impl Drop for DeviceBlock {
     fn drop(&mut self) {
-        // SAFETY: taken once, and given back only here. Where even that fails the device is lost, and its memory goes with the process.
-        let _ = self.context.call("cuMemFree", |functions| unsafe { (functions.memory_free)(self.address) });
+        // SAFETY: taken once, and given back only here.
+        let freed =
+            self.context.call("cuMemFree", |functions| unsafe { (functions.memory_free)(self.address) });
+        // Where even that fails its memory goes with the process, and counts until then.
+        if freed.is_err() {
+            self.context.keep(self.bytes);
+        }
     }
 }
 

@@ -100,6 +100,17 @@ fn what_is_copied_has_arrived() {
 }
 
 #[test]
+fn what_the_device_does_not_take_back_stays_counted() {
+    let (number, context) = context();
+    drop(DeviceBlock::zeroed(&context, 8).unwrap());
+    assert_eq!(context.unfreed(), 0);
+    let block = DeviceBlock::zeroed(&context, 8).unwrap();
+    fail(number, 719);
+    drop(block);
+    assert_eq!(context.unfreed(), 8);
+}
+
+#[test]
 fn errors_are_sorted_and_named() {
     let (number, context) = context();
     let error = DeviceBlock::zeroed(&context, fake::MOST_BYTES + 1).err().unwrap();

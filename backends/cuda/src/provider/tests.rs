@@ -79,8 +79,17 @@ fn one_provider_records_runs() {
     let (options, _) = last(&[("graphs", "fixed")], &[("arena_bytes", "4096")]);
     let more = pairs(&[("enable_cuda_graph", "1"), ("gpu_mem_limit", "4096")]);
     assert_eq!(options[0], [&plain[0][..], &more].concat());
-    let (options, _) = last(&[("graphs", "fixed"), ("tensorrt", "true")], &[]);
-    assert_eq!(options, [pairs(&[("trt_cuda_graph_enable", "1")]), plain[0].clone()]);
+    // TensorRT would replay another's recording, whoever of the two says that it is to be asked.
+    for (settings, of) in [
+        (&[("graphs", "fixed"), ("tensorrt", "true")][..], &[][..]),
+        (&[("graphs", "1,8")], &[("tensorrt", "fp16")]),
+    ] {
+        let (_, backend) = fake_cuda(of);
+        let error = backend.plan(0, &model(settings)).unwrap_err().to_string();
+        assert!(error.starts_with("`graphs` does not go with `tensorrt`"), "{error}");
+    }
+    let (options, _) = last(&[("graphs", "fixed"), ("tensorrt", "false")], &[("tensorrt", "true")]);
+    assert_eq!(options.len(), 1);
 }
 
 #[test]
@@ -181,6 +190,10 @@ impl Provider for Disguised {
         self.0.memory(device)
     }
 
+    fn unfreed(&self, device: usize) -> u64 {
+        self.0.unfreed(device)
+    }
+
     fn circumstances(&self) -> String {
         self.0.circumstances()
     }
@@ -211,6 +224,10 @@ impl Provider for Disguised {
 
     fn copy(&self, device: usize, from: &DeviceMemory, to: &DeviceMemory) -> Result<(), BackendError> {
         self.0.copy(device, from, to)
+    }
+
+    fn recordings(&self) -> Option<&'static Recordings> {
+        self.0.recordings()
     }
 
     fn can_cancel(&self) -> bool {
@@ -258,6 +275,10 @@ fn an_error_that_stays_makes_the_device_a_lost_one() {
     assert_eq!(status.health, Health::Lost(first.clone()), "the first reason is the one");
     assert_eq!((status.memory_total, status.memory_free), (0, 0));
     assert!(matches!(device.pinned(8).unwrap_err(), BackendError::Lost(_)));
+    // It does not take memory back either.
+    let held = device.status().unwrap().memory_held;
+    drop(memory);
+    assert_eq!(device.status().unwrap().memory_held, held);
     // What does not need the driver does not know of it.
     let x = fp32(&[1, 3], &[1.; 3]);
     instance.infer(&[x.clone(), x], &mut [Output::allocate(0)], Run::default()).unwrap();

@@ -6,9 +6,11 @@
 //! processor, will not do.
 //!
 //! Inputs are copied to the GPU and results back, each run in a stream of its thread's; nothing stays on the GPU between runs. Pinned memory is
-//! the driver's. An error of CUDA's that stays leaves the device lost.
+//! the driver's. An error of CUDA's that stays leaves the device lost; an assertion on the device, as an index that is out of range raises, is one.
+//! A stateful model has one stream of its own. One that calls `fork` does not load, for its tasks would be in other streams than the run's.
 //!
-//! A process can have one libtorch: `cpu_torch` with another one must not be opened in the same, as it is not by default, when each has its own.
+//! A process can have one libtorch: `cpu_torch` with another one must not be opened in the same, as it is not by default, when each has its own. Nor
+//! may it with the same one before this: libtorch looks for its part for CUDA only once. Then there are no devices.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -138,6 +138,11 @@ fn libtorch_does_as_it_is_told() {
     );
     assert_eq!(values(&infer(&*model, &*instance, std::slice::from_ref(&x)).unwrap()[0]), [1., 2., 3., 4.]);
 
+    // Tasks of libtorch's would be in other streams than the run's.
+    let forks = Module::forward("x: Tensor", "Tensor", &["_0 = fork(branch, x)", "return x"]);
+    let error = load(folder.path(), device, &forks, 2).err().unwrap();
+    assert!(matches!(&error, BackendError::Load(text) if text.contains("calls `fork`")), "{error:?}");
+
     // An error that does not concern the device, and such as stay.
     let of_driver = number(&driver, "pretended_driver_failure");
     // SAFETY: nothing else runs.
@@ -149,13 +154,15 @@ fn libtorch_does_as_it_is_told() {
     assert_eq!(device.status().unwrap().health, Health::Healthy);
     fail(0, 0);
     assert_eq!(values(&run().unwrap()[0]), [1., 2., 3., 4.]);
-    // One that only the driver tells.
+    // One whose words the driver does not confirm: a model may have raised them.
+    fail(0, 700);
+    let error = run().unwrap_err();
+    assert!(matches!(error, BackendError::Run(_)), "{error:?}");
+    assert_eq!(device.status().unwrap().health, Health::Healthy);
+    // One that the driver tells.
     fail(719, 1);
     let error = run().unwrap_err();
     assert!(matches!(&error, BackendError::Lost(text) if text.contains("CUDA failure 719")), "{error:?}");
-    fail(0, 700);
-    let error = run().unwrap_err();
-    assert!(matches!(error, BackendError::Lost(_)), "{error:?}");
     assert!(matches!(device.status().unwrap().health, Health::Lost(_)));
     fail(0, 0);
 }
