@@ -174,9 +174,11 @@ def trees():
 
 
 def quantised():
+    # Weights of 7 bits: on x86 without VNNI, ONNX Runtime adds two products of a byte each in 16 bits, which those of 8 bits overflow, and what it then
+    # gives is neither what ONNX says nor what it gives elsewhere.
     constants = {
         "xs": np.array(0.05, np.float32), "xz": np.array(128, np.uint8),
-        "w": RANDOM.integers(-127, 128, (8, 3, 3, 3)).astype(np.int8), "ws": np.array(0.01, np.float32), "wz": np.array(0, np.int8),
+        "w": RANDOM.integers(-64, 65, (8, 3, 3, 3)).astype(np.int8), "ws": np.array(0.01, np.float32), "wz": np.array(0, np.int8),
         "ys": np.array(0.2, np.float32), "yz": np.array(100, np.uint8),
     }  # fmt: skip
     nodes = [
