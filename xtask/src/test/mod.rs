@@ -53,10 +53,12 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
         let pytorch = is_supported.then(|| torch::ensure_for_tests(repo, &environment.python)).transpose()?;
         (environment, digits, pytorch.flatten())
     };
-    // Its tests are skipped then, and that is no success.
-    let (webgpu, missing) = match environment.webgpu {
+    // Their tests are skipped then, and that is no success.
+    let problem = |error: anyhow::Error| format!("{error:#}");
+    let no_azurite = environment.azurite.err().map(problem);
+    let (webgpu, no_webgpu) = match environment.webgpu {
         Ok(webgpu) => (webgpu, None),
-        Err(error) => (None, Some(format!("{error:#}"))),
+        Err(error) => (None, Some(problem(error))),
     };
     let logs = repo.target()?.join("xtask");
     fs::create_dir_all(&logs).with_context(|| format!("could not make {}", logs.display()))?;
@@ -78,8 +80,8 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     stop_if_interrupted()?;
     let python = python::run(repo, &place).unwrap_or_else(|error| Suite::broken("python", &error));
     stop_if_interrupted()?;
-    let problems =
-        [nothing_ran("rust", &rust), nothing_ran("python", std::slice::from_ref(&python)), missing];
+    let python_ran = nothing_ran("python", std::slice::from_ref(&python));
+    let problems = [nothing_ran("rust", &rust), python_ran, no_azurite, no_webgpu];
     let suites: Vec<Suite> = rust.into_iter().chain([python]).collect();
     Ok(finish(&suites, &allowed, problems.into_iter().flatten().collect()))
 }

@@ -2,7 +2,6 @@
 //! Mesa's (lavapipe), which other tests run on, is not enough for Dawn before version 23; SwiftShader is, which comes with Chromium.
 
 mod apt;
-mod reach;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{self, Cache};
+use crate::optional;
 use crate::process;
 use crate::repo::Repo;
 use crate::say;
@@ -49,8 +49,7 @@ impl WebGpu {
 
 /// Fetches what is not there yet. Where that cannot be, it says why; where it should be, that is an error.
 ///
-/// It should be where it always is: in CI, as root on Debian for x86-64. A registry that cannot be reached is nobody's fault; a package that is
-/// there no more, or another than it was, is to be noticed. Vulkan's loader is not ours to fetch: without it nothing is.
+/// It should be where it always is: in CI, as root on Debian for x86-64. Vulkan's loader is not ours to fetch: without it nothing is.
 pub(crate) fn ensure(repo: &Repo, python: &Path) -> Result<Option<WebGpu>> {
     let made = || {
         if !IS_SUPPORTED {
@@ -66,28 +65,18 @@ pub(crate) fn ensure(repo: &Repo, python: &Path) -> Result<Option<WebGpu>> {
         say::line(&format!("skipped: {error:#}; WebGPU is not tested"));
         return Ok(None);
     }
-    match made() {
-        Ok(webgpu) => Ok(Some(webgpu)),
-        Err(error) if is_expected(repo) && !reach::is_unreachable(&format!("{error:#}")) => {
-            Err(error.context("WebGPU cannot be tested"))
-        }
-        Err(error) => {
-            say::line(&format!("skipped: {error:#}; WebGPU is not tested"));
-            Ok(None)
-        }
-    }
+    optional::or_without(made(), is_expected(repo), "WebGPU")
 }
 
 const IS_SUPPORTED: bool = cfg!(all(target_os = "linux", target_arch = "x86_64"));
 
 fn is_expected(repo: &Repo) -> bool {
-    let is_ci = std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false");
     let user = || {
         let mut id = repo.command("id");
         id.arg("-u");
         process::capture(id).is_ok_and(|user| user.trim() == "0")
     };
-    IS_SUPPORTED && is_ci && Path::new("/etc/debian_version").exists() && user()
+    IS_SUPPORTED && optional::is_ci() && Path::new("/etc/debian_version").exists() && user()
 }
 
 /// What an earlier set-up left behind.

@@ -1,0 +1,390 @@
+//! One file.
+
+use std::convert::Infallible;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use object_store::{GetOptions, GetRange, GetResult, GetResultPayload};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{FetchError, Fetcher, Watch};
+use crate::cache::{Begun, Partial, Writer};
+use crate::digest::{Digest, Hasher};
+use crate::location::Location;
+use crate::manifest::ManifestFile;
+
+/// What is gathered before it is written: a write for each packet would cost more than the packet.
+const GATHER: usize = 1 << 20;
+/// How often a file is fetched from its beginning whose bytes are not those of its digest, or which was changed meanwhile.
+const WHOLE_ATTEMPTS: usize = 3;
+/// The first pause before looking again whether somebody else has finished a file...
+const LOOK: Duration = Duration::from_millis(20);
+/// ...and the longest.
+const MAX_LOOK: Duration = Duration::from_millis(500);
+/// The longest pause between two attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(20);
+
+/// A file that is being fetched.
+struct Fetch<'a> {
+    fetcher: &'a Fetcher,
+    from: Location,
+    file: &'a ManifestFile,
+    watch: &'a dyn Watch,
+    writer: Arc<Shared>,
+    /// What has come, with what was there before.
+    here: AtomicU64,
+    /// What the storage calls this state of the object; the first answer says it, and all must be of the same.
+    tag: OnceLock<Option<String>>,
+}
+
+/// A writer that threads use on which nobody may be waiting any more. That the last of them is done is heard by who has the other end.
+struct Shared {
+    writer: Writer,
+    _done: oneshot::Sender<Infallible>,
+}
+
+impl Fetcher {
+    /// Has a file in the cache: fetches what is missing of it, or waits for somebody else on this machine who does. `from` is the file's own place.
+    ///
+    /// # Errors
+    /// Says why it cannot be had. What has come stays for the next attempt.
+    pub async fn file(
+        &self,
+        from: &Location,
+        file: &ManifestFile,
+        watch: &dyn Watch,
+    ) -> Result<(), FetchError> {
+        let mut attempt = 1;
+        let Some(mut partial) = self.begin(file, watch).await? else { return Ok(()) };
+        loop {
+            let (ended, here) = self.whole(from, file, &partial, watch).await?;
+            let failure = match ended {
+                Ok(found) if found == file.sha256 => {
+                    self.blocking(move |_| partial.complete()).await?;
+                    watch.ended(file);
+                    return Ok(());
+                }
+                Ok(found) => FetchError::Digest { at: from.to_string(), found, wanted: file.sha256 },
+                // Who gives no parts may give all of it.
+                Err(other @ (FetchError::Changed { .. } | FetchError::NoRanges { .. })) => other,
+                Err(error) => return Err(error),
+            };
+            partial = self.blocking(move |_| partial.restart().map(|()| partial)).await?;
+            if attempt == WHOLE_ATTEMPTS {
+                return Err(failure);
+            }
+            watch.anew(file, here, &failure.to_string());
+            attempt += 1;
+        }
+    }
+
+    /// Nothing if the file is here; it may have been somebody else who has fetched it.
+    async fn begin(&self, file: &ManifestFile, watch: &dyn Watch) -> Result<Option<Partial>, FetchError> {
+        let (digest, size, piece) = (file.sha256, file.size, self.options().piece);
+        let mut pause = LOOK;
+        loop {
+            match self.blocking(move |cache| cache.begin(&digest, size, piece)).await? {
+                Begun::Here => {
+                    watch.begun(file, size);
+                    watch.ended(file);
+                    return Ok(None);
+                }
+                Begun::Ours(partial) => {
+                    watch.begun(file, here(&partial));
+                    return Ok(Some(partial));
+                }
+                Begun::Taken => {
+                    if pause == LOOK {
+                        watch.waiting(file);
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_LOOK);
+                }
+            }
+        }
+    }
+
+    /// Has all pieces here, and gives the digest of what there is then, or why they cannot be had; and how many bytes have come. Nobody writes any more
+    /// once it has.
+    async fn whole(
+        &self,
+        from: &Location,
+        file: &ManifestFile,
+        partial: &Partial,
+        watch: &dyn Watch,
+    ) -> Result<(Result<Digest, FetchError>, u64), FetchError> {
+        let io = |source| FetchError::Cache { root: self.cache().root().to_owned(), source };
+        let (_done, done) = oneshot::channel();
+        let writer = Arc::new(Shared { writer: partial.writer().map_err(io)?, _done });
+        let fetch = Fetch {
+            fetcher: self,
+            from: from.clone(),
+            file,
+            watch,
+            writer: Arc::clone(&writer),
+            here: AtomicU64::new(here(partial)),
+            tag: OnceLock::new(),
+        };
+        let (finished, hear) = mpsc::unbounded_channel();
+        let hashed = follow(self, writer, partial, hear);
+        // Where one fails the other is of no use.
+        let ended = futures_util::future::try_join(fetch.all(partial, finished), hashed).await;
+        let here = fetch.here.load(Ordering::Relaxed);
+        drop(fetch);
+        // Pieces that were let go of may still be being written: into the next attempt, if that were not waited for.
+        let Err(_) = done.await;
+        Ok((ended.map(|((), digest)| digest), here))
+    }
+}
+
+/// What is here of a file, bytes.
+fn here(partial: &Partial) -> u64 {
+    let done = partial.done().iter().enumerate().filter(|(_, done)| **done);
+    done.map(|(piece, _)| partial.range(piece)).map(|range| range.end - range.start).sum()
+}
+
+/// Hashes pieces in their order, each once it has come, so that little is left to do when the last one has.
+async fn follow(
+    fetcher: &Fetcher,
+    writer: Arc<Shared>,
+    partial: &Partial,
+    mut hear: mpsc::UnboundedReceiver<usize>,
+) -> Result<Digest, FetchError> {
+    let mut done = partial.done().to_vec();
+    let mut hasher = Hasher::default();
+    let mut next = 0;
+    loop {
+        while done.get(next).is_some_and(|done| *done) {
+            let (range, writer) = (partial.range(next), Arc::clone(&writer));
+            hasher =
+                fetcher.blocking(move |_| writer.writer.hash(range, &mut hasher).map(|()| hasher)).await?;
+            next += 1;
+        }
+        match hear.recv().await {
+            Some(piece) => done[piece] = true,
+            None => return Ok(hasher.finish()),
+        }
+    }
+}
+
+impl Fetch<'_> {
+    /// All pieces that are missing.
+    async fn all(&self, partial: &Partial, finished: mpsc::UnboundedSender<usize>) -> Result<(), FetchError> {
+        let missing: Vec<_> = (0..partial.pieces()).filter(|piece| !partial.done()[*piece]).collect();
+        let all = missing.len() == partial.pieces();
+        let [first, rest @ ..] = missing.as_slice() else {
+            return if all { self.nothing().await } else { Ok(()) };
+        };
+        // The first answer tells whether there is more than one way to have the rest.
+        match self.piece(*first, partial, &finished).await {
+            Err(error @ FetchError::NoRanges { .. }) if all => {
+                self.lost(&error);
+                return self.in_one(partial, &finished).await;
+            }
+            first => first?,
+        }
+        stream::iter(rest.iter().copied().map(Ok))
+            .try_for_each_concurrent(self.fetcher.options().connections, |piece| {
+                self.piece(piece, partial, &finished)
+            })
+            .await
+    }
+
+    /// A file without bytes, of which it is looked at only whether it is there.
+    async fn nothing(&self) -> Result<(), FetchError> {
+        let mut pauses = self.pauses();
+        while let Err(error) = self.look().await {
+            let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
+            self.watch.again(self.file, &error.to_string(), pause);
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    async fn look(&self) -> Result<(), FetchError> {
+        // Closed only with the fetcher, and somebody has that.
+        let _connection = self.fetcher.inner.connections.acquire().await;
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        let answer = self.in_time(self.from.store().get_opts(self.from.at(), options)).await?;
+        self.check(&answer.map_err(|error| self.error(&error))?.meta)
+    }
+
+    /// Says that what has come counts for nothing, if anything has.
+    fn lost(&self, why: &FetchError) {
+        let lost = self.here.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            self.watch.anew(self.file, lost, &why.to_string());
+        }
+    }
+
+    /// One piece, in as many attempts as it takes and may take.
+    async fn piece(
+        &self,
+        piece: usize,
+        partial: &Partial,
+        finished: &mpsc::UnboundedSender<usize>,
+    ) -> Result<(), FetchError> {
+        let range = partial.range(piece);
+        let mut at = range.start;
+        let whole = partial.pieces() == 1;
+        let mut pauses = self.pauses();
+        loop {
+            let ranged = !whole || at > range.start;
+            let Err(error) = self.read(&mut at, range.end, ranged).await else { break };
+            let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
+            self.watch.again(self.file, &error.to_string(), pause);
+            tokio::time::sleep(pause).await;
+        }
+        let writer = Arc::clone(&self.writer);
+        self.fetcher.blocking(move |_| writer.writer.mark(piece)).await?;
+        // Nobody hears it only if hashing has failed, which is an error by itself.
+        let _ = finished.send(piece);
+        Ok(())
+    }
+
+    /// The whole file by one request, from a server that knows no ranges: each attempt from the beginning.
+    async fn in_one(
+        &self,
+        partial: &Partial,
+        finished: &mpsc::UnboundedSender<usize>,
+    ) -> Result<(), FetchError> {
+        let mut pauses = self.pauses();
+        while let Err(error) = self.read(&mut 0, self.file.size, false).await {
+            let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
+            self.lost(&error);
+            self.watch.again(self.file, &error.to_string(), pause);
+            tokio::time::sleep(pause).await;
+        }
+        (0..partial.pieces()).try_for_each(|piece| finished.send(piece)).ok();
+        Ok(())
+    }
+
+    fn pauses(&self) -> impl Iterator<Item = Duration> {
+        let options = self.fetcher.options();
+        ExponentialBuilder::default()
+            .with_min_delay(options.pause)
+            .with_max_delay(MAX_PAUSE)
+            .with_max_times(options.attempts.saturating_sub(1))
+            .with_jitter()
+            .build()
+    }
+
+    /// Reads from `at` to `end` and writes it, `at` moving along.
+    async fn read(&self, at: &mut u64, end: u64, ranged: bool) -> Result<(), FetchError> {
+        let inner = &self.fetcher.inner;
+        // Closed only with the fetcher, and somebody has that.
+        let _connection = inner.connections.acquire().await;
+        let mut options = GetOptions {
+            range: ranged.then_some(GetRange::Bounded(*at..end)),
+            if_match: self.tag.get().cloned().flatten(),
+            ..GetOptions::default()
+        };
+        // What the storage calls it is not always what it can be asked for by: weak tags match nothing.
+        options.if_match = options.if_match.filter(|tag| !tag.starts_with("W/"));
+        let store = self.from.store();
+        let answer = self.in_time(store.get_opts(self.from.at(), options)).await?;
+        let answer = answer.map_err(|error| self.error(&error))?;
+        self.check(&answer.meta)?;
+        // A file of this machine is read without a stream of small pieces in between.
+        let answer = match answer {
+            GetResult { payload: GetResultPayload::File(file, _), .. } => {
+                return self.copy(at, end, file).await;
+            }
+            answer => answer,
+        };
+        let mut stream = answer.into_stream();
+        let (mut gathered, mut bytes) = (Vec::new(), 0);
+        while *at + (bytes as u64) < end {
+            let came = self.in_time(stream.next()).await?;
+            let came = match came {
+                Some(came) => came.map_err(|error| self.error(&error)),
+                None => Err(FetchError::Storage {
+                    at: self.from.to_string(),
+                    said: "the answer ended too soon".into(),
+                }),
+            };
+            let failed = match came {
+                Ok(came) => {
+                    inner.throttle.take(came.len()).await;
+                    bytes += came.len();
+                    gathered.push(came);
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            let complete = *at + bytes as u64 >= end;
+            if bytes >= GATHER || complete || failed.is_some() {
+                self.write(at, end, std::mem::take(&mut gathered)).await?;
+                bytes = 0;
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads from a file, and writes it.
+    async fn copy(&self, at: &mut u64, end: u64, from: std::fs::File) -> Result<(), FetchError> {
+        let from = Arc::new(from);
+        while *at < end {
+            let length = usize::try_from(end - *at).map_or(GATHER, |left| left.min(GATHER));
+            let (start, from, shown) = (*at, Arc::clone(&from), self.from.to_string());
+            let read = move |_: &_| {
+                let mut bytes = vec![0; length];
+                let read = from.read_exact_at(&mut bytes, start);
+                read.map(|()| bytes)
+                    .map_err(|error| FetchError::Storage { at: shown, said: error.to_string() })
+            };
+            let bytes = self.fetcher.blocking(read).await?;
+            self.fetcher.inner.throttle.take(length).await;
+            self.write(at, end, vec![bytes.into()]).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was gathered, none of it beyond the end of what was asked for.
+    async fn write(&self, at: &mut u64, end: u64, gathered: Vec<Bytes>) -> Result<(), FetchError> {
+        let (writer, start) = (Arc::clone(&self.writer), *at);
+        let written = self.fetcher.blocking(move |_| {
+            let mut at = start;
+            for bytes in gathered {
+                let fits = usize::try_from(end - at).map_or(bytes.len(), |left| left.min(bytes.len()));
+                writer.writer.write(at, &bytes[..fits])?;
+                at += fits as u64;
+            }
+            Ok::<_, std::io::Error>(at)
+        });
+        *at = written.await?;
+        self.here.fetch_add(*at - start, Ordering::Relaxed);
+        self.watch.came(self.file, *at - start);
+        Ok(())
+    }
+
+    /// Whether the object is still the one that the first answer was of, and as large as it should be.
+    fn check(&self, meta: &object_store::ObjectMeta) -> Result<(), FetchError> {
+        let at = || self.from.to_string();
+        if self.tag.get_or_init(|| meta.e_tag.clone()) != &meta.e_tag {
+            return Err(FetchError::Changed { at: at() });
+        }
+        if meta.size != self.file.size {
+            return Err(FetchError::Size { at: at(), found: meta.size, wanted: self.file.size });
+        }
+        Ok(())
+    }
+
+    async fn in_time<T>(&self, coming: impl Future<Output = T>) -> Result<T, FetchError> {
+        let stall = self.fetcher.options().stall;
+        let stalled = |_| FetchError::Stalled { at: self.from.to_string(), seconds: stall.as_secs() };
+        tokio::time::timeout(stall, coming).await.map_err(stalled)
+    }
+
+    fn error(&self, error: &object_store::Error) -> FetchError {
+        FetchError::of(&self.from, error)
+    }
+}

@@ -1,0 +1,241 @@
+//! Models in a location, by name and version:
+//!
+//! ```text
+//! digits/3/digits/model.onnx            files, as they are to lie
+//! digits/3/digits/model.toml
+//! digits/3/outrigger-manifest.json.sig  who says so, if anybody
+//! digits/3/outrigger-manifest.json      what they are; written last
+//! ```
+//!
+//! A version without a manifest is none: somebody is about to write it, or has given up.
+
+mod local;
+mod push;
+mod unfinished;
+mod verify;
+
+use std::collections::BTreeMap;
+
+use backon::{ExponentialBuilder, Retryable as _};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use object_store::{ObjectMeta, ObjectStore as _};
+
+pub use local::{LocalError, LocalFile, LocalModel};
+pub use push::{Push, PushError, PushWatch, Version};
+pub use unfinished::Unfinished;
+
+use crate::fetch::FetchError;
+use crate::id::{ModelId, ModelName, ModelWish, version_of};
+use crate::location::{Location, LocationKind};
+use crate::manifest::{CLAIM, MANIFEST, MAX_MANIFEST, Manifest, ManifestError, SIGNATURE};
+use crate::signature::{self, MAX_SIGNATURES, TrustedKey};
+
+/// Models in a location.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    at: Location,
+}
+
+/// A version that is in a registry, as far as a listing tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Which.
+    pub id: ModelId,
+    /// Files, the manifest apart.
+    pub files: usize,
+    /// Their bytes.
+    pub size: u64,
+    /// When its manifest was written, in seconds since 1970.
+    pub pushed: i64,
+}
+
+impl Registry {
+    /// The models in a location.
+    pub fn new(at: Location) -> Self {
+        Self { at }
+    }
+
+    /// Where it is.
+    pub fn at(&self) -> &Location {
+        &self.at
+    }
+
+    /// The folder of a version.
+    pub fn folder(&self, id: &ModelId) -> Location {
+        self.at.below(id.name.as_str()).below(&id.version.to_string())
+    }
+
+    /// Every version of every model, in the order of names and versions. It takes a request for each few thousand files, and none for each model.
+    ///
+    /// # Errors
+    /// If the location cannot be listed.
+    pub async fn list(&self) -> Result<Vec<Listed>, FetchError> {
+        self.listed(&self.at, None).await
+    }
+
+    /// Every version of a model.
+    ///
+    /// # Errors
+    /// If the location cannot be listed.
+    pub async fn versions(&self, name: &ModelName) -> Result<Vec<Listed>, FetchError> {
+        self.listed(&self.at.below(name.as_str()), Some(name)).await
+    }
+
+    /// The version that is asked for, or else the latest.
+    ///
+    /// # Errors
+    /// If there is none. Whether a version that is asked for by its number exists is not looked at.
+    pub async fn resolve(&self, wish: &ModelWish) -> Result<ModelId, FetchError> {
+        if let Some(version) = wish.version {
+            return Ok(ModelId { name: wish.name.clone(), version });
+        }
+        let latest = self.versions(&wish.name).await?.pop();
+        let at = || self.at.below(wish.name.as_str()).to_string();
+        latest.map(|listed| listed.id).ok_or_else(|| FetchError::NotFound { at: at() })
+    }
+
+    /// The manifest of a version, signed by one of those who are trusted, if any are named.
+    ///
+    /// # Errors
+    /// If there is none, or it does not count.
+    pub async fn manifest(&self, id: &ModelId, trusted: &[TrustedKey]) -> Result<Manifest, FetchError> {
+        let folder = self.folder(id);
+        let bytes = small(&folder.below(MANIFEST), MAX_MANIFEST).await?;
+        checked(&folder, &bytes, trusted).await?;
+        let at = folder.below(MANIFEST).to_string();
+        Manifest::read_of(&bytes, id).map_err(|source| FetchError::Manifest { at, source })
+    }
+
+    /// What is below a folder, by version. `name` is the folder's own, if it is that of a model.
+    async fn listed(&self, at: &Location, name: Option<&ModelName>) -> Result<Vec<Listed>, FetchError> {
+        let mut versions: BTreeMap<ModelId, (Option<i64>, usize, u64)> = BTreeMap::new();
+        self.each(at, name, |id, path, object| {
+            let (pushed, files, size) = versions.entry(id).or_default();
+            match path {
+                MANIFEST => *pushed = Some(object.last_modified.timestamp()),
+                SIGNATURE | CLAIM => {}
+                _ => {
+                    *files += 1;
+                    *size += object.size;
+                }
+            }
+        })
+        .await?;
+        let complete = versions.into_iter().filter_map(|(id, (pushed, files, size))| {
+            pushed.map(|pushed| Listed { id, files, size, pushed })
+        });
+        Ok(complete.collect())
+    }
+
+    /// Looks at each object that lies where one of a version would, and passes over what else there is.
+    async fn each(
+        &self,
+        at: &Location,
+        name: Option<&ModelName>,
+        mut look: impl FnMut(ModelId, &str, &ObjectMeta),
+    ) -> Result<(), FetchError> {
+        if at.kind() == LocationKind::Http {
+            return Err(FetchError::Web { at: at.to_string() });
+        }
+        let prefix = Some(at.at()).filter(|path| !path.as_ref().is_empty());
+        let mut objects = at.store().list(prefix);
+        while let Some(object) = objects.next().await {
+            let object = object.map_err(|error| FetchError::of(at, &error))?;
+            let below = object
+                .location
+                .as_ref()
+                .strip_prefix(at.at().as_ref())
+                .map(|path| path.trim_start_matches('/'));
+            let Some((id, path)) = below.and_then(|below| place(below, name)) else { continue };
+            look(id, path, &object);
+        }
+        Ok(())
+    }
+}
+
+/// Which version an object is of, and what it is called there.
+fn place<'a>(below: &'a str, name: Option<&ModelName>) -> Option<(ModelId, &'a str)> {
+    let (name, below) = match name {
+        Some(name) => (name.clone(), below),
+        None => {
+            let (name, below) = below.split_once('/')?;
+            (ModelName::new(name).ok()?, below)
+        }
+    };
+    let (version, path) = below.split_once('/')?;
+    Some((ModelId { name, version: version_of(version).ok()? }, path))
+}
+
+/// Whether those who are trusted have signed the manifest in a folder.
+async fn checked(folder: &Location, manifest: &[u8], trusted: &[TrustedKey]) -> Result<(), FetchError> {
+    if trusted.is_empty() {
+        return Ok(());
+    }
+    let signatures = match small(&folder.below(SIGNATURE), MAX_SIGNATURES).await {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(FetchError::NotFound { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let at = || folder.below(MANIFEST).to_string();
+    signature::check(manifest, signatures.as_deref(), trusted)
+        .map_err(|source| FetchError::Signature { at: at(), source })
+}
+
+/// An object that fits into memory, in several attempts where something may pass.
+async fn small(at: &Location, at_most: u64) -> Result<Vec<u8>, FetchError> {
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(SMALL_PAUSE)
+        .with_max_times(SMALL_ATTEMPTS - 1)
+        .with_jitter();
+    (|| read_small(at, at_most)).retry(pauses).when(FetchError::may_pass).await
+}
+
+/// The same, once: no more than `at_most` bytes of it are read.
+async fn read_small(at: &Location, at_most: u64) -> Result<Vec<u8>, FetchError> {
+    let read = async {
+        let error = |error: object_store::Error| FetchError::of(at, &error);
+        let answer =
+            at.store().get_opts(at.at(), object_store::GetOptions::default()).await.map_err(error)?;
+        let too_large = |size| {
+            let source = ManifestError::Large { size };
+            FetchError::Manifest { at: at.to_string(), source }
+        };
+        if answer.meta.size > at_most {
+            return Err(too_large(answer.meta.size));
+        }
+        let mut stream = answer.into_stream();
+        let mut bytes = Vec::new();
+        while let Some(more) = stream.try_next().await.map_err(error)? {
+            bytes.extend_from_slice(&more);
+            if bytes.len() as u64 > at_most {
+                return Err(too_large(bytes.len() as u64));
+            }
+        }
+        Ok(bytes)
+    };
+    let stalled = |_| FetchError::Stalled { at: at.to_string(), seconds: SMALL_TIMEOUT.as_secs() };
+    tokio::time::timeout(SMALL_TIMEOUT, read).await.map_err(stalled)?
+}
+
+/// How often such an object is asked for before it counts as failed, beside what the client of the storage does by itself...
+const SMALL_ATTEMPTS: usize = 4;
+/// ...and the first pause in between; it doubles.
+const SMALL_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
+/// Longest time for one attempt.
+const SMALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_elsewhere_is_no_version() {
+        let id = |text: &str| text.parse::<ModelId>().expect("an id");
+        let digits = ModelName::new("digits").expect("a name");
+        assert_eq!(place("digits/3/a/b.onnx", None), Some((id("digits:3"), "a/b.onnx")));
+        assert_eq!(place("3/a", Some(&digits)), Some((id("digits:3"), "a")));
+        for below in ["digits", "digits/3", "digits/latest/a", "digits/03/a", ".trash/3/a", "README.md"] {
+            assert_eq!(place(below, None), None, "{below}");
+        }
+    }
+}
