@@ -38,9 +38,14 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    let init = matches.get_flag("init");
+    // Only `init()` looks at models.
+    let (config, _fetched) = match if init { sources::fetched(config) } else { Ok((config, None)) } {
+        Ok(fetched) => fetched,
+        Err(code) => return code,
+    };
     let Some(script) = &config.script else { return ExitCode::from(exit::CONFIG) };
     let capture = Capture::start();
-    let init = matches.get_flag("init");
     serve::run_async(1, async {
         let examined = scripts::examine(script, config.model_dir.as_deref(), init, config.compat).await;
         let report = Report::new(script, examined, capture.take(), init, &config, &settings.notices);

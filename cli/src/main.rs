@@ -8,6 +8,7 @@ mod health;
 mod init;
 mod lint;
 mod log;
+mod models;
 mod plan;
 mod serve;
 mod sources;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         .subcommand(lint::command())
         .subcommand(plan::command())
         .subcommand(devices::command())
+        .subcommand(models::command())
         .subcommand(health::command())
         .subcommand(azmlinfsrv::command())
         // Started by the replica, with two sockets, for a script that is a shared library.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Some(("lint", matches)) => lint::run(matches),
         Some(("plan", matches)) => plan::run(matches),
         Some(("devices", matches)) => devices::run(matches),
+        Some(("models", matches)) => models::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("native-worker", _)) => outrigger_native::serve_worker().into(),
         Some(("device-host", _)) => outrigger_device_host::serve().into(),

@@ -36,6 +36,10 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    let (config, _fetched) = match sources::fetched(config) {
+        Ok(fetched) => fetched,
+        Err(code) => return code,
+    };
     let plan = match report::plan(&config) {
         Ok(plan) => plan,
         Err(error) => return sources::say(&anyhow::Error::new(error), exit::START),

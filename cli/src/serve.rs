@@ -74,31 +74,34 @@ pub(crate) fn settings(command: Command) -> Command {
                 .help("Serves the model file at PATH as NAME; may be repeated"),
         );
     for key in KEYS {
-        let default =
-            if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
-        let aliases: String = key.aliases.iter().map(|alias| format!(", {}", alias.variable)).collect();
-        let mut arg = Arg::new(key.name)
-            .long(key.flag())
-            .value_name(value_name(key.kind))
-            .allow_hyphen_values(true)
-            .help(format!("{}{default} [env: {}{aliases}]", key.doc, key.variable()));
-        if matches!(key.kind, Kind::List) {
-            arg = arg.action(ArgAction::Append);
-        }
-        if matches!(key.kind, Kind::Flag) {
-            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
-        }
         // A key on the command line is seen by everybody on the machine.
         if !matches!(key.kind, Kind::Secret) {
-            command = command.arg(arg);
+            command = command.arg(setting(key, key.flag()));
         }
     }
     command
 }
 
+/// The flag of a key.
+pub(crate) fn setting(key: &'static Key, flag: String) -> Arg {
+    let default = if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
+    let aliases: String = key.aliases.iter().map(|alias| format!(", {}", alias.variable)).collect();
+    let arg = Arg::new(key.name)
+        .long(flag)
+        .value_name(value_name(key.kind))
+        .allow_hyphen_values(true)
+        .help(format!("{}{default} [env: {}{aliases}]", key.doc, key.variable()));
+    match key.kind {
+        Kind::List => arg.action(ArgAction::Append),
+        Kind::Flag => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ => arg,
+    }
+}
+
 fn value_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Text | Kind::Secret | Kind::List => "TEXT",
+        Kind::Location => "URL",
         Kind::Path => "PATH",
         Kind::Program => "PROGRAM",
         Kind::Count { .. } => "N",
@@ -186,7 +189,7 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
     if let Some(directory) = &config.model_dir {
         missing.extend((!directory.is_dir()).then(|| ("model_dir", directory.clone())));
     }
-    for model in config.models.values() {
+    for model in config.models.values().filter(|model| model.source.is_none()) {
         missing.extend((!model.path.exists()).then(|| ("models", model.path.clone())));
     }
     for (key, path) in &missing {

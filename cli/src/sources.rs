@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use outrigger_runtime::config::key::{self, KEYS};
-use outrigger_runtime::config::{self, Config, Settings, Sources, azureml};
+use outrigger_runtime::config::{self, Config, Mistake, Settings, Sources, azureml};
+use outrigger_runtime::fetching::{self, Fetched};
 
 use tempfile::TempDir;
 
@@ -53,13 +54,30 @@ pub(crate) fn load(mut sources: Sources) -> Result<(Config, Settings), ExitCode>
         Ok(found) => sources.config_json = found,
         Err(error) => return Err(say(&error, mistaken)),
     }
-    config::load(&sources).map_err(|mistakes| {
-        eprintln!("outrigger: the configuration has {} mistake(s):", mistakes.len());
-        for mistake in mistakes {
-            eprintln!("  {mistake}");
-        }
-        ExitCode::from(mistaken)
-    })
+    config::load(&sources).map_err(|mistakes| say_mistakes(&mistakes, mistaken))
+}
+
+/// Fetches what the configuration names, for a command that looks at models without serving them, or says why it cannot be had. The second is to be kept
+/// as long as models are looked at.
+pub(crate) fn fetched(config: Config) -> Result<(Config, Option<Fetched>), ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let fetched = runtime
+        .map_err(anyhow::Error::new)
+        .and_then(|runtime| Ok(runtime.block_on(fetching::fetch(&config))?));
+    match fetched {
+        Ok(Some(fetched)) => Ok((fetched.config(&config), Some(fetched))),
+        Ok(None) => Ok((config, None)),
+        Err(error) => Err(say(&error, exit::START)),
+    }
+}
+
+/// Says what is wrong with the configuration.
+pub(crate) fn say_mistakes(mistakes: &[Mistake], code: u8) -> ExitCode {
+    eprintln!("outrigger: the configuration has {} mistake(s):", mistakes.len());
+    for mistake in mistakes {
+        eprintln!("  {mistake}");
+    }
+    ExitCode::from(code)
 }
 
 /// Says an error with its causes.

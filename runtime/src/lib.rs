@@ -7,6 +7,7 @@
 
 pub mod busy;
 pub mod config;
+pub mod fetching;
 mod http;
 mod metrics;
 mod models;

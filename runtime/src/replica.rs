@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::busy::{self, Busy, Outcome, Place};
 use crate::config::{Config, Endpoint, LimitsConfig};
+use crate::fetching::{self, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
 use crate::models::{LoadedModel, Models, ModelsError};
@@ -36,6 +37,9 @@ pub enum ReplicaError {
     /// The keys cannot be read or made.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// A model cannot be fetched.
+    #[error(transparent)]
+    Fetching(#[from] FetchingError),
     /// A model does not load.
     #[error(transparent)]
     Models(#[from] ModelsError),
@@ -112,6 +116,8 @@ pub(crate) struct Serving {
     pub(crate) scripts: Option<Scripts>,
     /// The descriptions of the scoring route.
     pub(crate) swagger: Documents,
+    /// What was laid out for it stays as long as it is there.
+    _fetched: Option<Fetched>,
 }
 
 impl Serving {
@@ -193,18 +199,25 @@ impl Replica {
     /// # Errors
     /// [`ReplicaError::Models`], [`ReplicaError::Script`].
     pub async fn load(self: &Arc<Self>) -> Result<(), ReplicaError> {
-        let replica = Arc::clone(self);
-        let load = move || Models::load(&replica.config, &replica.busy, &replica.metrics);
+        let fetching = self.busy.loading();
+        let fetched = fetching::fetch(&self.config).await?;
+        drop(fetching);
+        // From here on models are where they have been put.
+        let config = Arc::new(
+            fetched.as_ref().map_or_else(|| self.config.clone(), |fetched| fetched.config(&self.config)),
+        );
+        let (replica, placed) = (Arc::clone(self), Arc::clone(&config));
+        let load = move || Models::load(&placed, &replica.busy, &replica.metrics);
         let models = Arc::new(tokio::task::spawn_blocking(load).await??);
         self.metrics.models.show(&models);
-        let scripts = match &self.config.script {
+        let scripts = match &config.script {
             Some(script) => {
                 let limits = ScriptLimits {
                     answer: self.config.limits.answer,
                     queue_wait: self.config.queue.wait,
                     compat: self.config.compat,
                 };
-                let (model_dir, busy) = (self.config.model_dir.as_deref(), Arc::clone(&self.busy));
+                let (model_dir, busy) = (config.model_dir.as_deref(), Arc::clone(&self.busy));
                 let scripts = Scripts::start(script, model_dir, Arc::clone(&models), busy, limits).await?;
                 self.scheduler.set_slots(scripts.slots());
                 let alone = models.iter().next().is_none();
@@ -221,7 +234,7 @@ impl Replica {
         let schemas = Schemas::from_ready(ready.and_then(|ready| ready.swagger.as_ref()));
         let files = self.config.script.as_ref().map(|script| swagger::user_files(&script.app_root));
         let swagger = Documents::new(&self.service, &schemas, &files.transpose()?.unwrap_or_default());
-        if self.serving.set(Serving { models, scripts, swagger }).is_err() {
+        if self.serving.set(Serving { models, scripts, swagger, _fetched: fetched }).is_err() {
             tracing::error!("the replica was loaded twice");
         }
         self.busy.set_ready(true);

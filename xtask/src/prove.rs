@@ -67,6 +67,14 @@ const PROOFS: &[Proof] = &[
         run: |repo, log| tests(repo, log, "streaming::a_slow_reader"),
     },
     Proof {
+        name: "killed-downloads",
+        about: "1000 kills during download and unpacking: the next start is always clean and complete",
+        run: |repo, log| {
+            setup::ensure_for_tests(repo)?;
+            tests(repo, log, "models::killed_at_any_moment")
+        },
+    },
+    Proof {
         name: "envoy",
         about: "two replicas behind a real Envoy get traffic by the load that they report, in answers and out of band",
         run: |repo, log| {

@@ -39,11 +39,12 @@ pub(crate) fn report(error: &ReplicaError, config: &Config) {
             let there = if path.is_file() { "" } else { " (not there)" };
             let _ = write!(text, "\nexpected {what}: {}{there}", path.display());
         }
-        match &config.model_dir {
+        let fetched = config.store.root.as_ref().filter(|_| !config.store.models.is_empty());
+        match config.model_dir.clone().or_else(|| Some(fetched?.join(outrigger_store::tree::MODELS))) {
             Some(directory) => {
                 let _ = write!(text, "\nmodel directory {}:", directory.display());
                 let mut lines = 0;
-                tree(directory, 1, &mut lines, &mut text);
+                tree(&directory, 1, &mut lines, &mut text);
             }
             None => text.push_str("\nno model directory (model_dir, AZUREML_MODEL_DIR) is set"),
         }

@@ -27,6 +27,7 @@ mod lifecycle;
 mod lint;
 mod listeners;
 mod manifests;
+mod models;
 mod native;
 mod overload;
 mod placement;

@@ -12,6 +12,7 @@ use super::devices;
 use super::getter::Getter;
 use super::key::{self, Key};
 use super::script::{self, script};
+use super::store;
 use super::value::{Endpoint, Value};
 use super::{
     AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
@@ -106,8 +107,9 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         .map(|(name, section)| (name.clone(), model(section)))
         .collect::<BTreeMap<_, _>>();
     let limit = get.count(key::LIMITS_MODELS);
-    if models.len() > limit {
-        mistake(key::LIMITS_MODELS, format!("{} models are named, `limits.models` is {limit}", models.len()));
+    let named = models.len() + get.list(key::STORE_MODELS).len();
+    if named > limit {
+        mistake(key::LIMITS_MODELS, format!("{named} models are named, `limits.models` is {limit}"));
     }
     let model_dir = get.path(key::MODEL_DIR);
     let script = script(&get, sources);
@@ -115,10 +117,11 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         let problem = "`script.trusted` is for `script.native`; a Python script runs in workers".into();
         mistake(key::SCRIPT_TRUSTED, problem);
     }
-    if script.is_none() && models.is_empty() && model_dir.is_none() {
+    let fetched = get.list(key::STORE_MODELS);
+    if script.is_none() && models.is_empty() && model_dir.is_none() && fetched.is_empty() {
         mistake(
             key::SCRIPT_ENTRY,
-            "nothing to serve: set `script.entry` (--script-entry), `script.native` (--script-native), `model_dir` (--model-dir) or a [models.NAME] table (--model NAME=PATH)".into(),
+            "nothing to serve: set `script.entry` (--script-entry), `script.native` (--script-native), `model_dir` (--model-dir), `store.models` (--store-models) or a [models.NAME] table (--model NAME=PATH)".into(),
         );
     }
     for part in get.list(key::SCRIPT_SANDBOX_OFF) {
@@ -162,13 +165,13 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
     }
     mistakes.extend(more);
     mistakes.extend(placed);
+    let store = store::store_config(settings, sources);
+    let store = store.map_err(|more| mistakes.extend(more)).ok();
     let callers = callers::policy(settings).unwrap_or_else(|more| {
         mistakes.extend(more);
         PolicyConfig::default()
     });
-    if !mistakes.is_empty() {
-        return Err(mistakes);
-    }
+    let (Some(store), true) = (store, mistakes.is_empty()) else { return Err(mistakes) };
 
     Ok(Config {
         compat: get.flag(key::COMPAT),
@@ -224,6 +227,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         script,
         model_dir,
         models,
+        store,
         backends: BackendsConfig {
             path: get.path(key::BACKENDS_PATH),
             onnxruntime: get.path(key::BACKENDS_ONNXRUNTIME),
@@ -278,10 +282,16 @@ fn model(section: &Section) -> ModelConfig {
     };
     let path = match value(key::MODEL_PATH) {
         Some(Value::Path(path)) => path.clone(),
-        _ => PathBuf::new(), // `layers` has reported it
+        _ => PathBuf::new(), // It has a source, or `layers` has reported it.
     };
     ModelConfig {
         path,
+        source: match value(key::MODEL_SOURCE) {
+            // `store` reports those that are none.
+            Some(Value::Text(text)) => text.parse().ok(),
+            _ => None,
+        },
+        version: None,
         intra_threads: count(key::MODEL_INTRA_THREADS),
         max_batch: count(key::MODEL_MAX_BATCH),
         max_delay: value(key::MODEL_MAX_DELAY).map(|value| match value {
@@ -325,7 +335,7 @@ fn pod(named: String, environment: &[(String, String)]) -> String {
     host.map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
-fn default_state_dir(environment: &[(String, String)]) -> Option<PathBuf> {
+pub(super) fn default_state_dir(environment: &[(String, String)]) -> Option<PathBuf> {
     let variable = |name: &str| {
         environment
             .iter()

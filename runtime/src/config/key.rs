@@ -115,6 +115,38 @@ keys! {
     MODEL_DIR = "model_dir", Kind::Path, "", [alias("AZUREML_MODEL_DIR")],
         "directory of model files; given to the script as AZUREML_MODEL_DIR, served whole when there is no script";
 
+    STORE_REGISTRY = "store.registry", Kind::Location, "", [],
+        "where models are registered, by name and version: a folder, or a URL that begins with az://, s3://, gs://, https:// or file://";
+    STORE_MODELS = "store.models", Kind::List, "", [],
+        "registered models that are fetched before anything else, as NAME:VERSION or NAME for the latest version; *: the latest of all. A script \
+         finds their files below AZUREML_MODEL_DIR; where there is none, they are served";
+    STORE_ROOT = "store.root", Kind::Path, "", [],
+        "directory below which models are laid out as azureml-models/NAME/VERSION/... [default: script.app_root where that is set, else STATE_DIR]";
+    STORE_CACHE = "store.cache", Kind::Path, "", [],
+        "directory of fetched files, which all replicas on a host may share [default: $XDG_CACHE_HOME/outrigger/models or ~/.cache/outrigger/models]";
+    STORE_CACHE_SIZE = "store.cache_size", Kind::Size { min: 1, max: 1 << 60 }, "100GiB", [],
+        "bytes that it may hold; beyond, files that nobody uses make way, those first that were not used for longest";
+    STORE_CONNECTIONS = "store.connections", Kind::Count { min: 1, max: 256 }, "16", [],
+        "requests to the storage at once";
+    STORE_PIECE = "store.piece", Kind::Size { min: 1 << 16, max: 1 << 30 }, "8MiB", [],
+        "larger files come in pieces of this size, several at once, and go on where they stopped";
+    STORE_BANDWIDTH = "store.bandwidth", Kind::Size { min: 1024, max: 1 << 50 }, "", [],
+        "most bytes in a second from the storage [default: no limit]";
+    STORE_ATTEMPTS = "store.attempts", Kind::Count { min: 1, max: 100 }, "6", [],
+        "how often a request to the storage is made before it counts as failed";
+    STORE_STALL_TIMEOUT = "store.stall_timeout", Kind::Timeout, "15s", [],
+        "longest time for which nothing may come of an answer of the storage";
+    STORE_TRUSTED_KEYS = "store.trusted_keys", Kind::List, "", [],
+        "files with public keys (Ed25519, PEM): only manifests that one of them has signed count [default: signatures are not asked for]";
+    STORE_ARCHIVE_FILES = "store.archive_files", Kind::Count { min: 1, max: 1 << 24 }, "10000", [],
+        "most files and folders of an archive that is unpacked";
+    STORE_ARCHIVE_FILE_BYTES = "store.archive_file_bytes", Kind::Size { min: 1, max: 1 << 60 }, "64GiB", [],
+        "largest file of an archive that is unpacked";
+    STORE_ARCHIVE_BYTES = "store.archive_bytes", Kind::Size { min: 1, max: 1 << 60 }, "256GiB", [],
+        "most bytes of an archive once it is unpacked";
+    STORE_ARCHIVE_RATIO = "store.archive_ratio", Kind::Count { min: 1, max: 1 << 20 }, "200", [],
+        "most bytes unpacked for each packed one, beyond 16 MiB";
+
     SCRIPT_ENTRY = "script.entry", Kind::Text, "", [alias("AZUREML_ENTRY_SCRIPT")],
         "entry script with init() and run(), below script.app_root";
     SCRIPT_APP_ROOT = "script.app_root", Kind::Path, "", [alias("AML_APP_ROOT")],
@@ -269,6 +301,8 @@ macro_rules! table_keys {
 table_keys! { "models", MODEL_KEYS,
     MODEL_PATH = "path", Kind::Path, "",
         "the model file, or a directory that holds one, with its model.toml if it has one";
+    MODEL_SOURCE = "source", Kind::Text, "",
+        "in place of path: the registered model that it is, as NAME:VERSION or NAME for the latest version; it is fetched from store.registry";
     MODEL_INTRA_THREADS = "intra_threads", Kind::Count { min: 1, max: 1024 }, "",
         "threads inside one run [default: backends.intra_threads]";
     MODEL_MAX_BATCH = "max_batch", Kind::Count { min: 1, max: 1024 }, "1",

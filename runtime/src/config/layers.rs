@@ -11,7 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::callers::{self, check_caller_name};
 use super::devices::check_backend_name;
-use super::key::{BACKEND_KEYS, CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH};
+use super::key::{
+    BACKEND_KEYS, CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH, MODEL_SOURCE,
+};
 use super::value::{Kind, Value};
 
 /// The texts that settings are read from; taken as arguments, so that nothing here looks at the process.
@@ -248,8 +250,19 @@ impl Reader {
 
     fn models(&mut self, place: &FilePlace<'_>, models: &DeTable<'_>) {
         for (model, origin, section) in self.tables(place, "models", models, MODEL_KEYS, check_model_name) {
-            if !section.contains_key(MODEL_PATH.name) {
-                self.mistake(&origin, format!("`models.{model}.path` is missing"));
+            match (section.contains_key(MODEL_PATH.name), section.contains_key(MODEL_SOURCE.name)) {
+                (false, false) => {
+                    self.mistake(
+                        &origin,
+                        format!("`models.{model}.path` is missing, or `models.{model}.source`"),
+                    );
+                }
+                (true, true) => {
+                    let problem =
+                        format!("`models.{model}` has both `path` and `source`: it is one or the other");
+                    self.mistake(&origin, problem);
+                }
+                _ => {}
             }
             self.settings.models.insert(model, section);
         }
@@ -453,7 +466,7 @@ impl Reader {
     fn setting(&mut self, key: &Key, full: &str, text: &str, origin: Origin, base: &Path) -> Option<Setting> {
         let value = key.kind.parse(text);
         if value.is_none() {
-            let shown = if matches!(key.kind, Kind::Secret) { "***" } else { text };
+            let shown = if matches!(key.kind, Kind::Secret | Kind::Location) { "***" } else { text };
             self.mistake(&origin, format!("`{full}` is `{shown}`, expected {}", key.kind.expects()));
         }
         Some(Setting { value: rebase(value?, base), origin })
@@ -480,6 +493,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 fn rebase(value: Value, base: &Path) -> Value {
     match value {
         Value::Path(path) => Value::Path(base.join(path)),
+        Value::Location(location) => Value::Location(location.rebased(base)),
         value => value,
     }
 }
@@ -487,7 +501,7 @@ fn rebase(value: Value, base: &Path) -> Value {
 /// A value of the wrong kind, as an error message shows it.
 fn shown(key: &Key, value: &DeValue<'_>) -> String {
     match value {
-        _ if matches!(key.kind, Kind::Secret) => "`***`".into(),
+        _ if matches!(key.kind, Kind::Secret | Kind::Location) => "`***`".into(),
         DeValue::String(text) => format!("\"{text}\""),
         DeValue::Integer(integer) => format!("`{}`", integer.as_str()),
         DeValue::Boolean(flag) => format!("`{flag}`"),

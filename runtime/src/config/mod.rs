@@ -12,6 +12,7 @@ pub mod key;
 mod layers;
 mod script;
 mod show;
+mod store;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -27,6 +28,7 @@ pub use hosts::HostConfig;
 pub use layers::{Mistake, NamedSection, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use script::{SandboxConfig, ScriptConfig};
+pub use store::{StoreConfig, StoreWish, store};
 pub use value::{Endpoint, Kind, Value};
 
 pub use http::HeaderValue;
@@ -64,6 +66,8 @@ pub struct Config {
     pub model_dir: Option<PathBuf>,
     /// Models that are named one by one.
     pub models: BTreeMap<String, ModelConfig>,
+    /// Where models come from.
+    pub store: StoreConfig,
     /// Backends.
     pub backends: BackendsConfig,
     /// Where models go of which nothing else is said.
@@ -191,8 +195,12 @@ pub struct AuthConfig {
 /// `[models.NAME]`: what the operator says of a model. What is not said here its manifest may say.
 #[derive(Clone, Debug, Default)]
 pub struct ModelConfig {
-    /// The file, or a directory that holds it.
+    /// The file, or a directory that holds it; nothing as long as it has not been fetched.
     pub path: PathBuf,
+    /// What is fetched.
+    pub source: Option<outrigger_store::ModelWish>,
+    /// Which version was fetched.
+    pub version: Option<String>,
     /// Threads inside one run.
     pub intra_threads: Option<usize>,
     /// Most rows of calls that are run together.

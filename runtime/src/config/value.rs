@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outrigger_store::LocationText;
+
 /// What values a key takes.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -51,6 +53,8 @@ pub enum Kind {
     List,
     /// One of a few words.
     OneOf(&'static [&'static str]),
+    /// A folder, or a URL, which is shown without what may be a secret in it.
+    Location,
     /// Text that is never shown.
     Secret,
 }
@@ -76,6 +80,8 @@ pub enum Value {
     Endpoint(Endpoint),
     /// Of [`Kind::List`].
     List(Vec<String>),
+    /// Of [`Kind::Location`].
+    Location(LocationText),
     /// Of [`Kind::Secret`].
     Secret(String),
 }
@@ -94,6 +100,7 @@ impl Kind {
     pub fn expects(self) -> String {
         match self {
             Self::Text | Self::Secret => "text".into(),
+            Self::Location => "a folder or a URL".into(),
             Self::Path => "a path".into(),
             Self::Program => "a program's name or path".into(),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
@@ -116,6 +123,7 @@ impl Kind {
     pub fn parse(self, text: &str) -> Option<Value> {
         Some(match self {
             Self::Text => Value::Text(text.to_owned()),
+            Self::Location => Value::Location(LocationText::new(text)),
             Self::Secret => Value::Secret(text.to_owned()),
             Self::Path | Self::Program if text.is_empty() => return None,
             Self::Program if !text.contains('/') => Value::Text(text.to_owned()),
@@ -251,6 +259,7 @@ impl fmt::Display for Value {
                 let items: Vec<_> = items.iter().map(|item| quoted(item)).collect();
                 write!(f, "[{}]", items.join(", "))
             }
+            Self::Location(location) => write!(f, "{:?}", location.to_string()),
             Self::Secret(_) => f.write_str("\"***\""),
         }
     }
@@ -307,6 +316,7 @@ mod tests {
         check(Kind::List, "a, b,", Some("[\"a\", \"b\"]"));
         check(Kind::OneOf(&["text", "json"]), "JSON", Some("\"json\""));
         check(Kind::OneOf(&["text", "json"]), "xml", None);
+        check(Kind::Location, "az://a/b?sig=hush", Some("\"az://a/b?***\""));
         check(Kind::Secret, "hush", Some("\"***\""));
         check(Kind::Path, "", None);
     }

@@ -110,7 +110,11 @@ fn resolve(
     let format = format::of(&path).map(str::to_owned);
     Wanted {
         name,
-        version: manifest.as_mut().and_then(|manifest| manifest.version.take()).unwrap_or(defaults.version),
+        // What it was registered as goes before what its author calls it.
+        version: said
+            .version
+            .or_else(|| manifest.as_mut().and_then(|manifest| manifest.version.take()))
+            .unwrap_or(defaults.version),
         format: manifest.as_mut().and_then(|manifest| manifest.format.take()).or(format),
         path,
         intra_threads: said.intra_threads.or(own.intra_threads),
