@@ -25,6 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check { name: "init() fails", run: init_fails },
     Check { name: "azmlinfsrv", run: azmlinfsrv },
     Check { name: "a model without a script", run: no_script },
+    Check { name: "registered models", run: registered },
     Check { name: "lint and other arguments", run: arguments },
     Check { name: "nothing to serve", run: nothing },
     Check { name: "every backend", run: backends },
@@ -191,6 +192,33 @@ fn no_script(engine: &Engine) -> Result<()> {
     let outputs: Value = serde_json::from_str(&text)?;
     ensure!(outputs["outputs"][0]["data"] == json!([3.0, 4.0]), "got {text}");
     ended_in_order(&container)
+}
+
+/// Models out of a registry, with nothing writable but a tmpfs; and TLS, for storage that is reached through it, has its authorities.
+fn registered(engine: &Engine) -> Result<()> {
+    let push = "outrigger models push /var/azureml-app/models/double.onnx && exec outrigger serve";
+    let options = [
+        "--env=AZUREML_ENTRY_SCRIPT=",
+        "--env=OUTRIGGER_STORE_REGISTRY=/tmp/registry",
+        "--env=OUTRIGGER_STORE_MODELS=double",
+        "--env=OUTRIGGER_STORE_ROOT=/tmp/app",
+        "--env=OUTRIGGER_STORE_CACHE=/tmp/cache",
+        "--read-only",
+        "--tmpfs=/tmp",
+        "--entrypoint=sh",
+    ];
+    let start = Start { image: SERVICE, options: &options, arguments: &["-c", push], key: Some(KEY) };
+    let container = Container::start(engine, &start)?;
+    let input = json!({"name": "x", "shape": [2], "datatype": "FP32", "data": [1.5, 2.0]});
+    let answer = container.post("/v2/models/double/infer", &json!({"inputs": [input]}))?;
+    let text = String::from_utf8_lossy(&answer.body);
+    ensure!(answer.status == 200, "got {}: {text}", answer.status);
+    ended_in_order(&container)?;
+    let nobody = ["models", "verify", "x:1", "--registry", "https://127.0.0.1:1/"];
+    let (code, said) = ended(engine, &[&[IMAGE][..], &nobody].concat())?;
+    ensure!(code == Some(1) && said.to_lowercase().contains("connect"), "ended with {code:?}: {said}");
+    ensure!(!said.to_lowercase().contains("certificate"), "TLS has no authorities: {said}");
+    Ok(())
 }
 
 /// What follows the image's name takes the place of `serve`.
