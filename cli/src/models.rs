@@ -17,6 +17,8 @@ use outrigger_store::{Cache, Fetcher, Location, ModelWish, Registry};
 
 use crate::{exit, serve, sources};
 
+/// For the network; files have threads of their own.
+const THREADS: usize = 2;
 /// What the keys begin with that these commands know, and their flags do not.
 const SECTION: &str = "store.";
 
@@ -40,21 +42,16 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = match runtime.context("no threads for the network") {
-        Ok(runtime) => runtime,
-        Err(error) => return sources::say(&error, exit::FOUND),
-    };
-    let done = runtime.block_on(async {
-        match name {
+    serve::run_async(THREADS, async {
+        let done = match name {
             "push" => push::run(&config, matches).await,
             "list" => list::run(&config, matches).await,
             "verify" => verify::run(&config, matches).await,
             "pull" => pull::run(&config, matches).await,
             _ => gc::run(&config, matches).await,
-        }
-    });
-    done.unwrap_or_else(|error| sources::say(&error, exit::FOUND))
+        };
+        done.unwrap_or_else(|error| sources::say(&error, exit::FOUND))
+    })
 }
 
 fn configuration(matches: &ArgMatches) -> Result<StoreConfig, ExitCode> {

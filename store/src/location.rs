@@ -267,8 +267,8 @@ impl Location {
     pub fn below(&self, name: &str) -> Self {
         let shown = format!("{}/{name}", self.shown.trim_end_matches('/'));
         let at = if self.at.as_ref().is_empty() { name.to_owned() } else { format!("{}/{name}", self.at) };
-        let at =
-            ObjectPath::parse(&at).expect("names of models, versions and paths of files have been looked at");
+        // What is looked at before it comes here is taken as it is; anything else is encoded until it is a path.
+        let at = ObjectPath::parse(&at).unwrap_or_else(|_| ObjectPath::from(at));
         Self { shown, at, ..self.clone() }
     }
 

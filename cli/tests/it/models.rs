@@ -131,6 +131,11 @@ fn the_command_pushes_lists_verifies_pulls_and_clears_up() {
     );
 
     let listed: Value = serde_json::from_str(&stored.done(&["list", "--json"])).unwrap();
+    let pushed = listed["models"][0]["pushed"].as_str().unwrap();
+    assert!(
+        pushed.starts_with("20") && pushed.len() == "2024-01-31T12:00:00Z".len() && pushed.ends_with('Z'),
+        "{pushed}"
+    );
     let listed = listed["models"].as_array().unwrap().iter();
     let listed: Vec<_> =
         listed.map(|model| (model["name"].as_str().unwrap(), model["version"].as_u64().unwrap())).collect();

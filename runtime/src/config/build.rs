@@ -336,12 +336,18 @@ fn pod(named: String, environment: &[(String, String)]) -> String {
 }
 
 pub(super) fn default_state_dir(environment: &[(String, String)]) -> Option<PathBuf> {
-    let variable = |name: &str| {
-        environment
-            .iter()
-            .find(|(variable, value)| variable == name && !value.is_empty())
-            .map(|(_, value)| PathBuf::from(value))
+    user_dir(environment, "XDG_STATE_HOME", ".local/state").map(|base| base.join("outrigger"))
+}
+
+/// One of the directories that a user has for programs: where the variable says, or in its place below HOME.
+pub(super) fn user_dir(
+    environment: &[(String, String)],
+    variable: &str,
+    below_home: &str,
+) -> Option<PathBuf> {
+    let find = |name: &str| {
+        let found = environment.iter().find(|(variable, value)| variable == name && !value.is_empty());
+        found.map(|(_, value)| PathBuf::from(value))
     };
-    let base = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
-    base.map(|base| base.join("outrigger"))
+    find(variable).or_else(|| find("HOME").map(|home| home.join(below_home)))
 }

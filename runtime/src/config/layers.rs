@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use outrigger_store::ModelName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -514,18 +515,7 @@ fn shown(key: &Key, value: &DeValue<'_>) -> String {
 
 /// Checks a model's name by the grammar of the system we succeed: a letter or digit, then also `-`, `.`, `_`, 255 at most.
 pub(crate) fn check_model_name(name: &str) -> Result<(), String> {
-    let mut bytes = name.bytes();
-    let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if first
-        && name.len() <= 255
-        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-    {
-        Ok(())
-    } else {
-        Err(format!(
-            "`{name}` is no model name: a letter or digit, then letters, digits, `-`, `.` or `_`, 255 at most"
-        ))
-    }
+    ModelName::new(name).map(drop).map_err(|problem| problem.to_string())
 }
 
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<(&'a str, usize)> {

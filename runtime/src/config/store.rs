@@ -164,10 +164,5 @@ fn trusted_key(path: &std::path::Path) -> Result<TrustedKey, String> {
 }
 
 fn default_cache(environment: &[(String, String)]) -> Option<PathBuf> {
-    let variable = |name: &str| {
-        let found = environment.iter().find(|(variable, value)| variable == name && !value.is_empty());
-        found.map(|(_, value)| PathBuf::from(value))
-    };
-    let base = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    base.map(|base| base.join("outrigger/models"))
+    build::user_dir(environment, "XDG_CACHE_HOME", ".cache").map(|base| base.join("outrigger/models"))
 }

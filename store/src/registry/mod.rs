@@ -45,8 +45,8 @@ pub struct Listed {
     pub files: usize,
     /// Their bytes.
     pub size: u64,
-    /// When its manifest was written, in seconds since 1970.
-    pub pushed: i64,
+    /// When its manifest was written, such as `2024-01-31T12:00:00Z` (RFC 3339).
+    pub pushed: String,
 }
 
 impl Registry {
@@ -108,11 +108,11 @@ impl Registry {
 
     /// What is below a folder, by version. `name` is the folder's own, if it is that of a model.
     async fn listed(&self, at: &Location, name: Option<&ModelName>) -> Result<Vec<Listed>, FetchError> {
-        let mut versions: BTreeMap<ModelId, (Option<i64>, usize, u64)> = BTreeMap::new();
+        let mut versions: BTreeMap<ModelId, (Option<String>, usize, u64)> = BTreeMap::new();
         self.each(at, name, |id, path, object| {
             let (pushed, files, size) = versions.entry(id).or_default();
             match path {
-                MANIFEST => *pushed = Some(object.last_modified.timestamp()),
+                MANIFEST => *pushed = Some(object.last_modified.format("%FT%TZ").to_string()),
                 SIGNATURE | CLAIM => {}
                 _ => {
                     *files += 1;
