@@ -1,6 +1,6 @@
 //! Loading, unloading, and what stays in between.
 
-use super::{Fixtures, Skipped, fp32, infer, instance, need, open, run, skip, until, values};
+use super::{Fixtures, Skipped, fp32, infer, instance, need, open, run, settled, skip, until, values};
 use crate::{Backend, LoadOptions, Output};
 
 /// How much more than its weights a model may take: what surrounds them, copies in other forms.
@@ -13,11 +13,7 @@ pub(super) fn counts_what_it_holds(backend: &dyn Backend, fixtures: &Fixtures) -
     let held = || device.status().expect("it tells its status").memory_held;
     // The first one may fill what stays.
     drop(instance(&*device, path));
-    let mut before = held();
-    until("models that went are given back", || {
-        let now = held();
-        std::mem::replace(&mut before, now) == now
-    });
+    let before = settled(held);
     let (model, instance) = instance(&*device, path);
     let during = held();
     if during == 0 {

@@ -243,6 +243,17 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// What `held` says once it says the same for a while: what an earlier case left may go only now.
+fn settled(mut held: impl FnMut() -> u64) -> u64 {
+    let (mut last, mut same) = (held(), 0);
+    until("the memory held stays as it is", || {
+        let now = held();
+        same = if std::mem::replace(&mut last, now) == now { same + 1 } else { 0 };
+        same == 10
+    });
+    last
+}
+
 fn skip(reason: impl Into<String>) -> Result<(), Skipped> {
     Err(Skipped(reason.into()))
 }
