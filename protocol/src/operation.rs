@@ -21,6 +21,8 @@ pub enum Operation {
     ServerMetadata,
     /// What the replica is doing; for administrators.
     Status,
+    /// Loading, unloading and pinning models; for administrators.
+    ModelControl,
     /// Something that is not there. Nobody learns from that what there is, so no key is asked for.
     Nowhere,
 }
@@ -36,6 +38,7 @@ impl Operation {
         Self::ModelMetadata,
         Self::ServerMetadata,
         Self::Status,
+        Self::ModelControl,
         Self::Nowhere,
     ];
 
@@ -47,7 +50,7 @@ impl Operation {
     /// Whether it manages the replica rather than uses it: nobody may who is not told so, with a key also where other operations
     /// need none.
     pub const fn administrative(self) -> bool {
-        matches!(self, Self::Status)
+        matches!(self, Self::Status | Self::ModelControl)
     }
 
     /// Whether it is work for a lane. That is what rates and concurrency of callers count; what only describes is cheap and free.
@@ -76,6 +79,7 @@ impl Operation {
             Self::ModelMetadata => "model_metadata",
             Self::ServerMetadata => "server_metadata",
             Self::Status => "status",
+            Self::ModelControl => "model_control",
             Self::Nowhere => "nowhere",
         }
     }

@@ -20,6 +20,9 @@ pub mod swagger;
 pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
 pub use models::report;
-pub use models::{LoadedModel, Models, ModelsError, NotBatchable, Picked, PluginError};
+pub use models::{
+    Happening, Lease, LoadedModel, ModelEvent, ModelState, ModelStatus, Models, ModelsError, NotBatchable,
+    Picked, PluginError, ServedModel, Timeline,
+};
 pub use replica::{Addresses, Replica, ReplicaError};
 pub use scheduler::{Admission, Limits, Scheduler, Slot, Terms};

@@ -17,7 +17,7 @@ use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::fetching::{self, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
-use crate::models::{LoadedModel, Models, ModelsError};
+use crate::models::{Models, ModelsError, ServedModel};
 use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::swagger::{self, SwaggerFileError};
@@ -125,7 +125,7 @@ impl Serving {
     ///
     /// # Errors
     /// `forbidden`, whether it is there or not, and `model_not_found`.
-    pub(crate) fn model(&self, grant: &Grant, name: &str) -> Result<&Arc<LoadedModel>, CallError> {
+    pub(crate) fn model(&self, grant: &Grant, name: &str) -> Result<&Arc<ServedModel>, CallError> {
         grant.allow_model(name)?;
         self.models.get(name)
     }
@@ -329,8 +329,8 @@ impl Replica {
     }
 
     /// Whether calls of a model can be taken: also where another model's device is away.
-    pub(crate) fn is_ready_for(&self, model: &LoadedModel) -> bool {
-        self.busy.is_ready_but_for_devices() && model.is_able()
+    pub(crate) fn is_ready_for(&self, serving: &Serving, model: &ServedModel) -> bool {
+        self.busy.is_ready_but_for_devices() && serving.models.can_be_had(model)
     }
 
     /// Why calls cannot be taken.

@@ -26,8 +26,8 @@ const MEMORY: u64 = 64 << 20;
 
 /// Opens the backend. The setting `fail` makes that fail, `absent` leaves it without devices, `devices` is how many it has else,
 /// `memory` is how many bytes each of them has. With `onnx` it takes every ONNX file for `add 3`, and says beforehand that it takes so
-/// many bytes. `load` is how loading fails: `memory`, `unsupported`, `broken`, `lost`, `exit`, which ends the process, or `never`, which takes
-/// for ever; with `:NAME` after it, that of files of this name. `estimate` is the same of estimates; with `run=memory` runs find the device full.
+/// many bytes. `load` is how loading fails: `memory`, `unsupported`, `broken`, `lost`, `exit`, which ends the process, `never`, which takes
+/// for ever, or `held`, which succeeds once the file beside it is there that ends in `.go`; with `:NAME` after it, that of files of this name. `estimate` is the same of estimates; with `run=memory` runs find the device full.
 /// `open=never` has it take for ever to open.
 pub fn open(settings: &[(String, String)]) -> Result<Arc<dyn Backend>, BackendError> {
     let unavailable = |reason: String| BackendError::Unavailable { backend: "adder".into(), reason };
@@ -114,9 +114,18 @@ impl Manner {
             "lost" => BackendError::Lost(why),
             "exit" => std::process::exit(0),
             "never" => never(),
+            "held" => return held(&options.path.with_extension("go")),
             _ => BackendError::Load(format!("{}: {why}", options.path.display())),
         })
     }
+}
+
+/// Until a file is there.
+fn held(file: &std::path::Path) -> Result<(), BackendError> {
+    while !file.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// For as long as the process lives.

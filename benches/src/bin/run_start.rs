@@ -78,6 +78,7 @@ async fn calls(models: Arc<Models>, pause: Duration, turn: Duration) -> anyhow::
     // On a worker of the runtime, as the calls of connections are.
     let calls = tokio::spawn(async move {
         let model = Arc::clone(models.get("clock")?);
+        let lease = || model.lease().context("it is loaded from the start");
         let input = Tensor::new(DataType::Fp32, Shape::new([1])?, vec![0; 4].into())?;
         let begun = Instant::now();
         let mut calls = Vec::new();
@@ -86,7 +87,7 @@ async fn calls(models: Arc<Models>, pause: Duration, turn: Duration) -> anyhow::
                 tokio::time::sleep(pause).await;
             }
             let asked = monotonic_ns();
-            let outputs = models.infer(model.pick(), vec![input.clone()], vec![0], None, None).await?;
+            let outputs = models.infer(lease()?.pick(), vec![input.clone()], vec![0], None, None).await?;
             let answered = monotonic_ns();
             let bytes = outputs.first().and_then(|output| output.data().first_chunk::<8>());
             let ran = u64::from_ne_bytes(*bytes.context("the time")?);

@@ -33,6 +33,7 @@ mod overload;
 mod placement;
 mod policy;
 mod proof;
+mod residency;
 mod scheduling;
 mod scripts;
 mod spark;

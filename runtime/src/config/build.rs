@@ -11,6 +11,7 @@ use super::callers;
 use super::devices;
 use super::getter::Getter;
 use super::key::{self, Key};
+use super::residency::{self, LoadTime};
 use super::script::{self, script};
 use super::store;
 use super::value::{Endpoint, Value};
@@ -30,6 +31,7 @@ pub(super) fn fill(settings: &mut Settings, config: &Config) {
         (key::ADMIN_LISTEN, Value::Endpoint(config.listen.admin.clone())),
         (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys_file.clone())),
         (key::BACKENDS_CPU_THREADS, count(config.backends.cpu_threads)),
+        (key::RESIDENCY_LOADS, count(config.residency.loads)),
         (key::SCORE_SERVER_VERSION, Value::Text(DEFAULT_SERVER_VERSION.into())),
         (key::SERVICE_POD, Value::Text(config.service.pod.clone())),
     ];
@@ -167,11 +169,15 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
     mistakes.extend(placed);
     let store = store::store_config(settings, sources);
     let store = store.map_err(|more| mistakes.extend(more)).ok();
+    let residency = residency::residency(settings, cores);
+    let residency = residency.map_err(|more| mistakes.extend(more)).ok();
     let callers = callers::policy(settings).unwrap_or_else(|more| {
         mistakes.extend(more);
         PolicyConfig::default()
     });
-    let (Some(store), true) = (store, mistakes.is_empty()) else { return Err(mistakes) };
+    let (Some(store), Some(residency), true) = (store, residency, mistakes.is_empty()) else {
+        return Err(mistakes);
+    };
 
     Ok(Config {
         compat: get.flag(key::COMPAT),
@@ -228,6 +234,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         model_dir,
         models,
         store,
+        residency,
         backends: BackendsConfig {
             path: get.path(key::BACKENDS_PATH),
             onnxruntime: get.path(key::BACKENDS_ONNXRUNTIME),
@@ -307,6 +314,10 @@ fn model(section: &Section) -> ModelConfig {
             _ => None,
         },
         instances: count(key::MODEL_INSTANCES),
+        load: match value(key::MODEL_LOAD) {
+            Some(Value::Text(word)) => LoadTime::of(word),
+            _ => None,
+        },
         steps: match value(key::MODEL_STEPS) {
             Some(Value::Text(word)) => StepsWish::of(word),
             _ => None,

@@ -279,6 +279,28 @@ keys! {
     QUEUE_WAIT = "queue.wait", Kind::Duration, "30s", [],
         "longest time a call waits for a slot before it is refused with 503";
 
+    RESIDENCY_LOAD = "residency.load", Kind::OneOf(super::LoadTime::WORDS), "start", [],
+        "when models are loaded: start, before the replica is ready, and they may make way for others later; use, with the first call \
+         that needs them; pinned, as start, and they never make way";
+    RESIDENCY_LOADS = "residency.loads", Kind::Count { min: 1, max: 64 }, "", [],
+        "models that are loaded at once after the start [default: half the cores]";
+    RESIDENCY_LOADING_MEMORY = "residency.loading_memory", Kind::Size { min: 1, max: 1 << 50 }, "2GiB", [],
+        "memory that models which are being loaded may take together; one alone may take more";
+    RESIDENCY_WAITERS = "residency.waiters", Kind::Count { min: 1, max: 1 << 20 }, "1024", [],
+        "calls that may wait for models to be loaded; further ones are refused with 503";
+    RESIDENCY_ROOM_WAIT = "residency.room_wait", Kind::Timeout, "10s", [],
+        "longest time a load waits for room while all models that could make way are in use";
+    RESIDENCY_HALF_LIFE = "residency.half_life", Kind::Timeout, "5m", [],
+        "time after which the use of a model counts half in the choice of those that make way";
+    RESIDENCY_RETRY = "residency.retry", Kind::Timeout, "1s", [],
+        "time after a failed load before it is tried again; doubled with each that fails";
+    RESIDENCY_MAX_RETRY = "residency.max_retry", Kind::Timeout, "1m", [],
+        "longest time before a failed load is tried again";
+    RESIDENCY_NICE = "residency.nice", Kind::Count { min: 0, max: 19 }, "10", [],
+        "how much less urgent than calls of other models loads are to the processor, as of nice(1)";
+    RESIDENCY_EVENTS = "residency.events", Kind::Count { min: 1, max: 100_000 }, "1000", [],
+        "events of models that are kept for who asks later; the oldest go first";
+
     SHUTDOWN_QUIET = "shutdown.quiet", Kind::Duration, "0s", [],
         "time between not ready and closing the listeners, for routers to notice";
     SHUTDOWN_DRAIN = "shutdown.drain", Kind::Duration, "30s", [],
@@ -315,6 +337,8 @@ table_keys! { "models", MODEL_KEYS,
         "whether it may go elsewhere than where its list begins [default: placement.fallback]";
     MODEL_INSTANCES = "instances", Kind::Count { min: 1, max: MAX_INSTANCES as u64 }, "1",
         "loaded copies, spread over the devices that match";
+    MODEL_LOAD = "load", Kind::OneOf(super::LoadTime::WORDS), "",
+        "when it is loaded: start, use or pinned [default: residency.load]";
     MODEL_STEPS = "steps", Kind::OneOf(super::StepsWish::WORDS), "auto",
         "where the steps of its model.toml run: host, on the CPU; device, in the model's graph; auto, in it where the device (not yet cuda) has memory of its own and the operators";
     MODEL_SETTINGS = "settings", Kind::List, "",

@@ -10,6 +10,7 @@ mod getter;
 mod hosts;
 pub mod key;
 mod layers;
+mod residency;
 mod script;
 mod show;
 mod store;
@@ -27,6 +28,7 @@ pub(crate) use devices::{check_list, is_backend_name, main_backend, pairs};
 pub use hosts::HostConfig;
 pub use layers::{Mistake, NamedSection, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
+pub use residency::{LoadTime, ResidencyConfig};
 pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
 pub use value::{Endpoint, Kind, Value};
@@ -68,6 +70,8 @@ pub struct Config {
     pub models: BTreeMap<String, ModelConfig>,
     /// Where models come from.
     pub store: StoreConfig,
+    /// When they are loaded, and how they share memory.
+    pub residency: ResidencyConfig,
     /// Backends.
     pub backends: BackendsConfig,
     /// Where models go of which nothing else is said.
@@ -213,6 +217,8 @@ pub struct ModelConfig {
     pub fallback: Option<bool>,
     /// Loaded copies.
     pub instances: Option<usize>,
+    /// When it is loaded.
+    pub load: Option<LoadTime>,
     /// Where its steps run.
     pub steps: Option<StepsWish>,
     /// Settings of the backend's for it.

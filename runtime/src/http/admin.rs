@@ -12,13 +12,15 @@ use outrigger_protocol::aml;
 use outrigger_protocol::operation::Operation;
 use serde::Serialize;
 
+use super::models;
 use super::routes::Routes;
+use crate::models::ModelStatus;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
 
 /// All routes of the listener.
 pub(super) fn routes() -> Routes {
-    Routes::new("admin").at("/status", Operation::Status, get(status))
+    models::routes(Routes::new("admin").at("/status", Operation::Status, get(status)))
 }
 
 /// The listener.
@@ -52,20 +54,9 @@ struct Status<'a> {
     busy: outrigger_protocol::busy::BusySnapshot,
     workers: Vec<WorkerStatus>,
     worker_restarts: u64,
-    models: Vec<ModelStatus<'a>>,
+    models: Vec<ModelStatus>,
     backends: &'a [outrigger_backend::BackendInfo],
     configuration: &'a str,
-}
-
-#[derive(Serialize)]
-struct ModelStatus<'a> {
-    name: &'a str,
-    platform: &'a str,
-    version: &'a str,
-    devices: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    steps: Vec<String>,
-    bytes_held: u64,
 }
 
 async fn status(State(replica): State<Arc<Replica>>, Extension(grant): Extension<Arc<Grant>>) -> Response {
@@ -81,21 +72,7 @@ async fn status(State(replica): State<Arc<Replica>>, Extension(grant): Extension
         workers: scripts.map(crate::scripts::Scripts::status).unwrap_or_default(),
         worker_restarts: scripts.map_or(0, crate::scripts::Scripts::restarts),
         models: serving
-            .map(|serving| {
-                let status = |model: &'_ Arc<crate::models::LoadedModel>| model.bytes_held();
-                serving
-                    .models
-                    .iter()
-                    .map(|model| ModelStatus {
-                        name: &model.name,
-                        platform: &model.platform,
-                        version: &model.version,
-                        devices: model.devices().into_iter().map(ToString::to_string).collect(),
-                        steps: model.steps(),
-                        bytes_held: status(model),
-                    })
-                    .collect()
-            })
+            .map(|serving| serving.models.iter().filter_map(|model| serving.models.status(model)).collect())
             .unwrap_or_default(),
         backends: serving.map(|serving| serving.models.backends()).unwrap_or_default(),
         configuration: &replica.effective,

@@ -20,7 +20,7 @@ use super::body;
 use super::reply::{self, Answer, Contract, Gate, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use crate::models::LoadedModel;
+use crate::models::ServedModel;
 use crate::replica::{Replica, Serving};
 use crate::scheduler;
 
@@ -75,7 +75,7 @@ fn find<'a>(
     path: ModelPath,
     parts: &Parts,
     gate: &Gate<'_>,
-) -> Result<(Grant, &'a Serving, &'a Arc<LoadedModel>), CallError> {
+) -> Result<(Grant, &'a Serving, &'a Arc<ServedModel>), CallError> {
     let path = path.map_or_else(|_| Vec::new(), |Path(path)| path);
     let name = path.first().map(String::as_str);
     let grant = gate.ask(&parts.headers, name)?;
@@ -130,7 +130,10 @@ fn with_status(json: Bytes, ready: bool) -> Response {
 
 async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
-        let (_, _, model) = find(&replica, path, &parts, gate)?;
+        let (_, serving, served) = find(&replica, path, &parts, gate)?;
+        let patience = Wish::of(&parts.headers)?.patience(replica.config.queue.wait);
+        // What it takes and gives is not known before.
+        let model = serving.models.lease(served, patience.into_std()).await?;
         Ok(ok(oip::model_metadata(&model.name, &[&model.version], &model.platform, &model.info)))
     })
     .await
@@ -138,8 +141,8 @@ async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request:
 
 async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
-        let (_, _, model) = find(&replica, path, &parts, gate)?;
-        let ready = replica.is_ready_for(model);
+        let (_, serving, model) = find(&replica, path, &parts, gate)?;
+        let ready = replica.is_ready_for(serving, model);
         Ok(with_status(oip::model_ready(&model.name, ready), ready))
     })
     .await
@@ -147,13 +150,16 @@ async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, reque
 
 async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::Infer, request, Method::POST, async |gate, parts, body| {
-        let (grant, serving, model) = find(&replica, path, &parts, gate)?;
+        let (grant, serving, served) = find(&replica, path, &parts, gate)?;
         let wish = Wish::of(&parts.headers)?;
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
+        // From here on it does not make way for others; who sends slowly does not keep it.
+        let patience = wish.patience(replica.config.queue.wait).into_std();
+        let model = serving.models.lease(served, patience).await?;
         let size = body.len();
         let call = apart(size, || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
         drop(body);
-        let terms = wish.terms(&grant, model.kind, size, serving.infer_admission());
+        let terms = wish.terms(&grant, served.kind, size, serving.infer_admission());
         let slot = replica.admit(&grant, terms).await?;
         let deadline = slot.deadline();
         let until = deadline.map(tokio::time::Instant::into_std);

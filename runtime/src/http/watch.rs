@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::stream::unfold;
 use http::{HeaderValue, header};
 use outrigger_protocol::aml;
 use outrigger_protocol::busy::BusySnapshot;
@@ -29,17 +29,26 @@ pub(super) fn is_asked(query: &str) -> bool {
 /// Events until the reader leaves or the replica ends.
 pub(super) fn answer(replica: &Replica) -> Response {
     let Some(place) = replica.watcher() else {
-        let error = CallError::new(ErrorCode::Overloaded, NO_PLACE).with_retry_after(Duration::from_secs(1));
-        return aml::encode_error(&error).map(Body::from);
+        return aml::encode_error(&no_place()).map(Body::from);
     };
     let state = (Watch::new(place, KEEP_ALIVE), replica.observe_ends());
-    let events = stream::unfold(state, async |(mut watch, ends)| {
+    let events = unfold(state, async |(mut watch, ends)| {
         tokio::select! {
             seen = watch.next() => Some((Ok::<_, Infallible>(event(&seen)), (watch, ends))),
             () = ends.cancelled() => None,
         }
     });
-    let mut response = Response::new(Body::from_stream(events));
+    stream(Body::from_stream(events))
+}
+
+/// Refuses a reader that would stay.
+pub(super) fn no_place() -> CallError {
+    CallError::new(ErrorCode::Overloaded, NO_PLACE).with_retry_after(Duration::from_secs(1))
+}
+
+/// An answer of server-sent events.
+pub(super) fn stream(events: Body) -> Response {
+    let mut response = Response::new(events);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,5 +1,7 @@
 //! What a request asks of the scheduler.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 use outrigger_auth::Grant;
 use outrigger_protocol::error::CallError;
@@ -21,6 +23,11 @@ impl Wish {
     /// `bad_request`.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, CallError> {
         Ok(Self { came: Instant::now(), urgency: Urgency::from_headers(headers)? })
+    }
+
+    /// When it is too late to go on waiting: the request's own deadline, or after as long as calls wait at most.
+    pub(super) fn patience(&self, longest: Duration) -> Instant {
+        self.came + self.urgency.deadline.map_or(longest, |deadline| deadline.min(longest))
     }
 
     /// The terms of a call.

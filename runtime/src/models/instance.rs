@@ -8,7 +8,10 @@ use outrigger_backend::{Instance, ModelInfo};
 use prometheus::IntCounter;
 
 use super::batch::Former;
+use super::gate::Gate;
 use super::health::DeviceHealth;
+use super::residency::Residents;
+use super::served::Held;
 use crate::placement::DeviceId;
 
 /// A model that is loaded.
@@ -21,12 +24,14 @@ pub struct LoadedModel {
     pub platform: String,
     /// Its inputs and outputs.
     pub info: Arc<ModelInfo>,
-    /// Its number among what calls can be for.
-    pub(crate) kind: u16,
     /// The first of its instances, of which there is always one.
     pub(super) first: Arc<ModelInstance>,
     /// The others.
     pub(super) others: Vec<Arc<ModelInstance>>,
+    /// Which calls have it.
+    pub(super) gate: Gate,
+    /// Who wants to hear when none has.
+    pub(super) home: Arc<Residents>,
 }
 
 impl LoadedModel {
@@ -72,15 +77,14 @@ impl LoadedModel {
         self.instances().any(|instance| instance.is_usable())
     }
 
-    /// The instance for the next call: that with the fewest calls under way, among those that can be used.
-    pub fn pick(&self) -> Picked {
+    /// The instance for the next call.
+    pub(super) fn choose(&self) -> &Arc<ModelInstance> {
         if self.others.is_empty() {
-            return Picked { instance: Arc::clone(&self.first), counted: None };
+            return &self.first;
         }
         let rank =
             |instance: &&Arc<ModelInstance>| (!instance.is_usable(), instance.calls.load(Ordering::Relaxed));
-        let instance = self.instances().min_by_key(rank).unwrap_or(&self.first);
-        Picked { instance: Arc::clone(instance), counted: Some(Counted::new(Arc::clone(instance))) }
+        self.instances().min_by_key(rank).unwrap_or(&self.first)
     }
 }
 
@@ -163,7 +167,7 @@ impl ModelInstance {
 /// The instance that a call goes to.
 pub struct Picked {
     pub(super) instance: Arc<ModelInstance>,
-    pub(super) counted: Option<Counted>,
+    pub(super) held: Held,
 }
 
 impl Picked {
@@ -177,7 +181,7 @@ impl Picked {
 pub(super) struct Counted(Arc<ModelInstance>);
 
 impl Counted {
-    fn new(instance: Arc<ModelInstance>) -> Self {
+    pub(super) fn new(instance: Arc<ModelInstance>) -> Self {
         instance.calls.fetch_add(1, Ordering::Relaxed);
         Self(instance)
     }
@@ -191,45 +195,69 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::models::tests::{fake, fake_on};
+    use std::time::Instant;
 
-    #[test]
-    fn a_call_goes_to_the_instance_with_the_fewest() {
-        let model = |instances: usize| LoadedModel {
+    use super::*;
+    use crate::models::served::ServedModel;
+    use crate::models::tests::{fake, fake_on};
+    use crate::models::wanted::Wanted;
+
+    /// Served and loaded, with these instances.
+    fn served(instances: &[Arc<ModelInstance>]) -> ServedModel {
+        let served = ServedModel::new(0, 1, Wanted::default(), Instant::now());
+        let (first, others) = instances.split_first().unwrap();
+        served.put(Arc::new(LoadedModel {
             name: "m".into(),
             version: "1".into(),
             platform: String::new(),
             info: Arc::default(),
-            kind: 1,
-            first: fake("m"),
-            others: (1..instances).map(|_| fake("m")).collect(),
-        };
-        let three = model(3);
+            first: Arc::clone(first),
+            others: others.to_vec(),
+            gate: Gate::default(),
+            home: Arc::new(Residents::none()),
+        }));
+        served
+    }
+
+    #[test]
+    fn a_call_goes_to_the_instance_with_the_fewest() {
+        let instances: Vec<_> = (0..3).map(|_| fake("m")).collect();
+        let three = served(&instances).lease().unwrap();
         let at = |picked: &Picked| {
-            three.instances().position(|instance| Arc::ptr_eq(instance, &picked.instance)).unwrap()
+            instances.iter().position(|instance| Arc::ptr_eq(instance, &picked.instance)).unwrap()
         };
         let mut picked: Vec<_> = (0..3).map(|_| three.pick()).collect();
         assert_eq!(picked.iter().map(at).collect::<Vec<_>>(), [0, 1, 2]);
         picked.remove(1);
         assert_eq!(at(&three.pick()), 1, "whose call is over");
         drop(picked);
-        assert_eq!(three.instances().map(|one| one.calls.load(Ordering::Relaxed)).sum::<usize>(), 0);
-        assert!(model(1).pick().counted.is_none(), "one alone is not counted");
+        assert_eq!(instances.iter().map(|one| one.calls.load(Ordering::Relaxed)).sum::<usize>(), 0);
+        let one = served(&instances[..1]).lease().unwrap();
+        let _picked = one.pick();
+        assert_eq!(instances[0].calls.load(Ordering::Relaxed), 0, "one alone is not counted");
+    }
+
+    #[test]
+    fn what_a_call_has_does_not_make_way() {
+        let model = served(&[fake("m")]);
+        let lease = model.lease().unwrap();
+        assert!(model.take_if_idle().is_none() && !model.usage().idle);
+        let picked = lease.pick();
+        drop(lease);
+        assert!(model.take_if_idle().is_none(), "its run is under way, though nobody waits for it");
+        drop(picked);
+        let waiting = model.wait();
+        assert!(model.take_if_idle().is_none() && !model.usage().idle, "somebody is about to use it");
+        drop(waiting);
+        assert!(model.usage().idle && model.take_if_idle().is_some());
+        assert!(model.lease().is_none() && model.resident().is_none());
+        assert_eq!(model.usage().uses, 1);
     }
 
     #[test]
     fn a_device_that_cannot_be_used_gets_no_calls_while_there_is_another() {
         let instances: Vec<_> = (0..3).map(|index| Arc::new(fake_on("m", index))).collect();
-        let model = LoadedModel {
-            name: "m".into(),
-            version: "1".into(),
-            platform: String::new(),
-            info: Arc::default(),
-            kind: 1,
-            first: Arc::clone(&instances[0]),
-            others: instances[1..].to_vec(),
-        };
+        let model = served(&instances).lease().unwrap();
         let picked = || model.pick().header().unwrap();
         assert_eq!(picked(), "gpu:0");
         instances[0].note_lost();

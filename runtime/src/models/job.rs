@@ -8,7 +8,7 @@ use outrigger_backend::{BackendError, Output, Run, Tensor};
 use tokio::sync::oneshot;
 
 use super::ModelInstance;
-use super::instance::Counted;
+use super::served::Held;
 use crate::busy::Outcome;
 use crate::scheduler::Slot;
 
@@ -37,9 +37,9 @@ pub(super) struct Job {
     /// The number by which it is cancelled when its caller leaves.
     pub(super) run: Run,
     pub(super) done: oneshot::Sender<Answer>,
-    /// Where a model has several instances: that one of them has it.
+    /// Its model does not leave before it is over.
     #[expect(dead_code, reason = "is dropped with the job")]
-    pub(super) counted: Option<Counted>,
+    pub(super) held: Option<Held>,
 }
 
 impl Job {

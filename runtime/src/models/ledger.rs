@@ -28,13 +28,13 @@ struct Account {
 }
 
 impl Ledger {
-    /// Of devices as they were opened.
-    pub(super) fn new<'a>(devices: impl Iterator<Item = &'a OpenDevice>) -> Self {
-        let account = |open: &OpenDevice| Account {
+    /// Of devices, with the bytes that are held already.
+    pub(super) fn new<'a>(devices: impl Iterator<Item = (&'a OpenDevice, u64)>) -> Self {
+        let account = |(open, held): (&OpenDevice, u64)| Account {
             device: open.id.clone(),
             main: open.main.clone(),
             budget: open.budget,
-            held: open.status.memory_held,
+            held,
         };
         Self(devices.map(account).collect())
     }

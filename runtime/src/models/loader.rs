@@ -2,27 +2,73 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use outrigger_backend::{BackendError, Instance, Model, ModelInfo};
 
-use super::batch::{self, Former, NotBatchable};
+use super::batch::{self, BatchMetrics, Former, NotBatchable};
 use super::health::DeviceHealth;
 use super::instance::{ModelInstance, Place};
 use super::ledger::{Ledger, Over};
+use super::metrics::ModelMetrics;
 use super::steps::{Processed, StepBytes, StepsPlace};
 use super::survey::{self, Estimates, OpenDevice, Surveyed};
 use super::wanted::Wanted;
 use super::{ModelsError, recovery, samples, threads};
 use crate::config::{Config, StepsWish};
-use crate::metrics::Metrics;
 use crate::placement::{self, DeviceId, Placed, Plan, Reason, Unplaced};
 
+/// What loads go by, at the start and later.
+pub(super) struct Ground<'a> {
+    pub(super) config: &'a Config,
+    pub(super) counters: &'a Counters,
+    pub(super) backends: &'a [Surveyed],
+    pub(super) devices: &'a [(OpenDevice, Arc<DeviceHealth>)],
+}
+
+/// What is counted of models that are loaded.
+#[derive(Clone)]
+pub(super) struct Counters {
+    pub(super) models: ModelMetrics,
+    pub(super) batches: BatchMetrics,
+}
+
+/// What has been done for a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoadStep {
+    /// Its device has loaded it.
+    Loaded,
+    /// Its samples give what they must.
+    Warmed,
+}
+
+/// The copies of a model that is loaded.
+pub(super) struct Copies {
+    pub(super) instances: Vec<ModelInstance>,
+    /// How long it took to load them.
+    pub(super) took: Duration,
+    /// What each holds where, as measured, or as estimated where that is not known.
+    pub(super) held: Vec<(DeviceId, u64)>,
+}
+
+/// What others hold of the devices, in their order.
+pub(super) struct Others<'a> {
+    /// Bytes that plans go by.
+    pub(super) held: &'a dyn Fn() -> Vec<u64>,
+    /// Bytes that stay, whoever else may make way.
+    pub(super) staying: Vec<u64>,
+    /// Whether the replica is not ready yet.
+    pub(super) is_start: bool,
+    /// Models that a device has to bring back which was lost.
+    pub(super) models: u32,
+}
+
 pub(super) struct Loader<'a> {
-    config: &'a Config,
-    metrics: &'a Metrics,
-    wanted: &'a [Wanted],
-    backends: &'a [Surveyed],
-    devices: &'a [(OpenDevice, Arc<DeviceHealth>)],
+    ground: Ground<'a>,
+    wanted: &'a [&'a Wanted],
+    others: Others<'a>,
+    /// Told of each step of each copy.
+    watch: &'a dyn Fn(LoadStep),
     /// What the models want, where they have failed, and which of their copies are loaded.
     estimates: Estimates,
     ledger: Ledger,
@@ -66,34 +112,27 @@ type Shared = Vec<Served>;
 
 impl<'a> Loader<'a> {
     pub(super) fn new(
-        config: &'a Config,
-        metrics: &'a Metrics,
-        wanted: &'a [Wanted],
-        backends: &'a [Surveyed],
-        devices: &'a [(OpenDevice, Arc<DeviceHealth>)],
+        ground: Ground<'a>,
+        wanted: &'a [&'a Wanted],
+        estimates: Estimates,
+        others: Others<'a>,
+        watch: &'a dyn Fn(LoadStep),
     ) -> Self {
-        Self {
-            config,
-            metrics,
-            wanted,
-            backends,
-            devices,
-            estimates: survey::estimate(&config.backends, wanted, backends),
-            ledger: Ledger::new(devices.iter().map(|(open, _)| open)),
-            lost: BTreeSet::new(),
-            gone: BTreeMap::new(),
-        }
+        let open = ground.devices.iter().map(|(open, _)| open);
+        let ledger = Ledger::new(open.zip(others.staying.iter().copied()));
+        let (lost, gone) = (BTreeSet::new(), BTreeMap::new());
+        Self { ground, wanted, others, watch, estimates, ledger, lost, gone }
     }
 
-    /// Loads all models: the instances of each, in their order.
+    /// Loads all models, in their order.
     ///
     /// # Errors
     /// [`ModelsError`], for the first model that cannot be loaded anywhere.
-    pub(super) fn all(mut self) -> Result<Vec<Vec<ModelInstance>>, ModelsError> {
+    pub(super) fn all(mut self) -> Result<Vec<Copies>, ModelsError> {
         let mut plan = self.plan()?;
         let mut all = Vec::with_capacity(self.wanted.len());
         for (number, wanted) in self.wanted.iter().enumerate() {
-            let mut shared = Shared::new();
+            let (mut shared, began) = (Shared::new(), Instant::now());
             let mut instances: Vec<ModelInstance> = Vec::with_capacity(wanted.instances);
             while let Some(placed) = next(&plan, wanted, instances.len()) {
                 match self.copy(wanted, placed, &mut shared, &instances) {
@@ -121,14 +160,16 @@ impl<'a> Loader<'a> {
                 }
             }
             self.through(number, &instances);
-            all.push(instances);
+            let loaded = self.estimates.models.get(number).map(|model| model.loaded.as_slice());
+            let held = loaded.unwrap_or_default().iter().map(|placed| (placed.device.clone(), placed.bytes));
+            all.push(Copies { held: held.collect(), took: began.elapsed(), instances });
         }
         Ok(all)
     }
 
     /// Where everything goes that is not loaded yet.
     fn plan(&mut self) -> Result<Plan, ModelsError> {
-        let mut states: Vec<_> = self.backends.iter().map(Surveyed::state).collect();
+        let mut states = survey::states(self.ground.backends, &(self.others.held)());
         for (id, why) in &self.gone {
             let state = states.iter_mut().find(|state| state.name == id.backend);
             if let Some(device) = state.and_then(|state| state.devices.get_mut(id.index)) {
@@ -166,7 +207,7 @@ impl<'a> Loader<'a> {
         shared: &mut Shared,
         others: &[ModelInstance],
     ) -> Result<ModelInstance, Trouble> {
-        let found = self.devices.iter().find(|(open, _)| open.id == placed.device);
+        let found = self.ground.devices.iter().find(|(open, _)| open.id == placed.device);
         let (open, health) = found.ok_or_else(|| {
             Trouble::Backend(BackendError::Internal(format!("{} is not open", placed.device)))
         })?;
@@ -184,19 +225,21 @@ impl<'a> Loader<'a> {
         let (info, from) = (Arc::new(model.info().clone()), placed.fallback_from.as_deref());
         let former = self.former(wanted, &info, step_bytes)?;
         let place = Place::new(open.id.clone(), Arc::clone(health), from);
-        let runs = self.metrics.models.runs(&wanted.name, &open.id.to_string(), from.is_some());
+        let runs = self.ground.counters.models.runs(&wanted.name, &open.id.to_string(), from.is_some());
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
         instance.former = former;
         instance.steps = steps;
         instance.measure();
+        (self.watch)(LoadStep::Loaded);
         let instance =
-            samples::run(wanted, instance, &self.config.limits).map_err(|trouble| match trouble {
+            samples::run(wanted, instance, &self.ground.config.limits).map_err(|trouble| match trouble {
                 samples::Trouble::Device(error) => Trouble::Backend(error),
                 samples::Trouble::Sample { sample, problem } => {
                     let (name, device) = (wanted.name.clone(), open.id.to_string());
                     Trouble::Model(ModelsError::Sample { name, device, sample, problem })
                 }
             })?;
+        (self.watch)(LoadStep::Warmed);
         // Runs may have made it hold more.
         within(&*instance.instance)?;
         Ok(instance)
@@ -210,8 +253,8 @@ impl<'a> Loader<'a> {
         if self.lost.contains(&open.id) {
             let loaded = self.estimates.models.iter().flat_map(|model| &model.loaded);
             let loaded = loaded.filter(|placed| placed.device == open.id).count();
-            let loaded = u32::try_from(loaded).unwrap_or(u32::MAX);
-            recovery::wait(&self.config.backends, open, loaded).map_err(Trouble::Gone)?;
+            let loaded = u32::try_from(loaded).unwrap_or(u32::MAX).saturating_add(self.others.models);
+            recovery::wait(&self.ground.config.backends, open, loaded).map_err(Trouble::Gone)?;
         }
         let mut steps = StepsPlace::ask(wanted, open);
         steps.check(wanted).map_err(Trouble::Backend)?;
@@ -253,7 +296,8 @@ impl<'a> Loader<'a> {
             // What the model itself says of its rows callers may not see: steps leave none of its names for extents.
             batch::check(model.info()).map_err(|reason| not_batchable(wanted, reason))?;
         }
-        let model = Processed::new(model, manifest, steps, self.config.limits.steps).map_err(failed)?;
+        let model =
+            Processed::new(model, manifest, steps, self.ground.config.limits.steps).map_err(failed)?;
         match model.mixes_rows().filter(|_| wanted.max_batch > 1) {
             Some(step) => Err(not_batchable(wanted, step)),
             None => {
@@ -269,8 +313,9 @@ impl<'a> Loader<'a> {
         info: &ModelInfo,
         steps: Option<StepBytes>,
     ) -> Result<Option<Former>, ModelsError> {
-        let limits = batch::Limits { bytes: self.config.limits.answer, steps, waiting: threads::WAITING };
-        Former::new(&wanted.name, wanted, info, limits, &self.metrics.batches)
+        let limits =
+            batch::Limits { bytes: self.ground.config.limits.answer, steps, waiting: threads::WAITING };
+        Former::new(&wanted.name, wanted, info, limits, &self.ground.counters.batches)
             .map_err(|reason| not_batchable(wanted, reason))
     }
 
@@ -295,7 +340,7 @@ impl<'a> Loader<'a> {
     fn failed(&mut self, wanted: &Wanted, device: &DeviceId, error: BackendError) {
         if matches!(error, BackendError::Lost(_)) {
             self.lost.insert(device.clone());
-            let lost = self.devices.iter().find(|(open, _)| open.id == *device);
+            let lost = self.ground.devices.iter().find(|(open, _)| open.id == *device);
             lost.iter().for_each(|(_, health)| health.suspect());
         }
         self.estimates.failures.insert((wanted.name.clone(), device.clone()), error);
@@ -307,7 +352,12 @@ impl<'a> Loader<'a> {
         self.ledger.add(&held);
         let Some(model) = self.estimates.models.get(number) else { return };
         for (device, bytes) in held {
-            tracing::info!(model = %model.name, %device, bytes, "model ready");
+            if self.others.is_start {
+                tracing::info!(model = %model.name, %device, bytes, "model ready");
+            } else {
+                // There may be many, and events tell of them.
+                tracing::debug!(model = %model.name, %device, bytes, "model ready");
+            }
         }
         tell(&model.loaded);
     }

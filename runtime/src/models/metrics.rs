@@ -6,15 +6,22 @@ use std::sync::{Arc, OnceLock};
 use outrigger_backend::Health;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 
-use super::Models;
+use super::{ModelState, Models};
 use crate::metrics::{family, gauge};
+
+/// From 1 ms to 500 s, two to three in a decade.
+const LOAD: &[f64] =
+    &[1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 500.0];
 
 /// The metrics of all models.
 #[derive(Clone)]
 pub(crate) struct ModelMetrics {
     runs: IntCounterVec,
+    loads: IntCounterVec,
+    evictions: IntCounter,
+    load_seconds: Histogram,
     /// Those that are loaded; nothing is shown before.
     models: Arc<OnceLock<Arc<Models>>>,
 }
@@ -31,14 +38,45 @@ impl ModelMetrics {
         );
         let runs = IntCounterVec::new(runs, &["model", "device", "fallback"])?;
         registry.register(Box::new(runs.clone()))?;
+        let loads = Opts::new(
+            "outrigger_model_loads_total",
+            "Loads of models after the start, by how they ended: ready or failed",
+        );
+        let loads = IntCounterVec::new(loads, &["outcome"])?;
+        registry.register(Box::new(loads.clone()))?;
+        let evictions = Opts::new("outrigger_model_evictions_total", "Models that made way for others");
+        let evictions = IntCounter::with_opts(evictions)?;
+        registry.register(Box::new(evictions.clone()))?;
+        let load_seconds = HistogramOpts::new(
+            "outrigger_model_load_seconds",
+            "Time from when a model is first wanted until calls can have it",
+        );
+        let load_seconds = Histogram::with_opts(load_seconds.buckets(LOAD.into()))?;
+        registry.register(Box::new(load_seconds.clone()))?;
         let models = Arc::default();
         registry.register(Box::new(DeviceCollector::new(Arc::clone(&models))?))?;
-        Ok(Self { runs, models })
+        Ok(Self { runs, loads, evictions, load_seconds, models })
     }
 
     /// The runs of an instance.
     pub(super) fn runs(&self, model: &str, device: &str, fallback: bool) -> IntCounter {
         self.runs.with_label_values(&[model, device, if fallback { "true" } else { "false" }])
+    }
+
+    /// A model has been loaded, which took so many seconds.
+    pub(super) fn loaded(&self, seconds: Option<f64>) {
+        self.loads.with_label_values(&["ready"]).inc();
+        seconds.iter().for_each(|seconds| self.load_seconds.observe(*seconds));
+    }
+
+    /// A model did not load.
+    pub(super) fn failed(&self) {
+        self.loads.with_label_values(&["failed"]).inc();
+    }
+
+    /// A model has made way.
+    pub(super) fn evicted(&self) {
+        self.evictions.inc();
     }
 
     /// Shows these from now on.
@@ -55,7 +93,7 @@ struct DeviceCollector {
 }
 
 /// Name, help, labels.
-const DEVICES: [(&str, &str, &[&str]); 3] = [
+const DEVICES: [(&str, &str, &[&str]); 5] = [
     ("outrigger_model_bytes", "Memory that models hold, by device", &["model", "device"]),
     (
         "outrigger_device_memory_bytes",
@@ -66,6 +104,12 @@ const DEVICES: [(&str, &str, &[&str]); 3] = [
         "outrigger_device_health",
         "1 for what a device is: healthy, degraded, recovering or lost",
         &["device", "state"],
+    ),
+    ("outrigger_model_waiting", "Calls that wait for a model to be loaded", &[]),
+    (
+        "outrigger_models",
+        "Models by state: on_disk, queued, loading, warming, ready, draining or failed",
+        &["state"],
     ),
 ];
 
@@ -87,8 +131,13 @@ impl Collector for DeviceCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let (mut bytes, mut memory, mut health) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut waiting, mut states) = (Vec::new(), Vec::new());
         if let Some(models) = self.models.get() {
-            for model in models.iter() {
+            let count =
+                |(state, count): (ModelState, usize)| gauge(&[("state", state.as_str())], count as f64);
+            waiting.push(gauge(&[], models.waiting() as f64));
+            states.extend(models.states().into_iter().map(count));
+            for model in models.iter().filter_map(|model| model.resident()) {
                 for device in model.devices() {
                     let name = device.to_string();
                     let on = model
@@ -98,7 +147,7 @@ impl Collector for DeviceCollector {
                     bytes.push(gauge(&[("device", &name), ("model", &model.name)], held as f64));
                 }
             }
-            for loaded in &models.devices {
+            for loaded in models.devices.iter().filter(|loaded| loaded.threads.is_some()) {
                 let status = loaded.health.status();
                 let name = loaded.device.id.to_string();
                 let sizes = status
@@ -122,7 +171,7 @@ impl Collector for DeviceCollector {
                 }));
             }
         }
-        let families = DEVICES.iter().zip([bytes, memory, health]);
+        let families = DEVICES.iter().zip([bytes, memory, health, waiting, states]);
         families.map(|((name, help, _), metrics)| family(name, help, MetricType::GAUGE, metrics)).collect()
     }
 }

@@ -6,6 +6,7 @@ mod cancels;
 mod discover;
 mod error;
 mod format;
+mod gate;
 mod golden;
 mod health;
 mod instance;
@@ -18,7 +19,9 @@ mod metrics;
 pub(crate) mod plugin;
 mod recovery;
 pub mod report;
+mod residency;
 mod samples;
+mod served;
 mod steps;
 mod survey;
 #[cfg(test)]
@@ -49,6 +52,9 @@ pub use instance::{LoadedModel, Picked};
 use job::{Failure, Job};
 pub(crate) use metrics::ModelMetrics;
 pub use plugin::PluginError;
+use residency::Residency;
+pub use residency::{Happening, ModelEvent, ModelState, ModelStatus, Timeline};
+pub use served::{Lease, ServedModel};
 use survey::OpenDevice;
 use threads::Threads;
 
@@ -68,9 +74,11 @@ pub(crate) const SCRIPT: u16 = 0;
 
 /// The models of a replica.
 pub struct Models {
-    models: BTreeMap<String, Arc<LoadedModel>>,
+    models: BTreeMap<String, Arc<ServedModel>>,
     /// Those that models are on; an instance knows its own by its place here.
     devices: Vec<LoadedDevice>,
+    /// Loads them; nothing where there are none.
+    residency: Option<Arc<Residency>>,
     backends: Vec<BackendInfo>,
     lanes: Lanes,
     /// The number of the next run.
@@ -80,11 +88,12 @@ pub struct Models {
     watcher: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A device that models are on.
+/// A device that is open.
 struct LoadedDevice {
     device: OpenDevice,
     health: Arc<DeviceHealth>,
-    threads: Threads,
+    /// Nothing where no model goes.
+    threads: Option<Threads>,
 }
 
 /// How many calls the device threads take at once.
@@ -119,6 +128,7 @@ impl Models {
         Self {
             models: BTreeMap::new(),
             devices: Vec::new(),
+            residency: None,
             backends: Vec::new(),
             lanes: Lanes::sum(std::iter::empty()),
             runs: AtomicU64::new(1),
@@ -139,8 +149,14 @@ impl Models {
     }
 
     /// Every model, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<LoadedModel>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ServedModel>> {
         self.models.values()
+    }
+
+    /// Every model with a name after that one, by name.
+    pub(crate) fn after(&self, name: &str) -> impl Iterator<Item = &Arc<ServedModel>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.models.range::<str, _>((Excluded(name), Unbounded)).map(|(_, model)| model)
     }
 
     /// What the backends of the models say of themselves.
@@ -152,7 +168,7 @@ impl Models {
     ///
     /// # Errors
     /// `model_not_found`, naming it.
-    pub fn get(&self, name: &str) -> Result<&Arc<LoadedModel>, CallError> {
+    pub fn get(&self, name: &str) -> Result<&Arc<ServedModel>, CallError> {
         self.models.get(name).ok_or_else(|| {
             let known =
                 self.models.keys().map(String::as_str).filter(|known| {
@@ -178,14 +194,15 @@ impl Models {
         slot: Option<Slot>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Tensor>, CallError> {
-        let Picked { instance, counted } = picked;
-        let device = self.devices.get(instance.device);
-        let device = device.ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
+        let Picked { instance, held } = picked;
+        let threads = self.devices.get(instance.device).and_then(|device| device.threads.as_ref());
+        let threads = threads.ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
         let (done, answer) = oneshot::channel();
         // Runs of one instance are told apart by it; it starts anew after some centuries.
         let run = Run { id: RunId::new(self.runs.fetch_add(1, Ordering::Relaxed)) };
-        let job = Job { model: Arc::clone(&instance), inputs, outputs, slot, deadline, run, done, counted };
-        device.threads.run(job, answer).await?.map_err(|failure| call_error(&instance, failure))
+        let held = Some(held);
+        let job = Job { model: Arc::clone(&instance), inputs, outputs, slot, deadline, run, done, held };
+        threads.run(job, answer).await?.map_err(|failure| call_error(&instance, failure))
     }
 
     /// Runs one of a model's instances for a script: inputs by name, all outputs with theirs.
@@ -194,7 +211,7 @@ impl Models {
     /// As [`Models::infer`].
     pub async fn infer_named(
         &self,
-        model: &LoadedModel,
+        model: &Lease,
         picked: Picked,
         mut inputs: Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Tensor)>, CallError> {
@@ -216,28 +233,91 @@ impl Models {
         Ok(model.info.outputs.iter().map(|output| output.name.clone()).zip(tensors).collect())
     }
 
+    /// A lease of a model. One that is not loaded is loaded first, within `until`.
+    ///
+    /// # Errors
+    /// `model_unavailable` if it does not load, or not in time; `overloaded` if too many calls wait for loads.
+    pub async fn lease(&self, model: &ServedModel, until: Instant) -> Result<Lease, CallError> {
+        match (model.lease(), &self.residency) {
+            (Some(lease), _) => Ok(lease),
+            (None, Some(residency)) => residency.lease(model, until).await,
+            (None, None) => Err(CallError::new(ErrorCode::ModelUnavailable, "no device")),
+        }
+    }
+
+    /// How a model is.
+    pub fn status(&self, model: &ServedModel) -> Option<ModelStatus> {
+        Some(self.residency.as_ref()?.status(model))
+    }
+
+    /// How many models there are in each state.
+    pub fn states(&self) -> Vec<(ModelState, usize)> {
+        self.residency.as_ref().map(|residency| residency.states()).unwrap_or_default()
+    }
+
+    /// Calls that wait for a model to be loaded.
+    pub(crate) fn waiting(&self) -> usize {
+        self.residency.as_ref().map_or(0, |residency| residency.waiting())
+    }
+
+    /// Whether calls of a model are answered: it is loaded, or is as soon as one needs it.
+    pub(crate) fn can_be_had(&self, model: &ServedModel) -> bool {
+        self.residency.as_ref().is_some_and(|residency| residency.can_be_had(model))
+    }
+
+    /// Has a model leave once the calls are through that have it. With the next call that needs it, it is loaded again.
+    pub(crate) async fn unload(&self, model: &Arc<ServedModel>) {
+        let Some(residency) = self.residency.clone() else { return };
+        let model = Arc::clone(model);
+        let left = tokio::task::spawn_blocking(move || residency.unload(&model)).await;
+        if let Err(error) = left {
+            tracing::error!(%error, "a model was not unloaded");
+        }
+    }
+
+    /// Says whether a model may make way for others.
+    pub(crate) fn pin(&self, model: &ServedModel, pinned: bool) {
+        self.residency.iter().for_each(|residency| residency.pin(model, pinned));
+    }
+
+    /// The events after that number which are kept, and those to come; nothing where there are no models.
+    pub(crate) fn events(
+        &self,
+        after: u64,
+    ) -> Option<(Vec<ModelEvent>, tokio::sync::broadcast::Receiver<ModelEvent>)> {
+        Some(self.residency.as_ref()?.events(after))
+    }
+
+    /// The same for a script, which has its own limit of time: within what calls wait at most.
+    ///
+    /// # Errors
+    /// As [`Models::lease`], and `model_not_found`.
+    pub(crate) async fn lease_named(&self, name: &str) -> Result<Lease, CallError> {
+        let model = self.get(name)?;
+        let patience = self.residency.as_ref().map_or(Duration::ZERO, |residency| residency.patience());
+        self.lease(model, Instant::now() + patience).await
+    }
+
     /// A model's inputs and outputs as JSON, for a script.
     ///
     /// # Errors
-    /// As [`Models::get`].
-    pub fn describe(&self, name: &str) -> Result<Bytes, CallError> {
-        let model = self.get(name)?;
-        Ok(outrigger_protocol::oip::model_metadata(
-            &model.name,
-            &[&model.version],
-            &model.platform,
-            &model.info,
-        ))
+    /// As [`Models::lease_named`].
+    pub(crate) async fn describe(&self, name: &str) -> Result<Bytes, CallError> {
+        let model = self.lease_named(name).await?;
+        let version = &[model.version.as_str()];
+        Ok(outrigger_protocol::oip::model_metadata(&model.name, version, &model.platform, &model.info))
     }
 
     /// Runs that have not begun are not begun any more.
     pub fn break_off(&self) {
-        self.devices.iter().for_each(|device| device.threads.break_off());
+        self.residency.iter().for_each(|residency| residency.break_off());
+        self.threads().for_each(Threads::break_off);
     }
 
     /// Why calls of some model cannot succeed: its devices cannot be used.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let all: Vec<_> = self.models.values().filter(|model| !model.is_able()).collect();
+        let loaded = self.models.values().filter_map(|model| model.resident());
+        let all: Vec<_> = loaded.filter(|model| !model.is_able()).collect();
         let (stranded, others) = all.split_first()?;
         let places = stranded.instances().filter_map(|instance| instance.place.as_ref());
         let mut reasons: Vec<String> = places
@@ -262,7 +342,12 @@ impl Models {
         if watcher.is_some_and(|watcher| watcher.join().is_err()) {
             tracing::error!("the thread that looks after devices ended by a panic");
         }
-        self.devices.iter().for_each(|device| device.threads.stop());
+        self.residency.iter().for_each(|residency| residency.stop());
+        self.threads().for_each(Threads::stop);
+    }
+
+    fn threads(&self) -> impl Iterator<Item = &Threads> {
+        self.devices.iter().filter_map(|device| device.threads.as_ref())
     }
 }
 
@@ -270,6 +355,8 @@ impl Drop for Models {
     fn drop(&mut self) {
         // Its thread has models of its own, and would go on.
         self.watch.stop();
+        // As have those that load.
+        self.residency.iter().for_each(|residency| residency.break_off());
     }
 }
 

@@ -58,7 +58,8 @@ pub fn plan(config: &Config) -> Result<Plan, ModelsError> {
     let wanted = wanted::all(config)?;
     let backends = survey::open_for(&config.backends, &wanted, &Arc::default())?;
     let states: Vec<_> = backends.iter().map(Surveyed::state).collect();
-    let mut plan = placement::plan(&survey::estimate(&config.backends, &wanted, &backends).models, &states);
+    let all: Vec<_> = wanted.iter().collect();
+    let mut plan = placement::plan(&survey::estimate(&config.backends, &all, &backends).models, &states);
     for placed in &mut plan.placed {
         let model = wanted.iter().find(|wanted| wanted.name == placed.model);
         let opened = |seen: &&SeenDevice| seen.opened.as_ref().is_ok_and(|open| open.id == placed.device);

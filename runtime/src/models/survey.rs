@@ -208,6 +208,16 @@ impl Surveyed {
     }
 }
 
+/// As placement has to know backends whose open devices, in their order, hold so many bytes.
+pub(super) fn states(backends: &[Surveyed], held: &[u64]) -> Vec<BackendState> {
+    let mut states: Vec<_> = backends.iter().map(Surveyed::state).collect();
+    let seen = backends.iter().flat_map(|seen| &seen.devices);
+    let devices = states.iter_mut().flat_map(|state| &mut state.devices);
+    let open = seen.zip(devices).filter(|(seen, _)| seen.opened.is_ok()).map(|(_, device)| device);
+    open.zip(held).for_each(|(device, held)| device.held = *held);
+    states
+}
+
 /// What models want of devices, and why that could not be told.
 #[derive(Default)]
 pub(super) struct Estimates {
@@ -217,7 +227,7 @@ pub(super) struct Estimates {
 
 /// Asks each device what each model that may go there would take. One that is being started anew is waited for: it was lost with
 /// another model.
-pub(super) fn estimate(config: &BackendsConfig, models: &[Wanted], backends: &[Surveyed]) -> Estimates {
+pub(super) fn estimate(config: &BackendsConfig, models: &[&Wanted], backends: &[Surveyed]) -> Estimates {
     let mut all = Estimates::default();
     for model in models {
         let mut wanted = placement::Wanted {

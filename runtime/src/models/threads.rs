@@ -479,7 +479,7 @@ mod tests {
                 deadline: None,
                 run,
                 done,
-                counted: None,
+                held: None,
             };
             let threads = Arc::clone(&threads);
             tokio::spawn(async move { threads.run(job, answer).await })

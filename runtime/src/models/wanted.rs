@@ -9,7 +9,7 @@ use super::discover::{self, Located};
 use super::manifest::{self, Manifest};
 use super::{DEFAULT_VERSION, ModelsError, format};
 use crate::config::{
-    BackendsConfig, BatchDelay, Config, DeviceWish, ModelConfig, PlacementConfig, StepsWish,
+    BackendsConfig, BatchDelay, Config, DeviceWish, LoadTime, ModelConfig, PlacementConfig, StepsWish,
 };
 
 /// A model that is to be loaded.
@@ -27,6 +27,8 @@ pub(super) struct Wanted {
     pub(super) devices: Vec<DeviceWish>,
     pub(super) fallback: bool,
     pub(super) instances: usize,
+    /// When it is loaded.
+    pub(super) load: LoadTime,
     /// Where its steps run.
     pub(super) steps: StepsWish,
     /// Of the backend's, for this model.
@@ -47,6 +49,7 @@ impl Default for Wanted {
             devices: Vec::new(),
             fallback: true,
             instances: 1,
+            load: LoadTime::Start,
             steps: StepsWish::Auto,
             settings: Vec::new(),
             manifest: None,
@@ -72,7 +75,13 @@ pub(super) fn all(config: &Config) -> Result<Vec<Wanted>, ModelsError> {
         let found = discover::models(directory, config.limits.models)?;
         models.extend(found.into_iter().map(|(name, located)| (name, ModelConfig::default(), located)));
     }
-    models.into_iter().map(|(name, model, located)| one(name, model, located, config)).collect()
+    models
+        .into_iter()
+        .map(|(name, mut model, located)| {
+            model.load = model.load.or(Some(config.residency.load));
+            one(name, model, located, config)
+        })
+        .collect()
 }
 
 fn one(name: String, said: ModelConfig, located: Located, config: &Config) -> Result<Wanted, ModelsError> {
@@ -123,6 +132,7 @@ fn resolve(
         devices: said.devices.or(own.devices).unwrap_or_else(|| placement.devices.clone()),
         fallback: said.fallback.or(own.fallback).unwrap_or(placement.fallback),
         instances: said.instances.or(own.instances).unwrap_or(defaults.instances),
+        load: said.load.unwrap_or(defaults.load),
         steps: said.steps.or(own.steps).unwrap_or(defaults.steps),
         settings: over(said.settings, own.settings),
         manifest,

@@ -32,6 +32,8 @@ pub(super) struct Questions {
 pub(super) struct Answer {
     id: u64,
     content: Content,
+    /// The device of a run of which that was not known when it was asked for.
+    pub(super) device: Option<HeaderValue>,
     /// Bytes that were held for it.
     bytes: usize,
 }
@@ -47,16 +49,23 @@ impl Questions {
         Self { models, runs: JoinSet::new(), bytes: 0 }
     }
 
-    /// A model's inputs and outputs.
-    pub(super) fn describe(&self, id: u64, name: &[u8]) -> Answer {
-        let content = match self.models.describe(&String::from_utf8_lossy(name)) {
-            Ok(json) => Content::Info(json),
-            Err(error) => Content::Error(error),
-        };
-        Answer { id, content, bytes: 0 }
+    /// A model's inputs and outputs; it is loaded for that, if it is not.
+    ///
+    /// # Errors
+    /// One too many.
+    pub(super) fn describe(&mut self, id: u64, name: &[u8]) -> Result<(), FrameError> {
+        if self.runs.len() >= MOST {
+            return Err(FrameError::Malformed("MODEL"));
+        }
+        let (models, name) = (Arc::clone(&self.models), String::from_utf8_lossy(name).into_owned());
+        self.runs.spawn(async move {
+            let content = models.describe(&name).await.map_or_else(Content::Error, Content::Info);
+            Answer { id, content, device: None, bytes: 0 }
+        });
+        Ok(())
     }
 
-    /// Has a model run; says on which device, for the header of the answer.
+    /// Has a model run; says on which device, for the header of the answer. Of one that has to be loaded first its own answer says that.
     ///
     /// # Errors
     /// The frame is malformed, or one too many.
@@ -83,15 +92,25 @@ impl Questions {
         }
         self.bytes += bytes;
         let models = Arc::clone(&self.models);
-        let found = self.models.get(&model).map(|model| (Arc::clone(model), model.pick()));
-        let device = found.as_ref().ok().and_then(|(_, picked)| picked.header());
+        let there = self.models.get(&model).ok().and_then(|model| model.lease());
+        let there = there.map(|lease| (lease.pick(), lease));
+        let device = there.as_ref().and_then(|(picked, _)| picked.header());
         self.runs.spawn(async move {
+            let mut late = None;
+            let found = match there {
+                Some(there) => Ok(there),
+                None => models.lease_named(&model).await.map(|lease| {
+                    let picked = lease.pick();
+                    late = picked.header();
+                    (picked, lease)
+                }),
+            };
             let outputs = match found {
-                Ok((model, picked)) => models.infer_named(&model, picked, inputs).await,
+                Ok((picked, lease)) => models.infer_named(&lease, picked, inputs).await,
                 Err(error) => Err(error),
             };
             let content = outputs.map_or_else(Content::Error, Content::Tensors);
-            Answer { id, content, bytes }
+            Answer { id, content, device: late, bytes }
         });
         Ok(device)
     }

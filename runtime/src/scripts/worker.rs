@@ -336,10 +336,7 @@ impl Worker {
     ) -> Result<Option<HeaderValue>, FrameError> {
         match frame.kind {
             Kind::Infer => return self.questions.infer(frame.id, frame.payload, frame.tail),
-            Kind::Model => {
-                let answer = self.questions.describe(frame.id, &frame.payload);
-                answer.put(&mut self.connection);
-            }
+            Kind::Model => self.questions.describe(frame.id, &frame.payload)?,
             Kind::Log => {
                 let line = frame::decode_log(frame.payload)?;
                 self.log(&line, None);

@@ -46,7 +46,7 @@ impl Rig {
             deadline,
             run: Run::default(),
             done,
-            counted: None,
+            held: None,
         };
         let threads = Arc::clone(&self.threads);
         tokio::spawn(async move { threads.run(job, answer).await })
@@ -249,7 +249,7 @@ async fn only_so_many_may_wait() {
             deadline: None,
             run: Run::default(),
             done,
-            counted: None,
+            held: None,
         };
         assert!(former.put(job).is_ok());
         answers.push(answer);

@@ -56,11 +56,7 @@ impl Lane {
                 Ok(())
             }
             _ => {
-                if let Some(device) = worker.serve(frame)? {
-                    // Which of the calls that it is at has asked, a worker with several does not say: none of them conceals a fallback.
-                    let begun = self.active.iter_mut().filter(|active| active.begun);
-                    begun.for_each(|active| active.devices.add(&device));
-                }
+                worker.serve(frame)?.iter().for_each(|device| self.note_device(device));
                 Ok(())
             }
         }

@@ -30,6 +30,7 @@ use super::worker::Worker;
 use super::workers::{Shared, restarting};
 use alarm::Alarm;
 use devices::Devices;
+use http::HeaderValue;
 
 pub(super) use hearing::interpret;
 
@@ -229,7 +230,10 @@ impl Lane {
                     }
                 },
                 News::Read(Err(error)) => return End::Gone(error),
-                News::Answer(answer) => answer.put(&mut worker.connection),
+                News::Answer(answer) => {
+                    answer.device.iter().for_each(|device| self.note_device(device));
+                    answer.put(&mut worker.connection);
+                }
                 News::Rung | News::Alarm => {
                     if let Some(end) = self.tend(worker) {
                         return end;
@@ -240,6 +244,13 @@ impl Lane {
                 return End::Over;
             }
         }
+    }
+
+    /// A model has run there. Which of the calls that it is at has asked, a worker with several does not say: none of them conceals a
+    /// fallback.
+    fn note_device(&mut self, device: &HeaderValue) {
+        let begun = self.active.iter_mut().filter(|active| active.begun);
+        begun.for_each(|active| active.devices.add(device));
     }
 
     fn poll_news(&mut self, worker: &mut Worker, context: &mut Context<'_>) -> Poll<News> {

@@ -1,0 +1,249 @@
+//! Models on the *admin* listener: which there are and how they are, loading and unloading them, and what happens to them as it does.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, StatusCode};
+use outrigger_auth::Grant;
+use outrigger_protocol::aml;
+use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::operation::Operation;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::routes::Routes;
+use super::watch::{self, KEEP_ALIVE};
+use super::wish::Wish;
+use crate::busy::Place;
+use crate::models::{ModelEvent, ModelStatus, Models, ServedModel};
+use crate::replica::Replica;
+
+/// Models on a page of which the size is not said...
+const PAGE: usize = 100;
+/// ...and at most.
+const MAX_PAGE: usize = 1000;
+
+/// The routes.
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .at("/models", Operation::Status, get(list))
+        .at("/models/{model}", Operation::Status, get(one))
+        .at("/models/{model}/load", Operation::ModelControl, post(load))
+        .at("/models/{model}/unload", Operation::ModelControl, post(unload))
+        .at("/models/{model}/pin", Operation::ModelControl, post(pin))
+        .at("/models/{model}/unpin", Operation::ModelControl, post(unpin))
+        .at("/events", Operation::Status, get(events))
+}
+
+type Granted = Extension<Arc<Grant>>;
+
+fn refused(error: &CallError) -> Response {
+    aml::encode_error(error).map(Body::from)
+}
+
+/// What a page is asked for by.
+#[derive(Deserialize)]
+struct Paging {
+    /// The name after which it begins.
+    #[serde(default)]
+    after: String,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Page {
+    models: Vec<ModelStatus>,
+    /// Models in all.
+    total: usize,
+    /// What the next page is asked for `after`; nothing on the last one.
+    next: Option<String>,
+}
+
+async fn list(
+    State(replica): State<Arc<Replica>>,
+    Extension(grant): Granted,
+    paging: Result<Query<Paging>, QueryRejection>,
+) -> Response {
+    let Ok(Query(paging)) = paging else {
+        let text = "the query is `after`, a model's name, and `limit`, a number";
+        return refused(&CallError::new(ErrorCode::BadRequest, text));
+    };
+    let serving = match replica.serving(&grant) {
+        Ok(serving) => serving,
+        Err(error) => return refused(&error),
+    };
+    let limit = paging.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
+    let models = &serving.models;
+    let mut after = models.after(&paging.after);
+    let page: Vec<_> = after.by_ref().take(limit).collect();
+    let next = after.next().and(page.last()).map(|model| model.name.clone());
+    let statuses = page.iter().filter_map(|model| models.status(model)).collect();
+    Json(Page { models: statuses, total: models.iter().count(), next }).into_response()
+}
+
+/// A model that the caller may ask of for an operation.
+fn find<'a>(
+    replica: &'a Replica,
+    headers: &HeaderMap,
+    operation: Operation,
+    name: &str,
+) -> Result<(&'a Arc<Models>, &'a Arc<ServedModel>), CallError> {
+    let grant = replica.ask_admin(headers, operation)?;
+    let serving = replica.serving(&grant)?;
+    Ok((&serving.models, serving.model(&grant, name)?))
+}
+
+fn shown(models: &Models, model: &ServedModel) -> Response {
+    models
+        .status(model)
+        .map_or_else(|| StatusCode::NOT_FOUND.into_response(), |status| Json(status).into_response())
+}
+
+async fn one(State(replica): State<Arc<Replica>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    match find(&replica, &headers, Operation::Status, &name) {
+        Ok((models, model)) => shown(models, model),
+        Err(error) => refused(&error),
+    }
+}
+
+/// Answers once the model is there; who is not that patient hears when it will be, and the load goes on.
+async fn load(State(replica): State<Arc<Replica>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    let loaded = async {
+        let (models, model) = find(&replica, &headers, Operation::ModelControl, &name)?;
+        let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
+        models.lease(model, patience.into_std()).await?;
+        Ok::<_, CallError>(shown(models, model))
+    };
+    loaded.await.unwrap_or_else(|error| refused(&error))
+}
+
+/// Answers once the model has left; calls that have it go on to their end first.
+async fn unload(
+    State(replica): State<Arc<Replica>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    match find(&replica, &headers, Operation::ModelControl, &name) {
+        Ok((models, model)) => {
+            models.unload(model).await;
+            shown(models, model)
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+async fn pin(replica: State<Arc<Replica>>, name: Path<String>, headers: HeaderMap) -> Response {
+    pinned(&replica, &name, &headers, true)
+}
+
+async fn unpin(replica: State<Arc<Replica>>, name: Path<String>, headers: HeaderMap) -> Response {
+    pinned(&replica, &name, &headers, false)
+}
+
+fn pinned(replica: &Replica, name: &str, headers: &HeaderMap, pinned: bool) -> Response {
+    match find(replica, headers, Operation::ModelControl, name) {
+        Ok((models, model)) => {
+            models.pin(model, pinned);
+            shown(models, model)
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+/// What events are asked for by.
+#[derive(Deserialize)]
+struct Since {
+    /// The number of the last event that is known.
+    #[serde(default)]
+    after: u64,
+}
+
+/// Events as they happen, after those that are kept: server-sent, each with its number, by which a reader that comes back says where it
+/// was.
+async fn events(
+    State(replica): State<Arc<Replica>>,
+    Extension(grant): Granted,
+    since: Result<Query<Since>, QueryRejection>,
+    headers: HeaderMap,
+) -> Response {
+    let known = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let after = known.or_else(|| Some(since.ok()?.after)).unwrap_or(0);
+    let started = replica.serving(&grant).and_then(|serving| {
+        let place = replica.watcher().ok_or_else(watch::no_place)?;
+        Ok((Arc::clone(&serving.models), place))
+    });
+    let (models, place) = match started {
+        Ok(started) => started,
+        Err(error) => return refused(&error),
+    };
+    let reader = Reader::new(models, after, place);
+    let state = (reader, replica.observe_ends());
+    let events = stream::unfold(state, async |(mut reader, ends)| {
+        tokio::select! {
+            event = reader.next() => Some((Ok::<_, Infallible>(event?), (reader, ends))),
+            () = ends.cancelled() => None,
+        }
+    });
+    watch::stream(Body::from_stream(events))
+}
+
+/// Somebody who reads events.
+struct Reader {
+    models: Arc<Models>,
+    kept: VecDeque<ModelEvent>,
+    live: Option<Receiver<ModelEvent>>,
+    last: u64,
+    _place: Place,
+}
+
+impl Reader {
+    fn new(models: Arc<Models>, last: u64, place: Place) -> Self {
+        let mut reader = Self { models, kept: VecDeque::new(), live: None, last, _place: place };
+        reader.subscribe();
+        reader
+    }
+
+    fn subscribe(&mut self) {
+        if let Some((kept, live)) = self.models.events(self.last) {
+            (self.kept, self.live) = (kept.into(), Some(live));
+        }
+    }
+
+    /// The next event, or, after a while without one, a line that says that there is none.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(event) = self.kept.pop_front() {
+                self.last = event.number;
+                return Some(encode(&event));
+            }
+            // Where there are no models nothing happens to them.
+            let Some(live) = &mut self.live else {
+                tokio::time::sleep(KEEP_ALIVE).await;
+                return Some(Bytes::from_static(b":\n\n"));
+            };
+            match tokio::time::timeout(KEEP_ALIVE, live.recv()).await {
+                Err(_) => return Some(Bytes::from_static(b":\n\n")),
+                Ok(Ok(event)) => self.kept.push_back(event),
+                // It was slow: what is kept begins where it was, or as early as there is anything.
+                Ok(Err(RecvError::Lagged(_))) => self.subscribe(),
+                Ok(Err(RecvError::Closed)) => return None,
+            }
+        }
+    }
+}
+
+fn encode(event: &ModelEvent) -> Bytes {
+    // An event is numbers and texts; nothing in it can fail to be JSON.
+    let json = serde_json::to_string(event).unwrap_or_default();
+    format!("id: {}\ndata: {json}\n\n", event.number).into()
+}

@@ -1,0 +1,151 @@
+//! What calls and administrators ask for: a model, now or once it is loaded; and that one leaves, or stays.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use outrigger_protocol::error::{CallError, ErrorCode};
+
+use super::super::served::{Lease, ServedModel};
+use super::Residency;
+use super::core::{Left, Phase, Want};
+use super::history::{Happening, ModelEvent};
+use crate::scheduler;
+
+/// The shortest time after which it is worth while to ask again for a model that is being loaded.
+const SOON: Duration = Duration::from_secs(1);
+
+impl Residency {
+    /// A lease of a model, which is loaded if it is not; who comes meanwhile waits for the same load.
+    ///
+    /// # Errors
+    /// `model_unavailable` if it does not load, or not before `until`; `overloaded` if too many wait already.
+    pub(in crate::models) async fn lease(
+        &self,
+        model: &ServedModel,
+        until: Instant,
+    ) -> Result<Lease, CallError> {
+        if let Some(lease) = model.lease() {
+            return Ok(lease);
+        }
+        let _counted = self.count_waiter()?;
+        let _waiting = model.wait();
+        loop {
+            let mut changed = pin!(model.changed.notified());
+            // From here on nothing is missed.
+            changed.as_mut().enable();
+            if let Some(lease) = model.lease() {
+                return Ok(lease);
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                return Err(scheduler::draining());
+            }
+            let Some(eta) = self.want(model)? else { continue };
+            let late = || {
+                let text = format!(
+                    "model `{}` is being loaded, which takes about {:.1} s more",
+                    model.name,
+                    eta.as_secs_f64()
+                );
+                CallError::new(ErrorCode::ModelUnavailable, text).with_retry_after(eta.max(SOON))
+            };
+            tokio::time::timeout_at(until.into(), changed).await.map_err(|_| late())?;
+        }
+    }
+
+    /// Has a model loaded, if it is not; says how long that will take, or nothing if it is there.
+    fn want(&self, model: &ServedModel) -> Result<Option<Duration>, CallError> {
+        let (want, queued) = {
+            let mut core = self.residents.lock();
+            let before = core.phase(model.number);
+            let want = core.want(model.number, self.now());
+            (want, before != Phase::Queued && core.phase(model.number) == Phase::Queued)
+        };
+        if queued {
+            self.history.asked(model.number);
+            drop(self.tell(model, Happening::Queued));
+            self.residents.has_changed();
+        }
+        match want {
+            Want::Ready => Ok(None),
+            Want::Loading { eta } => Ok(Some(eta)),
+            Want::Failed { retry_after, .. } => {
+                let text = format!("model `{}` does not load; the log says why", model.name);
+                Err(CallError::new(ErrorCode::ModelUnavailable, text).with_retry_after(retry_after.max(SOON)))
+            }
+        }
+    }
+
+    /// How long a call waits at most that says nothing of it.
+    pub(in crate::models) fn patience(&self) -> Duration {
+        self.config.queue.wait
+    }
+
+    fn count_waiter(&self) -> Result<impl Drop + '_, CallError> {
+        struct Counted<'a>(&'a Residency);
+        impl Drop for Counted<'_> {
+            fn drop(&mut self) {
+                self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let most = self.config.residency.waiters;
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(self);
+        if before >= most {
+            let text = format!("{most} calls wait for models to be loaded already (residency.waiters)");
+            return Err(CallError::new(ErrorCode::Overloaded, text).with_retry_after(SOON));
+        }
+        Ok(counted)
+    }
+
+    /// Has a model leave once the calls are through that have it; does not return before. Not for an async task.
+    pub(in crate::models) fn unload(&self, model: &ServedModel) {
+        let mut core = self.residents.lock();
+        let Some(resident) = model.resident().filter(|_| core.phase(model.number) == Phase::Ready) else {
+            return;
+        };
+        resident.gate.close();
+        core.leaving(model.number, self.now());
+        drop(self.tell(model, Happening::Draining));
+        while !resident.gate.is_idle() && !self.stopping.load(Ordering::Acquire) {
+            core = self.residents.wait(core);
+        }
+        drop(core);
+        let bytes = resident.bytes_held();
+        drop((model.take(), resident));
+        drop(self.tell(model, Happening::Unloaded).with(|event: &mut ModelEvent| event.bytes = Some(bytes)));
+        self.residents.lock().left(model.number, Left::Asked, self.now());
+        model.changed.notify_waiters();
+        self.residents.has_changed();
+    }
+
+    /// Says whether a model may make way for others.
+    pub(in crate::models) fn pin(&self, model: &ServedModel, pinned: bool) {
+        let changed = {
+            let mut core = self.residents.lock();
+            let before = core.is_pinned(model.number);
+            core.pin(model.number, pinned);
+            before != pinned
+        };
+        if changed {
+            drop(self.tell(model, if pinned { Happening::Pinned } else { Happening::Unpinned }));
+            self.residents.has_changed();
+        }
+    }
+
+    /// The events after that number which are kept, and those to come.
+    pub(in crate::models) fn events(
+        &self,
+        after: u64,
+    ) -> (Vec<ModelEvent>, tokio::sync::broadcast::Receiver<ModelEvent>) {
+        self.history.after(after)
+    }
+
+    /// Nothing is loaded any more, and who waits for a load is told.
+    pub(in crate::models) fn break_off(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.residents.has_changed();
+        self.served.iter().for_each(|model: &Arc<ServedModel>| model.changed.notify_waiters());
+    }
+}

@@ -1,0 +1,324 @@
+//! The phases that models go through, and the memory that they hold on the way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::accounts::{Account, Accounts, Charges, change, total};
+use super::eta::LoadCost;
+use super::thrash::Window;
+use super::value::Heat;
+
+/// What bounds loads.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::models) struct Options {
+    /// Loads at once.
+    pub(in crate::models) loads: usize,
+    /// Bytes reserved by loads that are under way together; one alone always may.
+    pub(in crate::models) loading_bytes: u64,
+    /// After this time a use counts half.
+    pub(in crate::models) half_life: Duration,
+    /// How long a model is left alone after its first failed load; doubled with each one that follows...
+    pub(in crate::models) retry: Duration,
+    /// ...up to this.
+    pub(in crate::models) max_retry: Duration,
+}
+
+/// Where a model is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::models) enum Phase {
+    Unloaded,
+    /// Waits for its turn to be loaded.
+    Queued,
+    Loading,
+    Warming,
+    Ready,
+    /// It takes no calls any more; its memory counts until it has left.
+    Draining,
+    Failed,
+}
+
+/// What is known of a model's use at the moment of asking.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::models) struct Usage {
+    /// Calls so far, ever.
+    pub(in crate::models) uses: u64,
+    /// When the last one was.
+    pub(in crate::models) last: Duration,
+    /// No call has it.
+    pub(in crate::models) idle: bool,
+}
+
+/// What a call finds that wants a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::models) enum Want {
+    Ready,
+    Loading { eta: Duration },
+    Failed { reason: Arc<str>, retry_after: Duration },
+}
+
+/// Why a model has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::models) enum Left {
+    /// Its memory was needed.
+    Evicted,
+    /// Somebody asked for it.
+    Asked,
+}
+
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) phase: Phase,
+    pub(super) pinned: bool,
+    /// What it holds, or has reserved.
+    pub(super) charges: Charges,
+    /// What it will reserve as soon as others have left for it; the earlier claim has the lower number.
+    pub(super) claim: Option<(u64, Charges)>,
+    /// What its last load came to, whether or not it is still there.
+    pub(super) measured: Charges,
+    /// Bytes that it takes, measured or expected.
+    pub(super) bytes: Option<u64>,
+    /// Since when it is being loaded.
+    pub(super) since: Duration,
+    /// How long its last load took.
+    pub(super) took: Option<Duration>,
+    pub(super) heat: Heat,
+    /// When it was last known to be wanted.
+    pub(super) used: Duration,
+    /// When it left because its memory was needed.
+    pub(super) evicted: Option<Duration>,
+    /// Loads that have failed in a row.
+    failures: u32,
+    /// Why the last one did, and when the next may be.
+    failure: Option<(Arc<str>, Duration)>,
+}
+
+/// Which models are on devices.
+#[derive(Debug)]
+pub(in crate::models) struct Core {
+    pub(super) options: Options,
+    pub(super) accounts: Accounts,
+    pub(super) models: Vec<Model>,
+    /// Those that wait for their turn, in order of arrival; also those that have to leave first.
+    pub(super) queue: VecDeque<usize>,
+    /// Those whose loads are under way.
+    pub(super) under_way: Vec<usize>,
+    pub(super) cost: LoadCost,
+    pub(super) window: Window,
+    /// Number of the next claim.
+    pub(super) claims: u64,
+    /// The last time that was said.
+    pub(super) clock: Duration,
+}
+
+impl Core {
+    pub(in crate::models) fn new(options: Options, accounts: Vec<Account>, models: usize) -> Self {
+        let model = || Model {
+            phase: Phase::Unloaded,
+            pinned: false,
+            charges: Charges::new(),
+            claim: None,
+            measured: Charges::new(),
+            bytes: None,
+            since: Duration::ZERO,
+            took: None,
+            heat: Heat::default(),
+            used: Duration::ZERO,
+            evicted: None,
+            failures: 0,
+            failure: None,
+        };
+        Self {
+            options,
+            accounts: Accounts::new(&accounts),
+            models: std::iter::repeat_with(model).take(models).collect(),
+            queue: VecDeque::new(),
+            under_way: Vec::new(),
+            cost: LoadCost::default(),
+            window: Window::default(),
+            claims: 0,
+            clock: Duration::ZERO,
+        }
+    }
+
+    /// A call wants a model. Queues a load where there is none, and joins the one that there is.
+    pub(in crate::models) fn want(&mut self, model: usize, now: Duration) -> Want {
+        self.clock = self.clock.max(now);
+        let max_retry = self.options.max_retry;
+        let Some(this) = self.models.get_mut(model) else {
+            tracing::debug!(model, "a model is wanted that there is not");
+            return Want::Failed { reason: "there is no such model".into(), retry_after: max_retry };
+        };
+        this.used = this.used.max(now);
+        match (this.phase, &this.failure) {
+            (Phase::Ready, _) => return Want::Ready,
+            (Phase::Failed, Some((reason, retry_at))) if now < *retry_at => {
+                return Want::Failed { reason: Arc::clone(reason), retry_after: *retry_at - now };
+            }
+            (Phase::Unloaded | Phase::Failed, _) => {
+                this.phase = Phase::Queued;
+                self.queue.push_back(model);
+            }
+            // It has its place in the queue already, and its turn as soon as it has left.
+            (Phase::Draining, _) if !self.queue.contains(&model) => self.queue.push_back(model),
+            (Phase::Draining | Phase::Queued | Phase::Loading | Phase::Warming, _) => {}
+        }
+        Want::Loading { eta: self.eta(model, now) }
+    }
+
+    /// The next load to begin, if one may: in order of arrival.
+    pub(in crate::models) fn next(&mut self, now: Duration) -> Option<usize> {
+        self.clock = self.clock.max(now);
+        if self.under_way.len() >= self.options.loads.max(1) {
+            return None;
+        }
+        let queued = |model: &usize| self.models.get(*model).is_some_and(|this| this.phase == Phase::Queued);
+        let at = self.queue.iter().position(queued)?;
+        let model = self.queue.remove(at)?;
+        let this = self.models.get_mut(model)?;
+        this.phase = Phase::Loading;
+        this.since = now;
+        self.under_way.push(model);
+        Some(model)
+    }
+
+    /// Where a model is on its way.
+    pub(in crate::models) fn phase(&self, model: usize) -> Phase {
+        self.models.get(model).map_or(Phase::Unloaded, |this| this.phase)
+    }
+
+    /// A model that was being loaded is being warmed up.
+    pub(in crate::models) fn warming(&mut self, model: usize) {
+        if let Some(this) = self.expect(model, &[Phase::Loading], "warming") {
+            this.phase = Phase::Warming;
+        }
+    }
+
+    /// Bytes held by each device: what was there before, residents, reservations, and what is draining; without those of `except`.
+    pub(in crate::models) fn held(&self, except: Option<usize>) -> Vec<u64> {
+        let others = self.models.iter().enumerate().filter(|(model, _)| Some(*model) != except);
+        self.accounts.with(others.map(|(_, this)| &this.charges))
+    }
+
+    /// The charges fit now and are counted from here on; false if they do not, because somebody else was faster or because loads that
+    /// are under way have reserved as much as they may. A reservation that the model has is given up for it in any case: nobody holds
+    /// memory while it waits for more.
+    pub(in crate::models) fn reserve(&mut self, model: usize, charges: Charges) -> bool {
+        let Some(this) = self.expect(model, &[Phase::Loading], "reserving") else { return false };
+        this.charges.clear();
+        let own = this.claim.as_ref().map_or(u64::MAX, |(number, _)| *number);
+        let loading = self.under_way.iter().filter_map(|loading| self.models.get(*loading));
+        let loading = loading.map(|this| total(&this.charges)).fold(0, u64::saturating_add);
+        if loading > 0 && loading.saturating_add(total(&charges)) > self.options.loading_bytes {
+            return false;
+        }
+        let others = self.models.iter().map(|this| &this.charges);
+        let held = self.accounts.with(others.chain([&charges]));
+        // Not what others have asked for before, for whom somebody leaves.
+        let mut settled = self.settled(Some(model), |number| number < own, |_| true);
+        change(&mut settled, &charges, u64::saturating_add);
+        if !self.accounts.fit(&held, &charges) || !self.accounts.fit(&settled, &charges) {
+            return false;
+        }
+        let clock = self.clock;
+        let Some(this) = self.models.get_mut(model) else { return false };
+        this.charges = charges;
+        this.claim = None;
+        // What it waited for memory is no part of what its load takes.
+        this.since = this.since.max(clock);
+        true
+    }
+
+    /// A model takes no calls any more.
+    pub(in crate::models) fn leaving(&mut self, model: usize, now: Duration) {
+        self.clock = self.clock.max(now);
+        if let Some(this) = self.expect(model, &[Phase::Ready], "leaving") {
+            this.phase = Phase::Draining;
+        }
+    }
+
+    /// A model's memory is free. If it has been wanted in the meantime it is queued.
+    pub(in crate::models) fn left(&mut self, model: usize, why: Left, now: Duration) {
+        self.clock = self.clock.max(now);
+        let wanted = self.queue.contains(&model);
+        let Some(this) = self.expect(model, &[Phase::Draining], "having left") else { return };
+        this.phase = if wanted { Phase::Queued } else { Phase::Unloaded };
+        this.charges.clear();
+        this.evicted = (why == Left::Evicted).then_some(now);
+    }
+
+    /// A model is loaded and measured: what it holds counts instead of what it has reserved. Says by how many bytes which devices that
+    /// it is on are over their budgets with it.
+    pub(in crate::models) fn loaded(&mut self, model: usize, measured: Charges, now: Duration) -> Charges {
+        self.clock = self.clock.max(now);
+        let half_life = self.options.half_life;
+        let Some(this) = self.expect(model, &[Phase::Loading, Phase::Warming], "loaded") else {
+            return Charges::new();
+        };
+        let took = now.saturating_sub(this.since);
+        let bytes = total(&measured);
+        this.phase = Phase::Ready;
+        this.charges.clone_from(&measured);
+        this.claim = None;
+        this.bytes = Some(bytes);
+        this.took = Some(took);
+        this.used = this.used.max(now);
+        this.failures = 0;
+        this.failure = None;
+        this.heat.loaded(now, half_life);
+        let evicted = this.evicted.take();
+        this.measured.clone_from(&measured);
+        self.under_way.retain(|loading| *loading != model);
+        self.cost.note(bytes, took);
+        self.window.note(evicted, took);
+        let held = self.held(None);
+        let mut over = Charges::new();
+        for limit in self.accounts.touched(&measured) {
+            match (limit.excess(&held), over.iter_mut().find(|(device, _)| *device == limit.device)) {
+                (0, _) => {}
+                (excess, Some((_, known))) => *known = excess.max(*known),
+                (excess, None) => over.push((limit.device, excess)),
+            }
+        }
+        over
+    }
+
+    /// A load has failed: nothing is held for it, and the next one has to wait.
+    pub(in crate::models) fn failed(&mut self, model: usize, reason: Arc<str>, now: Duration) {
+        self.clock = self.clock.max(now);
+        let Options { retry, max_retry, .. } = self.options;
+        let phases = [Phase::Queued, Phase::Loading, Phase::Warming];
+        let Some(this) = self.expect(model, &phases, "having failed") else { return };
+        let doubled = 2u32.saturating_pow(this.failures);
+        this.failures = this.failures.saturating_add(1);
+        let retry_at = now.saturating_add(retry.saturating_mul(doubled).min(max_retry));
+        this.failure = Some((reason, retry_at));
+        this.phase = Phase::Failed;
+        this.charges.clear();
+        this.claim = None;
+        self.queue.retain(|queued| *queued != model);
+        self.under_way.retain(|loading| *loading != model);
+    }
+
+    /// Whether a model may have to leave for others.
+    pub(in crate::models) fn pin(&mut self, model: usize, pinned: bool) {
+        if let Some(this) = self.models.get_mut(model) {
+            this.pinned = pinned;
+        }
+    }
+
+    /// Whether a model never has to leave for others.
+    pub(in crate::models) fn is_pinned(&self, model: usize) -> bool {
+        self.models.get(model).is_some_and(|this| this.pinned)
+    }
+
+    /// A model, if it is in one of these phases.
+    fn expect(&mut self, model: usize, phases: &[Phase], what: &'static str) -> Option<&mut Model> {
+        let phase = self.phase(model);
+        let found = self.models.get_mut(model).filter(|this| phases.contains(&this.phase));
+        if found.is_none() {
+            tracing::debug!(model, ?phase, what, "ignored what is said of a model out of turn");
+        }
+        found
+    }
+}

@@ -1,0 +1,179 @@
+//! Finds room for a model that is about to be loaded: where it fits, or where it would if others made way, which then do.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::super::ModelsError;
+use super::super::served::ServedModel;
+use super::super::survey::{self, Estimates};
+use super::accounts::Charges;
+use super::core::{Core, Left, Usage};
+use super::history::Happening;
+use super::{Residency, charges};
+use crate::placement::{self, DeviceId, Plan};
+
+/// Why a model is not loaded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    /// Nothing made way.
+    #[error(
+        "there is no room for it: the models that could make way were in use for {0:?} (residency.room_wait)"
+    )]
+    NoRoom(Duration),
+    #[error("the load was broken off: the replica ends")]
+    Ending,
+    #[error("the load was broken off by a panic, which the log shows")]
+    Broken,
+}
+
+impl Residency {
+    pub(super) fn usage(&self, number: usize) -> Usage {
+        self.served.get(number).map(|model| model.usage()).unwrap_or_default()
+    }
+
+    /// Reserves what a model will hold, on the devices that it is planned on; others make way for it where they have to.
+    ///
+    /// # Errors
+    /// [`Failure`]: it has no place, or none is free in time.
+    pub(super) fn make_room(&self, model: &ServedModel, estimates: &Estimates) -> Result<(), Failure> {
+        let number = model.number;
+        let until = Instant::now() + self.config.residency.room_wait;
+        let usage = |number: usize| self.usage(number);
+        let mut core = self.residents.lock();
+        loop {
+            let mut plan = self.plan(estimates, &core.held(Some(number)));
+            if !plan.unplaced.is_empty() {
+                plan = self.plan(estimates, &core.held_at_least(Some(number), &usage));
+            }
+            if plan.unplaced.is_empty() {
+                let planned: Vec<_> =
+                    plan.placed.into_iter().map(|placed| (placed.device, placed.bytes)).collect();
+                let charges = charges(&self.devices, &planned);
+                core.expect_bytes(
+                    number,
+                    charges.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add),
+                );
+                match core.victims(number, &charges, &usage, self.now()) {
+                    Some(victims) if victims.is_empty() => {
+                        if core.reserve(number, charges) {
+                            return Ok(());
+                        }
+                        // Other loads have reserved all that loads may.
+                    }
+                    Some(victims) => {
+                        core = self.leave(core, &victims, model);
+                        continue;
+                    }
+                    None => {}
+                }
+            } else if !core.may_change(number, &usage) {
+                return Err(ModelsError::NoPlace(plan.unplaced).into());
+            }
+            core = self.wait_for_change(core, until)?;
+        }
+    }
+
+    /// Has others make way for what a model that has been loaded holds beyond what was reserved for it.
+    ///
+    /// # Errors
+    /// [`Failure`], if none does in time.
+    pub(super) fn make_way<'a>(
+        &'a self,
+        model: &ServedModel,
+        measured: &Charges,
+    ) -> Result<MutexGuard<'a, Core>, Failure> {
+        let until = Instant::now() + self.config.residency.room_wait;
+        let usage = |number: usize| self.usage(number);
+        let mut core = self.residents.lock();
+        loop {
+            match core.victims(model.number, measured, &usage, self.now()) {
+                Some(victims) if victims.is_empty() => return Ok(core),
+                Some(victims) => core = self.leave(core, &victims, model),
+                None => core = self.wait_for_change(core, until)?,
+            }
+        }
+    }
+
+    fn wait_for_change<'a>(
+        &self,
+        core: MutexGuard<'a, Core>,
+        until: Instant,
+    ) -> Result<MutexGuard<'a, Core>, Failure> {
+        let now = Instant::now();
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Failure::Ending);
+        }
+        if now >= until {
+            return Err(Failure::NoRoom(self.config.residency.room_wait));
+        }
+        Ok(self.residents.wait_for(core, until - now))
+    }
+
+    /// Where a model would go if devices held so much.
+    fn plan(&self, estimates: &Estimates, held: &[u64]) -> Plan {
+        placement::plan(&estimates.models, &survey::states(&self.backends, held))
+    }
+
+    /// Lets models go; all of them, unless a call has come for one meanwhile.
+    fn leave<'a>(
+        &'a self,
+        mut core: MutexGuard<'a, Core>,
+        victims: &[usize],
+        for_whom: &ServedModel,
+    ) -> MutexGuard<'a, Core> {
+        let mut leaving = Vec::new();
+        for victim in victims.iter().filter_map(|number| self.served.get(*number)) {
+            if let Some(resident) = victim.take_if_idle() {
+                core.leaving(victim.number, self.now());
+                leaving.push((victim, resident));
+            }
+        }
+        // What a device takes to give memory back, nobody else waits for.
+        drop(core);
+        let mut left = Vec::new();
+        for (victim, resident) in leaving {
+            let bytes = resident.bytes_held();
+            drop(resident);
+            tracing::debug!(model = %victim.name, bytes, place = %for_whom.name, "model makes way");
+            self.counters.models.evicted();
+            drop(self.tell(victim, Happening::Evicted).with(|event| {
+                event.bytes = Some(bytes);
+                event.reason = Some(format!("makes way for model `{}`", for_whom.name));
+            }));
+            left.push(victim);
+        }
+        let mut core = self.residents.lock();
+        for victim in left {
+            core.left(victim.number, Left::Evicted, self.now());
+            victim.changed.notify_waiters();
+        }
+        core
+    }
+
+    /// What a model was measured to hold when it was loaded last takes the place of what devices think.
+    pub(super) fn correct(&self, model: &ServedModel, estimates: &mut Estimates) {
+        for wanted in &mut estimates.models {
+            for (device, bytes) in model.measured() {
+                if let Some(Ok(estimate)) = wanted.estimates.get_mut(&device) {
+                    *estimate = bytes;
+                }
+            }
+        }
+    }
+
+    /// Keeps what a model was measured to hold, by copy.
+    pub(super) fn note_measured(&self, model: &ServedModel, held: &[(DeviceId, u64)]) {
+        // Copies on one device share what they hold, so that the first one tells most.
+        let mut most: Vec<(DeviceId, u64)> = Vec::new();
+        for (device, bytes) in held.iter().filter(|(_, bytes)| *bytes > 0) {
+            match most.iter_mut().find(|(known, _)| known == device) {
+                Some((_, most)) => *most = (*most).max(*bytes),
+                None => most.push((device.clone(), *bytes)),
+            }
+        }
+        model.note_measured(most);
+    }
+}

@@ -1,0 +1,178 @@
+//! How models are, for who looks at the replica.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::super::served::ServedModel;
+use super::Residency;
+use super::core::Phase;
+use super::history::{Happening, Timeline};
+use super::thrash::Thrash;
+
+/// Whether a model is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelState {
+    /// Its files are here; it is loaded with the first call that needs it.
+    OnDisk,
+    /// A load has been asked for.
+    Queued,
+    /// It is being loaded.
+    Loading,
+    /// It is tried with its samples.
+    Warming,
+    /// Calls can have it.
+    Ready,
+    /// It leaves.
+    Draining,
+    /// It did not load.
+    Failed,
+}
+
+impl ModelState {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::OnDisk, Self::Queued, Self::Loading, Self::Warming, Self::Ready, Self::Draining, Self::Failed];
+
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OnDisk => "on_disk",
+            Self::Queued => "queued",
+            Self::Loading => "loading",
+            Self::Warming => "warming",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl From<Phase> for ModelState {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Unloaded => Self::OnDisk,
+            Phase::Queued => Self::Queued,
+            Phase::Loading => Self::Loading,
+            Phase::Warming => Self::Warming,
+            Phase::Ready => Self::Ready,
+            Phase::Draining => Self::Draining,
+            Phase::Failed => Self::Failed,
+        }
+    }
+}
+
+/// How a model is.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelStatus {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether it is loaded.
+    pub state: ModelState,
+    /// When it is loaded: `start`, `use` or `pinned`.
+    pub load: &'static str,
+    /// Whether it never makes way.
+    pub pinned: bool,
+    /// Its format and backend; nothing while it is not loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// The devices that it is on.
+    pub devices: Vec<String>,
+    /// Where the steps before and after it run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
+    /// Bytes that it holds.
+    pub bytes_held: u64,
+    /// Calls that have had it, ever.
+    pub uses: u64,
+    /// Seconds since the last one came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<f64>,
+    /// How its last load went, or goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_load: Option<Timeline>,
+    /// Seconds until it is likely to be loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<f64>,
+}
+
+impl Residency {
+    /// How a model is.
+    pub(in crate::models) fn status(&self, model: &ServedModel) -> ModelStatus {
+        let (phase, pinned, eta) = {
+            let core = self.residents.lock();
+            let phase = core.phase(model.number);
+            let under_way = matches!(phase, Phase::Queued | Phase::Loading | Phase::Warming);
+            let eta = under_way.then(|| core.eta(model.number, self.now()));
+            (phase, core.is_pinned(model.number), eta)
+        };
+        let (resident, usage) = (model.resident(), model.usage());
+        let idle = || self.now().saturating_sub(usage.last).as_secs_f64();
+        ModelStatus {
+            name: model.name.clone(),
+            version: model.version.clone(),
+            state: phase.into(),
+            load: model.load.as_str(),
+            pinned,
+            platform: resident.as_ref().map(|resident| resident.platform.clone()),
+            devices: resident
+                .iter()
+                .flat_map(|resident| resident.devices())
+                .map(ToString::to_string)
+                .collect(),
+            steps: resident.as_ref().map(|resident| resident.steps()).unwrap_or_default(),
+            bytes_held: resident.as_ref().map_or(0, |resident| resident.bytes_held()),
+            uses: usage.uses,
+            idle_seconds: (usage.uses > 0).then(idle),
+            last_load: self.history.timeline(model.number),
+            eta_seconds: eta.map(|eta: Duration| eta.as_secs_f64()),
+        }
+    }
+
+    /// Whether calls of a model are answered: it is loaded, or is as soon as one needs it.
+    pub(in crate::models) fn can_be_had(&self, model: &ServedModel) -> bool {
+        match self.residents.lock().phase(model.number) {
+            Phase::Failed => false,
+            Phase::Ready => model.resident().is_none_or(|resident| resident.is_able()),
+            _ => true,
+        }
+    }
+
+    /// Calls that wait for a model to be loaded.
+    pub(in crate::models) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many models there are in each state.
+    pub(in crate::models) fn states(&self) -> Vec<(ModelState, usize)> {
+        let core = self.residents.lock();
+        let mut states: Vec<_> = ModelState::ALL.into_iter().map(|state| (state, 0)).collect();
+        for model in &self.served {
+            let state = core.phase(model.number).into();
+            states.iter_mut().filter(|(known, _)| *known == state).for_each(|(_, count)| *count += 1);
+        }
+        states
+    }
+
+    /// Warns of models that are loaded again and again.
+    pub(super) fn warn_of(&self, thrash: &Thrash, last: &ServedModel) {
+        let budgets: Vec<_> = thrash
+            .budgets
+            .iter()
+            .filter_map(|(device, bytes)| {
+                Some(format!("backends.{}.memory = {bytes}", self.devices.get(*device)?.0.main.backend))
+            })
+            .collect();
+        let suggestion = budgets.join(", ");
+        let text = format!(
+            "{} of {} loads in {:?} were of models that had just made way, and loading took {:?}; with {suggestion} all would stay that were used",
+            thrash.reloads, thrash.loads, thrash.window, thrash.loading
+        );
+        tracing::warn!("{text}");
+        drop(self.tell(last, Happening::Thrashing).with(|event| event.reason = Some(text)));
+    }
+}
