@@ -69,6 +69,13 @@ async fn until_calls(replica: &ReplicaProcess, caller: &str, calls: f64) {
 /// Every route there is: listener, path, and the operation that is asked for. A new one is added here, with the operation whose
 /// rights it takes; the test below then holds it.
 const ROUTES: &[(&str, &str, &str)] = &[
+    ("admin", "/events", "status"),
+    ("admin", "/models", "status"),
+    ("admin", "/models/{model}", "status"),
+    ("admin", "/models/{model}/load", "model_control"),
+    ("admin", "/models/{model}/pin", "model_control"),
+    ("admin", "/models/{model}/unload", "model_control"),
+    ("admin", "/models/{model}/unpin", "model_control"),
     ("admin", "/status", "status"),
     ("observe", "/", "health"),
     ("observe", "/busy", "observe"),
@@ -97,7 +104,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
 ];
 
 /// The operations that need rights.
-const OPERATIONS: [&str; 6] = ["score", "swagger", "infer", "model_metadata", "server_metadata", "status"];
+const OPERATIONS: [&str; 7] =
+    ["score", "swagger", "infer", "model_metadata", "server_metadata", "status", "model_control"];
 
 #[tokio::test]
 async fn every_route_asks_who_calls_and_what_they_may() {
@@ -115,8 +123,12 @@ async fn every_route_asks_who_calls_and_what_they_may() {
         .collect();
     let mut callers: Vec<_> = only.iter().map(|(name, rules)| (name.as_str(), rules.as_str())).collect();
     callers.push(("nothing", "operations = []"));
-    callers.push(("no-models", "models = []"));
-    callers.push(("add-only", "models = ['add']"));
+    // What administers has to be named.
+    let operations = format!("operations = {OPERATIONS:?}");
+    let (no_models, add_only) =
+        (format!("models = []\n{operations}"), format!("models = ['add']\n{operations}"));
+    callers.push(("no-models", &no_models));
+    callers.push(("add-only", &add_only));
     let replica = with_callers(&callers).script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
     let admin = format!("http://{}", replica.admin);
 
@@ -127,7 +139,7 @@ async fn every_route_asks_who_calls_and_what_they_may() {
             _ => &admin,
         };
         let methods = match *operation {
-            "score" | "infer" => vec![Method::POST],
+            "score" | "infer" | "model_control" => vec![Method::POST],
             _ => vec![Method::GET, Method::HEAD],
         };
         for method in methods {

@@ -143,9 +143,14 @@ async fn a_model_that_does_not_load_is_left_alone_for_a_while() {
     let shown = asked(&replica, "/models/a").await;
     assert_eq!(shown["state"], "failed");
     assert!(shown["last_load"]["failure"].as_str().unwrap().contains("no model"), "{shown}");
+    // Who asks for it as an administrator does not have to wait.
+    std::fs::write(replica.directory().join("a.txt"), "add 3\n").unwrap();
+    assert_eq!(hasty(&replica, "a", 5000).await.0, 503);
     let ready = client().get(format!("{}/v2/models/a/ready", replica.score));
     let ready = ready.bearer_auth(outrigger_testkit::replica::KEY).send().await.unwrap();
     assert_eq!(ready.status(), 503);
+    assert_eq!(told(&replica, "/models/a/load").await["state"], "ready");
+    assert_eq!(hasty(&replica, "a", 5000).await.0, 200);
 }
 
 #[tokio::test]
@@ -271,7 +276,7 @@ async fn read_to(events: &mut Response, text: &str) -> String {
 #[tokio::test]
 async fn events_tell_what_happens_and_go_on_where_a_reader_was() {
     let replica = lazily(100, "", &THREE, "").start();
-    let mut live = admin(&replica, Method::GET, "/events").await;
+    let mut live = admin(&replica, Method::GET, "/events?watch").await;
     assert_eq!(header(&live, "content-type"), "text/event-stream");
     for model in ["a", "b", "b", "c"] {
         answer(&replica, model).await;
@@ -295,8 +300,10 @@ async fn events_tell_what_happens_and_go_on_where_a_reader_was() {
     assert!(all.iter().map(|(number, ..)| *number).eq(1..=all.len() as u64), "{all:?}");
     assert!(text.contains("makes way for model `c`"), "{text}");
     // Again, from the third on.
-    let mut again = admin(&replica, Method::GET, "/events?after=2").await;
+    let mut again = admin(&replica, Method::GET, "/events?watch&after=2").await;
     assert_eq!(events(&read_to(&mut again, "\"number\":3,").await)[0].0, 3);
+    let kept = asked(&replica, "/events?after=4").await;
+    assert_eq!(kept["events"][0]["number"], 5, "{kept}");
 }
 
 #[tokio::test]

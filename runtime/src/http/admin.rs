@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -13,7 +13,7 @@ use outrigger_protocol::operation::Operation;
 use serde::Serialize;
 
 use super::models;
-use super::routes::Routes;
+use super::routes::{Route, Routes};
 use crate::models::ModelStatus;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
@@ -25,17 +25,27 @@ pub(super) fn routes() -> Routes {
 
 /// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    routes()
+    let routes = routes();
+    let list = routes.list().into();
+    routes
         .router()
         .fallback(nowhere)
         .method_not_allowed_fallback(super::observe::wrong_method)
-        .layer(from_fn_with_state(Arc::clone(&replica), authenticated))
+        .layer(from_fn_with_state((Arc::clone(&replica), list), authenticated))
         .with_state(replica)
 }
 
-/// Asks for every URL, so that no route can forget it; the routes get the grant.
-async fn authenticated(State(replica): State<Arc<Replica>>, mut request: Request, next: Next) -> Response {
-    match replica.ask_admin(request.headers(), Operation::Status) {
+/// Asks for every URL what its route says, so that no route can forget it; the routes get the grant.
+async fn authenticated(
+    State((replica, routes)): State<(Arc<Replica>, Arc<[Route]>)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let route = path.and_then(|path| routes.iter().find(|route| route.path == path));
+    // Where there is nothing, the operation that tells most says so.
+    let operation = route.map_or(Operation::Status, |route| route.operation);
+    match replica.ask_admin(request.headers(), operation) {
         Ok(grant) => {
             request.extensions_mut().insert(Arc::new(grant));
             next.run(request).await

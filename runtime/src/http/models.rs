@@ -12,7 +12,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Uri};
 use outrigger_auth::Grant;
 use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
@@ -84,23 +84,22 @@ async fn list(
     };
     let limit = paging.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
     let models = &serving.models;
-    let mut after = models.after(&paging.after);
+    let may = |model: &&Arc<ServedModel>| grant.allow_model(&model.name).is_ok();
+    let mut after = models.after(&paging.after).filter(may);
     let page: Vec<_> = after.by_ref().take(limit).collect();
     let next = after.next().and(page.last()).map(|model| model.name.clone());
     let statuses = page.iter().filter_map(|model| models.status(model)).collect();
-    Json(Page { models: statuses, total: models.iter().count(), next }).into_response()
+    Json(Page { models: statuses, total: models.iter().filter(may).count(), next }).into_response()
 }
 
-/// A model that the caller may ask of for an operation.
+/// A model that the caller may ask of.
 fn find<'a>(
     replica: &'a Replica,
-    headers: &HeaderMap,
-    operation: Operation,
+    grant: &Grant,
     name: &str,
 ) -> Result<(&'a Arc<Models>, &'a Arc<ServedModel>), CallError> {
-    let grant = replica.ask_admin(headers, operation)?;
-    let serving = replica.serving(&grant)?;
-    Ok((&serving.models, serving.model(&grant, name)?))
+    let serving = replica.serving(grant)?;
+    Ok((&serving.models, serving.model(grant, name)?))
 }
 
 fn shown(models: &Models, model: &ServedModel) -> Response {
@@ -109,31 +108,32 @@ fn shown(models: &Models, model: &ServedModel) -> Response {
         .map_or_else(|| StatusCode::NOT_FOUND.into_response(), |status| Json(status).into_response())
 }
 
-async fn one(State(replica): State<Arc<Replica>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
-    match find(&replica, &headers, Operation::Status, &name) {
+async fn one(replica: State<Arc<Replica>>, grant: Granted, Path(name): Path<String>) -> Response {
+    match find(&replica, &grant, &name) {
         Ok((models, model)) => shown(models, model),
         Err(error) => refused(&error),
     }
 }
 
 /// Answers once the model is there; who is not that patient hears when it will be, and the load goes on.
-async fn load(State(replica): State<Arc<Replica>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+async fn load(
+    State(replica): State<Arc<Replica>>,
+    grant: Granted,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     let loaded = async {
-        let (models, model) = find(&replica, &headers, Operation::ModelControl, &name)?;
+        let (models, model) = find(&replica, &grant, &name)?;
         let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
-        models.lease(model, patience.into_std()).await?;
+        models.bring(model, patience.into_std()).await?;
         Ok::<_, CallError>(shown(models, model))
     };
     loaded.await.unwrap_or_else(|error| refused(&error))
 }
 
 /// Answers once the model has left; calls that have it go on to their end first.
-async fn unload(
-    State(replica): State<Arc<Replica>>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-) -> Response {
-    match find(&replica, &headers, Operation::ModelControl, &name) {
+async fn unload(replica: State<Arc<Replica>>, grant: Granted, Path(name): Path<String>) -> Response {
+    match find(&replica, &grant, &name) {
         Ok((models, model)) => {
             models.unload(model).await;
             shown(models, model)
@@ -142,16 +142,16 @@ async fn unload(
     }
 }
 
-async fn pin(replica: State<Arc<Replica>>, name: Path<String>, headers: HeaderMap) -> Response {
-    pinned(&replica, &name, &headers, true)
+async fn pin(replica: State<Arc<Replica>>, grant: Granted, Path(name): Path<String>) -> Response {
+    pinned(&replica, &grant, &name, true)
 }
 
-async fn unpin(replica: State<Arc<Replica>>, name: Path<String>, headers: HeaderMap) -> Response {
-    pinned(&replica, &name, &headers, false)
+async fn unpin(replica: State<Arc<Replica>>, grant: Granted, Path(name): Path<String>) -> Response {
+    pinned(&replica, &grant, &name, false)
 }
 
-fn pinned(replica: &Replica, name: &str, headers: &HeaderMap, pinned: bool) -> Response {
-    match find(replica, headers, Operation::ModelControl, name) {
+fn pinned(replica: &Replica, grant: &Grant, name: &str, pinned: bool) -> Response {
+    match find(replica, grant, name) {
         Ok((models, model)) => {
             models.pin(model, pinned);
             shown(models, model)
@@ -168,25 +168,29 @@ struct Since {
     after: u64,
 }
 
-/// Events as they happen, after those that are kept: server-sent, each with its number, by which a reader that comes back says where it
-/// was.
+/// The events that are kept, as a list; with `watch`, those to come after them too, server-sent, each with its number, by which a reader
+/// that comes back says where it was.
 async fn events(
     State(replica): State<Arc<Replica>>,
     Extension(grant): Granted,
+    uri: Uri,
     since: Result<Query<Since>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
-    let known = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let after = known.or_else(|| Some(since.ok()?.after)).unwrap_or(0);
-    let started = replica.serving(&grant).and_then(|serving| {
-        let place = replica.watcher().ok_or_else(watch::no_place)?;
-        Ok((Arc::clone(&serving.models), place))
-    });
-    let (models, place) = match started {
-        Ok(started) => started,
+    let Ok(Query(Since { after })) = since else {
+        return refused(&CallError::new(ErrorCode::BadRequest, "`after` is the number of an event"));
+    };
+    let models = match replica.serving(&grant) {
+        Ok(serving) => Arc::clone(&serving.models),
         Err(error) => return refused(&error),
     };
-    let reader = Reader::new(models, after, place);
+    if !watch::is_asked(uri.query().unwrap_or_default()) {
+        let events = models.events(after).map(|(kept, _)| kept).unwrap_or_default();
+        return Json(Events { events }).into_response();
+    }
+    let Some(place) = replica.watcher() else { return refused(&watch::no_place()) };
+    let known = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let reader = Reader::new(models, known.unwrap_or(after), place);
     let state = (reader, replica.observe_ends());
     let events = stream::unfold(state, async |(mut reader, ends)| {
         tokio::select! {
@@ -195,6 +199,11 @@ async fn events(
         }
     });
     watch::stream(Body::from_stream(events))
+}
+
+#[derive(Serialize)]
+struct Events {
+    events: Vec<ModelEvent>,
 }
 
 /// Somebody who reads events.

@@ -50,6 +50,11 @@ impl Routes {
         Self { router, ..self }
     }
 
+    /// What has been added.
+    pub(super) fn list(&self) -> Vec<Route> {
+        self.list.clone()
+    }
+
     /// The router, which lacks its fallback.
     pub(super) fn router(self) -> Router<Arc<Replica>> {
         self.router

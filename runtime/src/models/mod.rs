@@ -265,6 +265,15 @@ impl Models {
         self.residency.as_ref().is_some_and(|residency| residency.can_be_had(model))
     }
 
+    /// Has a model loaded, also where its last load has just failed; does not wait for that longer than `until`.
+    ///
+    /// # Errors
+    /// As [`Models::lease`].
+    pub(crate) async fn bring(&self, model: &ServedModel, until: Instant) -> Result<(), CallError> {
+        self.residency.iter().for_each(|residency| residency.forgive(model));
+        self.lease(model, until).await.map(drop)
+    }
+
     /// Has a model leave once the calls are through that have it. With the next call that needs it, it is loaded again.
     pub(crate) async fn unload(&self, model: &Arc<ServedModel>) {
         let Some(residency) = self.residency.clone() else { return };

@@ -99,6 +99,11 @@ impl Residency {
         Ok(counted)
     }
 
+    /// The next load of a model that has failed need not wait.
+    pub(in crate::models) fn forgive(&self, model: &ServedModel) {
+        self.residents.lock().forgive(model.number);
+    }
+
     /// Has a model leave once the calls are through that have it; does not return before. Not for an async task.
     pub(in crate::models) fn unload(&self, model: &ServedModel) {
         let mut core = self.residents.lock();

@@ -300,6 +300,13 @@ impl Core {
         self.under_way.retain(|loading| *loading != model);
     }
 
+    /// Somebody asks for a model who knows that it has failed: its next load need not wait.
+    pub(in crate::models) fn forgive(&mut self, model: usize) {
+        if let Some(this) = self.models.get_mut(model) {
+            this.failure = None;
+        }
+    }
+
     /// Whether a model may have to leave for others.
     pub(in crate::models) fn pin(&mut self, model: usize, pinned: bool) {
         if let Some(this) = self.models.get_mut(model) {

@@ -46,6 +46,11 @@ impl Residents {
         self.changed.notify_all();
     }
 
+    /// The same by who holds the lock.
+    pub(super) fn announce(&self) {
+        self.changed.notify_all();
+    }
+
     /// Waits for something to change.
     pub(super) fn wait<'a>(&self, core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
         self.changed.wait(core).unwrap_or_else(PoisonError::into_inner)

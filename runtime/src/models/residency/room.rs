@@ -42,6 +42,7 @@ impl Residency {
         let number = model.number;
         let until = Instant::now() + self.config.residency.room_wait;
         let usage = |number: usize| self.usage(number);
+        let mut claims = false;
         let mut core = self.residents.lock();
         loop {
             let mut plan = self.plan(estimates, &core.held(Some(number)));
@@ -56,18 +57,19 @@ impl Residency {
                     number,
                     charges.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add),
                 );
-                match core.victims(number, &charges, &usage, self.now()) {
-                    Some(victims) if victims.is_empty() => {
-                        if core.reserve(number, charges) {
-                            return Ok(());
-                        }
-                        // Other loads have reserved all that loads may.
-                    }
-                    Some(victims) => {
-                        core = self.leave(core, &victims, model);
-                        continue;
-                    }
-                    None => {}
+                let victims = core.victims(number, &charges, &usage, self.now());
+                if let Some(victims) = victims.as_deref().filter(|victims| !victims.is_empty()) {
+                    core = self.leave(core, victims, model);
+                    continue;
+                }
+                // Where others have to leave first, or other loads have reserved all that loads may, it waits.
+                if victims.is_some() && core.reserve(number, charges) {
+                    self.residents.announce();
+                    return Ok(());
+                }
+                if std::mem::replace(&mut claims, victims.is_some()) && victims.is_none() {
+                    // What was kept for it is there for others.
+                    self.residents.announce();
                 }
             } else if !core.may_change(number, &usage) {
                 return Err(ModelsError::NoPlace(plan.unplaced).into());
@@ -150,6 +152,7 @@ impl Residency {
             core.left(victim.number, Left::Evicted, self.now());
             victim.changed.notify_waiters();
         }
+        self.residents.announce();
         core
     }
 

@@ -32,7 +32,7 @@ impl Residency {
             drop(self.tell(model, Happening::Loading));
             // A panic is a bug of ours. It costs the load, not the thread.
             let loaded = catch_unwind(AssertUnwindSafe(|| self.load_behind_calls(model)));
-            let loaded = loaded.unwrap_or_else(|_| Err(Failure::Broken));
+            let loaded = loaded.unwrap_or(Err(Failure::Broken));
             self.end(model, loaded);
         }
     }
