@@ -40,24 +40,41 @@ impl Framing {
 /// # Errors
 /// If the answer is not a 200, or does not say how its body ends.
 pub fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
+    let Some((head, text)) = any(bytes)? else { return Ok(None) };
+    if !text.starts_with("HTTP/1.1 200") {
+        bail!("{text}\n{}", String::from_utf8_lossy(&bytes[text.len()..]));
+    }
+    Ok(Some(head))
+}
+
+/// Parses the head of an answer with any status, once it is there in full; its text comes with it, for [`status`] and [`field`].
+///
+/// # Errors
+/// If the answer does not say how its body ends.
+pub fn any(bytes: &[u8]) -> anyhow::Result<Option<(Head, &str)>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let text = std::str::from_utf8(&bytes[..end]).context("head")?;
-    if !text.starts_with("HTTP/1.1 200") {
-        bail!("{text}\n{}", String::from_utf8_lossy(&bytes[end..]));
-    }
-    let field = |wanted: &str| {
-        text.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case(wanted).then(|| value.trim())
-        })
-    };
+    let field = |name| field(text, name);
     let framing = match (field("content-length"), field("transfer-encoding")) {
         (Some(length), None) => Framing::Length(length.parse().context("content-length")?),
         (None, Some(coding)) if coding.eq_ignore_ascii_case("chunked") => Framing::Chunked,
         _ => bail!("neither a length nor chunks:\n{text}"),
     };
     let closes = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    Ok(Some(Head { size: end + 4, framing, closes }))
+    Ok(Some((Head { size: end + 4, framing, closes }, text)))
+}
+
+/// The status in the text of a head; 0 for what has none.
+pub fn status(text: &str) -> u16 {
+    text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+/// A field in the text of a head.
+pub fn field<'a>(text: &'a str, wanted: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case(wanted).then(|| value.trim())
+    })
 }
 
 /// What has come so far of a body in chunks.
@@ -118,6 +135,12 @@ mod tests {
         check(
             "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nfull",
             "503 Busy\r\ncontent-length: 4\n\r\n\r\nfull",
+        );
+        let busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\ncontent-length: 4\r\n\r\nfull";
+        let (head, text) = any(busy).unwrap().unwrap();
+        assert_eq!(
+            (status(text), field(text, "retry-after"), head.framing),
+            (503, Some("1"), Framing::Length(4))
         );
         check("HTTP/1.1 200 OK\r\n\r\n", "neither a length nor chunks");
         check("HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n", "content-length");

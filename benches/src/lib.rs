@@ -2,6 +2,7 @@
 //! in which servers take turns.
 
 pub mod answer;
+pub mod client;
 #[expect(unsafe_code, reason = "the standard library does not tell what its monotonic clock shows")]
 pub mod clock;
 pub mod contest;
@@ -10,6 +11,8 @@ pub mod device;
 pub mod load;
 pub mod models;
 pub mod options;
+pub mod process;
+pub mod random;
 pub mod server;
 pub mod stats;
 pub mod streaming;

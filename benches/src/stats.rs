@@ -1,5 +1,7 @@
 //! Medians and bootstrap intervals.
 
+use crate::random::Random;
+
 /// The middle value; 0 for none.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
@@ -19,18 +21,11 @@ pub fn interval(values: &[f64]) -> (f64, f64) {
     if values.is_empty() {
         return (0.0, 0.0);
     }
-    // xorshift64*; Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled" (2016).
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut next = || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize
-    };
+    let mut random = Random::new(0);
     let mut medians = Vec::with_capacity(2000);
     let mut sample = vec![0.0; values.len()];
     for _ in 0..2000 {
-        sample.iter_mut().for_each(|value| *value = values[next() % values.len()]);
+        sample.iter_mut().for_each(|value| *value = values[random.below(values.len())]);
         medians.push(median(&sample));
     }
     (quantile(&medians, 0.025), quantile(&medians, 0.975))

@@ -121,6 +121,38 @@ pub fn mlp(widths: &[i64]) -> Vec<u8> {
     graph.model()
 }
 
+/// Width of the rows of [`sized`].
+pub const SIZED_WIDTH: usize = 16;
+
+/// A model of about `size` bytes, at least 3 KB, that runs in microseconds whatever its size: `y = x · w + number + table[argmax x]`, `x` and `y` of `FP32`
+/// `[batch, 16]`. Nearly all of it is the table, of which a row is looked up by what comes in, so that nothing of it can be folded away.
+///
+/// Weights and table are different for each `number`, and so small that `y` rounds to it where `x` is a unit vector and `number` is below 2^20.
+pub fn sized(size: u64, number: u64) -> Vec<u8> {
+    /// Names, shapes and operators.
+    const AROUND: u64 = 400;
+    let width = SIZED_WIDTH as u64;
+    let row = 4 * width;
+    let rows = (size.saturating_sub(AROUND + row * (width + 1)) / row).max(width);
+    let word = |at: u64| (at ^ number << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    // From -1/8 to 1/8, by 24 bits.
+    let weights = |from: u64, count: u64| -> Vec<f32> {
+        (from..from + count).map(|at| (word(at) as f32 / (1 << 24) as f32 - 0.5) / 4.0).collect()
+    };
+    let mut graph = Graph::default();
+    let shape = [Dim::Named("batch"), Dim::Fixed(width as i64)];
+    graph.input("x", DataType::Fp32, &shape);
+    graph.output("y", DataType::Fp32, &shape);
+    graph.initializer("w", &[width as i64; 2], &weights(0, width * width));
+    graph.initializer("b", &[width as i64], &[number as f32; SIZED_WIDTH]);
+    graph.initializer("table", &[rows as i64, width as i64], &weights(width * width, rows * width));
+    graph.node("Gemm", &["x", "w", "b"], &["product"]);
+    graph.node_with("ArgMax", &["x"], &["largest"], &[("axis", 1), ("keepdims", 0)]);
+    graph.node("Gather", &["table", "largest"], &["found"]);
+    graph.node("Add", &["product", "found"], &["y"]);
+    graph.model()
+}
+
 /// The indices of the values of `x` (`FP32`, `[n]`) that are not zero: `y`, `INT64`, `[1, found]`. The shape of the output is known
 /// only after the run.
 pub fn non_zero() -> Vec<u8> {
@@ -247,11 +279,27 @@ impl Graph {
 
     /// Adds an operator that has a name.
     pub fn named_node(&mut self, name: &str, operator: &str, inputs: &[&str], outputs: &[&str]) {
-        let mut node = Vec::new();
-        inputs.iter().for_each(|input| bytes(&mut node, 1, input.as_bytes()));
-        outputs.iter().for_each(|output| bytes(&mut node, 2, output.as_bytes()));
-        bytes(&mut node, 3, name.as_bytes());
-        bytes(&mut node, 4, operator.as_bytes());
+        self.nodes.push(node(name, operator, inputs, outputs));
+    }
+
+    /// Adds an operator with attributes that are whole numbers.
+    pub fn node_with(
+        &mut self,
+        operator: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: &[(&str, i64)],
+    ) {
+        /// `AttributeProto.AttributeType`'s `INT`.
+        const INT: u64 = 2;
+        let mut node = node("", operator, inputs, outputs);
+        for (name, value) in attributes {
+            let mut attribute = Vec::new();
+            bytes(&mut attribute, 1, name.as_bytes());
+            number(&mut attribute, 3, *value as u64);
+            number(&mut attribute, 20, INT);
+            bytes(&mut node, 5, &attribute);
+        }
         self.nodes.push(node);
     }
 
@@ -298,6 +346,15 @@ impl Graph {
         bytes(&mut model, 8, &opset);
         model
     }
+}
+
+fn node(name: &str, operator: &str, inputs: &[&str], outputs: &[&str]) -> Vec<u8> {
+    let mut node = Vec::new();
+    inputs.iter().for_each(|input| bytes(&mut node, 1, input.as_bytes()));
+    outputs.iter().for_each(|output| bytes(&mut node, 2, output.as_bytes()));
+    bytes(&mut node, 3, name.as_bytes());
+    bytes(&mut node, 4, operator.as_bytes());
+    node
 }
 
 fn value_info(name: &str, data_type: DataType, shape: &[Dim<'_>]) -> Vec<u8> {
@@ -371,5 +428,15 @@ mod tests {
         number(&mut out, 1, 300);
         bytes(&mut out, 2, b"ab");
         assert_eq!(out, [0x08, 0xac, 0x02, 0x12, 2, b'a', b'b']);
+    }
+
+    #[test]
+    fn models_have_about_the_size_that_is_wanted() {
+        for size in [5_000, 123_456, 20_000_000] {
+            let model = sized(size, 7);
+            let difference = model.len().abs_diff(size as usize);
+            assert!(difference < 200, "{size}: {}", model.len());
+            assert_ne!(model, sized(size, 8));
+        }
     }
 }
