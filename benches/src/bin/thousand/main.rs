@@ -1,7 +1,7 @@
 //! A replica with many models: how fast it is there, what it does where they do not all fit, and what a reload costs the others.
 //!
 //! ```text
-//! cargo build --release -p outrigger -p outrigger-cpu -p outrigger-benches --bin outrigger --bin thousand --lib
+//! cargo build --release -p outrigger -p outrigger-cpu -p outrigger-benches
 //! target/release/thousand [--cases ready,zipf,reload] [--models 1000] [--megabytes 2000] [--seed 1] [--loads use,start]
 //!     [--requests 100000] [--skew 1.0] [--connections 16] [--resident 100] [--blocks 20] [--seconds 10] [--every 2] [--callers 1]
 //! ```
