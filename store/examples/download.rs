@@ -4,6 +4,8 @@
 //!
 //! Both take turns, with as many connections. What is printed is bytes per second as seen from outside, their ratio, processor time of this process, and, of
 //! the cache's side, the most memory, descriptors and threads. Azurite has a process and most of the machine to itself: on a machine of few cores it is what limits both.
+//!
+//! Each round has a cache of its own, and all of them stay until the end: ext4 without a journal takes long to find a place for a new file where many were removed just before.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +39,7 @@ fn main() {
     let stored = runtime.block_on(upload(&registry, &sizes(models, megabytes as f64 * 1e6)));
     let bytes: u64 = stored.iter().map(|(_, manifest)| manifest.size()).sum();
     println!("{models} models, {:.1} MB", bytes as f64 / 1e6);
-    let mut ratios = Vec::new();
+    let (mut ratios, mut folders) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
         let (plain, plain_cpu) = timed(|| runtime.block_on(plain(&stored)));
         let folder = tempfile::tempdir().expect("a folder");
@@ -62,6 +64,7 @@ fn main() {
             listed.as_millis(),
             warm.as_millis(),
         );
+        folders.push(folder);
         if round > 0 {
             ratios.push(rate(ours) / rate(plain));
         }
