@@ -175,8 +175,12 @@ impl Cache {
         let blob = self.blob(digest);
         file.sync_all()?;
         file.set_permissions(fs::Permissions::from_mode(READ_ONLY))?;
-        let folder = blob.parent().unwrap_or(&self.inner.root);
-        match fs::create_dir(folder) {
+        match fs::rename(path, &blob) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => return renamed,
+        }
+        // It is the first in its folder.
+        match fs::create_dir(blob.parent().unwrap_or(&self.inner.root)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }

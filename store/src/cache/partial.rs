@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
@@ -37,9 +38,9 @@ pub struct Partial {
     size: u64,
     piece: u64,
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     /// Where there is more than one piece.
-    map: Option<File>,
+    map: Option<Arc<File>>,
     done: Vec<bool>,
 }
 
@@ -101,8 +102,8 @@ impl Partial {
     ) -> io::Result<Self> {
         let piece = piece.max(size.div_ceil(MAX_PIECES)).max(1);
         let count = usize::try_from(size.div_ceil(piece)).map_err(io::Error::other)?;
-        let mut partial =
-            Self { cache, digest, size, piece, path, file, map: None, done: vec![false; count] };
+        let (file, done) = (Arc::new(file), vec![false; count]);
+        let mut partial = Self { cache, digest, size, piece, path, file, map: None, done };
         if count > 1 {
             partial.open_map()?;
         }
@@ -133,7 +134,7 @@ impl Partial {
             map.write_all_at(&head, 0)?;
             map.set_len(found.len() as u64)?;
         }
-        self.map = Some(map);
+        self.map = Some(Arc::new(map));
         Ok(())
     }
 
@@ -163,12 +164,8 @@ impl Partial {
     }
 
     /// For writing pieces from several threads.
-    ///
-    /// # Errors
-    /// If there are no more descriptors.
-    pub fn writer(&self) -> io::Result<Writer> {
-        let map = self.map.as_ref().map(File::try_clone).transpose()?;
-        Ok(Writer { file: self.file.try_clone()?, map, size: self.size })
+    pub fn writer(&self) -> Writer {
+        Writer { file: Arc::clone(&self.file), map: self.map.clone(), size: self.size }
     }
 
     /// Forgets all that has come: it is not what it should be.
@@ -189,7 +186,9 @@ impl Partial {
     /// Those of the file system.
     pub fn complete(self) -> io::Result<()> {
         // Of one piece, or of none, nobody has said how large it is; and what was there before may have been larger.
-        self.file.set_len(self.size)?;
+        if self.file.metadata()?.len() != self.size {
+            self.file.set_len(self.size)?;
+        }
         self.cache.admit(&self.file, &self.path, &self.digest)?;
         if self.map.is_some() {
             remove(&self.map_path())?;
@@ -201,12 +200,17 @@ impl Partial {
 /// Writes pieces of a file that is on its way.
 #[derive(Debug)]
 pub struct Writer {
-    file: File,
-    map: Option<File>,
+    file: Arc<File>,
+    map: Option<Arc<File>>,
     size: u64,
 }
 
 impl Writer {
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Writes bytes where they belong.
     ///
     /// # Errors
@@ -314,14 +318,14 @@ mod tests {
 
     fn write(partial: &Partial, piece: usize) {
         let range = partial.range(piece);
-        let writer = partial.writer().expect("a writer");
+        let writer = partial.writer();
         writer.write(range.start, &BYTES[range.start as usize..range.end as usize]).expect("written");
         writer.mark(piece).expect("marked");
     }
 
     fn hashed(partial: &Partial) -> Digest {
         let mut hasher = Hasher::default();
-        partial.writer().expect("a writer").hash(0..partial.size(), &mut hasher).expect("read");
+        partial.writer().hash(0..partial.size(), &mut hasher).expect("read");
         hasher.finish()
     }
 
@@ -363,7 +367,7 @@ mod tests {
             assert_eq!(partial.pieces(), pieces);
             (0..pieces).for_each(|piece| write(&partial, piece));
             assert_eq!(hashed(&partial), digest);
-            let error = partial.writer().expect("a writer").write(8, BYTES).expect_err("beyond the end");
+            let error = partial.writer().write(8, BYTES).expect_err("beyond the end");
             assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
             partial.complete().expect("complete");
             assert!(cache.has(&digest, bytes.len() as u64).expect("the cache"));

@@ -360,7 +360,7 @@ mod tests {
         let cache = Cache::open(folder.path().join("cache"), Some(1_000_000)).expect("a cache");
         let (bytes, other) = (vec![1; 800_000], vec![2; 300_000]);
         let partial = begin(&cache, &bytes);
-        let writer = partial.writer().expect("a writer");
+        let writer = partial.writer();
         (0..6).for_each(|piece| writer.write(piece * 100_000, &bytes[..100_000]).expect("written"));
         drop((partial, writer));
         let older = take(&cache, &other, 500);
@@ -386,7 +386,7 @@ mod tests {
         };
         let (held, left) = (begin(1), begin(2));
         for partial in [&held, &left] {
-            let writer = partial.writer().expect("a writer");
+            let writer = partial.writer();
             (0..4).for_each(|piece| writer.write(piece * 100_000, &[7; 100_000]).expect("written"));
         }
         drop(left);

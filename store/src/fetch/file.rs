@@ -1,8 +1,10 @@
 //! One file.
 
 use std::convert::Infallible;
+use std::iter::Peekable;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,14 +14,17 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use object_store::{GetOptions, GetRange, GetResult, GetResultPayload};
 use tokio::sync::{mpsc, oneshot};
 
+use super::hashed::Hashed;
 use super::{FetchError, Fetcher, Watch};
-use crate::cache::{Begun, Partial, Writer};
-use crate::digest::{Digest, Hasher};
+use crate::cache::{Begun, Partial};
+use crate::digest::Digest;
 use crate::location::Location;
 use crate::manifest::ManifestFile;
 
 /// What is gathered before it is written: a write for each packet would cost more than the packet.
 const GATHER: usize = 1 << 20;
+/// Most pieces that come by one request, where others keep all connections busy. Few: connections that become free find something to do.
+const RUN: usize = 4;
 /// How often a file is fetched from its beginning whose bytes are not those of its digest, or which was changed meanwhile.
 const WHOLE_ATTEMPTS: usize = 3;
 /// The first pause before looking again whether somebody else has finished a file...
@@ -34,18 +39,46 @@ struct Fetch<'a> {
     fetcher: &'a Fetcher,
     from: Location,
     file: &'a ManifestFile,
+    partial: &'a Partial,
     watch: &'a dyn Watch,
     writer: Arc<Shared>,
     /// What has come, with what was there before.
     here: AtomicU64,
     /// What the storage calls this state of the object; the first answer says it, and all must be of the same.
     tag: OnceLock<Option<String>>,
+    /// Hears of pieces that are complete.
+    finished: mpsc::UnboundedSender<usize>,
 }
 
-/// A writer that threads use on which nobody may be waiting any more. That the last of them is done is heard by who has the other end.
+/// What threads write to on which nobody may be waiting any more. That the last of them is done is heard by who has the other end.
 struct Shared {
-    writer: Writer,
+    hashed: Hashed,
     _done: oneshot::Sender<Infallible>,
+}
+
+/// What is asked for: bytes from `at`, which moves along, to `end`.
+#[derive(Clone)]
+struct Span {
+    at: u64,
+    end: u64,
+    /// Pieces that are noted once they are complete; those that are leave it.
+    pieces: Range<usize>,
+}
+
+/// One of the files that are being fetched. It counts as long as this is held.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(files: &'a AtomicUsize) -> Self {
+        files.fetch_add(1, Ordering::Relaxed);
+        Self(files)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Fetcher {
@@ -118,22 +151,24 @@ impl Fetcher {
         partial: &Partial,
         watch: &dyn Watch,
     ) -> Result<(Result<Digest, FetchError>, u64), FetchError> {
-        let io = |source| FetchError::Cache { root: self.cache().root().to_owned(), source };
         let (_done, done) = oneshot::channel();
-        let writer = Arc::new(Shared { writer: partial.writer().map_err(io)?, _done });
+        let writer = Arc::new(Shared { hashed: Hashed::new(partial.writer()), _done });
+        let (finished, hear) = mpsc::unbounded_channel();
         let fetch = Fetch {
             fetcher: self,
             from: from.clone(),
             file,
+            partial,
             watch,
             writer: Arc::clone(&writer),
             here: AtomicU64::new(here(partial)),
             tag: OnceLock::new(),
+            finished,
         };
-        let (finished, hear) = mpsc::unbounded_channel();
+        let _counted = Counted::new(&self.inner.files);
         let hashed = follow(self, writer, partial, hear);
         // Where one fails the other is of no use.
-        let ended = futures_util::future::try_join(fetch.all(partial, finished), hashed).await;
+        let ended = futures_util::future::try_join(fetch.all(), hashed).await;
         let here = fetch.here.load(Ordering::Relaxed);
         drop(fetch);
         // Pieces that were let go of may still be being written: into the next attempt, if that were not waited for.
@@ -148,7 +183,7 @@ fn here(partial: &Partial) -> u64 {
     done.map(|(piece, _)| partial.range(piece)).map(|range| range.end - range.start).sum()
 }
 
-/// Hashes pieces in their order, each once it has come, so that little is left to do when the last one has.
+/// Sees to it that pieces are hashed in their order, each once it has come, so that little is left to do when the last one has.
 async fn follow(
     fetcher: &Fetcher,
     writer: Arc<Shared>,
@@ -156,43 +191,57 @@ async fn follow(
     mut hear: mpsc::UnboundedReceiver<usize>,
 ) -> Result<Digest, FetchError> {
     let mut done = partial.done().to_vec();
-    let mut hasher = Hasher::default();
     let mut next = 0;
-    loop {
-        while done.get(next).is_some_and(|done| *done) {
-            let (range, writer) = (partial.range(next), Arc::clone(&writer));
-            hasher =
-                fetcher.blocking(move |_| writer.writer.hash(range, &mut hasher).map(|()| hasher)).await?;
+    while next < done.len() {
+        if done[next] {
+            let (end, writer) = (partial.range(next).end, Arc::clone(&writer));
+            if !writer.hashed.has_reached(end) {
+                fetcher.blocking(move |_| writer.hashed.catch_up(end)).await?;
+            }
             next += 1;
-        }
-        match hear.recv().await {
-            Some(piece) => done[piece] = true,
-            None => return Ok(hasher.finish()),
+        } else if let Some(piece) = hear.recv().await {
+            done[piece] = true;
+        } else {
+            break;
         }
     }
+    let io = |source| FetchError::Cache { root: fetcher.cache().root().to_owned(), source };
+    writer.hashed.digest().map_err(io)
 }
 
 impl Fetch<'_> {
     /// All pieces that are missing.
-    async fn all(&self, partial: &Partial, finished: mpsc::UnboundedSender<usize>) -> Result<(), FetchError> {
-        let missing: Vec<_> = (0..partial.pieces()).filter(|piece| !partial.done()[*piece]).collect();
-        let all = missing.len() == partial.pieces();
-        let [first, rest @ ..] = missing.as_slice() else {
-            return if all { self.nothing().await } else { Ok(()) };
+    async fn all(&self) -> Result<(), FetchError> {
+        let done = self.partial.done();
+        let mut missing = (0..done.len()).filter(|piece| !done[*piece]).peekable();
+        let nothing = done.iter().all(|done| !done);
+        let Some(first) = self.next(&mut missing) else {
+            return if nothing { self.nothing().await } else { Ok(()) };
         };
         // The first answer tells whether there is more than one way to have the rest.
-        match self.piece(*first, partial, &finished).await {
-            Err(error @ FetchError::NoRanges { .. }) if all => {
+        match self.run(first).await {
+            Err(error @ FetchError::NoRanges { .. }) if nothing => {
                 self.lost(&error);
-                return self.in_one(partial, &finished).await;
+                return self.in_one().await;
             }
             first => first?,
         }
-        stream::iter(rest.iter().copied().map(Ok))
-            .try_for_each_concurrent(self.fetcher.options().connections, |piece| {
-                self.piece(piece, partial, &finished)
-            })
+        stream::iter(std::iter::from_fn(|| self.next(&mut missing)).map(Ok))
+            .try_for_each_concurrent(self.fetcher.options().connections, |run| self.run(run))
             .await
+    }
+
+    /// What is asked for next: one piece; or some that follow each other, where there are more files than connections: then it is only that each
+    /// request costs. What comes in order need not be read again to be hashed, either.
+    fn next(&self, missing: &mut Peekable<impl Iterator<Item = usize>>) -> Option<Range<usize>> {
+        let first = missing.next()?;
+        let busy = self.fetcher.inner.files.load(Ordering::Relaxed) > self.fetcher.options().connections;
+        let most = if busy { RUN } else { 1 };
+        let mut run = first..first + 1;
+        while run.len() < most && missing.next_if_eq(&run.end).is_some() {
+            run.end += 1;
+        }
+        Some(run)
     }
 
     /// A file without bytes, of which it is looked at only whether it is there.
@@ -222,45 +271,32 @@ impl Fetch<'_> {
         }
     }
 
-    /// One piece, in as many attempts as it takes and may take.
-    async fn piece(
-        &self,
-        piece: usize,
-        partial: &Partial,
-        finished: &mpsc::UnboundedSender<usize>,
-    ) -> Result<(), FetchError> {
-        let range = partial.range(piece);
-        let mut at = range.start;
-        let whole = partial.pieces() == 1;
+    /// Pieces that follow each other, in as many attempts as it takes and may take.
+    async fn run(&self, pieces: Range<usize>) -> Result<(), FetchError> {
+        let whole = pieces.len() == self.partial.pieces();
+        let start = self.partial.range(pieces.start).start;
+        let mut span = Span { at: start, end: self.partial.range(pieces.end - 1).end, pieces };
         let mut pauses = self.pauses();
         loop {
-            let ranged = !whole || at > range.start;
-            let Err(error) = self.read(&mut at, range.end, ranged).await else { break };
+            let ranged = !whole || span.at > start;
+            let Err(error) = self.read(&mut span, ranged).await else { return Ok(()) };
             let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
             self.watch.again(self.file, &error.to_string(), pause);
             tokio::time::sleep(pause).await;
         }
-        let writer = Arc::clone(&self.writer);
-        self.fetcher.blocking(move |_| writer.writer.mark(piece)).await?;
-        // Nobody hears it only if hashing has failed, which is an error by itself.
-        let _ = finished.send(piece);
-        Ok(())
     }
 
     /// The whole file by one request, from a server that knows no ranges: each attempt from the beginning.
-    async fn in_one(
-        &self,
-        partial: &Partial,
-        finished: &mpsc::UnboundedSender<usize>,
-    ) -> Result<(), FetchError> {
+    async fn in_one(&self) -> Result<(), FetchError> {
         let mut pauses = self.pauses();
-        while let Err(error) = self.read(&mut 0, self.file.size, false).await {
+        let span = Span { at: 0, end: self.file.size, pieces: 0..0 };
+        while let Err(error) = self.read(&mut span.clone(), false).await {
             let Some(pause) = pauses.next().filter(|_| error.may_pass()) else { return Err(error) };
             self.lost(&error);
             self.watch.again(self.file, &error.to_string(), pause);
             tokio::time::sleep(pause).await;
         }
-        (0..partial.pieces()).try_for_each(|piece| finished.send(piece)).ok();
+        (0..self.partial.pieces()).try_for_each(|piece| self.finished.send(piece)).ok();
         Ok(())
     }
 
@@ -274,13 +310,13 @@ impl Fetch<'_> {
             .build()
     }
 
-    /// Reads from `at` to `end` and writes it, `at` moving along.
-    async fn read(&self, at: &mut u64, end: u64, ranged: bool) -> Result<(), FetchError> {
+    /// Reads a span and writes it.
+    async fn read(&self, span: &mut Span, ranged: bool) -> Result<(), FetchError> {
         let inner = &self.fetcher.inner;
         // Closed only with the fetcher, and somebody has that.
         let _connection = inner.connections.acquire().await;
         let mut options = GetOptions {
-            range: ranged.then_some(GetRange::Bounded(*at..end)),
+            range: ranged.then_some(GetRange::Bounded(span.at..span.end)),
             if_match: self.tag.get().cloned().flatten(),
             ..GetOptions::default()
         };
@@ -293,13 +329,13 @@ impl Fetch<'_> {
         // A file of this machine is read without a stream of small pieces in between.
         let answer = match answer {
             GetResult { payload: GetResultPayload::File(file, _), .. } => {
-                return self.copy(at, end, file).await;
+                return self.copy(span, file).await;
             }
             answer => answer,
         };
         let mut stream = answer.into_stream();
         let (mut gathered, mut bytes) = (Vec::new(), 0);
-        while *at + (bytes as u64) < end {
+        while span.at + (bytes as u64) < span.end {
             let came = self.in_time(stream.next()).await?;
             let came = match came {
                 Some(came) => came.map_err(|error| self.error(&error)),
@@ -317,9 +353,9 @@ impl Fetch<'_> {
                 }
                 Err(error) => Some(error),
             };
-            let complete = *at + bytes as u64 >= end;
+            let complete = span.at + bytes as u64 >= span.end;
             if bytes >= GATHER || complete || failed.is_some() {
-                self.write(at, end, std::mem::take(&mut gathered)).await?;
+                self.write(span, std::mem::take(&mut gathered)).await?;
                 bytes = 0;
             }
             if let Some(error) = failed {
@@ -330,11 +366,11 @@ impl Fetch<'_> {
     }
 
     /// Reads from a file, and writes it.
-    async fn copy(&self, at: &mut u64, end: u64, from: std::fs::File) -> Result<(), FetchError> {
+    async fn copy(&self, span: &mut Span, from: std::fs::File) -> Result<(), FetchError> {
         let from = Arc::new(from);
-        while *at < end {
-            let length = usize::try_from(end - *at).map_or(GATHER, |left| left.min(GATHER));
-            let (start, from, shown) = (*at, Arc::clone(&from), self.from.to_string());
+        while span.at < span.end {
+            let length = usize::try_from(span.end - span.at).map_or(GATHER, |left| left.min(GATHER));
+            let (start, from, shown) = (span.at, Arc::clone(&from), self.from.to_string());
             let read = move |_: &_| {
                 let mut bytes = vec![0; length];
                 let read = from.read_exact_at(&mut bytes, start);
@@ -343,26 +379,30 @@ impl Fetch<'_> {
             };
             let bytes = self.fetcher.blocking(read).await?;
             self.fetcher.inner.throttle.take(length).await;
-            self.write(at, end, vec![bytes.into()]).await?;
+            self.write(span, vec![bytes.into()]).await?;
         }
         Ok(())
     }
 
     /// Writes what was gathered, none of it beyond the end of what was asked for.
-    async fn write(&self, at: &mut u64, end: u64, gathered: Vec<Bytes>) -> Result<(), FetchError> {
-        let (writer, start) = (Arc::clone(&self.writer), *at);
+    async fn write(&self, span: &mut Span, gathered: Vec<Bytes>) -> Result<(), FetchError> {
+        let (writer, at, end) = (Arc::clone(&self.writer), span.at, span.end);
+        let bytes = gathered.iter().fold(0, |sum, bytes| sum + bytes.len() as u64);
+        let to = at.saturating_add(bytes).min(end);
+        let complete = span.pieces.clone().take_while(|piece| self.partial.range(*piece).end <= to).count();
+        let complete = span.pieces.start..span.pieces.start + complete;
+        let marked = complete.clone();
         let written = self.fetcher.blocking(move |_| {
-            let mut at = start;
-            for bytes in gathered {
-                let fits = usize::try_from(end - at).map_or(bytes.len(), |left| left.min(bytes.len()));
-                writer.writer.write(at, &bytes[..fits])?;
-                at += fits as u64;
-            }
-            Ok::<_, std::io::Error>(at)
+            let written = writer.hashed.write(at..end, &gathered)?;
+            marked.into_iter().try_for_each(|piece| writer.hashed.mark(piece))?;
+            Ok::<_, std::io::Error>(written)
         });
-        *at = written.await?;
-        self.here.fetch_add(*at - start, Ordering::Relaxed);
-        self.watch.came(self.file, *at - start);
+        span.at = written.await?;
+        span.pieces.start = complete.end;
+        self.here.fetch_add(span.at - at, Ordering::Relaxed);
+        self.watch.came(self.file, span.at - at);
+        // Nobody hears it only if hashing has failed, which is an error by itself.
+        complete.into_iter().try_for_each(|piece| self.finished.send(piece)).ok();
         Ok(())
     }
 

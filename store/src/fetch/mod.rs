@@ -2,12 +2,14 @@
 
 mod error;
 mod file;
+mod hashed;
 mod lay_out;
 mod model;
 mod throttle;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -26,7 +28,7 @@ use crate::cache::Cache;
 pub struct FetchOptions {
     /// Requests at once.
     pub connections: usize,
-    /// Files larger than this come in pieces of this size, bytes.
+    /// Files larger than this come in pieces of this size, bytes; some pieces by one request where there are more files than connections.
     pub piece: u64,
     /// How often a request is made before it counts as failed; what has come of a piece is not asked for again.
     pub attempts: usize,
@@ -66,6 +68,8 @@ struct Inner {
     options: FetchOptions,
     connections: Semaphore,
     throttle: Throttle,
+    /// Files that are being fetched.
+    files: AtomicUsize,
 }
 
 impl Fetcher {
@@ -74,7 +78,7 @@ impl Fetcher {
         options.connections = options.connections.clamp(1, Semaphore::MAX_PERMITS);
         let connections = Semaphore::new(options.connections);
         let throttle = Throttle::new(options.bandwidth);
-        Self { inner: Arc::new(Inner { cache, options, connections, throttle }) }
+        Self { inner: Arc::new(Inner { cache, options, connections, throttle, files: AtomicUsize::new(0) }) }
     }
 
     /// Where files come to lie.

@@ -16,6 +16,8 @@ use crate::path::FilePath;
 
 /// How often an archive is fetched that made way, in a cache that others use, before it could be unpacked.
 const ARCHIVE_ATTEMPTS: usize = 3;
+/// Files at once for each request at once: while some of them wait for the disk, others come.
+const FILES_PER_CONNECTION: usize = 2;
 
 /// The files that a model consists of once archives are unpacked, all of them in the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +114,7 @@ impl Fetcher {
                 }
                 Ok(members)
             })
-            .try_buffer_unordered(self.options().connections)
+            .try_buffer_unordered(self.options().connections.saturating_mul(FILES_PER_CONNECTION))
             .try_collect()
             .await?;
         for (model, members) in fetched.into_iter().flatten() {

@@ -161,3 +161,21 @@ async fn a_storage_that_is_not_there_is_an_error_in_bounded_time() {
     assert!(error.may_pass(), "{error}");
     assert!(error.to_string().contains("model.onnx`: Generic"), "{error}");
 }
+
+#[tokio::test]
+async fn of_many_files_some_pieces_come_by_one_request() {
+    let Some(place) = Place::azure() else { return };
+    let files: Vec<_> = (0..6).map(|seed| (format!("{seed}.bin"), bytes(SIZE, seed))).collect();
+    let list: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    let manifest = place.push("digits", &place.write("digits", &list)).await.expect("pushed");
+    place.proxy().forget();
+    place.proxy().inject(On::get().path("3.bin").times(2), Fault::Truncate { after: 100_000 });
+    let fetcher = Fetcher::new(place.cache("cache"), FetchOptions { connections: 2, ..options() });
+    let set = place.fetch(&manifest, &fetcher).await;
+    for (path, expected) in &files {
+        assert_eq!(&content(fetcher.cache(), &set, &format!("digits/{path}")), expected, "{path}");
+    }
+    let counts = place.proxy().counts(&On::get().path(".bin"));
+    let pieces = (SIZE as u64).div_ceil(PIECE) * 6;
+    assert!(counts.faulty > 0 && (counts.requests as u64) < pieces, "{counts:?}");
+}

@@ -349,7 +349,7 @@ async fn a_part_that_a_server_without_ranges_cannot_complete_comes_anew() {
     let piece = fetcher.options().piece;
     let begun = fetcher.cache().begin(&file.sha256, file.size, piece).expect("begun");
     let Begun::Ours(partial) = begun else { panic!("{begun:?}") };
-    let writer = partial.writer().expect("a writer");
+    let writer = partial.writer();
     writer.write(0, &bytes[..piece as usize]).expect("written");
     writer.mark(0).expect("marked");
     drop((partial, writer));
