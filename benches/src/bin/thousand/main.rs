@@ -30,29 +30,37 @@ mod stored;
 mod trace;
 mod zipf;
 
+use std::path::Path;
+
 use anyhow::{Context as _, bail};
 use options::{Case, Options};
 use outrigger_benches::cpu;
 use stored::Stored;
 use tokio::signal::unix::{SignalKind, signal};
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;
-    // Nothing is left behind where somebody ends it: what was begun is dropped, and with it processes and folders.
+    // Dropped after the runtime, which waits for the threads that may still write into it.
+    let folder = tempfile::tempdir()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(until_ended(&options, folder.path()))
+}
+
+/// Nothing is left behind where somebody ends it: what was begun is dropped, and with it processes and folders.
+async fn until_ended(options: &Options, folder: &Path) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
-        ended = measure(&options) => ended,
+        ended = measure(options, folder) => ended,
         _ = terminate.recv() => bail!("ended by SIGTERM"),
         _ = interrupt.recv() => bail!("ended by SIGINT"),
     }
 }
 
-async fn measure(options: &Options) -> anyhow::Result<()> {
+async fn measure(options: &Options, folder: &Path) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("{cores} cores, {}", cpu::name());
     if options.has(Case::Ready) || options.has(Case::Zipf) {
-        let stored = Stored::fill(options).await.context("the registry")?;
+        let stored = Stored::fill(options, folder).await.context("the registry")?;
         if options.has(Case::Ready) {
             ready::measure(&stored, options).await.context("ready")?;
         }

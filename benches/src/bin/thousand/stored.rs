@@ -1,7 +1,7 @@
 //! Azurite with a registry of all models, and the folder in which replicas keep what they fetched.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,6 @@ use outrigger_store::registry::{LocalModel, Push, Version};
 use outrigger_store::{Location, ModelName, Registry};
 use outrigger_testkit::Launch;
 use outrigger_testkit::storage::Azurite;
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::configuration;
@@ -24,7 +23,7 @@ const AT_ONCE: usize = 4;
 /// A registry.
 pub(crate) struct Stored {
     azurite: Azurite,
-    folder: TempDir,
+    folder: PathBuf,
     pub(crate) models: Vec<Model>,
     /// Bytes of all files.
     pub(crate) size: u64,
@@ -32,14 +31,13 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Starts the storage, and pushes every model.
-    pub(crate) async fn fill(options: &Options) -> anyhow::Result<Self> {
+    /// Starts the storage, and pushes every model; `folder` is for whatever lies on disk.
+    pub(crate) async fn fill(options: &Options, folder: &Path) -> anyhow::Result<Self> {
         Azurite::available().map_err(anyhow::Error::msg)?;
         let azurite = Azurite::start();
         azurite.create_container("models");
         let environment = azurite.environment().into_iter().collect();
         let registry = Registry::new(Location::open(configuration::REGISTRY, Path::new("/"), &environment)?);
-        let folder = tempfile::tempdir()?;
         let models = models::models(options.models, options.megabytes, options.seed);
         let begun = Instant::now();
         let (mut size, mut pushes) = (0, JoinSet::new());
@@ -47,7 +45,7 @@ impl Stored {
             if pushes.len() == AT_ONCE {
                 size += pushed(&mut pushes).await?;
             }
-            pushes.spawn(push(registry.clone(), model.clone(), folder.path().join(&model.name)));
+            pushes.spawn(push(registry.clone(), model.clone(), folder.join(&model.name)));
         }
         while !pushes.is_empty() {
             size += pushed(&mut pushes).await?;
@@ -59,12 +57,12 @@ impl Stored {
             size as f64 / 1e6,
             pushing.as_secs_f64()
         );
-        Ok(Self { azurite, folder, models, size, pushing })
+        Ok(Self { azurite, folder: folder.to_owned(), models, size, pushing })
     }
 
     /// A replica of all of them, to be started.
     pub(crate) fn replica(&self, load: Load, memory: Option<u64>) -> anyhow::Result<Launch> {
-        let text = configuration::registered(self.folder.path(), self.models.len(), load, memory);
+        let text = configuration::registered(&self.folder, self.models.len(), load, memory);
         let launch = launch(text)?;
         Ok(self
             .azurite
@@ -76,13 +74,13 @@ impl Stored {
     /// Forgets what replicas have fetched.
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
         for name in ["cache", "root"] {
-            let path = self.folder.path().join(name);
+            let path = self.folder.join(name);
             if path.exists() {
                 std::fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
             }
         }
         // Where models are laid out is looked for, and not made.
-        Ok(std::fs::create_dir(self.folder.path().join("root"))?)
+        Ok(std::fs::create_dir(self.folder.join("root"))?)
     }
 }
 
@@ -91,7 +89,7 @@ async fn pushed(pushes: &mut JoinSet<anyhow::Result<u64>>) -> anyhow::Result<u64
 }
 
 /// Pushes a model by way of a file, and returns how many bytes it has.
-async fn push(registry: Registry, model: Model, file: std::path::PathBuf) -> anyhow::Result<u64> {
+async fn push(registry: Registry, model: Model, file: PathBuf) -> anyhow::Result<u64> {
     let name = ModelName::new(model.name.clone())?;
     let at = file.clone();
     let model = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
