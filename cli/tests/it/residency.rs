@@ -180,6 +180,20 @@ async fn what_is_in_use_does_not_make_way() {
 }
 
 #[tokio::test]
+async fn a_load_that_waits_for_room_does_not_hold_up_others() {
+    let models = [("a", "slow 60000"), ("b", "weights 60"), ("c", "weights 5")];
+    let replica = lazily(100, "", &models, "loads = 1").start();
+    let uses = tokio::spawn(infer(&replica, "a", call()).send());
+    until("it is in use", async || state(&replica, "a").await == "ready").await;
+    let waits = tokio::spawn(infer(&replica, "b", call()).send());
+    until("its load", async || state(&replica, "b").await == "loading").await;
+    assert_eq!(answer(&replica, "c").await.0, json!([11.0, 22.0, 33.0]));
+    assert_eq!(state(&replica, "b").await, "loading");
+    uses.abort();
+    assert_eq!(waits.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn a_load_waits_for_room_as_long_as_its_callers_do() {
     let models = [("a", "slow 400"), ("b", "add 3\n")];
     let replica = lazily(50, "", &models, "").start();

@@ -78,6 +78,8 @@ pub(super) struct Model {
     pub(super) measured: Charges,
     /// Bytes that it takes, measured or expected.
     pub(super) bytes: Option<u64>,
+    /// Its load waits for room, and counts as none meanwhile.
+    pub(super) waits: bool,
     /// Since when it is being loaded.
     pub(super) since: Duration,
     /// How long its last load took.
@@ -120,6 +122,7 @@ impl Core {
             claim: None,
             measured: Charges::new(),
             bytes: None,
+            waits: false,
             since: Duration::ZERO,
             took: None,
             heat: Heat::default(),
@@ -169,7 +172,7 @@ impl Core {
     /// The next load to begin, if one may: in order of arrival.
     pub(in crate::models) fn next(&mut self, now: Duration) -> Option<usize> {
         self.clock = self.clock.max(now);
-        if self.under_way.len() >= self.options.loads.max(1) {
+        if self.are_enough(None) {
             return None;
         }
         let queued = |model: &usize| self.models.get(*model).is_some_and(|this| this.phase == Phase::Queued);
@@ -207,6 +210,9 @@ impl Core {
         let Some(this) = self.expect(model, &[Phase::Loading], "reserving") else { return false };
         this.charges.clear();
         let own = this.claim.as_ref().map_or(u64::MAX, |(number, _)| *number);
+        if self.are_enough(Some(model)) {
+            return false;
+        }
         let loading = self.under_way.iter().filter_map(|loading| self.models.get(*loading));
         let loading = loading.map(|this| total(&this.charges)).fold(0, u64::saturating_add);
         if loading > 0 && loading.saturating_add(total(&charges)) > self.options.loading_bytes {
@@ -224,9 +230,23 @@ impl Core {
         let Some(this) = self.models.get_mut(model) else { return false };
         this.charges = charges;
         this.claim = None;
+        this.waits = false;
         // What it waited for memory is no part of what its load takes.
         this.since = this.since.max(clock);
         true
+    }
+
+    /// A load has to wait for room, and another may begin meanwhile; says whether that is new.
+    pub(in crate::models) fn waits(&mut self, model: usize) -> bool {
+        let this = self.expect(model, &[Phase::Loading], "waiting");
+        this.is_some_and(|this| !std::mem::replace(&mut this.waits, true))
+    }
+
+    /// Whether as many loads are at it, without one of them, as may.
+    fn are_enough(&self, except: Option<usize>) -> bool {
+        let waits = |model: usize| self.models.get(model).is_some_and(|this| this.waits);
+        let at_it = self.under_way.iter().filter(|model| Some(**model) != except && !waits(**model));
+        at_it.count() >= self.options.loads.max(1)
     }
 
     /// A model takes no calls any more.
@@ -294,6 +314,7 @@ impl Core {
         let retry_at = now.saturating_add(retry.saturating_mul(doubled).min(max_retry));
         this.failure = Some((reason, retry_at));
         this.phase = Phase::Failed;
+        this.waits = false;
         this.charges.clear();
         this.claim = None;
         self.queue.retain(|queued| *queued != model);

@@ -74,6 +74,10 @@ impl Residency {
             } else if !core.may_change(number, &usage) {
                 return Err(ModelsError::NoPlace(plan.unplaced).into());
             }
+            if core.waits(number) {
+                // Another load may begin.
+                self.residents.announce();
+            }
             core = self.wait_for_change(core, until)?;
         }
     }

@@ -18,7 +18,11 @@ const IDLE: Usage = Usage { uses: 0, last: Duration::ZERO, idle: true };
 
 /// One device of so many bytes.
 fn core(budget: u64, models: usize) -> Core {
-    Core::new(OPTIONS, vec![Account { budget: Some(budget), main: 0, held: 0 }], models)
+    Core::new(OPTIONS, core_accounts(budget), models)
+}
+
+fn core_accounts(budget: u64) -> Vec<Account> {
+    vec![Account { budget: Some(budget), main: 0, held: 0 }]
 }
 
 fn on(bytes: u64) -> Charges {
@@ -168,6 +172,26 @@ fn loads_reserve_so_much_together_and_one_alone_more() {
     core.want(2, secs(1));
     assert_eq!(core.next(secs(1)), Some(2));
     assert!(!core.reserve(2, on(31)) && core.reserve(2, on(30)));
+}
+
+#[test]
+fn a_load_that_waits_for_room_lets_others_go_first() {
+    let mut core = Core::new(Options { loads: 1, ..OPTIONS }, core_accounts(100), 3);
+    load(&mut core, 0, 50, secs(2));
+    let in_use = |_| Usage { idle: false, ..IDLE };
+    core.want(1, secs(3));
+    core.want(2, secs(3));
+    assert_eq!([core.next(secs(3)), core.next(secs(3))], [Some(1), None]);
+    assert_eq!(core.victims(1, &on(60), &in_use, secs(3)), None);
+    assert!(core.waits(1) && !core.waits(1), "it says once that it waits");
+    assert_eq!(core.next(secs(3)), Some(2));
+    assert!(core.reserve(2, on(10)));
+    // It has room now, and another is at it.
+    evict(&mut core, 0, secs(4));
+    assert!(!core.reserve(1, on(60)));
+    core.loaded(2, on(10), secs(4));
+    assert!(core.reserve(1, on(60)));
+    assert!(core.next(secs(4)).is_none());
 }
 
 #[test]

@@ -45,9 +45,12 @@ impl Heat {
     }
 }
 
+/// What a load costs beside the time that it takes: a call waits. How long the shortest loads take is chance.
+const EACH: Duration = Duration::from_millis(10);
+
 /// What a byte of a model is worth that has not been used for some time.
 pub(super) fn density(heat: &Heat, load: Duration, bytes: u64, unused: Duration) -> f64 {
     // Whatever was used a moment ago is in use, as far as can be told.
     let unused = unused.as_secs_f64().max(1e-3);
-    heat.uses / unused.sqrt() * load.as_secs_f64().max(1e-6) / bytes.max(1) as f64
+    heat.uses / unused.sqrt() * (load + EACH).as_secs_f64() / bytes.max(1) as f64
 }

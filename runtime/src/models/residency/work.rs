@@ -14,11 +14,14 @@ use super::history::{Happening, Step};
 use super::room::Failure;
 use super::{Residency, charges};
 
+/// Threads for loads that wait for room, beside those that load: so many do not keep others from being loaded.
+const WAITING: usize = 4;
+
 impl Residency {
     /// Starts the threads.
     pub(super) fn start_loaders(self: &Arc<Self>) -> std::io::Result<()> {
         let mut loaders = self.loaders.lock().unwrap_or_else(PoisonError::into_inner);
-        for number in 0..self.config.residency.loads {
+        for number in 0..self.config.residency.loads + WAITING {
             let residency = Arc::clone(self);
             let thread = std::thread::Builder::new().name(format!("load-{number}"));
             loaders.push(thread.spawn(move || residency.load_what_is_wanted())?);
