@@ -185,12 +185,13 @@ async fn events(
         Err(error) => return refused(&error),
     };
     if !watch::is_asked(uri.query().unwrap_or_default()) {
-        let events = models.events(after).map(|(kept, _)| kept).unwrap_or_default();
+        let mut events = models.events(after).map(|(kept, _)| kept).unwrap_or_default();
+        events.retain(|event| grant.allow_model(&event.model).is_ok());
         return Json(Events { events }).into_response();
     }
     let Some(place) = replica.watcher() else { return refused(&watch::no_place()) };
     let known = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let reader = Reader::new(models, known.unwrap_or(after), place);
+    let reader = Reader::new(models, grant, known.unwrap_or(after), place);
     let state = (reader, replica.observe_ends());
     let events = stream::unfold(state, async |(mut reader, ends)| {
         tokio::select! {
@@ -209,6 +210,8 @@ struct Events {
 /// Somebody who reads events.
 struct Reader {
     models: Arc<Models>,
+    /// Of which models it may hear.
+    grant: Arc<Grant>,
     kept: VecDeque<ModelEvent>,
     live: Option<Receiver<ModelEvent>>,
     last: u64,
@@ -216,8 +219,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(models: Arc<Models>, last: u64, place: Place) -> Self {
-        let mut reader = Self { models, kept: VecDeque::new(), live: None, last, _place: place };
+    fn new(models: Arc<Models>, grant: Arc<Grant>, last: u64, place: Place) -> Self {
+        let mut reader = Self { models, grant, kept: VecDeque::new(), live: None, last, _place: place };
         reader.subscribe();
         reader
     }
@@ -233,6 +236,9 @@ impl Reader {
         loop {
             if let Some(event) = self.kept.pop_front() {
                 self.last = event.number;
+                if self.grant.allow_model(&event.model).is_err() {
+                    continue;
+                }
                 return Some(encode(&event));
             }
             // Where there are no models nothing happens to them.

@@ -52,7 +52,17 @@ pub(super) struct Gate<'a> {
 impl Gate<'_> {
     /// Whether the caller may do what the route does, with `model` where it is about one. Asked once, before the body is read.
     pub(super) fn ask(&self, headers: &HeaderMap, model: Option<&str>) -> Result<Grant, CallError> {
-        let grant = self.replica.ask(headers, self.operation, model)?;
+        self.ask_for(self.operation, headers, model)
+    }
+
+    /// The same for what it does beside that.
+    pub(super) fn ask_for(
+        &self,
+        operation: Operation,
+        headers: &HeaderMap,
+        model: Option<&str>,
+    ) -> Result<Grant, CallError> {
+        let grant = self.replica.ask(headers, operation, model)?;
         if let Some(permit) = grant.permit() {
             // A second place would be held by the second grant itself.
             let _ = self.permit.set(permit);

@@ -131,8 +131,13 @@ fn with_status(json: Bytes, ready: bool) -> Response {
 async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
         let (_, serving, served) = find(&replica, path, &parts, gate)?;
+        let version = [served.version.as_str()];
+        if let Some((platform, info)) = served.known() {
+            return Ok(ok(oip::model_metadata(&served.name, &version, platform, info)));
+        }
+        // What it takes and gives is not known before it has been loaded once. That is as much work as a call, so only who may call has it.
+        let _call = gate.ask_for(Operation::Infer, &parts.headers, Some(&served.name))?;
         let patience = Wish::of(&parts.headers)?.patience(replica.config.queue.wait);
-        // What it takes and gives is not known before.
         let model = serving.models.lease(served, patience.into_std()).await?;
         Ok(ok(oip::model_metadata(&model.name, &[&model.version], &model.platform, &model.info)))
     })

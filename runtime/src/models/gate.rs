@@ -21,14 +21,13 @@ pub(super) enum Behind {
 }
 
 impl Gate {
-    /// Goes in, unless it is closed. Who is told `true` has to leave.
-    pub(super) fn enter(&self) -> bool {
+    /// Goes in and has to leave again, unless it is closed.
+    ///
+    /// # Errors
+    /// What it is like behind who had to turn back: who looked meanwhile has seen somebody inside.
+    pub(super) fn enter(&self) -> Result<(), Behind> {
         // Who closes it must not miss somebody inside, nor who looks for what is idle: all of them see one order.
-        if self.0.fetch_add(1, Ordering::SeqCst) & CLOSED == 0 {
-            return true;
-        }
-        self.leave();
-        false
+        if self.0.fetch_add(1, Ordering::SeqCst) & CLOSED == 0 { Ok(()) } else { Err(self.leave()) }
     }
 
     /// Goes in beside somebody who is inside and stays for as long as this takes: also where it has been closed meanwhile.
@@ -68,15 +67,16 @@ mod tests {
     #[test]
     fn nobody_comes_in_once_it_is_closed_and_the_last_one_hears_that() {
         let gate = Gate::default();
-        assert!(gate.enter() && !gate.is_idle() && !gate.close_if_idle());
+        assert!(gate.enter().is_ok() && !gate.is_idle() && !gate.close_if_idle());
         gate.enter_beside();
         assert_eq!([gate.leave(), gate.leave()], [Behind::Others, Behind::Nobody]);
-        assert!(gate.close_if_idle() && !gate.close_if_idle() && !gate.enter() && gate.is_idle());
+        assert!(gate.close_if_idle() && !gate.close_if_idle());
+        assert_eq!((gate.enter(), gate.is_idle()), (Err(Behind::Closed), true));
 
         let gate = Gate::default();
-        assert!(gate.enter());
+        assert!(gate.enter().is_ok());
         gate.close();
-        assert!(!gate.enter() && !gate.is_idle());
+        assert_eq!((gate.enter(), gate.is_idle()), (Err(Behind::Others), false));
         gate.enter_beside();
         assert_eq!([gate.leave(), gate.leave()], [Behind::Others, Behind::Closed]);
         assert!(gate.is_idle());
@@ -90,7 +90,7 @@ mod tests {
             std::thread::scope(|scope| {
                 for _ in 0..2 {
                     scope.spawn(|| {
-                        while gate.enter() {
+                        while gate.enter().is_ok() {
                             inside.fetch_add(1, Ordering::SeqCst);
                             if torn.load(Ordering::SeqCst) > 0 {
                                 torn.fetch_add(1, Ordering::SeqCst);

@@ -8,10 +8,8 @@ use outrigger_backend::{Instance, ModelInfo};
 use prometheus::IntCounter;
 
 use super::batch::Former;
-use super::gate::Gate;
 use super::health::DeviceHealth;
-use super::residency::Residents;
-use super::served::Held;
+use super::served::{Door, Held};
 use crate::placement::DeviceId;
 
 /// A model that is loaded.
@@ -28,10 +26,8 @@ pub struct LoadedModel {
     pub(super) first: Arc<ModelInstance>,
     /// The others.
     pub(super) others: Vec<Arc<ModelInstance>>,
-    /// Which calls have it.
-    pub(super) gate: Gate,
-    /// Who wants to hear when none has.
-    pub(super) home: Arc<Residents>,
+    /// Where calls go in and out.
+    pub(super) door: Arc<Door>,
 }
 
 impl LoadedModel {
@@ -198,6 +194,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::models::residency::Residents;
     use crate::models::served::ServedModel;
     use crate::models::tests::{fake, fake_on};
     use crate::models::wanted::Wanted;
@@ -213,8 +210,7 @@ mod tests {
             info: Arc::default(),
             first: Arc::clone(first),
             others: others.to_vec(),
-            gate: Gate::default(),
-            home: Arc::new(Residents::none()),
+            door: Door::new(Arc::new(Residents::none())),
         }));
         served
     }

@@ -59,6 +59,10 @@ impl Models {
         let health = used_devices().map(|(_, health)| Arc::clone(health)).collect();
         let watcher = watch.start(health, Arc::clone(busy), able).map_err(ModelsError::Thread)?;
         let lanes = residency.lanes();
+        let ended = |error| {
+            residency.break_off();
+            ModelsError::Thread(error)
+        };
         let start = |((device, health), used): ((OpenDevice, Arc<DeviceHealth>), &bool)| {
             let name = match device.id.index {
                 0 => device.id.backend.clone(),
@@ -77,7 +81,7 @@ impl Models {
         Ok(Self {
             models,
             backends: infos,
-            devices: devices.map_err(ModelsError::Thread)?,
+            devices: devices.map_err(ended)?,
             residency: Some(residency),
             lanes,
             runs: AtomicU64::new(1),

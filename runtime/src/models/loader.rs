@@ -54,7 +54,7 @@ pub(super) struct Copies {
 /// What others hold of the devices, in their order.
 pub(super) struct Others<'a> {
     /// Bytes that plans go by.
-    pub(super) held: &'a dyn Fn() -> Vec<u64>,
+    pub(super) held: &'a (dyn Fn() -> Vec<u64> + Sync),
     /// Bytes that stay, whoever else may make way.
     pub(super) staying: Vec<u64>,
     /// Whether the replica is not ready yet.
@@ -67,8 +67,10 @@ pub(super) struct Loader<'a> {
     ground: Ground<'a>,
     wanted: &'a [&'a Wanted],
     others: Others<'a>,
+    /// Where everything goes to begin with, if that has been planned.
+    first: Option<Plan>,
     /// Told of each step of each copy.
-    watch: &'a dyn Fn(LoadStep),
+    watch: &'a (dyn Fn(LoadStep) + Sync),
     /// What the models want, where they have failed, and which of their copies are loaded.
     estimates: Estimates,
     ledger: Ledger,
@@ -116,12 +118,17 @@ impl<'a> Loader<'a> {
         wanted: &'a [&'a Wanted],
         estimates: Estimates,
         others: Others<'a>,
-        watch: &'a dyn Fn(LoadStep),
+        watch: &'a (dyn Fn(LoadStep) + Sync),
     ) -> Self {
         let open = ground.devices.iter().map(|(open, _)| open);
         let ledger = Ledger::new(open.zip(others.staying.iter().copied()));
         let (lost, gone) = (BTreeSet::new(), BTreeMap::new());
-        Self { ground, wanted, others, watch, estimates, ledger, lost, gone }
+        Self { ground, wanted, others, first: None, watch, estimates, ledger, lost, gone }
+    }
+
+    /// The same by a plan for which room has been made.
+    pub(super) fn following(self, plan: Plan) -> Self {
+        Self { first: Some(plan), ..self }
     }
 
     /// Loads all models, in their order.
@@ -129,7 +136,10 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// [`ModelsError`], for the first model that cannot be loaded anywhere.
     pub(super) fn all(mut self) -> Result<Vec<Copies>, ModelsError> {
-        let mut plan = self.plan()?;
+        let mut plan = match self.first.take() {
+            Some(plan) => plan,
+            None => self.plan()?,
+        };
         let mut all = Vec::with_capacity(self.wanted.len());
         for (number, wanted) in self.wanted.iter().enumerate() {
             let (mut shared, began) = (Shared::new(), Instant::now());

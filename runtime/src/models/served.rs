@@ -2,14 +2,15 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use outrigger_backend::ModelInfo;
 use tokio::sync::Notify;
 
-use super::gate::Behind;
+use super::gate::{Behind, Gate};
 use super::instance::{Counted, LoadedModel, Picked};
-use super::residency::Usage;
+use super::residency::{Residents, Usage};
 use super::wanted::Wanted;
 use crate::config::LoadTime;
 use crate::placement::DeviceId;
@@ -28,6 +29,8 @@ pub struct ServedModel {
     pub(super) number: usize,
     pub(super) wanted: Wanted,
     resident: RwLock<Option<Arc<LoadedModel>>>,
+    /// What it is, once it has been loaded.
+    known: OnceLock<Known>,
     /// Calls that have had it, ever.
     uses: AtomicU64,
     /// When the last one came, nanoseconds since `start`.
@@ -41,6 +44,12 @@ pub struct ServedModel {
     pub(super) changed: Notify,
 }
 
+/// What stays known of a model that has left.
+struct Known {
+    platform: String,
+    info: Arc<ModelInfo>,
+}
+
 impl ServedModel {
     /// One that is not loaded.
     pub(super) fn new(number: usize, kind: u16, wanted: Wanted, start: Instant) -> Self {
@@ -52,6 +61,7 @@ impl ServedModel {
             number,
             wanted,
             resident: RwLock::default(),
+            known: OnceLock::new(),
             uses: AtomicU64::new(0),
             last: AtomicU64::new(0),
             start,
@@ -66,8 +76,15 @@ impl ServedModel {
         self.resident.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What it takes and gives, and its format and library; nothing as long as it has not been loaded once.
+    pub fn known(&self) -> Option<(&str, &ModelInfo)> {
+        self.known.get().map(|known| (known.platform.as_str(), &*known.info))
+    }
+
     /// Shows a model that has been loaded to calls.
     pub(super) fn put(&self, model: Arc<LoadedModel>) {
+        // What it takes and gives is the same wherever it is loaded.
+        self.known.get_or_init(|| Known { platform: model.platform.clone(), info: Arc::clone(&model.info) });
         *self.resident.write().unwrap_or_else(PoisonError::into_inner) = Some(model);
     }
 
@@ -80,26 +97,24 @@ impl ServedModel {
     pub(super) fn take_if_idle(&self) -> Option<Arc<LoadedModel>> {
         let mut resident = self.resident.write().unwrap_or_else(PoisonError::into_inner);
         let closed = self.waiting.load(Ordering::SeqCst) == 0
-            && resident.as_ref().is_some_and(|model| model.gate.close_if_idle());
+            && resident.as_ref().is_some_and(|model| model.door.gate.close_if_idle());
         if closed { resident.take() } else { None }
     }
 
     /// A lease for a call, if it is loaded.
     pub fn lease(&self) -> Option<Lease> {
         let model = self.resident()?;
-        if !model.gate.enter() {
-            return None;
-        }
+        let inside = Inside::enter(&model.door)?;
         self.uses.fetch_add(1, Ordering::Relaxed);
         let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
-        Some(Lease(model))
+        Some(Lease { model, inside })
     }
 
     /// How it is used.
     pub(super) fn usage(&self) -> Usage {
         let idle = self.waiting.load(Ordering::SeqCst) == 0
-            && self.resident().is_none_or(|model| model.gate.is_idle());
+            && self.resident().is_none_or(|model| model.door.gate.is_idle());
         Usage {
             uses: self.uses.load(Ordering::Relaxed),
             last: Duration::from_nanos(self.last.load(Ordering::Relaxed)),
@@ -128,18 +143,77 @@ pub(super) struct Waiting<'a>(&'a ServedModel);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.0.waiting.fetch_sub(1, Ordering::SeqCst) == 1
+            && let Some(resident) = self.0.resident()
+        {
+            // It may make way, if nobody has come to use it after all.
+            resident.door.home.fell_idle();
+        }
+    }
+}
+
+/// Where calls go in and out of a model.
+pub(super) struct Door {
+    pub(super) gate: Gate,
+    /// Who wants to hear when nobody is inside.
+    home: Arc<Residents>,
+}
+
+impl Door {
+    pub(super) fn new(home: Arc<Residents>) -> Arc<Self> {
+        Arc::new(Self { gate: Gate::default(), home })
+    }
+
+    fn tell(&self, behind: Behind) {
+        match behind {
+            Behind::Others => {}
+            Behind::Nobody => self.home.fell_idle(),
+            Behind::Closed => self.home.has_changed(),
+        }
+    }
+}
+
+/// That a call is inside, until it is dropped.
+struct Inside(Arc<Door>);
+
+impl Inside {
+    fn enter(door: &Arc<Door>) -> Option<Self> {
+        match door.gate.enter() {
+            Ok(()) => Some(Self(Arc::clone(door))),
+            Err(behind) => {
+                // Who waits for it to be empty may have seen this call inside.
+                if behind == Behind::Closed {
+                    door.tell(behind);
+                }
+                None
+            }
+        }
+    }
+
+    /// For another that stays no longer than what it is for.
+    fn beside(&self) -> Self {
+        self.0.gate.enter_beside();
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.tell(self.0.gate.leave());
     }
 }
 
 /// A loaded model in the hands of a call: as long as there is one it does not leave.
-pub struct Lease(Arc<LoadedModel>);
+pub struct Lease {
+    // Dropped first: who hears that nobody is inside finds that nobody holds it.
+    model: Arc<LoadedModel>,
+    inside: Inside,
+}
 
 impl Lease {
     /// The instance for the next run: that with the fewest calls under way, among those that can be used.
     pub fn pick(&self) -> Picked {
-        self.gate.enter_beside();
-        let lease = Self(Arc::clone(&self.0));
+        let lease = Self { model: Arc::clone(&self.model), inside: self.inside.beside() };
         let instance = Arc::clone(self.choose());
         let counted = (!self.others.is_empty()).then(|| Counted::new(Arc::clone(&instance)));
         Picked { instance, held: Held { _counted: counted, _lease: lease } }
@@ -150,17 +224,7 @@ impl Deref for Lease {
     type Target = LoadedModel;
 
     fn deref(&self) -> &LoadedModel {
-        &self.0
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        match self.gate.leave() {
-            Behind::Others => {}
-            Behind::Nobody => self.home.fell_idle(),
-            Behind::Closed => self.home.has_changed(),
-        }
+        &self.model
     }
 }
 

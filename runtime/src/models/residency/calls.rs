@@ -9,8 +9,9 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 
 use super::super::served::{Lease, ServedModel};
 use super::Residency;
-use super::core::{Left, Phase, Want};
+use super::core::{Core, Left, Phase, Want};
 use super::history::{Happening, ModelEvent};
+use super::room::let_go;
 use crate::scheduler;
 
 /// The shortest time after which it is worth while to ask again for a model that is being loaded.
@@ -41,8 +42,11 @@ impl Residency {
             if self.stopping.load(Ordering::Acquire) {
                 return Err(scheduler::draining());
             }
-            let Some(eta) = self.want(model)? else { continue };
+            if self.want(model)? {
+                continue;
+            }
             let late = || {
+                let eta = self.residents.lock().eta(model.number, self.now());
                 let text = format!(
                     "model `{}` is being loaded, which takes about {:.1} s more",
                     model.name,
@@ -54,26 +58,33 @@ impl Residency {
         }
     }
 
-    /// Has a model loaded, if it is not; says how long that will take, or nothing if it is there.
-    fn want(&self, model: &ServedModel) -> Result<Option<Duration>, CallError> {
-        let (want, queued) = {
+    /// Has a model loaded, if it is not; says whether it is there.
+    fn want(&self, model: &ServedModel) -> Result<bool, CallError> {
+        let want = {
             let mut core = self.residents.lock();
             let before = core.phase(model.number);
             let want = core.want(model.number, self.now());
-            (want, before != Phase::Queued && core.phase(model.number) == Phase::Queued)
+            if before != Phase::Queued {
+                self.note_queued(&core, model);
+            }
+            want
         };
-        if queued {
-            self.history.asked(model.number);
-            drop(self.tell(model, Happening::Queued));
-            self.residents.has_changed();
-        }
         match want {
-            Want::Ready => Ok(None),
-            Want::Loading { eta } => Ok(Some(eta)),
+            Want::Ready => Ok(true),
+            Want::Loading { .. } => Ok(false),
             Want::Failed { retry_after, .. } => {
                 let text = format!("model `{}` does not load; the log says why", model.name);
                 Err(CallError::new(ErrorCode::ModelUnavailable, text).with_retry_after(retry_after.max(SOON)))
             }
+        }
+    }
+
+    /// If a load of a model has just been asked for, that begins its history. Under the lock of who knows, so that no thread comes to it before.
+    pub(super) fn note_queued(&self, core: &Core, model: &ServedModel) {
+        if core.phase(model.number) == Phase::Queued {
+            self.history.asked(model.number);
+            drop(self.tell(model, Happening::Queued));
+            self.residents.announce();
         }
     }
 
@@ -107,20 +118,30 @@ impl Residency {
     /// Has a model leave once the calls are through that have it; does not return before. Not for an async task.
     pub(in crate::models) fn unload(&self, model: &ServedModel) {
         let mut core = self.residents.lock();
+        // What is on its way comes first, or leaves already.
+        while !matches!(core.phase(model.number), Phase::Ready | Phase::Unloaded | Phase::Failed)
+            && !self.stopping.load(Ordering::Acquire)
+        {
+            core = self.residents.wait(core);
+        }
         let Some(resident) = model.resident().filter(|_| core.phase(model.number) == Phase::Ready) else {
             return;
         };
-        resident.gate.close();
+        resident.door.gate.close();
         core.leaving(model.number, self.now());
         drop(self.tell(model, Happening::Draining));
-        while !resident.gate.is_idle() && !self.stopping.load(Ordering::Acquire) {
+        while !resident.door.gate.is_idle() && !self.stopping.load(Ordering::Acquire) {
             core = self.residents.wait(core);
         }
         drop(core);
         let bytes = resident.bytes_held();
-        drop((model.take(), resident));
+        drop(model.take());
+        let_go(resident);
         drop(self.tell(model, Happening::Unloaded).with(|event: &mut ModelEvent| event.bytes = Some(bytes)));
-        self.residents.lock().left(model.number, Left::Asked, self.now());
+        let mut core = self.residents.lock();
+        core.left(model.number, Left::Asked, self.now());
+        self.note_queued(&core, model);
+        drop(core);
         model.changed.notify_waiters();
         self.residents.has_changed();
     }

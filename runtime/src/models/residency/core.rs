@@ -57,6 +57,16 @@ pub(in crate::models) enum Want {
     Failed { reason: Arc<str>, retry_after: Duration },
 }
 
+/// What a load waits for that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::models) enum Waits {
+    No,
+    /// For models to make way.
+    Room,
+    /// For other loads.
+    Turn,
+}
+
 /// Why a model has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::models) enum Left {
@@ -78,8 +88,8 @@ pub(super) struct Model {
     pub(super) measured: Charges,
     /// Bytes that it takes, measured or expected.
     pub(super) bytes: Option<u64>,
-    /// Its load waits for room, and counts as none meanwhile.
-    pub(super) waits: bool,
+    /// What its load waits for; it counts as none meanwhile.
+    pub(super) waits: Waits,
     /// Since when it is being loaded.
     pub(super) since: Duration,
     /// How long its last load took.
@@ -122,7 +132,7 @@ impl Core {
             claim: None,
             measured: Charges::new(),
             bytes: None,
-            waits: false,
+            waits: Waits::No,
             since: Duration::ZERO,
             took: None,
             heat: Heat::default(),
@@ -172,7 +182,8 @@ impl Core {
     /// The next load to begin, if one may: in order of arrival.
     pub(in crate::models) fn next(&mut self, now: Duration) -> Option<usize> {
         self.clock = self.clock.max(now);
-        if self.are_enough(None) {
+        // One that has room and only waits for its turn has come before those in the queue.
+        if self.are_enough(None) || self.some_wait_for(Waits::Turn) {
             return None;
         }
         let queued = |model: &usize| self.models.get(*model).is_some_and(|this| this.phase == Phase::Queued);
@@ -210,12 +221,7 @@ impl Core {
         let Some(this) = self.expect(model, &[Phase::Loading], "reserving") else { return false };
         this.charges.clear();
         let own = this.claim.as_ref().map_or(u64::MAX, |(number, _)| *number);
-        if self.are_enough(Some(model)) {
-            return false;
-        }
-        let loading = self.under_way.iter().filter_map(|loading| self.models.get(*loading));
-        let loading = loading.map(|this| total(&this.charges)).fold(0, u64::saturating_add);
-        if loading > 0 && loading.saturating_add(total(&charges)) > self.options.loading_bytes {
+        if !self.has_turn(model, total(&charges)) {
             return false;
         }
         let others = self.models.iter().map(|this| &this.charges);
@@ -230,21 +236,41 @@ impl Core {
         let Some(this) = self.models.get_mut(model) else { return false };
         this.charges = charges;
         this.claim = None;
-        this.waits = false;
+        this.waits = Waits::No;
         // What it waited for memory is no part of what its load takes.
         this.since = this.since.max(clock);
         true
     }
 
-    /// A load has to wait for room, and another may begin meanwhile; says whether that is new.
-    pub(in crate::models) fn waits(&mut self, model: usize) -> bool {
+    /// A load has to wait: for room, and another may begin meanwhile, or for its turn, which is the next. Says whether that is new.
+    pub(in crate::models) fn waits(&mut self, model: usize, waits: Waits) -> bool {
         let this = self.expect(model, &[Phase::Loading], "waiting");
-        this.is_some_and(|this| !std::mem::replace(&mut this.waits, true))
+        this.is_some_and(|this| std::mem::replace(&mut this.waits, waits) != waits)
+    }
+
+    /// Whether loads that are under way leave one of so many bytes its turn.
+    pub(in crate::models) fn has_turn(&self, model: usize, bytes: u64) -> bool {
+        let others = self.under_way.iter().filter(|loading| **loading != model);
+        let others = others.filter_map(|loading| self.models.get(*loading));
+        let loading = others.map(|this| total(&this.charges)).fold(0, u64::saturating_add);
+        let fits = loading == 0 || loading.saturating_add(bytes) <= self.options.loading_bytes;
+        fits && !self.are_enough(Some(model))
+    }
+
+    /// What a load that has failed will be allowed again, if that is not now.
+    pub(in crate::models) fn is_barred(&self, model: usize, now: Duration) -> bool {
+        let this = self.models.get(model);
+        this.and_then(|this| this.failure.as_ref()).is_some_and(|(_, retry_at)| now < *retry_at)
+    }
+
+    fn some_wait_for(&self, waits: Waits) -> bool {
+        let mut under_way = self.under_way.iter().filter_map(|model| self.models.get(*model));
+        under_way.any(|this| this.waits == waits)
     }
 
     /// Whether as many loads are at it, without one of them, as may.
     fn are_enough(&self, except: Option<usize>) -> bool {
-        let waits = |model: usize| self.models.get(model).is_some_and(|this| this.waits);
+        let waits = |model: usize| self.models.get(model).is_some_and(|this| this.waits != Waits::No);
         let at_it = self.under_way.iter().filter(|model| Some(**model) != except && !waits(**model));
         at_it.count() >= self.options.loads.max(1)
     }
@@ -314,7 +340,7 @@ impl Core {
         let retry_at = now.saturating_add(retry.saturating_mul(doubled).min(max_retry));
         this.failure = Some((reason, retry_at));
         this.phase = Phase::Failed;
-        this.waits = false;
+        this.waits = Waits::No;
         this.charges.clear();
         this.claim = None;
         self.queue.retain(|queued| *queued != model);

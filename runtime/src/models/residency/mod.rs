@@ -36,10 +36,10 @@ use outrigger_backend::BackendError;
 use super::health::DeviceHealth;
 use super::instance::{LoadedModel, ModelInstance};
 use super::loader::{Counters, Ground, Loader, Others};
-use super::served::ServedModel;
+use super::served::{Door, ServedModel};
 use super::survey::{self, OpenDevice, Surveyed};
 use super::wanted::Wanted;
-use super::{Lanes, ModelsError, gate, threads};
+use super::{Lanes, ModelsError, threads};
 use crate::config::{Config, LoadTime};
 use crate::placement::DeviceId;
 
@@ -115,10 +115,8 @@ impl Residency {
                 instance.place.iter().for_each(|place| homes.is_on(&place.device, model.wanted.max_batch));
             }
         }
-        served
-            .iter()
-            .filter(|model| model.load == LoadTime::Use)
-            .for_each(|model| homes.may_be(&model.wanted));
+        // One that is loaded from the start may have to come back to another device.
+        served.iter().for_each(|model| homes.may_be(&model.wanted, model.load == LoadTime::Use));
         for (model, loaded) in eager.iter().zip(&loaded) {
             let now = start.elapsed();
             let began = now.saturating_sub(loaded.took);
@@ -144,6 +142,7 @@ impl Residency {
             loaders: Mutex::default(),
         });
         for (model, loaded) in eager.iter().zip(loaded) {
+            residency.note_measured(model, &loaded.held);
             model.put(residency.settled(model, loaded.instances)?);
         }
         residency.start_loaders().map_err(ModelsError::Thread)?;
@@ -193,8 +192,7 @@ impl Residency {
             info: Arc::clone(&first.info),
             first,
             others: instances.collect(),
-            gate: gate::Gate::default(),
-            home: Arc::clone(&self.residents),
+            door: Door::new(Arc::clone(&self.residents)),
         }))
     }
 
@@ -275,8 +273,8 @@ impl<'a> Homes<'a> {
         }
     }
 
-    /// A model that is loaded later: most likely on what the first entry of its list means of which there is any.
-    fn may_be(&mut self, wanted: &Wanted) {
+    /// Where a model may go; one that is loaded `later` most likely to what the first entry of its list means of which there is any.
+    fn may_be(&mut self, wanted: &Wanted, later: bool) {
         let takes =
             |open: &OpenDevice| wanted.format.as_ref().is_none_or(|format| open.formats.contains(format));
         let mut likely = BTreeSet::new();
@@ -285,7 +283,7 @@ impl<'a> Homes<'a> {
                 |open: &OpenDevice| wish.means(&open.id.backend) && wish.has(open.id.index) && takes(open);
             let meant: Vec<_> = (0..self.devices.len()).filter(|at| means(&self.devices[*at].0)).collect();
             meant.iter().for_each(|at| self.used[*at] = true);
-            if likely.is_empty() {
+            if likely.is_empty() && later {
                 likely.extend(meant);
             }
         }

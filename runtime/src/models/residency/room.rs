@@ -1,14 +1,16 @@
 //! Finds room for a model that is about to be loaded: where it fits, or where it would if others made way, which then do.
 
-use std::sync::MutexGuard;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::super::ModelsError;
+use super::super::instance::LoadedModel;
 use super::super::served::ServedModel;
 use super::super::survey::{self, Estimates};
 use super::accounts::Charges;
-use super::core::{Core, Left, Usage};
+use super::core::{Core, Left, Waits};
 use super::history::Happening;
 use super::{Residency, charges};
 use crate::placement::{self, DeviceId, Plan};
@@ -30,42 +32,41 @@ pub(super) enum Failure {
 }
 
 impl Residency {
-    pub(super) fn usage(&self, number: usize) -> Usage {
-        self.served.get(number).map(|model| model.usage()).unwrap_or_default()
-    }
-
-    /// Reserves what a model will hold, on the devices that it is planned on; others make way for it where they have to.
+    /// Reserves what a model will hold, on the devices that it is planned on; others make way for it where they have to. Gives the plan.
     ///
     /// # Errors
     /// [`Failure`]: it has no place, or none is free in time.
-    pub(super) fn make_room(&self, model: &ServedModel, estimates: &Estimates) -> Result<(), Failure> {
+    pub(super) fn make_room(&self, model: &ServedModel, estimates: &Estimates) -> Result<Plan, Failure> {
         let number = model.number;
-        let until = Instant::now() + self.config.residency.room_wait;
-        let usage = |number: usize| self.usage(number);
+        let mut patience = self.config.residency.room_wait;
         let mut claims = false;
         let mut core = self.residents.lock();
         loop {
+            // All that follows goes by one look: calls come and go meanwhile.
+            let seen: Vec<_> = self.served.iter().map(|model| model.usage()).collect();
+            let usage = |number: usize| seen.get(number).copied().unwrap_or_default();
             let mut plan = self.plan(estimates, &core.held(Some(number)));
             if !plan.unplaced.is_empty() {
                 plan = self.plan(estimates, &core.held_at_least(Some(number), &usage));
             }
+            let mut turn = true;
             if plan.unplaced.is_empty() {
-                let planned: Vec<_> =
-                    plan.placed.into_iter().map(|placed| (placed.device, placed.bytes)).collect();
-                let charges = charges(&self.devices, &planned);
-                core.expect_bytes(
-                    number,
-                    charges.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add),
-                );
-                let victims = core.victims(number, &charges, &usage, self.now());
+                let planned = plan.placed.iter().map(|placed| (placed.device.clone(), placed.bytes));
+                let charges = charges(&self.devices, &planned.collect::<Vec<_>>());
+                let bytes = charges.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
+                core.expect_bytes(number, bytes);
+                // Nothing makes way for a load whose turn it is not.
+                turn = core.has_turn(number, bytes);
+                let victims = if turn { core.victims(number, &charges, &usage, self.now()) } else { None };
                 if let Some(victims) = victims.as_deref().filter(|victims| !victims.is_empty()) {
                     core = self.leave(core, victims, model);
+                    self.check_stopping()?;
                     continue;
                 }
-                // Where others have to leave first, or other loads have reserved all that loads may, it waits.
+                // Where others have to leave first, it waits.
                 if victims.is_some() && core.reserve(number, charges) {
                     self.residents.announce();
-                    return Ok(());
+                    return Ok(plan);
                 }
                 if std::mem::replace(&mut claims, victims.is_some()) && victims.is_none() {
                     // What was kept for it is there for others.
@@ -74,11 +75,15 @@ impl Residency {
             } else if !core.may_change(number, &usage) {
                 return Err(ModelsError::NoPlace(plan.unplaced).into());
             }
-            if core.waits(number) {
-                // Another load may begin.
+            if core.waits(number, if turn { Waits::Room } else { Waits::Turn }) {
+                // Another load may begin, or may not any more.
                 self.residents.announce();
             }
-            core = self.wait_for_change(core, until)?;
+            let began = Instant::now();
+            core = self.wait_for_change(core, turn.then_some(patience))?;
+            if turn {
+                patience = patience.saturating_sub(began.elapsed());
+            }
         }
     }
 
@@ -92,30 +97,38 @@ impl Residency {
         measured: &Charges,
     ) -> Result<MutexGuard<'a, Core>, Failure> {
         let until = Instant::now() + self.config.residency.room_wait;
-        let usage = |number: usize| self.usage(number);
         let mut core = self.residents.lock();
         loop {
+            let seen: Vec<_> = self.served.iter().map(|model| model.usage()).collect();
+            let usage = |number: usize| seen.get(number).copied().unwrap_or_default();
             match core.victims(model.number, measured, &usage, self.now()) {
                 Some(victims) if victims.is_empty() => return Ok(core),
                 Some(victims) => core = self.leave(core, &victims, model),
-                None => core = self.wait_for_change(core, until)?,
+                None => {
+                    let patience = until.saturating_duration_since(Instant::now());
+                    core = self.wait_for_change(core, Some(patience))?;
+                }
             }
+            self.check_stopping()?;
         }
     }
 
+    fn check_stopping(&self) -> Result<(), Failure> {
+        if self.stopping.load(Ordering::Acquire) { Err(Failure::Ending) } else { Ok(()) }
+    }
+
+    /// Waits for something to change: for room no longer than that, for its turn as long as it takes.
     fn wait_for_change<'a>(
         &self,
         core: MutexGuard<'a, Core>,
-        until: Instant,
+        patience: Option<Duration>,
     ) -> Result<MutexGuard<'a, Core>, Failure> {
-        let now = Instant::now();
-        if self.stopping.load(Ordering::Acquire) {
-            return Err(Failure::Ending);
+        self.check_stopping()?;
+        match patience {
+            None => Ok(self.residents.wait(core)),
+            Some(Duration::ZERO) => Err(Failure::NoRoom(self.config.residency.room_wait)),
+            Some(patience) => Ok(self.residents.wait_for(core, patience)),
         }
-        if now >= until {
-            return Err(Failure::NoRoom(self.config.residency.room_wait));
-        }
-        Ok(self.residents.wait_for(core, until - now))
     }
 
     /// Where a model would go if devices held so much.
@@ -142,7 +155,7 @@ impl Residency {
         let mut left = Vec::new();
         for (victim, resident) in leaving {
             let bytes = resident.bytes_held();
-            drop(resident);
+            let_go(resident);
             tracing::debug!(model = %victim.name, bytes, place = %for_whom.name, "model makes way");
             self.counters.models.evicted();
             drop(self.tell(victim, Happening::Evicted).with(|event| {
@@ -154,6 +167,7 @@ impl Residency {
         let mut core = self.residents.lock();
         for victim in left {
             core.left(victim.number, Left::Evicted, self.now());
+            self.note_queued(&core, victim);
             victim.changed.notify_waiters();
         }
         self.residents.announce();
@@ -182,5 +196,26 @@ impl Residency {
             }
         }
         model.note_measured(most);
+    }
+}
+
+/// How long a model may still be held by who only looks at it, or by who has just been told that its run is over...
+const LOOKED_AT: Duration = Duration::from_secs(1);
+/// ...and how often that is asked.
+const ASKED: Duration = Duration::from_micros(50);
+
+/// Drops a model that nobody can have any more, so that its memory is free afterwards.
+pub(super) fn let_go(resident: Arc<LoadedModel>) {
+    let until = Instant::now() + LOOKED_AT;
+    let is_held = || {
+        Arc::strong_count(&resident) > 1
+            || resident.instances().any(|instance| Arc::strong_count(instance) > 1)
+    };
+    while is_held() && Instant::now() < until {
+        std::thread::sleep(ASKED);
+    }
+    // A backend that panics here has lost what it held; the model is gone all the same.
+    if catch_unwind(AssertUnwindSafe(|| drop(resident))).is_err() {
+        tracing::error!("a model was let go of by a panic");
     }
 }

@@ -135,8 +135,9 @@ impl Residency {
 
     /// Whether calls of a model are answered: it is loaded, or is as soon as one needs it.
     pub(in crate::models) fn can_be_had(&self, model: &ServedModel) -> bool {
-        match self.residents.lock().phase(model.number) {
-            Phase::Failed => false,
+        let core = self.residents.lock();
+        match core.phase(model.number) {
+            Phase::Failed => !core.is_barred(model.number, self.now()),
             Phase::Ready => model.resident().is_none_or(|resident| resident.is_able()),
             _ => true,
         }
@@ -164,12 +165,16 @@ impl Residency {
             .budgets
             .iter()
             .filter_map(|(device, bytes)| {
-                Some(format!("backends.{}.memory = {bytes}", self.devices.get(*device)?.0.main.backend))
+                let backend = &self.devices.get(*device)?.0.id.backend;
+                Some(format!("backends.{backend}.memory = {}MiB", bytes.div_ceil(1 << 20)))
             })
             .collect();
-        let suggestion = budgets.join(", ");
+        let suggestion = match budgets.as_slice() {
+            [] => String::new(),
+            budgets => format!("; with {} all would stay that were used", budgets.join(", ")),
+        };
         let text = format!(
-            "{} of {} loads in {:?} were of models that had just made way, and loading took {:?}; with {suggestion} all would stay that were used",
+            "{} of {} loads in {:?} were of models that had just made way, and loading took {:?}{suggestion}",
             thrash.reloads, thrash.loads, thrash.window, thrash.loading
         );
         tracing::warn!("{text}");

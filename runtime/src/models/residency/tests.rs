@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::accounts::{Account, Charges};
-use super::core::{Core, Left, Options, Phase, Usage, Want};
+use super::core::{Core, Left, Options, Phase, Usage, Waits, Want};
 use super::thrash::Thrash;
 
 const fn secs(secs: u64) -> Duration {
@@ -183,14 +183,17 @@ fn a_load_that_waits_for_room_lets_others_go_first() {
     core.want(2, secs(3));
     assert_eq!([core.next(secs(3)), core.next(secs(3))], [Some(1), None]);
     assert_eq!(core.victims(1, &on(60), &in_use, secs(3)), None);
-    assert!(core.waits(1) && !core.waits(1), "it says once that it waits");
+    assert!(core.waits(1, Waits::Room) && !core.waits(1, Waits::Room), "it says once that it waits");
     assert_eq!(core.next(secs(3)), Some(2));
     assert!(core.reserve(2, on(10)));
     // It has room now, and another is at it.
     evict(&mut core, 0, secs(4));
-    assert!(!core.reserve(1, on(60)));
+    assert!(!core.has_turn(1, 60) && !core.reserve(1, on(60)));
+    core.waits(1, Waits::Turn);
+    core.want(0, secs(4));
     core.loaded(2, on(10), secs(4));
-    assert!(core.reserve(1, on(60)));
+    assert!(core.next(secs(4)).is_none(), "who waits for its turn has it before who comes later");
+    assert!(core.has_turn(1, 60) && core.reserve(1, on(60)));
     assert!(core.next(secs(4)).is_none());
 }
 

@@ -34,7 +34,7 @@ impl Residency {
             self.history.over(model.number, Step::Queued);
             drop(self.tell(model, Happening::Loading));
             // A panic is a bug of ours. It costs the load, not the thread.
-            let loaded = catch_unwind(AssertUnwindSafe(|| self.load_behind_calls(model)));
+            let loaded = catch_unwind(AssertUnwindSafe(|| self.load(model)));
             let loaded = loaded.unwrap_or(Err(Failure::Broken));
             self.end(model, loaded);
         }
@@ -55,26 +55,21 @@ impl Residency {
         }
     }
 
-    /// Loads a model on a thread that has the processor only where calls leave it. Threads of a library that such a thread starts are
-    /// like it for good, so a model whose runs have threads of their own is loaded on this one.
-    fn load_behind_calls(&self, model: &ServedModel) -> Result<u64, Failure> {
+    /// Does the work of a load on a thread that has the processor only where calls leave it. Threads of a library that such a thread
+    /// starts are like it for good, so a model whose runs have threads of their own is loaded on this one.
+    fn behind_calls<T: Send>(&self, model: &ServedModel, work: impl FnOnce() -> T + Send) -> Option<T> {
         let nice = self.config.residency.nice;
         let threads = model.wanted.intra_threads.unwrap_or(self.config.backends.intra_threads);
-        if nice == 0 || threads != 1 {
-            return self.load(model);
+        if nice == 0 || threads != 1 || !model.wanted.settings.is_empty() {
+            return Some(work());
         }
         std::thread::scope(|scope| {
             let behind = || {
                 yield_to_calls(nice);
-                self.load(model)
+                work()
             };
-            match std::thread::Builder::new().name("load".into()).spawn_scoped(scope, behind) {
-                Ok(thread) => thread.join().unwrap_or(Err(Failure::Broken)),
-                Err(error) => {
-                    tracing::debug!(%error, "no thread for a load");
-                    self.load(model)
-                }
-            }
+            let thread = std::thread::Builder::new().name("load".into()).spawn_scoped(scope, behind).ok()?;
+            thread.join().ok()
         })
     }
 
@@ -84,11 +79,12 @@ impl Residency {
         let mut estimates = survey::estimate(&self.config.backends, &wanted, &self.backends);
         self.correct(model, &mut estimates);
         let starving = self.residents.starve();
-        self.make_room(model, &estimates)?;
+        let plan = self.make_room(model, &estimates)?;
         drop(starving);
         self.history.over(model.number, Step::Room);
 
-        let (number, usage) = (model.number, |number: usize| self.usage(number));
+        let number = model.number;
+        let usage = |number: usize| self.served.get(number).map(|model| model.usage()).unwrap_or_default();
         let staying = self.residents.lock().held_at_least(Some(number), &usage);
         let residents = self.served.iter().filter(|model| model.resident().is_some()).count();
         let held = || self.residents.lock().held(Some(number));
@@ -101,7 +97,8 @@ impl Residency {
             devices: &self.devices,
         };
         let watch = |step| self.has_come(model, step);
-        let loaded = Loader::new(ground, &wanted, estimates, others, &watch).all()?;
+        let loader = Loader::new(ground, &wanted, estimates, others, &watch).following(plan);
+        let loaded = self.behind_calls(model, || loader.all()).ok_or(Failure::Broken)??;
         let copies = loaded.into_iter().next().ok_or(Failure::Broken)?;
         let measured = charges(&self.devices, &copies.held);
         let bytes = measured.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
