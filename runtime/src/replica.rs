@@ -12,12 +12,12 @@ use outrigger_protocol::swagger::{Documents, Schemas, ServiceInfo};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::busy::{self, Busy, Outcome, Place};
+use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::fetching::{self, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
-use crate::models::{Models, ModelsError, ServedModel};
+use crate::models::{Lease, Models, ModelsError, ServedModel};
 use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::swagger::{self, SwaggerFileError};
@@ -353,12 +353,43 @@ impl Replica {
         Some(trouble.map_or(text.into(), |trouble| format!("{text}: {trouble}").into()))
     }
 
-    /// Waits for a slot, which keeps the caller's place with it.
+    /// A model that is to run. A call that waits for one to be loaded is counted as one that waits.
+    ///
+    /// # Errors
+    /// As [`Models::lease`].
+    pub(crate) async fn lease(
+        &self,
+        serving: &Serving,
+        model: &ServedModel,
+        until: Instant,
+    ) -> Result<(Lease, Option<Ticket>), CallError> {
+        if let Some(lease) = model.lease() {
+            return Ok((lease, None));
+        }
+        let counted = self.busy.arrive().ok_or_else(|| {
+            CallError::new(ErrorCode::Overloaded, "more calls wait than can be counted")
+                .with_retry_after(Duration::from_secs(1))
+        })?;
+        match serving.models.lease(model, until).await {
+            Ok(lease) => Ok((lease, Some(counted))),
+            Err(error) => {
+                counted.finish(Outcome::Refused);
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for a slot, which keeps the caller's place with it. A call that has waited for a model is counted already.
     ///
     /// # Errors
     /// As [`Scheduler::admit`], and `overloaded` while answers that clients do not take hold all the memory that there is for them.
-    pub(crate) async fn admit(&self, grant: &Grant, terms: Terms) -> Result<Slot, CallError> {
-        let mut slot = self.scheduler.admit(terms).await?;
+    pub(crate) async fn admit(
+        &self,
+        grant: &Grant,
+        terms: Terms,
+        counted: Option<Ticket>,
+    ) -> Result<Slot, CallError> {
+        let mut slot = self.scheduler.admit_counted(terms, counted).await?;
         slot.keep(grant.permit());
         // After the wait, so that a queue of calls does not come on top.
         if self.busy.unsent() < self.config.limits.answers as u64 {

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::devices::until;
 use crate::placement::{adder, answer, call, contains, metrics};
-use crate::support::{client, header, infer, outcome, outrigger};
+use crate::support::{busy, client, header, infer, outcome, outrigger, until_busy};
 
 /// A device with so many bytes for models, of which each takes 42, and models that are loaded when they are used.
 fn lazily(memory: u64, settings: &str, models: &[(&str, &str)], rest: &str) -> Launch {
@@ -119,13 +119,17 @@ async fn who_cannot_wait_is_told_when_to_come_again_and_the_load_goes_on() {
 
     // There is room for one that waits.
     let waits = tokio::spawn(infer(&replica, "a", call()).send());
-    until("the other", async || metrics(&replica).await.contains("outrigger_model_waiting 1")).await;
+    until_busy(&replica, 0, 1).await;
+    contains(&metrics(&replica).await, &["outrigger_model_waiting 1"]);
     let (status, code, _, text) = hasty(&replica, "a", 5000).await;
     assert_eq!((status, code.as_str()), (503, "overloaded"));
     contains(&text, &["1 calls wait for models to be loaded already (residency.waiters)"]);
     go(&replica, "a");
     assert_eq!(waits.await.unwrap().unwrap().status(), 200);
     assert_eq!(hasty(&replica, "a", 5000).await.0, 200);
+    let busy = busy(&replica).await;
+    let counts = ["arrived", "refused", "answered", "queued"].map(|what| busy[what].as_u64().unwrap());
+    assert_eq!(counts, [4, 2, 2, 0], "each is counted once: {busy}");
 }
 
 #[tokio::test]

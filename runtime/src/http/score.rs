@@ -97,7 +97,7 @@ async fn answer_score(
     let (body, memory) =
         body::read_for_script(body, &replica.config.limits, &replica.busy, scripts.pool()).await?;
     let terms = wish.terms(&grant, models::SCRIPT, body.len(), Admission::Ahead);
-    let slot = replica.admit(&grant, terms).await?;
+    let slot = replica.admit(&grant, terms, None).await?;
     let call = ScriptCall {
         request_id: ids.request_value().clone(),
         method,

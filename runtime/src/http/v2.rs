@@ -160,12 +160,12 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
         // From here on it does not make way for others; who sends slowly does not keep it.
         let patience = wish.patience(replica.config.queue.wait).into_std();
-        let model = serving.models.lease(served, patience).await?;
+        let (model, counted) = replica.lease(serving, served, patience).await?;
         let size = body.len();
         let call = apart(size, || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
         drop(body);
         let terms = wish.terms(&grant, served.kind, size, serving.infer_admission());
-        let slot = replica.admit(&grant, terms).await?;
+        let slot = replica.admit(&grant, terms, counted).await?;
         let deadline = slot.deadline();
         let until = deadline.map(tokio::time::Instant::into_std);
         let picked = model.pick();

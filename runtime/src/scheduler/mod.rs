@@ -105,12 +105,28 @@ impl Scheduler {
     /// `draining`; `overloaded`, when the queue is full, the wait was too long, or would be, or the deadline cannot be met, each with
     /// when to try again; `deadline_exceeded` when the deadline is over.
     pub async fn admit(self: &Arc<Self>, terms: Terms) -> Result<Slot, CallError> {
+        self.admit_counted(terms, None).await
+    }
+
+    /// The same for a call that may have been counted before, while it waited for something else.
+    ///
+    /// # Errors
+    /// As [`Scheduler::admit`].
+    pub(crate) async fn admit_counted(
+        self: &Arc<Self>,
+        terms: Terms,
+        counted: Option<Ticket>,
+    ) -> Result<Slot, CallError> {
         if self.busy.is_draining() {
-            self.busy.refuse();
+            match counted {
+                Some(ticket) => ticket.finish(Outcome::Refused),
+                None => self.busy.refuse(),
+            }
             return Err(draining());
         }
         let since = Instant::now();
-        let Some(ticket) = self.busy.arrive_at(since.into_std()) else {
+        let ticket = counted.or_else(|| self.busy.arrive_at(since.into_std()));
+        let Some(ticket) = ticket else {
             return Err(Refusal::Items.error(self.lock().core.backlog()));
         };
         let pass = match self.arrive(&terms, since) {
