@@ -1,6 +1,7 @@
 //! `outrigger models`: models in storage, by name and version, and the cache of their files on this machine.
 
 mod gc;
+mod label;
 mod list;
 mod progress;
 mod pull;
@@ -30,6 +31,7 @@ pub(crate) fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(push::command())
         .subcommand(list::command())
+        .subcommand(label::command())
         .subcommand(verify::command())
         .subcommand(pull::command())
         .subcommand(gc::command())
@@ -46,6 +48,7 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
         let done = match name {
             "push" => push::run(&config, matches).await,
             "list" => list::run(&config, matches).await,
+            "label" => label::run(&config, matches).await,
             "verify" => verify::run(&config, matches).await,
             "pull" => pull::run(&config, matches).await,
             _ => gc::run(&config, matches).await,
@@ -89,7 +92,7 @@ const FETCHING: &[&Key] = &[
 
 /// The argument that names models.
 fn models_argument(help: &'static str) -> Arg {
-    Arg::new("wish").value_name("NAME[:VERSION]").action(ArgAction::Append).help(help)
+    Arg::new("wish").value_name("NAME[:VERSION|@LABEL]").action(ArgAction::Append).help(help)
 }
 
 /// The models that are named.

@@ -12,6 +12,7 @@ use outrigger_store::fetch::LayOutError;
 use outrigger_store::tree::{TreeError, TreeRoot};
 use outrigger_store::{
     Cache, FetchError, Fetcher, FileSet, Location, LocationError, Manifest, ModelId, ModelWish, Registry,
+    Which,
 };
 
 use crate::config::{Config, StoreConfig, StoreWish};
@@ -217,7 +218,7 @@ async fn resolve(
     wish: &ModelWish,
     listed: &mut Option<Vec<ModelId>>,
 ) -> Result<ModelId, FetchingError> {
-    let known = listed.iter().flatten().find(|id| id.name == wish.name && wish.version.is_none());
+    let known = listed.iter().flatten().find(|id| id.name == wish.name && wish.which == Which::Latest);
     match known {
         Some(id) => Ok(id.clone()),
         None => Ok(registry.resolve(wish).await?),

@@ -28,6 +28,14 @@ pub enum NoModel {
         /// Its beginning.
         shown: String,
     },
+    /// The label.
+    #[error(
+        "`{shown}` is no label of a version: a lower-case letter, then lower-case letters, digits, `-` or `_`, {MAX_LABEL} at most"
+    )]
+    Label {
+        /// Its beginning.
+        shown: String,
+    },
     /// The version.
     #[error("`{shown}` is no version of a model: a whole number from 1")]
     Version {
@@ -118,33 +126,84 @@ pub fn version_of(text: &str) -> Result<u64, NoModel> {
     version.ok_or_else(|| NoModel::Version { shown: shown(text) })
 }
 
-/// A model of which a version may be named: `name:version`, or `name` for the latest.
+/// What a version is called that is to be used for something, such as `stable`: a lower-case letter, then lower-case letters, digits, `-` or
+/// `_`, [`MAX_LABEL`] bytes at most. It can be a component of a path, and is no version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Label(String);
+
+/// Longest label, bytes.
+pub const MAX_LABEL: usize = 32;
+
+impl Label {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Label {
+    type Err = NoModel;
+
+    fn from_str(text: &str) -> Result<Self, NoModel> {
+        let mut bytes = text.bytes();
+        let first = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase());
+        let rest = bytes
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_'));
+        if first && rest && text.len() <= MAX_LABEL {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NoModel::Label { shown: shown(text) })
+        }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A model of which a version may be named: `name:version`, `name@label`, or `name` for the latest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelWish {
     /// The name.
     pub name: ModelName,
-    /// The version; the latest if there is none.
-    pub version: Option<u64>,
+    /// Which version.
+    pub which: Which,
+}
+
+/// Which version of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with the highest number.
+    Latest,
+    /// This one.
+    Version(u64),
+    /// The one that is called so.
+    Label(Label),
 }
 
 impl FromStr for ModelWish {
     type Err = NoModel;
 
     fn from_str(text: &str) -> Result<Self, NoModel> {
-        match text.split_once(':') {
-            Some((name, version)) => {
-                Ok(Self { name: ModelName::new(name)?, version: Some(version_of(version)?) })
-            }
-            None => Ok(Self { name: ModelName::new(text)?, version: None }),
-        }
+        let (name, which) = if let Some((name, version)) = text.split_once(':') {
+            (name, Which::Version(version_of(version)?))
+        } else if let Some((name, label)) = text.split_once('@') {
+            (name, Which::Label(label.parse()?))
+        } else {
+            (text, Which::Latest)
+        };
+        Ok(Self { name: ModelName::new(name)?, which })
     }
 }
 
 impl fmt::Display for ModelWish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.version {
-            Some(version) => write!(f, "{}:{version}", self.name),
-            None => write!(f, "{}", self.name),
+        match &self.which {
+            Which::Latest => write!(f, "{}", self.name),
+            Which::Version(version) => write!(f, "{}:{version}", self.name),
+            Which::Label(label) => write!(f, "{}@{label}", self.name),
         }
     }
 }
@@ -181,8 +240,13 @@ mod tests {
         ] {
             assert!(text.parse::<ModelId>().is_err(), "{text}");
         }
-        assert_eq!("digits".parse::<ModelWish>().expect("a wish").version, None);
-        assert_eq!("digits:2".parse::<ModelWish>().expect("a wish").to_string(), "digits:2");
-        assert!("digits:x".parse::<ModelWish>().is_err());
+        assert_eq!("digits".parse::<ModelWish>().expect("a wish").which, Which::Latest);
+        for text in ["digits", "digits:2", "digits@stable", "digits@blue-2_b"] {
+            assert_eq!(text.parse::<ModelWish>().expect("a wish").to_string(), text);
+        }
+        let long = format!("digits@{}", "x".repeat(MAX_LABEL + 1));
+        for text in ["digits:x", "digits@", "digits@2", "digits@Stable", "digits@a/b", "digits:2@a", &long] {
+            assert!(text.parse::<ModelWish>().is_err(), "{text}");
+        }
     }
 }

@@ -25,7 +25,7 @@ pub mod tree;
 pub use cache::{Cache, Member};
 pub use digest::Digest;
 pub use fetch::{FetchError, FetchOptions, Fetcher, FileSet, Watch};
-pub use id::{ModelId, ModelName, ModelWish, NoModel};
+pub use id::{Label, ModelId, ModelName, ModelWish, NoModel, Which};
 pub use location::{Environment, Location, LocationError, LocationKind, LocationText};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use path::{FilePath, PathError};

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 use outrigger_runtime::config::{StoreConfig, key};
+use outrigger_store::Which;
 use outrigger_store::registry::Listed;
 
 use crate::plan;
@@ -27,9 +28,11 @@ pub(super) async fn run(config: &StoreConfig, matches: &ArgMatches) -> anyhow::R
     }
     for wish in &wishes {
         let versions = registry.versions(&wish.name).await?;
-        let versions = versions
-            .into_iter()
-            .filter(|found| wish.version.is_none_or(|version| found.id.version == version));
+        let versions = versions.into_iter().filter(|found| match &wish.which {
+            Which::Latest => true,
+            Which::Version(version) => found.id.version == *version,
+            Which::Label(label) => found.labels.contains(label),
+        });
         let before = listed.len();
         listed.extend(versions);
         anyhow::ensure!(listed.len() > before, "`{wish}` is not in {}", registry.at());
@@ -42,20 +45,22 @@ pub(super) async fn run(config: &StoreConfig, matches: &ArgMatches) -> anyhow::R
 
 fn json(listed: &[Listed]) -> anyhow::Result<String> {
     let models = listed.iter().map(|found| {
-        let Listed { id, files, size, pushed } = found;
+        let Listed { id, files, size, labels, pushed } = found;
         serde_json::json!({
-            "name": id.name, "version": id.version, "files": files, "bytes": size, "pushed": pushed})
+            "name": id.name, "version": id.version, "labels": labels, "files": files, "bytes": size, "pushed": pushed})
     });
     let models: Vec<_> = models.collect();
     Ok(format!("{}\n", serde_json::to_string_pretty(&serde_json::json!({ "models": models }))?))
 }
 
 fn text(listed: &[Listed]) -> String {
-    let mut table = Table::new(&["NAME", "VERSION", "FILES", "SIZE", "PUSHED"]);
-    for Listed { id, files, size: bytes, pushed } in listed {
+    let mut table = Table::new(&["NAME", "VERSION", "LABELS", "FILES", "SIZE", "PUSHED"]);
+    for Listed { id, files, size: bytes, labels, pushed } in listed {
+        let labels: Vec<_> = labels.iter().map(ToString::to_string).collect();
         let cells = [
             id.name.to_string(),
             id.version.to_string(),
+            labels.join(" "),
             files.to_string(),
             size(Some(*bytes)),
             pushed.clone(),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use outrigger_runtime::config::{StoreConfig, key};
-use outrigger_store::{FetchError, ModelWish};
+use outrigger_store::{FetchError, ModelWish, Which};
 
 use super::progress::Progress;
 use crate::exit;
@@ -29,8 +29,9 @@ pub(super) async fn run(config: &StoreConfig, matches: &ArgMatches) -> anyhow::R
     let mut wishes = super::wishes(matches)?;
     if wishes.is_empty() {
         let all = registry.list().await?.into_iter();
-        wishes =
-            all.map(|listed| ModelWish { name: listed.id.name, version: Some(listed.id.version) }).collect();
+        wishes = all
+            .map(|listed| ModelWish { name: listed.id.name, which: Which::Version(listed.id.version) })
+            .collect();
     }
     let mut wrong = 0;
     for wish in &wishes {

@@ -141,7 +141,10 @@ fn the_command_pushes_lists_verifies_pulls_and_clears_up() {
         listed.map(|model| (model["name"].as_str().unwrap(), model["version"].as_u64().unwrap())).collect();
     assert_eq!(listed, [("digits", 1), ("digits", 2), ("w", 7)]);
     let table = stored.done(&["list", "digits"]);
-    assert!(table.lines().count() == 3 && table.starts_with("NAME    VERSION  FILES  SIZE"), "{table}");
+    assert!(
+        table.lines().count() == 3 && table.starts_with("NAME    VERSION  LABELS  FILES  SIZE"),
+        "{table}"
+    );
     assert!(stored.done(&["verify"]).contains("w:7: 1 file(s), 97.7 KiB, all as its manifest says"));
 
     let pulled = stored.done(&["pull", "digits", "w:7", "--to", "app"]);
@@ -164,6 +167,58 @@ fn the_command_pushes_lists_verifies_pulls_and_clears_up() {
     let (code, _, err) = stored.models(&["pull", "w", "--to", "app"]);
     assert!(code == 1 && err.contains("has the SHA-256"), "{err}");
     assert!(stored.path("app/azureml-models/digits/1").exists(), "what was there stays");
+}
+
+fn labels_are_moved(stored: &Stored) {
+    stored.write("weights.bin", "one");
+    stored.done(&["push", "weights.bin", "--name", "w"]);
+    stored.write("weights.bin", "two");
+    stored.done(&["push", "weights.bin", "--name", "w"]);
+    assert_eq!(stored.done(&["label", "w:1", "stable"]), "w@stable is w:1\n");
+    assert_eq!(stored.done(&["label", "w", "canary"]), "w@canary is w:2\n");
+    let labels = || -> Vec<Value> {
+        let listed: Value = serde_json::from_str(&stored.done(&["list", "--json"])).unwrap();
+        listed["models"].as_array().unwrap().iter().map(|model| model["labels"].clone()).collect()
+    };
+    assert_eq!(labels(), [json!(["stable"]), json!(["canary"])]);
+    let pulled = |to: &str| {
+        stored.done(&["pull", "w@stable", "--to", to]);
+        fs::read_to_string(stored.path(to).join("azureml-models/w").join(match to {
+            "before" => "1/weights.bin",
+            _ => "2/weights.bin",
+        }))
+    };
+    assert_eq!(pulled("before").unwrap(), "one");
+    // What is canary becomes stable, too.
+    assert_eq!(stored.done(&["label", "w@canary", "stable"]), "w@stable is w:2\n");
+    assert_eq!(pulled("after").unwrap(), "two");
+    assert_eq!(labels(), [json!([]), json!(["canary", "stable"])]);
+    assert!(stored.done(&["list", "w@stable"]).contains("canary stable"));
+    assert_eq!(stored.done(&["label", "--remove", "w@canary"]), "w@canary is taken away\n");
+    assert_eq!(labels(), [json!([]), json!(["stable"])]);
+    assert_eq!(stored.done(&["push", "weights.bin", "--name", "w"]), "w:3\n", "a label is no version");
+    assert!(!stored.done(&["gc", "--unfinished", "0s"]).contains("labels"));
+
+    let said = |arguments: &[&str], what: &str| {
+        let (code, out, err) = stored.models(arguments);
+        assert!(code == 1 && err.contains(what), "{arguments:?}: {code} {out}{err}");
+    };
+    said(&["label", "w:9", "stable"], "w:9 is not labelled");
+    said(&["label", "w:1", "7"], "`7` is no label of a version");
+    said(&["label", "--remove", "w@canary"], "`w@canary` is not taken away");
+    said(&["label", "--remove", "w:1"], "names no label to take away, such as w@stable");
+    said(&["pull", "w@canary", "--to", "app"], "w/labels/canary` is not there");
+}
+
+#[test]
+fn labels_stand_for_versions_and_move_in_a_folder() {
+    labels_are_moved(&Stored::folder());
+}
+
+#[test]
+fn labels_stand_for_versions_and_move_in_blob_storage() {
+    let Some(stored) = Stored::azure() else { return };
+    labels_are_moved(&stored);
 }
 
 #[test]

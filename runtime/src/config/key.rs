@@ -118,7 +118,7 @@ keys! {
     STORE_REGISTRY = "store.registry", Kind::Location, "", [],
         "where models are registered, by name and version: a folder, or a URL that begins with az://, s3://, gs://, https:// or file://";
     STORE_MODELS = "store.models", Kind::List, "", [],
-        "registered models that are fetched before anything else, as NAME:VERSION or NAME for the latest version; *: the latest of all. A script \
+        "registered models that are fetched before anything else, as NAME:VERSION, NAME@LABEL, or NAME for the latest version; *: the latest of all. A script \
          finds their files below AZUREML_MODEL_DIR; where there is none, they are served";
     STORE_ROOT = "store.root", Kind::Path, "", [],
         "directory below which models are laid out as azureml-models/NAME/VERSION/... [default: script.app_root where that is set, else STATE_DIR]";
@@ -324,7 +324,7 @@ table_keys! { "models", MODEL_KEYS,
     MODEL_PATH = "path", Kind::Path, "",
         "the model file, or a directory that holds one, with its model.toml if it has one";
     MODEL_SOURCE = "source", Kind::Text, "",
-        "in place of path: the registered model that it is, as NAME:VERSION or NAME for the latest version; it is fetched from store.registry";
+        "in place of path: the registered model that it is, as NAME:VERSION, NAME@LABEL, or NAME for the latest version; it is fetched from store.registry";
     MODEL_INTRA_THREADS = "intra_threads", Kind::Count { min: 1, max: 1024 }, "",
         "threads inside one run [default: backends.intra_threads]";
     MODEL_MAX_BATCH = "max_batch", Kind::Count { min: 1, max: 1024 }, "1",

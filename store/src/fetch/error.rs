@@ -147,6 +147,14 @@ pub enum FetchError {
         /// Why.
         source: io::Error,
     },
+    /// A label holds what is no version.
+    #[error("`{at}` does not say which version it stands for")]
+    Label {
+        /// Where.
+        at: String,
+        /// What it holds.
+        source: crate::id::NoModel,
+    },
     /// It needs what a plain web server lacks.
     #[error("`{at}` cannot be listed or written: it is a web server")]
     Web {

@@ -5,10 +5,12 @@
 //! digits/3/digits/model.toml
 //! digits/3/outrigger-manifest.json.sig  who says so, if anybody
 //! digits/3/outrigger-manifest.json      what they are; written last
+//! digits/labels/stable                  which version is called so
 //! ```
 //!
 //! A version without a manifest is none: somebody is about to write it, or has given up.
 
+mod labels;
 mod local;
 mod push;
 mod unfinished;
@@ -25,7 +27,7 @@ pub use push::{Push, PushError, PushWatch, Version};
 pub use unfinished::Unfinished;
 
 use crate::fetch::FetchError;
-use crate::id::{ModelId, ModelName, ModelWish, version_of};
+use crate::id::{Label, ModelId, ModelName, ModelWish, Which, version_of};
 use crate::location::{Location, LocationKind};
 use crate::manifest::{CLAIM, MANIFEST, MAX_MANIFEST, Manifest, ManifestError, SIGNATURE};
 use crate::signature::{self, MAX_SIGNATURES, TrustedKey};
@@ -45,6 +47,8 @@ pub struct Listed {
     pub files: usize,
     /// Their bytes.
     pub size: u64,
+    /// What it is called.
+    pub labels: Vec<Label>,
     /// When its manifest was written, such as `2024-01-31T12:00:00Z` (RFC 3339).
     pub pushed: String,
 }
@@ -81,13 +85,15 @@ impl Registry {
         self.listed(&self.at.below(name.as_str()), Some(name)).await
     }
 
-    /// The version that is asked for, or else the latest.
+    /// The version that is asked for, by its number or label, or else the latest.
     ///
     /// # Errors
     /// If there is none. Whether a version that is asked for by its number exists is not looked at.
     pub async fn resolve(&self, wish: &ModelWish) -> Result<ModelId, FetchError> {
-        if let Some(version) = wish.version {
-            return Ok(ModelId { name: wish.name.clone(), version });
+        match &wish.which {
+            Which::Version(version) => return Ok(ModelId { name: wish.name.clone(), version: *version }),
+            Which::Label(label) => return self.labelled(&wish.name, label).await,
+            Which::Latest => {}
         }
         let latest = self.versions(&wish.name).await?.pop();
         let at = || self.at.below(wish.name.as_str()).to_string();
@@ -109,7 +115,12 @@ impl Registry {
     /// What is below a folder, by version. `name` is the folder's own, if it is that of a model.
     async fn listed(&self, at: &Location, name: Option<&ModelName>) -> Result<Vec<Listed>, FetchError> {
         let mut versions: BTreeMap<ModelId, (Option<String>, usize, u64)> = BTreeMap::new();
-        self.each(at, name, |id, path, object| {
+        let mut labels = Vec::new();
+        self.each(at, name, |place, object| {
+            let (id, path) = match place {
+                Place::Version(id, path) => (id, path),
+                Place::Label(name, label) => return labels.push((name, label)),
+            };
             let (pushed, files, size) = versions.entry(id).or_default();
             match path {
                 MANIFEST => *pushed = Some(object.last_modified.format("%FT%TZ").to_string()),
@@ -122,9 +133,22 @@ impl Registry {
         })
         .await?;
         let complete = versions.into_iter().filter_map(|(id, (pushed, files, size))| {
-            pushed.map(|pushed| Listed { id, files, size, pushed })
+            pushed.map(|pushed| Listed { id, files, size, labels: Vec::new(), pushed })
         });
-        Ok(complete.collect())
+        let mut complete: Vec<_> = complete.collect();
+        for (name, label) in labels {
+            let id = match self.labelled(&name, &label).await {
+                Ok(id) => id,
+                // Somebody has just taken it away, or it says nothing of use, which whoever asks for it hears.
+                Err(FetchError::NotFound { .. } | FetchError::Label { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            complete
+                .iter_mut()
+                .filter(|found| found.id == id)
+                .for_each(|found| found.labels.push(label.clone()));
+        }
+        Ok(complete)
     }
 
     /// Looks at each object that lies where one of a version would, and passes over what else there is.
@@ -132,7 +156,7 @@ impl Registry {
         &self,
         at: &Location,
         name: Option<&ModelName>,
-        mut look: impl FnMut(ModelId, &str, &ObjectMeta),
+        mut look: impl FnMut(Place<'_>, &ObjectMeta),
     ) -> Result<(), FetchError> {
         if at.kind() == LocationKind::Http {
             return Err(FetchError::Web { at: at.to_string() });
@@ -146,15 +170,22 @@ impl Registry {
                 .as_ref()
                 .strip_prefix(at.at().as_ref())
                 .map(|path| path.trim_start_matches('/'));
-            let Some((id, path)) = below.and_then(|below| place(below, name)) else { continue };
-            look(id, path, &object);
+            let Some(place) = below.and_then(|below| place(below, name)) else { continue };
+            look(place, &object);
         }
         Ok(())
     }
 }
 
-/// Which version an object is of, and what it is called there.
-fn place<'a>(below: &'a str, name: Option<&ModelName>) -> Option<(ModelId, &'a str)> {
+/// What an object is.
+#[derive(Debug, PartialEq, Eq)]
+enum Place<'a> {
+    /// Of a version; and what it is called there.
+    Version(ModelId, &'a str),
+    Label(ModelName, Label),
+}
+
+fn place<'a>(below: &'a str, name: Option<&ModelName>) -> Option<Place<'a>> {
     let (name, below) = match name {
         Some(name) => (name.clone(), below),
         None => {
@@ -163,7 +194,10 @@ fn place<'a>(below: &'a str, name: Option<&ModelName>) -> Option<(ModelId, &'a s
         }
     };
     let (version, path) = below.split_once('/')?;
-    Some((ModelId { name, version: version_of(version).ok()? }, path))
+    if version == labels::LABELS {
+        return Some(Place::Label(name, path.parse().ok()?));
+    }
+    Some(Place::Version(ModelId { name, version: version_of(version).ok()? }, path))
 }
 
 /// Whether those who are trusted have signed the manifest in a folder.
@@ -232,9 +266,24 @@ mod tests {
     fn what_lies_elsewhere_is_no_version() {
         let id = |text: &str| text.parse::<ModelId>().expect("an id");
         let digits = ModelName::new("digits").expect("a name");
-        assert_eq!(place("digits/3/a/b.onnx", None), Some((id("digits:3"), "a/b.onnx")));
-        assert_eq!(place("3/a", Some(&digits)), Some((id("digits:3"), "a")));
-        for below in ["digits", "digits/3", "digits/latest/a", "digits/03/a", ".trash/3/a", "README.md"] {
+        let version = |text: &str, path| Some(Place::Version(id(text), path));
+        assert_eq!(place("digits/3/a/b.onnx", None), version("digits:3", "a/b.onnx"));
+        assert_eq!(place("3/a", Some(&digits)), version("digits:3", "a"));
+        let stable = || Some(Place::Label(digits.clone(), "stable".parse().expect("a label")));
+        assert_eq!(
+            [place("digits/labels/stable", None), place("labels/stable", Some(&digits))],
+            [stable(), stable()]
+        );
+        for below in [
+            "digits",
+            "digits/3",
+            "digits/latest/a",
+            "digits/labels/7",
+            "digits/labels/a/b",
+            "digits/03/a",
+            ".trash/3/a",
+            "README.md",
+        ] {
             assert_eq!(place(below, None), None, "{below}");
         }
     }

@@ -12,7 +12,7 @@ use object_store::{
     ObjectStore as _, ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload,
 };
 
-use super::{LocalError, LocalFile, LocalModel, Registry};
+use super::{LocalError, LocalFile, LocalModel, Place, Registry};
 use crate::digest::{Digest, Hasher};
 use crate::fetch::FetchError;
 use crate::id::{MAX_VERSION, ModelId, ModelName};
@@ -204,8 +204,12 @@ impl Registry {
     /// The highest version of which there is anything.
     async fn latest_begun(&self, name: &ModelName) -> Result<u64, FetchError> {
         let mut latest = 0;
-        self.each(&self.at().below(name.as_str()), Some(name), |id, _, _| latest = latest.max(id.version))
-            .await?;
+        self.each(&self.at().below(name.as_str()), Some(name), |place, _| {
+            if let Place::Version(id, _) = place {
+                latest = latest.max(id.version);
+            }
+        })
+        .await?;
         Ok(latest)
     }
 }

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::ObjectStore as _;
 use object_store::path::Path as ObjectPath;
 
-use super::Registry;
+use super::{Place, Registry};
 use crate::fetch::FetchError;
 use crate::id::ModelId;
 use crate::location::Location;
@@ -38,7 +38,8 @@ impl Registry {
     /// If the location cannot be listed.
     pub async fn unfinished(&self, age: Duration) -> Result<Vec<Unfinished>, FetchError> {
         let mut versions: BTreeMap<ModelId, (bool, Unfinished)> = BTreeMap::new();
-        self.each(self.at(), None, |id, path, object| {
+        self.each(self.at(), None, |place, object| {
+            let Place::Version(id, path) = place else { return };
             let empty = || Unfinished { id: id.clone(), objects: Vec::new(), size: 0, written: i64::MIN };
             let (complete, version) = versions.entry(id.clone()).or_insert_with(|| (false, empty()));
             *complete |= path == MANIFEST;
