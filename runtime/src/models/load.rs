@@ -41,7 +41,7 @@ impl Models {
         let devices: Vec<_> = open.map(|open| (open.clone(), health(open))).collect();
         let infos = backends.iter().filter_map(|seen| Some(seen.backend.as_ref().ok()?.info().clone()));
         let infos = infos.collect();
-        let counters = Counters { models: metrics.models.clone(), batches: metrics.batches.clone() };
+        let counters = Counters { models: metrics.models.counters.clone(), batches: metrics.batches.clone() };
         let start = Instant::now();
         // There are at most `limits.models`.
         let served = (SCRIPT + 1..)

@@ -10,7 +10,7 @@ use super::batch::{self, BatchMetrics, Former, NotBatchable};
 use super::health::DeviceHealth;
 use super::instance::{ModelInstance, Place};
 use super::ledger::{Ledger, Over};
-use super::metrics::ModelMetrics;
+use super::metrics::ModelCounters;
 use super::steps::{Processed, StepBytes, StepsPlace};
 use super::survey::{self, Estimates, OpenDevice, Surveyed};
 use super::wanted::Wanted;
@@ -29,7 +29,7 @@ pub(super) struct Ground<'a> {
 /// What is counted of models that are loaded.
 #[derive(Clone)]
 pub(super) struct Counters {
-    pub(super) models: ModelMetrics,
+    pub(super) models: ModelCounters,
     pub(super) batches: BatchMetrics,
 }
 

@@ -18,12 +18,18 @@ const LOAD: &[f64] =
 /// The metrics of all models.
 #[derive(Clone)]
 pub(crate) struct ModelMetrics {
+    pub(super) counters: ModelCounters,
+    /// Those that are loaded; nothing is shown before.
+    models: Arc<OnceLock<Arc<Models>>>,
+}
+
+/// What models count in. They have no part in what shows them: that has them, and neither would ever go.
+#[derive(Clone)]
+pub(super) struct ModelCounters {
     runs: IntCounterVec,
     loads: IntCounterVec,
     evictions: IntCounter,
     load_seconds: Histogram,
-    /// Those that are loaded; nothing is shown before.
-    models: Arc<OnceLock<Arc<Models>>>,
 }
 
 impl ModelMetrics {
@@ -55,9 +61,17 @@ impl ModelMetrics {
         registry.register(Box::new(load_seconds.clone()))?;
         let models = Arc::default();
         registry.register(Box::new(DeviceCollector::new(Arc::clone(&models))?))?;
-        Ok(Self { runs, loads, evictions, load_seconds, models })
+        Ok(Self { counters: ModelCounters { runs, loads, evictions, load_seconds }, models })
     }
 
+    /// Shows these from now on.
+    pub(crate) fn show(&self, models: &Arc<Models>) {
+        // A replica is loaded once.
+        let _ = self.models.set(Arc::clone(models));
+    }
+}
+
+impl ModelCounters {
     /// The runs of an instance.
     pub(super) fn runs(&self, model: &str, device: &str, fallback: bool) -> IntCounter {
         self.runs.with_label_values(&[model, device, if fallback { "true" } else { "false" }])
@@ -77,12 +91,6 @@ impl ModelMetrics {
     /// A model has made way.
     pub(super) fn evicted(&self) {
         self.evictions.inc();
-    }
-
-    /// Shows these from now on.
-    pub(crate) fn show(&self, models: &Arc<Models>) {
-        // A replica is loaded once.
-        let _ = self.models.set(Arc::clone(models));
     }
 }
 
