@@ -189,11 +189,12 @@ impl Partial {
         if self.file.metadata()?.len() != self.size {
             self.file.set_len(self.size)?;
         }
-        self.cache.admit(&self.file, &self.path, &self.digest)?;
+        // Before it has its name: nobody looks for a map whose file is complete, and one that a process leaves which ends in between would stay.
+        // The file without its map only comes anew.
         if self.map.is_some() {
             remove(&self.map_path())?;
         }
-        Ok(())
+        self.cache.admit(&self.file, &self.path, &self.digest)
     }
 }
 
