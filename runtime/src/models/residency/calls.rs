@@ -9,9 +9,10 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 
 use super::super::served::{Lease, ServedModel};
 use super::Residency;
-use super::core::{Core, Left, Phase, Want};
+use super::core::{Core, Left, Want};
 use super::history::{Happening, ModelEvent};
 use super::room::let_go;
+use super::state::ModelState;
 use crate::scheduler;
 
 /// The shortest time after which it is worth while to ask again for a model that is being loaded.
@@ -64,7 +65,7 @@ impl Residency {
             let mut core = self.residents.lock();
             let before = core.phase(model.number);
             let want = core.want(model.number, self.now());
-            if before != Phase::Queued {
+            if before != ModelState::Queued {
                 self.note_queued(&core, model);
             }
             want
@@ -81,7 +82,7 @@ impl Residency {
 
     /// If a load of a model has just been asked for, that begins its history. Under the lock of who knows, so that no thread comes to it before.
     pub(super) fn note_queued(&self, core: &Core, model: &ServedModel) {
-        if core.phase(model.number) == Phase::Queued {
+        if core.phase(model.number) == ModelState::Queued {
             self.history.asked(model.number);
             drop(self.tell(model, Happening::Queued));
             self.residents.announce();
@@ -119,12 +120,13 @@ impl Residency {
     pub(in crate::models) fn unload(&self, model: &ServedModel) {
         let mut core = self.residents.lock();
         // What is on its way comes first, or leaves already.
-        while !matches!(core.phase(model.number), Phase::Ready | Phase::Unloaded | Phase::Failed)
+        while !matches!(core.phase(model.number), ModelState::Ready | ModelState::OnDisk | ModelState::Failed)
             && !self.stopping.load(Ordering::Acquire)
         {
             core = self.residents.wait(core);
         }
-        let Some(resident) = model.resident().filter(|_| core.phase(model.number) == Phase::Ready) else {
+        let Some(resident) = model.resident().filter(|_| core.phase(model.number) == ModelState::Ready)
+        else {
             return;
         };
         resident.door.gate.close();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::accounts::{Account, Accounts, Charges, change, total};
 use super::eta::LoadCost;
+use super::state::ModelState;
 use super::thrash::Window;
 use super::value::Heat;
 
@@ -22,20 +23,6 @@ pub(in crate::models) struct Options {
     pub(in crate::models) retry: Duration,
     /// ...up to this.
     pub(in crate::models) max_retry: Duration,
-}
-
-/// Where a model is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::models) enum Phase {
-    Unloaded,
-    /// Waits for its turn to be loaded.
-    Queued,
-    Loading,
-    Warming,
-    Ready,
-    /// It takes no calls any more; its memory counts until it has left.
-    Draining,
-    Failed,
 }
 
 /// What is known of a model's use at the moment of asking.
@@ -78,7 +65,7 @@ pub(in crate::models) enum Left {
 
 #[derive(Debug)]
 pub(super) struct Model {
-    pub(super) phase: Phase,
+    pub(super) phase: ModelState,
     pub(super) pinned: bool,
     /// What it holds, or has reserved.
     pub(super) charges: Charges,
@@ -126,7 +113,7 @@ pub(in crate::models) struct Core {
 impl Core {
     pub(in crate::models) fn new(options: Options, accounts: Vec<Account>, models: usize) -> Self {
         let model = || Model {
-            phase: Phase::Unloaded,
+            phase: ModelState::OnDisk,
             pinned: false,
             charges: Charges::new(),
             claim: None,
@@ -164,17 +151,17 @@ impl Core {
         };
         this.used = this.used.max(now);
         match (this.phase, &this.failure) {
-            (Phase::Ready, _) => return Want::Ready,
-            (Phase::Failed, Some((reason, retry_at))) if now < *retry_at => {
+            (ModelState::Ready, _) => return Want::Ready,
+            (ModelState::Failed, Some((reason, retry_at))) if now < *retry_at => {
                 return Want::Failed { reason: Arc::clone(reason), retry_after: *retry_at - now };
             }
-            (Phase::Unloaded | Phase::Failed, _) => {
-                this.phase = Phase::Queued;
+            (ModelState::OnDisk | ModelState::Failed, _) => {
+                this.phase = ModelState::Queued;
                 self.queue.push_back(model);
             }
             // It has its place in the queue already, and its turn as soon as it has left.
-            (Phase::Draining, _) if !self.queue.contains(&model) => self.queue.push_back(model),
-            (Phase::Draining | Phase::Queued | Phase::Loading | Phase::Warming, _) => {}
+            (ModelState::Draining, _) if !self.queue.contains(&model) => self.queue.push_back(model),
+            (ModelState::Draining | ModelState::Queued | ModelState::Loading | ModelState::Warming, _) => {}
         }
         Want::Loading { eta: self.eta(model, now) }
     }
@@ -186,25 +173,26 @@ impl Core {
         if self.are_enough(None) || self.some_wait_for(Waits::Turn) {
             return None;
         }
-        let queued = |model: &usize| self.models.get(*model).is_some_and(|this| this.phase == Phase::Queued);
+        let queued =
+            |model: &usize| self.models.get(*model).is_some_and(|this| this.phase == ModelState::Queued);
         let at = self.queue.iter().position(queued)?;
         let model = self.queue.remove(at)?;
         let this = self.models.get_mut(model)?;
-        this.phase = Phase::Loading;
+        this.phase = ModelState::Loading;
         this.since = now;
         self.under_way.push(model);
         Some(model)
     }
 
     /// Where a model is on its way.
-    pub(in crate::models) fn phase(&self, model: usize) -> Phase {
-        self.models.get(model).map_or(Phase::Unloaded, |this| this.phase)
+    pub(in crate::models) fn phase(&self, model: usize) -> ModelState {
+        self.models.get(model).map_or(ModelState::OnDisk, |this| this.phase)
     }
 
     /// A model that was being loaded is being warmed up.
     pub(in crate::models) fn warming(&mut self, model: usize) {
-        if let Some(this) = self.expect(model, &[Phase::Loading], "warming") {
-            this.phase = Phase::Warming;
+        if let Some(this) = self.in_state(model, &[ModelState::Loading], "warming") {
+            this.phase = ModelState::Warming;
         }
     }
 
@@ -218,7 +206,7 @@ impl Core {
     /// are under way have reserved as much as they may. A reservation that the model has is given up for it in any case: nobody holds
     /// memory while it waits for more.
     pub(in crate::models) fn reserve(&mut self, model: usize, charges: Charges) -> bool {
-        let Some(this) = self.expect(model, &[Phase::Loading], "reserving") else { return false };
+        let Some(this) = self.in_state(model, &[ModelState::Loading], "reserving") else { return false };
         this.charges.clear();
         let own = this.claim.as_ref().map_or(u64::MAX, |(number, _)| *number);
         if !self.has_turn(model, total(&charges)) {
@@ -244,7 +232,7 @@ impl Core {
 
     /// A load has to wait: for room, and another may begin meanwhile, or for its turn, which is the next. Says whether that is new.
     pub(in crate::models) fn waits(&mut self, model: usize, waits: Waits) -> bool {
-        let this = self.expect(model, &[Phase::Loading], "waiting");
+        let this = self.in_state(model, &[ModelState::Loading], "waiting");
         this.is_some_and(|this| std::mem::replace(&mut this.waits, waits) != waits)
     }
 
@@ -278,8 +266,8 @@ impl Core {
     /// A model takes no calls any more.
     pub(in crate::models) fn leaving(&mut self, model: usize, now: Duration) {
         self.clock = self.clock.max(now);
-        if let Some(this) = self.expect(model, &[Phase::Ready], "leaving") {
-            this.phase = Phase::Draining;
+        if let Some(this) = self.in_state(model, &[ModelState::Ready], "leaving") {
+            this.phase = ModelState::Draining;
         }
     }
 
@@ -287,8 +275,8 @@ impl Core {
     pub(in crate::models) fn left(&mut self, model: usize, why: Left, now: Duration) {
         self.clock = self.clock.max(now);
         let wanted = self.queue.contains(&model);
-        let Some(this) = self.expect(model, &[Phase::Draining], "having left") else { return };
-        this.phase = if wanted { Phase::Queued } else { Phase::Unloaded };
+        let Some(this) = self.in_state(model, &[ModelState::Draining], "having left") else { return };
+        this.phase = if wanted { ModelState::Queued } else { ModelState::OnDisk };
         this.charges.clear();
         this.evicted = (why == Left::Evicted).then_some(now);
     }
@@ -298,12 +286,12 @@ impl Core {
     pub(in crate::models) fn loaded(&mut self, model: usize, measured: Charges, now: Duration) -> Charges {
         self.clock = self.clock.max(now);
         let half_life = self.options.half_life;
-        let Some(this) = self.expect(model, &[Phase::Loading, Phase::Warming], "loaded") else {
+        let Some(this) = self.in_state(model, &[ModelState::Loading, ModelState::Warming], "loaded") else {
             return Charges::new();
         };
         let took = now.saturating_sub(this.since);
         let bytes = total(&measured);
-        this.phase = Phase::Ready;
+        this.phase = ModelState::Ready;
         this.charges.clone_from(&measured);
         this.claim = None;
         this.bytes = Some(bytes);
@@ -333,13 +321,13 @@ impl Core {
     pub(in crate::models) fn failed(&mut self, model: usize, reason: Arc<str>, now: Duration) {
         self.clock = self.clock.max(now);
         let Options { retry, max_retry, .. } = self.options;
-        let phases = [Phase::Queued, Phase::Loading, Phase::Warming];
-        let Some(this) = self.expect(model, &phases, "having failed") else { return };
+        let phases = [ModelState::Queued, ModelState::Loading, ModelState::Warming];
+        let Some(this) = self.in_state(model, &phases, "having failed") else { return };
         let doubled = 2u32.saturating_pow(this.failures);
         this.failures = this.failures.saturating_add(1);
         let retry_at = now.saturating_add(retry.saturating_mul(doubled).min(max_retry));
         this.failure = Some((reason, retry_at));
-        this.phase = Phase::Failed;
+        this.phase = ModelState::Failed;
         this.waits = Waits::No;
         this.charges.clear();
         this.claim = None;
@@ -367,7 +355,7 @@ impl Core {
     }
 
     /// A model, if it is in one of these phases.
-    fn expect(&mut self, model: usize, phases: &[Phase], what: &'static str) -> Option<&mut Model> {
+    fn in_state(&mut self, model: usize, phases: &[ModelState], what: &'static str) -> Option<&mut Model> {
         let phase = self.phase(model);
         let found = self.models.get_mut(model).filter(|this| phases.contains(&this.phase));
         if found.is_none() {

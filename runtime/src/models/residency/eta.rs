@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::core::{Core, Phase};
+use super::core::Core;
+use super::state::ModelState;
 
 /// What a load is taken to take while nothing has been loaded.
 const UNKNOWN: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ impl LoadCost {
     }
 
     /// What a load of so many bytes takes, as far as they are known.
-    pub(super) fn expect(&self, bytes: Option<u64>) -> Duration {
+    pub(super) fn expected(&self, bytes: Option<u64>) -> Duration {
         if self.loads <= 0.0 {
             return UNKNOWN;
         }
@@ -55,9 +56,9 @@ impl Core {
     /// How long it is until a model is ready: what its own load takes, after those that come before it.
     pub(in crate::models) fn eta(&self, model: usize, now: Duration) -> Duration {
         match self.phase(model) {
-            Phase::Ready => Duration::ZERO,
-            Phase::Loading | Phase::Warming => self.remaining(model, now),
-            Phase::Unloaded | Phase::Queued | Phase::Draining | Phase::Failed => {
+            ModelState::Ready => Duration::ZERO,
+            ModelState::Loading | ModelState::Warming => self.remaining(model, now),
+            ModelState::OnDisk | ModelState::Queued | ModelState::Draining | ModelState::Failed => {
                 let before = self.queue.iter().take_while(|queued| **queued != model);
                 let before = before.map(|queued| self.load_time(*queued));
                 let under_way = self.under_way.iter().map(|other| self.remaining(*other, now));
@@ -77,7 +78,8 @@ impl Core {
 
     fn load_time(&self, model: usize) -> Duration {
         let this = self.models.get(model);
-        this.and_then(|this| this.took).unwrap_or_else(|| self.cost.expect(this.and_then(|this| this.bytes)))
+        this.and_then(|this| this.took)
+            .unwrap_or_else(|| self.cost.expected(this.and_then(|this| this.bytes)))
     }
 
     /// What is left of a load: one that takes longer than expected takes a good deal longer.

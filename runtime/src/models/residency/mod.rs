@@ -16,6 +16,7 @@ mod room;
 mod show;
 #[cfg(test)]
 mod simulation;
+mod state;
 #[cfg(test)]
 mod tests;
 mod thrash;
@@ -49,7 +50,8 @@ use accounts::{Account, Charges};
 use history::History;
 pub use history::{Happening, ModelEvent, Timeline};
 pub(in crate::models) use residents::Residents;
-pub use show::{ModelState, ModelStatus};
+pub use show::ModelStatus;
+pub use state::ModelState;
 
 /// The models of a replica, where they may be, and the threads that load them.
 pub(in crate::models) struct Residency {

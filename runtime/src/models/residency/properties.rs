@@ -6,7 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::accounts::{Account, Charges};
-use super::core::{Core, Left, Options, Phase, Usage, Want};
+use super::core::{Core, Left, Options, Usage, Want};
+use super::state::ModelState;
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -110,12 +111,12 @@ impl World {
             Step::Next => self.next(),
             Step::Begin(model) if self.starting.contains(&model) => drop(self.begin(model)),
             Step::End(model, well) if self.reserved.contains(&model) => self.end(model, well),
-            Step::Leave(model) if self.core.phase(model) == Phase::Ready && self.usage[model].idle => {
+            Step::Leave(model) if self.core.phase(model) == ModelState::Ready && self.usage[model].idle => {
                 self.core.leaving(model, now);
             }
-            Step::Left(model) if self.core.phase(model) == Phase::Draining => self.left(model),
+            Step::Left(model) if self.core.phase(model) == ModelState::Draining => self.left(model),
             Step::Pin(model, pinned) => self.core.pin(model, pinned),
-            Step::Use(model, stays) if self.core.phase(model) == Phase::Ready => {
+            Step::Use(model, stays) if self.core.phase(model) == ModelState::Ready => {
                 let uses = self.usage[model].uses + 1;
                 self.usage[model] = Usage { uses, last: now, idle: !stays };
             }
@@ -131,12 +132,12 @@ impl World {
         let want = self.core.want(model, self.now);
         let after = self.core.phase(model);
         match want {
-            Want::Ready => assert_eq!(before, Phase::Ready),
-            Want::Failed { .. } => assert_eq!((before, after), (Phase::Failed, Phase::Failed)),
+            Want::Ready => assert_eq!(before, ModelState::Ready),
+            Want::Failed { .. } => assert_eq!((before, after), (ModelState::Failed, ModelState::Failed)),
             Want::Loading { .. } => {
-                let joins = matches!(before, Phase::Queued | Phase::Loading | Phase::Warming);
-                let leaves = before == Phase::Draining;
-                assert_eq!(after, if joins || leaves { before } else { Phase::Queued });
+                let joins = matches!(before, ModelState::Queued | ModelState::Loading | ModelState::Warming);
+                let leaves = before == ModelState::Draining;
+                assert_eq!(after, if joins || leaves { before } else { ModelState::Queued });
                 if !joins && !self.queue.contains(&model) {
                     self.queue.push_back(model);
                 }
@@ -147,7 +148,7 @@ impl World {
 
     fn next(&mut self) {
         let under_way = self.starting.len() + self.reserved.len();
-        let queued = |model: &usize| self.core.phase(*model) == Phase::Queued;
+        let queued = |model: &usize| self.core.phase(*model) == ModelState::Queued;
         let due = self.queue.iter().position(queued).filter(|_| under_way < OPTIONS.loads);
         let due = due.and_then(|at| self.queue.remove(at));
         assert_eq!(self.core.next(self.now), due, "in order of arrival");
@@ -205,31 +206,31 @@ impl World {
             let measured = self.charges[model].clone();
             self.core.warming(model);
             assert_eq!(self.core.loaded(model, measured, self.now), Charges::new());
-            assert_eq!(self.core.phase(model), Phase::Ready);
+            assert_eq!(self.core.phase(model), ModelState::Ready);
         } else {
             self.core.failed(model, "out of luck".into(), self.now);
-            assert_eq!(self.core.phase(model), Phase::Failed);
+            assert_eq!(self.core.phase(model), ModelState::Failed);
         }
     }
 
     fn left(&mut self, model: usize) {
         self.core.left(model, Left::Evicted, self.now);
         let queued = self.queue.contains(&model);
-        assert_eq!(self.core.phase(model), if queued { Phase::Queued } else { Phase::Unloaded });
+        assert_eq!(self.core.phase(model), if queued { ModelState::Queued } else { ModelState::OnDisk });
     }
 
     /// Nothing comes of what cannot be.
     fn nonsense(&mut self, model: usize, what: u8) {
         let (phase, held) = (self.core.phase(model), self.core.held(None));
-        let is = |phases: &[Phase]| phases.contains(&phase);
-        let under_way = is(&[Phase::Loading, Phase::Warming]);
+        let is = |phases: &[ModelState]| phases.contains(&phase);
+        let under_way = is(&[ModelState::Loading, ModelState::Warming]);
         match what {
             0 if !under_way => drop(self.core.loaded(model, vec![(0, 1), (9, 1)], self.now)),
-            1 if !under_way && phase != Phase::Queued => self.core.failed(model, "no".into(), self.now),
-            2 if phase != Phase::Draining => self.core.left(model, Left::Asked, self.now),
-            3 if phase != Phase::Ready => self.core.leaving(model, self.now),
-            4 if phase != Phase::Loading => self.core.warming(model),
-            5 if phase != Phase::Loading => assert!(!self.core.reserve(model, vec![(0, 1), (9, 1)])),
+            1 if !under_way && phase != ModelState::Queued => self.core.failed(model, "no".into(), self.now),
+            2 if phase != ModelState::Draining => self.core.left(model, Left::Asked, self.now),
+            3 if phase != ModelState::Ready => self.core.leaving(model, self.now),
+            4 if phase != ModelState::Loading => self.core.warming(model),
+            5 if phase != ModelState::Loading => assert!(!self.core.reserve(model, vec![(0, 1), (9, 1)])),
             6 => drop(self.core.eta(model, self.now)),
             _ => self.core.expect_bytes(model, 7),
         }
@@ -237,14 +238,14 @@ impl World {
     }
 
     fn may_leave(&self, model: usize) -> bool {
-        self.core.phase(model) == Phase::Ready && !self.core.is_pinned(model) && self.usage[model].idle
+        self.core.phase(model) == ModelState::Ready && !self.core.is_pinned(model) && self.usage[model].idle
     }
 
     /// What devices will hold when these have gone, those have left that are leaving, and those have come for whom they leave.
     fn settled(&self, except: usize, gone: &BTreeSet<usize>) -> Vec<u64> {
         let mut held = vec![10, 0, 0];
         for other in (0..MODELS).filter(|other| *other != except && !gone.contains(other)) {
-            let stays = self.core.phase(other) == Phase::Ready;
+            let stays = self.core.phase(other) == ModelState::Ready;
             if stays || self.reserved.contains(&other) || self.claims.contains(&other) {
                 self.charges[other].iter().for_each(|(device, bytes)| held[*device] += bytes);
             }
@@ -255,7 +256,8 @@ impl World {
     fn check(&self) {
         let held = self.core.held(None);
         assert!(held[0] + held[2] <= 100 && held[2] <= 60, "{held:?}");
-        let loading = |model: &usize| matches!(self.core.phase(*model), Phase::Loading | Phase::Warming);
+        let loading =
+            |model: &usize| matches!(self.core.phase(*model), ModelState::Loading | ModelState::Warming);
         let under_way: BTreeSet<usize> = (0..MODELS).filter(loading).collect();
         assert_eq!(under_way, self.starting.union(&self.reserved).copied().collect());
         assert!(under_way.len() <= OPTIONS.loads);
@@ -283,7 +285,10 @@ impl World {
         assert!(self.starting.is_empty() && self.reserved.is_empty() && self.queue.is_empty());
         for model in &self.wanted {
             let phase = self.core.phase(*model);
-            assert!(matches!(phase, Phase::Ready | Phase::Failed | Phase::Unloaded), "{model} {phase:?}");
+            assert!(
+                matches!(phase, ModelState::Ready | ModelState::Failed | ModelState::OnDisk),
+                "{model} {phase:?}"
+            );
         }
     }
 }

@@ -7,62 +7,9 @@ use serde::Serialize;
 
 use super::super::served::ServedModel;
 use super::Residency;
-use super::core::Phase;
 use super::history::{Happening, Timeline};
+use super::state::ModelState;
 use super::thrash::Thrash;
-
-/// Whether a model is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ModelState {
-    /// Its files are here; it is loaded with the first call that needs it.
-    OnDisk,
-    /// A load has been asked for.
-    Queued,
-    /// It is being loaded.
-    Loading,
-    /// It is tried with its samples.
-    Warming,
-    /// Calls can have it.
-    Ready,
-    /// It leaves.
-    Draining,
-    /// It did not load.
-    Failed,
-}
-
-impl ModelState {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::OnDisk, Self::Queued, Self::Loading, Self::Warming, Self::Ready, Self::Draining, Self::Failed];
-
-    /// Its word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::OnDisk => "on_disk",
-            Self::Queued => "queued",
-            Self::Loading => "loading",
-            Self::Warming => "warming",
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl From<Phase> for ModelState {
-    fn from(phase: Phase) -> Self {
-        match phase {
-            Phase::Unloaded => Self::OnDisk,
-            Phase::Queued => Self::Queued,
-            Phase::Loading => Self::Loading,
-            Phase::Warming => Self::Warming,
-            Phase::Ready => Self::Ready,
-            Phase::Draining => Self::Draining,
-            Phase::Failed => Self::Failed,
-        }
-    }
-}
 
 /// How a model is.
 #[derive(Clone, Debug, Serialize)]
@@ -106,7 +53,7 @@ impl Residency {
         let (phase, pinned, eta) = {
             let core = self.residents.lock();
             let phase = core.phase(model.number);
-            let under_way = matches!(phase, Phase::Queued | Phase::Loading | Phase::Warming);
+            let under_way = matches!(phase, ModelState::Queued | ModelState::Loading | ModelState::Warming);
             let eta = under_way.then(|| core.eta(model.number, self.now()));
             (phase, core.is_pinned(model.number), eta)
         };
@@ -115,7 +62,7 @@ impl Residency {
         ModelStatus {
             name: model.name.clone(),
             version: model.version.clone(),
-            state: phase.into(),
+            state: phase,
             load: model.load.as_str(),
             pinned,
             platform: resident.as_ref().map(|resident| resident.platform.clone()),
@@ -137,8 +84,8 @@ impl Residency {
     pub(in crate::models) fn can_be_had(&self, model: &ServedModel) -> bool {
         let core = self.residents.lock();
         match core.phase(model.number) {
-            Phase::Failed => !core.is_barred(model.number, self.now()),
-            Phase::Ready => model.resident().is_none_or(|resident| resident.is_able()),
+            ModelState::Failed => !core.is_barred(model.number, self.now()),
+            ModelState::Ready => model.resident().is_none_or(|resident| resident.is_able()),
             _ => true,
         }
     }
@@ -153,7 +100,7 @@ impl Residency {
         let core = self.residents.lock();
         let mut states: Vec<_> = ModelState::ALL.into_iter().map(|state| (state, 0)).collect();
         for model in &self.served {
-            let state = core.phase(model.number).into();
+            let state = core.phase(model.number);
             states.iter_mut().filter(|(known, _)| *known == state).for_each(|(_, count)| *count += 1);
         }
         states

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::accounts::{Account, Charges};
-use super::core::{Core, Left, Options, Phase, Usage, Want};
+use super::core::{Core, Left, Options, Usage, Want};
+use super::state::ModelState;
 use super::traces::{MODELS, Trace};
 
 /// Between two calls.
@@ -180,7 +181,7 @@ impl<'a> World<'a> {
         let budget = self.trace.sizes.iter().sum::<u64>() / 10;
         let mut held = self.core.held(Some(model))[0] + charges[0].1;
         let mut idle: Vec<usize> = (0..MODELS)
-            .filter(|model| self.core.phase(*model) == Phase::Ready && usage[*model].idle)
+            .filter(|model| self.core.phase(*model) == ModelState::Ready && usage[*model].idle)
             .collect();
         idle.sort_by_key(|model| usage[*model].last);
         let mut idle = idle.into_iter();

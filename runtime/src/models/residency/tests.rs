@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::accounts::{Account, Charges};
-use super::core::{Core, Left, Options, Phase, Usage, Waits, Want};
+use super::core::{Core, Left, Options, Usage, Waits, Want};
+use super::state::ModelState;
 use super::thrash::Thrash;
 
 const fn secs(secs: u64) -> Duration {
@@ -63,7 +64,7 @@ fn a_load_that_fails_is_tried_again_after_longer_and_longer() {
         assert_eq!(core.want(0, now), failed(secs(wait)));
         now += secs(wait);
         assert_eq!(core.want(0, now - Duration::from_millis(1)), failed(Duration::from_millis(1)));
-        assert_eq!((core.phase(0), core.next(now)), (Phase::Failed, None));
+        assert_eq!((core.phase(0), core.next(now)), (ModelState::Failed, None));
     }
     now += secs(1);
     load(&mut core, 0, 10, now);
@@ -82,11 +83,11 @@ fn what_is_wanted_while_it_leaves_comes_back_in_its_turn() {
     core.want(0, secs(2));
     core.want(0, secs(2));
     core.want(1, secs(3));
-    assert_eq!((core.phase(0), core.held(None)), (Phase::Draining, vec![10]));
+    assert_eq!((core.phase(0), core.held(None)), (ModelState::Draining, vec![10]));
     assert_eq!(core.next(secs(3)), Some(1), "the first one cannot be loaded yet");
     core.want(2, secs(4));
     core.left(0, Left::Asked, secs(4));
-    assert_eq!((core.phase(0), core.held(None)), (Phase::Queued, vec![0]));
+    assert_eq!((core.phase(0), core.held(None)), (ModelState::Queued, vec![0]));
     assert_eq!([core.next(secs(4)), core.next(secs(4))], [Some(0), None]);
     core.failed(1, "no".into(), secs(4));
     assert_eq!([core.next(secs(4)), core.next(secs(4))], [Some(2), None]);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::accounts::{Charges, Limit, change};
-use super::core::{Core, Model, Phase, Usage};
+use super::core::{Core, Model, Usage};
+use super::state::ModelState;
 use super::value;
 
 /// One that may leave.
@@ -30,10 +31,10 @@ impl Core {
     pub(in crate::models) fn may_change(&self, except: usize, usage: &dyn Fn(usize) -> Usage) -> bool {
         self.models.iter().enumerate().filter(|(model, _)| *model != except).any(|(model, this)| {
             match this.phase {
-                Phase::Draining => true,
-                Phase::Loading | Phase::Warming => !this.charges.is_empty() || this.claim.is_some(),
-                Phase::Ready => !this.pinned && !this.charges.is_empty() && !usage(model).idle,
-                Phase::Unloaded | Phase::Queued | Phase::Failed => false,
+                ModelState::Draining => true,
+                ModelState::Loading | ModelState::Warming => !this.charges.is_empty() || this.claim.is_some(),
+                ModelState::Ready => !this.pinned && !this.charges.is_empty() && !usage(model).idle,
+                ModelState::OnDisk | ModelState::Queued | ModelState::Failed => false,
             }
         })
     }
@@ -55,7 +56,7 @@ impl Core {
         change(&mut settled, charges, u64::saturating_add);
         let chosen = self.choose(model, charges, settled, usage, now)?;
         if let Some(this) = self.models.get_mut(model)
-            && this.phase == Phase::Loading
+            && this.phase == ModelState::Loading
             && this.charges.is_empty()
             && (!chosen.is_empty() || !self.accounts.fit(&held, charges))
         {
@@ -78,7 +79,7 @@ impl Core {
         let others = self.models.iter().enumerate().filter(|(model, _)| Some(*model) != except);
         self.accounts.with(others.filter_map(|(model, this)| match (&this.claim, this.phase) {
             (Some((number, claim)), _) => comes(*number).then_some(claim),
-            (None, Phase::Draining) => None,
+            (None, ModelState::Draining) => None,
             (None, _) => (!this.charges.is_empty() && stays((model, this))).then_some(&this.charges),
         }))
     }
@@ -110,7 +111,7 @@ impl Core {
             this.used = this.used.max(usage.last);
             if usage.idle {
                 this.heat.update(&usage, now, half_life);
-                let load = this.took.unwrap_or_else(|| self.cost.expect(this.bytes));
+                let load = this.took.unwrap_or_else(|| self.cost.expected(this.bytes));
                 let density = value::density(&this.heat, load, bytes, now.saturating_sub(this.used));
                 candidates.push(Candidate { model: other, charges: &this.charges, density, used: this.used });
             }
@@ -146,5 +147,5 @@ impl Core {
 
 /// Whether a model may leave while no call has it.
 fn may_leave(this: &Model) -> bool {
-    this.phase == Phase::Ready && !this.pinned
+    this.phase == ModelState::Ready && !this.pinned
 }
