@@ -14,7 +14,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use object_store::{GetOptions, GetRange, GetResult, GetResultPayload};
 use tokio::sync::{mpsc, oneshot};
 
-use super::hashed::Hashed;
+use super::hashed::{Hashed, Spent};
 use super::{FetchError, Fetcher, Watch};
 use crate::cache::{Begun, Partial};
 use crate::digest::Digest;
@@ -65,6 +65,15 @@ struct Span {
     pieces: Range<usize>,
 }
 
+/// How it went to have all pieces of a file here.
+struct Attempt {
+    /// The digest of what there is then, or why they cannot be had.
+    ended: Result<Digest, FetchError>,
+    /// Bytes that have come, with those that were there before.
+    here: u64,
+    spent: Spent,
+}
+
 /// One of the files that are being fetched. It counts as long as this is held.
 struct Counted<'a>(&'a AtomicUsize);
 
@@ -92,13 +101,15 @@ impl Fetcher {
         file: &ManifestFile,
         watch: &dyn Watch,
     ) -> Result<(), FetchError> {
-        let mut attempt = 1;
+        let (mut attempt, mut spent) = (1, Spent::default());
         let Some(mut partial) = self.begin(file, watch).await? else { return Ok(()) };
         loop {
-            let (ended, here) = self.whole(from, file, &partial, watch).await?;
-            let failure = match ended {
+            let whole = self.whole(from, file, &partial, watch).await?;
+            spent += whole.spent;
+            let failure = match whole.ended {
                 Ok(found) if found == file.sha256 => {
                     self.blocking(move |_| partial.complete()).await?;
+                    watch.verified(file, spent.bytes, spent.took);
                     watch.ended(file);
                     return Ok(());
                 }
@@ -111,7 +122,7 @@ impl Fetcher {
             if attempt == WHOLE_ATTEMPTS {
                 return Err(failure);
             }
-            watch.anew(file, here, &failure.to_string());
+            watch.anew(file, whole.here, &failure.to_string());
             attempt += 1;
         }
     }
@@ -142,15 +153,14 @@ impl Fetcher {
         }
     }
 
-    /// Has all pieces here, and gives the digest of what there is then, or why they cannot be had; and how many bytes have come. Nobody writes any more
-    /// once it has.
+    /// Has all pieces here, if they can be had. Nobody writes any more once it has.
     async fn whole(
         &self,
         from: &Location,
         file: &ManifestFile,
         partial: &Partial,
         watch: &dyn Watch,
-    ) -> Result<(Result<Digest, FetchError>, u64), FetchError> {
+    ) -> Result<Attempt, FetchError> {
         let (_done, done) = oneshot::channel();
         let writer = Arc::new(Shared { hashed: Hashed::new(partial.writer()), _done });
         let (finished, hear) = mpsc::unbounded_channel();
@@ -169,11 +179,11 @@ impl Fetcher {
         let hashed = follow(self, writer, partial, hear);
         // Where one fails the other is of no use.
         let ended = futures_util::future::try_join(fetch.all(), hashed).await;
-        let here = fetch.here.load(Ordering::Relaxed);
+        let (here, spent) = (fetch.here.load(Ordering::Relaxed), fetch.writer.hashed.spent());
         drop(fetch);
         // Pieces that were let go of may still be being written: into the next attempt, if that were not waited for.
         let Err(_) = done.await;
-        Ok((ended.map(|((), digest)| digest), here))
+        Ok(Attempt { ended: ended.map(|((), digest)| digest), here, spent })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -13,6 +14,23 @@ use crate::digest::{Digest, Hasher};
 pub(super) struct Hashed {
     writer: Writer,
     so_far: Mutex<SoFar>,
+    spent: Mutex<Spent>,
+}
+
+/// What hashing has taken: of the threads that hash, not of who waits for them, which they mostly do beside what else is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spent {
+    /// Bytes that were hashed, some of them more than once where they were written anew.
+    pub(super) bytes: u64,
+    /// How long that took, with reading what had to be read again.
+    pub(super) took: Duration,
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, more: Self) {
+        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.took = self.took.saturating_add(more.took);
+    }
 }
 
 /// How much of a file is hashed.
@@ -30,24 +48,27 @@ impl SoFar {
 
 impl Hashed {
     pub(super) fn new(writer: Writer) -> Self {
-        Self { writer, so_far: Mutex::new(SoFar::nothing()) }
+        Self { writer, so_far: Mutex::new(SoFar::nothing()), spent: Mutex::default() }
     }
 
     /// Writes bytes from `to.start` on, none of them beyond `to.end`, and says how far it came. Whoever cannot write gives up: then the hash may be lost.
     pub(super) fn write(&self, to: Range<u64>, gathered: &[Bytes]) -> io::Result<u64> {
         let mut hasher = self.turn(to.start);
-        let mut at = to.start;
+        let (mut at, mut took) = (to.start, Duration::ZERO);
         for bytes in gathered {
             let fits = usize::try_from(to.end - at).map_or(bytes.len(), |left| left.min(bytes.len()));
             let bytes = &bytes[..fits];
             self.writer.write(at, bytes)?;
             if let Some(hasher) = &mut hasher {
+                let started = Instant::now();
                 hasher.update(bytes);
+                took += started.elapsed();
             }
             at += fits as u64;
         }
         if let Some(hasher) = hasher {
             self.hashed(hasher, at);
+            self.spend(Spent { bytes: at - to.start, took });
         }
         Ok(at)
     }
@@ -71,7 +92,9 @@ impl Hashed {
             let Some(hasher) = so_far.hasher.take_if(|_| at < end) else { return Ok(()) };
             (hasher, at)
         };
+        let started = Instant::now();
         self.writer.hash(at..end, &mut hasher)?;
+        self.spend(Spent { bytes: end - at, took: started.elapsed() });
         self.hashed(hasher, end);
         Ok(())
     }
@@ -82,6 +105,15 @@ impl Hashed {
         let hasher = so_far.hasher.filter(|_| so_far.at == self.writer.size());
         let lost = || io::Error::other(format!("the file is hashed up to byte {} only", so_far.at));
         Ok(hasher.ok_or_else(lost)?.finish())
+    }
+
+    /// What it has taken so far.
+    pub(super) fn spent(&self) -> Spent {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spend(&self, more: Spent) {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner) += more;
     }
 
     /// The hasher, for whoever writes where it stands.
@@ -138,6 +170,7 @@ mod tests {
             ranges.clone().into_iter().for_each(|range| write(&hashed, range));
             assert!(hashed.has_reached(reached) && !hashed.has_reached(reached + 1), "{ranges:?}");
             hashed.catch_up(10).expect("read");
+            assert_eq!(hashed.spent().bytes, 10, "each byte once, whoever hashes it: {ranges:?}");
             assert_eq!(hashed.digest().expect("all of it"), Digest::of(BYTES), "{ranges:?}");
         }
     }
@@ -212,6 +245,9 @@ mod tests {
                 }
             }
         });
+        let spent = hashed.spent();
+        assert_eq!(spent.bytes, size as u64);
+        assert!(spent.took > Duration::ZERO, "4 MB in no time");
         assert_eq!(hashed.digest().expect("all of it"), digest);
     }
 }

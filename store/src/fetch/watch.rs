@@ -21,6 +21,10 @@ pub trait Watch: Send + Sync {
     /// Somebody else on this machine is fetching it; that is waited for.
     fn waiting(&self, _file: &ManifestFile) {}
 
+    /// All of it has come, and its digest is right. So many bytes were hashed for that, more than it has where it came anew, and that took so long: time
+    /// of the threads that hash, most of it while bytes come. Heard once of each file of which anything was fetched, before its end; equal ones are one.
+    fn verified(&self, _file: &ManifestFile, _bytes: u64, _took: Duration) {}
+
     /// It is here, complete and verified.
     fn ended(&self, _file: &ManifestFile) {}
 }
@@ -28,7 +32,8 @@ pub trait Watch: Send + Sync {
 /// Nobody.
 impl Watch for () {}
 
-/// Whoever looks on, for files that have been counted as ended before: what happens is said, and nothing is counted twice.
+/// Whoever looks on, for files that have been counted as ended before: what happens is said, and nothing is counted twice: neither what comes
+/// nor what is hashed.
 pub(super) struct Again<'a>(pub(super) &'a dyn Watch);
 
 impl Watch for Again<'_> {

@@ -4,4 +4,5 @@ mod faults;
 mod fetching;
 mod place;
 mod pushing;
+mod verified;
 mod web;
