@@ -20,5 +20,5 @@ pub fn load(configuration: String) -> anyhow::Result<(Models, Metrics)> {
     let busy = Busy::new(1);
     let open = PolicyConfig { open: true, ..PolicyConfig::default() };
     let metrics = Metrics::new(Arc::clone(&busy), Arc::new(Policy::new(None, &open, Instant::now())?))?;
-    Ok((Models::load(&config, &busy, &metrics)?, metrics))
+    Ok((Models::load(&config, None, &busy, &metrics)?, metrics))
 }

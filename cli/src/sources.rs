@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use outrigger_runtime::config::key::{self, KEYS};
 use outrigger_runtime::config::{self, Config, Mistake, Settings, Sources, azureml};
-use outrigger_runtime::fetching::{self, Fetched};
+use outrigger_runtime::fetching::{self, Extent, Fetched};
 
 use tempfile::TempDir;
 
@@ -63,7 +63,7 @@ pub(crate) fn fetched(config: Config) -> Result<(Config, Option<Fetched>), ExitC
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let fetched = runtime
         .map_err(anyhow::Error::new)
-        .and_then(|runtime| Ok(runtime.block_on(fetching::fetch(&config))?));
+        .and_then(|runtime| Ok(runtime.block_on(fetching::fetch(&config, Extent::All))?));
     match fetched {
         Ok(Some(fetched)) => Ok((fetched.config(&config), Some(fetched))),
         Ok(None) => Ok((config, None)),

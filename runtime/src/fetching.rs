@@ -1,6 +1,7 @@
 //! Registered models that the configuration names: out of storage into the cache, and from there to where scripts and backends look for them.
 
 mod progress;
+mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,12 +12,12 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use outrigger_store::fetch::LayOutError;
 use outrigger_store::tree::{TreeError, TreeRoot};
 use outrigger_store::{
-    Cache, FetchError, Fetcher, FileSet, Location, LocationError, Manifest, ModelId, ModelWish, Registry,
-    Which,
+    Cache, FetchError, Fetcher, Location, LocationError, Manifest, ModelId, ModelWish, Registry, Which,
 };
 
-use crate::config::{Config, StoreConfig, StoreWish};
+use crate::config::{Config, LoadTime, StoreConfig, StoreWish};
 use progress::Progress;
+pub(crate) use storage::{Brought, Storage};
 
 /// Manifests that are read at once.
 const MANIFESTS_AT_ONCE: usize = 16;
@@ -93,15 +94,39 @@ impl From<LayOutError> for FetchingError {
 #[derive(Debug)]
 pub struct Fetched {
     model_dir: PathBuf,
-    /// For each model that is to be served, where it lies and which version it is.
-    served: BTreeMap<String, (PathBuf, ModelId)>,
-    _root: Arc<TreeRoot>,
+    served: BTreeMap<String, Registered>,
+    storage: Arc<Storage>,
+}
+
+/// A registered model that is to be served.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    /// Which.
+    pub(crate) id: ModelId,
+    /// What was asked for, of which it is the version.
+    pub(crate) wish: ModelWish,
+    /// The file or folder that it is, or will be.
+    pub(crate) path: PathBuf,
+    /// What is fetched when it is needed; nothing if it is here.
+    pub(crate) later: Option<Arc<Manifest>>,
 }
 
 /// What is fetched, and as what it is served, if it is.
 struct Asked {
     id: ModelId,
+    wish: ModelWish,
     served_as: Option<String>,
+    /// It is not needed before it is used.
+    later: bool,
+}
+
+/// How much is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything.
+    All,
+    /// What is needed at the start; of what is loaded with its first call no more than what tells where it may be loaded.
+    Start,
 }
 
 impl Fetched {
@@ -111,12 +136,22 @@ impl Fetched {
         if !config.store.models.is_empty() {
             config.model_dir = Some(self.model_dir.clone());
         }
-        for (name, (path, id)) in &self.served {
+        for (name, registered) in &self.served {
             let model = config.models.entry(name.clone()).or_default();
-            model.path.clone_from(path);
-            model.version = Some(id.version.to_string());
+            model.path.clone_from(&registered.path);
+            model.version = Some(registered.id.version.to_string());
         }
         config
+    }
+
+    /// What is served by a name, if it was fetched, or will be.
+    pub(crate) fn served(&self, name: &str) -> Option<&Registered> {
+        self.served.get(name)
+    }
+
+    /// Where more comes from.
+    pub(crate) fn storage(&self) -> &Arc<Storage> {
+        &self.storage
     }
 }
 
@@ -124,7 +159,7 @@ impl Fetched {
 ///
 /// # Errors
 /// Says what cannot be had. What has come stays in the cache.
-pub async fn fetch(config: &Config) -> Result<Option<Fetched>, FetchingError> {
+pub async fn fetch(config: &Config, extent: Extent) -> Result<Option<Fetched>, FetchingError> {
     let store = &config.store;
     let named = config.models.values().any(|model| model.source.is_some());
     let Some(registry) = store.registry.as_ref().filter(|_| named || !store.models.is_empty()) else {
@@ -134,24 +169,62 @@ pub async fn fetch(config: &Config) -> Result<Option<Fetched>, FetchingError> {
     let registry = Registry::new(Location::open(registry.as_str(), &store.base, &store.environment)?);
     let root = open_root(store).await?;
     let fetcher = Fetcher::new(open_cache(store).await?, store.fetch.clone());
-    let asked = asked(config, &registry).await?;
-    let manifests = manifests(&asked, &registry, store).await?;
-    let bytes = manifests.iter().fold(0_u64, |sum, (_, manifest)| sum.saturating_add(manifest.size()));
-    tracing::info!(models = asked.len(), bytes, registry = %registry.at(), "fetching models");
-    let progress = Progress::start(manifests.iter().map(|(_, manifest)| manifest.files().len()).sum(), bytes);
-    let (tree, sets) = fetcher.lay_out(&root, &manifests, progress.watch()).await?;
+    let storage = Storage { registry, fetcher, root, trusted: store.trusted.clone() };
+    let mut asked = asked(config, &storage.registry).await?;
+    let manifests = manifests(&asked, &storage).await?;
+    put_off(&mut asked, &manifests, extent);
+    let (now, later) = divided(&asked, &manifests, &storage);
+    let bytes = now.iter().fold(0_u64, |sum, (_, manifest)| sum.saturating_add(manifest.size()));
+    let put_off = asked.iter().filter(|asked| asked.later).count();
+    tracing::info!(models = asked.len(), later = put_off, bytes, registry = %storage.registry.at(), "fetching models");
+    let progress = Progress::start(now.iter().map(|(_, manifest)| manifest.files().len()).sum(), bytes);
+    let (tree, sets) = storage.fetcher.lay_out(&storage.root, &now, &later, progress.watch()).await?;
     progress.stop();
-    let models_dir = root.models();
-    let served = asked.iter().zip(&sets).filter_map(|(asked, files)| {
-        let name = asked.served_as.clone()?;
-        let version = models_dir.join(asked.id.name.as_str()).join(asked.id.version.to_string());
-        Some((name, (entry(version, files), asked.id.clone())))
-    });
-    let served = served.collect();
+    let here: BTreeMap<_, _> = now.iter().map(|(_, manifest)| manifest.id()).zip(&sets).collect();
+    let mut served = BTreeMap::new();
+    for (asked, manifest) in asked.into_iter().zip(manifests) {
+        let Some(name) = asked.served_as else { continue };
+        let later = asked.later.then(|| Arc::new(manifest));
+        let path = match (&later, here.get(&asked.id)) {
+            (None, Some(files)) => storage.entry(&asked.id, files.files().iter().map(|file| &file.path)),
+            (Some(manifest), _) => storage.entry(&asked.id, manifest.files().iter().map(|file| &file.path)),
+            (None, None) => storage.root.version(&asked.id),
+        };
+        served.insert(name, Registered { id: asked.id, wish: asked.wish, path, later });
+    }
     let seconds = started.elapsed().as_secs_f64();
     let (linked, copied) = (tree.linked, tree.copied);
-    tracing::info!(models = asked.len(), bytes, linked, copied, seconds, path = %tree.model_dir.display(), "models fetched");
-    Ok(Some(Fetched { model_dir: tree.model_dir, served, _root: root }))
+    tracing::info!(later = put_off, bytes, linked, copied, seconds, path = %tree.model_dir.display(), "models fetched");
+    Ok(Some(Fetched { model_dir: tree.model_dir, served, storage: Arc::new(storage) }))
+}
+
+/// Leaves for later what may be: unless it is asked for more than once, and needed at the start for one of them.
+fn put_off(asked: &mut [Asked], manifests: &[Manifest], extent: Extent) {
+    for (asked, manifest) in asked.iter_mut().zip(manifests) {
+        // What will be in an archive is not known before it is here.
+        let known = manifest.files().iter().all(|file| !file.unpack);
+        asked.later &= known && extent == Extent::Start;
+    }
+    let needed: BTreeSet<_> =
+        asked.iter().filter(|asked| !asked.later).map(|asked| asked.id.clone()).collect();
+    asked.iter_mut().for_each(|asked| asked.later &= !needed.contains(&asked.id));
+}
+
+/// What is fetched now, each once, and which versions come later. Of those what they say of themselves is fetched now.
+fn divided(
+    asked: &[Asked],
+    manifests: &[Manifest],
+    storage: &Storage,
+) -> (Vec<(Location, Manifest)>, Vec<ModelId>) {
+    let mut now: BTreeMap<&ModelId, Manifest> = BTreeMap::new();
+    for (asked, manifest) in asked.iter().zip(manifests) {
+        let manifest = if asked.later { storage::description(manifest) } else { Some(manifest.clone()) };
+        if let Some(manifest) = manifest {
+            now.entry(&asked.id).or_insert(manifest);
+        }
+    }
+    let later = asked.iter().filter(|asked| asked.later).map(|asked| asked.id.clone()).collect();
+    (now.into_iter().map(|(id, manifest)| (storage.registry.folder(id), manifest)).collect(), later)
 }
 
 async fn open_root(store: &StoreConfig) -> Result<Arc<TreeRoot>, FetchingError> {
@@ -170,7 +243,12 @@ async fn open_cache(store: &StoreConfig) -> Result<Cache, FetchingError> {
 /// Which versions are meant, and no more of them than there may be.
 async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, FetchingError> {
     let served = config.script.is_none();
-    let as_name = |id: ModelId| Asked { served_as: served.then(|| id.name.to_string()), id };
+    let lazy = |load: Option<LoadTime>| load.unwrap_or(config.residency.load) == LoadTime::Use;
+    let as_name = |id: ModelId, wish: ModelWish| {
+        let served_as = served.then(|| id.name.to_string());
+        // What a script reads itself is there before it is.
+        Asked { id, wish, served_as, later: served && lazy(None) }
+    };
     let (mut asked, mut listed): (Vec<Asked>, _) = (Vec::new(), None);
     let all = match config.store.models.contains(&StoreWish::All) {
         true => latest(registry, &mut listed).await?.to_vec(),
@@ -178,16 +256,20 @@ async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, Fetch
     };
     for wish in &config.store.models {
         if let StoreWish::Model(wish) = wish {
-            asked.push(as_name(resolve(registry, wish, &mut listed).await?));
+            asked.push(as_name(resolve(registry, wish, &mut listed).await?, wish.clone()));
         }
     }
     // What is named by itself is not meant by `*`.
     let named: BTreeSet<_> = asked.iter().map(|asked| asked.id.name.clone()).collect();
-    asked.extend(all.into_iter().filter(|id| !named.contains(&id.name)).map(as_name));
+    for id in all.into_iter().filter(|id| !named.contains(&id.name)) {
+        let wish = ModelWish { name: id.name.clone(), which: Which::Latest };
+        asked.push(as_name(id, wish));
+    }
     for (name, model) in &config.models {
         if let Some(wish) = &model.source {
             let id = resolve(registry, wish, &mut listed).await?;
-            asked.push(Asked { id, served_as: Some(name.clone()) });
+            let later = lazy(model.load);
+            asked.push(Asked { id, wish: wish.clone(), served_as: Some(name.clone()), later });
         } else if let Some(other) = asked.iter().find(|asked| asked.served_as.as_ref() == Some(name)) {
             let second = format!("[models.{name}]");
             return Err(FetchingError::Twice { name: name.clone(), first: other.id.to_string(), second });
@@ -242,25 +324,8 @@ async fn latest<'a>(
     Ok(listed.as_deref().unwrap_or_default())
 }
 
-/// Their manifests, each signed by whom it has to be, with the folders that they are in.
-async fn manifests(
-    asked: &[Asked],
-    registry: &Registry,
-    store: &StoreConfig,
-) -> Result<Vec<(Location, Manifest)>, FetchingError> {
-    let manifests = stream::iter(asked).map(|asked| async {
-        let manifest = registry.manifest(&asked.id, &store.trusted).await?;
-        Ok::<_, FetchError>((registry.folder(&asked.id), manifest))
-    });
-    Ok(manifests.buffered(MANIFESTS_AT_ONCE).try_collect().await?)
-}
-
-/// What there is in a version's folder: the one file or folder, or, if it has more, the folder itself.
-fn entry(version: PathBuf, files: &FileSet) -> PathBuf {
-    let first = |path: &outrigger_store::FilePath| path.components().next().map(str::to_owned);
-    let names: BTreeSet<_> = files.files().iter().filter_map(|member| first(&member.path)).collect();
-    match names.into_iter().collect::<Vec<_>>().as_slice() {
-        [only] => version.join(only),
-        _ => version,
-    }
+/// Their manifests, each signed by whom it has to be.
+async fn manifests(asked: &[Asked], storage: &Storage) -> Result<Vec<Manifest>, FetchingError> {
+    let manifests = stream::iter(asked).map(|asked| storage.manifest(&asked.id));
+    manifests.buffered(MANIFESTS_AT_ONCE).try_collect().await
 }

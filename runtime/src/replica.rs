@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::config::{Config, Endpoint, LimitsConfig};
-use crate::fetching::{self, Fetched, FetchingError};
+use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
 use crate::models::{Lease, Models, ModelsError, ServedModel};
@@ -200,15 +200,19 @@ impl Replica {
     /// [`ReplicaError::Models`], [`ReplicaError::Script`].
     pub async fn load(self: &Arc<Self>) -> Result<(), ReplicaError> {
         let fetching = self.busy.loading();
-        let fetched = fetching::fetch(&self.config).await?;
+        let fetched = fetching::fetch(&self.config, Extent::Start).await?;
         drop(fetching);
         // From here on models are where they have been put.
         let config = Arc::new(
             fetched.as_ref().map_or_else(|| self.config.clone(), |fetched| fetched.config(&self.config)),
         );
         let (replica, placed) = (Arc::clone(self), Arc::clone(&config));
-        let load = move || Models::load(&placed, &replica.busy, &replica.metrics);
-        let models = Arc::new(tokio::task::spawn_blocking(load).await??);
+        let load = move || {
+            let models = Models::load(&placed, fetched.as_ref(), &replica.busy, &replica.metrics);
+            models.map(|models| (models, fetched))
+        };
+        let (models, fetched) = tokio::task::spawn_blocking(load).await??;
+        let models = Arc::new(models);
         self.metrics.models.show(&models);
         let scripts = match &config.script {
             Some(script) => {

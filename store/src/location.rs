@@ -9,15 +9,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
+use crate::digest::Digest;
 use crate::path::FilePath;
 
 /// Longest time for a connection to be made.
@@ -102,6 +103,8 @@ impl fmt::Debug for LocationText {
 pub struct Location {
     shown: String,
     store: Arc<dyn ObjectStore>,
+    /// Of what tells the storage from others: see [`storage`].
+    storage: Digest,
     at: ObjectPath,
     kind: LocationKind,
 }
@@ -190,7 +193,7 @@ impl Location {
         let (scheme, at) = ObjectStoreScheme::parse(&url).map_err(|_| unknown(shown.clone()))?;
         let client = |source| LocationError::Client { shown: shown.clone(), source };
         let with = |prefix: &'static str| variables(environment, prefix);
-        let (kind, store): (_, Arc<dyn ObjectStore>) = match scheme {
+        let (kind, said, store): (_, Vec<Option<String>>, Arc<dyn ObjectStore>) = match scheme {
             ObjectStoreScheme::Local => {
                 let path = url.to_file_path().map_err(|()| unknown(shown.clone()))?;
                 return Self::folder(&path);
@@ -199,7 +202,14 @@ impl Location {
                 let builder =
                     MicrosoftAzureBuilder::new().with_client_options(options()).with_retry(retries());
                 let builder = azure::configure(builder, &url, environment, with("AZURE_"));
-                (LocationKind::Azure, Arc::new(builder.build().map_err(client)?))
+                let keys = [
+                    AzureConfigKey::AccountName,
+                    AzureConfigKey::Endpoint,
+                    AzureConfigKey::UseEmulator,
+                    AzureConfigKey::UseFabricEndpoint,
+                ];
+                let said = keys.iter().map(|key| builder.get_config_value(key)).collect();
+                (LocationKind::Azure, said, Arc::new(builder.build().map_err(client)?))
             }
             ObjectStoreScheme::AmazonS3 => {
                 let mut builder = AmazonS3Builder::new().with_client_options(options()).with_retry(retries());
@@ -208,7 +218,10 @@ impl Location {
                         builder = builder.with_config(key, value);
                     }
                 }
-                (LocationKind::S3, Arc::new(builder.with_url(bare(&url)).build().map_err(client)?))
+                let keys =
+                    [AmazonS3ConfigKey::Endpoint, AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Region];
+                let said = keys.iter().map(|key| builder.get_config_value(key)).collect();
+                (LocationKind::S3, said, Arc::new(builder.with_url(bare(&url)).build().map_err(client)?))
             }
             ObjectStoreScheme::GoogleCloudStorage => {
                 let mut builder =
@@ -218,7 +231,8 @@ impl Location {
                         builder = builder.with_config(key, value);
                     }
                 }
-                (LocationKind::Gcs, Arc::new(builder.with_url(bare(&url)).build().map_err(client)?))
+                let said = vec![builder.get_config_value(&GoogleConfigKey::BaseUrl)];
+                (LocationKind::Gcs, said, Arc::new(builder.with_url(bare(&url)).build().map_err(client)?))
             }
             ObjectStoreScheme::Http if !url.username().is_empty() || url.password().is_some() => {
                 return Err(LocationError::User { shown });
@@ -228,11 +242,11 @@ impl Location {
                 let host = &url[..url::Position::BeforePath];
                 let options = options().with_allow_http(url.scheme() == "http");
                 let builder = HttpBuilder::new().with_client_options(options).with_retry(retries());
-                (LocationKind::Http, Arc::new(builder.with_url(host).build().map_err(client)?))
+                (LocationKind::Http, Vec::new(), Arc::new(builder.with_url(host).build().map_err(client)?))
             }
             _ => return Err(unknown(shown)),
         };
-        Ok(Self { shown, store, at, kind })
+        Ok(Self { shown, store, storage: storage(&bare(&url), &said), at, kind })
     }
 
     /// A folder of a file system.
@@ -244,7 +258,7 @@ impl Location {
         let at = ObjectPath::from_absolute_path(&path)
             .map_err(|error| LocationError::Client { shown: shown.clone(), source: error.into() })?;
         let store = Arc::new(LocalFileSystem::new().with_fsync(true));
-        Ok(Self { shown, store, at, kind: LocationKind::Folder })
+        Ok(Self { shown, store, storage: storage("file:", &[]), at, kind: LocationKind::Folder })
     }
 
     /// What kind of storage it is.
@@ -260,6 +274,11 @@ impl Location {
     /// Where in the storage it is.
     pub fn at(&self) -> &ObjectPath {
         &self.at
+    }
+
+    /// What tells it from every other location: the same URL is another one where the environment says so. Nothing of it can be read.
+    pub(crate) fn identity(&self) -> Digest {
+        Digest::of_all([self.storage.to_string().as_bytes(), self.at.as_ref().as_bytes()])
     }
 
     /// A folder or an object below it, by one name.
@@ -316,6 +335,13 @@ pub(crate) fn scrubbed(text: &str) -> String {
         clean.push_str(&format!("{scheme}://{authority}{path}{query}"));
     }
     clean
+}
+
+/// What tells a storage from others: its URL, and what the environment says of where it is, be it an account, an endpoint, or a region. Credentials, which
+/// come and go, are not in it, and a digest is all that is kept of it.
+fn storage(url: &str, said: &[Option<String>]) -> Digest {
+    let said = said.iter().map(|value| value.as_deref().unwrap_or_default().as_bytes());
+    Digest::of_all(std::iter::once(url.as_bytes()).chain(said))
 }
 
 /// A URL without its query, which is a SAS or nothing that is known.
@@ -409,6 +435,43 @@ mod tests {
             assert!(!said.contains("hush"), "{said}");
             assert!(said.contains("e"), "{said}");
         }
+    }
+
+    #[test]
+    fn one_location_is_told_from_another_whoever_asks() {
+        let identity = |text: &str, more: &[(&str, &str)]| {
+            let given = [
+                ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+                ("AZURE_STORAGE_ACCOUNT_KEY", "c2VjcmV0"),
+                ("AWS_ACCESS_KEY_ID", "id"),
+                ("AWS_SECRET_ACCESS_KEY", "secret"),
+                ("GOOGLE_SKIP_SIGNATURE", "true"),
+            ];
+            let environment: Environment = given.iter().chain(more).copied().collect();
+            Location::open(text, Path::new("/"), &environment).expect("a location").identity()
+        };
+        for (text, same, other) in [
+            ("az://models/a", ("AZURE_STORAGE_ACCOUNT_KEY", "b3RoZXI="), ("AZURE_STORAGE_ACCOUNT_NAME", "b")),
+            (
+                "az://models/a",
+                ("AZURE_STORAGE_SAS_KEY", "sig=a"),
+                ("AZURE_STORAGE_ENDPOINT", "https://a.example"),
+            ),
+            ("s3://bucket/a", ("AWS_SESSION_TOKEN", "t"), ("AWS_ENDPOINT_URL", "https://a.example")),
+            ("s3://bucket/a", ("AWS_SECRET_ACCESS_KEY", "t"), ("AWS_REGION", "cn-north-1")),
+            ("gs://bucket/a", ("SSL_CERT_FILE", "t"), ("GOOGLE_BASE_URL", "https://a.example")),
+        ] {
+            let here = identity(text, &[]);
+            assert_eq!(identity(text, &[same]), here, "{same:?}");
+            assert_ne!(identity(text, &[other]), here, "{other:?}");
+            assert_ne!(identity(&format!("{text}/b"), &[]), here);
+        }
+        let signed = |signature| {
+            identity(&format!("https://account.blob.core.windows.net/models/a?sig={signature}"), &[])
+        };
+        assert_eq!(signed("one"), signed("two"));
+        let folder = open("usr").expect("a location");
+        assert_ne!(folder.identity(), folder.below("bin").identity());
     }
 
     #[test]

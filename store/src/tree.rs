@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use serde::Serialize;
@@ -96,6 +97,8 @@ pub struct TreeRoot {
     root: PathBuf,
     /// Locked for as long as this is open, and where the mark is.
     lock: File,
+    /// Had by whoever changes the tree.
+    changes: Mutex<()>,
 }
 
 /// `model_config_map.json`. Source: the contract of the system that is followed here.
@@ -157,7 +160,7 @@ impl TreeRoot {
         if lock.metadata().map_err(io)?.len() == 0 {
             refuse_foreign(&root)?;
         }
-        Ok(Self { root, lock })
+        Ok(Self { root, lock, changes: Mutex::default() })
     }
 
     /// The folder of all models.
@@ -170,39 +173,60 @@ impl TreeRoot {
     /// # Errors
     /// Says what is missing, or what the file system says; the old tree stays.
     pub fn build(&self, cache: &Cache, models: &[TreeModel<'_>]) -> Result<Tree, TreeError> {
+        let _alone = self.alone();
         let (stage, old) = (self.root.join(STAGE), self.root.join(OLD));
         remove_all(&stage)?;
         self.put_back(&old)?;
-        let (mut linked, mut copied) = (0, 0);
-        let mut folders = BTreeSet::new();
-        folders.insert(stage.clone());
+        let mut counts = Counts::default();
+        create(&stage)?;
         for model in models {
             let version = stage.join(model.id.name.as_str()).join(model.id.version.to_string());
-            for member in model.files.files() {
-                let target = version.join(member.path.as_path());
-                if let Some(folder) = target.parent().filter(|folder| !folders.contains(*folder)) {
-                    create(folder)?;
-                    folders.insert(folder.to_owned());
-                }
-                match cache.place(&member.sha256, &target) {
-                    Ok(Placed::Linked) => linked += 1,
-                    Ok(Placed::Copied) => copied += 1,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        return Err(TreeError::Gone { id: model.id.clone(), path: member.path.to_string() });
-                    }
-                    Err(source) => return Err(TreeError::Io { path: target, source }),
-                }
-            }
+            place(cache, model, &version, &mut counts)?;
         }
-        create(&stage)?;
         self.mark()?;
-        self.swap(&stage, &old)?;
+        swap(&stage, &self.models(), &old)?;
         self.write_map(models)?;
         let model_dir = match models {
-            [only] => self.models().join(only.id.name.as_str()).join(only.id.version.to_string()),
+            [only] => self.version(only.id),
             _ => self.models(),
         };
-        Ok(Tree { model_dir, linked, copied })
+        Ok(Tree { model_dir, linked: counts.linked, copied: counts.copied })
+    }
+
+    /// The folder of a version.
+    pub fn version(&self, id: &ModelId) -> PathBuf {
+        self.models().join(id.name.as_str()).join(id.version.to_string())
+    }
+
+    /// Puts a version into the tree that has been made, in place of what is there of it: whoever looks sees all of the one or of the
+    /// other. The map stays as it is.
+    ///
+    /// # Errors
+    /// Says what is missing, or what the file system says; what was there of it stays.
+    pub fn add(&self, cache: &Cache, model: &TreeModel<'_>) -> Result<PathBuf, TreeError> {
+        let _alone = self.alone();
+        let stage = self.root.join(STAGE).join(format!("{}@{}", model.id.name.as_str(), model.id.version));
+        let old = stage.with_added_extension("old");
+        remove_all(&stage)?;
+        create(&stage)?;
+        place(cache, model, &stage, &mut Counts::default())?;
+        let version = self.version(model.id);
+        version.parent().map_or(Ok(()), create)?;
+        swap(&stage, &version, &old)?;
+        Ok(version)
+    }
+
+    /// Takes a version out of the tree, if it is there.
+    ///
+    /// # Errors
+    /// If the file system does not.
+    pub fn remove(&self, id: &ModelId) -> Result<(), TreeError> {
+        let _alone = self.alone();
+        remove_all(&self.version(id))
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that what is here is ours, just before it is: a process that ends in between leaves nothing that it does not take for its own.
@@ -222,21 +246,6 @@ impl TreeRoot {
                 Err(TreeError::Io { path: models, source })
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Has the new tree take the place of the old one, and removes that.
-    fn swap(&self, stage: &Path, old: &Path) -> Result<(), TreeError> {
-        use rustix::io::Errno;
-        let models = self.models();
-        match renameat_with(CWD, stage, CWD, &models, RenameFlags::EXCHANGE) {
-            Ok(()) => remove_all(stage),
-            Err(Errno::NOENT) => {
-                fs::rename(stage, &models).map_err(|source| TreeError::Io { path: models, source })
-            }
-            // A file system, or a kernel, that cannot exchange.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => replace(stage, &models, old),
-            Err(error) => Err(TreeError::Io { path: models, source: error.into() }),
         }
     }
 
@@ -265,6 +274,48 @@ impl TreeRoot {
         });
         written.map_err(|source| TreeError::Io { path, source })
     }
+}
+
+/// Has the new tree take the place of the old one, and removes that.
+fn swap(stage: &Path, models: &Path, old: &Path) -> Result<(), TreeError> {
+    use rustix::io::Errno;
+    match renameat_with(CWD, stage, CWD, models, RenameFlags::EXCHANGE) {
+        Ok(()) => remove_all(stage),
+        Err(Errno::NOENT) => {
+            fs::rename(stage, models).map_err(|source| TreeError::Io { path: models.to_owned(), source })
+        }
+        // A file system, or a kernel, that cannot exchange.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => replace(stage, models, old),
+        Err(error) => Err(TreeError::Io { path: models.to_owned(), source: error.into() }),
+    }
+}
+
+/// How files came where they are.
+#[derive(Default)]
+struct Counts {
+    linked: usize,
+    copied: usize,
+}
+
+/// Puts a version's files below a folder.
+fn place(cache: &Cache, model: &TreeModel<'_>, version: &Path, counts: &mut Counts) -> Result<(), TreeError> {
+    let mut folders = BTreeSet::new();
+    for member in model.files.files() {
+        let target = version.join(member.path.as_path());
+        if let Some(folder) = target.parent().filter(|folder| !folders.contains(*folder)) {
+            create(folder)?;
+            folders.insert(folder.to_owned());
+        }
+        match cache.place(&member.sha256, &target) {
+            Ok(Placed::Linked) => counts.linked += 1,
+            Ok(Placed::Copied) => counts.copied += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(TreeError::Gone { id: model.id.clone(), path: member.path.to_string() });
+            }
+            Err(source) => return Err(TreeError::Io { path: target, source }),
+        }
+    }
+    Ok(())
 }
 
 /// Puts the old one aside, the new one in its place, and removes the old one: for a moment there is none.
@@ -370,6 +421,33 @@ mod tests {
         let names =
             fs::read_dir(fixture.root()).expect("a folder").map(|entry| entry.expect("an entry").file_name());
         assert_eq!(names.collect::<BTreeSet<_>>().len(), 3, "models, map, lock");
+    }
+
+    #[test]
+    fn versions_come_and_go_whole() {
+        let fixture = fixture();
+        let root = TreeRoot::open(&fixture.root()).expect("a root");
+        let (three, four) = (id("digits:3"), id("digits:4"));
+        let nothing = FileSet::default();
+        root.build(&fixture.cache, &[TreeModel { id: &three, files: &nothing }]).expect("a tree");
+        let map = fs::read(fixture.root().join(MAP)).expect("there");
+        for (id, text) in [(&three, "old"), (&four, "new"), (&three, "other")] {
+            let files = fixture.files(&[("digits/a.bin", text)]);
+            let at = root.add(&fixture.cache, &TreeModel { id, files: &files }).expect("added");
+            assert_eq!(at, root.version(id));
+            assert_eq!(fs::read_to_string(at.join("digits/a.bin")).expect("there"), text);
+        }
+        assert_eq!(fs::read(fixture.root().join(MAP)).expect("there"), map);
+        let member =
+            Member { path: FilePath::new("b").expect("a path"), size: 1, sha256: crate::Digest::of(b"gone") };
+        let missing = FileSet::new(vec![member]).expect("files");
+        root.add(&fixture.cache, &TreeModel { id: &three, files: &missing }).expect_err("gone");
+        assert!(root.version(&three).join("digits/a.bin").exists(), "what was there stays");
+        root.remove(&three).expect("removed");
+        root.remove(&three).expect("nothing is left to remove");
+        assert!(!root.version(&three).exists() && root.version(&four).exists());
+        root.build(&fixture.cache, &[TreeModel { id: &three, files: &nothing }]).expect("a tree");
+        assert!(!fixture.root().join(STAGE).exists(), "what was left of one that was not added is gone");
     }
 
     #[test]

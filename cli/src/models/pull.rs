@@ -29,7 +29,7 @@ pub(super) async fn run(config: &StoreConfig, matches: &ArgMatches) -> anyhow::R
     }
     let bytes = manifests.iter().fold(0_u64, |sum, (_, manifest)| sum.saturating_add(manifest.size()));
     let progress = Progress::new("fetching", bytes);
-    let laid_out = fetcher.lay_out(&root, &manifests, &progress).await;
+    let laid_out = fetcher.lay_out(&root, &manifests, &[], &progress).await;
     progress.finish();
     let (tree, fetched) = laid_out?;
     for ((_, manifest), files) in manifests.iter().zip(&fetched) {

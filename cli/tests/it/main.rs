@@ -19,6 +19,7 @@ mod envoy;
 mod examples;
 mod failures;
 mod fallback;
+mod fetching;
 mod gpu;
 mod health;
 mod init;

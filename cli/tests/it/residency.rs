@@ -26,24 +26,24 @@ fn lazily(memory: u64, settings: &str, models: &[(&str, &str)], rest: &str) -> L
 const THREE: [(&str, &str); 3] = [("a", "add 3\n"), ("b", "add 3\n"), ("c", "add 3\n")];
 
 /// What is asked of the admin listener.
-async fn admin(replica: &ReplicaProcess, method: Method, path: &str) -> Response {
+pub(crate) async fn admin(replica: &ReplicaProcess, method: Method, path: &str) -> Response {
     let client = Client::builder().no_proxy().unix_socket(replica.admin_socket()).build().unwrap();
     client.request(method, format!("http://admin{path}")).send().await.unwrap()
 }
 
-async fn asked(replica: &ReplicaProcess, path: &str) -> Value {
+pub(crate) async fn asked(replica: &ReplicaProcess, path: &str) -> Value {
     let (status, _, body) = outcome(admin(replica, Method::GET, path).await).await;
     assert_eq!(status, 200, "{body}");
     body
 }
 
-async fn told(replica: &ReplicaProcess, path: &str) -> Value {
+pub(crate) async fn told(replica: &ReplicaProcess, path: &str) -> Value {
     let (status, _, body) = outcome(admin(replica, Method::POST, path).await).await;
     assert_eq!(status, 200, "{body}");
     body
 }
 
-async fn state(replica: &ReplicaProcess, model: &str) -> String {
+pub(crate) async fn state(replica: &ReplicaProcess, model: &str) -> String {
     asked(replica, &format!("/models/{model}")).await["state"].as_str().unwrap().to_owned()
 }
 

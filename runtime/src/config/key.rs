@@ -281,7 +281,9 @@ keys! {
 
     RESIDENCY_LOAD = "residency.load", Kind::OneOf(super::LoadTime::WORDS), "start", [],
         "when models are loaded: start, before the replica is ready, and they may make way for others later; use, with the first call \
-         that needs them; pinned, as start, and they never make way";
+         that needs them, and a registered one is fetched then; pinned, as start, and they never make way";
+    RESIDENCY_FETCHES = "residency.fetches", Kind::Count { min: 1, max: 256 }, "8", [],
+        "registered models at once whose files are fetched with their first use, in the order of those; all share store.connections";
     RESIDENCY_LOADS = "residency.loads", Kind::Count { min: 1, max: 64 }, "", [],
         "models that are loaded at once after the start [default: half the cores]";
     RESIDENCY_LOADING_MEMORY = "residency.loading_memory", Kind::Size { min: 1, max: 1 << 50 }, "2GiB", [],

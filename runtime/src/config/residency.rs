@@ -11,6 +11,8 @@ use super::{Mistake, Origin, Settings};
 pub struct ResidencyConfig {
     /// When models are loaded of which nothing else is said.
     pub load: LoadTime,
+    /// Models at once of which files are fetched after the start.
+    pub fetches: usize,
     /// Loads at once after the start.
     pub loads: usize,
     /// Bytes that models which are being loaded may take together.
@@ -72,6 +74,7 @@ pub(super) fn residency(settings: &Settings, cores: usize) -> Result<ResidencyCo
     let get = Getter { settings };
     let config = ResidencyConfig {
         load: LoadTime::of(&get.text(key::RESIDENCY_LOAD)).unwrap_or_default(),
+        fetches: get.count(key::RESIDENCY_FETCHES),
         loads: get.optional_count(key::RESIDENCY_LOADS).unwrap_or((cores / 2).max(1)),
         loading_memory: get.size(key::RESIDENCY_LOADING_MEMORY) as u64,
         waiters: get.count(key::RESIDENCY_WAITERS),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::files::Files;
 use super::{ModelsError, format};
 use crate::config::check_model_name;
 
@@ -22,15 +23,15 @@ pub(super) struct Located {
 }
 
 /// The model at a path: a file, beside which `NAME.toml` may lie, or a directory, which holds it or whose highest version does.
-pub(super) fn locate(path: &Path) -> io::Result<Located> {
-    let there = |path: PathBuf| path.is_file().then_some(path);
-    if !path.is_dir() {
+pub(super) fn locate(path: &Path, files: &Files) -> io::Result<Located> {
+    let there = |path: PathBuf| files.is_file(&path).then_some(path);
+    if !files.is_dir(path) {
         let manifest = there(path.with_extension("toml")).filter(|manifest| manifest != path);
         return Ok(Located { place: path.into(), file: Some(path.into()), manifest });
     }
-    let newest = newest_version(path)?;
+    let newest = newest_version(path, files)?;
     let manifest = there(newest.join(MANIFEST)).or_else(|| there(path.join(MANIFEST)));
-    let file = only_model(&newest, manifest.is_some())?;
+    let file = only_model(&newest, manifest.is_some(), files)?;
     Ok(Located { place: newest, file, manifest })
 }
 
@@ -39,11 +40,11 @@ pub(super) fn locate(path: &Path) -> io::Result<Located> {
 pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, Located>, ModelsError> {
     let unreadable = |source| ModelsError::Directory { path: directory.into(), source };
     let mut found = BTreeMap::new();
-    for path in entries(directory).map_err(unreadable)? {
+    for path in Files::Disk.entries(directory).map_err(unreadable)? {
         let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-        let name = if is_model(&path) {
+        let name = if is_model(&path, &Files::Disk) {
             let onnx = path.with_extension("onnx");
-            if path != onnx && is_model(&onnx) {
+            if path != onnx && is_model(&onnx, &Files::Disk) {
                 continue;
             }
             stem
@@ -52,7 +53,7 @@ pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, 
         } else {
             continue;
         };
-        let located = locate(&path).map_err(unreadable)?;
+        let located = locate(&path, &Files::Disk).map_err(unreadable)?;
         if located.file.is_none() && located.manifest.is_none() {
             continue;
         }
@@ -72,30 +73,24 @@ pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, 
     if found.is_empty() { Err(ModelsError::Nothing(directory.into())) } else { Ok(found) }
 }
 
-fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths =
-        std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    paths.sort();
-    Ok(paths)
-}
-
-fn is_model(path: &Path) -> bool {
-    format::of(path).is_some() && path.is_file()
+fn is_model(path: &Path, files: &Files) -> bool {
+    format::of(path).is_some() && files.is_file(path)
 }
 
 /// The subdirectory with the highest number for a name; the directory itself where there is none.
-fn newest_version(directory: &Path) -> io::Result<PathBuf> {
+fn newest_version(directory: &Path, files: &Files) -> io::Result<PathBuf> {
     let version = |path: &PathBuf| path.file_name().and_then(|name| name.to_str())?.parse::<u64>().ok();
-    let newest = entries(directory)?
+    let newest = files
+        .entries(directory)?
         .into_iter()
-        .filter(|path| path.is_dir())
+        .filter(|path| files.is_dir(path))
         .filter_map(|path| Some((version(&path)?, path)))
         .max();
     Ok(newest.map_or_else(|| directory.to_owned(), |(_, path)| path))
 }
 
-fn only_model(directory: &Path, described: bool) -> io::Result<Option<PathBuf>> {
-    let models: Vec<_> = entries(directory)?.into_iter().filter(|path| is_model(path)).collect();
+fn only_model(directory: &Path, described: bool, files: &Files) -> io::Result<Option<PathBuf>> {
+    let models: Vec<_> = files.entries(directory)?.into_iter().filter(|path| is_model(path, files)).collect();
     let mut models = format::preferred(models);
     if models.len() > 1 {
         if described {
@@ -146,7 +141,7 @@ mod tests {
             std::fs::write(dir.path().join(file), "").unwrap();
         }
         let at = |path: &str| {
-            let found = locate(&dir.path().join(path)).unwrap();
+            let found = locate(&dir.path().join(path), &Files::Disk).unwrap();
             [found.file, found.manifest].map(|path| Some(path?.strip_prefix(dir.path()).ok()?.to_owned()))
         };
         assert_eq!(at("a.onnx"), [Some("a.onnx".into()), Some("a.toml".into())]);

@@ -201,7 +201,7 @@ mod tests {
 
     /// Served and loaded, with these instances.
     fn served(instances: &[Arc<ModelInstance>]) -> ServedModel {
-        let served = ServedModel::new(0, 1, Wanted::default(), Instant::now());
+        let served = ServedModel::new(0, 1, Wanted::default(), None, Instant::now());
         let (first, others) = instances.split_first().unwrap();
         served.put(Arc::new(LoadedModel {
             name: "m".into(),

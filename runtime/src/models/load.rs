@@ -15,17 +15,24 @@ use super::wanted;
 use super::{LoadedDevice, Models, ModelsError, SCRIPT};
 use crate::busy::Busy;
 use crate::config::Config;
+use crate::fetching::Fetched;
 use crate::metrics::Metrics;
 
 impl Models {
     /// Takes every model that the configuration names, or, without a script, every model that the model directory holds, and loads those
     /// that are not left to their first call, each where it is placed; what does not load there is placed anew. Takes as long as loading
-    /// takes; not for an async task.
+    /// takes; not for an async task. Where things were fetched is in the configuration; where more is to be fetched later, there has to be a
+    /// runtime of tokio around this.
     ///
     /// # Errors
     /// [`ModelsError`], for the first model that cannot be served.
-    pub fn load(config: &Config, busy: &Arc<Busy>, metrics: &Metrics) -> Result<Self, ModelsError> {
-        let wanted = wanted::all(config)?;
+    pub fn load(
+        config: &Config,
+        fetched: Option<&Fetched>,
+        busy: &Arc<Busy>,
+        metrics: &Metrics,
+    ) -> Result<Self, ModelsError> {
+        let wanted = wanted::all(config, fetched)?;
         if wanted.is_empty() {
             return Ok(Self::none());
         }
@@ -47,9 +54,14 @@ impl Models {
         let served = (SCRIPT + 1..)
             .zip(wanted)
             .enumerate()
-            .map(|(number, (kind, wanted))| Arc::new(ServedModel::new(number, kind, wanted, start)))
+            .map(|(number, (kind, wanted))| {
+                let later = fetched.and_then(|fetched| fetched.served(&wanted.name)?.later.clone());
+                Arc::new(ServedModel::new(number, kind, wanted, later, start))
+            })
             .collect();
-        let (residency, used) = Residency::start(config, counters, served, backends, devices.clone(), start)?;
+        let storage = fetched.map(|fetched| Arc::clone(fetched.storage()));
+        let (residency, used) =
+            Residency::start(config, counters, served, backends, devices.clone(), storage, start)?;
         let models: BTreeMap<_, _> =
             residency.served().iter().map(|model| (model.name.clone(), Arc::clone(model))).collect();
         let all: Vec<_> = models.values().cloned().collect();

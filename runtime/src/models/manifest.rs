@@ -9,6 +9,7 @@ use outrigger_backend::{DataType, MAX_RANK, ModelInfo, TensorInfo};
 use outrigger_processing::{Chain, MAX_STEPS, Stage};
 use serde::Deserialize;
 
+use super::files::Files;
 use super::steps;
 use crate::config::key::MAX_INSTANCES;
 use crate::config::{
@@ -167,11 +168,15 @@ const KEYS: &[&str] = &[
 const TENSOR_KEYS: &[&str] = &["name", "datatype", "shape"];
 const SAMPLE_KEYS: &[&str] = &["request", "expect", "rtol", "atol"];
 
-/// Reads a manifest.
+/// Reads a manifest. It is here; the files that it names need not be yet.
 ///
 /// # Errors
 /// What is wrong with it, naming the key.
-pub(super) fn read(path: &Path, backends: &BTreeMap<String, BackendConfig>) -> Result<Manifest, String> {
+pub(super) fn read(
+    path: &Path,
+    backends: &BTreeMap<String, BackendConfig>,
+    files: &Files,
+) -> Result<Manifest, String> {
     let bytes = read_file(path, MAX_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "is no UTF-8".to_owned())?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| said(&text, &error))?;
@@ -184,7 +189,7 @@ pub(super) fn read(path: &Path, backends: &BTreeMap<String, BackendConfig>) -> R
         }
     }
     let raw: Raw = toml::from_str(&text).map_err(|error| said(&text, &error))?;
-    build(path, raw, backends)
+    build(path, raw, backends, files)
 }
 
 /// An error with its line.
@@ -204,8 +209,14 @@ fn check_keys(table: &toml::Table, prefix: &str, known: &[&str]) -> Result<(), S
     }
 }
 
-fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> Result<Manifest, String> {
+fn build(
+    path: &Path,
+    raw: Raw,
+    backends: &BTreeMap<String, BackendConfig>,
+    files: &Files,
+) -> Result<Manifest, String> {
     let directory = path.parent().unwrap_or(Path::new(""));
+    let inside = |key: &str, text: &str| inside(files, directory, key, text);
     let version = match raw.version {
         None => None,
         Some(toml::Value::Integer(version)) => Some(version.to_string()),
@@ -248,8 +259,8 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
             }
         }
         Ok(Sample {
-            request: inside(directory, "samples.request", &sample.request)?,
-            expect: sample.expect.map(|expect| inside(directory, "samples.expect", &expect)).transpose()?,
+            request: inside("samples.request", &sample.request)?,
+            expect: sample.expect.map(|expect| inside("samples.expect", &expect)).transpose()?,
             rtol: sample.rtol,
             atol: sample.atol,
         })
@@ -263,7 +274,7 @@ fn build(path: &Path, raw: Raw, backends: &BTreeMap<String, BackendConfig>) -> R
         name: raw.name,
         version,
         format: raw.format,
-        file: raw.file.map(|file| inside(directory, "file", &file)).transpose()?,
+        file: raw.file.map(|file| inside("file", &file)).transpose()?,
         settings,
         samples: samples.collect::<Result<_, _>>()?,
         described,
@@ -312,15 +323,15 @@ fn steps_wish(word: &str) -> Result<StepsWish, String> {
 }
 
 /// A file inside the manifest's directory, links followed.
-fn inside(directory: &Path, key: &str, text: &str) -> Result<PathBuf, String> {
+fn inside(files: &Files, directory: &Path, key: &str, text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     if text.is_empty() || !path.components().all(plain) {
         return Err(format!("`{key}` is \"{text}\", which is not a path inside the model's directory"));
     }
     let missing = |error: std::io::Error| format!("`{key}`: {}: {error}", directory.join(path).display());
-    let root = directory.canonicalize().map_err(missing)?;
-    let file = directory.join(path).canonicalize().map_err(missing)?;
+    let root = files.real(directory).map_err(missing)?;
+    let file = files.real(&directory.join(path)).map_err(missing)?;
     if !file.starts_with(&root) {
         return Err(format!("`{key}` is \"{text}\", a link that leads out of the model's directory"));
     }

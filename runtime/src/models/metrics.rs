@@ -29,6 +29,8 @@ pub(super) struct ModelCounters {
     runs: IntCounterVec,
     loads: IntCounterVec,
     evictions: IntCounter,
+    fetches: IntCounter,
+    fetched_bytes: IntCounter,
     load_seconds: Histogram,
 }
 
@@ -53,6 +55,16 @@ impl ModelMetrics {
         let evictions = Opts::new("outrigger_model_evictions_total", "Models that made way for others");
         let evictions = IntCounter::with_opts(evictions)?;
         registry.register(Box::new(evictions.clone()))?;
+        let fetches = IntCounter::new(
+            "outrigger_model_fetches_total",
+            "Models of which files were fetched after the start, with their first use",
+        )?;
+        registry.register(Box::new(fetches.clone()))?;
+        let fetched_bytes = IntCounter::new(
+            "outrigger_model_fetched_bytes_total",
+            "Bytes that came from the storage for these; what was in the cache does not count",
+        )?;
+        registry.register(Box::new(fetched_bytes.clone()))?;
         let load_seconds = HistogramOpts::new(
             "outrigger_model_load_seconds",
             "Time from when a model is first wanted until calls can have it",
@@ -61,7 +73,10 @@ impl ModelMetrics {
         registry.register(Box::new(load_seconds.clone()))?;
         let models = Arc::default();
         registry.register(Box::new(DeviceCollector::new(Arc::clone(&models))?))?;
-        Ok(Self { counters: ModelCounters { runs, loads, evictions, load_seconds }, models })
+        Ok(Self {
+            counters: ModelCounters { runs, loads, evictions, fetches, fetched_bytes, load_seconds },
+            models,
+        })
     }
 
     /// Shows these from now on.
@@ -81,6 +96,12 @@ impl ModelCounters {
     pub(super) fn loaded(&self, seconds: Option<f64>) {
         self.loads.with_label_values(&["ready"]).inc();
         seconds.iter().for_each(|seconds| self.load_seconds.observe(*seconds));
+    }
+
+    /// A model's files have been fetched, so many bytes of them from the storage.
+    pub(super) fn fetched(&self, bytes: u64) {
+        self.fetches.inc();
+        self.fetched_bytes.inc_by(bytes);
     }
 
     /// A model did not load.
@@ -116,7 +137,7 @@ const DEVICES: [(&str, &str, &[&str]); 5] = [
     ("outrigger_model_waiting", "Calls that wait for a model to be loaded", &[]),
     (
         "outrigger_models",
-        "Models by state: on_disk, queued, loading, warming, ready, draining or failed",
+        "Models by state: registered, fetching, on_disk, queued, loading, warming, ready, draining or failed",
         &["state"],
     ),
 ];

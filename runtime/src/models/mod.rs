@@ -5,6 +5,7 @@ mod bed;
 mod cancels;
 mod discover;
 mod error;
+mod files;
 mod format;
 mod gate;
 mod golden;

@@ -55,7 +55,7 @@ pub struct DeviceReport {
 /// # Errors
 /// [`ModelsError`], where it cannot be said which models there are. A model without a place is no error here.
 pub fn plan(config: &Config) -> Result<Plan, ModelsError> {
-    let wanted = wanted::all(config)?;
+    let wanted = wanted::all(config, None)?;
     let backends = survey::open_for(&config.backends, &wanted, &Arc::default())?;
     let states: Vec<_> = backends.iter().map(Surveyed::state).collect();
     let all: Vec<_> = wanted.iter().collect();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::ModelInfo;
+use outrigger_store::Manifest;
 use tokio::sync::Notify;
 
 use super::gate::{Behind, Gate};
@@ -28,6 +29,8 @@ pub struct ServedModel {
     /// Its place among the models.
     pub(super) number: usize,
     pub(super) wanted: Wanted,
+    /// What is fetched before it can be loaded, if that is not here from the start.
+    pub(super) later: Option<Arc<Manifest>>,
     resident: RwLock<Option<Arc<LoadedModel>>>,
     /// What it is, once it has been loaded.
     known: OnceLock<Known>,
@@ -52,7 +55,13 @@ struct Known {
 
 impl ServedModel {
     /// One that is not loaded.
-    pub(super) fn new(number: usize, kind: u16, wanted: Wanted, start: Instant) -> Self {
+    pub(super) fn new(
+        number: usize,
+        kind: u16,
+        wanted: Wanted,
+        later: Option<Arc<Manifest>>,
+        start: Instant,
+    ) -> Self {
         Self {
             name: wanted.name.clone(),
             version: wanted.version.clone(),
@@ -60,6 +69,7 @@ impl ServedModel {
             kind,
             number,
             wanted,
+            later,
             resident: RwLock::default(),
             known: OnceLock::new(),
             uses: AtomicU64::new(0),

@@ -13,6 +13,7 @@ use prometheus::IntCounter;
 
 use super::ModelInstance;
 use super::batch::{BatchMetrics, Former, Limits};
+use super::files::Files;
 use super::health::DeviceHealth;
 use super::instance::Place;
 use super::manifest::{self, Manifest};
@@ -133,7 +134,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.toml");
     std::fs::write(&path, text).unwrap();
-    manifest::read(&path, &std::collections::BTreeMap::new())
+    manifest::read(&path, &std::collections::BTreeMap::new(), &Files::Disk)
 }
 
 fn batched(

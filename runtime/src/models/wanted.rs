@@ -1,16 +1,19 @@
 //! What is to be loaded: what the operator says of each model goes over what its manifest says, and that over the defaults.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outrigger_backend::LoadOptions;
+use outrigger_store::ManifestFile;
 
 use super::discover::{self, Located};
+use super::files::Files;
 use super::manifest::{self, Manifest};
 use super::{DEFAULT_VERSION, ModelsError, format};
 use crate::config::{
     BackendsConfig, BatchDelay, Config, DeviceWish, LoadTime, ModelConfig, PlacementConfig, StepsWish,
 };
+use crate::fetching::Fetched;
 
 /// A model that is to be loaded.
 #[derive(Debug)]
@@ -57,36 +60,57 @@ impl Default for Wanted {
     }
 }
 
-/// Every model that the configuration names, or, without a script, every model that the model directory holds; by name.
+/// Every model that the configuration names, or, without a script, every model that the model directory holds; by name. Files that are
+/// fetched later count as if they were here.
 ///
 /// # Errors
 /// [`ModelsError`], for the first one of which that cannot be said.
-pub(super) fn all(config: &Config) -> Result<Vec<Wanted>, ModelsError> {
-    let mut models: Vec<(String, ModelConfig, Located)> = Vec::new();
+pub(super) fn all(config: &Config, fetched: Option<&Fetched>) -> Result<Vec<Wanted>, ModelsError> {
+    let mut all = Vec::new();
     for (name, model) in &config.models {
-        let located = discover::locate(&model.path)
-            .map_err(|source| ModelsError::Directory { path: model.path.clone(), source })?;
-        models.push((name.clone(), model.clone(), located));
+        let later = fetched.and_then(|fetched| Some((fetched, fetched.served(name)?.later.as_ref()?)));
+        let files = later.map_or(Files::Disk, |(fetched, manifest)| {
+            let place = |file: &ManifestFile| fetched.storage().place(manifest.id(), &file.path);
+            Files::Awaited(manifest.files().iter().map(place).collect())
+        });
+        all.push(at(config, name, model.clone(), &files)?);
     }
     if config.script.is_none()
-        && models.is_empty()
+        && all.is_empty()
         && let Some(directory) = &config.model_dir
     {
-        let found = discover::models(directory, config.limits.models)?;
-        models.extend(found.into_iter().map(|(name, located)| (name, ModelConfig::default(), located)));
+        for (name, located) in discover::models(directory, config.limits.models)? {
+            all.push(one(name, ModelConfig::default(), located, config, &Files::Disk)?);
+        }
     }
-    models
-        .into_iter()
-        .map(|(name, mut model, located)| {
-            model.load = model.load.or(Some(config.residency.load));
-            one(name, model, located, config)
-        })
-        .collect()
+    Ok(all)
 }
 
-fn one(name: String, said: ModelConfig, located: Located, config: &Config) -> Result<Wanted, ModelsError> {
-    let manifest = located.manifest.map(|path| read(&name, &path, &config.backends)).transpose()?;
-    let file = match (&manifest, said.path.is_file()) {
+/// The model that a configuration says where to find.
+///
+/// # Errors
+/// [`ModelsError`], if it cannot be said what it is.
+pub(super) fn at(
+    config: &Config,
+    name: &str,
+    said: ModelConfig,
+    files: &Files,
+) -> Result<Wanted, ModelsError> {
+    let located = discover::locate(&said.path, files)
+        .map_err(|source| ModelsError::Directory { path: said.path.clone(), source })?;
+    one(name.to_owned(), said, located, config, files)
+}
+
+fn one(
+    name: String,
+    mut said: ModelConfig,
+    located: Located,
+    config: &Config,
+    files: &Files,
+) -> Result<Wanted, ModelsError> {
+    said.load = said.load.or(Some(config.residency.load));
+    let manifest = located.manifest.map(|path| read(&name, &path, &config.backends, files)).transpose()?;
+    let file = match (&manifest, files.is_file(&said.path)) {
         // The operator names the file itself.
         (_, true) => Some(said.path.clone()),
         (Some(manifest), false) => manifest.file.clone().or(located.file),
@@ -96,9 +120,9 @@ fn one(name: String, said: ModelConfig, located: Located, config: &Config) -> Re
     Ok(resolve(name, path, said, manifest, &config.placement))
 }
 
-fn read(name: &str, path: &std::path::Path, backends: &BackendsConfig) -> Result<Manifest, ModelsError> {
+fn read(name: &str, path: &Path, backends: &BackendsConfig, files: &Files) -> Result<Manifest, ModelsError> {
     let failed = |problem| ModelsError::Manifest { path: path.to_owned(), problem };
-    let manifest = manifest::read(path, &backends.tables).map_err(failed)?;
+    let manifest = manifest::read(path, &backends.tables, files).map_err(failed)?;
     match &manifest.name {
         Some(own) if own != name => {
             Err(failed(format!("`name` is `{own}`, but the model is served as `{name}`")))

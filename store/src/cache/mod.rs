@@ -5,12 +5,14 @@
 //! partial/ab12….data      what has come of a file; whoever fetches it holds a lock on it
 //! partial/ab12….map       which pieces of it have come
 //! unpacked/ab12….json     what is in an archive, by its digest: paths and the digests of the files
+//! manifests/ab12…         manifests and signatures as they were read, by the digest of where and in which state; beside the limit, by limits of their own
 //! lock                    held while room is made
 //! ```
 //!
 //! A process may end at any moment, and others may be at work in the same folder, other users too where they may. A name in `blobs` appears by a rename
 //! after all else is done, so what is there is complete; locks are the kernel's and end with their process. What is none of ours in a folder is passed over.
 
+mod kept;
 mod partial;
 mod room;
 mod unpacked;
@@ -19,7 +21,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 pub use partial::{Begun, Partial, Writer};
@@ -45,6 +47,8 @@ pub struct Cache {
 struct Inner {
     root: PathBuf,
     limit: Option<u64>,
+    /// What is kept of manifests, once that has been looked at.
+    kept: Mutex<Option<kept::Kept>>,
 }
 
 /// How a file of the cache came to lie elsewhere.
@@ -63,11 +67,11 @@ impl Cache {
     /// If it cannot be made, or nothing can be written there.
     pub fn open(root: impl Into<PathBuf>, limit: Option<u64>) -> io::Result<Self> {
         let root = root.into();
-        for folder in ["blobs/sha256", "partial", "unpacked"] {
+        for folder in ["blobs/sha256", "partial", "unpacked", kept::FOLDER] {
             fs::create_dir_all(root.join(folder))?;
         }
         let root = root.canonicalize()?;
-        let cache = Self { inner: Arc::new(Inner { root, limit }) };
+        let cache = Self { inner: Arc::new(Inner { root, limit, kept: Mutex::default() }) };
         cache.sweep()?;
         Ok(cache)
     }

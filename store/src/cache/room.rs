@@ -103,12 +103,15 @@ impl Cache {
         self.room_for(&Wanted { files: files.clone(), ..Wanted::default() })
     }
 
-    /// The same, with another limit than the cache's own.
+    /// The same, with another limit than the cache's own, to which manifests that are kept beside its files are brought down as well.
     ///
     /// # Errors
     /// As there.
     pub fn make_room_within(&self, wanted: u64, limit: u64) -> Result<Room, RoomError> {
-        self.room_within(&Wanted { bytes: wanted, ..Wanted::default() }, limit)
+        let room = self.room_within(&Wanted { bytes: wanted, ..Wanted::default() }, limit)?;
+        let io = |source| RoomError::Io { root: self.root().to_owned(), source };
+        self.trim_kept(Some(limit)).map_err(io)?;
+        Ok(room)
     }
 
     pub(super) fn room_for(&self, wanted: &Wanted) -> Result<Room, RoomError> {

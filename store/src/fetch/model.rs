@@ -79,11 +79,12 @@ impl Fetcher {
         watch: &dyn Watch,
     ) -> Result<Vec<FileSet>, FetchError> {
         let mut sets = vec![Vec::new(); models.len()];
-        // Equal files are fetched once.
-        let mut wanted: BTreeMap<Digest, Vec<(usize, &ManifestFile)>> = BTreeMap::new();
+        // Equal files are fetched once. By their numbers: of references it could not be told that all this may move between threads.
+        let mut wanted: BTreeMap<Digest, Vec<(usize, usize)>> = BTreeMap::new();
+        let file = |(model, file): (usize, usize)| &models[model].1.files()[file];
         let stays = Stays::default();
         for (model, (from, manifest)) in models.iter().enumerate() {
-            for file in manifest.files() {
+            for (number, file) in manifest.files().iter().enumerate() {
                 match self.unpacked(file).await? {
                     Some(members) => {
                         watch.begun(file, file.size);
@@ -93,7 +94,7 @@ impl Fetcher {
                     }
                     None => {
                         stays.want(from, file)?;
-                        wanted.entry(file.sha256).or_default().push((model, file));
+                        wanted.entry(file.sha256).or_default().push((model, number));
                     }
                 }
             }
@@ -102,15 +103,16 @@ impl Fetcher {
         let stays = &stays;
         let fetched: Vec<_> = stream::iter(wanted.into_values().map(Ok::<_, FetchError>))
             .map_ok(|equal| async move {
-                let (model, first) = equal[0];
+                let (model, first) = (equal[0].0, file(equal[0]));
                 self.file(&models[model].0.file(&first.path), first, watch).await?;
-                for (_, file) in &equal[1..] {
-                    watch.begun(file, file.size);
-                    watch.ended(file);
+                for equal in &equal[1..] {
+                    watch.begun(file(*equal), file(*equal).size);
+                    watch.ended(file(*equal));
                 }
                 let mut members = Vec::new();
-                for (model, file) in equal {
-                    members.push((model, self.opened(&models[model].0, file, stays, watch).await?));
+                for equal in equal {
+                    let from = &models[equal.0].0;
+                    members.push((equal.0, self.opened(from, file(equal), stays, watch).await?));
                 }
                 Ok(members)
             })

@@ -20,7 +20,7 @@ impl Registry {
     /// [`FetchError::NotFound`] if the model has no such label, [`FetchError::Label`] if what it holds is no version.
     pub async fn labelled(&self, name: &ModelName, label: &Label) -> Result<ModelId, FetchError> {
         let at = self.labels_of(name).below(label.as_str());
-        let bytes = small(&at, MAX_BYTES).await?;
+        let bytes = small(&at, MAX_BYTES).await?.bytes;
         let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
         let version = version_of(text).map_err(|source| FetchError::Label { at: at.to_string(), source })?;
         Ok(ModelId { name: name.clone(), version })

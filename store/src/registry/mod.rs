@@ -13,6 +13,7 @@
 mod labels;
 mod local;
 mod push;
+mod tagged;
 mod unfinished;
 mod verify;
 
@@ -24,6 +25,7 @@ use object_store::{ObjectMeta, ObjectStore as _};
 
 pub use local::{LocalError, LocalFile, LocalModel};
 pub use push::{Push, PushError, PushWatch, Version};
+pub use tagged::{Tagged, Tags};
 pub use unfinished::Unfinished;
 
 use crate::fetch::FetchError;
@@ -31,6 +33,7 @@ use crate::id::{Label, ModelId, ModelName, ModelWish, Which, version_of};
 use crate::location::{Location, LocationKind};
 use crate::manifest::{CLAIM, MANIFEST, MAX_MANIFEST, Manifest, ManifestError, SIGNATURE};
 use crate::signature::{self, MAX_SIGNATURES, TrustedKey};
+use tagged::Tag;
 
 /// Models in a location.
 #[derive(Clone, Debug)]
@@ -74,7 +77,7 @@ impl Registry {
     /// # Errors
     /// If the location cannot be listed.
     pub async fn list(&self) -> Result<Vec<Listed>, FetchError> {
-        self.listed(&self.at, None).await
+        Ok(without_tags(self.listed(&self.at, None).await?))
     }
 
     /// Every version of a model.
@@ -82,7 +85,7 @@ impl Registry {
     /// # Errors
     /// If the location cannot be listed.
     pub async fn versions(&self, name: &ModelName) -> Result<Vec<Listed>, FetchError> {
-        self.listed(&self.at.below(name.as_str()), Some(name)).await
+        Ok(without_tags(self.listed(&self.at.below(name.as_str()), Some(name)).await?))
     }
 
     /// The version that is asked for, by its number or label, or else the latest.
@@ -106,36 +109,22 @@ impl Registry {
     /// If there is none, or it does not count.
     pub async fn manifest(&self, id: &ModelId, trusted: &[TrustedKey]) -> Result<Manifest, FetchError> {
         let folder = self.folder(id);
-        let bytes = small(&folder.below(MANIFEST), MAX_MANIFEST).await?;
-        checked(&folder, &bytes, trusted).await?;
-        let at = folder.below(MANIFEST).to_string();
-        Manifest::read_of(&bytes, id).map_err(|source| FetchError::Manifest { at, source })
+        Read::from(&folder, trusted).await?.checked(&folder, id, trusted)
     }
 
     /// What is below a folder, by version. `name` is the folder's own, if it is that of a model.
-    async fn listed(&self, at: &Location, name: Option<&ModelName>) -> Result<Vec<Listed>, FetchError> {
-        let mut versions: BTreeMap<ModelId, (Option<String>, usize, u64)> = BTreeMap::new();
+    async fn listed(&self, at: &Location, name: Option<&ModelName>) -> Result<Vec<Tagged>, FetchError> {
+        let mut versions: BTreeMap<ModelId, Found> = BTreeMap::new();
         let mut labels = Vec::new();
         self.each(at, name, |place, object| {
             let (id, path) = match place {
                 Place::Version(id, path) => (id, path),
                 Place::Label(name, label) => return labels.push((name, label)),
             };
-            let (pushed, files, size) = versions.entry(id).or_default();
-            match path {
-                MANIFEST => *pushed = Some(object.last_modified.format("%FT%TZ").to_string()),
-                SIGNATURE | CLAIM => {}
-                _ => {
-                    *files += 1;
-                    *size += object.size;
-                }
-            }
+            versions.entry(id).or_default().add(path, object, at.kind());
         })
         .await?;
-        let complete = versions.into_iter().filter_map(|(id, (pushed, files, size))| {
-            pushed.map(|pushed| Listed { id, files, size, labels: Vec::new(), pushed })
-        });
-        let mut complete: Vec<_> = complete.collect();
+        let mut complete: Vec<_> = versions.into_iter().filter_map(|(id, found)| found.tagged(id)).collect();
         for (name, label) in labels {
             let id = match self.labelled(&name, &label).await {
                 Ok(id) => id,
@@ -145,8 +134,8 @@ impl Registry {
             };
             complete
                 .iter_mut()
-                .filter(|found| found.id == id)
-                .for_each(|found| found.labels.push(label.clone()));
+                .filter(|found| found.listed.id == id)
+                .for_each(|found| found.listed.labels.push(label.clone()));
         }
         Ok(complete)
     }
@@ -200,23 +189,89 @@ fn place<'a>(below: &'a str, name: Option<&ModelName>) -> Option<Place<'a>> {
     Some(Place::Version(ModelId { name, version: version_of(version).ok()? }, path))
 }
 
-/// Whether those who are trusted have signed the manifest in a folder.
-async fn checked(folder: &Location, manifest: &[u8], trusted: &[TrustedKey]) -> Result<(), FetchError> {
-    if trusted.is_empty() {
-        return Ok(());
-    }
-    let signatures = match small(&folder.below(SIGNATURE), MAX_SIGNATURES).await {
-        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(FetchError::NotFound { .. }) => None,
-        Err(error) => return Err(error),
-    };
-    let at = || folder.below(MANIFEST).to_string();
-    signature::check(manifest, signatures.as_deref(), trusted)
-        .map_err(|source| FetchError::Signature { at: at(), source })
+/// What has been found of a version.
+#[derive(Default)]
+struct Found {
+    pushed: Option<String>,
+    files: usize,
+    size: u64,
+    tags: Tags,
 }
 
-/// An object that fits into memory, in several attempts where something may pass.
-async fn small(at: &Location, at_most: u64) -> Result<Vec<u8>, FetchError> {
+impl Found {
+    fn add(&mut self, path: &str, object: &ObjectMeta, kind: LocationKind) {
+        match path {
+            MANIFEST => {
+                self.pushed = Some(object.last_modified.format("%FT%TZ").to_string());
+                self.tags.manifest = Tag::listed(object, kind);
+            }
+            SIGNATURE => self.tags.signatures = Tag::listed(object, kind),
+            CLAIM => {}
+            _ => {
+                self.files += 1;
+                self.size += object.size;
+            }
+        }
+    }
+
+    /// Nothing if it has no manifest.
+    fn tagged(self, id: ModelId) -> Option<Tagged> {
+        let Self { pushed, files, size, tags } = self;
+        Some(Tagged { listed: Listed { id, files, size, labels: Vec::new(), pushed: pushed? }, tags })
+    }
+}
+
+fn without_tags(tagged: Vec<Tagged>) -> Vec<Listed> {
+    tagged.into_iter().map(|tagged| tagged.listed).collect()
+}
+
+/// A manifest and its signatures, as they were read.
+struct Read {
+    manifest: Small,
+    /// Where they were asked for, and are there.
+    signatures: Option<Small>,
+}
+
+impl Read {
+    /// Those of a version's folder: the signatures where somebody is trusted.
+    async fn from(folder: &Location, trusted: &[TrustedKey]) -> Result<Self, FetchError> {
+        let manifest = small(&folder.below(MANIFEST), MAX_MANIFEST).await?;
+        if trusted.is_empty() {
+            return Ok(Self { manifest, signatures: None });
+        }
+        let signatures = match small(&folder.below(SIGNATURE), MAX_SIGNATURES).await {
+            Ok(signatures) => Some(signatures),
+            Err(FetchError::NotFound { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { manifest, signatures })
+    }
+
+    /// The manifest, if those who are trusted have signed it and it is that of the version.
+    fn checked(
+        &self,
+        folder: &Location,
+        id: &ModelId,
+        trusted: &[TrustedKey],
+    ) -> Result<Manifest, FetchError> {
+        let at = || folder.below(MANIFEST).to_string();
+        let signatures = self.signatures.as_ref().map(|found| String::from_utf8_lossy(&found.bytes));
+        signature::check(&self.manifest.bytes, signatures.as_deref(), trusted)
+            .map_err(|source| FetchError::Signature { at: at(), source })?;
+        Manifest::read_of(&self.manifest.bytes, id)
+            .map_err(|source| FetchError::Manifest { at: at(), source })
+    }
+}
+
+/// An object that fits into memory.
+struct Small {
+    bytes: Vec<u8>,
+    /// What the answer says that its state is.
+    tag: Option<Tag>,
+}
+
+/// Reads one, in several attempts where something may pass.
+async fn small(at: &Location, at_most: u64) -> Result<Small, FetchError> {
     let pauses = ExponentialBuilder::default()
         .with_min_delay(SMALL_PAUSE)
         .with_max_times(SMALL_ATTEMPTS - 1)
@@ -225,7 +280,7 @@ async fn small(at: &Location, at_most: u64) -> Result<Vec<u8>, FetchError> {
 }
 
 /// The same, once: no more than `at_most` bytes of it are read.
-async fn read_small(at: &Location, at_most: u64) -> Result<Vec<u8>, FetchError> {
+async fn read_small(at: &Location, at_most: u64) -> Result<Small, FetchError> {
     let read = async {
         let error = |error: object_store::Error| FetchError::of(at, &error);
         let answer =
@@ -237,6 +292,7 @@ async fn read_small(at: &Location, at_most: u64) -> Result<Vec<u8>, FetchError> 
         if answer.meta.size > at_most {
             return Err(too_large(answer.meta.size));
         }
+        let tag = Tag::of(&answer.meta);
         let mut stream = answer.into_stream();
         let mut bytes = Vec::new();
         while let Some(more) = stream.try_next().await.map_err(error)? {
@@ -245,7 +301,7 @@ async fn read_small(at: &Location, at_most: u64) -> Result<Vec<u8>, FetchError> 
                 return Err(too_large(bytes.len() as u64));
             }
         }
-        Ok(bytes)
+        Ok(Small { bytes, tag })
     };
     let stalled = |_| FetchError::Stalled { at: at.to_string(), seconds: SMALL_TIMEOUT.as_secs() };
     tokio::time::timeout(SMALL_TIMEOUT, read).await.map_err(stalled)?

@@ -357,7 +357,7 @@ async fn create(to: &Location, bytes: Bytes) -> Result<bool, FetchError> {
 /// What an object of ours has, if it is there.
 async fn content(at: &Location) -> Result<Option<Vec<u8>>, FetchError> {
     match super::small(at, MAX_MANIFEST).await {
-        Ok(bytes) => Ok(Some(bytes)),
+        Ok(found) => Ok(Some(found.bytes)),
         Err(FetchError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
     }

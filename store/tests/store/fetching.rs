@@ -277,7 +277,7 @@ async fn all_files_are_counted_once_and_those_that_made_way_come_again() {
             Arc::new(TreeRoot::open(&place.folder.path().join(format!("{name}-app"))).expect("a root"));
         let file = manifest.files().iter().find(|file| file.path.as_str() == path).expect("it is in it");
         let thief = Thief::new(fetcher.cache(), file.sha256, 1);
-        let (tree, sets) = fetcher.lay_out(&root, &models, &thief).await.expect("a tree");
+        let (tree, sets) = fetcher.lay_out(&root, &models, &[], &thief).await.expect("a tree");
         assert_eq!(fs::read(tree.model_dir.join("digits/model.onnx")).expect("there"), large);
         assert_eq!(fs::read(tree.model_dir.join("digits/weights/a.bin")).expect("there"), b"first");
         assert_eq!(sets[0].files().len(), 4);

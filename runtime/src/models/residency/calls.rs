@@ -10,6 +10,7 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 use super::super::served::{Lease, ServedModel};
 use super::Residency;
 use super::core::{Core, Left, Want};
+use super::fetch::Fetches;
 use super::history::{Happening, ModelEvent};
 use super::room::let_go;
 use super::state::ModelState;
@@ -24,7 +25,7 @@ impl Residency {
     /// # Errors
     /// `model_unavailable` if it does not load, or not before `until`; `overloaded` if too many wait already.
     pub(in crate::models) async fn lease(
-        &self,
+        self: &Arc<Self>,
         model: &ServedModel,
         until: Instant,
     ) -> Result<Lease, CallError> {
@@ -60,13 +61,17 @@ impl Residency {
     }
 
     /// Has a model loaded, if it is not; says whether it is there.
-    fn want(&self, model: &ServedModel) -> Result<bool, CallError> {
+    fn want(self: &Arc<Self>, model: &ServedModel) -> Result<bool, CallError> {
         let want = {
             let mut core = self.residents.lock();
             let before = core.phase(model.number);
             let want = core.want(model.number, self.now());
-            if before != ModelState::Queued {
-                self.note_queued(&core, model);
+            match before {
+                ModelState::Queued | ModelState::Fetching => {}
+                _ => {
+                    self.note_fetching(&core, model);
+                    self.note_queued(&core, model);
+                }
             }
             want
         };
@@ -120,9 +125,8 @@ impl Residency {
     pub(in crate::models) fn unload(&self, model: &ServedModel) {
         let mut core = self.residents.lock();
         // What is on its way comes first, or leaves already.
-        while !matches!(core.phase(model.number), ModelState::Ready | ModelState::OnDisk | ModelState::Failed)
-            && !self.stopping.load(Ordering::Acquire)
-        {
+        let settled = |phase: ModelState| phase == ModelState::Ready || phase.is_at_rest();
+        while !settled(core.phase(model.number)) && !self.stopping.load(Ordering::Acquire) {
             core = self.residents.wait(core);
         }
         let Some(resident) = model.resident().filter(|_| core.phase(model.number) == ModelState::Ready)
@@ -173,6 +177,7 @@ impl Residency {
     /// Nothing is loaded any more, and who waits for a load is told.
     pub(in crate::models) fn break_off(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.fetches.iter().for_each(Fetches::break_off);
         self.residents.has_changed();
         self.served.iter().for_each(|model: &Arc<ServedModel>| model.changed.notify_waiters());
     }

@@ -66,6 +66,8 @@ pub(in crate::models) enum Left {
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) phase: ModelState,
+    /// Bytes that are to be fetched before it can be loaded; nothing if its files are here.
+    pub(super) away: Option<u64>,
     pub(super) pinned: bool,
     /// What it holds, or has reserved.
     pub(super) charges: Charges,
@@ -103,6 +105,8 @@ pub(in crate::models) struct Core {
     /// Those whose loads are under way.
     pub(super) under_way: Vec<usize>,
     pub(super) cost: LoadCost,
+    /// What fetching costs.
+    pub(super) fetch_cost: LoadCost,
     pub(super) window: Window,
     /// Number of the next claim.
     pub(super) claims: u64,
@@ -114,6 +118,7 @@ impl Core {
     pub(in crate::models) fn new(options: Options, accounts: Vec<Account>, models: usize) -> Self {
         let model = || Model {
             phase: ModelState::OnDisk,
+            away: None,
             pinned: false,
             charges: Charges::new(),
             claim: None,
@@ -135,13 +140,32 @@ impl Core {
             queue: VecDeque::new(),
             under_way: Vec::new(),
             cost: LoadCost::default(),
+            fetch_cost: LoadCost::default(),
             window: Window::default(),
             claims: 0,
             clock: Duration::ZERO,
         }
     }
 
-    /// A call wants a model. Queues a load where there is none, and joins the one that there is.
+    /// The files of a model are not here yet: so many bytes.
+    pub(in crate::models) fn is_away(&mut self, model: usize, bytes: u64) {
+        if let Some(this) = self.in_state(model, &[ModelState::OnDisk], "being away") {
+            this.away = Some(bytes);
+            this.phase = ModelState::Registered;
+        }
+    }
+
+    /// The files of a model are here: it can be loaded, and has its place in the queue.
+    pub(in crate::models) fn fetched(&mut self, model: usize, now: Duration) {
+        self.clock = self.clock.max(now);
+        let Some(this) = self.in_state(model, &[ModelState::Fetching], "being fetched") else { return };
+        let (bytes, took) = (this.away.take(), now.saturating_sub(this.since));
+        this.phase = ModelState::Queued;
+        self.queue.push_back(model);
+        self.fetch_cost.note(bytes.unwrap_or_default(), took);
+    }
+
+    /// A call wants a model. Has it fetched where its files are not here, queues a load where there is none, and joins the one that there is.
     pub(in crate::models) fn want(&mut self, model: usize, now: Duration) -> Want {
         self.clock = self.clock.max(now);
         let max_retry = self.options.max_retry;
@@ -155,13 +179,24 @@ impl Core {
             (ModelState::Failed, Some((reason, retry_at))) if now < *retry_at => {
                 return Want::Failed { reason: Arc::clone(reason), retry_after: *retry_at - now };
             }
-            (ModelState::OnDisk | ModelState::Failed, _) => {
+            (ModelState::Registered | ModelState::Failed, _) if this.away.is_some() => {
+                this.phase = ModelState::Fetching;
+                this.since = self.clock;
+            }
+            (ModelState::Registered | ModelState::OnDisk | ModelState::Failed, _) => {
                 this.phase = ModelState::Queued;
                 self.queue.push_back(model);
             }
             // It has its place in the queue already, and its turn as soon as it has left.
             (ModelState::Draining, _) if !self.queue.contains(&model) => self.queue.push_back(model),
-            (ModelState::Draining | ModelState::Queued | ModelState::Loading | ModelState::Warming, _) => {}
+            (
+                ModelState::Draining
+                | ModelState::Fetching
+                | ModelState::Queued
+                | ModelState::Loading
+                | ModelState::Warming,
+                _,
+            ) => {}
         }
         Want::Loading { eta: self.eta(model, now) }
     }
@@ -321,7 +356,7 @@ impl Core {
     pub(in crate::models) fn failed(&mut self, model: usize, reason: Arc<str>, now: Duration) {
         self.clock = self.clock.max(now);
         let Options { retry, max_retry, .. } = self.options;
-        let phases = [ModelState::Queued, ModelState::Loading, ModelState::Warming];
+        let phases = [ModelState::Fetching, ModelState::Queued, ModelState::Loading, ModelState::Warming];
         let Some(this) = self.in_state(model, &phases, "having failed") else { return };
         let doubled = 2u32.saturating_pow(this.failures);
         this.failures = this.failures.saturating_add(1);

@@ -58,6 +58,12 @@ impl Core {
         match self.phase(model) {
             ModelState::Ready => Duration::ZERO,
             ModelState::Loading | ModelState::Warming => self.remaining(model, now),
+            phase @ (ModelState::Registered | ModelState::Fetching) => {
+                let fetch = self.fetch_cost.expected(self.models.get(model).and_then(|this| this.away));
+                let begun = phase == ModelState::Fetching;
+                let fetch = if begun { self.time_left(model, fetch, now) } else { fetch };
+                fetch.saturating_add(self.load_time(model))
+            }
             ModelState::OnDisk | ModelState::Queued | ModelState::Draining | ModelState::Failed => {
                 let before = self.queue.iter().take_while(|queued| **queued != model);
                 let before = before.map(|queued| self.load_time(*queued));
@@ -82,10 +88,15 @@ impl Core {
             .unwrap_or_else(|| self.cost.expected(this.and_then(|this| this.bytes)))
     }
 
-    /// What is left of a load: one that takes longer than expected takes a good deal longer.
+    /// What is left of a load.
     fn remaining(&self, model: usize, now: Duration) -> Duration {
+        self.time_left(model, self.load_time(model), now)
+    }
+
+    /// What is left of what a model is at: if it takes longer than expected, it takes a good deal longer.
+    fn time_left(&self, model: usize, expected: Duration, now: Duration) -> Duration {
         let since = self.models.get(model).map_or(now, |this| this.since);
         let elapsed = now.saturating_sub(since);
-        self.load_time(model).saturating_sub(elapsed).max(elapsed / 4)
+        expected.saturating_sub(elapsed).max(elapsed / 4)
     }
 }

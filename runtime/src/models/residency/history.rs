@@ -7,6 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use crate::fetching::Brought;
+
 /// Something that has happened to a model.
 #[derive(Clone, Debug, Serialize)]
 pub struct ModelEvent {
@@ -35,6 +37,10 @@ pub struct ModelEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Happening {
+    /// Its files are being fetched.
+    Fetching,
+    /// They are here, complete and verified.
+    Fetched,
     /// A load has been asked for.
     Queued,
     /// It is being loaded.
@@ -64,6 +70,18 @@ pub enum Happening {
 pub struct Timeline {
     /// When it was asked for, milliseconds since 1970.
     pub asked_ms: u64,
+    /// Seconds that it took to have its files here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<f64>,
+    /// Bytes of them that came from the storage; the others were in the cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fetched_bytes: Option<u64>,
+    /// Seconds that threads worked on their digests, while others came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<f64>,
+    /// Bytes of which digests were made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified_bytes: Option<u64>,
     /// Seconds until a thread came to it.
     pub queued: Option<f64>,
     /// Seconds until there was room on a device, others making way.
@@ -82,7 +100,7 @@ pub struct Timeline {
 impl Timeline {
     /// Seconds that all of it took so far.
     pub(super) fn seconds(&self) -> f64 {
-        [self.queued, self.room, self.load, self.warm].into_iter().flatten().sum()
+        [self.fetch, self.queued, self.room, self.load, self.warm].into_iter().flatten().sum()
     }
 }
 
@@ -96,6 +114,7 @@ struct Clock {
 /// The steps of a load, each ended by what comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    Fetch,
     Queued,
     Room,
     Load,
@@ -163,6 +182,7 @@ impl History {
         clock.since += took;
         let timeline = &mut clock.timeline;
         let place = match step {
+            Step::Fetch => &mut timeline.fetch,
             Step::Queued => &mut timeline.queued,
             Step::Room => &mut timeline.room,
             Step::Load => &mut timeline.load,
@@ -171,6 +191,16 @@ impl History {
         // Copies of one model are loaded one after the other.
         *place = Some(place.unwrap_or(0.0) + took.as_secs_f64());
         took
+    }
+
+    /// What was fetched for it.
+    pub(super) fn fetched(&self, model: usize, brought: &Brought) {
+        if let Some(Some(clock)) = self.lock().clocks.get_mut(model) {
+            let timeline = &mut clock.timeline;
+            let (bytes, took) = brought.verified;
+            timeline.fetched_bytes = Some(brought.came);
+            (timeline.verified_bytes, timeline.verify) = (Some(bytes), Some(took.as_secs_f64()));
+        }
     }
 
     /// How a load has ended.

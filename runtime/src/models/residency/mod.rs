@@ -8,6 +8,7 @@ mod accounts;
 mod calls;
 mod core;
 mod eta;
+mod fetch;
 mod history;
 #[cfg(test)]
 mod properties;
@@ -42,11 +43,13 @@ use super::survey::{self, OpenDevice, Surveyed};
 use super::wanted::Wanted;
 use super::{Lanes, ModelsError, threads};
 use crate::config::{Config, LoadTime};
+use crate::fetching::Storage;
 use crate::placement::DeviceId;
 
 pub(in crate::models) use self::core::Usage;
 use self::core::{Core, Options};
 use accounts::{Account, Charges};
+use fetch::Fetches;
 use history::History;
 pub use history::{Happening, ModelEvent, Timeline};
 pub(in crate::models) use residents::Residents;
@@ -70,6 +73,8 @@ pub(in crate::models) struct Residency {
     /// Nothing is loaded any more, and who waits is told so.
     stopping: AtomicBool,
     loaders: Mutex<Vec<JoinHandle<()>>>,
+    /// Where files come from that are not here; nothing where all are.
+    fetches: Option<Fetches>,
 }
 
 impl Residency {
@@ -83,9 +88,15 @@ impl Residency {
         served: Vec<Arc<ServedModel>>,
         backends: Vec<Surveyed>,
         devices: Vec<(OpenDevice, Arc<DeviceHealth>)>,
+        storage: Option<Arc<Storage>>,
         start: Instant,
     ) -> Result<(Arc<Self>, Vec<bool>), ModelsError> {
         let eager: Vec<_> = served.iter().filter(|model| model.load != LoadTime::Use).collect();
+        // Its loads are asked for by tasks.
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        let fetches = storage.zip(runtime);
+        let fetches =
+            fetches.map(|(storage, runtime)| Fetches::new(storage, runtime, config.residency.fetches));
         let wanted: Vec<&Wanted> = eager.iter().map(|model| &model.wanted).collect();
         let ground = Ground { config, counters: &counters, backends: &backends, devices: &devices };
         let before: Vec<u64> = devices.iter().map(|(open, _)| open.status.memory_held).collect();
@@ -111,6 +122,9 @@ impl Residency {
             max_retry: said.max_retry,
         };
         let mut core = Core::new(options, accounts.collect(), served.len());
+        for model in &served {
+            model.later.iter().for_each(|manifest| core.is_away(model.number, manifest.size()));
+        }
         let mut homes = Homes::new(&devices);
         for (model, loaded) in eager.iter().zip(&loaded) {
             for instance in &loaded.instances {
@@ -142,6 +156,7 @@ impl Residency {
             waiting: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             loaders: Mutex::default(),
+            fetches,
         });
         for (model, loaded) in eager.iter().zip(loaded) {
             residency.note_measured(model, &loaded.held);

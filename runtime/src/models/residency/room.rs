@@ -13,6 +13,7 @@ use super::accounts::Charges;
 use super::core::{Core, Left, Waits};
 use super::history::Happening;
 use super::{Residency, charges};
+use crate::fetching::FetchingError;
 use crate::placement::{self, DeviceId, Plan};
 
 /// Why a model is not loaded.
@@ -20,6 +21,8 @@ use crate::placement::{self, DeviceId, Plan};
 pub(super) enum Failure {
     #[error(transparent)]
     Models(#[from] ModelsError),
+    #[error("its files cannot be fetched")]
+    Fetching(#[source] FetchingError),
     /// Nothing made way.
     #[error(
         "there is no room for it: the models that could make way were in use for {0:?} (residency.room_wait)"

@@ -53,8 +53,7 @@ impl Residency {
         let (phase, pinned, eta) = {
             let core = self.residents.lock();
             let phase = core.phase(model.number);
-            let under_way = matches!(phase, ModelState::Queued | ModelState::Loading | ModelState::Warming);
-            let eta = under_way.then(|| core.eta(model.number, self.now()));
+            let eta = phase.is_under_way().then(|| core.eta(model.number, self.now()));
             (phase, core.is_pinned(model.number), eta)
         };
         let (resident, usage) = (model.resident(), model.usage());

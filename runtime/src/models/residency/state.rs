@@ -6,6 +6,10 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelState {
+    /// It is known where its files are; they are fetched with the first call that needs it.
+    Registered,
+    /// Its files are being fetched.
+    Fetching,
     /// Its files are here; it is loaded with the first call that needs it.
     OnDisk,
     /// It waits for its turn to be loaded.
@@ -24,12 +28,33 @@ pub enum ModelState {
 
 impl ModelState {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::OnDisk, Self::Queued, Self::Loading, Self::Warming, Self::Ready, Self::Draining, Self::Failed];
+    pub const ALL: [Self; 9] = [
+        Self::Registered,
+        Self::Fetching,
+        Self::OnDisk,
+        Self::Queued,
+        Self::Loading,
+        Self::Warming,
+        Self::Ready,
+        Self::Draining,
+        Self::Failed,
+    ];
+
+    /// Whether it is on its way to calls.
+    pub const fn is_under_way(self) -> bool {
+        matches!(self, Self::Fetching | Self::Queued | Self::Loading | Self::Warming)
+    }
+
+    /// Whether nothing is done about it, so that it may be taken away.
+    pub(super) const fn is_at_rest(self) -> bool {
+        matches!(self, Self::Registered | Self::OnDisk | Self::Failed)
+    }
 
     /// Its word.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Registered => "registered",
+            Self::Fetching => "fetching",
             Self::OnDisk => "on_disk",
             Self::Queued => "queued",
             Self::Loading => "loading",

@@ -34,7 +34,11 @@ impl Core {
                 ModelState::Draining => true,
                 ModelState::Loading | ModelState::Warming => !this.charges.is_empty() || this.claim.is_some(),
                 ModelState::Ready => !this.pinned && !this.charges.is_empty() && !usage(model).idle,
-                ModelState::OnDisk | ModelState::Queued | ModelState::Failed => false,
+                ModelState::Registered
+                | ModelState::Fetching
+                | ModelState::OnDisk
+                | ModelState::Queued
+                | ModelState::Failed => false,
             }
         })
     }

@@ -128,7 +128,7 @@ impl Residency {
     }
 
     /// Tells everybody how a load has ended.
-    fn end(&self, model: &ServedModel, loaded: Result<u64, Failure>) {
+    pub(super) fn end(&self, model: &ServedModel, loaded: Result<u64, Failure>) {
         match loaded {
             Ok(bytes) => {
                 self.history.ended(model.number, Ok(bytes));

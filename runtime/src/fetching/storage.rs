@@ -1,0 +1,145 @@
+//! Where registered models come from, for as long as a replica lives.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use outrigger_store::signature::TrustedKey;
+use outrigger_store::tree::TreeRoot;
+use outrigger_store::{Fetcher, FilePath, Manifest, ManifestFile, ModelId, ModelWish, Registry, Watch};
+
+use super::FetchingError;
+
+/// The largest file that is fetched before its model is used because it may say where that is loaded, bytes.
+const MAX_DESCRIPTION: u64 = 256 << 10;
+
+/// A registry, and where its files come to lie.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    pub(super) registry: Registry,
+    pub(super) fetcher: Fetcher,
+    /// Ours as long as this is there.
+    pub(super) root: Arc<TreeRoot>,
+    /// Whose signatures count; nobody's are asked for where there are none.
+    pub(super) trusted: Vec<TrustedKey>,
+}
+
+/// A version that has been fetched and laid out.
+#[derive(Debug)]
+pub(crate) struct Brought {
+    /// The file or folder that it is.
+    pub(crate) path: PathBuf,
+    /// Bytes of all its files.
+    pub(crate) bytes: u64,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// Bytes that came from the storage, the others having been here.
+    pub(crate) came: u64,
+    /// Bytes of which the digest was made, and how long threads worked on that, while others came.
+    pub(crate) verified: (u64, Duration),
+}
+
+impl Storage {
+    /// The version that is meant.
+    ///
+    /// # Errors
+    /// If there is none, or the registry cannot be asked.
+    pub(crate) async fn resolve(&self, wish: &ModelWish) -> Result<ModelId, FetchingError> {
+        Ok(self.registry.resolve(wish).await?)
+    }
+
+    /// The manifest of a version, signed by whom it has to be.
+    ///
+    /// # Errors
+    /// If there is none, or it does not count.
+    pub(crate) async fn manifest(&self, id: &ModelId) -> Result<Manifest, FetchingError> {
+        Ok(self.registry.manifest(id, &self.trusted).await?)
+    }
+
+    /// Fetches a version and lays it out.
+    ///
+    /// # Errors
+    /// Says what cannot be had. What has come stays in the cache.
+    pub(crate) async fn bring(&self, manifest: &Manifest) -> Result<Brought, FetchingError> {
+        let (began, seen, id) = (Instant::now(), Seen::default(), manifest.id());
+        let from = self.registry.folder(id);
+        let (_, files) = self.fetcher.lay_out_one(&self.root, &from, manifest, &seen).await?;
+        let verified = (
+            seen.verified.load(Ordering::Relaxed),
+            Duration::from_nanos(seen.verifying.load(Ordering::Relaxed)),
+        );
+        Ok(Brought {
+            path: self.entry(id, files.files().iter().map(|file| &file.path)),
+            bytes: files.size(),
+            took: began.elapsed(),
+            came: seen.came.load(Ordering::Relaxed),
+            verified,
+        })
+    }
+
+    /// Takes a version away that nobody uses. It stays in the cache as long as there is room.
+    ///
+    /// # Errors
+    /// If the file system does not.
+    pub(crate) async fn remove(&self, id: ModelId) -> Result<(), FetchingError> {
+        let root = Arc::clone(&self.root);
+        Ok(tokio::task::spawn_blocking(move || root.remove(&id)).await??)
+    }
+
+    /// Where a file of a version lies, or will.
+    pub(crate) fn place(&self, id: &ModelId, file: &FilePath) -> PathBuf {
+        self.root.version(id).join(file.as_path())
+    }
+
+    /// What there is in a version's folder: the one file or folder, or, if it has more, the folder itself.
+    pub(super) fn entry<'a>(&self, id: &ModelId, files: impl Iterator<Item = &'a FilePath>) -> PathBuf {
+        let version = self.root.version(id);
+        let names: BTreeSet<_> = files.filter_map(|path| path.components().next()).collect();
+        match names.into_iter().collect::<Vec<_>>().as_slice() {
+            [only] => version.join(only),
+            _ => version,
+        }
+    }
+}
+
+/// What tells where a model may be loaded, before its other files are here; nothing where there is none.
+pub(super) fn description(manifest: &Manifest) -> Option<Manifest> {
+    let describes = |file: &&ManifestFile| {
+        let is_toml = file.path.as_path().extension().is_some_and(|extension| extension == "toml");
+        is_toml && file.size <= MAX_DESCRIPTION
+    };
+    let files: Vec<_> = manifest.files().iter().filter(describes).cloned().collect();
+    // A part of what keeps to the rules does.
+    Manifest::new(manifest.id().clone(), String::new(), Default::default(), files).ok()
+}
+
+/// What is seen of a fetch.
+#[derive(Default)]
+struct Seen {
+    came: AtomicU64,
+    verified: AtomicU64,
+    /// Nanoseconds.
+    verifying: AtomicU64,
+}
+
+impl Watch for Seen {
+    fn came(&self, _: &ManifestFile, bytes: u64) {
+        self.came.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn anew(&self, file: &ManifestFile, _: u64, why: &str) {
+        tracing::warn!(path = %file.path, why, "a file is fetched from its beginning");
+    }
+
+    fn again(&self, file: &ManifestFile, why: &str, pause: Duration) {
+        tracing::warn!(path = %file.path, why, pause_seconds = pause.as_secs_f64(), "the storage is asked again");
+    }
+
+    fn verified(&self, _: &ManifestFile, bytes: u64, took: Duration) {
+        self.verified.fetch_add(bytes, Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.verifying.fetch_add(nanos, Ordering::Relaxed);
+    }
+}

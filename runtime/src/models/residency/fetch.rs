@@ -1,0 +1,91 @@
+//! Has files fetched of models that are wanted and whose files are not here: some models at once, in the order in which they are wanted.
+
+use std::sync::Arc;
+
+use outrigger_store::Manifest;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::super::served::ServedModel;
+use super::Residency;
+use super::core::Core;
+use super::history::{Happening, Step};
+use super::room::Failure;
+use super::state::ModelState;
+use crate::fetching::{Brought, FetchingError, Storage};
+
+/// Where files come from, and who fetches them.
+pub(super) struct Fetches {
+    storage: Arc<Storage>,
+    /// Where the tasks run.
+    runtime: Handle,
+    /// One for each model whose turn it is.
+    turns: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Fetches {
+    /// Of so many models at once.
+    pub(super) fn new(storage: Arc<Storage>, runtime: Handle, models: usize) -> Self {
+        let turns = Arc::new(Semaphore::new(models.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { storage, runtime, turns, stop: CancellationToken::new() }
+    }
+
+    /// Nothing is fetched any more.
+    pub(super) fn break_off(&self) {
+        self.stop.cancel();
+    }
+
+    async fn bring(&self, manifest: Arc<Manifest>) -> Result<Brought, FetchingError> {
+        // Closed only with this.
+        let _turn = self.turns.acquire().await;
+        let storage = Arc::clone(&self.storage);
+        // In a task of its own, so that a panic, which is a bug of ours, costs no more than the fetch.
+        let bring = tokio::spawn(async move { storage.bring(&manifest).await });
+        AbortOnDropHandle::new(bring).await?
+    }
+}
+
+impl Residency {
+    /// If a model's files have just been asked for, that begins its history, and they are fetched. Under the lock of who knows.
+    pub(super) fn note_fetching(self: &Arc<Self>, core: &Core, model: &ServedModel) {
+        if core.phase(model.number) != ModelState::Fetching {
+            return;
+        }
+        self.history.asked(model.number);
+        drop(self.tell(model, Happening::Fetching));
+        let (residency, number) = (Arc::clone(self), model.number);
+        if let Some(fetches) = &self.fetches {
+            fetches.runtime.spawn(async move { residency.fetch(number).await });
+        }
+    }
+
+    async fn fetch(self: Arc<Self>, number: usize) {
+        let (Some(fetches), Some(model)) = (&self.fetches, self.served.get(number)) else { return };
+        let Some(manifest) = model.later.clone() else { return };
+        let brought = tokio::select! {
+            brought = fetches.bring(manifest) => brought,
+            () = fetches.stop.cancelled() => return,
+        };
+        match brought {
+            Ok(brought) => self.fetched(model, &brought),
+            Err(error) => self.end(model, Err(Failure::Fetching(error))),
+        }
+    }
+
+    /// Its files are here: it is loaded as soon as it is its turn.
+    fn fetched(&self, model: &ServedModel, brought: &Brought) {
+        self.counters.models.fetched(brought.came);
+        self.history.over(model.number, Step::Fetch);
+        self.history.fetched(model.number, brought);
+        drop(self.tell(model, Happening::Fetched).with(|event| {
+            (event.bytes, event.seconds) = (Some(brought.bytes), Some(brought.took.as_secs_f64()));
+        }));
+        let mut core = self.residents.lock();
+        core.fetched(model.number, self.now());
+        drop(self.tell(model, Happening::Queued));
+        self.residents.announce();
+    }
+}
