@@ -56,6 +56,8 @@ error_codes! {
     ModelNotFound = "model_not_found", NOT_FOUND, false;
     /// The URL exists and does not take this method.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, false;
+    /// What is asked for cannot be done as things are.
+    Conflict = "conflict", CONFLICT, false;
     /// The body did not arrive in time.
     BodyTimeout = "body_timeout", REQUEST_TIMEOUT, true;
     /// The body is over its limit.

@@ -80,6 +80,13 @@ pub enum FetchingError {
     Broken(#[from] tokio::task::JoinError),
 }
 
+impl FetchingError {
+    /// Whether there is no such version.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Fetch(FetchError::NotFound { .. }))
+    }
+}
+
 impl From<LayOutError> for FetchingError {
     fn from(error: LayOutError) -> Self {
         match error {
@@ -149,6 +156,12 @@ impl Fetched {
         self.served.get(name)
     }
 
+    /// What is served by each name, and what was asked for.
+    pub(crate) fn registered(&self) -> BTreeMap<String, (ModelId, ModelWish)> {
+        let registered = self.served.iter();
+        registered.map(|(name, one)| (name.clone(), (one.id.clone(), one.wish.clone()))).collect()
+    }
+
     /// Where more comes from.
     pub(crate) fn storage(&self) -> &Arc<Storage> {
         &self.storage
@@ -169,7 +182,7 @@ pub async fn fetch(config: &Config, extent: Extent) -> Result<Option<Fetched>, F
     let registry = Registry::new(Location::open(registry.as_str(), &store.base, &store.environment)?);
     let root = open_root(store).await?;
     let fetcher = Fetcher::new(open_cache(store).await?, store.fetch.clone());
-    let storage = Storage { registry, fetcher, root, trusted: store.trusted.clone() };
+    let storage = Storage::new(registry, fetcher, root, store.trusted.clone());
     let mut asked = asked(config, &storage.registry).await?;
     let manifests = manifests(&asked, &storage).await?;
     put_off(&mut asked, &manifests, extent);
@@ -181,6 +194,9 @@ pub async fn fetch(config: &Config, extent: Extent) -> Result<Option<Fetched>, F
     let (tree, sets) = storage.fetcher.lay_out(&storage.root, &now, &later, progress.watch()).await?;
     progress.stop();
     let here: BTreeMap<_, _> = now.iter().map(|(_, manifest)| manifest.id()).zip(&sets).collect();
+    for asked in asked.iter().filter(|asked| !asked.later) {
+        storage.is_here(&asked.id, asked.served_as.is_none());
+    }
     let mut served = BTreeMap::new();
     for (asked, manifest) in asked.into_iter().zip(manifests) {
         let Some(name) = asked.served_as else { continue };

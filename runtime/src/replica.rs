@@ -17,7 +17,7 @@ use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Listener};
 use crate::metrics::Metrics;
-use crate::models::{Lease, Models, ModelsError, ServedModel};
+use crate::models::{Lease, Models, ModelsError, NamedModel, Rollouts, ServedModel};
 use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::swagger::{self, SwaggerFileError};
@@ -113,6 +113,8 @@ impl Door {
 /// What answers calls.
 pub(crate) struct Serving {
     pub(crate) models: Arc<Models>,
+    /// Changes which versions of them there are.
+    pub(crate) rollouts: Arc<Rollouts>,
     pub(crate) scripts: Option<Scripts>,
     /// The descriptions of the scoring route.
     pub(crate) swagger: Documents,
@@ -125,7 +127,7 @@ impl Serving {
     ///
     /// # Errors
     /// `forbidden`, whether it is there or not, and `model_not_found`.
-    pub(crate) fn model(&self, grant: &Grant, name: &str) -> Result<&Arc<ServedModel>, CallError> {
+    pub(crate) fn model(&self, grant: &Grant, name: &str) -> Result<&Arc<NamedModel>, CallError> {
         grant.allow_model(name)?;
         self.models.get(name)
     }
@@ -238,7 +240,9 @@ impl Replica {
         let schemas = Schemas::from_ready(ready.and_then(|ready| ready.swagger.as_ref()));
         let files = self.config.script.as_ref().map(|script| swagger::user_files(&script.app_root));
         let swagger = Documents::new(&self.service, &schemas, &files.transpose()?.unwrap_or_default());
-        if self.serving.set(Serving { models, scripts, swagger, _fetched: fetched }).is_err() {
+        let rollouts = Rollouts::new(Arc::clone(&models), config, fetched.as_ref());
+        rollouts.follow();
+        if self.serving.set(Serving { models, rollouts, scripts, swagger, _fetched: fetched }).is_err() {
             tracing::error!("the replica was loaded twice");
         }
         self.busy.set_ready(true);
@@ -272,6 +276,7 @@ impl Replica {
             self.calls.close(LAST_ANSWERS).await;
         }
         if let Some(serving) = self.serving.get() {
+            serving.rollouts.stop();
             if let Some(scripts) = &serving.scripts {
                 scripts.stop(WORKER_GRACE).await;
             }
@@ -357,24 +362,25 @@ impl Replica {
         Some(trouble.map_or(text.into(), |trouble| format!("{text}: {trouble}").into()))
     }
 
-    /// A model that is to run. A call that waits for one to be loaded is counted as one that waits.
+    /// A version that is to run. A call that waits for one to be loaded is counted as one that waits.
     ///
     /// # Errors
     /// As [`Models::lease`].
     pub(crate) async fn lease(
         &self,
         serving: &Serving,
-        model: &ServedModel,
+        model: &NamedModel,
+        which: Option<&str>,
         until: Instant,
     ) -> Result<(Lease, Option<Ticket>), CallError> {
-        if let Some(lease) = model.lease() {
+        if let Some(lease) = model.version(which)?.lease() {
             return Ok((lease, None));
         }
         let counted = self.busy.arrive().ok_or_else(|| {
             CallError::new(ErrorCode::Overloaded, "more calls wait than can be counted")
                 .with_retry_after(Duration::from_secs(1))
         })?;
-        match serving.models.lease(model, until).await {
+        match serving.models.lease_version(model, which, until).await {
             Ok(lease) => Ok((lease, Some(counted))),
             Err(error) => {
                 counted.finish(Outcome::Refused);

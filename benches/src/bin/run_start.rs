@@ -78,7 +78,7 @@ async fn calls(models: Arc<Models>, pause: Duration, turn: Duration) -> anyhow::
     // On a worker of the runtime, as the calls of connections are.
     let calls = tokio::spawn(async move {
         let model = Arc::clone(models.get("clock")?);
-        let lease = || model.lease().context("it is loaded from the start");
+        let lease = || model.stable().lease().context("it is loaded from the start");
         let input = Tensor::new(DataType::Fp32, Shape::new([1])?, vec![0; 4].into())?;
         let begun = Instant::now();
         let mut calls = Vec::new();

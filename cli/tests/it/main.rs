@@ -43,4 +43,5 @@ mod streaming;
 mod support;
 mod torch;
 mod vectors;
+mod versions;
 mod webgpu;

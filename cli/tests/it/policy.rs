@@ -72,6 +72,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("admin", "/events", "status"),
     ("admin", "/models", "status"),
     ("admin", "/models/{model}", "status"),
+    ("admin", "/models/{model}/labels/{label}", "model_control"),
     ("admin", "/models/{model}/load", "model_control"),
     ("admin", "/models/{model}/pin", "model_control"),
     ("admin", "/models/{model}/unload", "model_control"),

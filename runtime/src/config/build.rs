@@ -12,6 +12,7 @@ use super::devices;
 use super::getter::Getter;
 use super::key::{self, Key};
 use super::residency::{self, LoadTime};
+use super::rollout;
 use super::script::{self, script};
 use super::store;
 use super::value::{Endpoint, Value};
@@ -235,6 +236,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         models,
         store,
         residency,
+        rollout: rollout::rollout(settings),
         backends: BackendsConfig {
             path: get.path(key::BACKENDS_PATH),
             onnxruntime: get.path(key::BACKENDS_ONNXRUNTIME),

@@ -52,6 +52,13 @@ impl Getter<'_> {
         self.optional_count(key).unwrap_or_default()
     }
 
+    pub(super) fn number(&self, key: &Key) -> f64 {
+        match self.value(key) {
+            Some(Value::Number(number)) => *number,
+            _ => 0.0,
+        }
+    }
+
     pub(super) fn size(&self, key: &Key) -> usize {
         match self.value(key) {
             Some(Value::Size(size)) => usize::try_from(*size).unwrap_or(usize::MAX),

@@ -136,6 +136,9 @@ keys! {
         "how often a request to the storage is made before it counts as failed";
     STORE_STALL_TIMEOUT = "store.stall_timeout", Kind::Timeout, "15s", [],
         "longest time for which nothing may come of an answer of the storage";
+    STORE_REFRESH = "store.refresh", Kind::Duration, "0s", [],
+        "how often the registry is asked whether another version is the latest one, or the labelled one, that a model names; it is rolled \
+         out then; 0s: never";
     STORE_TRUSTED_KEYS = "store.trusted_keys", Kind::List, "", [],
         "files with public keys (Ed25519, PEM): only manifests that one of them has signed count [default: signatures are not asked for]";
     STORE_ARCHIVE_FILES = "store.archive_files", Kind::Count { min: 1, max: 1 << 24 }, "10000", [],
@@ -302,6 +305,16 @@ keys! {
         "how much less urgent than calls of other models loads are to the processor, as of nice(1)";
     RESIDENCY_EVENTS = "residency.events", Kind::Count { min: 1, max: 100_000 }, "1000", [],
         "events of models that are kept for who asks later; the oldest go first";
+
+    ROLLOUT_WATCH = "rollout.watch", Kind::Duration, "5m", [],
+        "time for which the version before is kept loaded, so that calls have it again at once if more of them fail with the new one; 0s: \
+         none is";
+    ROLLOUT_FAILURES = "rollout.failures", Kind::Count { min: 1, max: 1_000_000 }, "5", [],
+        "calls of a new version that must have failed before it is given up";
+    ROLLOUT_MARGIN = "rollout.margin", Kind::Number { min: 0.0, max: 100.0 }, "2", [],
+        "percent of calls that may fail beyond those that failed before, and beyond chance, before a new version is given up";
+    ROLLOUT_VERSIONS = "rollout.versions", Kind::Count { min: 2, max: 64 }, "6", [],
+        "versions of one model that may be there at once";
 
     SHUTDOWN_QUIET = "shutdown.quiet", Kind::Duration, "0s", [],
         "time between not ready and closing the listeners, for routers to notice";

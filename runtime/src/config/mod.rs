@@ -11,6 +11,7 @@ mod hosts;
 pub mod key;
 mod layers;
 mod residency;
+mod rollout;
 mod script;
 mod show;
 mod store;
@@ -29,6 +30,7 @@ pub use hosts::HostConfig;
 pub use layers::{Mistake, NamedSection, Origin, Section, Setting, Settings, Sources};
 pub(crate) use layers::{check_model_name, suggestion};
 pub use residency::{LoadTime, ResidencyConfig};
+pub use rollout::RolloutConfig;
 pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
 pub use value::{Endpoint, Kind, Value};
@@ -72,6 +74,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// When they are loaded, and how they share memory.
     pub residency: ResidencyConfig,
+    /// `[rollout]`.
+    pub rollout: RolloutConfig,
     /// Backends.
     pub backends: BackendsConfig,
     /// Where models go of which nothing else is said.

@@ -35,6 +35,8 @@ pub struct StoreConfig {
     pub cache_size: u64,
     /// How files are fetched.
     pub fetch: FetchOptions,
+    /// How often it is asked which versions are meant; never, if that is no time.
+    pub refresh: Duration,
     /// Whose signatures count; nobody's are asked for where there are none.
     pub trusted: Vec<TrustedKey>,
 }
@@ -119,6 +121,7 @@ pub(super) fn store_config(settings: &Settings, sources: &Sources) -> Result<Sto
         cache: get.path(key::STORE_CACHE).or_else(|| default_cache(&sources.environment)),
         cache_size: size(key::STORE_CACHE_SIZE),
         fetch,
+        refresh: get.duration(key::STORE_REFRESH),
         trusted,
     })
 }

@@ -1,9 +1,9 @@
 //! Where registered models come from, for as long as a replica lives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use outrigger_store::signature::TrustedKey;
@@ -23,14 +23,36 @@ pub(crate) struct Storage {
     /// Ours as long as this is there.
     pub(super) root: Arc<TreeRoot>,
     /// Whose signatures count; nobody's are asked for where there are none.
-    pub(super) trusted: Vec<TrustedKey>,
+    trusted: Vec<TrustedKey>,
+    /// Versions of which all files lie in the tree.
+    here: Mutex<BTreeMap<ModelId, Here>>,
+}
+
+/// Who has a version that is in the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Here {
+    /// Backends.
+    Served,
+    /// A script too, so that it stays.
+    Fixed,
+}
+
+/// A version that can be served as soon as it has been fetched.
+#[derive(Debug)]
+pub(crate) struct Announced {
+    /// The file or folder that it is, or will be.
+    pub(crate) path: PathBuf,
+    /// Where its files will lie; nothing if they do.
+    pub(crate) places: Option<BTreeSet<PathBuf>>,
+    /// What has to be fetched; nothing if it has been.
+    pub(crate) later: Option<Arc<Manifest>>,
 }
 
 /// A version that has been fetched and laid out.
 #[derive(Debug)]
 pub(crate) struct Brought {
     /// The file or folder that it is.
-    pub(crate) path: PathBuf,
+    path: PathBuf,
     /// Bytes of all its files.
     pub(crate) bytes: u64,
     /// How long it took.
@@ -42,6 +64,52 @@ pub(crate) struct Brought {
 }
 
 impl Storage {
+    pub(super) fn new(
+        registry: Registry,
+        fetcher: Fetcher,
+        root: Arc<TreeRoot>,
+        trusted: Vec<TrustedKey>,
+    ) -> Self {
+        Self { registry, fetcher, root, trusted, here: Mutex::default() }
+    }
+
+    fn here(&self) -> MutexGuard<'_, BTreeMap<ModelId, Here>> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All files of a version lie in the tree; for good, if a script may read them.
+    pub(super) fn is_here(&self, id: &ModelId, fixed: bool) {
+        let mut all = self.here();
+        let here = all.entry(id.clone()).or_insert(Here::Served);
+        if fixed {
+            *here = Here::Fixed;
+        }
+    }
+
+    /// Has of a version what tells where it may be loaded.
+    ///
+    /// # Errors
+    /// As [`Storage::bring`].
+    pub(crate) async fn announce(&self, id: &ModelId) -> Result<Announced, FetchingError> {
+        let manifest = self.manifest(id).await?;
+        let paths = || manifest.files().iter().map(|file| &file.path);
+        if manifest.files().iter().any(|file| file.unpack) {
+            // What is in an archive is not known before it is here.
+            let path = self.bring(&manifest).await?.path;
+            return Ok(Announced { path, places: None, later: None });
+        }
+        let path = self.entry(id, paths());
+        if self.here().contains_key(id) {
+            return Ok(Announced { path, places: None, later: None });
+        }
+        if let Some(description) = description(&manifest) {
+            let from = self.registry.folder(id);
+            self.fetcher.lay_out_one(&self.root, &from, &description, &Seen::default()).await?;
+        }
+        let places = paths().map(|path| self.place(id, path)).collect();
+        Ok(Announced { path, places: Some(places), later: Some(Arc::new(manifest)) })
+    }
+
     /// The version that is meant.
     ///
     /// # Errors
@@ -66,6 +134,7 @@ impl Storage {
         let (began, seen, id) = (Instant::now(), Seen::default(), manifest.id());
         let from = self.registry.folder(id);
         let (_, files) = self.fetcher.lay_out_one(&self.root, &from, manifest, &seen).await?;
+        self.is_here(id, false);
         let verified = (
             seen.verified.load(Ordering::Relaxed),
             Duration::from_nanos(seen.verifying.load(Ordering::Relaxed)),
@@ -84,8 +153,21 @@ impl Storage {
     /// # Errors
     /// If the file system does not.
     pub(crate) async fn remove(&self, id: ModelId) -> Result<(), FetchingError> {
+        if !self.let_go(&id) {
+            return Ok(());
+        }
         let root = Arc::clone(&self.root);
         Ok(tokio::task::spawn_blocking(move || root.remove(&id)).await??)
+    }
+
+    /// Whether a version may go.
+    fn let_go(&self, id: &ModelId) -> bool {
+        let mut here = self.here();
+        let may = here.get(id) != Some(&Here::Fixed);
+        if may {
+            here.remove(id);
+        }
+        may
     }
 
     /// Where a file of a version lies, or will.

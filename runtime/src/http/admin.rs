@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::models;
 use super::routes::{Route, Routes};
-use crate::models::ModelStatus;
+use crate::models::NamedStatus;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
 
@@ -64,7 +64,7 @@ struct Status<'a> {
     busy: outrigger_protocol::busy::BusySnapshot,
     workers: Vec<WorkerStatus>,
     worker_restarts: u64,
-    models: Vec<ModelStatus>,
+    models: Vec<NamedStatus>,
     backends: &'a [outrigger_backend::BackendInfo],
     configuration: &'a str,
 }
@@ -82,7 +82,9 @@ async fn status(State(replica): State<Arc<Replica>>, Extension(grant): Extension
         workers: scripts.map(crate::scripts::Scripts::status).unwrap_or_default(),
         worker_restarts: scripts.map_or(0, crate::scripts::Scripts::restarts),
         models: serving
-            .map(|serving| serving.models.iter().filter_map(|model| serving.models.status(model)).collect())
+            .map(|serving| {
+                serving.models.iter().filter_map(|model| serving.models.status_of(model)).collect()
+            })
             .unwrap_or_default(),
         backends: serving.map(|serving| serving.models.backends()).unwrap_or_default(),
         configuration: &replica.effective,

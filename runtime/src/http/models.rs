@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::stream;
@@ -17,6 +17,7 @@ use outrigger_auth::Grant;
 use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
+use outrigger_store::Label;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -25,7 +26,7 @@ use super::routes::Routes;
 use super::watch::{self, KEEP_ALIVE};
 use super::wish::Wish;
 use crate::busy::Place;
-use crate::models::{ModelEvent, ModelStatus, Models, ServedModel};
+use crate::models::{ModelEvent, Models, NamedModel, NamedStatus, Rolled};
 use crate::replica::Replica;
 
 /// Models on a page of which the size is not said...
@@ -42,6 +43,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .at("/models/{model}/unload", Operation::ModelControl, post(unload))
         .at("/models/{model}/pin", Operation::ModelControl, post(pin))
         .at("/models/{model}/unpin", Operation::ModelControl, post(unpin))
+        .at("/models/{model}/labels/{label}", Operation::ModelControl, put(label).delete(unlabel))
         .at("/events", Operation::Status, get(events))
 }
 
@@ -62,7 +64,7 @@ struct Paging {
 
 #[derive(Serialize)]
 struct Page {
-    models: Vec<ModelStatus>,
+    models: Vec<NamedStatus>,
     /// Models in all.
     total: usize,
     /// What the next page is asked for `after`; nothing on the last one.
@@ -84,11 +86,11 @@ async fn list(
     };
     let limit = paging.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE);
     let models = &serving.models;
-    let may = |model: &&Arc<ServedModel>| grant.allow_model(&model.name).is_ok();
+    let may = |model: &&Arc<NamedModel>| grant.allow_model(&model.name).is_ok();
     let mut after = models.after(&paging.after).filter(may);
     let page: Vec<_> = after.by_ref().take(limit).collect();
     let next = after.next().and(page.last()).map(|model| model.name.clone());
-    let statuses = page.iter().filter_map(|model| models.status(model)).collect();
+    let statuses = page.iter().filter_map(|model| models.status_of(model)).collect();
     Json(Page { models: statuses, total: models.iter().filter(may).count(), next }).into_response()
 }
 
@@ -97,14 +99,14 @@ fn find<'a>(
     replica: &'a Replica,
     grant: &Grant,
     name: &str,
-) -> Result<(&'a Arc<Models>, &'a Arc<ServedModel>), CallError> {
+) -> Result<(&'a Arc<Models>, &'a Arc<NamedModel>), CallError> {
     let serving = replica.serving(grant)?;
     Ok((&serving.models, serving.model(grant, name)?))
 }
 
-fn shown(models: &Models, model: &ServedModel) -> Response {
+fn shown(models: &Models, model: &NamedModel) -> Response {
     models
-        .status(model)
+        .status_of(model)
         .map_or_else(|| StatusCode::NOT_FOUND.into_response(), |status| Json(status).into_response())
 }
 
@@ -125,7 +127,7 @@ async fn load(
     let loaded = async {
         let (models, model) = find(&replica, &grant, &name)?;
         let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
-        models.bring(model, patience.into_std()).await?;
+        models.bring(&model.stable(), patience.into_std()).await?;
         Ok::<_, CallError>(shown(models, model))
     };
     loaded.await.unwrap_or_else(|error| refused(&error))
@@ -135,7 +137,7 @@ async fn load(
 async fn unload(replica: State<Arc<Replica>>, grant: Granted, Path(name): Path<String>) -> Response {
     match find(&replica, &grant, &name) {
         Ok((models, model)) => {
-            models.unload(model).await;
+            models.unload(&model.stable()).await;
             shown(models, model)
         }
         Err(error) => refused(&error),
@@ -153,11 +155,62 @@ async fn unpin(replica: State<Arc<Replica>>, grant: Granted, Path(name): Path<St
 fn pinned(replica: &Replica, grant: &Grant, name: &str, pinned: bool) -> Response {
     match find(replica, grant, name) {
         Ok((models, model)) => {
-            models.pin(model, pinned);
+            models.pin(&model.stable(), pinned);
             shown(models, model)
         }
         Err(error) => refused(&error),
     }
+}
+
+/// Which version is to be called so.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Labelled {
+    /// Its number, `latest`, or what it is called, here or in the registry.
+    version: String,
+}
+
+/// Answers once the version is called so; who is not that patient hears that it is on its way.
+async fn label(
+    State(replica): State<Arc<Replica>>,
+    Extension(grant): Granted,
+    Path((name, label)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Result<Json<Labelled>, JsonRejection>,
+) -> Response {
+    let labelled = async {
+        let bad = |text: String| CallError::new(ErrorCode::BadRequest, text);
+        let Json(Labelled { version }) =
+            body.map_err(|error| bad(format!("the body is {{\"version\": \"3\"}}: {}", error.body_text())))?;
+        let label = label.parse::<Label>().map_err(|error| bad(error.to_string()))?;
+        let (models, model) = find(&replica, &grant, &name)?;
+        let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
+        let rollouts = &replica.serving(&grant)?.rollouts;
+        let rolled = rollouts.label(model, label, &version, patience.into_std()).await?;
+        let mut response = shown(models, model);
+        if rolled == Rolled::UnderWay {
+            *response.status_mut() = StatusCode::ACCEPTED;
+        }
+        Ok::<_, CallError>(response)
+    };
+    labelled.await.unwrap_or_else(|error| refused(&error))
+}
+
+async fn unlabel(
+    State(replica): State<Arc<Replica>>,
+    Extension(grant): Granted,
+    Path((name, label)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    let unlabelled = async {
+        let label = label.parse::<Label>();
+        let label = label.map_err(|error| CallError::new(ErrorCode::BadRequest, error.to_string()))?;
+        let (models, model) = find(&replica, &grant, &name)?;
+        let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
+        replica.serving(&grant)?.rollouts.unlabel(model, &label, patience.into_std()).await?;
+        Ok::<_, CallError>(shown(models, model))
+    };
+    unlabelled.await.unwrap_or_else(|error| refused(&error))
 }
 
 /// What events are asked for by.

@@ -20,7 +20,7 @@ use super::body;
 use super::reply::{self, Answer, Contract, Gate, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use crate::models::ServedModel;
+use crate::models::{NamedModel, ServedModel};
 use crate::replica::{Replica, Serving};
 use crate::scheduler;
 
@@ -69,13 +69,21 @@ fn apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 /// `/v2/models/{model}` and, where the URL has it, `versions/{version}`.
 type ModelPath = Result<Path<Vec<String>>, PathRejection>;
 
+/// What a URL names.
+struct Named<'a> {
+    serving: &'a Serving,
+    model: &'a Arc<NamedModel>,
+    /// The version, by its own name or by what it is called; nothing if the URL does not say.
+    which: Option<String>,
+}
+
 /// The model that a URL names, once the caller may know of it. The name is looked up and never becomes a path.
 fn find<'a>(
     replica: &'a Replica,
     path: ModelPath,
     parts: &Parts,
     gate: &Gate<'_>,
-) -> Result<(Grant, &'a Serving, &'a Arc<ServedModel>), CallError> {
+) -> Result<(Grant, Named<'a>, Arc<ServedModel>), CallError> {
     let path = path.map_or_else(|_| Vec::new(), |Path(path)| path);
     let name = path.first().map(String::as_str);
     let grant = gate.ask(&parts.headers, name)?;
@@ -83,10 +91,9 @@ fn find<'a>(
     let name = name.ok_or_else(|| not_found("the model's name is not UTF-8"))?;
     let serving = replica.serving(&grant)?;
     let model = serving.model(&grant, name)?;
-    if path.get(1).is_some_and(|version| *version != model.version) {
-        return Err(not_found("this version of the model is not served here"));
-    }
-    Ok((grant, serving, model))
+    let which = path.into_iter().nth(1);
+    let version = model.version(which.as_deref())?;
+    Ok((grant, Named { serving, model, which }, version))
 }
 
 async fn server(State(replica): State<Arc<Replica>>, request: Request) -> Response {
@@ -130,24 +137,30 @@ fn with_status(json: Bytes, ready: bool) -> Response {
 
 async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
-        let (_, serving, served) = find(&replica, path, &parts, gate)?;
-        let version = [served.version.as_str()];
+        let (_, named, served) = find(&replica, path, &parts, gate)?;
+        // Of a version that is named, what it is; else which there are, and what calls get.
+        let all = named.model.versions();
+        let version: Vec<&str> = match &named.which {
+            Some(_) => vec![&served.version],
+            None => all.iter().map(|version| version.version.as_str()).collect(),
+        };
         if let Some((platform, info)) = served.known() {
             return Ok(ok(oip::model_metadata(&served.name, &version, platform, info)));
         }
         // What it takes and gives is not known before it has been loaded once. That is as much work as a call, so only who may call has it.
         let _call = gate.ask_for(Operation::Infer, &parts.headers, Some(&served.name))?;
         let patience = Wish::of(&parts.headers)?.patience(replica.config.queue.wait);
-        let model = serving.models.lease(served, patience.into_std()).await?;
-        Ok(ok(oip::model_metadata(&model.name, &[&model.version], &model.platform, &model.info)))
+        let models = &named.serving.models;
+        let model = models.lease_version(named.model, named.which.as_deref(), patience.into_std()).await?;
+        Ok(ok(oip::model_metadata(&model.name, &version, &model.platform, &model.info)))
     })
     .await
 }
 
 async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
-        let (_, serving, model) = find(&replica, path, &parts, gate)?;
-        let ready = replica.is_ready_for(serving, model);
+        let (_, named, model) = find(&replica, path, &parts, gate)?;
+        let ready = replica.is_ready_for(named.serving, &model);
         Ok(with_status(oip::model_ready(&model.name, ready), ready))
     })
     .await
@@ -155,16 +168,18 @@ async fn model_ready(State(replica): State<Arc<Replica>>, path: ModelPath, reque
 
 async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Request) -> Response {
     answer(&replica, Operation::Infer, request, Method::POST, async |gate, parts, body| {
-        let (grant, serving, served) = find(&replica, path, &parts, gate)?;
+        let (grant, Named { serving, model: named, which }, _) = find(&replica, path, &parts, gate)?;
         let wish = Wish::of(&parts.headers)?;
         let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
         // From here on it does not make way for others; who sends slowly does not keep it.
         let patience = wish.patience(replica.config.queue.wait).into_std();
-        let (model, counted) = replica.lease(serving, served, patience).await?;
+        let (model, counted) = replica.lease(serving, named, which.as_deref(), patience).await?;
         let size = body.len();
-        let call = apart(size, || oip::parse_infer(&body, &model.info, &replica.tensor_limits))?;
+        let call = apart(size, || oip::parse_infer(&body, &model.info, &replica.tensor_limits));
+        // A version may have other inputs than the one before it.
+        let call = call.inspect_err(|error| model.note(error.code != ErrorCode::InvalidTensor))?;
         drop(body);
-        let terms = wish.terms(&grant, served.kind, size, serving.infer_admission());
+        let terms = wish.terms(&grant, named.kind, size, serving.infer_admission());
         let slot = replica.admit(&grant, terms, counted).await?;
         let deadline = slot.deadline();
         let until = deadline.map(tokio::time::Instant::into_std);
@@ -178,6 +193,7 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
                 tokio::time::timeout_at(deadline, run).await.unwrap_or_else(|_| Err(scheduler::expired()))
             }
         };
+        model.note(result.is_ok());
         let tensors = result.map_err(|error| error.on(device.clone()))?;
         let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
         let _unsent = replica.busy.unsent_guard(bytes);

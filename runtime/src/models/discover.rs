@@ -20,6 +20,8 @@ pub(super) struct Located {
     pub(super) file: Option<PathBuf>,
     /// What describes it.
     pub(super) manifest: Option<PathBuf>,
+    /// The version whose folder that is, if it is one of such folders.
+    pub(super) version: Option<String>,
 }
 
 /// The model at a path: a file, beside which `NAME.toml` may lie, or a directory, which holds it or whose highest version does.
@@ -27,12 +29,15 @@ pub(super) fn locate(path: &Path, files: &Files) -> io::Result<Located> {
     let there = |path: PathBuf| files.is_file(&path).then_some(path);
     if !files.is_dir(path) {
         let manifest = there(path.with_extension("toml")).filter(|manifest| manifest != path);
-        return Ok(Located { place: path.into(), file: Some(path.into()), manifest });
+        return Ok(Located { place: path.into(), file: Some(path.into()), manifest, version: None });
     }
-    let newest = newest_version(path, files)?;
+    let (newest, version) = match newest_version(path, files)? {
+        Some((version, newest)) => (newest, Some(version.to_string())),
+        None => (path.to_owned(), None),
+    };
     let manifest = there(newest.join(MANIFEST)).or_else(|| there(path.join(MANIFEST)));
     let file = only_model(&newest, manifest.is_some(), files)?;
-    Ok(Located { place: newest, file, manifest })
+    Ok(Located { place: newest, file, manifest, version })
 }
 
 /// `NAME.onnx` (or another of [`format`]'s endings), `NAME/FILE.onnx`, and `NAME/VERSION/FILE.onnx` with the highest version; a directory must hold one model file, or a
@@ -77,8 +82,8 @@ fn is_model(path: &Path, files: &Files) -> bool {
     format::of(path).is_some() && files.is_file(path)
 }
 
-/// The subdirectory with the highest number for a name; the directory itself where there is none.
-fn newest_version(directory: &Path, files: &Files) -> io::Result<PathBuf> {
+/// The subdirectory with the highest number for a name.
+fn newest_version(directory: &Path, files: &Files) -> io::Result<Option<(u64, PathBuf)>> {
     let version = |path: &PathBuf| path.file_name().and_then(|name| name.to_str())?.parse::<u64>().ok();
     let newest = files
         .entries(directory)?
@@ -86,7 +91,7 @@ fn newest_version(directory: &Path, files: &Files) -> io::Result<PathBuf> {
         .filter(|path| files.is_dir(path))
         .filter_map(|path| Some((version(&path)?, path)))
         .max();
-    Ok(newest.map_or_else(|| directory.to_owned(), |(_, path)| path))
+    Ok(newest)
 }
 
 fn only_model(directory: &Path, described: bool, files: &Files) -> io::Result<Option<PathBuf>> {

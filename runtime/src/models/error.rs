@@ -108,6 +108,17 @@ pub enum ModelsError {
         /// The other.
         second: PathBuf,
     },
+    /// A model that came later is where no model was to be expected.
+    #[error("model `{name}` would be on {device}, which no model that there was at the start may be on")]
+    Unused {
+        /// The model.
+        name: String,
+        /// The device.
+        device: String,
+    },
+    /// There are no devices.
+    #[error("there was no model at the start, and there are no devices")]
+    NoDevices,
     /// A thread cannot be started.
     #[error("cannot start a thread for models")]
     Thread(#[source] std::io::Error),

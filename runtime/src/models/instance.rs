@@ -10,6 +10,7 @@ use prometheus::IntCounter;
 use super::batch::Former;
 use super::health::DeviceHealth;
 use super::served::{Door, Held};
+use super::versions::Outcomes;
 use crate::placement::DeviceId;
 
 /// A model that is loaded.
@@ -68,6 +69,11 @@ impl LoadedModel {
         self.instances().map(|instance| instance.bytes_held()).fold(0, u64::saturating_add)
     }
 
+    /// A call of it is over: with a result, or without one for which the caller may not be to blame.
+    pub(crate) fn note(&self, went_well: bool) {
+        self.first.note(!went_well);
+    }
+
     /// Whether one of its instances is where it can be used.
     pub(crate) fn is_able(&self) -> bool {
         self.instances().any(|instance| instance.is_usable())
@@ -102,6 +108,8 @@ pub(crate) struct ModelInstance {
     /// Calls under way, where the model has other instances.
     calls: AtomicUsize,
     pub(super) runs: IntCounter,
+    /// How calls of its version went, if that is counted.
+    pub(super) outcomes: Option<Arc<Outcomes>>,
 }
 
 /// Where an instance is, and why.
@@ -133,7 +141,8 @@ impl ModelInstance {
     ) -> Self {
         let (name, calls) = (name.to_owned(), AtomicUsize::new(0));
         let (held, steps) = (AtomicU64::new(0), Vec::new());
-        Self { name, info, instance, held, former: None, device: 0, place, steps, calls, runs }
+        let (former, outcomes) = (None, None);
+        Self { name, info, instance, held, former, device: 0, place, steps, calls, runs, outcomes }
     }
 
     /// Whether its device can be used.
@@ -164,6 +173,13 @@ impl ModelInstance {
 pub struct Picked {
     pub(super) instance: Arc<ModelInstance>,
     pub(super) held: Held,
+}
+
+impl ModelInstance {
+    /// A call of its version is over.
+    pub(super) fn note(&self, failed: bool) {
+        self.outcomes.iter().for_each(|outcomes| outcomes.note(failed));
+    }
 }
 
 impl Picked {
@@ -201,7 +217,7 @@ mod tests {
 
     /// Served and loaded, with these instances.
     fn served(instances: &[Arc<ModelInstance>]) -> ServedModel {
-        let served = ServedModel::new(0, 1, Wanted::default(), None, Instant::now());
+        let served = ServedModel::new(0, 1, Wanted::default(), (None, None), Instant::now());
         let (first, others) = instances.split_first().unwrap();
         served.put(Arc::new(LoadedModel {
             name: "m".into(),

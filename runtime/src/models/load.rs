@@ -11,6 +11,7 @@ use super::residency::Residency;
 use super::served::ServedModel;
 use super::survey::{self, OpenDevice};
 use super::threads::Threads;
+use super::versions::NamedModel;
 use super::wanted;
 use super::{LoadedDevice, Models, ModelsError, SCRIPT};
 use crate::busy::Busy;
@@ -55,18 +56,24 @@ impl Models {
             .zip(wanted)
             .enumerate()
             .map(|(number, (kind, wanted))| {
-                let later = fetched.and_then(|fetched| fetched.served(&wanted.name)?.later.clone());
-                Arc::new(ServedModel::new(number, kind, wanted, later, start))
+                let registered = fetched.and_then(|fetched| fetched.served(&wanted.name));
+                let later = registered.and_then(|registered| registered.later.clone());
+                let source = registered.map(|registered| registered.id.clone());
+                Arc::new(ServedModel::new(number, kind, wanted, (later, source), start))
             })
             .collect();
         let storage = fetched.map(|fetched| Arc::clone(fetched.storage()));
         let (residency, used) =
             Residency::start(config, counters, served, backends, devices.clone(), storage, start)?;
-        let models: BTreeMap<_, _> =
-            residency.served().iter().map(|model| (model.name.clone(), Arc::clone(model))).collect();
+        let models: BTreeMap<_, _> = residency
+            .served()
+            .iter()
+            .map(|model| (model.name.clone(), NamedModel::new(Arc::clone(model))))
+            .collect();
         let all: Vec<_> = models.values().cloned().collect();
         // One that is not loaded is not in the way of the others.
-        let able = move || all.iter().filter_map(|model| model.resident()).all(|model| model.is_able());
+        let able =
+            move || all.iter().filter_map(|model| model.stable().resident()).all(|model| model.is_able());
         let used_devices = || devices.iter().zip(&used).filter(|(_, used)| **used).map(|(device, _)| device);
         let health = used_devices().map(|(_, health)| Arc::clone(health)).collect();
         let watcher = watch.start(health, Arc::clone(busy), able).map_err(ModelsError::Thread)?;

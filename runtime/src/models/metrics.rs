@@ -1,6 +1,7 @@
 //! What is counted and shown of models by device. Names of models and backends are the operator's and bounded by `limits.models` and
 //! the configuration.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use outrigger_backend::Health;
@@ -160,21 +161,27 @@ impl Collector for DeviceCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let (mut bytes, mut memory, mut health) = (Vec::new(), Vec::new(), Vec::new());
+        // Versions of one model are together.
+        let mut held: BTreeMap<(String, String), u64> = BTreeMap::new();
         let (mut waiting, mut states) = (Vec::new(), Vec::new());
         if let Some(models) = self.models.get() {
             let count =
                 |(state, count): (ModelState, usize)| gauge(&[("state", state.as_str())], count as f64);
             waiting.push(gauge(&[], models.waiting() as f64));
             states.extend(models.states().into_iter().map(count));
-            for model in models.iter().filter_map(|model| model.resident()) {
+            for model in models.versions().iter().filter_map(|model| model.resident()) {
                 for device in model.devices() {
                     let name = device.to_string();
                     let on = model
                         .instances()
                         .filter(|one| one.place.as_ref().is_some_and(|place| place.device == *device));
-                    let held: u64 = on.map(|instance| instance.bytes_held()).fold(0, u64::saturating_add);
-                    bytes.push(gauge(&[("device", &name), ("model", &model.name)], held as f64));
+                    let bytes = on.map(|instance| instance.bytes_held()).fold(0, u64::saturating_add);
+                    let of_name = held.entry((name, model.name.clone())).or_default();
+                    *of_name = bytes.saturating_add(*of_name);
                 }
+            }
+            for ((device, model), held) in held {
+                bytes.push(gauge(&[("device", &device), ("model", &model)], held as f64));
             }
             for loaded in models.devices.iter().filter(|loaded| loaded.threads.is_some()) {
                 let status = loaded.health.status();

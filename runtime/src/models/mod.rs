@@ -28,6 +28,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod versions;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use outrigger_backend::{BackendError, BackendInfo, Run, RunId, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_store::{Manifest, ModelId};
 use tokio::sync::oneshot;
 
 use crate::busy::MAX_CALLS;
@@ -58,6 +60,8 @@ pub use residency::{Happening, ModelEvent, ModelState, ModelStatus, Timeline};
 pub use served::{Lease, ServedModel};
 use survey::OpenDevice;
 use threads::Threads;
+pub use versions::{NamedModel, NamedStatus};
+pub(crate) use versions::{Rolled, Rollouts};
 
 /// So many find the next run at hand without sleeping in between.
 const AHEAD_PER_THREAD: usize = 8;
@@ -75,7 +79,7 @@ pub(crate) const SCRIPT: u16 = 0;
 
 /// The models of a replica.
 pub struct Models {
-    models: BTreeMap<String, Arc<ServedModel>>,
+    models: BTreeMap<String, Arc<NamedModel>>,
     /// Those that models are on; an instance knows its own by its place here.
     devices: Vec<LoadedDevice>,
     /// Loads them; nothing where there are none.
@@ -150,14 +154,19 @@ impl Models {
     }
 
     /// Every model, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<ServedModel>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<NamedModel>> {
         self.models.values()
     }
 
     /// Every model with a name after that one, by name.
-    pub(crate) fn after(&self, name: &str) -> impl Iterator<Item = &Arc<ServedModel>> {
+    pub(crate) fn after(&self, name: &str) -> impl Iterator<Item = &Arc<NamedModel>> {
         use std::ops::Bound::{Excluded, Unbounded};
         self.models.range::<str, _>((Excluded(name), Unbounded)).map(|(_, model)| model)
+    }
+
+    /// Every version of every model.
+    pub fn versions(&self) -> Vec<Arc<ServedModel>> {
+        self.models.values().flat_map(|model| model.versions()).collect()
     }
 
     /// What the backends of the models say of themselves.
@@ -169,7 +178,7 @@ impl Models {
     ///
     /// # Errors
     /// `model_not_found`, naming it.
-    pub fn get(&self, name: &str) -> Result<&Arc<ServedModel>, CallError> {
+    pub fn get(&self, name: &str) -> Result<&Arc<NamedModel>, CallError> {
         self.models.get(name).ok_or_else(|| {
             let known =
                 self.models.keys().map(String::as_str).filter(|known| {
@@ -230,7 +239,10 @@ impl Models {
             return Err(invalid(format!("model `{name}` has no input `{extra}`")));
         }
         let outputs = (0..model.info.outputs.len()).collect();
-        let tensors = self.infer(picked, ordered, outputs, None, None).await?;
+        let instance = Arc::clone(&picked.instance);
+        let tensors = self.infer(picked, ordered, outputs, None, None).await;
+        instance.note(tensors.is_err());
+        let tensors = tensors?;
         Ok(model.info.outputs.iter().map(|output| output.name.clone()).zip(tensors).collect())
     }
 
@@ -246,7 +258,59 @@ impl Models {
         }
     }
 
-    /// How a model is.
+    /// A lease of a version, by what it is called, or of the stable one. Where another takes its place meanwhile, it is one of that.
+    ///
+    /// # Errors
+    /// As [`Models::lease`], and `model_not_found`.
+    pub(crate) async fn lease_version(
+        &self,
+        named: &NamedModel,
+        which: Option<&str>,
+        until: Instant,
+    ) -> Result<Lease, CallError> {
+        loop {
+            let version = named.version(which)?;
+            match self.lease(&version, until).await {
+                Err(_) if version.is_retired() => {}
+                leased => return leased,
+            }
+        }
+    }
+
+    /// One more version of a model, which is loaded as soon as somebody needs it.
+    fn add(
+        &self,
+        wanted: wanted::Wanted,
+        later: Option<Arc<Manifest>>,
+        source: Option<ModelId>,
+        kind: u16,
+    ) -> Result<Arc<ServedModel>, ModelsError> {
+        let residency = self.residency.as_ref().ok_or(ModelsError::NoDevices)?;
+        let start = residency.start_of_time();
+        Ok(residency.add(|number| ServedModel::new(number, kind, wanted, (later, source), start)))
+    }
+
+    /// Takes a version away for good, once the calls are through that have it. Not for an async task.
+    fn retire(&self, model: &ServedModel) {
+        self.residency.iter().for_each(|residency| residency.remove(model));
+    }
+
+    /// Has a version stay for a while, or not any more.
+    fn keep(&self, model: &ServedModel, kept: bool) {
+        self.residency.iter().for_each(|residency| residency.keep(model, kept));
+    }
+
+    /// Tells of something that has happened to a version, and why.
+    fn tell(&self, model: &ServedModel, event: Happening, why: String) {
+        self.residency.iter().for_each(|residency| residency.told(model, event, why.clone()));
+    }
+
+    /// How a model is, in all its versions.
+    pub fn status_of(&self, named: &NamedModel) -> Option<NamedStatus> {
+        named.status(|version| self.status(version))
+    }
+
+    /// How a version is.
     pub fn status(&self, model: &ServedModel) -> Option<ModelStatus> {
         Some(self.residency.as_ref()?.status(model))
     }
@@ -305,7 +369,7 @@ impl Models {
     pub(crate) async fn lease_named(&self, name: &str) -> Result<Lease, CallError> {
         let model = self.get(name)?;
         let patience = self.residency.as_ref().map_or(Duration::ZERO, |residency| residency.patience());
-        self.lease(model, Instant::now() + patience).await
+        self.lease_version(model, None, Instant::now() + patience).await
     }
 
     /// A model's inputs and outputs as JSON, for a script.
@@ -326,7 +390,7 @@ impl Models {
 
     /// Why calls of some model cannot succeed: its devices cannot be used.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let loaded = self.models.values().filter_map(|model| model.resident());
+        let loaded = self.models.values().filter_map(|model| model.stable().resident());
         let all: Vec<_> = loaded.filter(|model| !model.is_able()).collect();
         let (stranded, others) = all.split_first()?;
         let places = stranded.instances().filter_map(|instance| instance.place.as_ref());

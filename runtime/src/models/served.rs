@@ -1,17 +1,18 @@
 //! A model that is served, whether it is loaded or not; and the lease by which a call has it.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::ModelInfo;
-use outrigger_store::Manifest;
+use outrigger_store::{Manifest, ModelId};
 use tokio::sync::Notify;
 
 use super::gate::{Behind, Gate};
 use super::instance::{Counted, LoadedModel, Picked};
 use super::residency::{Residents, Usage};
+use super::versions::Outcomes;
 use super::wanted::Wanted;
 use crate::config::LoadTime;
 use crate::placement::DeviceId;
@@ -31,6 +32,12 @@ pub struct ServedModel {
     pub(super) wanted: Wanted,
     /// What is fetched before it can be loaded, if that is not here from the start.
     pub(super) later: Option<Arc<Manifest>>,
+    /// Which registered model it is, if it is one.
+    pub(super) source: Option<ModelId>,
+    /// How its calls went.
+    pub(super) outcomes: Arc<Outcomes>,
+    /// It is no more, and nobody gets it who has not got it yet.
+    retired: AtomicBool,
     resident: RwLock<Option<Arc<LoadedModel>>>,
     /// What it is, once it has been loaded.
     known: OnceLock<Known>,
@@ -59,7 +66,7 @@ impl ServedModel {
         number: usize,
         kind: u16,
         wanted: Wanted,
-        later: Option<Arc<Manifest>>,
+        (later, source): (Option<Arc<Manifest>>, Option<ModelId>),
         start: Instant,
     ) -> Self {
         Self {
@@ -70,6 +77,9 @@ impl ServedModel {
             number,
             wanted,
             later,
+            source,
+            outcomes: Arc::new(Outcomes::new(start)),
+            retired: AtomicBool::new(false),
             resident: RwLock::default(),
             known: OnceLock::new(),
             uses: AtomicU64::new(0),
@@ -119,6 +129,16 @@ impl ServedModel {
         let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
         Some(Lease { model, inside })
+    }
+
+    /// It is no more.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is no more: whoever needs it has to look what has taken its place.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
     }
 
     /// How it is used.

@@ -73,7 +73,7 @@ pub(super) fn all(config: &Config, fetched: Option<&Fetched>) -> Result<Vec<Want
             let place = |file: &ManifestFile| fetched.storage().place(manifest.id(), &file.path);
             Files::Awaited(manifest.files().iter().map(place).collect())
         });
-        all.push(at(config, name, model.clone(), &files)?);
+        all.push(at(config, name, model.clone(), None, &files)?);
     }
     if config.script.is_none()
         && all.is_empty()
@@ -86,7 +86,7 @@ pub(super) fn all(config: &Config, fetched: Option<&Fetched>) -> Result<Vec<Want
     Ok(all)
 }
 
-/// The model that a configuration says where to find.
+/// The model that a configuration says where to find; in a folder of this version's, if that is known beforehand.
 ///
 /// # Errors
 /// [`ModelsError`], if it cannot be said what it is.
@@ -94,10 +94,12 @@ pub(super) fn at(
     config: &Config,
     name: &str,
     said: ModelConfig,
+    version: Option<String>,
     files: &Files,
 ) -> Result<Wanted, ModelsError> {
-    let located = discover::locate(&said.path, files)
+    let mut located = discover::locate(&said.path, files)
         .map_err(|source| ModelsError::Directory { path: said.path.clone(), source })?;
+    located.version = located.version.or(version);
     one(name.to_owned(), said, located, config, files)
 }
 
@@ -117,7 +119,7 @@ fn one(
         (None, false) => located.file,
     };
     let path = file.ok_or_else(|| ModelsError::NoFile { name: name.clone(), path: located.place })?;
-    Ok(resolve(name, path, said, manifest, &config.placement))
+    Ok(resolve(name, path, said, manifest, located.version, &config.placement))
 }
 
 fn read(name: &str, path: &Path, backends: &BackendsConfig, files: &Files) -> Result<Manifest, ModelsError> {
@@ -136,6 +138,7 @@ fn resolve(
     path: PathBuf,
     said: ModelConfig,
     mut manifest: Option<Manifest>,
+    folder: Option<String>,
     placement: &PlacementConfig,
 ) -> Wanted {
     let own = manifest.as_mut().map(|manifest| std::mem::take(&mut manifest.settings)).unwrap_or_default();
@@ -147,6 +150,7 @@ fn resolve(
         version: said
             .version
             .or_else(|| manifest.as_mut().and_then(|manifest| manifest.version.take()))
+            .or(folder)
             .unwrap_or(defaults.version),
         format: manifest.as_mut().and_then(|manifest| manifest.format.take()).or(format),
         path,
@@ -203,7 +207,7 @@ mod tests {
         let mut manifest = Some(Manifest::default());
         manifest.iter_mut().for_each(|manifest| manifest.settings.settings.clone_from(&own));
         let placement = PlacementConfig::default();
-        let wanted = resolve("m".into(), "m.onnx".into(), said, manifest, &placement);
+        let wanted = resolve("m".into(), "m.onnx".into(), said, manifest, None, &placement);
         assert_eq!(wanted.options().settings, pairs(&[("a", "1"), ("b", "operator"), ("c", "3")]));
     }
 }

@@ -92,7 +92,7 @@ impl Questions {
         }
         self.bytes += bytes;
         let models = Arc::clone(&self.models);
-        let there = self.models.get(&model).ok().and_then(|model| model.lease());
+        let there = self.models.get(&model).ok().and_then(|model| model.stable().lease());
         let there = there.map(|lease| (lease.pick(), lease));
         let device = there.as_ref().and_then(|(picked, _)| picked.header());
         self.runs.spawn(async move {

@@ -19,6 +19,11 @@ use crate::scheduler;
 /// The shortest time after which it is worth while to ask again for a model that is being loaded.
 const SOON: Duration = Duration::from_secs(1);
 
+fn retired(model: &ServedModel) -> CallError {
+    let text = format!("version {} of model `{}` is not served any more", model.version, model.name);
+    CallError::new(ErrorCode::ModelNotFound, text)
+}
+
 impl Residency {
     /// A lease of a model, which is loaded if it is not; who comes meanwhile waits for the same load.
     ///
@@ -44,6 +49,9 @@ impl Residency {
             if self.stopping.load(Ordering::Acquire) {
                 return Err(scheduler::draining());
             }
+            if model.is_retired() {
+                return Err(retired(model));
+            }
             if self.want(model)? {
                 continue;
             }
@@ -64,6 +72,10 @@ impl Residency {
     fn want(self: &Arc<Self>, model: &ServedModel) -> Result<bool, CallError> {
         let want = {
             let mut core = self.residents.lock();
+            // Under the lock: its number may be another's from then on.
+            if model.is_retired() {
+                return Err(retired(model));
+            }
             let before = core.phase(model.number);
             let want = core.want(model.number, self.now());
             match before {
@@ -179,6 +191,6 @@ impl Residency {
         self.stopping.store(true, Ordering::Release);
         self.fetches.iter().for_each(Fetches::break_off);
         self.residents.has_changed();
-        self.served.iter().for_each(|model: &Arc<ServedModel>| model.changed.notify_waiters());
+        self.served().iter().for_each(|model: &Arc<ServedModel>| model.changed.notify_waiters());
     }
 }

@@ -69,6 +69,10 @@ pub(super) struct Model {
     /// Bytes that are to be fetched before it can be loaded; nothing if its files are here.
     pub(super) away: Option<u64>,
     pub(super) pinned: bool,
+    /// How many need it to stay for a while.
+    pub(super) kept: usize,
+    /// There is no such model any more; its number is free.
+    vacant: bool,
     /// What it holds, or has reserved.
     pub(super) charges: Charges,
     /// What it will reserve as soon as others have left for it; the earlier claim has the lower number.
@@ -114,12 +118,15 @@ pub(in crate::models) struct Core {
     pub(super) clock: Duration,
 }
 
-impl Core {
-    pub(in crate::models) fn new(options: Options, accounts: Vec<Account>, models: usize) -> Self {
-        let model = || Model {
+impl Model {
+    /// One of which nothing is known.
+    fn new() -> Self {
+        Self {
             phase: ModelState::OnDisk,
             away: None,
             pinned: false,
+            kept: 0,
+            vacant: false,
             charges: Charges::new(),
             claim: None,
             measured: Charges::new(),
@@ -132,11 +139,21 @@ impl Core {
             evicted: None,
             failures: 0,
             failure: None,
-        };
+        }
+    }
+
+    /// Whether it never has to leave for others.
+    pub(super) fn stays(&self) -> bool {
+        self.pinned || self.kept > 0
+    }
+}
+
+impl Core {
+    pub(in crate::models) fn new(options: Options, accounts: Vec<Account>, models: usize) -> Self {
         Self {
             options,
             accounts: Accounts::new(&accounts),
-            models: std::iter::repeat_with(model).take(models).collect(),
+            models: std::iter::repeat_with(Model::new).take(models).collect(),
             queue: VecDeque::new(),
             under_way: Vec::new(),
             cost: LoadCost::default(),
@@ -144,6 +161,27 @@ impl Core {
             window: Window::default(),
             claims: 0,
             clock: Duration::ZERO,
+        }
+    }
+
+    /// One more model. Its number is that of one that is no more, if there is one, or else the next.
+    pub(in crate::models) fn add(&mut self) -> usize {
+        if let Some(free) = self.models.iter().position(|this| this.vacant) {
+            self.models[free] = Model::new();
+            return free;
+        }
+        self.models.push(Model::new());
+        self.models.len() - 1
+    }
+
+    /// A model is no more; says whether that can be, which it cannot while it is on its way or loaded.
+    pub(in crate::models) fn remove(&mut self, model: usize) -> bool {
+        match self.models.get_mut(model) {
+            Some(this) if this.phase.is_at_rest() => {
+                this.vacant = true;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -384,7 +422,14 @@ impl Core {
         }
     }
 
-    /// Whether a model never has to leave for others.
+    /// Somebody needs a model to stay for a while, or does not any more.
+    pub(in crate::models) fn keep(&mut self, model: usize, kept: bool) {
+        if let Some(this) = self.models.get_mut(model) {
+            this.kept = if kept { this.kept + 1 } else { this.kept.saturating_sub(1) };
+        }
+    }
+
+    /// Whether somebody has said that a model never has to leave for others.
     pub(in crate::models) fn is_pinned(&self, model: usize) -> bool {
         self.models.get(model).is_some_and(|this| this.pinned)
     }

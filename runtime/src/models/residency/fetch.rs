@@ -63,15 +63,15 @@ impl Residency {
     }
 
     async fn fetch(self: Arc<Self>, number: usize) {
-        let (Some(fetches), Some(model)) = (&self.fetches, self.served.get(number)) else { return };
+        let (Some(fetches), Some(model)) = (&self.fetches, self.at(number)) else { return };
         let Some(manifest) = model.later.clone() else { return };
         let brought = tokio::select! {
             brought = fetches.bring(manifest) => brought,
             () = fetches.stop.cancelled() => return,
         };
         match brought {
-            Ok(brought) => self.fetched(model, &brought),
-            Err(error) => self.end(model, Err(Failure::Fetching(error))),
+            Ok(brought) => self.fetched(&model, &brought),
+            Err(error) => self.end(&model, Err(Failure::Fetching(error))),
         }
     }
 

@@ -61,6 +61,16 @@ pub enum Happening {
     Pinned,
     /// It may make way again.
     Unpinned,
+    /// A version takes the place of another: calls have it from now on.
+    Switched,
+    /// Calls have the one before it again: it did worse.
+    Returned,
+    /// It did no worse than the one before it, and stays.
+    Confirmed,
+    /// It cannot take the place of another.
+    Refused,
+    /// It is not served any more.
+    Retired,
     /// Models are loaded again and again that have just made way.
     Thrashing,
 }
@@ -164,6 +174,14 @@ impl History {
         let past = self.lock();
         let kept = past.events.iter().filter(|event| event.number > number).cloned().collect();
         (kept, self.live.subscribe())
+    }
+
+    /// There is one more model by that number, of which nothing has happened yet.
+    pub(super) fn begin(&self, model: usize) {
+        let mut past = self.lock();
+        let models = past.clocks.len().max(model + 1);
+        past.clocks.resize_with(models, || None);
+        past.clocks[model] = None;
     }
 
     /// A load of a model has been asked for.

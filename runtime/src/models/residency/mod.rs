@@ -28,8 +28,8 @@ mod victims;
 mod work;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,10 +59,13 @@ pub use state::ModelState;
 /// The models of a replica, where they may be, and the threads that load them.
 pub(in crate::models) struct Residency {
     residents: Arc<Residents>,
-    served: Vec<Arc<ServedModel>>,
+    /// By their numbers. Changed under the lock of `residents` too, so that who has that sees the models that the core knows.
+    served: RwLock<Served>,
     backends: Vec<Surveyed>,
     devices: Vec<(OpenDevice, Arc<DeviceHealth>)>,
     lanes: Lanes,
+    /// Of each device, whether there is what runs models on it.
+    used: Vec<bool>,
     config: Config,
     counters: Counters,
     history: History,
@@ -76,6 +79,9 @@ pub(in crate::models) struct Residency {
     /// Where files come from that are not here; nothing where all are.
     fetches: Option<Fetches>,
 }
+
+/// Models by their numbers. One that is no more is there until its number is another's.
+type Served = Arc<Vec<Arc<ServedModel>>>;
 
 impl Residency {
     /// Loads what is to be there from the start, and starts the threads that load the rest. Says of each device whether models may be on it.
@@ -147,7 +153,8 @@ impl Residency {
             residents: Arc::new(Residents::new(core)),
             history: History::new(served.len(), said.events),
             lanes,
-            served,
+            served: RwLock::new(Arc::new(served)),
+            used: used.clone(),
             backends,
             devices,
             config: config.clone(),
@@ -167,8 +174,62 @@ impl Residency {
     }
 
     /// Every model, in the order of their numbers.
-    pub(in crate::models) fn served(&self) -> &[Arc<ServedModel>] {
-        &self.served
+    pub(in crate::models) fn served(&self) -> Served {
+        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn at(&self, number: usize) -> Option<Arc<ServedModel>> {
+        self.served().get(number).cloned()
+    }
+
+    /// One more model, made with its number. It is loaded as soon as somebody needs it.
+    pub(in crate::models) fn add(&self, model: impl FnOnce(usize) -> ServedModel) -> Arc<ServedModel> {
+        let mut core = self.residents.lock();
+        let number = core.add();
+        let model = Arc::new(model(number));
+        model.later.iter().for_each(|manifest| core.is_away(number, manifest.size()));
+        core.pin(number, model.load == LoadTime::Pinned);
+        self.history.begin(number);
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        let all = Arc::make_mut(&mut served);
+        match all.get_mut(number) {
+            Some(former) => *former = Arc::clone(&model),
+            None => all.push(Arc::clone(&model)),
+        }
+        model
+    }
+
+    /// Takes a model away for good, once the calls are through that have it. Not for an async task.
+    pub(in crate::models) fn remove(&self, model: &ServedModel) {
+        model.retire();
+        loop {
+            self.unload(model);
+            let mut core = self.residents.lock();
+            // It may have been wanted before it was taken away.
+            if core.remove(model.number) {
+                break;
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+        }
+        model.changed.notify_waiters();
+    }
+
+    /// Has a model stay for a while, or not any more.
+    pub(in crate::models) fn keep(&self, model: &ServedModel, kept: bool) {
+        self.residents.lock().keep(model.number, kept);
+        self.residents.has_changed();
+    }
+
+    /// The beginning of its time.
+    pub(in crate::models) fn start_of_time(&self) -> Instant {
+        self.start
+    }
+
+    /// Tells of something that has happened to a model, and why.
+    pub(in crate::models) fn told(&self, model: &ServedModel, event: Happening, why: String) {
+        drop(self.tell(model, event).with(|event| event.reason = Some(why)));
     }
 
     /// How many calls device threads take at once.
@@ -191,6 +252,13 @@ impl Residency {
             let at =
                 self.devices.iter().position(|(open, _)| place.is_some_and(|place| place.device == open.id));
             instance.device = at.unwrap_or(usize::MAX);
+            instance.outcomes = Some(Arc::clone(&model.outcomes));
+            if let (Some(at), Some(place)) = (at, place)
+                && !self.used.get(at).is_some_and(|used| *used)
+            {
+                let (name, device) = (model.name.clone(), place.device.to_string());
+                return Err(ModelsError::Unused { name, device });
+            }
             if let Some(former) = &mut instance.former {
                 former.let_wait(self.lanes.slots + self.lanes.ahead + threads::WAITING);
             }

@@ -46,7 +46,7 @@ impl Residency {
         let mut core = self.residents.lock();
         loop {
             // All that follows goes by one look: calls come and go meanwhile.
-            let seen: Vec<_> = self.served.iter().map(|model| model.usage()).collect();
+            let seen: Vec<_> = self.served().iter().map(|model| model.usage()).collect();
             let usage = |number: usize| seen.get(number).copied().unwrap_or_default();
             let mut plan = self.plan(estimates, &core.held(Some(number)));
             if !plan.unplaced.is_empty() {
@@ -102,7 +102,7 @@ impl Residency {
         let until = Instant::now() + self.config.residency.room_wait;
         let mut core = self.residents.lock();
         loop {
-            let seen: Vec<_> = self.served.iter().map(|model| model.usage()).collect();
+            let seen: Vec<_> = self.served().iter().map(|model| model.usage()).collect();
             let usage = |number: usize| seen.get(number).copied().unwrap_or_default();
             match core.victims(model.number, measured, &usage, self.now()) {
                 Some(victims) if victims.is_empty() => return Ok(core),
@@ -147,7 +147,7 @@ impl Residency {
         for_whom: &ServedModel,
     ) -> MutexGuard<'a, Core> {
         let mut leaving = Vec::new();
-        for victim in victims.iter().filter_map(|number| self.served.get(*number)) {
+        for victim in victims.iter().filter_map(|number| self.at(*number)) {
             if let Some(resident) = victim.take_if_idle() {
                 core.leaving(victim.number, self.now());
                 leaving.push((victim, resident));
@@ -161,7 +161,7 @@ impl Residency {
             let_go(resident);
             tracing::debug!(model = %victim.name, bytes, place = %for_whom.name, "model makes way");
             self.counters.models.evicted();
-            drop(self.tell(victim, Happening::Evicted).with(|event| {
+            drop(self.tell(&victim, Happening::Evicted).with(|event| {
                 event.bytes = Some(bytes);
                 event.reason = Some(format!("makes way for model `{}`", for_whom.name));
             }));
@@ -170,7 +170,7 @@ impl Residency {
         let mut core = self.residents.lock();
         for victim in left {
             core.left(victim.number, Left::Evicted, self.now());
-            self.note_queued(&core, victim);
+            self.note_queued(&core, &victim);
             victim.changed.notify_waiters();
         }
         self.residents.announce();

@@ -98,7 +98,7 @@ impl Residency {
     pub(in crate::models) fn states(&self) -> Vec<(ModelState, usize)> {
         let core = self.residents.lock();
         let mut states: Vec<_> = ModelState::ALL.into_iter().map(|state| (state, 0)).collect();
-        for model in &self.served {
+        for model in self.served().iter().filter(|model| !model.is_retired()) {
             let state = core.phase(model.number);
             states.iter_mut().filter(|(known, _)| *known == state).for_each(|(_, count)| *count += 1);
         }

@@ -33,7 +33,7 @@ impl Core {
             match this.phase {
                 ModelState::Draining => true,
                 ModelState::Loading | ModelState::Warming => !this.charges.is_empty() || this.claim.is_some(),
-                ModelState::Ready => !this.pinned && !this.charges.is_empty() && !usage(model).idle,
+                ModelState::Ready => !this.stays() && !this.charges.is_empty() && !usage(model).idle,
                 ModelState::Registered
                 | ModelState::Fetching
                 | ModelState::OnDisk
@@ -151,5 +151,5 @@ impl Core {
 
 /// Whether a model may leave while no call has it.
 fn may_leave(this: &Model) -> bool {
-    this.phase == ModelState::Ready && !this.pinned
+    this.phase == ModelState::Ready && !this.stays()
 }

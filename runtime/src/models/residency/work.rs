@@ -32,22 +32,22 @@ impl Residency {
     fn load_what_is_wanted(&self) {
         while let Some(model) = self.next() {
             self.history.over(model.number, Step::Queued);
-            drop(self.tell(model, Happening::Loading));
+            drop(self.tell(&model, Happening::Loading));
             // A panic is a bug of ours. It costs the load, not the thread.
-            let loaded = catch_unwind(AssertUnwindSafe(|| self.load(model)));
+            let loaded = catch_unwind(AssertUnwindSafe(|| self.load(&model)));
             let loaded = loaded.unwrap_or(Err(Failure::Broken));
-            self.end(model, loaded);
+            self.end(&model, loaded);
         }
     }
 
     /// The model that is to be loaded next; nothing at the end.
-    fn next(&self) -> Option<&Arc<ServedModel>> {
+    fn next(&self) -> Option<Arc<ServedModel>> {
         let mut core = self.residents.lock();
         loop {
             if self.stopping.load(Ordering::Acquire) {
                 return None;
             }
-            let next = core.next(self.now()).and_then(|number| self.served.get(number));
+            let next = core.next(self.now()).and_then(|number| self.at(number));
             if next.is_some() {
                 return next;
             }
@@ -84,9 +84,10 @@ impl Residency {
         self.history.over(model.number, Step::Room);
 
         let number = model.number;
-        let usage = |number: usize| self.served.get(number).map(|model| model.usage()).unwrap_or_default();
+        let served = self.served();
+        let usage = |number: usize| served.get(number).map(|model| model.usage()).unwrap_or_default();
         let staying = self.residents.lock().held_at_least(Some(number), &usage);
-        let residents = self.served.iter().filter(|model| model.resident().is_some()).count();
+        let residents = served.iter().filter(|model| model.resident().is_some()).count();
         let held = || self.residents.lock().held(Some(number));
         let models = u32::try_from(residents).unwrap_or(u32::MAX);
         let others = Others { held: &held, staying, is_start: false, models };

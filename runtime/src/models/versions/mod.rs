@@ -1,0 +1,10 @@
+//! Models by their names: the versions that each has, what those are called, and how one takes the place of another.
+
+mod named;
+mod outcomes;
+mod rollout;
+mod verdict;
+
+pub use named::{NamedModel, NamedStatus};
+pub(super) use outcomes::Outcomes;
+pub(crate) use rollout::{Rolled, Rollouts};

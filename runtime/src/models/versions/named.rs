@@ -1,0 +1,198 @@
+//! A model by its name. Calls ask for a version by its own name or by what it is called; who says nothing gets the one that is `stable`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_store::Label;
+use serde::Serialize;
+use tokio::sync::Mutex as Turn;
+use tokio_util::sync::CancellationToken;
+
+use crate::models::residency::ModelStatus;
+use crate::models::served::ServedModel;
+
+/// What the version is called that calls get which say nothing.
+pub(super) const STABLE: &str = "stable";
+
+/// A model, in one or more versions.
+pub struct NamedModel {
+    /// Its name.
+    pub name: String,
+    /// Its number among what calls can be for.
+    pub(crate) kind: u16,
+    versions: RwLock<Versions>,
+    /// Had by who changes which versions there are.
+    pub(super) turn: Arc<Turn<()>>,
+    /// How far that is.
+    rollout: Mutex<Option<Rollout>>,
+}
+
+struct Versions {
+    stable: Arc<ServedModel>,
+    /// What else versions are called.
+    labels: BTreeMap<Label, Arc<ServedModel>>,
+    /// All of them, those too that are called nothing.
+    all: Vec<Arc<ServedModel>>,
+}
+
+/// A version that takes the place of another.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Rollout {
+    /// What it is to be called.
+    pub(super) label: String,
+    /// The version.
+    pub(super) to: String,
+    /// The one before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<String>,
+    pub(super) stage: Stage,
+    /// Ends the watch.
+    #[serde(skip)]
+    pub(super) overtaken: CancellationToken,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Stage {
+    /// It is fetched, loaded and tried; calls have the one before it.
+    Loading,
+    /// Calls have it; the one before it is there still, in case that it does worse.
+    Watching,
+}
+
+/// How a model is, in all its versions.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamedStatus {
+    /// The stable version.
+    #[serde(flatten)]
+    pub(crate) stable: ModelStatus,
+    /// What versions are called.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The versions that are not the stable one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<ModelStatus>,
+    /// What goes on with them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rollout: Option<Rollout>,
+}
+
+impl NamedModel {
+    /// One that has one version.
+    pub(in crate::models) fn new(stable: Arc<ServedModel>) -> Arc<Self> {
+        let (name, kind, all) = (stable.name.clone(), stable.kind, vec![Arc::clone(&stable)]);
+        let versions = RwLock::new(Versions { stable, labels: BTreeMap::new(), all });
+        Arc::new(Self { name, kind, versions, turn: Arc::default(), rollout: Mutex::default() })
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Versions) -> T) -> T {
+        look(&self.versions.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Versions) -> T) -> T {
+        change(&mut self.versions.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The version that calls get which say nothing.
+    pub fn stable(&self) -> Arc<ServedModel> {
+        self.read(|versions| Arc::clone(&versions.stable))
+    }
+
+    /// The version that is asked for, by its own name or by what it is called; by nothing, the stable one.
+    ///
+    /// # Errors
+    /// `model_not_found`.
+    pub fn version(&self, which: Option<&str>) -> Result<Arc<ServedModel>, CallError> {
+        let Some(which) = which else { return Ok(self.stable()) };
+        self.find(which).ok_or_else(|| {
+            let versions = self.versions().iter().map(|one| one.version.clone()).collect::<Vec<_>>();
+            let text = format!(
+                "this version of model `{}` is not served here; there is {}",
+                self.name,
+                versions.join(", ")
+            );
+            CallError::new(ErrorCode::ModelNotFound, text)
+        })
+    }
+
+    pub(super) fn find(&self, which: &str) -> Option<Arc<ServedModel>> {
+        self.read(|versions| {
+            let own = versions.all.iter().find(|version| version.version == which);
+            let called = || versions.labels.iter().find(|(label, _)| label.as_str() == which);
+            let stable = || (which == STABLE).then_some(&versions.stable);
+            own.or_else(stable).or_else(|| called().map(|(_, version)| version)).cloned()
+        })
+    }
+
+    /// How it is, if it is known how its versions are.
+    pub(in crate::models) fn status(
+        &self,
+        of: impl Fn(&ServedModel) -> Option<ModelStatus>,
+    ) -> Option<NamedStatus> {
+        let stable = self.stable();
+        let others = self.versions().into_iter().filter(|version| !Arc::ptr_eq(version, &stable));
+        Some(NamedStatus {
+            labels: self.labels(),
+            others: others.filter_map(|version| of(&version)).collect(),
+            rollout: self.rollout(),
+            stable: of(&stable)?,
+        })
+    }
+
+    /// All versions, those too that are on their way or leave.
+    pub fn versions(&self) -> Vec<Arc<ServedModel>> {
+        self.read(|versions| versions.all.clone())
+    }
+
+    /// What versions are called.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.read(|versions| {
+            let others = versions.labels.iter();
+            let others = others.map(|(label, version)| (label.to_string(), version.version.clone()));
+            others.chain([(STABLE.to_owned(), versions.stable.version.clone())]).collect()
+        })
+    }
+
+    /// One more version, which is called nothing yet.
+    pub(super) fn add(&self, version: &Arc<ServedModel>) {
+        self.change(|versions| versions.all.push(Arc::clone(version)));
+    }
+
+    /// Has a version be called so, at once for whoever asks from now on. Gives the one that was.
+    pub(super) fn call(&self, label: &Label, version: &Arc<ServedModel>) -> Option<Arc<ServedModel>> {
+        self.change(|versions| {
+            let version = Arc::clone(version);
+            if label.as_str() == STABLE {
+                Some(std::mem::replace(&mut versions.stable, version))
+            } else {
+                versions.labels.insert(label.clone(), version)
+            }
+        })
+    }
+
+    /// Has no version be called so any more; not for `stable`. Says whether one was.
+    pub(super) fn call_nothing(&self, label: &Label) -> bool {
+        self.change(|versions| versions.labels.remove(label).is_some())
+    }
+
+    /// Takes away the versions that are called nothing: nobody gets them any more.
+    pub(super) fn take_unnamed(&self) -> Vec<Arc<ServedModel>> {
+        self.change(|versions| {
+            let named: Vec<_> = versions.labels.values().chain([&versions.stable]).cloned().collect();
+            let is_named = |version: &Arc<ServedModel>| named.iter().any(|one| Arc::ptr_eq(one, version));
+            let (stay, go) = std::mem::take(&mut versions.all).into_iter().partition(is_named);
+            versions.all = stay;
+            go
+        })
+    }
+
+    /// What goes on with its versions.
+    pub(super) fn rollout(&self) -> Option<Rollout> {
+        self.rollout.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_rollout(&self, rollout: Option<Rollout>) {
+        *self.rollout.lock().unwrap_or_else(PoisonError::into_inner) = rollout;
+    }
+}
