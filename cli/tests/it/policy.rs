@@ -140,12 +140,14 @@ async fn every_route_asks_who_calls_and_what_they_may() {
             _ => &admin,
         };
         let methods = match *operation {
+            _ if path.contains("/labels/") => vec![Method::PUT, Method::DELETE],
             "score" | "infer" | "model_control" => vec![Method::POST],
             _ => vec![Method::GET, Method::HEAD],
         };
         for method in methods {
             let ask = async |model: &str, key: Option<String>| {
-                let path = path.replace("{model}", model).replace("{version}", "1");
+                let path =
+                    path.replace("{model}", model).replace("{version}", "1").replace("{label}", "blue");
                 let request = client().request(method.clone(), format!("{base}{path}"));
                 let request = key.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
                 let response = request.send().await.unwrap();

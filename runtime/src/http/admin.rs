@@ -12,15 +12,15 @@ use outrigger_protocol::aml;
 use outrigger_protocol::operation::Operation;
 use serde::Serialize;
 
-use super::models;
 use super::routes::{Route, Routes};
+use super::{labels, models};
 use crate::models::NamedStatus;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
 
 /// All routes of the listener.
 pub(super) fn routes() -> Routes {
-    models::routes(Routes::new("admin").at("/status", Operation::Status, get(status)))
+    labels::routes(models::routes(Routes::new("admin").at("/status", Operation::Status, get(status))))
 }
 
 /// The listener.

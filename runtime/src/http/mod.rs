@@ -4,6 +4,7 @@ mod admin;
 mod body;
 mod cors;
 mod keda;
+mod labels;
 mod models;
 mod observe;
 mod orca;

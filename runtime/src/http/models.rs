@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::stream;
@@ -17,7 +17,6 @@ use outrigger_auth::Grant;
 use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
-use outrigger_store::Label;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -26,7 +25,7 @@ use super::routes::Routes;
 use super::watch::{self, KEEP_ALIVE};
 use super::wish::Wish;
 use crate::busy::Place;
-use crate::models::{ModelEvent, Models, NamedModel, NamedStatus, Rolled};
+use crate::models::{ModelEvent, Models, NamedModel, NamedStatus};
 use crate::replica::Replica;
 
 /// Models on a page of which the size is not said...
@@ -43,13 +42,12 @@ pub(super) fn routes(routes: Routes) -> Routes {
         .at("/models/{model}/unload", Operation::ModelControl, post(unload))
         .at("/models/{model}/pin", Operation::ModelControl, post(pin))
         .at("/models/{model}/unpin", Operation::ModelControl, post(unpin))
-        .at("/models/{model}/labels/{label}", Operation::ModelControl, put(label).delete(unlabel))
         .at("/events", Operation::Status, get(events))
 }
 
-type Granted = Extension<Arc<Grant>>;
+pub(super) type Granted = Extension<Arc<Grant>>;
 
-fn refused(error: &CallError) -> Response {
+pub(super) fn refused(error: &CallError) -> Response {
     aml::encode_error(error).map(Body::from)
 }
 
@@ -95,7 +93,7 @@ async fn list(
 }
 
 /// A model that the caller may ask of.
-fn find<'a>(
+pub(super) fn find<'a>(
     replica: &'a Replica,
     grant: &Grant,
     name: &str,
@@ -104,7 +102,7 @@ fn find<'a>(
     Ok((&serving.models, serving.model(grant, name)?))
 }
 
-fn shown(models: &Models, model: &NamedModel) -> Response {
+pub(super) fn shown(models: &Models, model: &NamedModel) -> Response {
     models
         .status_of(model)
         .map_or_else(|| StatusCode::NOT_FOUND.into_response(), |status| Json(status).into_response())
@@ -160,57 +158,6 @@ fn pinned(replica: &Replica, grant: &Grant, name: &str, pinned: bool) -> Respons
         }
         Err(error) => refused(&error),
     }
-}
-
-/// Which version is to be called so.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Labelled {
-    /// Its number, `latest`, or what it is called, here or in the registry.
-    version: String,
-}
-
-/// Answers once the version is called so; who is not that patient hears that it is on its way.
-async fn label(
-    State(replica): State<Arc<Replica>>,
-    Extension(grant): Granted,
-    Path((name, label)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Result<Json<Labelled>, JsonRejection>,
-) -> Response {
-    let labelled = async {
-        let bad = |text: String| CallError::new(ErrorCode::BadRequest, text);
-        let Json(Labelled { version }) =
-            body.map_err(|error| bad(format!("the body is {{\"version\": \"3\"}}: {}", error.body_text())))?;
-        let label = label.parse::<Label>().map_err(|error| bad(error.to_string()))?;
-        let (models, model) = find(&replica, &grant, &name)?;
-        let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
-        let rollouts = &replica.serving(&grant)?.rollouts;
-        let rolled = rollouts.label(model, label, &version, patience.into_std()).await?;
-        let mut response = shown(models, model);
-        if rolled == Rolled::UnderWay {
-            *response.status_mut() = StatusCode::ACCEPTED;
-        }
-        Ok::<_, CallError>(response)
-    };
-    labelled.await.unwrap_or_else(|error| refused(&error))
-}
-
-async fn unlabel(
-    State(replica): State<Arc<Replica>>,
-    Extension(grant): Granted,
-    Path((name, label)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Response {
-    let unlabelled = async {
-        let label = label.parse::<Label>();
-        let label = label.map_err(|error| CallError::new(ErrorCode::BadRequest, error.to_string()))?;
-        let (models, model) = find(&replica, &grant, &name)?;
-        let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
-        replica.serving(&grant)?.rollouts.unlabel(model, &label, patience.into_std()).await?;
-        Ok::<_, CallError>(shown(models, model))
-    };
-    unlabelled.await.unwrap_or_else(|error| refused(&error))
 }
 
 /// What events are asked for by.
