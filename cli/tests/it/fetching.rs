@@ -79,7 +79,7 @@ async fn a_model_is_fetched_with_the_first_call_that_needs_it() {
 async fn what_a_model_says_of_itself_is_here_before_its_files_are() {
     let Some(stored) = Stored::azure() else { return };
     stored.write("sum/weights.onnx", onnx::add(3));
-    stored.write("sum/ask.json", call().to_string());
+    stored.write("sum/ask.json", call());
     let says = "file = 'weights.onnx'\nmax_batch = 4\n[[samples]]\nrequest = 'ask.json'\n";
     stored.write("sum/model.toml", says);
     stored.done(&["push", "sum"]);

@@ -35,6 +35,10 @@ fn fits(held: &[u64], charges: &Charges) -> bool {
 #[derive(Clone, Debug)]
 enum Step {
     Want(usize),
+    /// A fetch ends, well or not.
+    Fetched(usize, bool),
+    /// A model is taken away, and another has its number.
+    Replace(usize),
     Next,
     /// A load asks for its memory.
     Begin(usize),
@@ -56,6 +60,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let model = || 0..MODELS;
     let step = prop_oneof![
         4 => model().prop_map(Step::Want),
+        2 => (model(), prop::bool::weighted(0.8)).prop_map(|(model, well)| Step::Fetched(model, well)),
+        1 => model().prop_map(Step::Replace),
         3 => Just(Step::Next),
         4 => model().prop_map(Step::Begin),
         3 => (model(), prop::bool::weighted(0.8)).prop_map(|(model, well)| Step::End(model, well)),
@@ -64,7 +70,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (model(), prop::bool::weighted(0.3)).prop_map(|(model, pinned)| Step::Pin(model, pinned)),
         3 => (model(), any::<bool>()).prop_map(|(model, stays)| Step::Use(model, stays)),
         1 => (0u64..3000).prop_map(Step::Wait),
-        1 => (0..MODELS + 2, 0u8..8).prop_map(|(model, what)| Step::Nonsense(model, what)),
+        1 => (0..MODELS + 2, 0u8..9).prop_map(|(model, what)| Step::Nonsense(model, what)),
     ];
     prop::collection::vec(step, 1..200)
 }
@@ -86,13 +92,19 @@ struct World {
     /// Those that have asked others to leave.
     claims: BTreeSet<usize>,
     wanted: BTreeSet<usize>,
+    /// Those whose files are not here.
+    away: BTreeSet<usize>,
     now: Duration,
 }
 
 impl World {
     fn new(charges: Vec<Charges>) -> Self {
+        let mut core = Core::new(OPTIONS, devices(), MODELS);
+        let away: BTreeSet<_> = (0..MODELS).step_by(3).collect();
+        away.iter().for_each(|model| core.is_away(*model, 5));
         Self {
-            core: Core::new(OPTIONS, devices(), MODELS),
+            core,
+            away,
             charges,
             usage: vec![IDLE; MODELS],
             queue: VecDeque::new(),
@@ -108,6 +120,10 @@ impl World {
         let now = self.now;
         match step {
             Step::Want(model) => self.want(model),
+            Step::Fetched(model, well) if self.core.phase(model) == ModelState::Fetching => {
+                self.fetched(model, well);
+            }
+            Step::Replace(model) => self.replace(model),
             Step::Next => self.next(),
             Step::Begin(model) if self.starting.contains(&model) => drop(self.begin(model)),
             Step::End(model, well) if self.reserved.contains(&model) => self.end(model, well),
@@ -135,14 +151,39 @@ impl World {
             Want::Ready => assert_eq!(before, ModelState::Ready),
             Want::Failed { .. } => assert_eq!((before, after), (ModelState::Failed, ModelState::Failed)),
             Want::Loading { .. } => {
-                let joins = matches!(before, ModelState::Queued | ModelState::Loading | ModelState::Warming);
+                let joins = before.is_under_way();
                 let leaves = before == ModelState::Draining;
-                assert_eq!(after, if joins || leaves { before } else { ModelState::Queued });
-                if !joins && !self.queue.contains(&model) {
+                let away = self.away.contains(&model);
+                let first = if away { ModelState::Fetching } else { ModelState::Queued };
+                assert_eq!(after, if joins || leaves { before } else { first });
+                if !joins && !away && !self.queue.contains(&model) {
                     self.queue.push_back(model);
                 }
                 self.wanted.insert(model);
             }
+        }
+    }
+
+    fn fetched(&mut self, model: usize, well: bool) {
+        if well {
+            self.core.fetched(model, self.now);
+            assert_eq!(self.core.phase(model), ModelState::Queued);
+            self.away.remove(&model);
+            self.queue.push_back(model);
+        } else {
+            self.core.failed(model, "it is not there".into(), self.now);
+            assert_eq!(self.core.phase(model), ModelState::Failed);
+        }
+    }
+
+    fn replace(&mut self, model: usize) {
+        let at_rest = self.core.phase(model).is_at_rest();
+        assert_eq!(self.core.remove(model), at_rest, "not while anything is done about it");
+        if at_rest {
+            assert_eq!((self.core.add(), self.core.phase(model)), (model, ModelState::OnDisk));
+            assert!(!self.core.is_pinned(model));
+            self.away.remove(&model);
+            self.wanted.remove(&model);
         }
     }
 
@@ -226,12 +267,13 @@ impl World {
         let under_way = is(&[ModelState::Loading, ModelState::Warming]);
         match what {
             0 if !under_way => drop(self.core.loaded(model, vec![(0, 1), (9, 1)], self.now)),
-            1 if !under_way && phase != ModelState::Queued => self.core.failed(model, "no".into(), self.now),
+            1 if !phase.is_under_way() => self.core.failed(model, "no".into(), self.now),
             2 if phase != ModelState::Draining => self.core.left(model, Left::Asked, self.now),
             3 if phase != ModelState::Ready => self.core.leaving(model, self.now),
             4 if phase != ModelState::Loading => self.core.warming(model),
             5 if phase != ModelState::Loading => assert!(!self.core.reserve(model, vec![(0, 1), (9, 1)])),
-            6 => drop(self.core.eta(model, self.now)),
+            6 if phase != ModelState::Fetching => self.core.fetched(model, self.now),
+            7 => drop(self.core.eta(model, self.now)),
             _ => self.core.expect_bytes(model, 7),
         }
         assert_eq!((self.core.phase(model), self.core.held(None)), (phase, held));
@@ -271,6 +313,7 @@ impl World {
         for _ in 0..10 * MODELS {
             self.usage.iter_mut().for_each(|usage| usage.idle = true);
             (0..MODELS).for_each(|model| self.step(Step::Left(model)));
+            (0..MODELS).for_each(|model| self.step(Step::Fetched(model, true)));
             self.step(Step::Next);
             for model in self.starting.clone() {
                 if self.begin(model) == (false, false) {

@@ -76,6 +76,57 @@ fn a_load_that_fails_is_tried_again_after_longer_and_longer() {
 }
 
 #[test]
+fn what_is_away_is_fetched_before_it_has_its_place_in_the_queue() {
+    let mut core = core(100, 3);
+    core.is_away(0, 50);
+    core.is_away(1, 100);
+    assert_eq!((core.phase(0), core.next(secs(0))), (ModelState::Registered, None));
+    assert!(matches!(core.want(0, secs(1)), Want::Loading { .. }));
+    core.want(2, secs(1));
+    core.want(0, secs(2));
+    assert_eq!(
+        (core.phase(0), core.next(secs(2))),
+        (ModelState::Fetching, Some(2)),
+        "others are not held up"
+    );
+    core.fetched(0, secs(3));
+    core.fetched(0, secs(3));
+    assert_eq!([core.next(secs(3)), core.next(secs(3))], [Some(0), None], "once");
+    assert!(core.reserve(0, on(10)));
+    core.loaded(0, on(10), secs(4));
+    evict(&mut core, 0, secs(5));
+    assert_eq!(core.phase(0), ModelState::OnDisk, "its files stay");
+    // What is known of fetching and of loading: two seconds of fifty bytes, one for each load.
+    let Want::Loading { eta } = core.want(1, secs(10)) else { panic!("it is wanted") };
+    assert_eq!((eta, core.eta(1, secs(11))), (secs(3), secs(2)));
+    core.failed(1, "it is not there".into(), secs(11));
+    assert_eq!(
+        (core.want(1, secs(12)), core.phase(1)),
+        (Want::Loading { eta: secs(3) }, ModelState::Fetching)
+    );
+}
+
+#[test]
+fn a_number_is_another_s_once_its_model_is_gone() {
+    let mut core = core(100, 2);
+    load(&mut core, 0, 10, secs(1));
+    core.pin(0, true);
+    core.keep(1, true);
+    assert!(!core.remove(0), "it is loaded");
+    core.leaving(0, secs(1));
+    assert!(!core.remove(0), "it has not left");
+    core.left(0, Left::Asked, secs(1));
+    assert!(core.remove(0));
+    assert_eq!([core.add(), core.add()], [0, 2]);
+    assert!(!core.is_pinned(0) && core.phase(0) == ModelState::OnDisk);
+    // What is kept for a while does not make way.
+    load(&mut core, 1, 60, secs(2));
+    assert_eq!(victims(&mut core, 2, 60, secs(3)), None);
+    core.keep(1, false);
+    assert_eq!(victims(&mut core, 2, 60, secs(3)), Some(vec![1]));
+}
+
+#[test]
 fn what_is_wanted_while_it_leaves_comes_back_in_its_turn() {
     let mut core = core(100, 3);
     load(&mut core, 0, 10, secs(1));
