@@ -13,14 +13,14 @@
 mod labels;
 mod local;
 mod push;
+mod small;
 mod tagged;
 mod unfinished;
 mod verify;
 
 use std::collections::BTreeMap;
 
-use backon::{ExponentialBuilder, Retryable as _};
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use object_store::{ObjectMeta, ObjectStore as _};
 
 pub use local::{LocalError, LocalFile, LocalModel};
@@ -31,8 +31,9 @@ pub use unfinished::Unfinished;
 use crate::fetch::FetchError;
 use crate::id::{Label, ModelId, ModelName, ModelWish, Which, version_of};
 use crate::location::{Location, LocationKind};
-use crate::manifest::{CLAIM, MANIFEST, MAX_MANIFEST, Manifest, ManifestError, SIGNATURE};
+use crate::manifest::{CLAIM, MANIFEST, MAX_MANIFEST, Manifest, SIGNATURE};
 use crate::signature::{self, MAX_SIGNATURES, TrustedKey};
+use small::{Small, small};
 use tagged::Tag;
 
 /// Models in a location.
@@ -262,57 +263,6 @@ impl Read {
             .map_err(|source| FetchError::Manifest { at: at(), source })
     }
 }
-
-/// An object that fits into memory.
-struct Small {
-    bytes: Vec<u8>,
-    /// What the answer says that its state is.
-    tag: Option<Tag>,
-}
-
-/// Reads one, in several attempts where something may pass.
-async fn small(at: &Location, at_most: u64) -> Result<Small, FetchError> {
-    let pauses = ExponentialBuilder::default()
-        .with_min_delay(SMALL_PAUSE)
-        .with_max_times(SMALL_ATTEMPTS - 1)
-        .with_jitter();
-    (|| read_small(at, at_most)).retry(pauses).when(FetchError::may_pass).await
-}
-
-/// The same, once: no more than `at_most` bytes of it are read.
-async fn read_small(at: &Location, at_most: u64) -> Result<Small, FetchError> {
-    let read = async {
-        let error = |error: object_store::Error| FetchError::of(at, &error);
-        let answer =
-            at.store().get_opts(at.at(), object_store::GetOptions::default()).await.map_err(error)?;
-        let too_large = |size| {
-            let source = ManifestError::Large { size };
-            FetchError::Manifest { at: at.to_string(), source }
-        };
-        if answer.meta.size > at_most {
-            return Err(too_large(answer.meta.size));
-        }
-        let tag = Tag::of(&answer.meta);
-        let mut stream = answer.into_stream();
-        let mut bytes = Vec::new();
-        while let Some(more) = stream.try_next().await.map_err(error)? {
-            bytes.extend_from_slice(&more);
-            if bytes.len() as u64 > at_most {
-                return Err(too_large(bytes.len() as u64));
-            }
-        }
-        Ok(Small { bytes, tag })
-    };
-    let stalled = |_| FetchError::Stalled { at: at.to_string(), seconds: SMALL_TIMEOUT.as_secs() };
-    tokio::time::timeout(SMALL_TIMEOUT, read).await.map_err(stalled)?
-}
-
-/// How often such an object is asked for before it counts as failed, beside what the client of the storage does by itself...
-const SMALL_ATTEMPTS: usize = 4;
-/// ...and the first pause in between; it doubles.
-const SMALL_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
-/// Longest time for one attempt.
-const SMALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
