@@ -10,17 +10,19 @@ use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use outrigger_store::fetch::LayOutError;
+use outrigger_store::registry::{Tagged, Tags};
 use outrigger_store::tree::{TreeError, TreeRoot};
 use outrigger_store::{
-    Cache, FetchError, Fetcher, Location, LocationError, Manifest, ModelId, ModelWish, Registry, Which,
+    Cache, FetchError, Fetcher, Location, LocationError, Manifest, ModelId, ModelName, ModelWish, Registry,
+    Which,
 };
 
 use crate::config::{Config, LoadTime, StoreConfig, StoreWish};
 use progress::Progress;
 pub(crate) use storage::{Brought, Storage};
 
-/// Manifests that are read at once.
-const MANIFESTS_AT_ONCE: usize = 16;
+/// Manifests that are read at once: as many as the client of the storage keeps connections for, since each takes little but the way there.
+const MANIFESTS_AT_ONCE: usize = 64;
 
 /// Why models cannot be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +123,8 @@ pub(crate) struct Registered {
 /// What is fetched, and as what it is served, if it is.
 struct Asked {
     id: ModelId,
+    /// What a listing has told of its manifest.
+    tags: Tags,
     wish: ModelWish,
     served_as: Option<String>,
     /// It is not needed before it is used.
@@ -260,32 +264,34 @@ async fn open_cache(store: &StoreConfig) -> Result<Cache, FetchingError> {
 async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, FetchingError> {
     let served = config.script.is_none();
     let lazy = |load: Option<LoadTime>| load.unwrap_or(config.residency.load) == LoadTime::Use;
+    let mut asked: Vec<Asked> = Vec::new();
+    let listing = match config.store.models.contains(&StoreWish::All) {
+        true => Some(Listing::of(registry).await?),
+        false => None,
+    };
+    let tags = |id: &ModelId| listing.as_ref().and_then(|listing| listing.tags(id)).unwrap_or_default();
     let as_name = |id: ModelId, wish: ModelWish| {
         let served_as = served.then(|| id.name.to_string());
         // What a script reads itself is there before it is.
-        Asked { id, wish, served_as, later: served && lazy(None) }
-    };
-    let (mut asked, mut listed): (Vec<Asked>, _) = (Vec::new(), None);
-    let all = match config.store.models.contains(&StoreWish::All) {
-        true => latest(registry, &mut listed).await?.to_vec(),
-        false => Vec::new(),
+        Asked { tags: tags(&id), id, wish, served_as, later: served && lazy(None) }
     };
     for wish in &config.store.models {
         if let StoreWish::Model(wish) = wish {
-            asked.push(as_name(resolve(registry, wish, &mut listed).await?, wish.clone()));
+            asked.push(as_name(resolve(registry, wish, listing.as_ref()).await?, wish.clone()));
         }
     }
     // What is named by itself is not meant by `*`.
     let named: BTreeSet<_> = asked.iter().map(|asked| asked.id.name.clone()).collect();
-    for id in all.into_iter().filter(|id| !named.contains(&id.name)) {
+    let all = listing.iter().flat_map(Listing::latest).filter(|id| !named.contains(&id.name));
+    for id in all {
         let wish = ModelWish { name: id.name.clone(), which: Which::Latest };
         asked.push(as_name(id, wish));
     }
     for (name, model) in &config.models {
         if let Some(wish) = &model.source {
-            let id = resolve(registry, wish, &mut listed).await?;
-            let later = lazy(model.load);
-            asked.push(Asked { id, wish: wish.clone(), served_as: Some(name.clone()), later });
+            let id = resolve(registry, wish, listing.as_ref()).await?;
+            let (later, tags) = (lazy(model.load), tags(&id));
+            asked.push(Asked { id, tags, wish: wish.clone(), served_as: Some(name.clone()), later });
         } else if let Some(other) = asked.iter().find(|asked| asked.served_as.as_ref() == Some(name)) {
             let second = format!("[models.{name}]");
             return Err(FetchingError::Twice { name: name.clone(), first: other.id.to_string(), second });
@@ -314,34 +320,46 @@ async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, Fetch
 async fn resolve(
     registry: &Registry,
     wish: &ModelWish,
-    listed: &mut Option<Vec<ModelId>>,
+    listing: Option<&Listing>,
 ) -> Result<ModelId, FetchingError> {
-    let known = listed.iter().flatten().find(|id| id.name == wish.name && wish.which == Which::Latest);
-    match known {
-        Some(id) => Ok(id.clone()),
+    let latest = listing.filter(|_| wish.which == Which::Latest);
+    match latest.and_then(|listing| listing.latest().find(|id| id.name == wish.name)) {
+        Some(id) => Ok(id),
         None => Ok(registry.resolve(wish).await?),
     }
 }
 
-/// The latest version of each model, listed once.
-async fn latest<'a>(
-    registry: &Registry,
-    listed: &'a mut Option<Vec<ModelId>>,
-) -> Result<&'a [ModelId], FetchingError> {
-    if listed.is_none() {
-        // In the order of versions, so the last one stays.
-        let all = registry.list().await?.into_iter().map(|found| (found.id.name, found.id.version));
-        let latest: BTreeMap<_, _> = all.collect();
-        if latest.is_empty() {
+/// What is registered.
+struct Listing(BTreeMap<ModelName, BTreeMap<u64, Tags>>);
+
+impl Listing {
+    async fn of(registry: &Registry) -> Result<Self, FetchingError> {
+        let mut all: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+        for Tagged { listed, tags } in registry.list_tagged().await? {
+            all.entry(listed.id.name).or_default().insert(listed.id.version, tags);
+        }
+        if all.is_empty() {
             return Err(FetchingError::Nothing { at: registry.at().to_string() });
         }
-        *listed = Some(latest.into_iter().map(|(name, version)| ModelId { name, version }).collect());
+        Ok(Self(all))
     }
-    Ok(listed.as_deref().unwrap_or_default())
+
+    /// The latest version of each model.
+    fn latest(&self) -> impl Iterator<Item = ModelId> {
+        let last = |(name, versions): (&ModelName, &BTreeMap<u64, Tags>)| {
+            let (version, _) = versions.last_key_value()?;
+            Some(ModelId { name: name.clone(), version: *version })
+        };
+        self.0.iter().filter_map(last)
+    }
+
+    fn tags(&self, id: &ModelId) -> Option<Tags> {
+        self.0.get(&id.name)?.get(&id.version).cloned()
+    }
 }
 
 /// Their manifests, each signed by whom it has to be.
 async fn manifests(asked: &[Asked], storage: &Storage) -> Result<Vec<Manifest>, FetchingError> {
-    let manifests = stream::iter(asked).map(|asked| storage.manifest(&asked.id));
+    let manifests = stream::iter(asked).map(|asked| storage.manifest(&asked.id, &asked.tags));
     manifests.buffered(MANIFESTS_AT_ONCE).try_collect().await
 }

@@ -231,7 +231,7 @@ impl Runtime {
                 let (over, rows) = (Arc::clone(&over), Arc::clone(&rows));
                 callers.spawn(async move {
                     while !over.load(Ordering::Relaxed) {
-                        let picked = model.lease().context("it is loaded from the start")?.pick();
+                        let picked = model.stable().lease().context("it is loaded from the start")?.pick();
                         models.infer(picked, vec![input.clone()], vec![0], None, None).await?;
                         rows.fetch_add(1, Ordering::Relaxed);
                     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::devices::until;
 use crate::models::Stored;
-use crate::placement::{adder, call, contains};
+use crate::placement::{adder, call, contains, metrics};
 use crate::residency::{admin, asked};
 use crate::support::{client, outcome, outrigger};
 
@@ -204,6 +204,10 @@ async fn calls_have_the_old_version_again_if_more_of_them_fail() {
     assert_eq!(serves(&replica, "").await, "1");
     let all = asked(&replica, "/events").await;
     let returned = all["events"].as_array().unwrap().iter().find(|event| event["event"] == "returned");
+    let text = metrics(&replica).await;
+    let counted =
+        |outcome: &str| format!("outrigger_model_rollouts_total{{model=\"sum\",outcome=\"{outcome}\"}} 1");
+    contains(&text, &[&counted("switched"), &counted("returned")]);
     let why = returned.unwrap()["reason"].as_str().unwrap();
     contains(
         why,

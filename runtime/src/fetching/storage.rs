@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use outrigger_store::registry::Tags;
 use outrigger_store::signature::TrustedKey;
 use outrigger_store::tree::TreeRoot;
 use outrigger_store::{Fetcher, FilePath, Manifest, ManifestFile, ModelId, ModelWish, Registry, Watch};
@@ -91,7 +92,7 @@ impl Storage {
     /// # Errors
     /// As [`Storage::bring`].
     pub(crate) async fn announce(&self, id: &ModelId) -> Result<Announced, FetchingError> {
-        let manifest = self.manifest(id).await?;
+        let manifest = self.manifest(id, &Tags::default()).await?;
         let paths = || manifest.files().iter().map(|file| &file.path);
         if manifest.files().iter().any(|file| file.unpack) {
             // What is in an archive is not known before it is here.
@@ -118,12 +119,12 @@ impl Storage {
         Ok(self.registry.resolve(wish).await?)
     }
 
-    /// The manifest of a version, signed by whom it has to be.
+    /// The manifest of a version, signed by whom it has to be; out of the cache, if a listing has shown that it is still that one.
     ///
     /// # Errors
     /// If there is none, or it does not count.
-    pub(crate) async fn manifest(&self, id: &ModelId) -> Result<Manifest, FetchingError> {
-        Ok(self.registry.manifest(id, &self.trusted).await?)
+    pub(super) async fn manifest(&self, id: &ModelId, tags: &Tags) -> Result<Manifest, FetchingError> {
+        Ok(self.registry.manifest_of(id, tags, &self.trusted, self.fetcher.cache()).await?)
     }
 
     /// Fetches a version and lays it out.

@@ -32,6 +32,7 @@ pub(super) struct ModelCounters {
     evictions: IntCounter,
     fetches: IntCounter,
     fetched_bytes: IntCounter,
+    rollouts: IntCounterVec,
     load_seconds: Histogram,
 }
 
@@ -66,6 +67,12 @@ impl ModelMetrics {
             "Bytes that came from the storage for these; what was in the cache does not count",
         )?;
         registry.register(Box::new(fetched_bytes.clone()))?;
+        let rollouts = Opts::new(
+            "outrigger_model_rollouts_total",
+            "Versions that were to take the place of others, by what became of that: switched, and then confirmed or returned, or refused",
+        );
+        let rollouts = IntCounterVec::new(rollouts, &["model", "outcome"])?;
+        registry.register(Box::new(rollouts.clone()))?;
         let load_seconds = HistogramOpts::new(
             "outrigger_model_load_seconds",
             "Time from when a model is first wanted until calls can have it",
@@ -75,7 +82,15 @@ impl ModelMetrics {
         let models = Arc::default();
         registry.register(Box::new(DeviceCollector::new(Arc::clone(&models))?))?;
         Ok(Self {
-            counters: ModelCounters { runs, loads, evictions, fetches, fetched_bytes, load_seconds },
+            counters: ModelCounters {
+                runs,
+                loads,
+                evictions,
+                fetches,
+                fetched_bytes,
+                rollouts,
+                load_seconds,
+            },
             models,
         })
     }
@@ -103,6 +118,11 @@ impl ModelCounters {
     pub(super) fn fetched(&self, bytes: u64) {
         self.fetches.inc();
         self.fetched_bytes.inc_by(bytes);
+    }
+
+    /// Something has become of a version that was to take the place of another.
+    pub(super) fn rolled(&self, model: &str, outcome: &str) {
+        self.rollouts.with_label_values(&[model, outcome]).inc();
     }
 
     /// A model did not load.

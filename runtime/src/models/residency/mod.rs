@@ -229,6 +229,14 @@ impl Residency {
 
     /// Tells of something that has happened to a model, and why.
     pub(in crate::models) fn told(&self, model: &ServedModel, event: Happening, why: String) {
+        let outcome = match event {
+            Happening::Switched => Some("switched"),
+            Happening::Confirmed => Some("confirmed"),
+            Happening::Returned => Some("returned"),
+            Happening::Refused => Some("refused"),
+            _ => None,
+        };
+        outcome.iter().for_each(|outcome| self.counters.models.rolled(&model.name, outcome));
         drop(self.tell(model, event).with(|event| event.reason = Some(why)));
     }
 
