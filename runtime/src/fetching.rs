@@ -19,7 +19,7 @@ use outrigger_store::{
 
 use crate::config::{Config, LoadTime, StoreConfig, StoreWish};
 use progress::Progress;
-pub(crate) use storage::{Brought, Storage};
+pub(crate) use storage::{Announced, Brought, Storage};
 
 /// Manifests that are read at once: as many as the client of the storage keeps connections for, since each takes little but the way there.
 const MANIFESTS_AT_ONCE: usize = 64;
@@ -198,8 +198,8 @@ pub async fn fetch(config: &Config, extent: Extent) -> Result<Option<Fetched>, F
     let (tree, sets) = storage.fetcher.lay_out(&storage.root, &now, &later, progress.watch()).await?;
     progress.stop();
     let here: BTreeMap<_, _> = now.iter().map(|(_, manifest)| manifest.id()).zip(&sets).collect();
-    for asked in asked.iter().filter(|asked| !asked.later) {
-        storage.is_here(&asked.id, asked.served_as.is_none());
+    for asked in &asked {
+        storage.is_laid_out(&asked.id, !asked.later, config.script.is_some());
     }
     let mut served = BTreeMap::new();
     for (asked, manifest) in asked.into_iter().zip(manifests) {
@@ -290,7 +290,8 @@ async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, Fetch
     for (name, model) in &config.models {
         if let Some(wish) = &model.source {
             let id = resolve(registry, wish, listing.as_ref()).await?;
-            let (later, tags) = (lazy(model.load), tags(&id));
+            // With a script, it is among what that may read.
+            let (later, tags) = (served && lazy(model.load), tags(&id));
             asked.push(Asked { id, tags, wish: wish.clone(), served_as: Some(name.clone()), later });
         } else if let Some(other) = asked.iter().find(|asked| asked.served_as.as_ref() == Some(name)) {
             let second = format!("[models.{name}]");

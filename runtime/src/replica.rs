@@ -263,7 +263,8 @@ impl Replica {
     /// and last the probes. Returns whether all calls finished within `shutdown.drain`.
     pub async fn stop(&self) -> bool {
         self.busy.set_ready(false);
-        if self.serving.get().is_some() {
+        if let Some(serving) = self.serving.get() {
+            serving.rollouts.stop();
             tokio::time::sleep(self.config.shutdown.quiet).await;
         }
         self.busy.set_draining();
@@ -276,7 +277,6 @@ impl Replica {
             self.calls.close(LAST_ANSWERS).await;
         }
         if let Some(serving) = self.serving.get() {
-            serving.rollouts.stop();
             if let Some(scripts) = &serving.scripts {
                 scripts.stop(WORKER_GRACE).await;
             }

@@ -216,6 +216,11 @@ impl TreeRoot {
         Ok(version)
     }
 
+    /// Whether there is anything of a version.
+    pub fn has(&self, id: &ModelId) -> bool {
+        self.version(id).exists()
+    }
+
     /// Takes a version out of the tree, if it is there.
     ///
     /// # Errors

@@ -227,6 +227,19 @@ pub fn slow() -> Vec<u8> {
     graph.model()
 }
 
+/// Takes what [`add`] takes, and gives `z = (x + y) / 0`.
+pub fn never_finite(width: i64) -> Vec<u8> {
+    let mut graph = Graph::default();
+    let shape = [Dim::Named("batch"), Dim::Fixed(width)];
+    graph.input("x", DataType::Fp32, &shape);
+    graph.input("y", DataType::Fp32, &shape);
+    graph.output("z", DataType::Fp32, &shape);
+    graph.initializer("nothing", &[1], &[0.0]);
+    graph.node("Add", &["x", "y"], &["sum"]);
+    graph.node("Div", &["sum", "nothing"], &["z"]);
+    graph.model()
+}
+
 /// `root = √x` for `x`: `FP32` `[batch, width]`, which is NaN below zero, and `picked = (0, 1, .., 9)[index]` for `index`: `INT64`
 /// `[batch]`: an index outside makes the run fail, and with it that of all rows of a batch.
 pub fn picky(width: i64) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use outrigger_store::registry::Tags;
@@ -25,17 +25,21 @@ pub(crate) struct Storage {
     pub(super) root: Arc<TreeRoot>,
     /// Whose signatures count; nobody's are asked for where there are none.
     trusted: Vec<TrustedKey>,
-    /// Versions of which all files lie in the tree.
-    here: Mutex<BTreeMap<ModelId, Here>>,
+    /// What is in the tree.
+    laid: Mutex<BTreeMap<ModelId, Laid>>,
+    /// Had by who puts versions there that are not yet, or takes them away.
+    order: tokio::sync::Mutex<()>,
 }
 
-/// Who has a version that is in the tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Here {
-    /// Backends.
-    Served,
-    /// A script too, so that it stays.
-    Fixed,
+/// A version in the tree.
+#[derive(Clone, Copy, Debug, Default)]
+struct Laid {
+    /// All of it is there, not only what it says of itself.
+    whole: bool,
+    /// A script may read it, so that it stays.
+    fixed: bool,
+    /// Models that are it, by whatever names.
+    users: usize,
 }
 
 /// A version that can be served as soon as it has been fetched.
@@ -71,42 +75,49 @@ impl Storage {
         root: Arc<TreeRoot>,
         trusted: Vec<TrustedKey>,
     ) -> Self {
-        Self { registry, fetcher, root, trusted, here: Mutex::default() }
+        let (laid, order) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { registry, fetcher, root, trusted, laid, order }
     }
 
-    fn here(&self) -> MutexGuard<'_, BTreeMap<ModelId, Here>> {
-        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    fn laid<T>(&self, id: &ModelId, change: impl FnOnce(&mut Laid) -> T) -> T {
+        let mut all = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
+        change(all.entry(id.clone()).or_default())
     }
 
-    /// All files of a version lie in the tree; for good, if a script may read them.
-    pub(super) fn is_here(&self, id: &ModelId, fixed: bool) {
-        let mut all = self.here();
-        let here = all.entry(id.clone()).or_insert(Here::Served);
-        if fixed {
-            *here = Here::Fixed;
-        }
+    /// A model is that version, from the start on; all of which is there, or not yet. It stays for good, if a script may read it.
+    pub(super) fn is_laid_out(&self, id: &ModelId, whole: bool, fixed: bool) {
+        self.laid(id, |laid| {
+            laid.users += 1;
+            laid.whole |= whole;
+            laid.fixed |= fixed;
+        });
     }
 
-    /// Has of a version what tells where it may be loaded.
+    /// A model is to be that version. Has what tells where it may be loaded, until [`Storage::let_go`].
     ///
     /// # Errors
     /// As [`Storage::bring`].
     pub(crate) async fn announce(&self, id: &ModelId) -> Result<Announced, FetchingError> {
         let manifest = self.manifest(id, &Tags::default()).await?;
         let paths = || manifest.files().iter().map(|file| &file.path);
+        let _order = self.order.lock().await;
         if manifest.files().iter().any(|file| file.unpack) {
             // What is in an archive is not known before it is here.
             let path = self.bring(&manifest).await?.path;
+            self.laid(id, |laid| laid.users += 1);
             return Ok(Announced { path, places: None, later: None });
         }
         let path = self.entry(id, paths());
-        if self.here().contains_key(id) {
+        if self.laid(id, |laid| laid.whole) {
+            self.laid(id, |laid| laid.users += 1);
             return Ok(Announced { path, places: None, later: None });
         }
-        if let Some(description) = description(&manifest) {
+        // There may be more of it by now, which is not to make way for less.
+        if let Some(description) = description(&manifest).filter(|_| !self.root.has(id)) {
             let from = self.registry.folder(id);
             self.fetcher.lay_out_one(&self.root, &from, &description, &Seen::default()).await?;
         }
+        self.laid(id, |laid| laid.users += 1);
         let places = paths().map(|path| self.place(id, path)).collect();
         Ok(Announced { path, places: Some(places), later: Some(Arc::new(manifest)) })
     }
@@ -135,7 +146,7 @@ impl Storage {
         let (began, seen, id) = (Instant::now(), Seen::default(), manifest.id());
         let from = self.registry.folder(id);
         let (_, files) = self.fetcher.lay_out_one(&self.root, &from, manifest, &seen).await?;
-        self.is_here(id, false);
+        self.laid(id, |laid| laid.whole = true);
         let verified = (
             seen.verified.load(Ordering::Relaxed),
             Duration::from_nanos(seen.verifying.load(Ordering::Relaxed)),
@@ -149,26 +160,22 @@ impl Storage {
         })
     }
 
-    /// Takes a version away that nobody uses. It stays in the cache as long as there is room.
+    /// A model is not that version any more. Where none is, its files leave the tree; they stay in the cache as long as there is room.
     ///
     /// # Errors
-    /// If the file system does not.
-    pub(crate) async fn remove(&self, id: ModelId) -> Result<(), FetchingError> {
-        if !self.let_go(&id) {
+    /// If the file system does not let them.
+    pub(crate) async fn let_go(&self, id: ModelId) -> Result<(), FetchingError> {
+        let _order = self.order.lock().await;
+        let goes = self.laid(&id, |laid| {
+            laid.users = laid.users.saturating_sub(1);
+            laid.users == 0 && !laid.fixed
+        });
+        if !goes {
             return Ok(());
         }
+        self.laid.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         let root = Arc::clone(&self.root);
         Ok(tokio::task::spawn_blocking(move || root.remove(&id)).await??)
-    }
-
-    /// Whether a version may go.
-    fn let_go(&self, id: &ModelId) -> bool {
-        let mut here = self.here();
-        let may = here.get(id) != Some(&Here::Fixed);
-        if may {
-            here.remove(id);
-        }
-        may
     }
 
     /// Where a file of a version lies, or will.

@@ -20,6 +20,9 @@ use super::wish::Wish;
 use crate::models::Rolled;
 use crate::replica::Replica;
 
+/// Longest text that names a version, bytes.
+const MAX_VERSION: usize = 255;
+
 /// The routes.
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.at("/models/{model}/labels/{label}", Operation::ModelControl, put(label).delete(unlabel))
@@ -56,6 +59,9 @@ async fn label(
         let expected = "the body is JSON such as {\"version\": \"3\"}";
         let Json(Labelled { version }) =
             body.map_err(|error| bad(format!("{expected}: {}", error.body_text())))?;
+        if version.len() > MAX_VERSION {
+            return Err(bad(format!("`version` is longer than {MAX_VERSION} bytes")));
+        }
         let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
         let rollouts = &replica.serving(&grant)?.rollouts;
         let rolled = rollouts.label(model, label, &version, patience.into_std()).await?;

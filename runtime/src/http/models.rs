@@ -125,7 +125,7 @@ async fn load(
     let loaded = async {
         let (models, model) = find(&replica, &grant, &name)?;
         let patience = Wish::of(&headers)?.patience(replica.config.queue.wait);
-        models.bring(&model.stable(), patience.into_std()).await?;
+        models.bring_stable(model, patience.into_std()).await?;
         Ok::<_, CallError>(shown(models, model))
     };
     loaded.await.unwrap_or_else(|error| refused(&error))

@@ -152,7 +152,9 @@ async fn metadata(State(replica): State<Arc<Replica>>, path: ModelPath, request:
         let patience = Wish::of(&parts.headers)?.patience(replica.config.queue.wait);
         let models = &named.serving.models;
         let model = models.lease_version(named.model, named.which.as_deref(), patience.into_std()).await?;
-        Ok(ok(oip::model_metadata(&model.name, &version, &model.platform, &model.info)))
+        let own = [model.version.as_str()];
+        let version = if named.which.is_some() { &own[..] } else { &version[..] };
+        Ok(ok(oip::model_metadata(&model.name, version, &model.platform, &model.info)))
     })
     .await
 }
@@ -175,15 +177,19 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let patience = wish.patience(replica.config.queue.wait).into_std();
         let (model, counted) = replica.lease(serving, named, which.as_deref(), patience).await?;
         let size = body.len();
-        let call = apart(size, || oip::parse_infer(&body, &model.info, &replica.tensor_limits));
-        // A version may have other inputs than the one before it.
-        let call = call.inspect_err(|error| model.note(error.code != ErrorCode::InvalidTensor))?;
+        let parse = |info: &_| apart(size, || oip::parse_infer(&body, info, &replica.tensor_limits));
+        let call = parse(&model.info).inspect_err(|_| {
+            // A version may have other inputs than the one before it, of which callers do not know.
+            if named.was_taken(|info| parse(info).is_ok()) {
+                model.begin().ended(false);
+            }
+        })?;
         drop(body);
         let terms = wish.terms(&grant, named.kind, size, serving.infer_admission());
         let slot = replica.admit(&grant, terms, counted).await?;
         let deadline = slot.deadline();
         let until = deadline.map(tokio::time::Instant::into_std);
-        let picked = model.pick();
+        let (picked, begun) = (model.pick(), model.begin());
         let device = picked.header();
         let run = serving.models.infer(picked, call.inputs, call.outputs.clone(), Some(slot), until);
         let result = match deadline {
@@ -193,8 +199,15 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
                 tokio::time::timeout_at(deadline, run).await.unwrap_or_else(|_| Err(scheduler::expired()))
             }
         };
-        model.note(result.is_ok());
-        let tensors = result.map_err(|error| error.on(device.clone()))?;
+        let tensors = match result {
+            Ok(tensors) => tensors,
+            Err(error) => {
+                if error.code != ErrorCode::DeadlineExceeded {
+                    begun.ended(false);
+                }
+                return Err(error.on(device));
+            }
+        };
         let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
         let _unsent = replica.busy.unsent_guard(bytes);
         let reply = InferReply {
@@ -205,7 +218,9 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
             outputs: &call.outputs,
             tensors: &tensors,
         };
-        let encoded = apart(bytes, || oip::encode_infer(&reply)).map_err(|error| error.on(device.clone()))?;
+        let encoded = apart(bytes, || oip::encode_infer(&reply));
+        begun.ended(encoded.is_ok());
+        let encoded = encoded.map_err(|error| error.on(device.clone()))?;
         let mut response = ok(replica.busy.hold(encoded));
         if let Some(device) = device {
             response.headers_mut().insert(headers::DEVICE, device);

@@ -40,6 +40,11 @@ pub(super) fn locate(path: &Path, files: &Files) -> io::Result<Located> {
     Ok(Located { place: newest, file, manifest, version })
 }
 
+/// What describes the model in a folder, if there is such a file.
+pub(super) fn manifest(folder: &Path, files: &Files) -> Option<PathBuf> {
+    Some(folder.join(MANIFEST)).filter(|path| files.is_file(path))
+}
+
 /// `NAME.onnx` (or another of [`format`]'s endings), `NAME/FILE.onnx`, and `NAME/VERSION/FILE.onnx` with the highest version; a directory must hold one model file, or a
 /// manifest.
 pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, Located>, ModelsError> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use outrigger_backend::{Instance, ModelInfo};
@@ -69,9 +70,9 @@ impl LoadedModel {
         self.instances().map(|instance| instance.bytes_held()).fold(0, u64::saturating_add)
     }
 
-    /// A call of it is over: with a result, or without one for which the caller may not be to blame.
-    pub(crate) fn note(&self, went_well: bool) {
-        self.first.note(!went_well);
+    /// A call of it begins, and is counted by how it ends.
+    pub(crate) fn begin(&self) -> Begun {
+        Begun::new(Arc::clone(&self.first))
     }
 
     /// Whether one of its instances is where it can be used.
@@ -175,10 +176,35 @@ pub struct Picked {
     pub(super) held: Held,
 }
 
-impl ModelInstance {
-    /// A call of its version is over.
-    pub(super) fn note(&self, failed: bool) {
-        self.outcomes.iter().for_each(|outcomes| outcomes.note(failed));
+/// A call whose end nobody waited for has failed if it took so long; before, that says more of who waited.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A call of a version that is counted by how it ends.
+pub(crate) struct Begun {
+    instance: Arc<ModelInstance>,
+    since: Instant,
+    ended: Option<bool>,
+}
+
+impl Begun {
+    pub(super) fn new(instance: Arc<ModelInstance>) -> Self {
+        Self { instance, since: Instant::now(), ended: None }
+    }
+
+    /// It has a result, or none for another reason than that nobody waited any more.
+    pub(crate) fn ended(mut self, well: bool) {
+        self.ended = Some(well);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let Some(outcomes) = &self.instance.outcomes else { return };
+        match self.ended {
+            Some(well) => outcomes.note(!well),
+            None if self.since.elapsed() >= PATIENCE => outcomes.note(true),
+            None => {}
+        }
     }
 }
 
@@ -207,8 +233,6 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use crate::models::residency::Residents;
     use crate::models::served::ServedModel;

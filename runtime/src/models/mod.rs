@@ -239,9 +239,9 @@ impl Models {
             return Err(invalid(format!("model `{name}` has no input `{extra}`")));
         }
         let outputs = (0..model.info.outputs.len()).collect();
-        let instance = Arc::clone(&picked.instance);
+        let begun = model.begin();
         let tensors = self.infer(picked, ordered, outputs, None, None).await;
-        instance.note(tensors.is_err());
+        begun.ended(tensors.is_ok());
         let tensors = tensors?;
         Ok(model.info.outputs.iter().map(|output| output.name.clone()).zip(tensors).collect())
     }
@@ -251,9 +251,18 @@ impl Models {
     /// # Errors
     /// `model_unavailable` if it does not load, or not in time; `overloaded` if too many calls wait for loads.
     pub async fn lease(&self, model: &ServedModel, until: Instant) -> Result<Lease, CallError> {
+        self.lease_meant(model, &|| true, until).await
+    }
+
+    async fn lease_meant(
+        &self,
+        model: &ServedModel,
+        is_meant: &(dyn Fn() -> bool + Sync),
+        until: Instant,
+    ) -> Result<Lease, CallError> {
         match (model.lease(), &self.residency) {
             (Some(lease), _) => Ok(lease),
-            (None, Some(residency)) => residency.lease(model, until).await,
+            (None, Some(residency)) => residency.lease(model, is_meant, until).await,
             (None, None) => Err(CallError::new(ErrorCode::ModelUnavailable, "no device")),
         }
     }
@@ -270,8 +279,9 @@ impl Models {
     ) -> Result<Lease, CallError> {
         loop {
             let version = named.version(which)?;
-            match self.lease(&version, until).await {
-                Err(_) if version.is_retired() => {}
+            let is_meant = || named.version(which).is_ok_and(|now| Arc::ptr_eq(&now, &version));
+            match self.lease_meant(&version, &is_meant, until).await {
+                Err(_) if !is_meant() => {}
                 leased => return leased,
             }
         }
@@ -290,9 +300,14 @@ impl Models {
         Ok(residency.add(|number| ServedModel::new(number, kind, wanted, (later, source), start)))
     }
 
-    /// Takes a version away for good, once the calls are through that have it. Not for an async task.
-    fn retire(&self, model: &ServedModel) {
-        self.residency.iter().for_each(|residency| residency.remove(model));
+    /// Takes a version away for good, once the calls are through that have it, and says whether it did. Not for an async task.
+    fn retire(&self, model: &ServedModel) -> bool {
+        self.residency.as_ref().is_none_or(|residency| residency.remove(model))
+    }
+
+    /// Calls that are for a version have another one from now on.
+    fn have_moved(&self, from: &ServedModel, to: &ServedModel) {
+        self.residency.iter().for_each(|residency| residency.have_moved(from, to));
     }
 
     /// Has a version stay for a while, or not any more.
@@ -337,6 +352,15 @@ impl Models {
     pub(crate) async fn bring(&self, model: &ServedModel, until: Instant) -> Result<(), CallError> {
         self.residency.iter().for_each(|residency| residency.forgive(model));
         self.lease(model, until).await.map(drop)
+    }
+
+    /// The same of the version that is stable, whichever that is by then.
+    ///
+    /// # Errors
+    /// As [`Models::lease_version`].
+    pub(crate) async fn bring_stable(&self, named: &NamedModel, until: Instant) -> Result<(), CallError> {
+        self.residency.iter().for_each(|residency| residency.forgive(&named.stable()));
+        self.lease_version(named, None, until).await.map(drop)
     }
 
     /// Has a model leave once the calls are through that have it. With the next call that needs it, it is loaded again.

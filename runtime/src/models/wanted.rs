@@ -99,6 +99,10 @@ pub(super) fn at(
 ) -> Result<Wanted, ModelsError> {
     let mut located = discover::locate(&said.path, files)
         .map_err(|source| ModelsError::Directory { path: said.path.clone(), source })?;
+    if version.is_some() && located.manifest.is_none() {
+        // One that all versions share.
+        located.manifest = said.path.parent().and_then(|all| discover::manifest(all, files));
+    }
     located.version = located.version.or(version);
     one(name.to_owned(), said, located, config, files)
 }

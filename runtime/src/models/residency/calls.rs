@@ -25,13 +25,15 @@ fn retired(model: &ServedModel) -> CallError {
 }
 
 impl Residency {
-    /// A lease of a model, which is loaded if it is not; who comes meanwhile waits for the same load.
+    /// A lease of a model, which is loaded if it is not; who comes meanwhile waits for the same load, as long as it is the one that is meant.
     ///
     /// # Errors
+    /// `model_not_found` if it is not any more;
     /// `model_unavailable` if it does not load, or not before `until`; `overloaded` if too many wait already.
     pub(in crate::models) async fn lease(
         self: &Arc<Self>,
         model: &ServedModel,
+        is_meant: &(dyn Fn() -> bool + Sync),
         until: Instant,
     ) -> Result<Lease, CallError> {
         if let Some(lease) = model.lease() {
@@ -49,7 +51,7 @@ impl Residency {
             if self.stopping.load(Ordering::Acquire) {
                 return Err(scheduler::draining());
             }
-            if model.is_retired() {
+            if model.is_retired() || !is_meant() {
                 return Err(retired(model));
             }
             if self.want(model)? {
@@ -130,7 +132,10 @@ impl Residency {
 
     /// The next load of a model that has failed need not wait.
     pub(in crate::models) fn forgive(&self, model: &ServedModel) {
-        self.residents.lock().forgive(model.number);
+        let mut core = self.residents.lock();
+        if !model.is_retired() {
+            core.forgive(model.number);
+        }
     }
 
     /// Has a model leave once the calls are through that have it; does not return before. Not for an async task.
@@ -168,6 +173,9 @@ impl Residency {
     pub(in crate::models) fn pin(&self, model: &ServedModel, pinned: bool) {
         let changed = {
             let mut core = self.residents.lock();
+            if model.is_retired() {
+                return;
+            }
             let before = core.is_pinned(model.number);
             core.pin(model.number, pinned);
             before != pinned

@@ -199,9 +199,13 @@ impl Residency {
         model
     }
 
-    /// Takes a model away for good, once the calls are through that have it. Not for an async task.
-    pub(in crate::models) fn remove(&self, model: &ServedModel) {
-        model.retire();
+    /// Takes a model away for good, once the calls are through that have it; not if the replica ends before. Not for an async task.
+    pub(in crate::models) fn remove(&self, model: &ServedModel) -> bool {
+        {
+            // Who looks whether it is there has this.
+            let _core = self.residents.lock();
+            model.retire();
+        }
         loop {
             self.unload(model);
             let mut core = self.residents.lock();
@@ -210,16 +214,35 @@ impl Residency {
                 break;
             }
             if self.stopping.load(Ordering::Acquire) {
-                return;
+                return false;
             }
         }
         model.changed.notify_waiters();
+        true
     }
 
     /// Has a model stay for a while, or not any more.
     pub(in crate::models) fn keep(&self, model: &ServedModel, kept: bool) {
-        self.residents.lock().keep(model.number, kept);
+        {
+            let mut core = self.residents.lock();
+            // Its number may be another's by now.
+            if model.is_retired() {
+                return;
+            }
+            core.keep(model.number, kept);
+        }
         self.residents.has_changed();
+    }
+
+    /// Calls that are for a version have another one from now on: those that wait look again, and if one was never to make way the other is not.
+    pub(in crate::models) fn have_moved(&self, from: &ServedModel, to: &ServedModel) {
+        {
+            let mut core = self.residents.lock();
+            if !from.is_retired() && !to.is_retired() && core.is_pinned(from.number) {
+                core.pin(to.number, true);
+            }
+        }
+        from.changed.notify_waiters();
     }
 
     /// The beginning of its time.

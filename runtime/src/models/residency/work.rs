@@ -109,6 +109,8 @@ impl Residency {
         let starving = self.residents.starve();
         let mut core = self.make_way(model, &measured)?;
         drop(starving);
+        // Before its number can be another's.
+        self.history.ended(number, Ok(bytes));
         model.put(resident);
         core.loaded(number, measured, self.now());
         Ok(bytes)
@@ -132,7 +134,6 @@ impl Residency {
     pub(super) fn end(&self, model: &ServedModel, loaded: Result<u64, Failure>) {
         match loaded {
             Ok(bytes) => {
-                self.history.ended(model.number, Ok(bytes));
                 let seconds = self.history.timeline(model.number).map(|timeline| timeline.seconds());
                 self.counters.models.loaded(seconds);
                 drop(self.tell(model, Happening::Ready).with(|event| {
@@ -142,8 +143,8 @@ impl Residency {
             Err(failure) => {
                 let reason = chain(&failure);
                 tracing::error!(model = %model.name, reason, "model does not load");
-                self.residents.lock().failed(model.number, reason.as_str().into(), self.now());
                 self.history.ended(model.number, Err(&reason));
+                self.residents.lock().failed(model.number, reason.as_str().into(), self.now());
                 self.counters.models.failed();
                 drop(self.tell(model, Happening::Failed).with(|event| event.reason = Some(reason)));
             }

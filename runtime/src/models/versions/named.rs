@@ -1,14 +1,16 @@
 //! A model by its name. Calls ask for a version by its own name or by what it is called; who says nothing gets the one that is `stable`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use outrigger_backend::ModelInfo;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_store::Label;
 use serde::Serialize;
 use tokio::sync::Mutex as Turn;
 use tokio_util::sync::CancellationToken;
 
+use super::outcomes::Counts;
 use crate::models::residency::ModelStatus;
 use crate::models::served::ServedModel;
 
@@ -24,12 +26,16 @@ pub struct NamedModel {
     versions: RwLock<Versions>,
     /// Had by who changes which versions there are.
     pub(super) turn: Arc<Turn<()>>,
-    /// How far that is.
-    rollout: Mutex<Option<Rollout>>,
+    /// The version that is on its way.
+    loading: Mutex<Option<Rollout>>,
+    /// The one that is watched.
+    watch: Mutex<Option<Watched>>,
 }
 
 struct Versions {
     stable: Arc<ServedModel>,
+    /// The stable one, or, while that is watched, the one that calls would have again.
+    confirmed: Arc<ServedModel>,
     /// What else versions are called.
     labels: BTreeMap<Label, Arc<ServedModel>>,
     /// All of them, those too that are called nothing.
@@ -47,9 +53,17 @@ pub(super) struct Rollout {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) from: Option<String>,
     pub(super) stage: Stage,
-    /// Ends the watch.
+    /// Ends it, because something else is decided.
     #[serde(skip)]
     pub(super) overtaken: CancellationToken,
+}
+
+/// A version that is watched.
+#[derive(Clone)]
+pub(super) struct Watched {
+    pub(super) shown: Rollout,
+    /// How calls of the confirmed version went before.
+    pub(super) before: Counts,
 }
 
 /// How far it is.
@@ -82,8 +96,10 @@ impl NamedModel {
     /// One that has one version.
     pub(in crate::models) fn new(stable: Arc<ServedModel>) -> Arc<Self> {
         let (name, kind, all) = (stable.name.clone(), stable.kind, vec![Arc::clone(&stable)]);
-        let versions = RwLock::new(Versions { stable, labels: BTreeMap::new(), all });
-        Arc::new(Self { name, kind, versions, turn: Arc::default(), rollout: Mutex::default() })
+        let confirmed = Arc::clone(&stable);
+        let versions = RwLock::new(Versions { stable, confirmed, labels: BTreeMap::new(), all });
+        let (loading, watch) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { name, kind, versions, turn: Arc::default(), loading, watch })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Versions) -> T) -> T {
@@ -176,10 +192,38 @@ impl NamedModel {
         self.change(|versions| versions.labels.remove(label).is_some())
     }
 
+    /// The version that calls would have again.
+    pub(super) fn confirmed(&self) -> Arc<ServedModel> {
+        self.read(|versions| Arc::clone(&versions.confirmed))
+    }
+
+    /// The stable version need not prove itself any more, if it is this one. Says whether it is.
+    pub(super) fn confirm(&self, version: &Arc<ServedModel>) -> bool {
+        self.change(|versions| {
+            let is_stable = Arc::ptr_eq(&versions.stable, version);
+            if is_stable {
+                versions.confirmed = Arc::clone(version);
+            }
+            is_stable
+        })
+    }
+
+    /// Calls have the confirmed version again, if they have this one. Says whether they had.
+    pub(super) fn go_back(&self, from: &Arc<ServedModel>) -> bool {
+        self.change(|versions| {
+            let is_stable = Arc::ptr_eq(&versions.stable, from);
+            if is_stable {
+                versions.stable = Arc::clone(&versions.confirmed);
+            }
+            is_stable
+        })
+    }
+
     /// Takes away the versions that are called nothing: nobody gets them any more.
     pub(super) fn take_unnamed(&self) -> Vec<Arc<ServedModel>> {
         self.change(|versions| {
-            let named: Vec<_> = versions.labels.values().chain([&versions.stable]).cloned().collect();
+            let named = versions.labels.values().chain([&versions.stable, &versions.confirmed]);
+            let named: Vec<_> = named.cloned().collect();
             let is_named = |version: &Arc<ServedModel>| named.iter().any(|one| Arc::ptr_eq(one, version));
             let (stay, go) = std::mem::take(&mut versions.all).into_iter().partition(is_named);
             versions.all = stay;
@@ -188,11 +232,52 @@ impl NamedModel {
     }
 
     /// What goes on with its versions.
-    pub(super) fn rollout(&self) -> Option<Rollout> {
-        self.rollout.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn rollout(&self) -> Option<Rollout> {
+        self.lock_loading().clone().or_else(|| Some(self.watched()?.shown))
     }
 
-    pub(super) fn set_rollout(&self, rollout: Option<Rollout>) {
-        *self.rollout.lock().unwrap_or_else(PoisonError::into_inner) = rollout;
+    fn lock_loading(&self) -> MutexGuard<'_, Option<Rollout>> {
+        self.loading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_watch(&self) -> MutexGuard<'_, Option<Watched>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_loading(&self, rollout: Option<Rollout>) {
+        *self.lock_loading() = rollout;
+    }
+
+    /// Something else is to be called so: what is on its way for that is given up.
+    pub(super) fn overtake(&self, label: &Label) {
+        let loading = self.lock_loading();
+        let same = loading.iter().filter(|rollout| rollout.label == label.as_str());
+        same.for_each(|rollout| rollout.overtaken.cancel());
+    }
+
+    /// The watch that there is.
+    pub(super) fn watched(&self) -> Option<Watched> {
+        self.lock_watch().clone()
+    }
+
+    /// Ends the watch that there is, and begins another.
+    pub(super) fn set_watch(&self, watch: Option<Watched>) {
+        let former = std::mem::replace(&mut *self.lock_watch(), watch);
+        former.iter().for_each(|former| former.shown.overtaken.cancel());
+    }
+
+    /// A watch is over, if it is still that of this version.
+    pub(super) fn end_watch(&self, of: &ServedModel) {
+        self.lock_watch().take_if(|watch| watch.shown.to == of.version);
+    }
+
+    /// Whether calls that its stable version does not take had been taken by the one before, as far as inputs tell: only while that is
+    /// watched.
+    pub(crate) fn was_taken(&self, by: impl FnOnce(&ModelInfo) -> bool) -> bool {
+        let confirmed = self.read(|versions| {
+            let is_watched = !Arc::ptr_eq(&versions.stable, &versions.confirmed);
+            is_watched.then(|| Arc::clone(&versions.confirmed))
+        });
+        confirmed.is_some_and(|confirmed| confirmed.known().is_some_and(|(_, info)| by(info)))
     }
 }

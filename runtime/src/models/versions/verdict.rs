@@ -15,7 +15,7 @@ pub(super) struct Rule {
 const DOUBT: f64 = 3.5;
 /// ...and of the old one, of which there are more calls.
 const DOUBT_BEFORE: f64 = 2.0;
-/// With fewer calls of the old version nothing is known of it, and it is taken not to have failed.
+/// Of fewer calls of the old version that went well nothing follows, and it is taken not to fail.
 const KNOWN: u64 = 20;
 
 /// Whether calls of the new version fail more often than those of the old one did, beyond chance and by the margin.
@@ -23,7 +23,8 @@ pub(super) fn is_worse(before: Counts, after: Counts, rule: Rule) -> bool {
     if after.failures < rule.failures.max(1) {
         return false;
     }
-    let before = if before.calls < KNOWN { 0.0 } else { bounds(before, DOUBT_BEFORE).1 };
+    let unknown = before.calls < KNOWN && before.failures == 0;
+    let before = if unknown { 0.0 } else { bounds(before, DOUBT_BEFORE).1 };
     bounds(after, DOUBT).0 > before + rule.margin
 }
 
@@ -63,6 +64,8 @@ mod tests {
         assert!(!worse((1000, 100), (1000, 120)), "the old one failed too");
         assert!(worse((1000, 100), (1000, 250)));
         assert!(!worse((20, 10), (10, 6)), "hardly anything is known");
+        assert!(!worse((15, 5), (17, 5)), "seldom called, and not always rightly");
+        assert!(!worse((19, 19), (60, 5)), "what mends it");
         assert!(!worse((1000, 1000), (1000, 1000)), "it cannot be worse");
     }
 
