@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use outrigger_store::cache::RoomError;
 use outrigger_store::fetch::LayOutError;
 use outrigger_store::registry::{Tagged, Tags};
 use outrigger_store::tree::{TreeError, TreeRoot};
@@ -83,6 +84,11 @@ pub enum FetchingError {
 }
 
 impl FetchingError {
+    /// Whether there is no room in the cache because of what is laid out.
+    pub(crate) fn wants_room(&self) -> bool {
+        matches!(self, Self::Fetch(FetchError::Room(RoomError::Full { .. })))
+    }
+
     /// Whether there is no such version.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Fetch(FetchError::NotFound { .. }))

@@ -2,11 +2,12 @@
 
 use outrigger_testkit::faults::{Fault, On};
 use outrigger_testkit::{Launch, ReplicaProcess, onnx, onnxruntime};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::models::Stored;
 use crate::placement::{call, contains, metrics};
-use crate::residency::{asked, state};
+use crate::residency::{admin, asked, state, told};
 use crate::support::{header, infer, outcome};
 
 /// Models that are the same to callers, of files that are not.
@@ -120,6 +121,33 @@ async fn a_model_that_cannot_be_fetched_is_left_alone_for_a_while_and_others_are
     sums(&replica, "b").await;
     let asked_for = gets(&stored, "a/1/a/notes.txt");
     assert!(asked_for > 0 && asked_for < 10, "not again with each call: {asked_for}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_cache_is_full_files_of_models_that_are_not_loaded_make_way() {
+    let Some(stored) = Stored::azure() else { return };
+    for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
+        stored.write(&format!("{name}/model.onnx"), onnx::sized(1_000_000, number as u64));
+        stored.write(&format!("{name}/model.toml"), "max_batch = 2\n");
+        stored.done(&["push", name]);
+    }
+    let launch = lazily(&stored).args(["--store-cache-size", "2500000B", "--residency-retry", "1ms"]);
+    let replica = launch.start();
+    let loaded = async |model: &str| told(&replica, &format!("/models/{model}/load")).await["state"].clone();
+    assert_eq!([loaded("a").await, loaded("b").await], ["ready", "ready"]);
+    // Both are in use.
+    let load = admin(&replica, Method::POST, "/models/c/load").await;
+    assert_eq!(load.status(), 503);
+    let shown = asked(&replica, "/models/c").await;
+    contains(shown["last_load"]["failure"].as_str().unwrap(), &["cannot take", "store.cache_size"]);
+    told(&replica, "/models/a/unload").await;
+    assert_eq!(loaded("c").await, "ready");
+    assert_eq!(state(&replica, "a").await, "registered");
+    let at = |name: &str| replica.directory().join("state/azureml-models").join(name);
+    assert!(!at("a/1/a/model.onnx").exists() && at("a/1/a/model.toml").exists());
+    told(&replica, "/models/b/unload").await;
+    assert_eq!(loaded("a").await, "ready", "it is fetched again");
+    assert_eq!([state(&replica, "b").await, state(&replica, "c").await], ["registered", "ready"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

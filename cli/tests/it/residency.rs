@@ -26,7 +26,7 @@ fn lazily(memory: u64, settings: &str, models: &[(&str, &str)], rest: &str) -> L
 const THREE: [(&str, &str); 3] = [("a", "add 3\n"), ("b", "add 3\n"), ("c", "add 3\n")];
 
 /// What is asked of the admin listener.
-async fn admin(replica: &ReplicaProcess, method: Method, path: &str) -> Response {
+pub(crate) async fn admin(replica: &ReplicaProcess, method: Method, path: &str) -> Response {
     let client = Client::builder().no_proxy().unix_socket(replica.admin_socket()).build().unwrap();
     client.request(method, format!("http://admin{path}")).send().await.unwrap()
 }

@@ -160,6 +160,31 @@ impl Storage {
         })
     }
 
+    /// Whether nobody but one model has a version.
+    pub(crate) fn has_one_user(&self, id: &ModelId) -> bool {
+        self.laid(id, |laid| laid.users == 1 && !laid.fixed)
+    }
+
+    /// Has the files of a version leave the tree, but for what tells where it may be loaded. Nobody may be loading it.
+    ///
+    /// # Errors
+    /// As [`Storage::bring`], of that.
+    pub(crate) async fn put_away(&self, manifest: &Manifest) -> Result<(), FetchingError> {
+        let (id, _order) = (manifest.id(), self.order.lock().await);
+        self.laid(id, |laid| laid.whole = false);
+        match description(manifest) {
+            Some(description) => {
+                let from = self.registry.folder(id);
+                self.fetcher.lay_out_one(&self.root, &from, &description, &Seen::default()).await?;
+            }
+            None => {
+                let (root, id) = (Arc::clone(&self.root), id.clone());
+                tokio::task::spawn_blocking(move || root.remove(&id)).await??;
+            }
+        }
+        Ok(())
+    }
+
     /// A model is not that version any more. Where none is, its files leave the tree; they stay in the cache as long as there is room.
     ///
     /// # Errors

@@ -203,6 +203,25 @@ impl Core {
         self.fetch_cost.note(bytes.unwrap_or_default(), took);
     }
 
+    /// Which model's files may go so that there is room for others', if any: of those that are on disk and not loaded, the one that was wanted
+    /// longest ago. Until [`Core::put_away`] it is on its way out.
+    pub(in crate::models) fn putting_away(&mut self, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let rests = |this: &Model| this.phase == ModelState::OnDisk && !this.vacant && !this.stays();
+        let resting = self.models.iter().enumerate().filter(|(model, this)| rests(this) && may(*model));
+        let (model, _) = resting.min_by_key(|(_, this)| this.used)?;
+        self.models.get_mut(model)?.phase = ModelState::Draining;
+        Some(model)
+    }
+
+    /// The files of a model are not here any more: so many bytes. Who has wanted it meanwhile has to say so again.
+    pub(in crate::models) fn put_away(&mut self, model: usize, bytes: u64) {
+        if let Some(this) = self.in_state(model, &[ModelState::Draining], "being put away") {
+            this.away = Some(bytes);
+            this.phase = ModelState::Registered;
+            self.queue.retain(|queued| *queued != model);
+        }
+    }
+
     /// A call wants a model. Has it fetched where its files are not here, queues a load where there is none, and joins the one that there is.
     pub(in crate::models) fn want(&mut self, model: usize, now: Duration) -> Want {
         self.clock = self.clock.max(now);

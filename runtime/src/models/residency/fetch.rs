@@ -65,14 +65,48 @@ impl Residency {
     async fn fetch(self: Arc<Self>, number: usize) {
         let (Some(fetches), Some(model)) = (&self.fetches, self.at(number)) else { return };
         let Some(manifest) = model.later.clone() else { return };
+        let bring = async {
+            loop {
+                match fetches.bring(Arc::clone(&manifest)).await {
+                    Err(error) if error.wants_room() && self.put_one_away(&fetches.storage).await => {}
+                    brought => return brought,
+                }
+            }
+        };
         let brought = tokio::select! {
-            brought = fetches.bring(manifest) => brought,
+            brought = bring => brought,
             () = fetches.stop.cancelled() => return,
         };
         match brought {
             Ok(brought) => self.fetched(&model, &brought),
             Err(error) => self.end(&model, Err(Failure::Fetching(error))),
         }
+    }
+
+    /// Has the files leave the disk of a model that is not loaded, so that the cache has room for others. Says whether there was one.
+    async fn put_one_away(&self, storage: &Storage) -> bool {
+        let served = self.served();
+        let chosen = {
+            let mut core = self.residents.lock();
+            let may = |number: usize| {
+                served.get(number).is_some_and(|model| {
+                    let alone = model.source.as_ref().is_some_and(|id| storage.has_one_user(id));
+                    alone && model.later.is_some() && !model.is_retired()
+                })
+            };
+            core.putting_away(may).and_then(|number| served.get(number))
+        };
+        let Some((model, manifest)) = chosen.and_then(|model| Some((model, model.later.as_ref()?))) else {
+            return false;
+        };
+        if let Err(error) = storage.put_away(manifest).await {
+            tracing::warn!(%error, model = %model.name, "the files of a model were not removed");
+        }
+        self.residents.lock().put_away(model.number, manifest.size());
+        drop(self.tell(model, Happening::PutAway).with(|event| event.bytes = Some(manifest.size())));
+        model.changed.notify_waiters();
+        self.residents.has_changed();
+        true
     }
 
     /// Its files are here: it is loaded as soon as it is its turn.

@@ -57,6 +57,8 @@ pub enum Happening {
     Unloaded,
     /// It has made way for another.
     Evicted,
+    /// Its files have left the disk so that there is room for others.
+    PutAway,
     /// It does not make way from now on.
     Pinned,
     /// It may make way again.
