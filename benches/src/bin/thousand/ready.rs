@@ -97,7 +97,9 @@ impl Start {
 
     /// Megabytes per second from `exec` to readiness, where they had to come.
     fn rate(&self, size: u64) -> Option<f64> {
-        self.is_cold.then(|| megabytes(size) / self.ready.as_secs_f64())
+        // What is loaded with its first call is fetched then.
+        let all = self.is_cold && self.load != Load::Use;
+        all.then(|| megabytes(size) / self.ready.as_secs_f64())
     }
 
     fn figures(&self, stored: &Stored) -> Value {
