@@ -78,6 +78,9 @@ pub enum FetchingError {
     /// The file system.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// It is not served any more.
+    #[error("it is not served any more")]
+    Unwanted,
     /// A task of ours ended by a panic.
     #[error("fetching was broken off")]
     Broken(#[from] tokio::task::JoinError),
@@ -227,9 +230,7 @@ pub async fn fetch(config: &Config, extent: Extent) -> Result<Option<Fetched>, F
 /// Leaves for later what may be: unless it is asked for more than once, and needed at the start for one of them.
 fn put_off(asked: &mut [Asked], manifests: &[Manifest], extent: Extent) {
     for (asked, manifest) in asked.iter_mut().zip(manifests) {
-        // What will be in an archive is not known before it is here.
-        let known = manifest.files().iter().all(|file| !file.unpack);
-        asked.later &= known && extent == Extent::Start;
+        asked.later &= !storage::is_packed(manifest) && extent == Extent::Start;
     }
     let needed: BTreeSet<_> =
         asked.iter().filter(|asked| !asked.later).map(|asked| asked.id.clone()).collect();

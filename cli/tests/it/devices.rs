@@ -13,9 +13,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::placement::{adder, answer, call, metrics, refused};
-use crate::support::{client, header, infer, outcome, outrigger};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, client, header, infer, outcome, outrigger};
 
 /// The CPU backend's library, which is built beside the executable.
 fn cpu_library() -> PathBuf {

@@ -147,6 +147,7 @@ async fn what_cannot_meet_its_deadline_is_refused_at_once() {
         assert_eq!(score(&replica, "sleep 200").send().await.unwrap().status(), 200);
     }
     let first = call(&replica, KEY, "normal", "wait");
+    until_busy(&replica, 1, 0).await;
     let second = call(&replica, KEY, "normal", "sleep 200");
     until_busy(&replica, 1, 1).await;
     // Some 200 ms for each of those, and as much for itself.

@@ -2,11 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use outrigger_testkit::replica::KEY;
 use outrigger_testkit::{Launch, ReplicaProcess};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
+
+/// Longest time that something is waited for which has to come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A replica of this build, to be started.
 pub(crate) fn outrigger() -> Launch {
@@ -53,11 +57,13 @@ pub(crate) async fn busy(replica: &ReplicaProcess) -> Value {
 
 /// Waits until so many calls execute and wait.
 pub(crate) async fn until_busy(replica: &ReplicaProcess, executing: u64, queued: u64) -> Value {
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let busy = busy(replica).await;
         if busy["executing"] == executing && busy["queued"] == queued {
             return busy;
         }
+        assert!(Instant::now() < deadline, "{executing} and {queued} do not come: {busy}");
     }
 }
 

@@ -7,13 +7,14 @@ use outrigger_testkit::replica::KEY;
 use outrigger_testkit::{Launch, ReplicaProcess, onnx};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::devices::until;
 use crate::models::Stored;
 use crate::placement::{adder, call, contains, metrics};
-use crate::residency::asked;
-use crate::support::{client, outcome, outrigger};
+use crate::residency::{asked, told};
+use crate::support::{client, infer, outcome, outrigger, score};
 
 /// `sum` in two versions, of which the first is served.
 fn two() -> Stored {
@@ -99,10 +100,12 @@ async fn a_version_takes_the_place_of_another_while_calls_go_on() {
     let stored = two();
     let replica = first(&stored).start();
     let (over, mut callers) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+    let all_have_called = Arc::new(Barrier::new(5));
     for _ in 0..4 {
-        let (score, over) = (replica.score.clone(), Arc::clone(&over));
+        let (score, over, called) = (replica.score.clone(), Arc::clone(&over), Arc::clone(&all_have_called));
         callers.spawn(async move {
-            let mut seen = Vec::new();
+            let mut seen = vec![serves_at(&score, "").await];
+            called.wait().await;
             while !over.load(Ordering::Relaxed) || seen.last().is_none_or(|last| last == "1") {
                 seen.push(serves_at(&score, "").await);
             }
@@ -110,6 +113,7 @@ async fn a_version_takes_the_place_of_another_while_calls_go_on() {
         });
     }
     assert_eq!(serves(&replica, "1").await, "1");
+    all_have_called.wait().await;
     let shown = moved(&replica, "sum@stable", "2").await;
     assert_eq!((&shown["version"], &shown["labels"]), (&json!("2"), &json!({"stable": "2"})));
     assert_eq!((&shown["rollout"]["stage"], &shown["rollout"]["from"]), (&json!("watching"), &json!("1")));
@@ -255,6 +259,48 @@ async fn calls_have_the_old_version_again_if_more_of_them_fail() {
     );
     until("the new one is gone", async || of(&replica, "2").await.0 == 404).await;
     assert!(asked(&replica, "/models/sum").await.get("rollout").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_scripts_count_as_well() {
+    let stored = Stored::folder();
+    ["onnx", "picky"].iter().for_each(|what| version(&stored, what));
+    let script = "import numpy\nfrom outrigger import model\n\ndef init():\n    global sums\n    sums = model('sum')\n\n\
+                  def run(data):\n    x = numpy.ones((1, 3), 'float32')\n    return sums.predict(x=x, y=x).tolist()\n";
+    let config = "[models.sum]\nsource = 'sum:1'\n";
+    let launch = stored.replica().file("outrigger.toml", config).args(["--config", "outrigger.toml"]);
+    let replica = launch.script(script).start();
+    let scored = async || outcome(score(&replica, "{}").send().await.unwrap()).await;
+    assert_eq!((scored().await.0, scored().await.2), (200, json!([[2.0, 2.0, 2.0]])));
+    moved(&replica, "sum@stable", "2").await;
+    for _ in 0..5 {
+        assert_eq!(scored().await.0, 500);
+    }
+    until("the old one is back", async || scored().await.0 == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_stay_for_as_long_as_any_model_is_that_version() {
+    let stored = two();
+    let config = "[models.a]\nsource = 'sum:1'\n[models.b]\nsource = 'sum:1'\n[rollout]\nwatch = '0s'\n";
+    let launch = stored.replica().file("outrigger.toml", config).args(["--config", "outrigger.toml"]);
+    let replica = launch.start();
+    let at = |version: &str| replica.directory().join("state/azureml-models/sum").join(version);
+    let answers = async |model: &str| {
+        let (status, _, body) = outcome(infer(&replica, model, call()).send().await.unwrap()).await;
+        assert_eq!(status, 200, "{body}");
+        body["model_version"].as_str().unwrap().to_owned()
+    };
+    moved(&replica, "a@stable", "2").await;
+    until("it is gone", async || events(&replica, "1").await.contains(&"retired".to_owned())).await;
+    told(&replica, "/models/b/unload").await;
+    assert_eq!([answers("a").await, answers("b").await], ["2", "1"], "the other one comes back");
+    moved(&replica, "b@stable", "2").await;
+    until("nobody is that version", async || !at("1").exists()).await;
+    moved(&replica, "a@stable", "1").await;
+    assert_eq!([answers("a").await, answers("b").await], ["1", "2"]);
+    told(&replica, "/models/b/unload").await;
+    assert_eq!(answers("b").await, "2");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -93,17 +93,32 @@ impl Storage {
         });
     }
 
-    /// A model is to be that version. Has what tells where it may be loaded, until [`Storage::let_go`].
+    /// The manifest of a version that is to be served, with what must be in the cache before it can be announced. It may take long, and may be given up.
     ///
     /// # Errors
     /// As [`Storage::bring`].
-    pub(crate) async fn announce(&self, id: &ModelId) -> Result<Announced, FetchingError> {
+    pub(crate) async fn prepare(&self, id: &ModelId) -> Result<Manifest, FetchingError> {
         let manifest = self.manifest(id, &Tags::default()).await?;
+        let from = self.registry.folder(id);
+        if is_packed(&manifest) {
+            // What is in an archive is not known before it is here.
+            self.fetcher.model(&from, &manifest, &Seen::default()).await?;
+        } else if let Some(description) = description(&manifest) {
+            self.fetcher.model(&from, &description, &Seen::default()).await?;
+        }
+        Ok(manifest)
+    }
+
+    /// A model is to be that version, for which all is prepared. Lays out what tells where it may be loaded, until [`Storage::let_go`].
+    ///
+    /// # Errors
+    /// As [`Storage::bring`].
+    pub(crate) async fn announce(&self, manifest: &Manifest) -> Result<Announced, FetchingError> {
+        let id = manifest.id();
         let paths = || manifest.files().iter().map(|file| &file.path);
         let _order = self.order.lock().await;
-        if manifest.files().iter().any(|file| file.unpack) {
-            // What is in an archive is not known before it is here.
-            let path = self.bring(&manifest).await?.path;
+        if is_packed(manifest) {
+            let path = self.bring(manifest).await?.path;
             self.laid(id, |laid| laid.users += 1);
             return Ok(Announced { path, places: None, later: None });
         }
@@ -113,13 +128,13 @@ impl Storage {
             return Ok(Announced { path, places: None, later: None });
         }
         // There may be more of it by now, which is not to make way for less.
-        if let Some(description) = description(&manifest).filter(|_| !self.root.has(id)) {
+        if let Some(description) = description(manifest).filter(|_| !self.root.has(id)) {
             let from = self.registry.folder(id);
             self.fetcher.lay_out_one(&self.root, &from, &description, &Seen::default()).await?;
         }
         self.laid(id, |laid| laid.users += 1);
         let places = paths().map(|path| self.place(id, path)).collect();
-        Ok(Announced { path, places: Some(places), later: Some(Arc::new(manifest)) })
+        Ok(Announced { path, places: Some(places), later: Some(Arc::new(manifest.clone())) })
     }
 
     /// The version that is meant.
@@ -165,12 +180,16 @@ impl Storage {
         self.laid(id, |laid| laid.users == 1 && !laid.fixed)
     }
 
-    /// Has the files of a version leave the tree, but for what tells where it may be loaded. Nobody may be loading it.
+    /// Has the files of a version leave the tree, but for what tells where it may be loaded, unless others have it meanwhile; says whether they
+    /// did. Nobody may be loading it.
     ///
     /// # Errors
     /// As [`Storage::bring`], of that.
-    pub(crate) async fn put_away(&self, manifest: &Manifest) -> Result<(), FetchingError> {
+    pub(crate) async fn put_away(&self, manifest: &Manifest) -> Result<bool, FetchingError> {
         let (id, _order) = (manifest.id(), self.order.lock().await);
+        if !self.has_one_user(id) {
+            return Ok(false);
+        }
         self.laid(id, |laid| laid.whole = false);
         match description(manifest) {
             Some(description) => {
@@ -182,7 +201,7 @@ impl Storage {
                 tokio::task::spawn_blocking(move || root.remove(&id)).await??;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A model is not that version any more. Where none is, its files leave the tree; they stay in the cache as long as there is room.
@@ -228,6 +247,11 @@ pub(super) fn description(manifest: &Manifest) -> Option<Manifest> {
     let files: Vec<_> = manifest.files().iter().filter(describes).cloned().collect();
     // A part of what keeps to the rules does.
     Manifest::new(manifest.id().clone(), String::new(), Default::default(), files).ok()
+}
+
+/// Whether some of it is only known once it has been unpacked.
+pub(super) fn is_packed(manifest: &Manifest) -> bool {
+    manifest.files().iter().any(|file| file.unpack)
 }
 
 /// What is seen of a fetch.

@@ -202,9 +202,7 @@ async fn infer(State(replica): State<Arc<Replica>>, path: ModelPath, request: Re
         let tensors = match result {
             Ok(tensors) => tensors,
             Err(error) => {
-                if error.code != ErrorCode::DeadlineExceeded {
-                    begun.ended(false);
-                }
+                begun.ended_as(&error);
                 return Err(error.on(device));
             }
         };

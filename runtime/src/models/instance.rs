@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use outrigger_backend::{Instance, ModelInfo};
+use outrigger_protocol::error::{CallError, ErrorCode};
 use prometheus::IntCounter;
 
 use super::batch::Former;
@@ -183,27 +184,53 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Begun {
     instance: Arc<ModelInstance>,
     since: Instant,
-    ended: Option<bool>,
+    end: End,
+}
+
+/// How it ended.
+enum End {
+    /// Nobody waited for it.
+    Unseen,
+    /// In a way that says nothing of the version.
+    Aside,
+    Well,
+    Badly,
 }
 
 impl Begun {
     pub(super) fn new(instance: Arc<ModelInstance>) -> Self {
-        Self { instance, since: Instant::now(), ended: None }
+        Self { instance, since: Instant::now(), end: End::Unseen }
     }
 
     /// It has a result, or none for another reason than that nobody waited any more.
     pub(crate) fn ended(mut self, well: bool) {
-        self.ended = Some(well);
+        self.end = if well { End::Well } else { End::Badly };
+    }
+
+    /// It ended without a result because of what it asked for.
+    pub(crate) fn aside(mut self) {
+        self.end = End::Aside;
+    }
+
+    /// It ended like that.
+    pub(crate) fn ended_as(self, error: &CallError) {
+        match error.code {
+            // Whether it was too late by much the time tells.
+            ErrorCode::DeadlineExceeded => {}
+            ErrorCode::InvalidTensor => self.aside(),
+            _ => self.ended(false),
+        }
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
         let Some(outcomes) = &self.instance.outcomes else { return };
-        match self.ended {
-            Some(well) => outcomes.note(!well),
-            None if self.since.elapsed() >= PATIENCE => outcomes.note(true),
-            None => {}
+        match self.end {
+            End::Well => outcomes.note(false),
+            End::Badly => outcomes.note(true),
+            End::Unseen if self.since.elapsed() >= PATIENCE => outcomes.note(true),
+            End::Unseen | End::Aside => {}
         }
     }
 }

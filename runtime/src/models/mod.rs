@@ -38,7 +38,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, BackendInfo, Run, RunId, Tensor};
+use outrigger_backend::{BackendError, BackendInfo, ModelInfo, Run, RunId, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_store::{Manifest, ModelId};
 use tokio::sync::oneshot;
@@ -226,7 +226,18 @@ impl Models {
         mut inputs: Vec<(String, Tensor)>,
     ) -> Result<Vec<(String, Tensor)>, CallError> {
         let name = &model.name;
-        let invalid = |text: String| CallError::new(ErrorCode::InvalidTensor, text);
+        let given: Vec<String> = inputs.iter().map(|(name, _)| name.clone()).collect();
+        let invalid = |text: String| {
+            // A version may have other inputs than the one before it, of which the script does not know.
+            let fits = |info: &ModelInfo| {
+                let known = |name: &String| info.inputs.iter().any(|input| input.name == *name);
+                given.len() == info.inputs.len() && given.iter().all(known)
+            };
+            if self.get(name).is_ok_and(|named| named.was_taken(fits)) {
+                model.begin().ended(false);
+            }
+            CallError::new(ErrorCode::InvalidTensor, text)
+        };
         let mut ordered = Vec::with_capacity(model.info.inputs.len());
         for wanted in &model.info.inputs {
             let at = inputs
@@ -241,8 +252,14 @@ impl Models {
         let outputs = (0..model.info.outputs.len()).collect();
         let begun = model.begin();
         let tensors = self.infer(picked, ordered, outputs, None, None).await;
-        begun.ended(tensors.is_ok());
-        let tensors = tensors?;
+        let tensors = match tensors {
+            Ok(tensors) => tensors,
+            Err(error) => {
+                begun.ended_as(&error);
+                return Err(error);
+            }
+        };
+        begun.ended(true);
         Ok(model.info.outputs.iter().map(|output| output.name.clone()).zip(tensors).collect())
     }
 

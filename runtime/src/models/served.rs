@@ -1,13 +1,14 @@
 //! A model that is served, whether it is loaded or not; and the lease by which a call has it.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::ModelInfo;
 use outrigger_store::{Manifest, ModelId};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::gate::{Behind, Gate};
 use super::instance::{Counted, LoadedModel, Picked};
@@ -37,7 +38,7 @@ pub struct ServedModel {
     /// How its calls went.
     pub(super) outcomes: Arc<Outcomes>,
     /// It is no more, and nobody gets it who has not got it yet.
-    retired: AtomicBool,
+    retired: CancellationToken,
     resident: RwLock<Option<Arc<LoadedModel>>>,
     /// What it is, once it has been loaded.
     known: OnceLock<Known>,
@@ -79,7 +80,7 @@ impl ServedModel {
             later,
             source,
             outcomes: Arc::new(Outcomes::new(start)),
-            retired: AtomicBool::new(false),
+            retired: CancellationToken::new(),
             resident: RwLock::default(),
             known: OnceLock::new(),
             uses: AtomicU64::new(0),
@@ -133,12 +134,17 @@ impl ServedModel {
 
     /// It is no more.
     pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::SeqCst);
+        self.retired.cancel();
     }
 
     /// Whether it is no more: whoever needs it has to look what has taken its place.
     pub(crate) fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::SeqCst)
+        self.retired.is_cancelled()
+    }
+
+    /// Comes when it is.
+    pub(super) async fn gone(&self) {
+        self.retired.cancelled().await;
     }
 
     /// How it is used.

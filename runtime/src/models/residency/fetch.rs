@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::served::ServedModel;
 use super::Residency;
-use super::core::Core;
+use super::core::{Core, Left};
 use super::history::{Happening, Step};
 use super::room::Failure;
 use super::state::ModelState;
@@ -68,7 +68,7 @@ impl Residency {
         let bring = async {
             loop {
                 match fetches.bring(Arc::clone(&manifest)).await {
-                    Err(error) if error.wants_room() && self.put_one_away(&fetches.storage).await => {}
+                    Err(error) if error.wants_room() && self.put_one_away().await => {}
                     brought => return brought,
                 }
             }
@@ -76,6 +76,7 @@ impl Residency {
         let brought = tokio::select! {
             brought = bring => brought,
             () = fetches.stop.cancelled() => return,
+            () = model.gone() => Err(FetchingError::Unwanted),
         };
         match brought {
             Ok(brought) => self.fetched(&model, &brought),
@@ -84,7 +85,24 @@ impl Residency {
     }
 
     /// Has the files leave the disk of a model that is not loaded, so that the cache has room for others. Says whether there was one.
-    async fn put_one_away(&self, storage: &Storage) -> bool {
+    async fn put_one_away(self: &Arc<Self>) -> bool {
+        let this = Arc::clone(self);
+        // In a task of its own: what has begun to leave has left in the end, whoever gives up the fetch that it is for.
+        let put_away = tokio::spawn(async move {
+            loop {
+                match this.try_to_put_one_away().await {
+                    // Others have just begun to use it.
+                    Some(false) => {}
+                    ended => return ended.is_some(),
+                }
+            }
+        });
+        put_away.await.unwrap_or(false)
+    }
+
+    /// Whether the files of the one that was chosen have left; nothing if none could be.
+    async fn try_to_put_one_away(&self) -> Option<bool> {
+        let storage = &self.fetches.as_ref()?.storage;
         let served = self.served();
         let chosen = {
             let mut core = self.residents.lock();
@@ -96,17 +114,28 @@ impl Residency {
             };
             core.putting_away(may).and_then(|number| served.get(number))
         };
-        let Some((model, manifest)) = chosen.and_then(|model| Some((model, model.later.as_ref()?))) else {
-            return false;
-        };
-        if let Err(error) = storage.put_away(manifest).await {
+        let model = chosen?;
+        let manifest = model.later.as_ref()?;
+        let gone = storage.put_away(manifest).await.unwrap_or_else(|error| {
             tracing::warn!(%error, model = %model.name, "the files of a model were not removed");
+            // Some of them may have been.
+            true
+        });
+        {
+            let mut core = self.residents.lock();
+            if gone {
+                core.put_away(model.number, manifest.size());
+            } else {
+                core.left(model.number, Left::Asked, self.now());
+                self.note_queued(&core, model);
+            }
         }
-        self.residents.lock().put_away(model.number, manifest.size());
-        drop(self.tell(model, Happening::PutAway).with(|event| event.bytes = Some(manifest.size())));
+        if gone {
+            drop(self.tell(model, Happening::PutAway).with(|event| event.bytes = Some(manifest.size())));
+        }
         model.changed.notify_waiters();
         self.residents.has_changed();
-        true
+        Some(gone)
     }
 
     /// Its files are here: it is loaded as soon as it is its turn.

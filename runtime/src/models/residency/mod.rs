@@ -206,6 +206,8 @@ impl Residency {
             let _core = self.residents.lock();
             model.retire();
         }
+        // A load of it that waits is given up.
+        self.residents.has_changed();
         loop {
             self.unload(model);
             let mut core = self.residents.lock();

@@ -30,6 +30,8 @@ pub(super) enum Failure {
     NoRoom(Duration),
     #[error("the load was broken off: the replica ends")]
     Ending,
+    #[error("it is not served any more")]
+    Unwanted,
     #[error("the load was broken off by a panic, which the log shows")]
     Broken,
 }
@@ -45,6 +47,9 @@ impl Residency {
         let mut claims = false;
         let mut core = self.residents.lock();
         loop {
+            if model.is_retired() {
+                return Err(Failure::Unwanted);
+            }
             // All that follows goes by one look: calls come and go meanwhile.
             let seen: Vec<_> = self.served().iter().map(|model| model.usage()).collect();
             let usage = |number: usize| seen.get(number).copied().unwrap_or_default();

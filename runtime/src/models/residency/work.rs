@@ -13,6 +13,7 @@ use super::super::survey;
 use super::history::{Happening, Step};
 use super::room::Failure;
 use super::{Residency, charges};
+use crate::fetching::FetchingError;
 
 /// Threads for loads that wait for room, beside those that load: so many do not keep others from being loaded.
 const WAITING: usize = 4;
@@ -75,6 +76,9 @@ impl Residency {
 
     /// Loads a model, others making way for it.
     fn load(&self, model: &ServedModel) -> Result<u64, Failure> {
+        if model.is_retired() {
+            return Err(Failure::Unwanted);
+        }
         let wanted = [&model.wanted];
         let mut estimates = survey::estimate(&self.config.backends, &wanted, &self.backends);
         self.correct(model, &mut estimates);
@@ -142,10 +146,14 @@ impl Residency {
             }
             Err(failure) => {
                 let reason = chain(&failure);
-                tracing::error!(model = %model.name, reason, "model does not load");
+                let unwanted =
+                    matches!(failure, Failure::Unwanted | Failure::Fetching(FetchingError::Unwanted));
+                if !unwanted {
+                    self.counters.models.failed();
+                    tracing::error!(model = %model.name, reason, "model does not load");
+                }
                 self.history.ended(model.number, Err(&reason));
                 self.residents.lock().failed(model.number, reason.as_str().into(), self.now());
-                self.counters.models.failed();
                 drop(self.tell(model, Happening::Failed).with(|event| event.reason = Some(reason)));
             }
         }

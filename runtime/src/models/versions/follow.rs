@@ -9,6 +9,7 @@ use outrigger_store::{ModelId, Which};
 use tokio::sync::Semaphore;
 
 use super::named::STABLE;
+use super::refusal::Refusal;
 use super::rollout::Rollouts;
 
 /// What is asked of the registry at once.
@@ -25,8 +26,8 @@ struct Followed {
     seen: ModelId,
     /// One that did not serve: how often it was tried, and when it is tried next.
     tried: Option<(ModelId, u32, Instant)>,
-    /// It is being rolled out.
-    at_it: bool,
+    /// What is being rolled out.
+    at_it: Option<ModelId>,
 }
 
 type All = Arc<Mutex<BTreeMap<String, Followed>>>;
@@ -37,7 +38,7 @@ impl Rollouts {
         let every = self.config.store.refresh;
         let moves = self.registered.iter().filter(|(_, (_, wish))| !matches!(wish.which, Which::Version(_)));
         let followed = |(name, (id, _)): (&String, &(ModelId, _))| {
-            (name.clone(), Followed { seen: id.clone(), tried: None, at_it: false })
+            (name.clone(), Followed { seen: id.clone(), tried: None, at_it: None })
         };
         let followed: BTreeMap<_, _> = moves.map(followed).collect();
         if every.is_zero() || followed.is_empty() {
@@ -89,17 +90,29 @@ impl Rollouts {
         now: ModelId,
         every: Duration,
     ) {
+        let (Ok(named), Ok(label)) = (self.models.get(name), STABLE.parse()) else { return };
         {
             let mut all = lock(followed);
             let Some(one) = all.get_mut(name) else { return };
-            let waits = |(tried, _, next): &(ModelId, u32, Instant)| *tried == now && Instant::now() < *next;
-            if one.at_it || one.seen == now || one.tried.as_ref().is_some_and(waits) {
+            if let Some(under_way) = &one.at_it {
+                // What is not meant any more is given up; what is meant comes with the next look.
+                if *under_way != now {
+                    named.overtaken(&label);
+                }
                 return;
             }
-            one.at_it = true;
+            if named.stable().version == now.version.to_string() {
+                // Somebody else has seen to it.
+                (one.seen, one.tried) = (now, None);
+                return;
+            }
+            let waits = |(tried, _, next): &(ModelId, u32, Instant)| *tried == now && Instant::now() < *next;
+            if one.seen == now || one.tried.as_ref().is_some_and(waits) {
+                return;
+            }
+            one.at_it = Some(now.clone());
             tracing::info!(model = %name, from = one.seen.version, to = now.version, "another version is meant now");
         }
-        let (Ok(named), Ok(label)) = (self.models.get(name), STABLE.parse()) else { return };
         let (this, named, turns) = (Arc::clone(self), Arc::clone(named), Arc::clone(turns));
         let followed = Arc::clone(followed);
         self.tasks.spawn(async move {
@@ -108,8 +121,9 @@ impl Rollouts {
             let rolled = this.roll(&named, label, &now.version.to_string()).await;
             let mut all = lock(&followed);
             let Some(one) = all.get_mut(&named.name) else { return };
-            one.at_it = false;
-            if rolled.is_ok() {
+            one.at_it = None;
+            // If something else has been decided, that counts until the label moves again.
+            if matches!(rolled, Ok(()) | Err(Refusal::Overtaken)) {
                 (one.seen, one.tried) = (now, None);
                 return;
             }

@@ -1,6 +1,7 @@
 //! A model by its name. Calls ask for a version by its own name or by what it is called; who says nothing gets the one that is `stable`.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use outrigger_backend::ModelInfo;
@@ -30,6 +31,10 @@ pub struct NamedModel {
     loading: Mutex<Option<Rollout>>,
     /// The one that is watched.
     watch: Mutex<Option<Watched>>,
+    /// What has been asked for and is not done: the label, and the number of who asked last.
+    asked: Mutex<BTreeMap<Label, u64>>,
+    /// How often something has been asked for.
+    times: AtomicU64,
 }
 
 struct Versions {
@@ -40,6 +45,13 @@ struct Versions {
     labels: BTreeMap<Label, Arc<ServedModel>>,
     /// All of them, those too that are called nothing.
     all: Vec<Arc<ServedModel>>,
+}
+
+impl Versions {
+    /// Whether a version is the stable one, and has to prove itself.
+    fn is_new(&self, version: &Arc<ServedModel>) -> bool {
+        Arc::ptr_eq(&self.stable, version) && !Arc::ptr_eq(&self.confirmed, version)
+    }
 }
 
 /// A version that takes the place of another.
@@ -62,6 +74,7 @@ pub(super) struct Rollout {
 #[derive(Clone)]
 pub(super) struct Watched {
     pub(super) shown: Rollout,
+    pub(super) new: Arc<ServedModel>,
     /// How calls of the confirmed version went before.
     pub(super) before: Counts,
 }
@@ -74,6 +87,25 @@ pub(super) enum Stage {
     Loading,
     /// Calls have it; the one before it is there still, in case that it does worse.
     Watching,
+}
+
+/// What has become of a version that is called otherwise than before.
+pub(super) struct Called {
+    /// The one that was called so, if any.
+    pub(super) old: Option<Arc<ServedModel>>,
+    pub(super) standing: Standing,
+}
+
+/// How it stands with a version that has just been called so.
+pub(super) enum Standing {
+    /// It is not the stable one.
+    Beside,
+    /// It had been confirmed before.
+    Known,
+    /// It is confirmed by that.
+    Confirmed,
+    /// It has to prove itself; until then this one is confirmed.
+    New(Arc<ServedModel>),
 }
 
 /// How a model is, in all its versions.
@@ -98,8 +130,8 @@ impl NamedModel {
         let (name, kind, all) = (stable.name.clone(), stable.kind, vec![Arc::clone(&stable)]);
         let confirmed = Arc::clone(&stable);
         let versions = RwLock::new(Versions { stable, confirmed, labels: BTreeMap::new(), all });
-        let (loading, watch) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { name, kind, versions, turn: Arc::default(), loading, watch })
+        let (turn, loading, watch, asked, times) = Default::default();
+        Arc::new(Self { name, kind, versions, turn, loading, watch, asked, times })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Versions) -> T) -> T {
@@ -175,15 +207,23 @@ impl NamedModel {
         self.change(|versions| versions.all.push(Arc::clone(version)));
     }
 
-    /// Has a version be called so, at once for whoever asks from now on. Gives the one that was.
-    pub(super) fn call(&self, label: &Label, version: &Arc<ServedModel>) -> Option<Arc<ServedModel>> {
+    /// Has a version be called so, at once for whoever asks from now on. A new stable one has to prove itself, if that is `watched`.
+    pub(super) fn call(&self, label: &Label, new: &Arc<ServedModel>, watched: bool) -> Called {
         self.change(|versions| {
-            let version = Arc::clone(version);
-            if label.as_str() == STABLE {
-                Some(std::mem::replace(&mut versions.stable, version))
-            } else {
-                versions.labels.insert(label.clone(), version)
+            if label.as_str() != STABLE {
+                let old = versions.labels.insert(label.clone(), Arc::clone(new));
+                return Called { old, standing: Standing::Beside };
             }
+            let old = std::mem::replace(&mut versions.stable, Arc::clone(new));
+            let standing = if Arc::ptr_eq(new, &versions.confirmed) {
+                Standing::Known
+            } else if watched && !Arc::ptr_eq(new, &old) {
+                Standing::New(Arc::clone(&versions.confirmed))
+            } else {
+                versions.confirmed = Arc::clone(new);
+                Standing::Confirmed
+            };
+            Called { old: Some(old), standing }
         })
     }
 
@@ -192,30 +232,25 @@ impl NamedModel {
         self.change(|versions| versions.labels.remove(label).is_some())
     }
 
-    /// The version that calls would have again.
-    pub(super) fn confirmed(&self) -> Arc<ServedModel> {
-        self.read(|versions| Arc::clone(&versions.confirmed))
-    }
-
-    /// The stable version need not prove itself any more, if it is this one. Says whether it is.
+    /// The stable version need not prove itself any more, if it is this one. Says whether it had to.
     pub(super) fn confirm(&self, version: &Arc<ServedModel>) -> bool {
         self.change(|versions| {
-            let is_stable = Arc::ptr_eq(&versions.stable, version);
-            if is_stable {
+            let is_new = versions.is_new(version);
+            if is_new {
                 versions.confirmed = Arc::clone(version);
             }
-            is_stable
+            is_new
         })
     }
 
-    /// Calls have the confirmed version again, if they have this one. Says whether they had.
+    /// Calls have the confirmed version again, if they have this one, which has to prove itself. Says whether that is so.
     pub(super) fn go_back(&self, from: &Arc<ServedModel>) -> bool {
         self.change(|versions| {
-            let is_stable = Arc::ptr_eq(&versions.stable, from);
-            if is_stable {
+            let is_new = versions.is_new(from);
+            if is_new {
                 versions.stable = Arc::clone(&versions.confirmed);
             }
-            is_stable
+            is_new
         })
     }
 
@@ -244,15 +279,49 @@ impl NamedModel {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_loading(&self, rollout: Option<Rollout>) {
-        *self.lock_loading() = rollout;
-    }
-
-    /// Something else is to be called so: what is on its way for that is given up.
-    pub(super) fn overtake(&self, label: &Label) {
+    /// Something is to be called so: what is on its way for that, or waits to be, is given up. Gives the number of who asks.
+    pub(super) fn overtake(&self, label: &Label) -> u64 {
+        let mut asked = self.lock_asked();
+        let number = self.times.fetch_add(1, Ordering::Relaxed);
+        asked.insert(label.clone(), number);
         let loading = self.lock_loading();
         let same = loading.iter().filter(|rollout| rollout.label == label.as_str());
         same.for_each(|rollout| rollout.overtaken.cancel());
+        number
+    }
+
+    /// What is on its way to be called so is not meant any more.
+    pub(super) fn overtaken(&self, label: &Label) {
+        let number = self.overtake(label);
+        self.forget(label, number);
+    }
+
+    /// A version is on its way, unless somebody has asked for something else meanwhile; says whether it is.
+    pub(super) fn begin_loading(&self, label: &Label, number: u64, rollout: Rollout) -> bool {
+        let asked = self.lock_asked();
+        let is_last = asked.get(label) == Some(&number);
+        if is_last {
+            *self.lock_loading() = Some(rollout);
+        }
+        is_last
+    }
+
+    /// It is not on its way any more.
+    pub(super) fn end_loading(&self, label: &Label, number: u64) {
+        let mut asked = self.lock_asked();
+        *self.lock_loading() = None;
+        if asked.get(label) == Some(&number) {
+            asked.remove(label);
+        }
+    }
+
+    /// Who asked gives up.
+    pub(super) fn forget(&self, label: &Label, number: u64) {
+        self.lock_asked().retain(|asked, last| asked != label || *last != number);
+    }
+
+    fn lock_asked(&self) -> MutexGuard<'_, BTreeMap<Label, u64>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The watch that there is.
@@ -267,8 +336,8 @@ impl NamedModel {
     }
 
     /// A watch is over, if it is still that of this version.
-    pub(super) fn end_watch(&self, of: &ServedModel) {
-        self.lock_watch().take_if(|watch| watch.shown.to == of.version);
+    pub(super) fn end_watch(&self, of: &Arc<ServedModel>) {
+        self.lock_watch().take_if(|watch| Arc::ptr_eq(&watch.new, of));
     }
 
     /// Whether calls that its stable version does not take had been taken by the one before, as far as inputs tell: only while that is

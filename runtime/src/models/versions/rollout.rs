@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::named::{NamedModel, Rollout, STABLE, Stage};
+use super::named::{Called, NamedModel, Rollout, STABLE, Stage, Standing};
 use super::refusal::Refusal;
 use super::target::can_be_called;
 use crate::config::Config;
@@ -120,12 +120,14 @@ impl Rollouts {
             let text = "one version is always `stable`: it is what calls get which name none";
             return Err(CallError::new(ErrorCode::Conflict, text));
         }
-        named.overtake(label);
+        let number = named.overtake(label);
         let turn = tokio::time::timeout_at(until.into(), named.turn.lock()).await;
-        let _turn = turn.map_err(|_| {
+        let turn = turn.map_err(|_| {
             let text = format!("versions of model `{}` are changing; ask again when they have", named.name);
             CallError::new(ErrorCode::Conflict, text).with_retry_after(Duration::from_secs(1))
-        })?;
+        });
+        let _turn = turn.inspect_err(|_| named.forget(label, number))?;
+        named.end_loading(label, number);
         if !named.call_nothing(label) {
             let text = format!("no version of model `{}` is called `{label}`", named.name);
             return Err(CallError::new(ErrorCode::ModelNotFound, text));
@@ -141,13 +143,13 @@ impl Rollouts {
         label: Label,
         which: &str,
     ) -> Result<(), Refusal> {
-        named.overtake(&label);
+        let number = named.overtake(&label);
         let _turn = tokio::select! {
             turn = named.turn.lock() => turn,
             () = self.stop.cancelled() => return Err(scheduler::draining().into()),
         };
-        let brought = self.bring(named, &label, which).await;
-        named.set_loading(None);
+        let brought = self.bring(named, &label, number, which).await;
+        named.end_loading(&label, number);
         let rolled = match brought {
             Ok((new, _kept)) => {
                 self.switch(named, &label, &new);
@@ -166,23 +168,31 @@ impl Rollouts {
         &self,
         named: &Arc<NamedModel>,
         label: &Label,
+        number: u64,
         which: &str,
     ) -> Result<(Arc<ServedModel>, Kept), Refusal> {
         let (from, overtaken) = (named.find(label.as_str()), CancellationToken::new());
-        let loading = |to: &str| Rollout {
-            label: label.to_string(),
-            to: super::refusal::shown(to),
-            from: from.as_ref().map(|from| from.version.clone()),
-            stage: Stage::Loading,
-            overtaken: overtaken.clone(),
+        let loading = |to: &str| {
+            let rollout = Rollout {
+                label: label.to_string(),
+                to: super::refusal::shown(to),
+                from: from.as_ref().map(|from| from.version.clone()),
+                stage: Stage::Loading,
+                overtaken: overtaken.clone(),
+            };
+            named.begin_loading(label, number, rollout)
         };
-        named.set_loading(Some(loading(which)));
+        if !loading(which) {
+            return Err(Refusal::Overtaken);
+        }
         let found = tokio::select! {
-            found = self.target(named, which) => found,
+            found = self.target(named, which, &overtaken) => found,
             () = self.stop.cancelled() => Err(scheduler::draining().into()),
         };
         let new = found.inspect_err(|refusal| self.log(named, which, refusal))?;
-        named.set_loading(Some(loading(&new.version)));
+        if !loading(&new.version) {
+            return Err(Refusal::Overtaken);
+        }
         let kept = Kept::new(&self.models, &new);
         // The one that serves does not make way for its successor.
         let serving = from.as_ref().filter(|from| from.resident().is_some());
@@ -213,8 +223,8 @@ impl Rollouts {
 
     /// Has a version that is loaded be called so.
     fn switch(self: &Arc<Self>, named: &Arc<NamedModel>, label: &Label, new: &Arc<ServedModel>) {
-        let (start, confirmed) = (new.outcomes.all(), named.confirmed());
-        let old = named.call(label, new);
+        let start = new.outcomes.all();
+        let Called { old, standing } = named.call(label, new, !self.config.rollout.watch.is_zero());
         let changed = old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, new));
         if changed {
             let from = old.as_ref().map_or("none", |old| old.version.as_str());
@@ -223,19 +233,16 @@ impl Rollouts {
             old.iter().for_each(|old| self.models.have_moved(old, new));
             self.models.tell(new, Happening::Switched, text);
         }
-        if label.as_str() != STABLE {
-            return;
-        }
-        if Arc::ptr_eq(new, &confirmed) {
+        match standing {
+            Standing::Beside => {}
             // Calls have it again because somebody says so.
-            named.set_watch(None);
-        } else if !changed || self.config.rollout.watch.is_zero() {
-            named.set_watch(None);
-            named.confirm(new);
-            let why = if changed { "it is not watched (rollout.watch)" } else { "somebody says so" };
-            self.models.tell(new, Happening::Confirmed, why.into());
-        } else {
-            self.begin_watch(named, new, start);
+            Standing::Known => named.set_watch(None),
+            Standing::Confirmed => {
+                named.set_watch(None);
+                let why = if changed { "it is not watched (rollout.watch)" } else { "somebody says so" };
+                self.models.tell(new, Happening::Confirmed, why.into());
+            }
+            Standing::New(confirmed) => self.begin_watch(named, new, confirmed, start),
         }
     }
 

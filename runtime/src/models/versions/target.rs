@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use outrigger_store::id::version_of;
 use outrigger_store::{Label, ModelId, ModelName, ModelWish, Which};
+use tokio_util::sync::CancellationToken;
 
 use super::named::{NamedModel, STABLE};
 use super::refusal::{Refusal, shown};
@@ -23,6 +24,7 @@ impl Rollouts {
         &self,
         named: &Arc<NamedModel>,
         which: &str,
+        overtaken: &CancellationToken,
     ) -> Result<Arc<ServedModel>, Refusal> {
         if let Some(there) = named.find(which) {
             return Ok(there);
@@ -32,7 +34,7 @@ impl Rollouts {
                 let id = self.resolve(&id.name, which).await?;
                 match named.find(&id.version.to_string()) {
                     Some(there) => Ok(there),
-                    None => self.registered_version(named, &id).await,
+                    None => self.registered_version(named, &id, overtaken).await,
                 }
             }
             None => self.folder_version(named, which).await,
@@ -55,10 +57,16 @@ impl Rollouts {
         &self,
         named: &Arc<NamedModel>,
         id: &ModelId,
+        overtaken: &CancellationToken,
     ) -> Result<Arc<ServedModel>, Refusal> {
         self.check_room(named)?;
         let storage = self.storage.as_ref().ok_or_else(|| Refusal::NoVersion(id.to_string()))?;
-        let Announced { path, places, later } = storage.announce(id).await?;
+        // What takes long is given up where it is not wanted any more; the rest is not left half done.
+        let manifest = tokio::select! {
+            manifest = storage.prepare(id) => manifest?,
+            () = overtaken.cancelled() => return Err(Refusal::Overtaken),
+        };
+        let Announced { path, places, later } = storage.announce(&manifest).await?;
         let files = places.map_or(Files::Disk, Files::Awaited);
         let wanted = self.wanted(named, path, id.version.to_string(), files, true).await;
         let added =

@@ -9,7 +9,6 @@ use super::named::{NamedModel, Rollout, Stage, Watched};
 use super::outcomes::Counts;
 use super::rollout::{Kept, Rollouts};
 use super::verdict::{Rule, is_worse};
-use crate::config::LoadTime;
 use crate::models::residency::Happening;
 use crate::models::served::ServedModel;
 
@@ -26,7 +25,7 @@ struct Watch {
     /// Ends it.
     overtaken: CancellationToken,
     /// The old one stays loaded for as long.
-    _kept: Option<Kept>,
+    _kept: Kept,
 }
 
 impl Rollouts {
@@ -35,14 +34,13 @@ impl Rollouts {
         self: &Arc<Self>,
         named: &Arc<NamedModel>,
         new: &Arc<ServedModel>,
+        old: Arc<ServedModel>,
         start: Counts,
     ) {
-        let old = named.confirmed();
         // What there was before one that has not proved itself either.
         let before = named.watched().map_or_else(|| old.outcomes.recent(), |watched| watched.before);
         let overtaken = CancellationToken::new();
-        // One that is loaded with its first call is not loaded for a call that may never come.
-        let kept = (old.load != LoadTime::Use).then(|| Kept::new(&self.models, &old));
+        let kept = Kept::new(&self.models, &old);
         let shown = Rollout {
             label: super::named::STABLE.to_owned(),
             to: new.version.clone(),
@@ -50,7 +48,7 @@ impl Rollouts {
             stage: Stage::Watching,
             overtaken: overtaken.clone(),
         };
-        named.set_watch(Some(Watched { shown, before }));
+        named.set_watch(Some(Watched { shown, new: Arc::clone(new), before }));
         let (named, new) = (Arc::clone(named), Arc::clone(new));
         let watch = Watch { named, new, old, before, start, overtaken, _kept: kept };
         let this = Arc::clone(self);
@@ -77,11 +75,17 @@ impl Rollouts {
             // From here on nothing is missed.
             failure.as_mut().enable();
             let after = new.outcomes.all().since(*start);
+            if overtaken.is_cancelled() {
+                return false;
+            }
             if is_worse(*before, after, rule) {
                 self.go_back(watch, after);
                 return true;
             }
             tokio::select! {
+                biased;
+                () = overtaken.cancelled() => return false,
+                () = self.stop.cancelled() => return false,
                 () = failure => {}
                 () = &mut end => {
                     if named.confirm(new) {
@@ -89,8 +93,6 @@ impl Rollouts {
                     }
                     return true;
                 }
-                () = overtaken.cancelled() => return false,
-                () = self.stop.cancelled() => return false,
             }
         }
     }
