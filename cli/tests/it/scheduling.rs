@@ -143,16 +143,14 @@ async fn who_waits_past_a_deadline_hears_of_it_and_is_not_executed() {
 #[tokio::test]
 async fn what_cannot_meet_its_deadline_is_refused_at_once() {
     let replica = outrigger().script(SCRIPT).start();
-    for _ in 0..3 {
-        assert_eq!(score(&replica, "sleep 200").send().await.unwrap().status(), 200);
-    }
+    assert_eq!(score(&replica, "sleep 1500").send().await.unwrap().status(), 200);
     let first = call(&replica, KEY, "normal", "wait");
     until_busy(&replica, 1, 0).await;
-    let second = call(&replica, KEY, "normal", "sleep 200");
+    let second = call(&replica, KEY, "normal", "y");
     until_busy(&replica, 1, 1).await;
-    // Some 200 ms for each of those, and as much for itself.
-    let refused = score(&replica, "x").header("x-request-deadline-ms", "300").send().await.unwrap();
-    assert_eq!(header(&refused, "retry-after"), "1");
+    // Some 1500 ms for each of those, and as much for itself: more, also if the first one is nearly over by then.
+    let refused = score(&replica, "x").header("x-request-deadline-ms", "2000").send().await.unwrap();
+    assert!(header(&refused, "retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
     let (status, code, body) = outcome(refused).await;
     assert_eq!((status, code.as_str()), (503, "overloaded"));
     assert!(body["message"].as_str().unwrap().contains("deadline cannot be met"), "{body}");
