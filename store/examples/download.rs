@@ -7,10 +7,13 @@
 //!
 //! Each round has a cache of its own, and all of them stay until the end: ext4 without a journal takes long to find a place for a new file where many were removed just before.
 
+#[path = "measured/time.rs"]
+mod time;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{GetOptions, ObjectStore as _, ObjectStoreExt as _};
@@ -19,6 +22,7 @@ use outrigger_store::{
     Registry,
 };
 use outrigger_testkit::storage::Azurite;
+use time::timed;
 
 /// Smallest model, bytes.
 const SMALLEST: f64 = 5e3;
@@ -120,18 +124,6 @@ async fn plain(stored: &[(Location, Manifest)]) {
             assert_eq!(bytes.await.expect("all of it"), manifest.size());
         })
         .await;
-}
-
-fn timed(work: impl FnOnce()) -> (Duration, Duration) {
-    let (started, cpu) = (Instant::now(), processor());
-    work();
-    (started.elapsed(), processor() - cpu)
-}
-
-/// Processor time of this process.
-fn processor() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// The most of what this process holds.

@@ -9,12 +9,15 @@
 //! Each round has a cache of its own, and all of them stay until the end: ext4 without a journal takes long to find a place for a new file where many were
 //! removed just before.
 
+#[path = "measured/time.rs"]
+mod time;
+
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::ObjectStoreExt as _;
@@ -24,6 +27,7 @@ use outrigger_store::{
     Cache, Digest, Environment, FilePath, Location, Manifest, ManifestFile, ModelId, ModelName, Registry,
 };
 use outrigger_testkit::storage::Azurite;
+use time::timed;
 use tokio::runtime::{Builder, Runtime};
 
 /// How many manifests are read at once.
@@ -107,18 +111,6 @@ fn median(times: impl Iterator<Item = (Duration, Duration)>) -> (u128, u128) {
     cpu.sort();
     let middle = |times: &[Duration]| times.get(times.len() / 2).map_or(0, Duration::as_millis);
     (middle(&took), middle(&cpu))
-}
-
-fn timed(work: impl FnOnce()) -> (Duration, Duration) {
-    let (started, cpu) = (Instant::now(), processor());
-    work();
-    (started.elapsed(), processor() - cpu)
-}
-
-/// Processor time of this process.
-fn processor() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn open(text: &str, environment: Vec<(&'static str, String)>) -> Registry {

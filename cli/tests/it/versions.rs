@@ -88,6 +88,15 @@ async fn serves_at(score: &str, which: &str) -> String {
     body["model_version"].as_str().unwrap().to_owned()
 }
 
+/// Calls of the second version fail, and after five of them have the first one again.
+async fn is_given_up(replica: &ReplicaProcess, code: &str) {
+    for _ in 0..5 {
+        assert_eq!(of(replica, "").await.1, code);
+    }
+    until("the old one is back", async || of(replica, "").await.0 == 200).await;
+    assert_eq!(serves(replica, "").await, "1");
+}
+
 async fn events(replica: &ReplicaProcess, version: &str) -> Vec<String> {
     let events = asked(replica, "/events").await;
     let events = events["events"].as_array().unwrap().clone();
@@ -151,11 +160,7 @@ async fn a_version_that_is_refused_changes_nothing_of_one_that_is_watched() {
         (&rollout["stage"], &rollout["to"], &rollout["from"]),
         (&json!("watching"), &json!("2"), &json!("1"))
     );
-    for _ in 0..5 {
-        assert_eq!(of(&replica, "").await.1, "invalid_tensor");
-    }
-    until("the old one is back", async || of(&replica, "").await.0 == 200).await;
-    assert_eq!(serves(&replica, "").await, "1");
+    is_given_up(&replica, "invalid_tensor").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,11 +176,7 @@ async fn calls_that_end_without_a_result_count_and_mistakes_of_callers_do_not() 
         assert_eq!(wrong.1, "invalid_tensor");
     }
     assert_eq!(asked(&replica, "/models/sum").await["rollout"]["stage"], "watching");
-    for _ in 0..5 {
-        assert_eq!(of(&replica, "").await.1, "result_not_finite");
-    }
-    until("the old one is back", async || of(&replica, "").await.0 == 200).await;
-    assert_eq!(serves(&replica, "").await, "1");
+    is_given_up(&replica, "result_not_finite").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,11 +242,7 @@ async fn calls_have_the_old_version_again_if_more_of_them_fail() {
         serves(&replica, "").await;
     }
     moved(&replica, "sum@stable", "2").await;
-    for _ in 0..5 {
-        assert_eq!(of(&replica, "").await.1, "invalid_tensor");
-    }
-    until("the old one is back", async || of(&replica, "").await.0 == 200).await;
-    assert_eq!(serves(&replica, "").await, "1");
+    is_given_up(&replica, "invalid_tensor").await;
     let all = asked(&replica, "/events").await;
     let returned = all["events"].as_array().unwrap().iter().find(|event| event["event"] == "returned");
     let text = metrics(&replica).await;

@@ -128,7 +128,8 @@ impl Residency {
             max_retry: said.max_retry,
         };
         let mut core = Core::new(options, accounts.collect(), served.len());
-        for model in &served {
+        // Where nothing can fetch them, a load says that they are missing, instead of waiting for ever.
+        for model in served.iter().filter(|_| fetches.is_some()) {
             model.later.iter().for_each(|manifest| core.is_away(model.number, manifest.size()));
         }
         let mut homes = Homes::new(&devices);
@@ -187,7 +188,8 @@ impl Residency {
         let mut core = self.residents.lock();
         let number = core.add();
         let model = Arc::new(model(number));
-        model.later.iter().for_each(|manifest| core.is_away(number, manifest.size()));
+        let later = model.later.iter().filter(|_| self.fetches.is_some());
+        later.for_each(|manifest| core.is_away(number, manifest.size()));
         core.pin(number, model.load == LoadTime::Pinned);
         self.history.begin(number);
         let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
