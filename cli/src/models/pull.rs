@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command};
 use outrigger_runtime::config::StoreConfig;
 use outrigger_store::tree::TreeRoot;
@@ -32,6 +33,11 @@ pub(super) async fn run(config: &StoreConfig, matches: &ArgMatches) -> anyhow::R
     let laid_out = fetcher.lay_out(&root, &manifests, &[], &progress).await;
     progress.finish();
     let (tree, fetched) = laid_out?;
+    // Who pulls may switch the machine off next.
+    let cache = fetcher.cache().clone();
+    tokio::task::spawn_blocking(move || cache.sync())
+        .await?
+        .with_context(|| format!("not all files are on the disk: {}", tree.model_dir.display()))?;
     for ((_, manifest), files) in manifests.iter().zip(&fetched) {
         eprintln!("{}: {} file(s), {}", manifest.id(), files.files().len(), size(Some(files.size())));
     }

@@ -2,21 +2,23 @@
 //!
 //! ```text
 //! blobs/sha256/ab/ab12…   complete files, held against their digests, read-only; hard links to them are what models are made of
-//! partial/ab12….data      what has come of a file; whoever fetches it holds a lock on it
-//! partial/ab12….map       which pieces of it have come
+//! unsynced/BOOT/ab12…     the same, before they are known to be on the disk
+//! partial/ab12….data      what has come of a file, and behind that which pieces have; whoever fetches it holds a lock on it
 //! unpacked/ab12….json     what is in an archive, by its digest: paths and the digests of the files
 //! manifests/ab12…         manifests and signatures as they were read, by the digest of where and in which state; beside the limit, by limits of their own
 //! lock                    held while room is made
 //! ```
 //!
-//! A process may end at any moment, and others may be at work in the same folder, other users too where they may. A name in `blobs` appears by a rename
-//! after all else is done, so what is there is complete; locks are the kernel's and end with their process. What is none of ours in a folder is passed over.
+//! A process, or the machine, may end at any moment, and others may be at work in the same folder, other users too where they may. A complete file has its
+//! name by a rename after all else is done; locks are the kernel's and end with their process. What is none of ours in a folder is passed over.
 
 mod kept;
 mod partial;
 mod room;
 mod unpacked;
+mod unsynced;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -49,6 +51,7 @@ struct Inner {
     limit: Option<u64>,
     /// What is kept of manifests, once that has been looked at.
     kept: Mutex<Option<kept::Kept>>,
+    unsynced: unsynced::Unsynced,
 }
 
 /// How a file of the cache came to lie elsewhere.
@@ -71,7 +74,8 @@ impl Cache {
             fs::create_dir_all(root.join(folder))?;
         }
         let root = root.canonicalize()?;
-        let cache = Self { inner: Arc::new(Inner { root, limit, kept: Mutex::default() }) };
+        let unsynced = unsynced::Unsynced::open(&root)?;
+        let cache = Self { inner: Arc::new(Inner { root, limit, kept: Mutex::default(), unsynced }) };
         cache.sweep()?;
         Ok(cache)
     }
@@ -86,10 +90,31 @@ impl Cache {
         self.inner.limit
     }
 
-    /// Where a complete file lies, if it is there.
+    /// Where a complete file lies once it is known to be on the disk.
     fn blob(&self, digest: &Digest) -> PathBuf {
         let name = digest.to_string();
         self.inner.root.join("blobs/sha256").join(&name[..2]).join(name)
+    }
+
+    /// Does something with a complete file where it lies. It may get to its other place meanwhile, once: whoever looks there in between finds it.
+    fn with<T>(&self, digest: &Digest, mut act: impl FnMut(&Path) -> io::Result<T>) -> io::Result<T> {
+        let blob = self.blob(digest);
+        let unsynced = self.inner.unsynced.at(digest);
+        for path in std::iter::once(&blob).chain(&unsynced).chain(unsynced.as_ref().map(|_| &blob)) {
+            match act(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => return done,
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// Where a complete file lies now; it may make way, or get to another place, at any time.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not here.
+    pub fn path(&self, digest: &Digest) -> io::Result<PathBuf> {
+        self.with(digest, |path| fs::symlink_metadata(path).map(|_| path.to_owned()))
     }
 
     /// Whether a file is here; if so, it counts as used now. One of another size is not what is wanted. It stays: who states another size may be wrong.
@@ -97,17 +122,18 @@ impl Cache {
     /// # Errors
     /// Those of the file system.
     pub fn has(&self, digest: &Digest, size: u64) -> io::Result<bool> {
-        let path = self.blob(digest);
-        let found = match fs::symlink_metadata(&path) {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        if !found.is_file() || found.len() != size {
-            return Ok(false);
+        let found = self.with(digest, |path| {
+            let found = fs::symlink_metadata(path)?;
+            if !found.is_file() || found.len() != size {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            touch(path);
+            Ok(())
+        });
+        match found {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            found => found.map(|()| true),
         }
-        touch(&path);
-        Ok(true)
     }
 
     /// Opens a complete file, to be read.
@@ -115,7 +141,7 @@ impl Cache {
     /// # Errors
     /// `NotFound` if it is not here; it may have made way at any time.
     pub fn read(&self, digest: &Digest) -> io::Result<File> {
-        File::open(self.blob(digest))
+        self.with(digest, |path| File::open(path))
     }
 
     /// Puts a complete file elsewhere, too: read-only, by a hard link where that can be. What is there already is replaced.
@@ -123,23 +149,8 @@ impl Cache {
     /// # Errors
     /// `NotFound` if it is not here, or the folder is not there.
     pub fn place(&self, digest: &Digest, target: &Path) -> io::Result<Placed> {
-        let blob = self.blob(digest);
         remove(target)?;
-        match fs::hard_link(&blob, target) {
-            Ok(()) => return Ok(Placed::Linked),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
-            // Another file system; a file of somebody else's, which the kernel may not let be linked; as many links as can be.
-            Err(_) => {}
-        }
-        let folder = target.parent().unwrap_or(Path::new("."));
-        let unfinished = folder.join(format!(".{}.part", unique()?));
-        let copied = fs::copy(&blob, &unfinished)
-            .and_then(|_| fs::set_permissions(&unfinished, fs::Permissions::from_mode(READ_ONLY)))
-            .and_then(|()| fs::rename(&unfinished, target));
-        if copied.is_err() {
-            remove(&unfinished)?;
-        }
-        copied.map(|()| Placed::Copied)
+        self.with(digest, |blob| place(blob, target))
     }
 
     /// Takes a file in that is read from somewhere on this machine, and gives its digest and size. `at_most` bytes are read.
@@ -173,22 +184,11 @@ impl Cache {
         Err(always_removed())
     }
 
-    /// Gives a file that has been held against its digest its name. It is on the disk before. That it is read-only comes last: whoever goes on with it
-    /// after this process has ended has to open it.
+    /// Gives a file that has been held against its digest its name. That it is read-only comes last before: whoever goes on with it after this process
+    /// has ended has to open it.
     fn admit(&self, file: &File, path: &Path, digest: &Digest) -> io::Result<()> {
-        let blob = self.blob(digest);
-        file.sync_all()?;
         file.set_permissions(fs::Permissions::from_mode(READ_ONLY))?;
-        match fs::rename(path, &blob) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => return renamed,
-        }
-        // It is the first in its folder.
-        match fs::create_dir(blob.parent().unwrap_or(&self.inner.root)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        fs::rename(path, &blob)
+        self.name(file, path, digest)
     }
 
     /// Reads a complete file, and removes it if its bytes are not those of its name. `None` if it is not here.
@@ -203,9 +203,16 @@ impl Cache {
         };
         let (found, _) = copy_hashed(&mut file, &mut io::sink(), u64::MAX)?;
         if found != *digest {
-            remove(&self.blob(digest))?;
+            self.remove(digest)?;
         }
         Ok(Some(found == *digest))
+    }
+
+    /// Has a complete file be here no longer.
+    fn remove(&self, digest: &Digest) -> io::Result<()> {
+        // In the order in which it may get from one place to the other.
+        self.inner.unsynced.at(digest).map_or(Ok(()), |path| remove(&path))?;
+        remove(&self.blob(digest))
     }
 
     /// Every complete file, in no order, with its size and how often it is linked beside its own name.
@@ -213,24 +220,57 @@ impl Cache {
     /// # Errors
     /// Those of the file system.
     pub fn blobs(&self) -> io::Result<Vec<Blob>> {
-        let mut blobs = Vec::new();
-        for folder in fs::read_dir(self.inner.root.join("blobs/sha256"))? {
-            // What somebody has put there that is no folder, or that we may not look into.
-            let Ok(entries) = fs::read_dir(folder?.path()) else { continue };
-            for entry in entries {
-                let entry = entry?;
-                let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
-                // Whoever else is at work here may just have removed it.
-                let (Some(digest), Ok(found)) = (digest, entry.metadata()) else { continue };
-                if !found.is_file() {
-                    continue;
-                }
-                let used = found.accessed().unwrap_or(SystemTime::UNIX_EPOCH);
-                blobs.push(Blob { digest, size: found.len(), links: found.nlink().saturating_sub(1), used });
-            }
-        }
-        Ok(blobs)
+        Ok(self.found()?.into_iter().map(|(_, blob)| blob).collect())
     }
+
+    /// The same, with where they lie.
+    fn found(&self) -> io::Result<Vec<(PathBuf, Blob)>> {
+        let mut found = BTreeMap::new();
+        // First whence files get to where they stay. Whatever does so meanwhile is seen twice, and counts once.
+        self.inner.unsynced.folders().try_for_each(|folder| find(folder, &mut found))?;
+        for folder in fs::read_dir(self.inner.root.join("blobs/sha256"))? {
+            find(&folder?.path(), &mut found)?;
+        }
+        Ok(found.into_values().collect())
+    }
+}
+
+/// The complete files in a folder, by which they are of those on the disk.
+fn find(folder: &Path, found: &mut BTreeMap<(u64, u64), (PathBuf, Blob)>) -> io::Result<()> {
+    // What somebody has put there that is no folder, or that we may not look into.
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        let digest = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        // Whoever else is at work here may just have removed it.
+        let (Some(digest), Ok(meta)) = (digest, entry.metadata()) else { continue };
+        if !meta.is_file() {
+            continue;
+        }
+        let used = meta.accessed().unwrap_or(SystemTime::UNIX_EPOCH);
+        let blob = Blob { digest, size: meta.len(), links: meta.nlink().saturating_sub(1), used };
+        found.insert((meta.dev(), meta.ino()), (entry.path(), blob));
+    }
+    Ok(())
+}
+
+/// Puts a file elsewhere, too, where nothing is.
+fn place(blob: &Path, target: &Path) -> io::Result<Placed> {
+    match fs::hard_link(blob, target) {
+        Ok(()) => return Ok(Placed::Linked),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+        // Another file system; a file of somebody else's, which the kernel may not let be linked; as many links as can be.
+        Err(_) => {}
+    }
+    let folder = target.parent().unwrap_or(Path::new("."));
+    let unfinished = folder.join(format!(".{}.part", unique()?));
+    let copied = fs::copy(blob, &unfinished)
+        .and_then(|_| fs::set_permissions(&unfinished, fs::Permissions::from_mode(READ_ONLY)))
+        .and_then(|()| fs::rename(&unfinished, target));
+    if copied.is_err() {
+        remove(&unfinished)?;
+    }
+    copied.map(|()| Placed::Copied)
 }
 
 /// A complete file.
@@ -352,7 +392,7 @@ mod tests {
         let (folder, cache) = cache();
         let digest = take(&cache, b"weights");
         assert_eq!(cache.verify(&digest).expect("verified"), Some(true));
-        let blob = cache.blob(&digest);
+        let blob = cache.path(&digest).expect("it is there");
         fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).expect("ours");
         fs::write(&blob, b"Weights").expect("ours");
         assert_eq!(cache.verify(&digest).expect("verified"), Some(false));
@@ -369,7 +409,7 @@ mod tests {
         assert!(!cache.has(&digest, 8).expect("the cache"), "another size");
         assert!(cache.has(&digest, 7).expect("the cache"), "it is still there");
         // One that was cut short, by whatever, is replaced.
-        let blob = cache.blob(&digest);
+        let blob = cache.path(&digest).expect("it is there");
         fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).expect("ours");
         fs::write(&blob, b"weig").expect("ours");
         assert_eq!(take(&cache, b"weights"), digest);

@@ -11,13 +11,15 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use super::{Cache, PIECE, ROUNDS, always_removed, remove};
 use crate::digest::{Digest, Hasher};
 
-/// What a map begins with: a name, and how large file and pieces are. One byte for each piece follows.
+/// What a map begins with, which lies behind the bytes of its file: a name, and how large file and pieces are. One byte for each piece follows.
 const MAP_HEAD: usize = 24;
 const MAP_NAME: &[u8; 8] = b"ORMAP 1\n";
 /// Most pieces of a file: larger files come in larger pieces.
 const MAX_PIECES: u64 = 1 << 20;
-/// Largest file that a file system can have, bytes.
-const MAX_SIZE: u64 = i64::MAX as u64;
+/// What a map begins at a multiple of: it shares no page with what it tells of.
+const MAP_AT: u64 = 4 << 10;
+/// Largest file that a file system can have with its map, bytes.
+const MAX_SIZE: u64 = i64::MAX as u64 - 2 * MAX_PIECES;
 
 /// What there is of a file that is wanted.
 #[derive(Debug)]
@@ -39,8 +41,8 @@ pub struct Partial {
     piece: u64,
     path: PathBuf,
     file: Arc<File>,
-    /// Where there is more than one piece.
-    map: Option<Arc<File>>,
+    /// Where in it the map lies, if there is more than one piece.
+    map: Option<u64>,
     done: Vec<bool>,
 }
 
@@ -75,8 +77,7 @@ impl Cache {
                 continue;
             }
             // It may also have got its name before it was opened, and what was opened then is new.
-            if self.has(digest, size)? {
-                remove(&path.with_extension("map"))?;
+            if self.has(digest, size)? || self.adopt(digest, size)? {
                 remove(&path)?;
                 return Ok(Begun::Here);
             }
@@ -110,36 +111,27 @@ impl Partial {
         Ok(partial)
     }
 
-    /// Reads which pieces are here. A map of other sizes, or of something else, counts for nothing.
+    /// Reads which pieces are here. A map of other sizes, or of something else, counts for nothing, and so does what there is of a file that has none.
     fn open_map(&mut self) -> io::Result<()> {
-        let path = self.map_path();
-        let map = match open(&path) {
-            // Another user's, of a file that is no more: what comes now is not noted.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_others(&path)? => {
-                return self.file.set_len(self.size);
-            }
-            opened => opened?,
-        };
+        let map = self.size.next_multiple_of(MAP_AT);
         let mut head = [0; MAP_HEAD];
         head[..8].copy_from_slice(MAP_NAME);
         head[8..16].copy_from_slice(&self.size.to_le_bytes());
         head[16..].copy_from_slice(&self.piece.to_le_bytes());
         let mut found = vec![0; MAP_HEAD + self.done.len()];
-        let whole = map.metadata()?.len() == found.len() as u64 && map.read_exact_at(&mut found, 0).is_ok();
-        if whole && found[..MAP_HEAD] == head && self.file.metadata()?.len() == self.size {
+        let end = map + found.len() as u64;
+        if self.file.metadata()?.len() == end
+            && self.file.read_exact_at(&mut found, map).is_ok()
+            && found[..MAP_HEAD] == head
+        {
             self.done = found[MAP_HEAD..].iter().map(|byte| *byte == 1).collect();
         } else {
-            map.set_len(0)?;
-            self.file.set_len(self.size)?;
-            map.write_all_at(&head, 0)?;
-            map.set_len(found.len() as u64)?;
+            self.file.set_len(0)?;
+            self.file.write_all_at(&head, map)?;
+            self.file.set_len(end)?;
         }
-        self.map = Some(Arc::new(map));
+        self.map = Some(map);
         Ok(())
-    }
-
-    fn map_path(&self) -> PathBuf {
-        self.path.with_extension("map")
     }
 
     /// Bytes of the file.
@@ -165,7 +157,7 @@ impl Partial {
 
     /// For writing pieces from several threads.
     pub fn writer(&self) -> Writer {
-        Writer { file: Arc::clone(&self.file), map: self.map.clone(), size: self.size }
+        Writer { file: Arc::clone(&self.file), map: self.map, size: self.size }
     }
 
     /// Forgets all that has come: it is not what it should be.
@@ -174,8 +166,8 @@ impl Partial {
     /// Those of the file system.
     pub fn restart(&mut self) -> io::Result<()> {
         self.done.fill(false);
-        if let Some(map) = &self.map {
-            map.write_all_at(&vec![0; self.done.len()], MAP_HEAD as u64)?;
+        if let Some(map) = self.map {
+            self.file.write_all_at(&vec![0; self.done.len()], map + MAP_HEAD as u64)?;
         }
         Ok(())
     }
@@ -185,14 +177,10 @@ impl Partial {
     /// # Errors
     /// Those of the file system.
     pub fn complete(self) -> io::Result<()> {
-        // Of one piece, or of none, nobody has said how large it is; and what was there before may have been larger.
+        // A map goes; of one piece, or of none, nobody has said how large it is, and what was there before may have been larger. A process that ends
+        // just after this leaves a file that comes anew.
         if self.file.metadata()?.len() != self.size {
             self.file.set_len(self.size)?;
-        }
-        // Before it has its name: nobody looks for a map whose file is complete, and one that a process leaves which ends in between would stay.
-        // The file without its map only comes anew.
-        if self.map.is_some() {
-            remove(&self.map_path())?;
         }
         self.cache.admit(&self.file, &self.path, &self.digest)
     }
@@ -202,7 +190,7 @@ impl Partial {
 #[derive(Debug)]
 pub struct Writer {
     file: Arc<File>,
-    map: Option<Arc<File>>,
+    map: Option<u64>,
     size: u64,
 }
 
@@ -228,7 +216,7 @@ impl Writer {
     /// # Errors
     /// Those of the file system.
     pub fn mark(&self, piece: usize) -> io::Result<()> {
-        self.map.as_ref().map_or(Ok(()), |map| map.write_all_at(&[1], (MAP_HEAD + piece) as u64))
+        self.map.map_or(Ok(()), |map| self.file.write_all_at(&[1], map + (MAP_HEAD + piece) as u64))
     }
 
     /// Gives what is written in a range to a hasher.
@@ -420,8 +408,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = Cache::open(folder.path(), None).expect("a cache");
         let digest = Digest::of(BYTES);
-        for map in [&b""[..], &[1; 27], &[0; 1000]] {
-            fs::write(folder.path().join(format!("partial/{digest}.map")), map).expect("a map");
+        for map in [&b""[..], &[1; 26], &[1; 27], &[0; 1000]] {
+            let data = [vec![0; MAP_AT as usize].as_slice(), map].concat();
+            fs::write(cache.data(&digest), data).expect("a file");
             let partial = ours(cache.begin(&digest, 10, 4).expect("begun"));
             assert_eq!(partial.done(), [false; 3]);
             drop(partial);

@@ -147,7 +147,7 @@ impl Cache {
                 if fits(&left) {
                     break;
                 }
-                if remove_ours(&unused.path).map_err(io)? {
+                if self.remove_unused(&unused).map_err(io)? {
                     left.bytes = left.bytes.saturating_sub(unused.size);
                     left.files = left.files.saturating_sub(1);
                     room.files += 1;
@@ -172,7 +172,7 @@ impl Cache {
     fn standing(&self, wanted: &Wanted) -> io::Result<(u64, u64)> {
         let (mut stays, mut missing) = (wanted.unnamed, wanted.bytes);
         for (digest, size) in &wanted.files {
-            let (unlinked, comes) = match fs::symlink_metadata(self.blob(digest)) {
+            let (unlinked, comes) = match self.with(digest, |path| fs::symlink_metadata(path)) {
                 Ok(found) if found.len() == *size => (if found.nlink() > 1 { 0 } else { *size }, 0),
                 _ => {
                     let came = self.on_disk(digest)?.min(*size);
@@ -221,10 +221,9 @@ impl Cache {
 
     /// Complete files without links, those first that were not used for longest.
     fn unused(&self) -> io::Result<Vec<Candidate>> {
-        let blobs = self.blobs()?.into_iter().filter(|blob| blob.links == 0);
-        let mut unused: Vec<_> = blobs
-            .map(|blob| Candidate { path: self.blob(&blob.digest), size: blob.size, used: blob.used })
-            .collect();
+        let found = self.found()?.into_iter().filter(|(_, blob)| blob.links == 0);
+        let mut unused: Vec<_> =
+            found.map(|(path, blob)| Candidate { path, size: blob.size, used: blob.used }).collect();
         unused.sort_by_key(|candidate| candidate.used);
         Ok(unused)
     }
@@ -243,29 +242,32 @@ impl Cache {
         Ok(leftovers)
     }
 
-    /// Removes a leftover unless somebody is at it, or it is another user's, and says how much space that frees, bytes. A map has no lock of its own:
-    /// it goes with its file, whichever of them is asked for.
+    /// Removes a complete file, if it is ours to remove; says whether it is gone. It may have got to where it stays.
+    fn remove_unused(&self, unused: &Candidate) -> io::Result<bool> {
+        let stays = digest_of(&unused.path).map(|digest| self.blob(&digest));
+        let is_unsynced = digest_of(&unused.path).and_then(|digest| self.inner.unsynced.at(&digest)).as_ref()
+            == Some(&unused.path);
+        Ok(remove_ours(&unused.path)?
+            && stays.filter(|_| is_unsynced).map_or(Ok(true), |path| remove_ours(&path))?)
+    }
+
+    /// Removes a leftover unless somebody is at it, or it is another user's, and says how much space that frees, bytes.
     fn remove_leftover(&self, leftover: &Candidate) -> io::Result<Option<u64>> {
-        let is_map = leftover.path.extension().is_some_and(|extension| extension == "map");
-        let path = if is_map { leftover.path.with_extension("data") } else { leftover.path.clone() };
-        let map = path.with_extension("map");
-        let file = match open_existing(&path) {
+        let path = &leftover.path;
+        let file = match open_existing(path) {
             Ok(file) => file,
-            Err(error) => match error.kind() {
-                // A map of nothing.
-                io::ErrorKind::NotFound if is_map => {
-                    return Ok(remove_ours(&leftover.path)?.then_some(leftover.size));
-                }
-                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => return Ok(None),
-                _ => return Err(error),
-            },
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         };
-        if !try_lock(&file)? || !is_still(&file, &path)? {
+        if !try_lock(&file)? || !is_still(&file, path)? {
             return Ok(None);
         }
-        let size =
-            held(&file.metadata()?).saturating_add(fs::symlink_metadata(&map).map_or(0, |map| held(&map)));
-        Ok((remove_ours(&map)? && remove_ours(&path)?).then_some(size))
+        let size = held(&file.metadata()?);
+        Ok(remove_ours(path)?.then_some(size))
     }
 }
 
@@ -295,7 +297,7 @@ mod tests {
     }
 
     fn is_there(cache: &Cache, digest: &Digest) -> bool {
-        cache.blob(digest).exists()
+        cache.path(digest).is_ok()
     }
 
     #[test]
@@ -307,7 +309,7 @@ mod tests {
         let touched = take(&cache, &[3; 20], 300);
         let young = take(&cache, &[4; 20], 200);
         cache.place(&linked, &folder.path().join("tree")).expect("placed");
-        touch(&cache.blob(&touched));
+        touch(&cache.path(&touched).expect("it is there"));
         assert_eq!(cache.make_room(0).expect("room").files, 0);
         let room = cache.make_room(10).expect("room");
         assert_eq!((room.files, room.bytes, room.left.bytes, room.left.linked), (1, 20, 80, 40));
@@ -372,11 +374,11 @@ mod tests {
         let room = cache.make_room_for(&wanted).expect("room");
         assert_eq!(room.files, 1);
         assert!(!is_there(&cache, &older));
-        assert_eq!(names(&cache).len(), 2, "data and map");
+        assert_eq!(names(&cache).len(), 1);
         let more = BTreeMap::from([(Digest::of(&bytes), 800_000), (Digest::of(&other), 300_000)]);
         let error = cache.make_room_for(&more).expect_err("no room").to_string();
         assert!(error.contains(" of the 1000000 that it may hold are in use"), "{error}");
-        assert_eq!(names(&cache).len(), 2, "nothing makes way in vain");
+        assert_eq!(names(&cache).len(), 1, "nothing makes way in vain");
     }
 
     #[test]
@@ -399,7 +401,7 @@ mod tests {
         let names: Vec<_> = names.map(|entry| entry.expect("an entry").file_name().into_string()).collect();
         let held_name = Digest::of(&[1]).to_string();
         assert!(
-            names.len() == 2 && names.iter().flatten().all(|name| name.starts_with(&held_name)),
+            names.len() == 1 && names.iter().flatten().all(|name| name.starts_with(&held_name)),
             "{names:?}"
         );
         assert!(is_there(&cache, &kept));

@@ -46,7 +46,7 @@ impl Cache {
         // One that cannot be read is made again.
         let Ok(members) = serde_json::from_slice::<Vec<Member>>(&bytes) else { return Ok(None) };
         for member in &members {
-            if !self.has(&member.sha256, member.size)? {
+            if !self.has(&member.sha256, member.size)? && !self.adopt(&member.sha256, member.size)? {
                 return Ok(None);
             }
         }
@@ -90,15 +90,14 @@ impl Cache {
         }
     }
 
-    /// Writes a record, all at once. One that would be too large to be read is none: the archive is unpacked again.
+    /// Writes a record, all at once, not waiting for the disk: what is torn cannot be read. One that would be too large to be read is none: the archive is unpacked again.
     fn note(&self, archive: &Digest, members: &[Member]) -> io::Result<()> {
         let bytes = serde_json::to_vec(members)?;
         if bytes.len() as u64 > MAX_RECORD {
             return Ok(());
         }
         let (mut file, path) = self.unfinished()?;
-        let written = file.write_all(&bytes).and_then(|()| file.sync_all());
-        let written = written.and_then(|()| fs::rename(&path, self.record(archive)));
+        let written = file.write_all(&bytes).and_then(|()| fs::rename(&path, self.record(archive)));
         remove(&path)?;
         written
     }
@@ -108,7 +107,7 @@ impl Cache {
         for entry in fs::read_dir(self.root().join("unpacked"))? {
             let path = entry?.path();
             let is_whole =
-                |members: Vec<Member>| members.iter().all(|member| self.blob(&member.sha256).exists());
+                |members: Vec<Member>| members.iter().all(|member| self.path(&member.sha256).is_ok());
             let members = match fs::read(&path) {
                 Ok(bytes) => serde_json::from_slice::<Vec<Member>>(&bytes),
                 // Another user's, or just gone.

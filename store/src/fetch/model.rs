@@ -101,7 +101,7 @@ impl Fetcher {
         }
         self.make_room(&stays).await?;
         let stays = &stays;
-        let fetched: Vec<_> = stream::iter(wanted.into_values().map(Ok::<_, FetchError>))
+        let fetched: Result<Vec<_>, _> = stream::iter(wanted.into_values().map(Ok::<_, FetchError>))
             .map_ok(|equal| async move {
                 let (model, first) = (equal[0].0, file(equal[0]));
                 self.file(&models[model].0.file(&first.path), first, watch).await?;
@@ -118,8 +118,10 @@ impl Fetcher {
             })
             .try_buffer_unordered(self.options().connections.saturating_mul(FILES_PER_CONNECTION))
             .try_collect()
-            .await?;
-        for (model, members) in fetched.into_iter().flatten() {
+            .await;
+        // What has come has, also where something else has not.
+        self.cache().sync_behind();
+        for (model, members) in fetched?.into_iter().flatten() {
             sets[model].extend(members);
         }
         sets.into_iter().map(FileSet::new).collect()

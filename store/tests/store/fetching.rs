@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -17,7 +17,7 @@ use outrigger_store::{
 };
 use outrigger_testkit::faults::On;
 
-use crate::place::{Place, bytes, content, options, push};
+use crate::place::{Place, bytes, content, make_way, options, push};
 
 /// A gzipped tar.
 fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -29,11 +29,6 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
         tar.append_data(&mut header, path, *bytes).expect("added");
     }
     tar.into_inner().and_then(|gzip| gzip.finish()).expect("an archive")
-}
-
-fn blob(cache: &Cache, digest: &Digest) -> PathBuf {
-    let hex = digest.to_string();
-    cache.root().join("blobs/sha256").join(&hex[..2]).join(&hex)
 }
 
 /// Counts what is said, and removes a file from the cache each time that one has come, as often as it is to.
@@ -71,7 +66,7 @@ impl Watch for Thief {
         if file.sha256 == self.digest
             && self.times.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
         {
-            fs::remove_file(blob(&self.cache, &self.digest)).expect("it has come");
+            make_way(&self.cache, &self.digest);
         }
     }
 }
@@ -135,7 +130,7 @@ async fn archives_are_unpacked_once_and_where_they_lie() {
         assert_eq!(content(fetcher.cache(), &set, "digits/more/weights/b.bin"), b"second");
         // The archive may make way; what was in it is enough.
         let archive = manifest.files().iter().find(|file| file.unpack).expect("there").sha256;
-        fs::remove_file(blob(fetcher.cache(), &archive)).expect("there");
+        make_way(fetcher.cache(), &archive);
         if let Some(proxy) = &place.proxy {
             proxy.forget();
         }

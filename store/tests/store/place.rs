@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use outrigger_store::registry::{LocalModel, Push, PushError, Version};
 use outrigger_store::{
-    Cache, Environment, FetchOptions, Fetcher, FileSet, Location, Manifest, ModelName, Registry,
+    Cache, Digest, Environment, FetchOptions, Fetcher, FileSet, Location, Manifest, ModelName, Registry,
 };
 use outrigger_testkit::faults::Proxy;
 use outrigger_testkit::storage::{Azurite, Moto};
@@ -23,6 +23,17 @@ pub(crate) struct Place {
     pub(crate) proxy: Option<Proxy>,
     /// The container or bucket.
     pub(crate) bucket: String,
+    /// Those that were opened.
+    caches: Mutex<Vec<Cache>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Nothing is renamed any more, by a thread that nobody waits for, while the folder is removed.
+        for cache in self.caches.get_mut().expect("nobody panics") {
+            cache.sync().ok();
+        }
+    }
 }
 
 /// One for all tests of a kind: a start takes a second or two.
@@ -53,7 +64,12 @@ impl Place {
         let at = folder.path().join("registry");
         fs::create_dir(&at).expect("a folder");
         let registry = open(at.to_str().expect("a path"), Vec::new());
-        Self { folder, registry, proxy: None, bucket: String::new() }
+        Self { folder, registry, proxy: None, bucket: String::new(), caches: Mutex::default() }
+    }
+
+    fn behind(proxy: Proxy, bucket: String, registry: Registry) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { folder, registry, proxy: Some(proxy), bucket, caches: Mutex::default() }
     }
 
     /// Azure's storage, with a proxy in front of it.
@@ -63,7 +79,7 @@ impl Place {
         azurite.create_container(&bucket);
         let proxy = Proxy::start(azurite.address());
         let registry = open(&format!("az://{bucket}/models"), azurite.environment_at(proxy.address()));
-        Some(Self { folder: tempfile::tempdir().expect("a folder"), registry, proxy: Some(proxy), bucket })
+        Some(Self::behind(proxy, bucket, registry))
     }
 
     /// S3.
@@ -73,7 +89,7 @@ impl Place {
         moto.create_bucket(&bucket);
         let proxy = Proxy::start(moto.address());
         let registry = open(&format!("s3://{bucket}/models"), moto.environment_at(proxy.address()));
-        Some(Self { folder: tempfile::tempdir().expect("a folder"), registry, proxy: Some(proxy), bucket })
+        Some(Self::behind(proxy, bucket, registry))
     }
 
     /// All that there are.
@@ -103,7 +119,9 @@ impl Place {
 
     /// A cache of its own for a name.
     pub(crate) fn cache(&self, name: &str) -> Cache {
-        Cache::open(self.folder.path().join(name), None).expect("a cache")
+        let cache = Cache::open(self.folder.path().join(name), None).expect("a cache");
+        self.caches.lock().expect("nobody panics").push(cache.clone());
+        cache
     }
 
     /// Has all files of a version.
@@ -118,6 +136,13 @@ impl Place {
     ) -> Result<FileSet, outrigger_store::FetchError> {
         fetcher.model(&self.registry.folder(manifest.id()), manifest, &()).await
     }
+}
+
+/// Has a file that is in a cache be there no longer.
+pub(crate) fn make_way(cache: &Cache, digest: &Digest) {
+    // It stays where it is then.
+    cache.sync().expect("it is on the disk");
+    fs::remove_file(cache.path(digest).expect("it has come")).expect("ours");
 }
 
 /// The next version of a model.

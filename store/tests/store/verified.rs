@@ -1,16 +1,14 @@
 //! What is said of how long digests take.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outrigger_store::registry::Push;
-use outrigger_store::{Fetcher, ManifestFile, Watch};
+use outrigger_store::{Cache, Fetcher, ManifestFile, Watch};
 use outrigger_testkit::faults::{Fault, On};
 
-use crate::place::{Place, bytes, options, push};
+use crate::place::{Place, bytes, make_way, options, push};
 
 const SIZE: usize = 1_000_000;
 
@@ -19,15 +17,15 @@ const SIZE: usize = 1_000_000;
 struct Verified(Mutex<BTreeMap<String, (usize, u64, Duration)>>);
 
 /// The same of a file that is removed from the cache as soon as it is there, the first time.
-struct Removed(Verified, PathBuf);
+struct Removed(Verified, Cache);
 
 impl Watch for Removed {
     fn verified(&self, file: &ManifestFile, bytes: u64, took: Duration) {
         self.0.verified(file, bytes, took);
     }
 
-    fn ended(&self, _: &ManifestFile) {
-        fs::remove_file(&self.1).expect("it has come");
+    fn ended(&self, file: &ManifestFile) {
+        make_way(&self.1, &file.sha256);
     }
 }
 
@@ -97,12 +95,10 @@ async fn a_file_that_made_way_and_comes_again_is_counted_once() {
     let unpack = Push { unpack: true, ..push("digits", &folder.join("all.tar")) };
     let manifest = place.registry.push(unpack, Arc::new(())).await.expect("pushed");
     let fetcher = Fetcher::new(place.cache("cache"), options());
-    let digest = manifest.files()[0].sha256.to_string();
-    let blob = fetcher.cache().root().join("blobs/sha256").join(&digest[..2]).join(&digest);
-    let removed = Removed(Verified::default(), blob.clone());
+    let removed = Removed(Verified::default(), fetcher.cache().clone());
     let set = fetcher.model(&place.registry.folder(manifest.id()), &manifest, &removed).await;
     assert_eq!(set.expect("it is unpacked").files()[0].path.as_str(), "a.bin");
-    assert!(blob.exists(), "it came a second time");
+    fetcher.cache().path(&manifest.files()[0].sha256).expect("it came a second time");
     let (times, bytes, _) = removed.0.of()["all.tar"];
     assert_eq!((times, bytes), (1, manifest.size()));
 }
