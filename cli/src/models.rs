@@ -1,6 +1,7 @@
 //! `outrigger models`: models in storage, by name and version, and the cache of their files on this machine.
 
 mod gc;
+mod index;
 mod label;
 mod list;
 mod progress;
@@ -32,6 +33,7 @@ pub(crate) fn command() -> Command {
         .subcommand(push::command())
         .subcommand(list::command())
         .subcommand(label::command())
+        .subcommand(index::command())
         .subcommand(verify::command())
         .subcommand(pull::command())
         .subcommand(gc::command())
@@ -49,6 +51,7 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
             "push" => push::run(&config, matches).await,
             "list" => list::run(&config, matches).await,
             "label" => label::run(&config, matches).await,
+            "index" => index::run(&config).await,
             "verify" => verify::run(&config, matches).await,
             "pull" => pull::run(&config, matches).await,
             _ => gc::run(&config, matches).await,

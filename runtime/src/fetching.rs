@@ -368,6 +368,8 @@ impl Listing {
 
 /// Their manifests, each signed by whom it has to be.
 async fn manifests(asked: &[Asked], storage: &Storage) -> Result<Vec<Manifest>, FetchingError> {
+    let versions: Vec<_> = asked.iter().map(|asked| (asked.id.clone(), asked.tags.clone())).collect();
+    storage.keep_indexed(&versions).await;
     let manifests = stream::iter(asked).map(|asked| storage.manifest(&asked.id, &asked.tags));
     manifests.buffered(MANIFESTS_AT_ONCE).try_collect().await
 }

@@ -77,6 +77,32 @@ async fn a_model_is_fetched_with_the_first_call_that_needs_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manifests_of_many_models_come_by_one_request() {
+    let Some(stored) = Stored::azure() else { return };
+    stored.write("sum.onnx", onnx::add(3));
+    let names: Vec<_> = (0..16).map(|number| format!("sum{number:02}")).collect();
+    for name in &names {
+        stored.done(&["push", "sum.onnx", "--name", name]);
+    }
+    let said = stored.done(&["index"]);
+    assert!(
+        said.starts_with("az://models/registry/outrigger-index.json: 16 version(s) of 16 model(s), "),
+        "{said}"
+    );
+    assert!(said.ends_with("; 16 object(s) read\n"), "{said}");
+    stored.done(&["push", "sum.onnx", "--name", "sum16"]);
+    stored.proxy().forget();
+    let replica = lazily(&stored).start();
+    sums(&replica, "sum16").await;
+    let requests = stored.proxy().counts(&On::get());
+    assert_eq!(
+        (requests.requests, gets(&stored, "outrigger-index.json"), gets(&stored, "sum.onnx")),
+        (3, 1, 1),
+        "and a listing"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_model_says_of_itself_is_here_before_its_files_are() {
     let Some(stored) = Stored::azure() else { return };
     stored.write("sum/weights.onnx", onnx::add(3));

@@ -15,6 +15,8 @@ use super::FetchingError;
 
 /// The largest file that is fetched before its model is used because it may say where that is loaded, bytes.
 const MAX_DESCRIPTION: u64 = 256 << 10;
+/// From how many requests for manifests on it is said how there would be fewer.
+const MANY: usize = 100;
 
 /// A registry, and where its files come to lie.
 #[derive(Debug)]
@@ -143,6 +145,17 @@ impl Storage {
     /// If there is none, or the registry cannot be asked.
     pub(crate) async fn resolve(&self, wish: &ModelWish) -> Result<ModelId, FetchingError> {
         Ok(self.registry.resolve(wish).await?)
+    }
+
+    /// Has the cache have what it can of the manifests of versions by few requests.
+    pub(super) async fn keep_indexed(&self, versions: &[(ModelId, Tags)]) {
+        let missing = self.registry.keep_indexed(versions, &self.trusted, self.fetcher.cache()).await;
+        if missing >= MANY {
+            tracing::info!(
+                requests = missing,
+                "manifests are asked for one by one; `outrigger models index` has those of a registry come by one request"
+            );
+        }
     }
 
     /// The manifest of a version, signed by whom it has to be; out of the cache, if a listing has shown that it is still that one.

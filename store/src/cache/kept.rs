@@ -79,6 +79,12 @@ impl Cache {
         Some(object)
     }
 
+    /// Whether there is something under a name that is as large as that object; what it is is seen when it is read.
+    pub(crate) fn keeps(&self, name: &Digest, size: u64) -> bool {
+        let found = fs::symlink_metadata(self.kept_at(name));
+        found.is_ok_and(|found| found.is_file() && found.len() == size.saturating_add(HEAD as u64))
+    }
+
     /// Keeps an object under a name, and has those make way, if need be, that were not used for longest. What is too large is not kept.
     ///
     /// # Errors

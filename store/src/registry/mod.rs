@@ -6,10 +6,12 @@
 //! digits/3/outrigger-manifest.json.sig  who says so, if anybody
 //! digits/3/outrigger-manifest.json      what they are; written last
 //! digits/labels/stable                  which version is called so
+//! outrigger-index.json                  copies of manifests, if somebody has made that (`index`)
 //! ```
 //!
 //! A version without a manifest is none: somebody is about to write it, or has given up.
 
+mod index;
 mod labels;
 mod local;
 mod push;
@@ -23,6 +25,7 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt as _;
 use object_store::{ObjectMeta, ObjectStore as _};
 
+pub use index::{INDEX, Indexed};
 pub use local::{LocalError, LocalFile, LocalModel};
 pub use push::{Push, PushError, PushWatch, Version};
 pub use tagged::{Tagged, Tags};

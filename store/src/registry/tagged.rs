@@ -55,8 +55,21 @@ impl Tag {
         if kind == LocationKind::Folder { None } else { Self::of(object) }
     }
 
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether it is that of an object that is called so and is so large.
+    pub(super) fn is(&self, text: &str, size: u64) -> bool {
+        (self.text.as_str(), self.size) == (text, size)
+    }
+
     /// What an object in this state is kept as.
-    fn name(&self, at: &Location) -> Digest {
+    pub(super) fn name(&self, at: &Location) -> Digest {
         let (identity, size) = (at.identity().to_string(), self.size.to_string());
         Digest::of_all([identity.as_bytes(), self.text.as_bytes(), size.as_bytes()])
     }

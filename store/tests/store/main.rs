@@ -2,6 +2,7 @@
 
 mod faults;
 mod fetching;
+mod index;
 mod kept;
 mod place;
 mod pushing;

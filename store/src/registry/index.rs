@@ -1,0 +1,281 @@
+//! Manifests and signatures of a registry in one object beside the models, so that a machine that has none of them asks once, and not once for each.
+//!
+//! ```text
+//! outrigger-index.json    {"format": 1, "objects": [{"path": "digits/3/outrigger-manifest.json", "tag": "0x8DB…", "text": "…"}, …]}
+//! ```
+//!
+//! They are copies and count for no more than that. One is of use only for an object that a listing shows in the very state that it was copied in; then it is
+//! kept in the cache, and held against the same rules as what is kept there anyway ([`Registry::manifest_of`]). What is missing, outdated or
+//! torn is asked for by itself. So nobody who writes it need be careful: of two who do at once one's additions may be lost.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+
+use super::tagged::Tag;
+use super::{Place, Registry, Small, Tagged, Tags, place, push, small};
+use crate::cache::Cache;
+use crate::digest::Digest;
+use crate::fetch::FetchError;
+use crate::id::ModelId;
+use crate::location::{Location, LocationKind};
+use crate::manifest::{MANIFEST, SIGNATURE};
+use crate::signature::TrustedKey;
+
+/// Its name, below the registry's own place.
+pub const INDEX: &str = "outrigger-index.json";
+/// What this code writes, and reads.
+const FORMAT: u32 = 1;
+/// Largest index, bytes...
+const MAX_INDEX: u64 = 32 << 20;
+/// ...and largest object in it.
+const MAX_TEXT: usize = 64 << 10;
+/// The newest versions of each model that are in it, beside those with labels.
+const VERSIONS: usize = 3;
+/// From how many objects on that a cache has not the index is asked for.
+const WORTH: usize = 16;
+/// How long a start waits for it.
+const WAIT: Duration = Duration::from_secs(5);
+/// Objects that are read at once to make one.
+const AT_ONCE: usize = 64;
+
+/// What there is of an index that was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Indexed {
+    /// Versions whose manifests are in it...
+    pub versions: usize,
+    /// ...of so many models.
+    pub models: usize,
+    /// Manifests and signatures that had to be read for it.
+    pub read: usize,
+    /// Those that are not in it, as they, or all together, are too large, or say nothing of their state.
+    pub left_out: usize,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Index {
+    format: u32,
+    objects: Vec<Entry>,
+}
+
+/// An object, and in which state it was.
+#[derive(Clone, Serialize, Deserialize)]
+struct Entry {
+    /// Below the registry's own place.
+    path: String,
+    tag: String,
+    text: String,
+}
+
+impl Entry {
+    /// Nothing of what is too large, is no text, or has no state that a listing shows.
+    fn new(path: String, found: Small) -> Option<Self> {
+        let text = String::from_utf8(found.bytes).ok().filter(|text| text.len() <= MAX_TEXT)?;
+        Some(Self { path, tag: found.tag?.text().to_owned(), text })
+    }
+
+    fn is(&self, tag: &Tag) -> bool {
+        tag.is(&self.tag, self.text.len() as u64)
+    }
+
+    fn id(&self) -> Option<ModelId> {
+        match place(&self.path, None)? {
+            Place::Version(id, _) => Some(id),
+            Place::Label(..) => None,
+        }
+    }
+}
+
+/// An object that a listing has shown.
+struct Shown {
+    path: String,
+    at: Location,
+    tag: Tag,
+}
+
+impl Registry {
+    /// Has the cache keep, for [`Registry::manifest_of`], manifests of these versions, and their signatures where somebody is trusted, as far as a listing has
+    /// shown their states and the registry's index has them. Where only few are missing in the cache, nothing is asked for. Gives how many are
+    /// missing still. That they cannot be had in this way is nobody's failure.
+    pub async fn keep_indexed(
+        &self,
+        versions: &[(ModelId, Tags)],
+        trusted: &[TrustedKey],
+        cache: &Cache,
+    ) -> usize {
+        let shown = versions.iter().flat_map(|(id, tags)| self.shown(id, tags, !trusted.is_empty()));
+        let (shown, kept): (Vec<_>, _) = (shown.collect(), cache.clone());
+        let missing = move || -> Vec<(Digest, Shown)> {
+            let named = shown.into_iter().map(|shown| (shown.tag.name(&shown.at), shown));
+            named.filter(|(name, shown)| !kept.keeps(name, shown.tag.size())).collect()
+        };
+        let Ok(missing) = tokio::task::spawn_blocking(missing).await else { return versions.len() };
+        let count = missing.len();
+        if count < WORTH {
+            return count;
+        }
+        let index = match tokio::time::timeout(WAIT, self.read_index()).await {
+            Ok(Ok(Some(index))) => index,
+            Ok(Ok(None)) => return count,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the index of the registry is of no use; manifests are read one by one");
+                return count;
+            }
+            Err(_) => {
+                tracing::debug!("the index of the registry does not come; manifests are read one by one");
+                return count;
+            }
+        };
+        let cache = cache.clone();
+        let keep = move || {
+            let entries = by_path(index.objects);
+            let has = |(name, shown): &&(Digest, Shown)| {
+                let entry = entries.get(&shown.path).filter(|entry| entry.is(&shown.tag));
+                entry.is_some_and(|entry| cache.keep(name, entry.text.as_bytes()).is_ok())
+            };
+            count - missing.iter().filter(has).count()
+        };
+        tokio::task::spawn_blocking(keep).await.unwrap_or(count)
+    }
+
+    /// Makes the index: of the newest versions of each model, and those with labels. What the one that is there has of them still is not read again. Nothing
+    /// where it would be of no use: manifests of a folder are read as quickly one by one.
+    ///
+    /// # Errors
+    /// If the registry cannot be listed, read or written.
+    pub async fn index(&self) -> Result<Option<Indexed>, FetchError> {
+        if self.at().kind() == LocationKind::Folder {
+            return Ok(None);
+        }
+        let listed = newest(self.list_tagged().await?);
+        let there = match self.read_index().await {
+            Ok(index) => index.map(|index| by_path(index.objects)).unwrap_or_default(),
+            // Too large to be one of ours: it is made anew.
+            Err(FetchError::Manifest { .. }) => HashMap::new(),
+            Err(error) => return Err(error),
+        };
+        let shown: Vec<_> =
+            listed.iter().flat_map(|found| self.shown(&found.listed.id, &found.tags, true)).collect();
+        let count = shown.len();
+        let entries = shown.into_iter().map(|shown| {
+            let there = there.get(&shown.path).filter(|entry| entry.is(&shown.tag)).cloned();
+            async move {
+                match there {
+                    Some(entry) => Ok((Some(entry), 0)),
+                    None => Ok::<_, FetchError>((copy(shown.path, &shown.at).await?, 1)),
+                }
+            }
+        });
+        let entries: Vec<_> = stream::iter(entries).buffered(AT_ONCE).try_collect().await?;
+        let mut indexed = Indexed { read: entries.iter().map(|(_, read)| read).sum(), ..Indexed::default() };
+        let mut objects = Vec::new();
+        for entry in entries.into_iter().filter_map(|(entry, _)| entry) {
+            indexed.bytes += bytes_of(&entry);
+            if indexed.bytes > MAX_INDEX {
+                break;
+            }
+            objects.push(entry);
+        }
+        indexed.left_out = count - objects.len();
+        let manifests = objects.iter().filter(|entry| entry.path.ends_with(MANIFEST));
+        let names: Vec<_> = manifests.filter_map(|entry| Some(entry.id()?.name)).collect();
+        indexed.versions = names.len();
+        indexed.models = names.iter().collect::<std::collections::BTreeSet<_>>().len();
+        indexed.bytes = self.write_index(objects).await?;
+        Ok(Some(indexed))
+    }
+
+    /// Adds a version to the index, if there is one.
+    pub(super) async fn add_to_index(&self, id: &ModelId) -> Result<(), FetchError> {
+        let Some(index) = self.read_index().await? else { return Ok(()) };
+        let mut objects: Vec<_> =
+            index.objects.into_iter().filter(|entry| entry.id().as_ref() != Some(id)).collect();
+        for name in [MANIFEST, SIGNATURE] {
+            objects.extend(copy(self.path(id, name), &self.folder(id).below(name)).await?);
+        }
+        if objects.iter().map(bytes_of).sum::<u64>() <= MAX_INDEX {
+            self.write_index(objects).await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing if there is none, or nothing of use.
+    async fn read_index(&self) -> Result<Option<Index>, FetchError> {
+        let at = self.at().below(INDEX);
+        let found = match small(&at, MAX_INDEX).await {
+            Ok(found) => found.bytes,
+            Err(FetchError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let parsed = tokio::task::spawn_blocking(move || serde_json::from_slice::<Index>(&found)).await;
+        match parsed {
+            Ok(Ok(index)) if index.format == FORMAT => Ok(Some(index)),
+            _ => {
+                tracing::debug!(%at, "what is there is no index of format {FORMAT}");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn write_index(&self, objects: Vec<Entry>) -> Result<u64, FetchError> {
+        let at = self.at().below(INDEX);
+        let index = Index { format: FORMAT, objects };
+        let bytes = serde_json::to_vec(&index)
+            .map_err(|error| FetchError::Storage { at: at.to_string(), said: error.to_string() })?;
+        let size = bytes.len() as u64;
+        push::write(&at, bytes.into()).await?;
+        Ok(size)
+    }
+
+    /// The objects of a version of which a listing has shown the state.
+    fn shown(&self, id: &ModelId, tags: &Tags, signed: bool) -> impl Iterator<Item = Shown> {
+        let signatures = tags.signatures.clone().filter(|_| signed);
+        let all = [(MANIFEST, tags.manifest.clone()), (SIGNATURE, signatures)];
+        let folder = self.folder(id);
+        let shown = all
+            .map(|(name, tag)| Some(Shown { path: self.path(id, name), at: folder.below(name), tag: tag? }));
+        shown.into_iter().flatten()
+    }
+
+    fn path(&self, id: &ModelId, name: &str) -> String {
+        format!("{}/{}/{name}", id.name, id.version)
+    }
+}
+
+/// An object as it is now; nothing of one that is not there, or not for an index.
+async fn copy(path: String, at: &Location) -> Result<Option<Entry>, FetchError> {
+    match small(at, MAX_TEXT as u64).await {
+        Ok(found) => Ok(Entry::new(path, found)),
+        Err(FetchError::NotFound { .. } | FetchError::Manifest { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many bytes an entry takes.
+fn bytes_of(entry: &Entry) -> u64 {
+    serde_json::to_vec(entry).map_or(u64::MAX >> 1, |text| text.len() as u64 + 1)
+}
+
+fn by_path(entries: Vec<Entry>) -> HashMap<String, Entry> {
+    entries.into_iter().map(|entry| (entry.path.clone(), entry)).collect()
+}
+
+/// The newest versions of each model, and those with labels, of all in the order of names and versions.
+fn newest(listed: Vec<Tagged>) -> Vec<Tagged> {
+    let mut newer: BTreeMap<_, usize> = BTreeMap::new();
+    let mut newest: Vec<_> = listed
+        .into_iter()
+        .rev()
+        .filter(|found| {
+            let newer = newer.entry(found.listed.id.name.clone()).or_default();
+            *newer += 1;
+            *newer <= VERSIONS || !found.listed.labels.is_empty()
+        })
+        .collect();
+    newest.reverse();
+    newest
+}
