@@ -14,8 +14,8 @@ use outrigger_store::fetch::LayOutError;
 use outrigger_store::registry::{Tagged, Tags};
 use outrigger_store::tree::{TreeError, TreeRoot};
 use outrigger_store::{
-    Cache, FetchError, Fetcher, Location, LocationError, Manifest, ModelId, ModelName, ModelWish, Registry,
-    Which,
+    Cache, FetchError, Fetcher, Location, LocationError, LocationKind, Manifest, ModelId, ModelName,
+    ModelWish, Registry, Which,
 };
 
 use crate::config::{Config, LoadTime, StoreConfig, StoreWish};
@@ -24,6 +24,8 @@ pub(crate) use storage::{Announced, Brought, Storage};
 
 /// Manifests that are read at once: as many as the client of the storage keeps connections for, since each takes little but the way there.
 const MANIFESTS_AT_ONCE: usize = 64;
+/// From how many models on that are named a listing is asked for: it tells which manifests are in the cache, or in the registry's index.
+const MANY: usize = 16;
 
 /// Why models cannot be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -272,9 +274,17 @@ async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, Fetch
     let served = config.script.is_none();
     let lazy = |load: Option<LoadTime>| load.unwrap_or(config.residency.load) == LoadTime::Use;
     let mut asked: Vec<Asked> = Vec::new();
-    let listing = match config.store.models.contains(&StoreWish::All) {
-        true => Some(Listing::of(registry).await?),
-        false => None,
+    let named = config.models.values().filter(|model| model.source.is_some()).count();
+    let listing = if config.store.models.contains(&StoreWish::All) {
+        Some(Listing::of(registry).await?)
+    } else if config.store.models.len() + named >= MANY && registry.at().kind() != LocationKind::Folder {
+        // It spares requests, where it may be had.
+        Listing::of(registry)
+            .await
+            .inspect_err(|error| tracing::debug!(%error, "the registry is not listed"))
+            .ok()
+    } else {
+        None
     };
     let tags = |id: &ModelId| listing.as_ref().and_then(|listing| listing.tags(id)).unwrap_or_default();
     let as_name = |id: ModelId, wish: ModelWish| {

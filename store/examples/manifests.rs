@@ -1,4 +1,5 @@
-//! How long a replica's start takes until it knows which files it needs: one listing, and the manifests of all models, the first time and the second.
+//! How long a replica's start takes until it knows which files it needs: one listing, and the manifests of all models, the first time and the second; one by
+//! one, and from an index.
 //!
 //!     cargo run --release -p outrigger-store --example manifests -- [MODELS] [MILLISECONDS] [ROUNDS]
 //!
@@ -61,13 +62,21 @@ fn main() {
     let mut caches = Vec::new();
     for (name, registry) in [("Azurite", &azure), ("folder", &folder)] {
         runtime.block_on(upload(registry, &stored));
-        for (signed, trusted) in [("unsigned", &[][..]), ("signed", &[key.public()])] {
-            for at_once in AT_ONCE {
-                caches.extend((0..=rounds).map(|_| tempfile::tempdir().expect("a folder")));
-                let new = &caches[caches.len() - 1 - usize::try_from(rounds).expect("few")..];
-                let took = starts(&runtime, registry, trusted, *at_once, new);
-                println!("{name}, {signed}, {at_once} at once: {took}");
-            }
+        let mut measured = |shown: &str, trusted: &[TrustedKey], at_once| {
+            caches.extend((0..=rounds).map(|_| tempfile::tempdir().expect("a folder")));
+            let new = &caches[caches.len() - 1 - usize::try_from(rounds).expect("few")..];
+            let took = starts(&runtime, registry, trusted, at_once, new);
+            println!("{name}, {shown}, {at_once} at once: {took}");
+        };
+        let keys = [key.public()];
+        let signed = [("unsigned", &[][..]), ("signed", &keys)];
+        for (shown, trusted) in signed {
+            AT_ONCE.iter().for_each(|at_once| measured(shown, trusted, *at_once));
+        }
+        if runtime.block_on(registry.index()).expect("an index").is_some() {
+            signed
+                .iter()
+                .for_each(|(shown, trusted)| measured(&format!("{shown}, with an index"), trusted, 64));
         }
     }
 }
@@ -89,7 +98,10 @@ fn starts(
             let manifest_of = |tagged: &Tagged| (tagged.listed.id.clone(), tagged.tags.clone());
             let asked: Vec<_> = listed.iter().map(manifest_of).collect();
             let manifests = asked.iter().map(|(id, tags)| registry.manifest_of(id, tags, trusted, &cache));
-            let time = timed(|| drop(runtime.block_on(all(manifests, at_once))));
+            let time = timed(|| {
+                runtime.block_on(registry.keep_indexed(&asked, trusted, &cache));
+                drop(runtime.block_on(all(manifests, at_once)));
+            });
             // In the first round connections are made, and pages come into memory.
             if round > 0 {
                 listings.push(listing);

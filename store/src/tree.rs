@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -168,6 +168,16 @@ impl TreeRoot {
         self.root.join(MODELS)
     }
 
+    /// Has the tree on the disk, but for files that it shares with the cache ([`Cache::sync`]).
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn sync(&self) -> io::Result<()> {
+        sync_all(&self.models())?;
+        File::open(self.root.join(MAP))?.sync_all()?;
+        File::open(&self.root)?.sync_all()
+    }
+
     /// Makes a tree of these models in place of the one that is there.
     ///
     /// # Errors
@@ -293,6 +303,20 @@ fn swap(stage: &Path, models: &Path, old: &Path) -> Result<(), TreeError> {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => replace(stage, models, old),
         Err(error) => Err(TreeError::Io { path: models.to_owned(), source: error.into() }),
     }
+}
+
+/// Has folders on the disk, and files that have no other names.
+fn sync_all(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let found = entry.metadata()?;
+        if found.is_dir() {
+            sync_all(&entry.path())?;
+        } else if found.nlink() == 1 {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(folder)?.sync_all()
 }
 
 /// How files came where they are.

@@ -11,7 +11,7 @@ use crate::table::size;
 pub(super) fn command() -> Command {
     let command = Command::new("index")
         .about("Copies the manifests of a registry into one object there, so that a replica that starts with many models asks for that and not for each")
-        .after_help("The newest versions of each model are in it, and those with labels. Pushes add to it from then on; running this again clears it of what is gone. A copy that is not what is stored now is passed over.");
+        .after_help("The three newest versions of each model are in it, and those with labels. Pushes add to it from then on, but for one of two at once, perhaps; running this again makes it anew. A copy of what is no longer stored as it was is passed over. Who may write it may say what each model is that nobody signs.");
     super::settings(command, &[key::STORE_REGISTRY])
 }
 
@@ -25,12 +25,11 @@ pub(super) async fn run(config: &StoreConfig) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     println!(
-        "{}: {} version(s) of {} model(s), {}; {} object(s) read",
+        "{}: {} version(s) of {} model(s), {}",
         registry.at().below(INDEX),
         indexed.versions,
         indexed.models,
-        size(Some(indexed.bytes)),
-        indexed.read
+        size(Some(indexed.bytes))
     );
     if indexed.left_out > 0 {
         eprintln!(

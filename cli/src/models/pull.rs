@@ -34,10 +34,14 @@ pub(super) async fn run(config: &StoreConfig, matches: &ArgMatches) -> anyhow::R
     progress.finish();
     let (tree, fetched) = laid_out?;
     // Who pulls may switch the machine off next.
-    let cache = fetcher.cache().clone();
-    tokio::task::spawn_blocking(move || cache.sync())
+    let (cache, tree_root) = (fetcher.cache().clone(), Arc::clone(&root));
+    let sync = move || {
+        cache.sync()?;
+        tree_root.sync()
+    };
+    tokio::task::spawn_blocking(sync)
         .await?
-        .with_context(|| format!("not all files are on the disk: {}", tree.model_dir.display()))?;
+        .with_context(|| format!("not all is on the disk below `{}`", to.display()))?;
     for ((_, manifest), files) in manifests.iter().zip(&fetched) {
         eprintln!("{}: {} file(s), {}", manifest.id(), files.files().len(), size(Some(files.size())));
     }

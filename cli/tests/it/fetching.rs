@@ -100,6 +100,15 @@ async fn manifests_of_many_models_come_by_one_request() {
         (3, 1, 1),
         "and a listing"
     );
+    drop(replica);
+    // So it is where they are named.
+    stored.proxy().forget();
+    let named = names.join(",");
+    let launch = stored.replica().args(["--store-models", &named, "--residency-load", "use"]);
+    let replica = launch.env("OUTRIGGER_STORE_CACHE", stored.path("other").to_str().unwrap()).start();
+    assert_eq!(state(&replica, "sum15").await, "registered");
+    let requests = stored.proxy().counts(&On::get()).requests;
+    assert_eq!((requests, gets(&stored, "outrigger-index.json")), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -85,13 +85,13 @@ impl Cache {
         found.is_ok_and(|found| found.is_file() && found.len() == size.saturating_add(HEAD as u64))
     }
 
-    /// Keeps an object under a name, and has those make way, if need be, that were not used for longest. What is too large is not kept.
+    /// Keeps an object under a name, and has those make way, if need be, that were not used for longest. What is too large is not kept; says whether it is.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn keep(&self, name: &Digest, object: &[u8]) -> io::Result<()> {
+    pub(crate) fn keep(&self, name: &Digest, object: &[u8]) -> io::Result<bool> {
         if object.len() as u64 > MAX_OBJECT || !self.admits_kept(on_disk((HEAD + object.len()) as u64))? {
-            return Ok(());
+            return Ok(false);
         }
         let (mut file, path) = self.unfinished()?;
         let written = file
@@ -102,7 +102,7 @@ impl Cache {
         if written.is_err() {
             remove(&path)?;
         }
-        written
+        written.map(|()| true)
     }
 
     /// Has those make way that were not used for longest, until there are no more than may be beside a cache that may hold so many bytes.

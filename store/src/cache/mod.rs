@@ -74,6 +74,8 @@ impl Cache {
             fs::create_dir_all(root.join(folder))?;
         }
         let root = root.canonicalize()?;
+        // Where it cannot be made, files are on the disk first.
+        let _ = fs::create_dir(root.join(unsynced::FOLDER));
         let unsynced = unsynced::Unsynced::open(&root)?;
         let cache = Self { inner: Arc::new(Inner { root, limit, kept: Mutex::default(), unsynced }) };
         cache.sweep()?;
@@ -99,14 +101,16 @@ impl Cache {
     /// Does something with a complete file where it lies. It may get to its other place meanwhile, once: whoever looks there in between finds it.
     fn with<T>(&self, digest: &Digest, mut act: impl FnMut(&Path) -> io::Result<T>) -> io::Result<T> {
         let blob = self.blob(digest);
-        let unsynced = self.inner.unsynced.at(digest);
-        for path in std::iter::once(&blob).chain(&unsynced).chain(unsynced.as_ref().map(|_| &blob)) {
-            match act(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                done => return done,
-            }
+        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        match act(&blob) {
+            Err(error) if missing(&error) => {}
+            done => return done,
         }
-        Err(io::ErrorKind::NotFound.into())
+        // What cannot be had there, for whatever reason, is not there: it may be another user's.
+        if let Some(Ok(done)) = self.inner.unsynced.at(digest).map(|unsynced| act(&unsynced)) {
+            return Ok(done);
+        }
+        act(&blob)
     }
 
     /// Where a complete file lies now; it may make way, or get to another place, at any time.
@@ -198,7 +202,7 @@ impl Cache {
     pub fn verify(&self, digest: &Digest) -> io::Result<Option<bool>> {
         let mut file = match self.read(digest) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.adopt_any(digest)),
             Err(error) => return Err(error),
         };
         let (found, _) = copy_hashed(&mut file, &mut io::sink(), u64::MAX)?;
@@ -206,6 +210,15 @@ impl Cache {
             self.remove(digest)?;
         }
         Ok(Some(found == *digest))
+    }
+
+    /// What is there of a file, believed to be complete or not, beside what is on its way.
+    fn lies(&self, digest: &Digest) -> io::Result<fs::Metadata> {
+        self.with(digest, |path| fs::symlink_metadata(path)).or_else(|error| {
+            let earlier =
+                self.inner.unsynced.earlier(digest).find_map(|path| fs::symlink_metadata(path).ok());
+            earlier.ok_or(error)
+        })
     }
 
     /// Has a complete file be here no longer.
@@ -220,11 +233,11 @@ impl Cache {
     /// # Errors
     /// Those of the file system.
     pub fn blobs(&self) -> io::Result<Vec<Blob>> {
-        Ok(self.found()?.into_iter().map(|(_, blob)| blob).collect())
+        Ok(self.found()?.into_iter().map(|found| found.blob).collect())
     }
 
     /// The same, with where they lie.
-    fn found(&self) -> io::Result<Vec<(PathBuf, Blob)>> {
+    fn found(&self) -> io::Result<Vec<Found>> {
         let mut found = BTreeMap::new();
         // First whence files get to where they stay. Whatever does so meanwhile is seen twice, and counts once.
         self.inner.unsynced.folders().try_for_each(|folder| find(folder, &mut found))?;
@@ -235,8 +248,22 @@ impl Cache {
     }
 }
 
-/// The complete files in a folder, by which they are of those on the disk.
-fn find(folder: &Path, found: &mut BTreeMap<(u64, u64), (PathBuf, Blob)>) -> io::Result<()> {
+/// Which file of the machine's it is, whatever its names.
+type Inode = (u64, u64);
+
+fn inode(meta: &fs::Metadata) -> Inode {
+    (meta.dev(), meta.ino())
+}
+
+/// A complete file, and where it lay when it was looked at.
+struct Found {
+    path: PathBuf,
+    inode: Inode,
+    blob: Blob,
+}
+
+/// The complete files in a folder.
+fn find(folder: &Path, found: &mut BTreeMap<Inode, Found>) -> io::Result<()> {
     // What somebody has put there that is no folder, or that we may not look into.
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     for entry in entries {
@@ -249,7 +276,8 @@ fn find(folder: &Path, found: &mut BTreeMap<(u64, u64), (PathBuf, Blob)>) -> io:
         }
         let used = meta.accessed().unwrap_or(SystemTime::UNIX_EPOCH);
         let blob = Blob { digest, size: meta.len(), links: meta.nlink().saturating_sub(1), used };
-        found.insert((meta.dev(), meta.ino()), (entry.path(), blob));
+        let inode = inode(&meta);
+        found.insert(inode, Found { path: entry.path(), inode, blob });
     }
     Ok(())
 }

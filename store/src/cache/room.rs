@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, flock};
 
 use super::partial::{is_still, open_existing, try_lock};
-use super::{Cache, remove_ours};
+use super::{Cache, Found, inode, remove_ours};
 use crate::digest::Digest;
 
 /// What the cache holds.
@@ -143,15 +143,16 @@ impl Cache {
             }
         }
         if !fits(&left) {
-            for unused in self.unused().map_err(io)?.into_iter().filter(|found| !stays(&found.path)) {
+            let stays = |found: &Found| wanted.files.contains_key(&found.blob.digest);
+            for unused in self.unused().map_err(io)?.into_iter().filter(|found| !stays(found)) {
                 if fits(&left) {
                     break;
                 }
                 if self.remove_unused(&unused).map_err(io)? {
-                    left.bytes = left.bytes.saturating_sub(unused.size);
+                    left.bytes = left.bytes.saturating_sub(unused.blob.size);
                     left.files = left.files.saturating_sub(1);
                     room.files += 1;
-                    room.bytes += unused.size;
+                    room.bytes += unused.blob.size;
                 }
             }
             self.forget_records().map_err(io)?;
@@ -172,7 +173,7 @@ impl Cache {
     fn standing(&self, wanted: &Wanted) -> io::Result<(u64, u64)> {
         let (mut stays, mut missing) = (wanted.unnamed, wanted.bytes);
         for (digest, size) in &wanted.files {
-            let (unlinked, comes) = match self.with(digest, |path| fs::symlink_metadata(path)) {
+            let (unlinked, comes) = match self.lies(digest) {
                 Ok(found) if found.len() == *size => (if found.nlink() > 1 { 0 } else { *size }, 0),
                 _ => {
                     let came = self.on_disk(digest)?.min(*size);
@@ -220,11 +221,9 @@ impl Cache {
     }
 
     /// Complete files without links, those first that were not used for longest.
-    fn unused(&self) -> io::Result<Vec<Candidate>> {
-        let found = self.found()?.into_iter().filter(|(_, blob)| blob.links == 0);
-        let mut unused: Vec<_> =
-            found.map(|(path, blob)| Candidate { path, size: blob.size, used: blob.used }).collect();
-        unused.sort_by_key(|candidate| candidate.used);
+    fn unused(&self) -> io::Result<Vec<Found>> {
+        let mut unused: Vec<_> = self.found()?.into_iter().filter(|found| found.blob.links == 0).collect();
+        unused.sort_by_key(|found| found.blob.used);
         Ok(unused)
     }
 
@@ -243,12 +242,14 @@ impl Cache {
     }
 
     /// Removes a complete file, if it is ours to remove; says whether it is gone. It may have got to where it stays.
-    fn remove_unused(&self, unused: &Candidate) -> io::Result<bool> {
-        let stays = digest_of(&unused.path).map(|digest| self.blob(&digest));
-        let is_unsynced = digest_of(&unused.path).and_then(|digest| self.inner.unsynced.at(&digest)).as_ref()
-            == Some(&unused.path);
-        Ok(remove_ours(&unused.path)?
-            && stays.filter(|_| is_unsynced).map_or(Ok(true), |path| remove_ours(&path))?)
+    fn remove_unused(&self, unused: &Found) -> io::Result<bool> {
+        let mut gone = true;
+        for path in [&unused.path, &self.blob(&unused.blob.digest)] {
+            if fs::symlink_metadata(path).is_ok_and(|found| inode(&found) == unused.inode) {
+                gone &= remove_ours(path)?;
+            }
+        }
+        Ok(gone)
     }
 
     /// Removes a leftover unless somebody is at it, or it is another user's, and says how much space that frees, bytes.

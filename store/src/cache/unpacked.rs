@@ -107,7 +107,7 @@ impl Cache {
         for entry in fs::read_dir(self.root().join("unpacked"))? {
             let path = entry?.path();
             let is_whole =
-                |members: Vec<Member>| members.iter().all(|member| self.path(&member.sha256).is_ok());
+                |members: Vec<Member>| members.iter().all(|member| self.lies(&member.sha256).is_ok());
             let members = match fs::read(&path) {
                 Ok(bytes) => serde_json::from_slice::<Vec<Member>>(&bytes),
                 // Another user's, or just gone.

@@ -6,9 +6,10 @@
 //!
 //! They are copies and count for no more than that. One is of use only for an object that a listing shows in the very state that it was copied in; then it is
 //! kept in the cache, and held against the same rules as what is kept there anyway ([`Registry::manifest_of`]). What is missing, outdated or
-//! torn is asked for by itself. So nobody who writes it need be careful: of two who do at once one's additions may be lost.
+//! torn is asked for by itself. So nobody who writes it need be careful: of two who do at once one's additions may be lost. But who may write it may say what
+//! each manifest is that nobody signs, as may who can write all of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -28,16 +29,20 @@ use crate::signature::TrustedKey;
 pub const INDEX: &str = "outrigger-index.json";
 /// What this code writes, and reads.
 const FORMAT: u32 = 1;
-/// Largest index, bytes...
-const MAX_INDEX: u64 = 32 << 20;
+/// Largest index, bytes: several thousand manifests. Reading one may take some ten times that of memory...
+const MAX_INDEX: u64 = 8 << 20;
 /// ...and largest object in it.
 const MAX_TEXT: usize = 64 << 10;
+/// What is written around the objects, at most.
+const AROUND: u64 = 64;
 /// The newest versions of each model that are in it, beside those with labels.
 const VERSIONS: usize = 3;
 /// From how many objects on that a cache has not the index is asked for.
 const WORTH: usize = 16;
-/// How long a start waits for it.
+/// How long a start waits for it...
 const WAIT: Duration = Duration::from_secs(5);
+/// ...and a push, which is done but for that.
+const WAIT_TO_ADD: Duration = Duration::from_secs(30);
 /// Objects that are read at once to make one.
 const AT_ONCE: usize = 64;
 
@@ -48,9 +53,7 @@ pub struct Indexed {
     pub versions: usize,
     /// ...of so many models.
     pub models: usize,
-    /// Manifests and signatures that had to be read for it.
-    pub read: usize,
-    /// Those that are not in it, as they, or all together, are too large, or say nothing of their state.
+    /// Manifests and signatures that are not in it: they, or all together, are too large, may not be read, or say nothing of their state.
     pub left_out: usize,
     /// Its bytes.
     pub bytes: u64,
@@ -63,7 +66,7 @@ struct Index {
 }
 
 /// An object, and in which state it was.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Entry {
     /// Below the registry's own place.
     path: String,
@@ -135,15 +138,15 @@ impl Registry {
             let entries = by_path(index.objects);
             let has = |(name, shown): &&(Digest, Shown)| {
                 let entry = entries.get(&shown.path).filter(|entry| entry.is(&shown.tag));
-                entry.is_some_and(|entry| cache.keep(name, entry.text.as_bytes()).is_ok())
+                entry.is_some_and(|entry| cache.keep(name, entry.text.as_bytes()).unwrap_or(false))
             };
             count - missing.iter().filter(has).count()
         };
         tokio::task::spawn_blocking(keep).await.unwrap_or(count)
     }
 
-    /// Makes the index: of the newest versions of each model, and those with labels. What the one that is there has of them still is not read again. Nothing
-    /// where it would be of no use: manifests of a folder are read as quickly one by one.
+    /// Makes the index anew: of the newest versions of each model, and those with labels. Nothing where it would be of no use: manifests of a folder are read
+    /// as quickly one by one.
     ///
     /// # Errors
     /// If the registry cannot be listed, read or written.
@@ -152,55 +155,54 @@ impl Registry {
             return Ok(None);
         }
         let listed = newest(self.list_tagged().await?);
-        let there = match self.read_index().await {
-            Ok(index) => index.map(|index| by_path(index.objects)).unwrap_or_default(),
-            // Too large to be one of ours: it is made anew.
-            Err(FetchError::Manifest { .. }) => HashMap::new(),
-            Err(error) => return Err(error),
-        };
         let shown: Vec<_> =
             listed.iter().flat_map(|found| self.shown(&found.listed.id, &found.tags, true)).collect();
         let count = shown.len();
-        let entries = shown.into_iter().map(|shown| {
-            let there = there.get(&shown.path).filter(|entry| entry.is(&shown.tag)).cloned();
-            async move {
-                match there {
-                    Some(entry) => Ok((Some(entry), 0)),
-                    None => Ok::<_, FetchError>((copy(shown.path, &shown.at).await?, 1)),
-                }
-            }
-        });
-        let entries: Vec<_> = stream::iter(entries).buffered(AT_ONCE).try_collect().await?;
-        let mut indexed = Indexed { read: entries.iter().map(|(_, read)| read).sum(), ..Indexed::default() };
-        let mut objects = Vec::new();
-        for entry in entries.into_iter().filter_map(|(entry, _)| entry) {
-            indexed.bytes += bytes_of(&entry);
-            if indexed.bytes > MAX_INDEX {
+        let copies = shown.into_iter().map(|shown| async move { copy(shown.path, &shown.at).await });
+        let mut copies = stream::iter(copies).buffered(AT_ONCE);
+        let (mut objects, mut bytes) = (Vec::new(), AROUND);
+        while let Some(entry) = copies.try_next().await? {
+            let size = entry.as_ref().map_or(0, bytes_of);
+            if bytes + size > MAX_INDEX {
                 break;
             }
-            objects.push(entry);
+            bytes += size;
+            objects.extend(entry);
         }
-        indexed.left_out = count - objects.len();
+        drop(copies);
         let manifests = objects.iter().filter(|entry| entry.path.ends_with(MANIFEST));
         let names: Vec<_> = manifests.filter_map(|entry| Some(entry.id()?.name)).collect();
-        indexed.versions = names.len();
-        indexed.models = names.iter().collect::<std::collections::BTreeSet<_>>().len();
-        indexed.bytes = self.write_index(objects).await?;
-        Ok(Some(indexed))
+        Ok(Some(Indexed {
+            versions: names.len(),
+            models: names.iter().collect::<BTreeSet<_>>().len(),
+            left_out: count - objects.len(),
+            bytes: self.write_index(objects).await?,
+        }))
     }
 
-    /// Adds a version to the index, if there is one.
-    pub(super) async fn add_to_index(&self, id: &ModelId) -> Result<(), FetchError> {
+    /// Adds a version to the index, if there is one, in place of what is too old of that model. That it cannot be is nobody's failure.
+    pub(super) async fn add_to_index(&self, id: &ModelId) {
+        let said = match tokio::time::timeout(WAIT_TO_ADD, self.try_to_add(id)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the storage took longer than {} s", WAIT_TO_ADD.as_secs()),
+        };
+        tracing::warn!(model = %id, error = said, "it is not in the index of the registry; `outrigger models index` makes that anew");
+    }
+
+    async fn try_to_add(&self, id: &ModelId) -> Result<(), FetchError> {
         let Some(index) = self.read_index().await? else { return Ok(()) };
+        let newest = newest(self.versions_tagged(&id.name).await?);
+        let newest: BTreeSet<_> = newest.into_iter().map(|found| found.listed.id).collect();
+        let stays = |of: &ModelId| of.name != id.name || (of != id && newest.contains(of));
         let mut objects: Vec<_> =
-            index.objects.into_iter().filter(|entry| entry.id().as_ref() != Some(id)).collect();
-        for name in [MANIFEST, SIGNATURE] {
-            objects.extend(copy(self.path(id, name), &self.folder(id).below(name)).await?);
+            index.objects.into_iter().filter(|entry| entry.id().is_some_and(|of| stays(&of))).collect();
+        if newest.contains(id) {
+            for name in [MANIFEST, SIGNATURE] {
+                objects.extend(copy(self.path(id, name), &self.folder(id).below(name)).await?);
+            }
         }
-        if objects.iter().map(bytes_of).sum::<u64>() <= MAX_INDEX {
-            self.write_index(objects).await?;
-        }
-        Ok(())
+        self.write_index(objects).await.map(drop)
     }
 
     /// Nothing if there is none, or nothing of use.
@@ -221,12 +223,18 @@ impl Registry {
         }
     }
 
+    /// Gives its size, bytes.
     async fn write_index(&self, objects: Vec<Entry>) -> Result<u64, FetchError> {
         let at = self.at().below(INDEX);
+        let failed = |said| FetchError::Storage { at: at.to_string(), said };
         let index = Index { format: FORMAT, objects };
-        let bytes = serde_json::to_vec(&index)
-            .map_err(|error| FetchError::Storage { at: at.to_string(), said: error.to_string() })?;
+        let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&index)).await;
+        let bytes =
+            written.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
         let size = bytes.len() as u64;
+        if size > MAX_INDEX {
+            return Err(failed(format!("it would have {size} bytes, and may have {MAX_INDEX}")));
+        }
         push::write(&at, bytes.into()).await?;
         Ok(size)
     }
@@ -246,12 +254,12 @@ impl Registry {
     }
 }
 
-/// An object as it is now; nothing of one that is not there, or not for an index.
+/// An object as it is now; nothing of one that is not there, may not be read, or is not for an index.
 async fn copy(path: String, at: &Location) -> Result<Option<Entry>, FetchError> {
     match small(at, MAX_TEXT as u64).await {
         Ok(found) => Ok(Entry::new(path, found)),
-        Err(FetchError::NotFound { .. } | FetchError::Manifest { .. }) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) if error.may_pass() => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

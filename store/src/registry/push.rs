@@ -163,9 +163,7 @@ impl Registry {
         if let Err(error) = folder.store().delete(folder.below(CLAIM).at()).await {
             tracing::debug!(error = %FetchError::of(folder.below(CLAIM), &error), "a claim stays");
         }
-        if let Err(error) = self.add_to_index(manifest.id()).await {
-            tracing::debug!(%error, "the version is not in the index of the registry");
-        }
+        self.add_to_index(manifest.id()).await;
         Ok(manifest)
     }
 

@@ -17,9 +17,20 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Rows of the table of a start.
 const ROWS: usize = 12;
 
+/// What there is before a start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// The registry.
+    Nothing,
+    /// An index in it.
+    Index,
+    /// All files in the cache.
+    Cache,
+}
+
 struct Start {
     load: Load,
-    is_cold: bool,
+    before: Before,
     listening: Duration,
     ready: Duration,
     answered: Duration,
@@ -34,9 +45,15 @@ pub(crate) async fn measure(stored: &Stored, options: &Options) -> anyhow::Resul
     let mut starts = Vec::new();
     for load in &options.loads {
         stored.clear()?;
-        for is_cold in [true, false] {
-            starts.push(start(stored, *load, is_cold).await.with_context(|| load.name())?);
+        for before in [Before::Nothing, Before::Cache] {
+            starts.push(start(stored, *load, before).await.with_context(|| load.name())?);
         }
+    }
+    // Last, for it stays.
+    if options.loads.contains(&Load::Use) {
+        stored.index().await?;
+        stored.clear()?;
+        starts.push(start(stored, Load::Use, Before::Index).await.context("with an index")?);
     }
     print!(
         "\nready: {} models, {:.0} MB\n\n{}",
@@ -60,7 +77,7 @@ pub(crate) async fn measure(stored: &Stored, options: &Options) -> anyhow::Resul
     Ok(())
 }
 
-async fn start(stored: &Stored, load: Load, is_cold: bool) -> anyhow::Result<Start> {
+async fn start(stored: &Stored, load: Load, before: Before) -> anyhow::Result<Start> {
     let launch = stored.replica(load, None)?;
     let begun = Instant::now();
     let mut replica = launch.spawn();
@@ -73,7 +90,7 @@ async fn start(stored: &Stored, load: Load, is_cold: bool) -> anyhow::Result<Sta
     replica.stop();
     Ok(Start {
         load,
-        is_cold,
+        before,
         listening,
         ready: there.ready - begun,
         answered: there.answered - begun,
@@ -89,16 +106,25 @@ fn typical(models: &[Model]) -> anyhow::Result<&Model> {
     models.iter().min_by_key(|model| model.size.abs_diff(mean)).context("no models")
 }
 
+impl Before {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "cold",
+            Self::Index => "cold, with an index",
+            Self::Cache => "warm cache",
+        }
+    }
+}
+
 impl Start {
     fn name(&self) -> String {
-        let cache = if self.is_cold { "cold" } else { "warm cache" };
-        format!("{cache}, load = {}", self.load.name())
+        format!("{}, load = {}", self.before.name(), self.load.name())
     }
 
     /// Megabytes per second from `exec` to readiness, where they had to come.
     fn rate(&self, size: u64) -> Option<f64> {
         // What is loaded with its first call is fetched then.
-        let all = self.is_cold && self.load != Load::Use;
+        let all = self.before != Before::Cache && self.load != Load::Use;
         all.then(|| megabytes(size) / self.ready.as_secs_f64())
     }
 
@@ -107,7 +133,7 @@ impl Start {
         let call = |part| rounded(stats::quantile(&self.calls, part), 3);
         json!({
             "load": self.load.name(),
-            "cache": if self.is_cold { "cold" } else { "warm" },
+            "before": self.before.name(),
             "listening_s": rounded(self.listening.as_secs_f64(), 3),
             "ready_s": rounded(self.ready.as_secs_f64(), 3),
             "first_answer_s": rounded(self.answered.as_secs_f64(), 3),

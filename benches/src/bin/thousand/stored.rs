@@ -23,6 +23,7 @@ const AT_ONCE: usize = 4;
 /// A registry.
 pub(crate) struct Stored {
     azurite: Azurite,
+    registry: Registry,
     folder: PathBuf,
     pub(crate) models: Vec<Model>,
     /// Bytes of all files.
@@ -57,7 +58,7 @@ impl Stored {
             size as f64 / 1e6,
             pushing.as_secs_f64()
         );
-        Ok(Self { azurite, folder: folder.to_owned(), models, size, pushing })
+        Ok(Self { azurite, registry, folder: folder.to_owned(), models, size, pushing })
     }
 
     /// A replica of all of them, to be started.
@@ -71,12 +72,23 @@ impl Stored {
             .fold(launch, |launch, (name, value)| launch.env(name, value)))
     }
 
-    /// Forgets what replicas have fetched.
+    /// Has all manifests come by one request.
+    pub(crate) async fn index(&self) -> anyhow::Result<()> {
+        let indexed = self.registry.index().await?.context("it is not a folder")?;
+        anyhow::ensure!(indexed.models == self.models.len(), "{indexed:?}");
+        Ok(())
+    }
+
+    /// Has replicas begin with nothing. What they have fetched is put aside and not removed: ext4 without a journal takes long to find a place for a new file
+    /// where many were removed just before.
     pub(crate) fn clear(&self) -> anyhow::Result<()> {
+        let aside = self.folder.join("aside");
+        std::fs::create_dir_all(&aside)?;
         for name in ["cache", "root"] {
-            let path = self.folder.join(name);
+            let (path, count) = (self.folder.join(name), std::fs::read_dir(&aside)?.count());
             if path.exists() {
-                std::fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+                std::fs::rename(&path, aside.join(count.to_string()))
+                    .with_context(|| path.display().to_string())?;
             }
         }
         // Where models are laid out is looked for, and not made.
