@@ -89,7 +89,6 @@ async fn manifests_of_many_models_come_by_one_request() {
         said.starts_with("az://models/registry/outrigger-index.json: 16 version(s) of 16 model(s), "),
         "{said}"
     );
-    assert!(said.ends_with("; 16 object(s) read\n"), "{said}");
     stored.done(&["push", "sum.onnx", "--name", "sum16"]);
     stored.proxy().forget();
     let replica = lazily(&stored).start();
@@ -103,8 +102,8 @@ async fn manifests_of_many_models_come_by_one_request() {
     drop(replica);
     // So it is where they are named.
     stored.proxy().forget();
-    let named = names.join(",");
-    let launch = stored.replica().args(["--store-models", &named, "--residency-load", "use"]);
+    let launch = stored.replica().args(["--residency-load", "use"]);
+    let launch = names.iter().fold(launch, |launch, name| launch.args(["--store-models", name]));
     let replica = launch.env("OUTRIGGER_STORE_CACHE", stored.path("other").to_str().unwrap()).start();
     assert_eq!(state(&replica, "sum15").await, "registered");
     let requests = stored.proxy().counts(&On::get()).requests;
