@@ -10,7 +10,7 @@ use outrigger_store::Digest;
 use outrigger_testkit::Launch;
 use outrigger_testkit::faults::{Fault, On, Proxy};
 use outrigger_testkit::onnx;
-use outrigger_testkit::storage::Azurite;
+use outrigger_testkit::storage::{Azurite, Metadata, Moto, SECRET, SecureAzurite};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -23,13 +23,20 @@ pub(crate) struct Stored {
     folder: TempDir,
     registry: String,
     azurite: Option<(Azurite, Proxy)>,
+    /// Variables by which other storage is reached.
+    reached: Vec<(&'static str, String)>,
 }
 
 impl Stored {
     pub(crate) fn folder() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let registry = folder.path().join("registry").to_str().unwrap().to_owned();
-        Self { folder, registry, azurite: None }
+        Self { folder, registry, azurite: None, reached: Vec::new() }
+    }
+
+    /// In storage that is reached by some variables.
+    fn elsewhere(registry: &str, reached: Vec<(&'static str, String)>) -> Self {
+        Self { registry: registry.into(), reached, ..Self::folder() }
     }
 
     pub(crate) fn azure() -> Option<Self> {
@@ -37,7 +44,12 @@ impl Stored {
         azurite.create_container("models");
         let proxy = Proxy::start(azurite.address());
         let folder = tempfile::tempdir().unwrap();
-        Some(Self { folder, registry: "az://models/registry".into(), azurite: Some((azurite, proxy)) })
+        Some(Self {
+            folder,
+            registry: "az://models/registry".into(),
+            azurite: Some((azurite, proxy)),
+            reached: Vec::new(),
+        })
     }
 
     pub(crate) fn proxy(&self) -> &Proxy {
@@ -64,6 +76,7 @@ impl Stored {
         if let Some((azurite, proxy)) = &self.azurite {
             variables.extend(azurite.environment_at(proxy.address()));
         }
+        variables.extend(self.reached.clone());
         variables
     }
 
@@ -439,6 +452,60 @@ fn assorted(stored: &Stored) {
     let large: Vec<u8> = (0..2_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     stored.write("mixed/large", &large);
     stored.done(&["push", "mixed", "--unpack"]);
+}
+
+#[test]
+fn a_machine_is_let_in_by_what_its_cloud_says_that_it_is() {
+    let Some(moto) = Moto::found() else { return };
+    moto.create_bucket("models");
+    let at = format!("http://{}", moto.address());
+    let metadata = Metadata::start();
+    let amazon =
+        [("AWS_ENDPOINT", at.clone()), ("AWS_ALLOW_HTTP", "true".into()), ("AWS_REGION", "us-east-1".into())];
+    let amazon = [amazon.to_vec(), metadata.amazon()].concat();
+    let path = "/latest/meta-data/iam/security-credentials/replica";
+    is_let_in(&Stored::elsewhere("s3://models/amazon", amazon), &metadata, path);
+    // Google's storage is spoken to by the same requests for objects; who may make one only where none is, is not looked at.
+    let google = [("GOOGLE_BASE_URL", at), ("GOOGLE_ALLOW_HTTP", "true".into())];
+    let google = [google.to_vec(), metadata.google()].concat();
+    let path = "/computeMetadata/v1/instance/service-accounts/default/token";
+    is_let_in(&Stored::elsewhere("gs://models/google", google), &metadata, path);
+}
+
+#[test]
+fn a_machine_is_let_in_by_its_managed_identity() {
+    let Some(azurite) = SecureAzurite::found() else { return };
+    azurite.create_container("models");
+    let metadata = Metadata::start();
+    let reached = [azurite.environment(), metadata.microsoft()].concat();
+    is_let_in(&Stored::elsewhere("az://models/registry", reached), &metadata, "/msi/token");
+}
+
+/// All commands, with nothing but what the machine's metadata gives at a path, of which nothing is said.
+fn is_let_in(stored: &Stored, metadata: &Metadata, path: &str) {
+    // In more than one part, and in more than one piece.
+    let large: Vec<u8> = (0..9_000_000_u32).map(|at| (at ^ at >> 11) as u8).collect();
+    stored.write("large.bin", &large);
+    stored.write("sum.onnx", onnx::add(3));
+    let mut said = String::new();
+    for arguments in [
+        &["push", "large.bin"][..],
+        &["push", "sum.onnx"],
+        &["label", "sum:1", "stable"],
+        &["index"],
+        &["verify"],
+        &["pull", "large", "sum@stable", "--to", "app"],
+    ] {
+        let command = stored.command(arguments).env("RUST_LOG", "trace").output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&command.stdout), String::from_utf8_lossy(&command.stderr));
+        assert!(command.status.success(), "{arguments:?}: {out}{err}");
+        said += &out;
+        said += &err;
+    }
+    assert_eq!(files(&stored.path("app/azureml-models"))["large/1/large.bin"], Digest::of(&large));
+    assert!(!said.contains(SECRET), "{said}");
+    let asked = metadata.asked();
+    assert!(asked.contains(&format!("GET {path}")), "{asked:?}");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Azurite: Azure Blob Storage as Microsoft plays it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
 
 use super::{Environment, Server};
 use crate::{http, repository};
@@ -57,11 +60,15 @@ impl Azurite {
     /// # Panics
     /// If it does not come up; the message has what it said.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let mut node = Command::new("node");
         node.arg("--require").arg(repository().join("testkit/storage/azurite/ends_with_its_parent.js"));
         node.arg(repository().join(".node-azurite/node_modules/azurite/dist/src/blob/main.js"));
         node.args(["--blobHost", "127.0.0.1", "--blobPort", "0", "--silent", "--disableTelemetry"]);
-        node.args(["--inMemoryPersistence", "--extentMemoryLimit", MEMORY]);
+        node.args(["--inMemoryPersistence", "--extentMemoryLimit", MEMORY]).args(arguments);
         // Nothing of the developer's own settings reaches it.
         for name in ["NODE_OPTIONS", "AZURITE_ACCOUNTS", "AZURITE_DB"] {
             node.env_remove(name);
@@ -111,5 +118,78 @@ impl Azurite {
         let answer = http::ask(self.address(), "PUT", &target, fields, bytes).expect("Azurite answers");
         let said = String::from_utf8_lossy(&answer.body);
         assert_eq!(answer.head.status(), 201, "PUT {target}: {said}");
+    }
+}
+
+/// Azurite that is spoken to by TLS, and lets in who has a token of an identity ([`super::Metadata`]). It looks at what a token says, and at no signature.
+#[derive(Debug)]
+pub struct SecureAzurite {
+    azurite: Azurite,
+    folder: TempDir,
+}
+
+impl SecureAzurite {
+    /// Starts one; where it cannot be, says `skipped` with the reason.
+    ///
+    /// # Panics
+    /// As [`Azurite::start`].
+    pub fn found() -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let started = Azurite::available().and_then(|()| certify(folder.path()));
+        started.map_err(|reason| println!("skipped: {reason}")).ok()?;
+        let path = |name: &str| folder.path().join(name).to_str().expect("a path of text").to_owned();
+        let (certificate, key) = (path(CERTIFICATE), path(PRIVATE));
+        let azurite = Azurite::start_with(&["--oauth", "basic", "--cert", &certificate, "--key", &key]);
+        Some(Self { azurite, folder })
+    }
+
+    /// Variables by which a client finds it, and trusts it; not as whom it is let in.
+    pub fn environment(&self) -> Environment {
+        let certificate = self.folder.path().join(CERTIFICATE);
+        vec![
+            ("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT.into()),
+            ("AZURE_STORAGE_ENDPOINT", format!("https://{}/{ACCOUNT}", self.azurite.address())),
+            ("SSL_CERT_FILE", certificate.to_str().expect("a path of text").into()),
+        ]
+    }
+
+    /// Makes an empty container.
+    ///
+    /// # Panics
+    /// If it is not made.
+    pub fn create_container(&self, name: &str) {
+        let url = format!(
+            "https://{}/{ACCOUNT}/{name}?restype=container&{}",
+            self.azurite.address(),
+            Azurite::SIGNATURE
+        );
+        let mut python = Command::new(crate::python());
+        python.args(["-I", "-c", ASK, &url]).arg(self.folder.path().join(CERTIFICATE));
+        let done = python.output().expect("Python");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+/// Names of files.
+const CERTIFICATE: &str = "certificate.pem";
+const PRIVATE: &str = "key.pem";
+/// `PUT`s nothing to a URL whose server has a certificate.
+const ASK: &str = "
+import ssl, sys, urllib.request
+context = ssl.create_default_context(cafile=sys.argv[2])
+request = urllib.request.Request(sys.argv[1], data=b'', method='PUT')
+assert urllib.request.urlopen(request, context=context, timeout=60).status == 201
+";
+
+/// Makes a certificate for a server of this machine, and its key.
+fn certify(folder: &Path) -> Result<(), String> {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]);
+    openssl.arg("-out").arg(folder.join(CERTIFICATE)).arg("-keyout").arg(folder.join(PRIVATE));
+    match openssl.stdout(Stdio::null()).stderr(Stdio::null()).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("no certificate: openssl ended with {status}")),
+        Err(error) => Err(format!("no certificate: there is no openssl: {error}")),
     }
 }

@@ -1,9 +1,12 @@
 //! Blob storage for tests: Azurite for Azure, moto for S3, each a process of a test's own with nothing in it, on a free port of this machine.
 //!
+//! Beside them what a cloud tells a machine by which that is let in ([`Metadata`]).
+//!
 //! `cargo xtask setup` installs both. What they hold is in their memory. They end when dropped, and with the test's process, however that
 //! ends: they read a pipe which it holds. So one for all tests of a program may stand in a `static`, with a container for each.
 
 mod azurite;
+mod metadata;
 mod moto;
 
 use std::fs::File;
@@ -14,7 +17,8 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-pub use azurite::Azurite;
+pub use azurite::{Azurite, SecureAzurite};
+pub use metadata::{Metadata, SECRET};
 pub use moto::Moto;
 
 /// Longer than either takes to start on a slow machine; a test that waits for it has failed.
@@ -32,7 +36,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts a program that prints `http://ADDRESS` once it listens, and ends when its input does.
+    /// Starts a program that prints `http://ADDRESS`, or `https://ADDRESS`, once it listens, and ends when its input does.
     fn start(mut command: Command) -> Self {
         let complaints = tempfile::tempfile().expect("a temporary file");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -63,7 +67,7 @@ impl Drop for Server {
 /// Reads what the program prints to its end, so that it never waits for a reader, and passes on the address in it.
 fn read(stdout: ChildStdout, found: &mpsc::Sender<SocketAddr>) {
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-        let address = line.split_once("http://").and_then(|(_, address)| address.trim().parse().ok());
+        let address = line.split_once("://").and_then(|(_, address)| address.trim().parse().ok());
         if let Some(address) = address {
             let _ = found.send(address);
         }
