@@ -6,7 +6,7 @@ mod storage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use outrigger_store::cache::RoomError;
@@ -26,6 +26,8 @@ pub(crate) use storage::{Announced, Brought, Storage};
 const MANIFESTS_AT_ONCE: usize = 64;
 /// From how many models on that are named a listing is asked for: it tells which manifests are in the cache, or in the registry's index.
 const MANY: usize = 16;
+/// How long that is waited for.
+const LISTING: Duration = Duration::from_secs(5);
 
 /// Why models cannot be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -278,11 +280,14 @@ async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, Fetch
     let listing = if config.store.models.contains(&StoreWish::All) {
         Some(Listing::of(registry).await?)
     } else if config.store.models.len() + named >= MANY && registry.at().kind() != LocationKind::Folder {
-        // It spares requests, where it may be had.
-        Listing::of(registry)
-            .await
-            .inspect_err(|error| tracing::debug!(%error, "the registry is not listed"))
-            .ok()
+        // It spares requests, where it may be had, and soon.
+        let listing = tokio::time::timeout(LISTING, Listing::of(registry)).await;
+        match listing {
+            Ok(listing) => {
+                listing.inspect_err(|error| tracing::debug!(%error, "the registry is not listed")).ok()
+            }
+            Err(_) => None,
+        }
     } else {
         None
     };
@@ -341,7 +346,7 @@ async fn resolve(
     listing: Option<&Listing>,
 ) -> Result<ModelId, FetchingError> {
     let latest = listing.filter(|_| wish.which == Which::Latest);
-    match latest.and_then(|listing| listing.latest().find(|id| id.name == wish.name)) {
+    match latest.and_then(|listing| listing.latest_of(&wish.name)) {
         Some(id) => Ok(id),
         None => Ok(registry.resolve(wish).await?),
     }
@@ -364,11 +369,12 @@ impl Listing {
 
     /// The latest version of each model.
     fn latest(&self) -> impl Iterator<Item = ModelId> {
-        let last = |(name, versions): (&ModelName, &BTreeMap<u64, Tags>)| {
-            let (version, _) = versions.last_key_value()?;
-            Some(ModelId { name: name.clone(), version: *version })
-        };
-        self.0.iter().filter_map(last)
+        self.0.keys().filter_map(|name| self.latest_of(name))
+    }
+
+    fn latest_of(&self, name: &ModelName) -> Option<ModelId> {
+        let (version, _) = self.0.get(name)?.last_key_value()?;
+        Some(ModelId { name: name.clone(), version: *version })
     }
 
     fn tags(&self, id: &ModelId) -> Option<Tags> {

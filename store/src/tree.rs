@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -168,7 +168,7 @@ impl TreeRoot {
         self.root.join(MODELS)
     }
 
-    /// Has the tree on the disk, but for files that it shares with the cache ([`Cache::sync`]).
+    /// Has the tree on the disk. What the disk has not taken of a file may have been said already to who has synced the cache.
     ///
     /// # Errors
     /// Those of the file system.
@@ -305,14 +305,13 @@ fn swap(stage: &Path, models: &Path, old: &Path) -> Result<(), TreeError> {
     }
 }
 
-/// Has folders on the disk, and files that have no other names.
+/// Has folders on the disk, and files.
 fn sync_all(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let found = entry.metadata()?;
-        if found.is_dir() {
+        if entry.file_type()?.is_dir() {
             sync_all(&entry.path())?;
-        } else if found.nlink() == 1 {
+        } else {
             File::open(entry.path())?.sync_all()?;
         }
     }
@@ -428,6 +427,7 @@ mod tests {
         let files = fixture.files(&[("model/a/b.bin", "weights"), ("model/c.txt", "text")]);
         let one = root.build(&fixture.cache, &[TreeModel { id: &digits, files: &files }]).expect("a tree");
         let models = fixture.root().canonicalize().expect("there").join("azureml-models");
+        root.sync().expect("on the disk");
         assert_eq!(one, Tree { model_dir: models.join("digits/3"), linked: 2, copied: 0 });
         assert_eq!(fs::read_to_string(one.model_dir.join("model/a/b.bin")).expect("there"), "weights");
         let other = fixture.files(&[("face.onnx", "weights")]);

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A process, or the machine, may end at any moment, and others may be at work in the same folder, other users too where they may. A complete file has its
-//! name by a rename after all else is done; locks are the kernel's and end with their process. What is none of ours in a folder is passed over.
+//! name by a rename or a link after all else is done; locks are the kernel's and end with their process. What is none of ours in a folder is passed over.
 
 mod kept;
 mod partial;
@@ -75,7 +75,7 @@ impl Cache {
         }
         let root = root.canonicalize()?;
         // Where it cannot be made, files are on the disk first.
-        let _ = fs::create_dir(root.join(unsynced::FOLDER));
+        let _ = unsynced::make_parent(&root.join(unsynced::FOLDER).join("boot"));
         let unsynced = unsynced::Unsynced::open(&root)?;
         let cache = Self { inner: Arc::new(Inner { root, limit, kept: Mutex::default(), unsynced }) };
         cache.sweep()?;
@@ -106,11 +106,15 @@ impl Cache {
             Err(error) if missing(&error) => {}
             done => return done,
         }
-        // What cannot be had there, for whatever reason, is not there: it may be another user's.
-        if let Some(Ok(done)) = self.inner.unsynced.at(digest).map(|unsynced| act(&unsynced)) {
-            return Ok(done);
+        let there = match self.inner.unsynced.at(digest).map(|unsynced| act(&unsynced)) {
+            Some(Ok(done)) => return Ok(done),
+            Some(Err(error)) => error,
+            None => io::ErrorKind::NotFound.into(),
+        };
+        match act(&blob) {
+            Err(error) if missing(&error) => Err(there),
+            done => done,
         }
-        act(&blob)
     }
 
     /// Where a complete file lies now; it may make way, or get to another place, at any time.
@@ -135,7 +139,15 @@ impl Cache {
             Ok(())
         });
         match found {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // What may not be looked at, or cannot, is another user's, and not here.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                Ok(false)
+            }
             found => found.map(|()| true),
         }
     }
@@ -255,9 +267,9 @@ fn inode(meta: &fs::Metadata) -> Inode {
     (meta.dev(), meta.ino())
 }
 
-/// A complete file, and where it lay when it was looked at.
+/// A complete file, and its names here when it was looked at.
 struct Found {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     inode: Inode,
     blob: Blob,
 }
@@ -275,9 +287,12 @@ fn find(folder: &Path, found: &mut BTreeMap<Inode, Found>) -> io::Result<()> {
             continue;
         }
         let used = meta.accessed().unwrap_or(SystemTime::UNIX_EPOCH);
-        let blob = Blob { digest, size: meta.len(), links: meta.nlink().saturating_sub(1), used };
+        let blob = Blob { digest, size: meta.len(), links: 0, used };
         let inode = inode(&meta);
-        found.insert(inode, Found { path: entry.path(), inode, blob });
+        let seen = found.entry(inode).or_insert_with(|| Found { paths: Vec::new(), inode, blob });
+        seen.paths.push(entry.path());
+        // On its way from one place to the other, or left there, it has two names that are ours.
+        seen.blob.links = meta.nlink().saturating_sub(seen.paths.len() as u64);
     }
     Ok(())
 }

@@ -121,8 +121,9 @@ impl Cache {
     fn room_within(&self, wanted: &Wanted, limit: u64) -> Result<Room, RoomError> {
         let io = |source| RoomError::Io { root: self.root().to_owned(), source };
         let _lock = self.lock().map_err(io)?;
-        let mut left = self.usage().map_err(io)?;
-        let (unlinked, missing) = self.standing(wanted).map_err(io)?;
+        let found = self.found().map_err(io)?;
+        let mut left = self.usage_of(&found).map_err(io)?;
+        let (unlinked, missing) = self.standing(wanted, &found).map_err(io)?;
         let linked = left.linked.saturating_add(unlinked);
         if missing > limit.saturating_sub(linked) {
             return Err(RoomError::Full { root: self.root().to_owned(), wanted: missing, linked, limit });
@@ -144,7 +145,7 @@ impl Cache {
         }
         if !fits(&left) {
             let stays = |found: &Found| wanted.files.contains_key(&found.blob.digest);
-            for unused in self.unused().map_err(io)?.into_iter().filter(|found| !stays(found)) {
+            for unused in unused(found).into_iter().filter(|found| !stays(found)) {
                 if fits(&left) {
                     break;
                 }
@@ -170,12 +171,14 @@ impl Cache {
     }
 
     /// Bytes that nobody has links to and that stay all the same, for they are wanted; and those that have to come still.
-    fn standing(&self, wanted: &Wanted) -> io::Result<(u64, u64)> {
+    fn standing(&self, wanted: &Wanted, found: &[Found]) -> io::Result<(u64, u64)> {
+        let here: BTreeMap<_, _> =
+            found.iter().map(|found| ((found.blob.digest, found.blob.size), found)).collect();
         let (mut stays, mut missing) = (wanted.unnamed, wanted.bytes);
         for (digest, size) in &wanted.files {
-            let (unlinked, comes) = match self.lies(digest) {
-                Ok(found) if found.len() == *size => (if found.nlink() > 1 { 0 } else { *size }, 0),
-                _ => {
+            let (unlinked, comes) = match here.get(&(*digest, *size)) {
+                Some(found) => (if found.blob.links > 0 { 0 } else { *size }, 0),
+                None => {
                     let came = self.on_disk(digest)?.min(*size);
                     (came, size - came)
                 }
@@ -201,8 +204,12 @@ impl Cache {
     /// # Errors
     /// Those of the file system.
     pub fn usage(&self) -> io::Result<Usage> {
+        self.usage_of(&self.found()?)
+    }
+
+    fn usage_of(&self, found: &[Found]) -> io::Result<Usage> {
         let mut usage = Usage::default();
-        for blob in self.blobs()? {
+        for Found { blob, .. } in found {
             usage.files += 1;
             usage.bytes = usage.bytes.saturating_add(blob.size);
             usage.linked = usage.linked.saturating_add(if blob.links > 0 { blob.size } else { 0 });
@@ -215,16 +222,14 @@ impl Cache {
     fn lock(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let lock = options.open(self.root().join("lock"))?;
+        let path = self.root().join("lock");
+        let lock = match options.open(&path) {
+            // Another user's, which may be locked all the same.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(&path)?,
+            opened => opened?,
+        };
         flock(&lock, FlockOperation::LockExclusive)?;
         Ok(lock)
-    }
-
-    /// Complete files without links, those first that were not used for longest.
-    fn unused(&self) -> io::Result<Vec<Found>> {
-        let mut unused: Vec<_> = self.found()?.into_iter().filter(|found| found.blob.links == 0).collect();
-        unused.sort_by_key(|found| found.blob.used);
-        Ok(unused)
     }
 
     /// Files that are not complete, by the space that they take, those first that were not written to for longest. Somebody may be at them.
@@ -244,7 +249,7 @@ impl Cache {
     /// Removes a complete file, if it is ours to remove; says whether it is gone. It may have got to where it stays.
     fn remove_unused(&self, unused: &Found) -> io::Result<bool> {
         let mut gone = true;
-        for path in [&unused.path, &self.blob(&unused.blob.digest)] {
+        for path in unused.paths.iter().chain([&self.blob(&unused.blob.digest)]) {
             if fs::symlink_metadata(path).is_ok_and(|found| inode(&found) == unused.inode) {
                 gone &= remove_ours(path)?;
             }
@@ -270,6 +275,13 @@ impl Cache {
         let size = held(&file.metadata()?);
         Ok(remove_ours(path)?.then_some(size))
     }
+}
+
+/// Complete files without links, those first that were not used for longest.
+fn unused(found: Vec<Found>) -> Vec<Found> {
+    let mut unused: Vec<_> = found.into_iter().filter(|found| found.blob.links == 0).collect();
+    unused.sort_by_key(|found| found.blob.used);
+    unused
 }
 
 /// The space that a file takes, bytes: of one that comes in pieces, those that have not come are holes.

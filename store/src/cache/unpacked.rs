@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::room::{RoomError, Wanted};
-use super::{Cache, remove, remove_ours};
+use super::{Cache, READ_ONLY, remove, remove_ours};
 use crate::archive::{self, ArchiveError, ArchiveKind, ArchiveLimits};
 use crate::digest::Digest;
 use crate::path::FilePath;
@@ -38,7 +39,11 @@ impl Cache {
     /// Those of the file system.
     pub fn unpacked(&self, archive: &Digest) -> io::Result<Option<Vec<Member>>> {
         let bytes = match fs::metadata(self.record(archive)) {
-            Ok(found) if found.len() <= MAX_RECORD => fs::read(self.record(archive))?,
+            Ok(found) if found.len() <= MAX_RECORD => match fs::read(self.record(archive)) {
+                // Another user's.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+                read => read?,
+            },
             Ok(_) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -97,7 +102,10 @@ impl Cache {
             return Ok(());
         }
         let (mut file, path) = self.unfinished()?;
-        let written = file.write_all(&bytes).and_then(|()| fs::rename(&path, self.record(archive)));
+        let written = file
+            .write_all(&bytes)
+            .and_then(|()| file.set_permissions(fs::Permissions::from_mode(READ_ONLY)))
+            .and_then(|()| fs::rename(&path, self.record(archive)));
         remove(&path)?;
         written
     }

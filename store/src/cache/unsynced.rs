@@ -9,13 +9,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, OFlags, linkat};
+use rustix::fs::{AtFlags, CWD, OFlags, fchown, linkat};
+use rustix::io::Errno;
+use rustix::process::Gid;
 
 use super::{Cache, copy_hashed, remove, remove_ours};
 use crate::digest::Digest;
@@ -27,12 +29,22 @@ const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// When files are synced after they were complete: until then the kernel has mostly written them out by itself, and whatever they were fetched for has the disk for
 /// itself. A process that ends meanwhile is not held up by it; the next one does it.
 const LATER: Duration = Duration::from_secs(60);
-/// File systems by the numbers of `statfs(2)` whose files other machines may see, or that may say only later that they could not take something:
-/// NFS, CIFS, SMB2, 9P, Ceph, and those in user space.
-const ELSEWHERE: [u32; 6] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400, 0x6573_5546];
+/// File systems by the numbers of `statfs(2)` that only this machine writes to, and that take what they have taken: ext, XFS, Btrfs, F2FS, bcachefs, ZFS, tmpfs,
+/// ramfs, overlayfs. On any other a file is on the disk first.
+const HERE: [u32; 9] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0xf2f5_2010,
+    0xca45_1a4e,
+    0x2fc1_2fc1,
+    0x0102_1994,
+    0x8584_58f6,
+    0x794c_7630,
+];
 
 /// Where such files lie.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Unsynced {
     /// Those of this boot; it may not be there yet.
     folder: Option<PathBuf>,
@@ -49,18 +61,18 @@ pub(super) struct Unsynced {
 impl Unsynced {
     /// Looks which boots there were.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
-        let boot = boot().filter(|_| !is_elsewhere(root));
+        let boot = boot().filter(|_| is_here(root));
         Self::of(root, boot.as_deref())
     }
 
     pub(super) fn of(root: &Path, boot: Option<&str>) -> io::Result<Self> {
         let root = root.join(FOLDER);
         let mut earlier = Vec::new();
-        let entries = match fs::read_dir(&root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            entries => Some(entries?),
+        // What may not be looked at, or is no folder, has none of ours, and takes none.
+        let Ok(entries) = fs::read_dir(&root) else {
+            return Ok(Self::default());
         };
-        for entry in entries.into_iter().flatten() {
+        for entry in entries {
             let entry = entry?;
             let name = entry.file_name();
             let is_ours = name.to_str().is_some_and(|name| is_boot(name) && Some(name) != boot)
@@ -104,10 +116,10 @@ fn is_boot(name: &str) -> bool {
     name.len() == 36 && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
-fn is_elsewhere(root: &Path) -> bool {
+fn is_here(root: &Path) -> bool {
     let kind = rustix::fs::statfs(root).map(|found| found.f_type);
     // The numbers are of 32 bits, whatever the type of the field, and its sign.
-    kind.is_ok_and(|kind| ELSEWHERE.contains(&((kind as u64 & u64::from(u32::MAX)) as u32)))
+    kind.is_ok_and(|kind| HERE.contains(&((kind as u64 & u64::from(u32::MAX)) as u32)))
 }
 
 impl Cache {
@@ -122,10 +134,6 @@ impl Cache {
             // Also where it may not be put there: the folder may be another user's.
             file.sync_all()?;
             rename_into(path, &self.blob(digest))?;
-        }
-        for earlier in unsynced.earlier(digest) {
-            // It counts twice otherwise, until room is made.
-            let _ = remove_ours(&earlier);
         }
         Ok(())
     }
@@ -142,8 +150,15 @@ impl Cache {
         // What is complete from here on may not be seen below.
         unsynced.wanted.store(false, Ordering::Release);
         let entries = match fs::read_dir(folder) {
-            // Nothing has come yet, or somebody has removed all of it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            // Nothing has come yet, or somebody has removed all of it; or it is another user's.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                return Ok(0);
+            }
             entries => entries?,
         };
         let (mut synced, mut failed) = (0, Ok(()));
@@ -163,8 +178,16 @@ impl Cache {
     /// Whether it is known to be on the disk only now.
     fn sync_one(&self, path: &Path) -> io::Result<bool> {
         let Some(digest) = digest_of(path) else { return Ok(false) };
-        // It has made way, another process was faster, it may not be read, or it is a link, or no file: then it is none of ours.
-        let Ok(file) = open(path) else { return Ok(false) };
+        let file = match open(path) {
+            // It has made way, another process was faster, it may not be read, or it is a link: then it is none of ours.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+                    || error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) =>
+            {
+                return Ok(false);
+            }
+            opened => opened?,
+        };
         let found = file.metadata()?;
         if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
             return Ok(false);
@@ -179,22 +202,17 @@ impl Cache {
         let blob = self.blob(&digest);
         let link = || linkat(CWD, fd_path(&file), CWD, &blob, AtFlags::SYMLINK_FOLLOW);
         let linked = match link() {
-            Err(rustix::io::Errno::NOENT) => make_parent(&blob).map(|()| link())?,
+            Err(Errno::NOENT) => make_parent(&blob).map(|()| link())?,
             linked => linked,
         };
         match linked {
             // One that was there already is as good.
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {
+            Ok(()) | Err(Errno::EXIST) => {
                 remove(path)?;
                 Ok(linked.is_ok())
             }
             // The file has made way; somebody has removed all of it; or links cannot be had, or not of this.
-            Err(
-                rustix::io::Errno::NOENT
-                | rustix::io::Errno::PERM
-                | rustix::io::Errno::ACCESS
-                | rustix::io::Errno::MLINK,
-            ) => Ok(false),
+            Err(Errno::NOENT | Errno::PERM | Errno::ACCESS | Errno::MLINK) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -250,15 +268,17 @@ impl Cache {
             .unsynced
             .earlier(digest)
             .filter_map(|path| self.judge(&path, &open(&path).ok()?, digest));
-        judged.last()
+        judged.max()
     }
 
-    /// Holds a file against its digest: then it is known to be on the disk, for it has been read from there, or goes. Nothing of what is none of ours.
+    /// Holds a file against its digest: then it is on the disk and has its place, or goes. Nothing of what is none of ours.
     fn judge(&self, path: &Path, mut file: &File, digest: &Digest) -> Option<bool> {
         if !file.metadata().is_ok_and(|found| found.is_file()) {
             return None;
         }
         let is = copy_hashed(&mut file, &mut io::sink(), u64::MAX).is_ok_and(|(found, _)| found == *digest);
+        // Mostly it is, having been read from there. But some containers have boots of their own, beside others that are still at it.
+        let is = is && file.sync_all().is_ok();
         if !is {
             let _ = remove_ours(path);
         } else if rename_into(path, &self.blob(digest)).is_err() {
@@ -292,7 +312,7 @@ fn rename_into(path: &Path, target: &Path) -> io::Result<()> {
 }
 
 /// Makes the folder of a file, for those who may write to the folders of the cache, whoever makes it.
-fn make_parent(target: &Path) -> io::Result<()> {
+pub(super) fn make_parent(target: &Path) -> io::Result<()> {
     let Some((folder, above)) = target.parent().and_then(|folder| Some((folder, folder.parent()?))) else {
         return Ok(());
     };
@@ -300,10 +320,12 @@ fn make_parent(target: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         made => made?,
     }
-    // As far as that may be.
-    if let Ok(above) = fs::metadata(above) {
-        let _ = chown(folder, None, Some(above.gid()));
-        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(above.mode() & 0o7777));
+    // As far as that may be; and no links are followed, which somebody may just have put there.
+    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(folder);
+    if let (Ok(above), Ok(folder)) = (fs::metadata(above), opened) {
+        let _ = fchown(&folder, None, Some(Gid::from_raw(above.gid())));
+        let _ = folder.set_permissions(fs::Permissions::from_mode(above.mode() & 0o7777));
     }
     Ok(())
 }
@@ -587,5 +609,38 @@ mod tests {
         );
         assert_eq!(after.blobs().expect("blobs").len(), 1);
         assert!(after.has(&whole, 5).expect("the cache"));
+    }
+
+    #[test]
+    fn who_stops_between_two_names_leaves_a_file_that_makes_way_all_the_same() {
+        for boot in [THIS, AFTER] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let before = booted(folder.path(), Some(THIS));
+            let digest = take(&before, b"weights");
+            fs::create_dir_all(before.blob(&digest).parent().expect("a folder")).expect("a folder");
+            fs::hard_link(before.path(&digest).expect("there"), before.blob(&digest)).expect("a link");
+            let cache = booted(folder.path(), Some(boot));
+            let usage = cache.usage().expect("usage");
+            assert_eq!((usage.files, usage.bytes, usage.linked), (1, 7, 0), "nobody uses it");
+            assert_eq!(cache.make_room_within(0, 0).expect("room").files, 1);
+            assert_eq!(cache.usage().expect("usage").files, 0);
+            assert_eq!(fs::read_dir(folder.path().join(FOLDER).join(THIS)).expect("a folder").count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_written_is_no_file_that_made_way() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = booted(folder.path(), Some(THIS));
+        let digest = take(&cache, b"weights");
+        fs::write(folder.path().join("file"), b"").expect("a file");
+        let error = cache.place(&digest, &folder.path().join("file/below")).expect_err("no folder");
+        assert_ne!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn only_where_no_other_machine_writes_is_the_disk_left_for_later() {
+        assert!(is_here(tempfile::tempdir().expect("a folder").path()) && is_here(Path::new("/dev/shm")));
+        assert!(!is_here(Path::new("/proc")) && !is_here(Path::new("/proc/nothing")));
     }
 }

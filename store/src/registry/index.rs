@@ -7,7 +7,7 @@
 //! They are copies and count for no more than that. One is of use only for an object that a listing shows in the very state that it was copied in; then it is
 //! kept in the cache, and held against the same rules as what is kept there anyway ([`Registry::manifest_of`]). What is missing, outdated or
 //! torn is asked for by itself. So nobody who writes it need be careful: of two who do at once one's additions may be lost. But who may write it may say what
-//! each manifest is that nobody signs, as may who can write all of them.
+//! each manifest is that nobody signs, as may who can write all of them; and caches that have believed it go on to, as versions do not change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -154,7 +154,7 @@ impl Registry {
         if self.at().kind() == LocationKind::Folder {
             return Ok(None);
         }
-        let listed = newest(self.list_tagged().await?);
+        let listed = newest(self.listed(self.at(), None, true).await?);
         let shown: Vec<_> =
             listed.iter().flat_map(|found| self.shown(&found.listed.id, &found.tags, true)).collect();
         let count = shown.len();
@@ -192,7 +192,8 @@ impl Registry {
 
     async fn try_to_add(&self, id: &ModelId) -> Result<(), FetchError> {
         let Some(index) = self.read_index().await? else { return Ok(()) };
-        let newest = newest(self.versions_tagged(&id.name).await?);
+        let versions = self.listed(&self.at().below(id.name.as_str()), Some(&id.name), true).await?;
+        let newest = newest(versions);
         let newest: BTreeSet<_> = newest.into_iter().map(|found| found.listed.id).collect();
         let stays = |of: &ModelId| of.name != id.name || (of != id && newest.contains(of));
         let mut objects: Vec<_> =

@@ -81,7 +81,7 @@ impl Registry {
     /// # Errors
     /// If the location cannot be listed.
     pub async fn list(&self) -> Result<Vec<Listed>, FetchError> {
-        Ok(without_tags(self.listed(&self.at, None).await?))
+        Ok(without_tags(self.listed(&self.at, None, true).await?))
     }
 
     /// Every version of a model.
@@ -89,7 +89,7 @@ impl Registry {
     /// # Errors
     /// If the location cannot be listed.
     pub async fn versions(&self, name: &ModelName) -> Result<Vec<Listed>, FetchError> {
-        Ok(without_tags(self.listed(&self.at.below(name.as_str()), Some(name)).await?))
+        Ok(without_tags(self.listed(&self.at.below(name.as_str()), Some(name), true).await?))
     }
 
     /// The version that is asked for, by its number or label, or else the latest.
@@ -116,13 +116,19 @@ impl Registry {
         Read::from(&folder, trusted).await?.checked(&folder, id, trusted)
     }
 
-    /// What is below a folder, by version. `name` is the folder's own, if it is that of a model.
-    async fn listed(&self, at: &Location, name: Option<&ModelName>) -> Result<Vec<Tagged>, FetchError> {
+    /// What is below a folder, by version. `name` is the folder's own, if it is that of a model. Each label is a request, if they are wanted.
+    async fn listed(
+        &self,
+        at: &Location,
+        name: Option<&ModelName>,
+        with_labels: bool,
+    ) -> Result<Vec<Tagged>, FetchError> {
         let mut versions: BTreeMap<ModelId, Found> = BTreeMap::new();
         let mut labels = Vec::new();
         self.each(at, name, |place, object| {
             let (id, path) = match place {
                 Place::Version(id, path) => (id, path),
+                Place::Label(..) if !with_labels => return,
                 Place::Label(name, label) => return labels.push((name, label)),
             };
             versions.entry(id).or_default().add(path, object, at.kind());

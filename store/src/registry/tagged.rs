@@ -76,20 +76,20 @@ impl Tag {
 }
 
 impl Registry {
-    /// As [`Registry::list`], by the same requests, for [`Registry::manifest_of`].
+    /// As [`Registry::list`], without labels, which are a request each, for [`Registry::manifest_of`].
     ///
     /// # Errors
     /// If the location cannot be listed.
     pub async fn list_tagged(&self) -> Result<Vec<Tagged>, FetchError> {
-        self.listed(self.at(), None).await
+        self.listed(self.at(), None, false).await
     }
 
-    /// As [`Registry::versions`], by the same requests, for [`Registry::manifest_of`].
+    /// As [`Registry::versions`], without labels, for [`Registry::manifest_of`].
     ///
     /// # Errors
     /// If the location cannot be listed.
     pub async fn versions_tagged(&self, name: &ModelName) -> Result<Vec<Tagged>, FetchError> {
-        self.listed(&self.at().below(name.as_str()), Some(name)).await
+        self.listed(&self.at().below(name.as_str()), Some(name), false).await
     }
 
     /// As [`Registry::manifest`], and without a request where the cache has what a listing has just shown. What is kept is held against the same rules as
