@@ -25,7 +25,7 @@ pub(crate) use storage::{Announced, Brought, Storage};
 /// Manifests that are read at once: as many as the client of the storage keeps connections for, since each takes little but the way there.
 const MANIFESTS_AT_ONCE: usize = 64;
 /// From how many models on that are named a listing is asked for: it tells which manifests are in the cache, or in the registry's index.
-const MANY: usize = 16;
+const LISTED_FROM: usize = 16;
 /// How long that is waited for.
 const LISTING: Duration = Duration::from_secs(5);
 
@@ -279,7 +279,8 @@ async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, Fetch
     let named = config.models.values().filter(|model| model.source.is_some()).count();
     let listing = if config.store.models.contains(&StoreWish::All) {
         Some(Listing::of(registry).await?)
-    } else if config.store.models.len() + named >= MANY && registry.at().kind() != LocationKind::Folder {
+    } else if config.store.models.len() + named >= LISTED_FROM && registry.at().kind() != LocationKind::Folder
+    {
         // It spares requests, where it may be had, and soon.
         let listing = tokio::time::timeout(LISTING, Listing::of(registry)).await;
         match listing {

@@ -100,14 +100,23 @@ async fn manifests_of_many_models_come_by_one_request() {
         "and a listing"
     );
     drop(replica);
-    // So it is where they are named.
-    stored.proxy().forget();
-    let launch = stored.replica().args(["--residency-load", "use"]);
-    let launch = names.iter().fold(launch, |launch, name| launch.args(["--store-models", name]));
-    let replica = launch.env("OUTRIGGER_STORE_CACHE", stored.path("other").to_str().unwrap()).start();
-    assert_eq!(state(&replica, "sum15").await, "registered");
-    let requests = stored.proxy().counts(&On::get()).requests;
-    assert_eq!((requests, gets(&stored, "outrigger-index.json")), (2, 1));
+    // So it is where they are named; and where the listing does not come, they are asked for one by one.
+    let named = |cache: &str| {
+        let launch = stored.replica().args(["--residency-load", "use"]);
+        let launch =
+            names.iter().fold(launch, |launch, name| launch.args(["--store-models", &format!("{name}:1")]));
+        launch.env("OUTRIGGER_STORE_CACHE", stored.path(cache).to_str().unwrap())
+    };
+    for (cache, expected) in [("named", (2, 1)), ("stalled", (17, 0))] {
+        stored.proxy().forget();
+        if cache == "stalled" {
+            stored.proxy().inject(On::get().path("comp=list"), Fault::Stall { after: 0 });
+        }
+        let replica = named(cache).start();
+        assert_eq!(state(&replica, "sum15").await, "registered");
+        let requests = stored.proxy().counts(&On::get()).requests;
+        assert_eq!((requests, gets(&stored, "outrigger-index.json")), expected, "{cache}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

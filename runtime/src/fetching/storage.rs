@@ -16,7 +16,7 @@ use super::FetchingError;
 /// The largest file that is fetched before its model is used because it may say where that is loaded, bytes.
 const MAX_DESCRIPTION: u64 = 256 << 10;
 /// From how many requests for manifests on it is said how there would be fewer.
-const MANY: usize = 100;
+const HINT_FROM: usize = 100;
 
 /// A registry, and where its files come to lie.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ impl Storage {
     /// Has the cache have what it can of the manifests of versions by few requests.
     pub(super) async fn keep_indexed(&self, versions: &[(ModelId, Tags)]) {
         let missing = self.registry.keep_indexed(versions, &self.trusted, self.fetcher.cache()).await;
-        if missing >= MANY {
+        if missing >= HINT_FROM {
             tracing::info!(
                 requests = missing,
                 "manifests are asked for one by one; `outrigger models index` has those of a registry come by one request"

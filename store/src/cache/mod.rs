@@ -139,15 +139,7 @@ impl Cache {
             Ok(())
         });
         match found {
-            // What may not be looked at, or cannot, is another user's, and not here.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied
-                ) =>
-            {
-                Ok(false)
-            }
+            Err(error) if is_not_ours(&error) => Ok(false),
             found => found.map(|()| true),
         }
     }
@@ -358,6 +350,12 @@ fn touch(path: &Path) {
     let _ = rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
 }
 
+/// Whether something is not there, or another user's, who does not let us look.
+fn is_not_ours(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+}
+
 /// Removes a file, if it is there.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
@@ -384,6 +382,13 @@ fn unique() -> io::Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes something else into a complete file, as a disk may.
+#[cfg(test)]
+fn damage(path: &Path, bytes: &[u8]) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("ours");
+    fs::write(path, bytes).expect("ours");
 }
 
 #[cfg(test)]
@@ -436,8 +441,7 @@ mod tests {
         let digest = take(&cache, b"weights");
         assert_eq!(cache.verify(&digest).expect("verified"), Some(true));
         let blob = cache.path(&digest).expect("it is there");
-        fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).expect("ours");
-        fs::write(&blob, b"Weights").expect("ours");
+        damage(&blob, b"Weights");
         assert_eq!(cache.verify(&digest).expect("verified"), Some(false));
         assert_eq!(cache.verify(&digest).expect("verified"), None);
         assert!(!cache.has(&digest, 7).expect("the cache"), "it is gone");
@@ -453,8 +457,7 @@ mod tests {
         assert!(cache.has(&digest, 7).expect("the cache"), "it is still there");
         // One that was cut short, by whatever, is replaced.
         let blob = cache.path(&digest).expect("it is there");
-        fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).expect("ours");
-        fs::write(&blob, b"weig").expect("ours");
+        damage(&blob, b"weig");
         assert_eq!(take(&cache, b"weights"), digest);
         assert!(cache.has(&digest, 7).expect("the cache"));
     }

@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, OFlags, fchown, linkat};
 use rustix::io::Errno;
 use rustix::process::Gid;
 
-use super::{Cache, copy_hashed, remove, remove_ours};
+use super::{Cache, copy_hashed, is_not_ours, remove, remove_ours};
 use crate::digest::Digest;
 
 /// Its folder in a cache, in which there is one for each boot.
@@ -150,15 +150,8 @@ impl Cache {
         // What is complete from here on may not be seen below.
         unsynced.wanted.store(false, Ordering::Release);
         let entries = match fs::read_dir(folder) {
-            // Nothing has come yet, or somebody has removed all of it; or it is another user's.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied
-                ) =>
-            {
-                return Ok(0);
-            }
+            // Nothing has come yet, or somebody has removed all of it.
+            Err(error) if is_not_ours(&error) => return Ok(0),
             entries => entries?,
         };
         let (mut synced, mut failed) = (0, Ok(()));
@@ -180,10 +173,7 @@ impl Cache {
         let Some(digest) = digest_of(path) else { return Ok(false) };
         let file = match open(path) {
             // It has made way, another process was faster, it may not be read, or it is a link: then it is none of ours.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
-                    || error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) =>
-            {
+            Err(error) if is_not_ours(&error) || error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
                 return Ok(false);
             }
             opened => opened?,
@@ -337,10 +327,9 @@ fn digest_of(path: &Path) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
     use std::sync::Arc;
 
-    use super::super::{Begun, Inner, Placed};
+    use super::super::{Begun, Inner, Placed, damage};
     use super::*;
 
     const THIS: &str = "11111111-1111-1111-1111-111111111111";
@@ -349,10 +338,21 @@ mod tests {
 
     /// A cache in a folder, as after a boot of that name.
     fn booted(root: &Path, boot: Option<&str>) -> Cache {
-        let mut cache = Cache::open(root, None).expect("a cache");
+        limited(root, boot, None)
+    }
+
+    fn limited(root: &Path, boot: Option<&str>, limit: Option<u64>) -> Cache {
+        let mut cache = Cache::open(root, limit).expect("a cache");
         let (root, unsynced) = (root.to_owned(), Unsynced::of(root, boot).expect("folders"));
-        cache.inner = Arc::new(Inner { root, limit: None, kept: Mutex::default(), unsynced });
+        cache.inner = Arc::new(Inner { root, limit, kept: Mutex::default(), unsynced });
         cache
+    }
+
+    /// Gives a file both its names, as whoever stops in between leaves it.
+    fn link(cache: &Cache, digest: &Digest) {
+        let blob = cache.blob(digest);
+        make_parent(&blob).expect("a folder");
+        fs::hard_link(cache.path(digest).expect("there"), blob).expect("a link");
     }
 
     fn take(cache: &Cache, bytes: &[u8]) -> Digest {
@@ -400,11 +400,7 @@ mod tests {
         before.sync().expect("synced");
         let [whole, torn, short, unread] =
             [b"whole", b"torn!", b"short", b"unrd!"].map(|bytes| take(&before, bytes));
-        let tear = |digest: &Digest, bytes: &[u8]| {
-            let path = before.path(digest).expect("there");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
-            fs::write(path, bytes).expect("ours");
-        };
+        let tear = |digest, bytes: &[u8]| damage(&before.path(digest).expect("there"), bytes);
         tear(&torn, &[0; 5]);
         tear(&short, b"");
         let after = booted(folder.path(), Some(AFTER));
@@ -540,8 +536,7 @@ mod tests {
         let digest = take(&cache, b"weights");
         cache.sync().expect("synced");
         let blob = cache.blob(&digest);
-        fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).expect("ours");
-        fs::write(&blob, b"weig").expect("ours");
+        damage(&blob, b"weig");
         take(&cache, b"weights");
         assert_eq!(fs::read(&blob).expect("there"), b"weights");
         assert_eq!(fs::read_dir(folder.path().join(FOLDER).join(THIS)).expect("a folder").count(), 0);
@@ -555,8 +550,7 @@ mod tests {
         let path = cache.path(&digest).expect("there");
         let first = fs::metadata(&path).expect("there").ino();
         // Two have written it at once: one is in both places by now, the other in the first.
-        fs::create_dir_all(cache.blob(&digest).parent().expect("a folder")).expect("a folder");
-        fs::hard_link(&path, cache.blob(&digest)).expect("a link");
+        link(&cache, &digest);
         fs::remove_file(&path).expect("ours");
         fs::write(&path, b"weights").expect("a file");
         assert_eq!(cache.sync().expect("synced"), 0);
@@ -581,13 +575,7 @@ mod tests {
         before.place(&digest, &folder.path().join("tree")).expect("placed");
         let after = booted(folder.path(), Some(AFTER));
         let wanted = std::collections::BTreeMap::from([(digest, 60), (Digest::of(b"rest"), 40)]);
-        let limited = |limit| {
-            let mut cache = Cache::open(folder.path(), Some(limit)).expect("a cache");
-            let unsynced = Unsynced::of(folder.path(), Some(AFTER)).expect("folders");
-            let root = folder.path().to_owned();
-            cache.inner = Arc::new(Inner { root, limit: Some(limit), kept: Mutex::default(), unsynced });
-            cache
-        };
+        let limited = |limit| limited(folder.path(), Some(AFTER), Some(limit));
         limited(100).make_room_for(&wanted).expect("it is here");
         limited(99).make_room_for(&wanted).expect_err("no room for the rest");
         assert!(after.adopt(&digest, 60).expect("the cache"));
@@ -599,8 +587,7 @@ mod tests {
         let before = booted(folder.path(), Some(BEFORE));
         let [whole, torn] = [b"whole", b"torn!"].map(|bytes| take(&before, bytes));
         let path = before.path(&torn).expect("there");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
-        fs::write(path, [0; 5]).expect("ours");
+        damage(&path, &[0; 5]);
         let after = booted(folder.path(), Some(AFTER));
         assert_eq!(after.blobs().expect("blobs").len(), 2);
         assert_eq!(
@@ -617,8 +604,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let before = booted(folder.path(), Some(THIS));
             let digest = take(&before, b"weights");
-            fs::create_dir_all(before.blob(&digest).parent().expect("a folder")).expect("a folder");
-            fs::hard_link(before.path(&digest).expect("there"), before.blob(&digest)).expect("a link");
+            link(&before, &digest);
             let cache = booted(folder.path(), Some(boot));
             let usage = cache.usage().expect("usage");
             assert_eq!((usage.files, usage.bytes, usage.linked), (1, 7, 0), "nobody uses it");

@@ -6,7 +6,7 @@ use super::{Listed, Read, Registry, Small};
 use crate::cache::Cache;
 use crate::digest::Digest;
 use crate::fetch::FetchError;
-use crate::id::{ModelId, ModelName};
+use crate::id::ModelId;
 use crate::location::{Location, LocationKind};
 use crate::manifest::{MANIFEST, Manifest, SIGNATURE};
 use crate::signature::TrustedKey;
@@ -82,14 +82,6 @@ impl Registry {
     /// If the location cannot be listed.
     pub async fn list_tagged(&self) -> Result<Vec<Tagged>, FetchError> {
         self.listed(self.at(), None, false).await
-    }
-
-    /// As [`Registry::versions`], without labels, for [`Registry::manifest_of`].
-    ///
-    /// # Errors
-    /// If the location cannot be listed.
-    pub async fn versions_tagged(&self, name: &ModelName) -> Result<Vec<Tagged>, FetchError> {
-        self.listed(&self.at().below(name.as_str()), Some(name), false).await
     }
 
     /// As [`Registry::manifest`], and without a request where the cache has what a listing has just shown. What is kept is held against the same rules as
