@@ -41,7 +41,7 @@ impl CallerId {
 /// Names of the callers that are always there, by number.
 pub const BUILT_IN: [&str; 4] = ["primary", "secondary", "anonymous", "local"];
 
-/// Which models a caller may use.
+/// OfModel models a caller may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ModelRules {
     /// All of them.
@@ -60,6 +60,23 @@ impl ModelRules {
                 None => model == name,
             }),
         }
+    }
+}
+
+/// Of which model something is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfModel<'a> {
+    /// Of that.
+    Named(&'a str),
+    /// Of none, or of one whose name is no text.
+    Nameless,
+    /// Of some, each of which [`Grant::allow_model`](crate::Grant::allow_model) is asked about.
+    AskedLater,
+}
+
+impl<'a> From<Option<&'a str>> for OfModel<'a> {
+    fn from(model: Option<&'a str>) -> Self {
+        model.map_or(Self::Nameless, Self::Named)
     }
 }
 
@@ -99,11 +116,12 @@ impl CallerRules {
         Self { operations, ..Self::default() }
     }
 
-    fn allow(&self, operation: Operation, model: Option<&str>) -> bool {
+    fn allow(&self, operation: Operation, model: OfModel<'_>) -> bool {
         let models = match model {
-            Some(model) => self.models.allow(model),
+            OfModel::Named(model) => self.models.allow(model),
             // A model that has no name is none of those that are listed.
-            None => !operation.of_a_model() || self.models == ModelRules::All,
+            OfModel::Nameless => !operation.of_a_model() || self.models == ModelRules::All,
+            OfModel::AskedLater => true,
         };
         operation.public() || (models && self.operations.contains(&operation))
     }
@@ -164,8 +182,19 @@ impl Caller {
 
     /// Asks in this order: may it, does it come too often, has it too many. What is refused costs no token. Returns whether a
     /// place was taken, which is to be given back.
-    pub(crate) fn ask(&self, operation: Operation, model: Option<&str>, now: u64) -> Result<bool, Refusal> {
-        let answer = self.decide(operation, model, now);
+    pub(crate) fn ask(&self, operation: Operation, model: OfModel<'_>, now: u64) -> Result<bool, Refusal> {
+        self.counted(self.decide(operation, model, now))
+    }
+
+    /// Whether it may at all; takes nothing. Only what is refused is counted, for the rest is asked for again.
+    pub(crate) fn check(&self, operation: Operation) -> Result<(), Refusal> {
+        if self.rules.allow(operation, OfModel::AskedLater) {
+            return Ok(());
+        }
+        self.counted(Err(Refusal::Forbidden))
+    }
+
+    fn counted<T>(&self, answer: Result<T, Refusal>) -> Result<T, Refusal> {
         let count = match &answer {
             Ok(_) => &self.granted,
             Err(Refusal::RateLimited(_)) => &self.rate_limited,
@@ -176,7 +205,7 @@ impl Caller {
         answer
     }
 
-    fn decide(&self, operation: Operation, model: Option<&str>, now: u64) -> Result<bool, Refusal> {
+    fn decide(&self, operation: Operation, model: OfModel<'_>, now: u64) -> Result<bool, Refusal> {
         if !self.rules.allow(operation, model) {
             return Err(Refusal::Forbidden);
         }

@@ -20,7 +20,9 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use caller::{BUILT_IN, CallerCounts, CallerId, CallerRules, MAX_CALLERS, ModelRules, NamedCaller};
+pub use caller::{
+    BUILT_IN, CallerCounts, CallerId, CallerRules, MAX_CALLERS, ModelRules, NamedCaller, OfModel,
+};
 pub use key::{KeyFault, MAX_KEY_CHARS, MIN_KEY_CHARS, check_key, generate_key};
 pub use limiter::{MAX_BURST, MAX_RATE, MIN_RATE, Rate};
 pub use policy::{AuthError, Grant, Permit, Policy, PolicyConfig, Refusal};

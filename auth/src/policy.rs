@@ -7,7 +7,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use outrigger_protocol::{CallError, ErrorCode, Operation, Priority};
 
-use crate::caller::{BUILT_IN, Caller, CallerCounts};
+use crate::caller::{BUILT_IN, Caller, CallerCounts, OfModel};
 use crate::limiter::Denied;
 use crate::{CallerId, CallerRules, KeyError, KeyRing, NamedCaller, ResolvedKeys};
 
@@ -143,11 +143,11 @@ impl Policy {
     ///
     /// # Errors
     /// [`Refusal`], in this order: who calls is not known, may not, comes too often, has too many calls at once.
-    pub fn ask(
+    pub fn ask<'m>(
         &self,
         headers: &HeaderMap,
         operation: Operation,
-        model: Option<&str>,
+        model: impl Into<OfModel<'m>>,
         now: Instant,
     ) -> Result<Grant, Refusal> {
         let caller = self.caller(self.who(headers, operation)?)?;
@@ -155,9 +155,18 @@ impl Policy {
             return Ok(Grant { caller, operation, permit: None });
         }
         let now = now.saturating_duration_since(self.since).as_nanos();
-        let taken = caller.ask(operation, model, u64::try_from(now).unwrap_or(u64::MAX))?;
+        let taken = caller.ask(operation, model.into(), u64::try_from(now).unwrap_or(u64::MAX))?;
         let permit = taken.then(|| Permit(Arc::new(Place(Arc::clone(&caller)))));
         Ok(Grant { caller, operation, permit })
+    }
+
+    /// Says whether the caller may do `operation` on any model at all, for those who have to read what it sends before they know of which
+    /// it is asked. Nothing is taken and nothing granted: [`Policy::ask`] follows.
+    ///
+    /// # Errors
+    /// [`Refusal`]: who calls is not known, or may not.
+    pub fn check(&self, headers: &HeaderMap, operation: Operation) -> Result<(), Refusal> {
+        self.caller(self.who(headers, operation)?)?.check(operation)
     }
 
     /// The grant of one who has come through the admin socket, who is the replica's own user.

@@ -50,10 +50,11 @@ fn json(criterion: &mut Criterion) {
     let (model, limits) = (model(), oip::Limits::default());
     let mut group = criterion.benchmark_group("json_tensors");
     for rows in [1, 32, 1024] {
-        let body = request(rows);
+        let body = Bytes::from(request(rows));
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("parse {rows}x64"), |bencher| {
-            bencher.iter(|| oip::parse_infer(black_box(body.as_bytes()), &model, &limits));
+            let request = oip::Request::json(&body);
+            bencher.iter(|| oip::parse_infer(black_box(request), &model, &limits, &oip::NoRegions));
         });
         let tensors = [tensor(rows as i64, 10)];
         let reply = InferReply {
@@ -61,7 +62,7 @@ fn json(criterion: &mut Criterion) {
             model_version: Some("1"),
             id: None,
             model: &model,
-            outputs: &[0],
+            outputs: &[oip::Wanted { index: 0, form: oip::Form::Values }],
             tensors: &tensors,
         };
         group.throughput(Throughput::Elements(rows as u64 * 10));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::{CallError, ErrorCode};
 
@@ -36,6 +36,9 @@ pub const RETRYABLE: HeaderName = HeaderName::from_static("outrigger-retryable")
 /// `; fallback-from=` and what was.
 pub const DEVICE: HeaderName = HeaderName::from_static("outrigger-device");
 
+/// How many bytes of a body are JSON, where the bytes of tensors follow it.
+pub const INFERENCE_HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
 /// The value of [`MS_SERVER_VERSION`], for fronts that are told to send it: `outrigger/` and the version.
 pub const SERVER_VERSION: HeaderValue =
     HeaderValue::from_static(concat!("outrigger/", env!("CARGO_PKG_VERSION")));
@@ -46,9 +49,17 @@ pub(crate) const APPLICATION_JSON: HeaderValue = HeaderValue::from_static("appli
 pub(crate) fn error_response(error: &CallError, body: Vec<u8>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = error.code.status();
-    let headers = response.headers_mut();
-    headers.reserve(6);
-    headers.insert(CONTENT_TYPE, APPLICATION_JSON);
+    *response.headers_mut() = of_error(error);
+    response.headers_mut().insert(CONTENT_TYPE, APPLICATION_JSON);
+    if error.code == ErrorCode::Unauthenticated {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// What every contract says of `error`: its code, whether and when to come again, and where the call was.
+pub(crate) fn of_error(error: &CallError) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CODE, HeaderValue::from_static(error.code.as_str()));
     let retryable = if error.code.retryable() { "true" } else { "false" };
     headers.insert(RETRYABLE, HeaderValue::from_static(retryable));
@@ -58,10 +69,7 @@ pub(crate) fn error_response(error: &CallError, body: Vec<u8>) -> Response<Bytes
     if let Some(devices) = &error.devices {
         headers.insert(DEVICE, devices.clone());
     }
-    if error.code == ErrorCode::Unauthenticated {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    response
+    headers
 }
 
 /// `{"<key>": "<text>"}`, with `text` escaped.

@@ -11,6 +11,7 @@
 pub mod aml;
 pub mod busy;
 pub mod error;
+pub mod grpc;
 pub mod headers;
 pub mod ids;
 pub mod keda;

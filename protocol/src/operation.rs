@@ -15,6 +15,8 @@ pub enum Operation {
     Swagger,
     /// Running a model on tensors.
     Infer,
+    /// Naming memory of the same machine, for inputs and outputs.
+    SharedMemory,
     /// Inputs and outputs of a model, and whether it is ready.
     ModelMetadata,
     /// Name and version of the server.
@@ -35,6 +37,7 @@ impl Operation {
         Self::Score,
         Self::Swagger,
         Self::Infer,
+        Self::SharedMemory,
         Self::ModelMetadata,
         Self::ServerMetadata,
         Self::Status,
@@ -76,6 +79,7 @@ impl Operation {
             Self::Score => "score",
             Self::Swagger => "swagger",
             Self::Infer => "infer",
+            Self::SharedMemory => "shared_memory",
             Self::ModelMetadata => "model_metadata",
             Self::ServerMetadata => "server_metadata",
             Self::Status => "status",

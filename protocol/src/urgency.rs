@@ -8,9 +8,6 @@ use crate::headers::{REQUEST_DEADLINE_MS, REQUEST_PRIORITY};
 use crate::priority::Priority;
 use crate::{CallError, ErrorCode};
 
-/// The longest deadline, in milliseconds: a day. What asks for more has that.
-const LONGEST: u64 = 24 * 60 * 60 * 1000;
-
 /// What a request wishes for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Urgency {
@@ -21,6 +18,16 @@ pub struct Urgency {
 }
 
 impl Urgency {
+    /// The longest deadline: a day. What asks for more has that.
+    pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// What headers say, and what the body says beside: the earlier deadline; the headers' priority, for a proxy on the way may set it.
+    #[must_use]
+    pub fn beside(self, body: Self) -> Self {
+        let deadline = self.deadline.into_iter().chain(body.deadline).min();
+        Self { deadline, priority: self.priority.or(body.priority) }
+    }
+
     /// Reads `x-request-deadline-ms` (whole milliseconds from the arrival of the request) and `x-request-priority` (`high`, `normal` or
     /// `low`).
     ///
@@ -40,7 +47,7 @@ impl Urgency {
                 return Err(());
             }
             let millis = text.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-            Ok(Some(Duration::from_millis(millis.min(LONGEST))))
+            Ok(Some(Duration::from_millis(millis).min(Self::LONGEST)))
         };
         let priority = || -> Result<Option<Priority>, ()> {
             let Some(value) = one(REQUEST_PRIORITY)? else { return Ok(None) };

@@ -15,6 +15,7 @@ pub mod placement;
 mod replica;
 mod scheduler;
 pub mod scripts;
+mod shared_memory;
 pub mod swagger;
 
 pub use http::{BindError, Bound, Route, routes};

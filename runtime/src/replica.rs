@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, Policy, ResolvedKeys};
+use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, OfModel, Policy, ResolvedKeys};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::models::{Lease, Models, ModelsError, NamedModel, Rollouts, ServedModel};
 use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
+use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -78,6 +79,7 @@ pub struct Replica {
     pub(crate) metrics: Metrics,
     pub(crate) service: ServiceInfo,
     pub(crate) tensor_limits: oip::Limits,
+    pub(crate) shared_memory: SharedMemory,
     policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
     addresses: Addresses,
@@ -177,6 +179,10 @@ impl Replica {
                 path_prefix: config.service.path_prefix.clone(),
             },
             tensor_limits: oip::Limits { tensor_bytes: config.limits.answer, ..oip::Limits::default() },
+            shared_memory: SharedMemory::new(
+                config.score.contracts.shared_memory.clone(),
+                config.score.contracts.regions,
+            ),
             policy,
             keys,
             addresses,
@@ -310,6 +316,11 @@ impl Replica {
         self.others.stop.clone()
     }
 
+    /// Comes when no more calls are taken.
+    pub(crate) fn calls_end(&self) -> CancellationToken {
+        self.calls.stop.clone()
+    }
+
     /// What answers calls, for who has been allowed one.
     ///
     /// # Errors
@@ -415,13 +426,21 @@ impl Replica {
     ///
     /// # Errors
     /// `unauthenticated`, `forbidden`, `rate_limited`, `too_many_calls`.
-    pub(crate) fn ask(
+    pub(crate) fn ask<'m>(
         &self,
         headers: &::http::HeaderMap,
         operation: Operation,
-        model: Option<&str>,
+        model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
         Ok(self.policy.ask(headers, operation, model, Instant::now())?)
+    }
+
+    /// Whether the caller may do this on any model at all, for those who do not know yet of which it is asked.
+    ///
+    /// # Errors
+    /// `unauthenticated`, `forbidden`.
+    pub(crate) fn check(&self, headers: &::http::HeaderMap, operation: Operation) -> Result<(), CallError> {
+        Ok(self.policy.check(headers, operation)?)
     }
 
     /// The same on the admin listener. On a Unix socket the system has said who is there; over TCP a key is needed, also where scoring

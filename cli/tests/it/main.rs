@@ -42,6 +42,7 @@ mod steps;
 mod streaming;
 mod support;
 mod torch;
+mod triton;
 mod vectors;
 mod versions;
 mod webgpu;

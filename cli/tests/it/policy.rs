@@ -84,6 +84,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("observe", "/externalscaler.ExternalScaler/GetMetrics", "observe"),
     ("observe", "/externalscaler.ExternalScaler/IsActive", "observe"),
     ("observe", "/externalscaler.ExternalScaler/StreamIsActive", "observe"),
+    ("observe", "/grpc.health.v1.Health/Check", "health"),
+    ("observe", "/grpc.health.v1.Health/Watch", "health"),
     ("observe", "/live", "health"),
     ("observe", "/metrics", "observe"),
     ("observe", "/ready", "health"),
@@ -91,22 +93,125 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("observe", "/v2/health/ready", "health"),
     ("observe", "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics", "observe"),
     ("score", "/", "health"),
+    ("score", "/grpc.health.v1.Health/Check", "health"),
+    ("score", "/grpc.health.v1.Health/Watch", "health"),
+    ("score", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "server_metadata"),
+    ("score", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "server_metadata"),
+    ("score", "/inference.GRPCInferenceService/ModelConfig", "model_metadata"),
+    ("score", "/inference.GRPCInferenceService/ModelInfer", "infer"),
+    ("score", "/inference.GRPCInferenceService/ModelMetadata", "model_metadata"),
+    ("score", "/inference.GRPCInferenceService/ModelReady", "model_metadata"),
+    ("score", "/inference.GRPCInferenceService/ModelStatistics", "model_metadata"),
+    ("score", "/inference.GRPCInferenceService/ModelStreamInfer", "infer"),
+    ("score", "/inference.GRPCInferenceService/RepositoryIndex", "model_metadata"),
+    ("score", "/inference.GRPCInferenceService/RepositoryModelLoad", "model_control"),
+    ("score", "/inference.GRPCInferenceService/RepositoryModelUnload", "model_control"),
+    ("score", "/inference.GRPCInferenceService/ServerLive", "health"),
+    ("score", "/inference.GRPCInferenceService/ServerMetadata", "server_metadata"),
+    ("score", "/inference.GRPCInferenceService/ServerReady", "health"),
+    ("score", "/inference.GRPCInferenceService/SystemSharedMemoryRegister", "shared_memory"),
+    ("score", "/inference.GRPCInferenceService/SystemSharedMemoryStatus", "shared_memory"),
+    ("score", "/inference.GRPCInferenceService/SystemSharedMemoryUnregister", "shared_memory"),
     ("score", "/score", "score"),
     ("score", "/swagger.json", "swagger"),
     ("score", "/v2", "server_metadata"),
     ("score", "/v2/health/live", "health"),
     ("score", "/v2/health/ready", "health"),
+    ("score", "/v2/models/stats", "model_metadata"),
     ("score", "/v2/models/{model}", "model_metadata"),
+    ("score", "/v2/models/{model}/config", "model_metadata"),
     ("score", "/v2/models/{model}/infer", "infer"),
     ("score", "/v2/models/{model}/ready", "model_metadata"),
+    ("score", "/v2/models/{model}/stats", "model_metadata"),
     ("score", "/v2/models/{model}/versions/{version}", "model_metadata"),
+    ("score", "/v2/models/{model}/versions/{version}/config", "model_metadata"),
     ("score", "/v2/models/{model}/versions/{version}/infer", "infer"),
     ("score", "/v2/models/{model}/versions/{version}/ready", "model_metadata"),
+    ("score", "/v2/models/{model}/versions/{version}/stats", "model_metadata"),
+    ("score", "/v2/repository/index", "model_metadata"),
+    ("score", "/v2/repository/models/{model}/load", "model_control"),
+    ("score", "/v2/repository/models/{model}/unload", "model_control"),
+    ("score", "/v2/systemsharedmemory/region/{region}/register", "shared_memory"),
+    ("score", "/v2/systemsharedmemory/region/{region}/status", "shared_memory"),
+    ("score", "/v2/systemsharedmemory/region/{region}/unregister", "shared_memory"),
+    ("score", "/v2/systemsharedmemory/status", "shared_memory"),
+    ("score", "/v2/systemsharedmemory/unregister", "shared_memory"),
 ];
 
 /// The operations that need rights.
-const OPERATIONS: [&str; 7] =
-    ["score", "swagger", "infer", "model_metadata", "server_metadata", "status", "model_control"];
+const OPERATIONS: [&str; 8] = [
+    "score",
+    "swagger",
+    "infer",
+    "shared_memory",
+    "model_metadata",
+    "server_metadata",
+    "status",
+    "model_control",
+];
+
+/// Whether a route is gRPC's.
+fn is_grpc(path: &str) -> bool {
+    path.contains('.') && path != "/swagger.json"
+}
+
+/// A message of gRPC's that names a model, in whichever field that is: of calls, loads and unloads, and of what is asked otherwise.
+fn message(path: &str, model: &str) -> Vec<u8> {
+    let field = if path.contains("RepositoryModel") { 2 } else { 1 };
+    let named = [&[field << 3 | 2, model.len() as u8], model.as_bytes()].concat();
+    let named = if path.contains("Model") { named } else { Vec::new() };
+    [&[0, 0, 0, 0, named.len() as u8], &named[..]].concat()
+}
+
+/// The status of an answer; of gRPC's the one that REST has for the same.
+fn status_of(response: &reqwest::Response) -> u16 {
+    match header(response, "grpc-status").as_str() {
+        "7" => 403,
+        "16" => 401,
+        "5" | "12" => 404,
+        "3" => 400,
+        _ => response.status().as_u16(),
+    }
+}
+
+#[tokio::test]
+async fn no_route_answers_a_method_or_contract_without_a_key() {
+    let replica = with_callers(&[]).script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    let admin = format!("http://{}", replica.admin);
+    let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"];
+    let (client, mut asked) = (client(), 0);
+    for route in outrigger_runtime::routes().into_iter().filter(|route| !route.operation.public()) {
+        let base = match route.listener {
+            "score" => &replica.score,
+            "observe" => &replica.observe,
+            _ => &admin,
+        };
+        let path = route.path.replace("{model}", "add").replace("{version}", "1");
+        let path = path.replace("{label}", "blue").replace("{region}", "r");
+        for method in methods {
+            for content_type in ["application/json", "application/grpc", "application/octet-stream"] {
+                for key in ["", "Bearer wrong-wrong-wrong-wrong"] {
+                    let method = Method::from_bytes(method.as_bytes()).unwrap();
+                    let request = client.request(method.clone(), format!("{base}{path}"));
+                    let request = request.header("content-type", content_type).body(message(&path, "add"));
+                    let request = if key.is_empty() { request } else { request.header("authorization", key) };
+                    let response = request.send().await.unwrap();
+                    let place = format!("{method} {path} as {content_type} with {key:?}");
+                    // Preflights are answered to everybody, and tell nothing.
+                    let preflight =
+                        method == Method::OPTIONS && ["/score", "/swagger.json"].contains(&&*path);
+                    let status = status_of(&response);
+                    assert!(preflight || [400, 401, 404, 405, 415].contains(&status), "{place}: {status}");
+                    assert!(response.text().await.unwrap().len() < 300, "{place}");
+                    asked += 1;
+                }
+            }
+        }
+    }
+    assert!(asked > 2000, "{asked}");
+    let busy = outcome(client.get(format!("{}/busy", replica.observe)).send().await.unwrap()).await.2;
+    assert_eq!(busy["arrived"], 0, "{busy}");
+}
 
 #[tokio::test]
 async fn every_route_asks_who_calls_and_what_they_may() {
@@ -142,23 +247,33 @@ async fn every_route_asks_who_calls_and_what_they_may() {
         let methods = match *operation {
             _ if path.contains("/labels/") => vec![Method::PUT, Method::DELETE],
             "score" | "infer" | "model_control" => vec![Method::POST],
+            _ if is_grpc(path) || path.ends_with("register") || path.ends_with("/index") => {
+                vec![Method::POST]
+            }
             _ => vec![Method::GET, Method::HEAD],
         };
         for method in methods {
             let ask = async |model: &str, key: Option<String>| {
-                let path =
-                    path.replace("{model}", model).replace("{version}", "1").replace("{label}", "blue");
+                let message = message(path, model);
+                let path = path.replace("{model}", model).replace("{version}", "1");
+                let path = path.replace("{label}", "blue").replace("{region}", "r");
                 let request = client().request(method.clone(), format!("{base}{path}"));
+                let request = match is_grpc(&path) {
+                    true => request.header("content-type", "application/grpc").body(message),
+                    false => request,
+                };
                 let request = key.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
                 let response = request.send().await.unwrap();
                 let code = header(&response, "outrigger-code");
-                (response.status().as_u16(), code, response.text().await.unwrap())
+                let status = status_of(&response);
+                (status, code, response.text().await.unwrap())
             };
             let place = format!("{method} {path} on {listener}");
             if !OPERATIONS.contains(operation) {
-                // gRPC is asked otherwise; that nobody asks for a key there is seen all the same.
-                let expected = if path.contains('.') { 405 } else { 200 };
-                assert_eq!(ask("add", None).await.0, expected, "{place} is open");
+                if !["Watch", "Stream"].iter().any(|endless| path.contains(endless)) {
+                    let status = ask("add", None).await.0;
+                    assert!(![401, 403, 405, 415].contains(&status), "{place} is open: {status}");
+                }
                 continue;
             }
             for model in ["add", "no-such-model"] {
@@ -174,7 +289,8 @@ async fn every_route_asks_who_calls_and_what_they_may() {
             }
             let status = ask("add", Some(KEY.into())).await.0;
             assert!(![401, 403].contains(&status), "{place} with the primary key: {status}");
-            if path.contains("{model}") {
+            let of_a_model = is_grpc(path) && path.contains("Model") && !path.contains("Stream");
+            if path.contains("{model}") || of_a_model {
                 let (known, unknown) = (
                     ask("add", Some(key_of("no-models"))).await,
                     ask("nil", Some(key_of("no-models"))).await,

@@ -1,6 +1,6 @@
 //! The `data` of a tensor: values from the text straight into the bytes of a buffer.
 
-use outrigger_backend::DataType;
+use outrigger_backend::{DataType, STRING_PREFIX};
 
 use super::scan::{Fault, Scanner};
 
@@ -15,7 +15,8 @@ macro_rules! integer {
 }
 
 /// Fills `out`, the bytes of a tensor of `data_type` with these extents, from the array that follows: flat,
-/// or nested as the extents say. No value too many and none too few.
+/// or nested as the extents say. No value too many and none too few. A number of a type with less precision becomes the nearest that
+/// there is.
 pub(super) fn fill(
     scanner: &mut Scanner<'_>,
     data_type: DataType,
@@ -23,7 +24,7 @@ pub(super) fn fill(
     out: &mut [u8],
 ) -> Result<(), Fault> {
     match data_type {
-        DataType::Bool => fill_with(scanner, extents, out, boolean),
+        DataType::Bool => fill_with(scanner, extents, out, |s| Ok([u8::from(s.boolean()?)])),
         DataType::Uint8 => fill_with(scanner, extents, out, integer!(u8)),
         DataType::Uint16 => fill_with(scanner, extents, out, integer!(u16)),
         DataType::Uint32 => fill_with(scanner, extents, out, integer!(u32)),
@@ -36,30 +37,33 @@ pub(super) fn fill(
         DataType::Fp64 => fill_with(scanner, extents, out, |s| Ok(s.number()?.double()?.to_ne_bytes())),
         DataType::Fp16 => fill_with(scanner, extents, out, |s| Ok(s.number()?.half(5)?.to_ne_bytes())),
         DataType::Bf16 => fill_with(scanner, extents, out, |s| Ok(s.number()?.half(8)?.to_ne_bytes())),
-        // `carried` is asked before.
-        _ => Err(Fault::Kind("a datatype that JSON carries")),
+        // Strings have no size: they are read by `strings`.
+        _ => Err(Fault::Kind("a datatype with a size")),
     }
 }
 
-/// Whether this type is carried; `halves`: with FP16 and BF16.
-pub(super) fn carried(data_type: DataType, halves: bool) -> bool {
-    use DataType::*;
-    match data_type {
-        Bool | Uint8 | Uint16 | Uint32 | Uint64 | Int8 | Int16 | Int32 | Int64 | Fp32 | Fp64 => true,
-        Fp16 | Bf16 => halves,
-        _ => false,
-    }
-}
-
-fn boolean(scanner: &mut Scanner<'_>) -> Result<[u8; 1], Fault> {
-    let _ = scanner.peek();
-    if scanner.take_word("true") {
-        Ok([1])
-    } else if scanner.take_word("false") {
-        Ok([0])
-    } else {
-        Err(scanner.wrong_kind("true or false"))
-    }
+/// Reads an array of strings in the same way; each follows its length in the bytes. Nothing is kept beyond `limit` bytes.
+pub(super) fn strings(
+    scanner: &mut Scanner<'_>,
+    extents: &[i64],
+    elements: usize,
+    limit: usize,
+) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    let mut left = elements;
+    array(scanner, extents, elements, &mut |scanner| {
+        left = left.checked_sub(1).ok_or(Fault::TooMany)?;
+        let string = scanner.string()?;
+        let length = u32::try_from(string.len()).map_err(|_| Fault::Memory)?;
+        let more = STRING_PREFIX + string.len();
+        if more > limit.saturating_sub(bytes.len()) || bytes.try_reserve(more).is_err() {
+            return Err(Fault::Memory);
+        }
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(string.as_bytes());
+        Ok(())
+    })?;
+    Ok(bytes)
 }
 
 fn fill_with<const N: usize>(
@@ -71,25 +75,38 @@ fn fill_with<const N: usize>(
     let (cells, _) = out.as_chunks_mut::<N>();
     let count = cells.len();
     let mut cells = cells.iter_mut();
+    array(scanner, extents, count, &mut |scanner| {
+        let value = read(scanner)?;
+        *cells.next().ok_or(Fault::TooMany)? = value;
+        Ok(())
+    })
+}
+
+/// Reads an array of `count` values, of which `take` reads one.
+fn array<'s>(
+    scanner: &mut Scanner<'s>,
+    extents: &[i64],
+    count: usize,
+    take: &mut impl FnMut(&mut Scanner<'s>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
     scanner.open_array()?;
     if extents.len() > 1 && scanner.peek() == Some(b'[') {
-        level(scanner, extents, &mut cells, &read)
+        level(scanner, extents, take)
     } else {
-        row(scanner, count, &mut cells, &read)
+        row(scanner, count, take)
     }
 }
 
 /// Reads the rest of an array whose opening bracket is taken: one item for each index of the outermost
 /// extent. It calls itself once for each further extent, and a shape has few.
-fn level<'o, const N: usize>(
-    scanner: &mut Scanner<'_>,
+fn level<'s>(
+    scanner: &mut Scanner<'s>,
     extents: &[i64],
-    cells: &mut impl Iterator<Item = &'o mut [u8; N]>,
-    read: &impl Fn(&mut Scanner<'_>) -> Result<[u8; N], Fault>,
+    take: &mut impl FnMut(&mut Scanner<'s>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let (count, inner) = match extents {
         [] => return Err(Fault::TooMany),
-        [extent] => return row(scanner, to_count(*extent), cells, read),
+        [extent] => return row(scanner, to_count(*extent), take),
         [extent, inner @ ..] => (to_count(*extent), inner),
     };
     for index in 0..count {
@@ -97,25 +114,23 @@ fn level<'o, const N: usize>(
             return Err(Fault::TooFew);
         }
         scanner.open_array()?;
-        level(scanner, inner, cells, read)?;
+        level(scanner, inner, take)?;
     }
     if scanner.item(count == 0)? { Err(Fault::TooMany) } else { Ok(()) }
 }
 
 /// Reads the rest of an array of `count` values whose opening bracket is taken.
 #[inline]
-fn row<'o, const N: usize>(
-    scanner: &mut Scanner<'_>,
+fn row<'s>(
+    scanner: &mut Scanner<'s>,
     count: usize,
-    cells: &mut impl Iterator<Item = &'o mut [u8; N]>,
-    read: &impl Fn(&mut Scanner<'_>) -> Result<[u8; N], Fault>,
+    take: &mut impl FnMut(&mut Scanner<'s>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     for index in 0..count {
         if !scanner.item(index == 0)? {
             return Err(Fault::TooFew);
         }
-        let value = read(scanner)?;
-        *cells.next().ok_or(Fault::TooMany)? = value;
+        take(scanner)?;
     }
     if scanner.item(count == 0)? { Err(Fault::TooMany) } else { Ok(()) }
 }

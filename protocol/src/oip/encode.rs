@@ -1,14 +1,17 @@
-//! Answers: results, errors, metadata.
+//! Answers: results and errors.
 
 use bytes::Bytes;
-use http::Response;
 use http::header::CONTENT_TYPE;
-use outrigger_backend::{DataType, ModelInfo, Tensor, TensorInfo};
+use http::{HeaderValue, Response};
+use outrigger_backend::{DataType, ModelInfo, Tensor};
 use serde::Serialize;
-use serde_json::json;
+use smallvec::SmallVec;
 
+use super::call::{Form, Wanted};
 use crate::error::{CallError, ErrorCode};
-use crate::headers::{APPLICATION_JSON, error_response, single_member, write_string};
+use crate::headers::{
+    APPLICATION_JSON, INFERENCE_HEADER_LENGTH, error_response, single_member, write_string,
+};
 
 /// A result and what it is the result of.
 #[derive(Clone, Copy, Debug)]
@@ -22,22 +25,32 @@ pub struct InferReply<'a> {
     /// The model.
     pub model: &'a ModelInfo,
     /// [`InferCall::outputs`](super::InferCall::outputs).
-    pub outputs: &'a [usize],
+    pub outputs: &'a [Wanted],
     /// One tensor for each of `outputs`.
     pub tensors: &'a [Tensor],
+}
+
+/// The body of an answer with a result: JSON, and behind it the outputs that were asked for as bytes, by reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InferBody {
+    /// The pieces, in their order; the first is the JSON.
+    pub pieces: SmallVec<[Bytes; 4]>,
+    /// The length of the JSON, where anything follows it.
+    pub json_length: Option<usize>,
 }
 
 /// Writes the body of an answer with a result. Data is flat, and floating-point numbers have as few digits as
 /// bring the same number back.
 ///
 /// # Errors
-/// [`ErrorCode::ResultNotFinite`] if a value is NaN or infinite, [`ErrorCode::UnsupportedDatatype`] if a type
-/// is not carried as JSON, [`ErrorCode::Internal`] if tensors and outputs do not match.
-pub fn encode_infer(reply: &InferReply<'_>) -> Result<Bytes, CallError> {
+/// [`ErrorCode::ResultNotFinite`] if a value that is sent as JSON is NaN or infinite, [`ErrorCode::UnsupportedDatatype`] if it is a
+/// string that is no UTF-8, [`ErrorCode::Internal`] if tensors and outputs do not match.
+pub fn encode_infer(reply: &InferReply<'_>) -> Result<InferBody, CallError> {
     if reply.outputs.len() != reply.tensors.len() {
         return Err(CallError::new(ErrorCode::Internal, "the model gave another number of outputs"));
     }
-    let data: usize = reply.tensors.iter().map(text_size).sum();
+    let values = reply.outputs.iter().zip(reply.tensors).filter(|(wanted, _)| wanted.form == Form::Values);
+    let data: usize = values.map(|(_, tensor)| text_size(tensor)).sum();
     let mut body = Vec::with_capacity(data + 128 + 128 * reply.tensors.len());
     body.extend_from_slice(b"{\"model_name\":");
     write_string(&mut body, reply.model_name);
@@ -50,24 +63,39 @@ pub fn encode_infer(reply: &InferReply<'_>) -> Result<Bytes, CallError> {
         write_string(&mut body, id);
     }
     body.extend_from_slice(b",\"outputs\":[");
-    for (position, (&index, tensor)) in reply.outputs.iter().zip(reply.tensors).enumerate() {
-        let Some(info) = reply.model.outputs.get(index) else {
+    let mut pieces = SmallVec::from_elem(Bytes::new(), 1);
+    for (position, (wanted, tensor)) in reply.outputs.iter().zip(reply.tensors).enumerate() {
+        let Some(info) = reply.model.outputs.get(wanted.index) else {
             return Err(CallError::new(ErrorCode::Internal, "the model has no such output"));
         };
         if position > 0 {
             body.push(b',');
         }
-        write_tensor(&mut body, &info.name, tensor)?;
+        write_tensor(&mut body, &info.name, tensor, &wanted.form)?;
+        if wanted.form == Form::Raw {
+            pieces.push(tensor.data().clone());
+        }
     }
     body.extend_from_slice(b"]}");
-    Ok(Bytes::from(body))
+    let json_length = (pieces.len() > 1).then_some(body.len());
+    if let Some(first) = pieces.first_mut() {
+        *first = Bytes::from(body);
+    }
+    Ok(InferBody { pieces, json_length })
 }
 
-/// The answer with a result.
-pub fn encode_ok(body: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(body);
-    response.headers_mut().reserve(6);
-    response.headers_mut().insert(CONTENT_TYPE, APPLICATION_JSON);
+/// The head of an answer with a result: [`InferBody::json_length`] where there is one. The body is empty; the pieces are put there.
+pub fn encode_ok(json_length: Option<usize>) -> Response<()> {
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.reserve(8);
+    match json_length {
+        None => headers.insert(CONTENT_TYPE, APPLICATION_JSON),
+        Some(length) => {
+            headers.insert(INFERENCE_HEADER_LENGTH, HeaderValue::from(length));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
+        }
+    };
     response
 }
 
@@ -76,25 +104,45 @@ pub fn encode_error(error: &CallError) -> Response<Bytes> {
     error_response(error, single_member("error", &error.message))
 }
 
-/// Appends `{"name": .., "shape": .., "datatype": .., "data": [..]}`.
-pub(super) fn write_tensor(body: &mut Vec<u8>, name: &str, tensor: &Tensor) -> Result<(), CallError> {
+/// Appends `{"name": .., "datatype": .., "shape": ..}` with the data, or with where it is.
+pub(super) fn write_tensor(
+    body: &mut Vec<u8>,
+    name: &str,
+    tensor: &Tensor,
+    form: &Form,
+) -> Result<(), CallError> {
     body.extend_from_slice(b"{\"name\":");
     write_string(body, name);
     body.extend_from_slice(b",\"datatype\":\"");
     body.extend_from_slice(tensor.data_type().name().as_bytes());
     body.extend_from_slice(b"\",\"shape\":[");
     write_list(body, tensor.shape().extents().iter());
-    body.extend_from_slice(b"],\"data\":[");
-    write_data(body, name, tensor)?;
-    body.extend_from_slice(b"]}");
+    let length = tensor.data().len();
+    match form {
+        Form::Values => {
+            body.extend_from_slice(b"],\"data\":[");
+            write_data(body, name, tensor)?;
+            body.extend_from_slice(b"]}");
+        }
+        Form::Raw => {
+            body.extend_from_slice(b"],\"parameters\":{\"binary_data_size\":");
+            write_list(body, std::iter::once(length));
+            body.extend_from_slice(b"}}");
+        }
+        Form::Shared(slice) => {
+            body.extend_from_slice(b"],\"parameters\":{\"shared_memory_region\":");
+            write_string(body, &slice.region);
+            body.extend_from_slice(b",\"shared_memory_offset\":");
+            write_list(body, std::iter::once(slice.offset));
+            body.extend_from_slice(b",\"shared_memory_byte_size\":");
+            write_list(body, std::iter::once(length));
+            body.extend_from_slice(b"}}");
+        }
+    }
     Ok(())
 }
 
 fn write_data(body: &mut Vec<u8>, name: &str, tensor: &Tensor) -> Result<(), CallError> {
-    let not_finite = || {
-        let text = format!("output `{name}` holds NaN or an infinity, which JSON cannot say");
-        CallError::new(ErrorCode::ResultNotFinite, text)
-    };
     match tensor.data_type() {
         DataType::Bool => write_list(body, tensor.data().iter().map(|byte| *byte != 0)),
         DataType::Uint8 => write_list(body, tensor.data().iter()),
@@ -105,24 +153,78 @@ fn write_data(body: &mut Vec<u8>, name: &str, tensor: &Tensor) -> Result<(), Cal
         DataType::Int32 => write_list(body, values(tensor, i32::from_ne_bytes)),
         DataType::Uint64 => write_list(body, values(tensor, u64::from_ne_bytes)),
         DataType::Int64 => write_list(body, values(tensor, i64::from_ne_bytes)),
-        DataType::Fp32 => {
-            if !values(tensor, f32::from_ne_bytes).all(f32::is_finite) {
-                return Err(not_finite());
-            }
-            write_list(body, values(tensor, f32::from_ne_bytes));
-        }
+        DataType::Fp32 => write_floats(body, name, || values(tensor, f32::from_ne_bytes))?,
+        DataType::Fp16 => write_floats(body, name, || values(tensor, half_to_single))?,
+        DataType::Bf16 => write_floats(body, name, || values(tensor, brain_to_single))?,
         DataType::Fp64 => {
             if !values(tensor, f64::from_ne_bytes).all(f64::is_finite) {
-                return Err(not_finite());
+                return Err(not_finite(name));
             }
             write_list(body, values(tensor, f64::from_ne_bytes));
         }
+        DataType::Bytes => write_strings(body, name, tensor)?,
         other => {
-            let text = format!("output `{name}` has datatype {other}, which is not carried as JSON yet");
+            let text = format!("output `{name}` has datatype {other}, which JSON cannot say");
             return Err(CallError::new(ErrorCode::UnsupportedDatatype, text));
         }
     }
     Ok(())
+}
+
+fn not_finite(name: &str) -> CallError {
+    let text = format!(
+        "output `{name}` holds NaN or an infinity, which JSON cannot say; asked for as binary data it can be sent"
+    );
+    CallError::new(ErrorCode::ResultNotFinite, text)
+}
+
+/// Appends numbers whose nearest single they are.
+fn write_floats<I: Iterator<Item = f32>>(
+    body: &mut Vec<u8>,
+    name: &str,
+    values: impl Fn() -> I,
+) -> Result<(), CallError> {
+    if !values().all(f32::is_finite) {
+        return Err(not_finite(name));
+    }
+    write_list(body, values());
+    Ok(())
+}
+
+fn write_strings(body: &mut Vec<u8>, name: &str, tensor: &Tensor) -> Result<(), CallError> {
+    for (index, string) in tensor.iter_strings().enumerate() {
+        let Ok(text) = std::str::from_utf8(string) else {
+            let text = format!(
+                "output `{name}` holds a string that is no UTF-8, which JSON cannot say; asked for as binary data it can be sent"
+            );
+            return Err(CallError::new(ErrorCode::UnsupportedDatatype, text));
+        };
+        if index > 0 {
+            body.push(b',');
+        }
+        write_string(body, text);
+    }
+    Ok(())
+}
+
+/// The upper half of a single is a single with zeros below.
+fn brain_to_single(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_ne_bytes(bytes)) << 16)
+}
+
+/// A half as the single that is equal to it.
+///
+/// Source: IEEE 754-2019, section 3.4: sign, 5 bits of exponent with bias 15, 10 bits of fraction.
+fn half_to_single(bytes: [u8; 2]) -> f32 {
+    let bits = u16::from_ne_bytes(bytes);
+    let (exponent, fraction) = (i32::from(bits >> 10) & 0x1f, u32::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        // A multiple of the smallest that there is.
+        0 => fraction as f32 * f32::from_bits((127 - 24) << 23),
+        31 => f32::from_bits(0x7f80_0000 | fraction << 13),
+        exponent => f32::from_bits(((exponent + 127 - 15) as u32) << 23 | fraction << 13),
+    };
+    if bits >> 15 == 1 { -magnitude } else { magnitude }
 }
 
 /// The elements of `tensor`, whose type has `N` bytes.
@@ -148,62 +250,9 @@ fn text_size(tensor: &Tensor) -> usize {
         DataType::Uint8 | DataType::Int8 => 4,
         DataType::Uint16 | DataType::Int16 => 6,
         DataType::Uint32 | DataType::Int32 => 9,
-        DataType::Fp32 | DataType::Uint64 | DataType::Int64 => 12,
+        DataType::Fp32 | DataType::Fp16 | DataType::Bf16 | DataType::Uint64 | DataType::Int64 => 12,
+        DataType::Bytes => return tensor.data().len().saturating_add(8),
         _ => 20,
     };
     tensor.shape().elements().saturating_mul(each)
-}
-
-#[derive(Serialize)]
-struct TensorMetadata<'a> {
-    name: &'a str,
-    datatype: DataType,
-    shape: &'a [i64],
-}
-
-#[derive(Serialize)]
-struct ModelMetadata<'a> {
-    name: &'a str,
-    versions: &'a [&'a str],
-    platform: &'a str,
-    inputs: Vec<TensorMetadata<'a>>,
-    outputs: Vec<TensorMetadata<'a>>,
-}
-
-/// The body of `GET /v2/models/{name}`. `platform` is such as `onnx_onnxruntime`; a free extent is −1.
-pub fn model_metadata(name: &str, versions: &[&str], platform: &str, model: &ModelInfo) -> Bytes {
-    let metadata = ModelMetadata {
-        name,
-        versions,
-        platform,
-        inputs: model.inputs.iter().map(tensor_metadata).collect(),
-        outputs: model.outputs.iter().map(tensor_metadata).collect(),
-    };
-    // Text and numbers have a JSON form: this does not fail.
-    Bytes::from(serde_json::to_vec(&metadata).unwrap_or_default())
-}
-
-fn tensor_metadata(info: &TensorInfo) -> TensorMetadata<'_> {
-    TensorMetadata { name: &info.name, datatype: info.data_type, shape: &info.shape }
-}
-
-/// The body of `GET /v2`.
-pub fn server_metadata() -> Bytes {
-    let version = env!("CARGO_PKG_VERSION");
-    Bytes::from(json!({ "name": "outrigger", "version": version, "extensions": [] }).to_string())
-}
-
-/// The body of `GET /v2/health/live`.
-pub fn server_live(live: bool) -> Bytes {
-    Bytes::from_static(if live { br#"{"live":true}"# } else { br#"{"live":false}"# })
-}
-
-/// The body of `GET /v2/health/ready`.
-pub fn server_ready(ready: bool) -> Bytes {
-    Bytes::from_static(if ready { br#"{"ready":true}"# } else { br#"{"ready":false}"# })
-}
-
-/// The body of `GET /v2/models/{name}/ready`.
-pub fn model_ready(name: &str, ready: bool) -> Bytes {
-    Bytes::from(json!({ "name": name, "ready": ready }).to_string())
 }

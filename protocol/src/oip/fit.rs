@@ -2,16 +2,10 @@
 
 use outrigger_backend::{ModelInfo, Shape, Tensor, TensorInfo};
 
-use super::data;
 use crate::error::{CallError, ErrorCode};
 
-/// Holds a datatype against the model's, and that against what JSON carries; `halves`: FP16 and BF16, too.
-pub(super) fn check_datatype(
-    name: &str,
-    datatype: Option<&str>,
-    info: &TensorInfo,
-    halves: bool,
-) -> Result<(), CallError> {
+/// Holds a datatype against the model's.
+pub(super) fn check_datatype(name: &str, datatype: Option<&str>, info: &TensorInfo) -> Result<(), CallError> {
     let Some(datatype) = datatype else {
         let text = format!("input `{}` has no `datatype`", short(name));
         return Err(CallError::new(ErrorCode::BadRequest, text));
@@ -19,11 +13,6 @@ pub(super) fn check_datatype(
     if datatype != info.data_type.name() {
         let text = format!("it has datatype `{}`, the model takes {}", short(datatype), info.data_type);
         return Err(invalid(name, text));
-    }
-    if !data::carried(info.data_type, halves) {
-        let text =
-            format!("input `{}` has datatype {datatype}, which is not carried as JSON yet", short(name));
-        return Err(CallError::new(ErrorCode::UnsupportedDatatype, text));
     }
     Ok(())
 }

@@ -1,24 +1,31 @@
-//! The Open Inference Protocol, version 2, over REST with JSON tensors.
+//! The Open Inference Protocol, version 2: over REST with JSON and binary tensors, and over gRPC.
 //!
 //! [`parse_infer`] reads numbers straight from the body into the memory that the model reads: there is no
 //! tree of values in between, and nothing is allocated before the shape has been held against the model and
-//! the [`Limits`]. [`encode_infer`] is the way back.
+//! the [`Limits`]. Bytes of tensors are shared with the body. [`encode_infer`] is the way back; [`grpc`] does the same for that.
 //!
-//! Source: the protocol's `v2/models/{name}/infer`, <https://github.com/kserve/open-inference-protocol>.
-//! Binary tensors and the types FP16, BF16 and BYTES are not carried; [`Limits::halves`] carries FP16 and BF16 as numbers, for what
-//! is no call.
+//! Source: the protocol's `v2/models/{name}/infer`, <https://github.com/kserve/open-inference-protocol>, and its extensions
+//! for binary tensors, shared memory, parameters, statistics and repositories,
+//! <https://github.com/triton-inference-server/server/tree/main/docs/protocol>.
 
+#[cfg(test)]
+mod binary_tests;
+mod call;
 mod data;
 mod encode;
 mod fit;
+pub mod grpc;
+mod health;
+mod inputs;
+pub mod messages;
 mod number;
+mod parameters;
 mod parse;
 mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use encode::{
-    InferReply, encode_error, encode_infer, encode_ok, model_metadata, model_ready, server_live,
-    server_metadata, server_ready,
-};
-pub use parse::{InferCall, Limits, parse_infer};
+pub use call::{Form, InferCall, Limits, NoRegions, Regions, Slice, Wanted, no_region};
+pub use encode::{InferBody, InferReply, encode_error, encode_infer, encode_ok};
+pub use health::{model_ready, server_live, server_ready};
+pub use parse::{Request, parse_infer};

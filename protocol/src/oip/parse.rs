@@ -1,75 +1,71 @@
-//! A request for inference, from its body.
+//! A request for inference, from its body: JSON, and behind it the bytes of tensors where the client sends them so.
 
 use std::borrow::Cow;
 
-use outrigger_backend::{Buffer, MAX_RANK, ModelInfo, Shape, Tensor, TensorInfo};
+use bytes::Bytes;
+use outrigger_backend::{DataType, MAX_RANK, ModelInfo, Shape};
 
+use super::call::{Form, InferCall, Limits, Regions, Wanted};
 use super::data;
-use super::fit::{self, find, invalid, short};
+use super::fit::{find, invalid, short};
+use super::inputs::{Inputs, Place};
+use super::parameters::{self, CallParameters, TensorParameters};
 use super::scan::{Fault, Scanner};
 use crate::error::{CallError, ErrorCode};
 
-/// What a request may ask of memory and time. All are checked before memory is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Elements of one tensor.
-    pub elements: usize,
-    /// Bytes of all tensors of a call together, as they lie in memory.
-    pub tensor_bytes: usize,
-    /// Dimensions of one tensor; never more than [`MAX_RANK`].
-    pub rank: usize,
-    /// Arrays and objects inside each other, in the parts of the body that are not tensor data; never more
-    /// than 256.
-    pub depth: usize,
-    /// Bytes of the call's `id`.
-    pub id_bytes: usize,
-    /// Whether FP16 and BF16 may come as numbers, which they may not in the protocol; each becomes the nearest that there is.
-    pub halves: bool,
+/// The body of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// All of it.
+    pub body: &'a Bytes,
+    /// How much of it is JSON, from the front, as the header `Inference-Header-Content-Length` says; all, if that is not there.
+    pub json_length: Option<usize>,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            elements: 64 << 20,
-            tensor_bytes: 256 << 20,
-            rank: MAX_RANK,
-            depth: 32,
-            id_bytes: 256,
-            halves: false,
-        }
+impl<'a> Request<'a> {
+    /// A body that is JSON alone.
+    pub fn json(body: &'a Bytes) -> Self {
+        Self { body, json_length: None }
+    }
+
+    /// The JSON, and the bytes behind it.
+    fn split(&self) -> Result<(&'a str, Bytes), CallError> {
+        let length = self.json_length.unwrap_or(self.body.len());
+        let Some(json) = self.body.get(..length) else {
+            let (header, actual) = (crate::headers::INFERENCE_HEADER_LENGTH, self.body.len());
+            let text = format!("the header `{header}` says {length} bytes, the body has {actual}");
+            return Err(CallError::new(ErrorCode::BadRequest, text));
+        };
+        let text = std::str::from_utf8(json).map_err(|error| {
+            let text = format!("malformed JSON: the body is not UTF-8: {error}");
+            CallError::new(ErrorCode::MalformedJson, text)
+        })?;
+        Ok((text, self.body.slice(length..)))
     }
 }
 
-/// A call for inference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InferCall {
-    /// The client's name for the call; echoed.
-    pub id: Option<String>,
-    /// One for each of [`ModelInfo::inputs`], in their order, with their datatypes and fitting shapes.
-    pub inputs: Vec<Tensor>,
-    /// Which of [`ModelInfo::outputs`] to answer with, in the order asked for; all, if the client named none.
-    pub outputs: Vec<usize>,
-}
-
-/// Reads the body of a request to `model`.
+/// Reads a request to `model`. Bytes behind the JSON are shared, not copied.
 ///
-/// Members that the protocol does not have, and `parameters`, are checked to be JSON and skipped.
+/// Members and parameters that are not known are checked to be JSON and skipped.
 ///
 /// # Errors
 /// [`ErrorCode::MalformedJson`] if the body is no JSON, [`ErrorCode::BadRequest`] if its members are not the
-/// protocol's, [`ErrorCode::UnsupportedDatatype`] and [`ErrorCode::InvalidTensor`] for what is wrong with a
-/// tensor, [`ErrorCode::Overloaded`] if its memory cannot be had.
-pub fn parse_infer(body: &[u8], model: &ModelInfo, limits: &Limits) -> Result<InferCall, CallError> {
-    let text = std::str::from_utf8(body).map_err(|error| {
-        CallError::new(ErrorCode::MalformedJson, format!("malformed JSON: the body is not UTF-8: {error}"))
-    })?;
+/// protocol's, [`ErrorCode::InvalidTensor`] for what is wrong with a tensor, [`ErrorCode::Overloaded`] if its memory cannot be had.
+pub fn parse_infer(
+    request: Request<'_>,
+    model: &ModelInfo,
+    limits: &Limits,
+    regions: &dyn Regions,
+) -> Result<InferCall, CallError> {
+    let (text, binary) = request.split()?;
     let parser = Parser {
         // A depth that a thread's stack surely holds, whatever the configuration says.
         scanner: Scanner::new(text, limits.depth.min(256)),
         model,
         limits,
-        tensors: vec![None; model.inputs.len()],
-        bytes_left: limits.tensor_bytes,
+        regions,
+        inputs: Inputs::new(model, limits),
+        binary,
     };
     parser.body()
 }
@@ -78,10 +74,10 @@ struct Parser<'a> {
     scanner: Scanner<'a>,
     model: &'a ModelInfo,
     limits: &'a Limits,
-    /// The inputs that have come, in the model's order.
-    tensors: Vec<Option<Tensor>>,
-    /// What is left of [`Limits::tensor_bytes`].
-    bytes_left: usize,
+    regions: &'a dyn Regions,
+    inputs: Inputs<'a>,
+    /// What is left of the bytes behind the JSON.
+    binary: Bytes,
 }
 
 /// The members of one input, as far as they have come.
@@ -92,14 +88,22 @@ struct Draft<'a> {
     shape: Option<Shape>,
     /// Where `data` begins.
     data: Option<usize>,
-    /// Whether `data` has been read already, into the parser's `tensors`.
+    /// Whether `data` has been read already.
     done: bool,
+    parameters: Option<TensorParameters<'a>>,
+}
+
+impl Draft<'_> {
+    fn name(&self) -> Result<&str, CallError> {
+        let missing = || CallError::new(ErrorCode::BadRequest, "an input has no `name`");
+        self.name.as_deref().ok_or_else(missing)
+    }
 }
 
 impl<'a> Parser<'a> {
     fn body(mut self) -> Result<InferCall, CallError> {
         let (mut id, mut outputs, mut inputs) = (None, None, false);
-        let mut parameters = false;
+        let mut parameters: Option<CallParameters> = None;
         self.scanner.open_object().map_err(|fault| self.bad(fault, "the body"))?;
         let mut first = true;
         while let Some(member) = self.scanner.member(first).map_err(|fault| self.bad(fault, "the body"))? {
@@ -112,16 +116,16 @@ impl<'a> Parser<'a> {
                 "inputs" => {
                     once(!inputs, "inputs")?;
                     inputs = true;
-                    self.inputs()?;
+                    self.each_input()?;
                 }
                 "outputs" => {
                     once(outputs.is_none(), "outputs")?;
                     outputs = Some(self.outputs()?);
                 }
                 "parameters" => {
-                    once(!parameters, "parameters")?;
-                    parameters = true;
-                    self.parameters()?;
+                    once(parameters.is_none(), "parameters")?;
+                    let read = parameters::of_call(&mut self.scanner);
+                    parameters = Some(read.map_err(|fault| self.bad(fault, "`parameters`"))?);
                 }
                 _ => self.skip(1)?,
             }
@@ -132,69 +136,76 @@ impl<'a> Parser<'a> {
         if !inputs {
             return Err(CallError::new(ErrorCode::BadRequest, "the body has no `inputs`"));
         }
-        let outputs = match outputs {
-            Some(outputs) if !outputs.is_empty() => outputs,
-            _ => (0..self.model.outputs.len()).collect(),
-        };
-        Ok(InferCall { id, inputs: self.complete()?, outputs })
+        if !self.binary.is_empty() {
+            let text = format!("{} bytes behind the JSON are of no input", self.binary.len());
+            return Err(CallError::new(ErrorCode::BadRequest, text));
+        }
+        let CallParameters { urgency, binary_output } = parameters.unwrap_or_default();
+        let form = if binary_output { Form::Raw } else { Form::Values };
+        let outputs = self.wanted(outputs.unwrap_or_default(), &form);
+        Ok(InferCall { id, inputs: self.inputs.complete()?, outputs, urgency })
+    }
+
+    /// The outputs that are asked for, each in the form that it is asked for in, or else in this one.
+    fn wanted(&self, asked: Vec<(usize, Option<Form>)>, form: &Form) -> Vec<Wanted> {
+        if asked.is_empty() {
+            return Wanted::all(self.model.outputs.len(), form);
+        }
+        let wanted =
+            |(index, own): (usize, Option<Form>)| Wanted { index, form: own.unwrap_or(form.clone()) };
+        asked.into_iter().map(wanted).collect()
     }
 
     fn id(&mut self) -> Result<String, CallError> {
         let id = self.scanner.string().map_err(|fault| self.bad(fault, "`id`"))?;
-        if id.len() > self.limits.id_bytes {
-            let text = format!("`id` has {} bytes, the limit is {}", id.len(), self.limits.id_bytes);
-            return Err(CallError::new(ErrorCode::BadRequest, text));
-        }
+        check_id(&id, self.limits)?;
         Ok(id.into_owned())
     }
 
-    fn parameters(&mut self) -> Result<(), CallError> {
-        if self.scanner.peek() != Some(b'{') {
-            let fault = self.scanner.wrong_kind("an object");
-            return Err(self.bad(fault, "`parameters`"));
-        }
-        self.skip(1)
+    fn parameters(&mut self) -> Result<TensorParameters<'a>, CallError> {
+        parameters::of_tensor(&mut self.scanner).map_err(|fault| self.bad(fault, "`parameters`"))
     }
 
     fn skip(&mut self, depth: usize) -> Result<(), CallError> {
         self.scanner.skip_value(depth).map_err(|fault| self.bad(fault, "the body"))
     }
 
-    /// Reads the names of `outputs` and finds them in the model.
-    fn outputs(&mut self) -> Result<Vec<usize>, CallError> {
-        let mut wanted = Vec::new();
+    /// Reads `outputs` and finds them in the model.
+    fn outputs(&mut self) -> Result<Vec<(usize, Option<Form>)>, CallError> {
+        let mut wanted: Vec<(usize, Option<Form>)> = Vec::new();
         self.scanner.open_array().map_err(|fault| self.bad(fault, "`outputs`"))?;
         while self.scanner.item(wanted.is_empty()).map_err(|fault| self.bad(fault, "`outputs`"))? {
-            let mut name = None;
-            self.scanner.open_object().map_err(|fault| self.bad(fault, "an output"))?;
-            let mut first = true;
-            while let Some(member) =
-                self.scanner.member(first).map_err(|fault| self.bad(fault, "an output"))?
-            {
-                first = false;
-                match &*member {
-                    "name" => {
-                        once(name.is_none(), "name")?;
-                        name = Some(self.scanner.string().map_err(|fault| self.bad(fault, "`name`"))?);
-                    }
-                    "parameters" => self.parameters()?,
-                    _ => self.skip(3)?,
-                }
-            }
-            let Some(name) = name else {
-                return Err(CallError::new(ErrorCode::BadRequest, "an output has no `name`"));
-            };
-            let index = find(&self.model.outputs, &name, "output")?;
-            if wanted.contains(&index) {
-                let text = format!("output `{}` is asked for twice", short(&name));
-                return Err(CallError::new(ErrorCode::InvalidTensor, text));
-            }
-            wanted.push(index);
+            let (name, parameters) = self.output()?;
+            let index = find_output(self.model, &name, wanted.iter().map(|(index, _)| *index))?;
+            let form = parameters.unwrap_or_default().form_of(&name)?;
+            wanted.push((index, form));
         }
         Ok(wanted)
     }
 
-    fn inputs(&mut self) -> Result<(), CallError> {
+    fn output(&mut self) -> Result<(Cow<'a, str>, Option<TensorParameters<'a>>), CallError> {
+        let (mut name, mut parameters) = (None, None);
+        self.scanner.open_object().map_err(|fault| self.bad(fault, "an output"))?;
+        let mut first = true;
+        while let Some(member) = self.scanner.member(first).map_err(|fault| self.bad(fault, "an output"))? {
+            first = false;
+            match &*member {
+                "name" => {
+                    once(name.is_none(), "name")?;
+                    name = Some(self.scanner.string().map_err(|fault| self.bad(fault, "`name`"))?);
+                }
+                "parameters" => {
+                    once(parameters.is_none(), "parameters")?;
+                    parameters = Some(self.parameters()?);
+                }
+                _ => self.skip(3)?,
+            }
+        }
+        let missing = || CallError::new(ErrorCode::BadRequest, "an output has no `name`");
+        Ok((name.ok_or_else(missing)?, parameters))
+    }
+
+    fn each_input(&mut self) -> Result<(), CallError> {
         self.scanner.open_array().map_err(|fault| self.bad(fault, "`inputs`"))?;
         let mut first = true;
         while self.scanner.item(first).map_err(|fault| self.bad(fault, "`inputs`"))? {
@@ -228,26 +239,71 @@ impl<'a> Parser<'a> {
                     once(draft.data.is_none(), "data")?;
                     draft.data = Some(self.scanner.position());
                     if draft.name.is_some() && draft.datatype.is_some() && draft.shape.is_some() {
-                        self.tensor(&mut draft)?;
+                        self.values(&mut draft)?;
                     } else {
                         // The data came before what says how to read it: come back later.
                         self.skip(0)?;
                     }
                 }
-                "parameters" => self.parameters()?,
+                "parameters" => {
+                    once(draft.parameters.is_none(), "parameters")?;
+                    draft.parameters = Some(self.parameters()?);
+                }
                 _ => self.skip(3)?,
             }
         }
+        self.finish(draft)
+    }
+
+    /// Brings an input to its end whose members have all come.
+    fn finish(&mut self, mut draft: Draft<'a>) -> Result<(), CallError> {
+        let said = draft.parameters.take().unwrap_or_default();
+        let slice = said.slice().map_err(|text| invalid(draft.name.as_deref().unwrap_or_default(), text))?;
+        if usize::from(draft.data.is_some())
+            + usize::from(said.binary_size.is_some())
+            + usize::from(slice.is_some())
+            > 1
+        {
+            let text = "it has more than one of `data`, `binary_data_size` and `shared_memory_region`";
+            return Err(invalid(draft.name()?, text));
+        }
         if draft.done {
             return Ok(());
+        }
+        if let Some(size) = said.binary_size {
+            let place = self.place(&mut draft)?;
+            let data = self.take_binary(&place, size)?;
+            return self.inputs.put_raw(place, data);
+        }
+        if let Some(slice) = slice {
+            let place = self.place(&mut draft)?;
+            // Before memory is taken for them.
+            if slice.bytes > self.inputs.left() as u64 {
+                self.inputs.reserve(&place, usize::MAX)?;
+            }
+            let data = self.regions.read(&slice)?.freeze();
+            return self.inputs.put_raw(place, data);
         }
         let end = self.scanner.position();
         if let Some(data) = draft.data {
             self.scanner.seek(data);
         }
-        self.tensor(&mut draft)?;
+        self.values(&mut draft)?;
         self.scanner.seek(end);
         Ok(())
+    }
+
+    /// The next bytes behind the JSON.
+    fn take_binary(&mut self, place: &Place<'_>, size: u64) -> Result<Bytes, CallError> {
+        let left = self.binary.len();
+        match usize::try_from(size).ok().filter(|size| *size <= left) {
+            Some(size) => Ok(self.binary.split_to(size)),
+            None => {
+                let text =
+                    format!("its `binary_data_size` is {size}, and {left} bytes are left behind the JSON");
+                Err(invalid(&place.info.name, text))
+            }
+        }
     }
 
     fn shape(&mut self) -> Result<Shape, CallError> {
@@ -256,93 +312,51 @@ impl<'a> Parser<'a> {
         self.scanner.open_array().map_err(|fault| self.bad(fault, "`shape`"))?;
         while self.scanner.item(extents.is_empty()).map_err(|fault| self.bad(fault, "`shape`"))? {
             if extents.len() == max_rank {
-                let text = format!("a shape has more than {max_rank} dimensions, the limit");
-                return Err(CallError::new(ErrorCode::InvalidTensor, text));
+                return Err(too_many_dimensions(max_rank));
             }
             let extent = self.scanner.number().and_then(|number| number.integer(0, i64::MAX as u64));
             extents.push(extent.map_err(|fault| self.bad(fault, "`shape`"))? as i64);
         }
-        Shape::new(extents).map_err(|error| {
-            CallError::new(ErrorCode::InvalidTensor, format!("a shape cannot be had: {error}"))
-        })
+        to_shape(extents)
     }
 
-    /// Checks an input against model and limits, then reads its data, which the scanner stands before.
-    fn tensor(&mut self, draft: &mut Draft<'_>) -> Result<(), CallError> {
-        let Some(name) = draft.name.as_deref() else {
-            return Err(CallError::new(ErrorCode::BadRequest, "an input has no `name`"));
-        };
-        let index = find(&self.model.inputs, name, "input")?;
-        let (Some(info), Some(place)) = (self.model.inputs.get(index), self.tensors.get(index)) else {
-            return Err(CallError::new(ErrorCode::Internal, "an input of the model is missing"));
-        };
-        if place.is_some() {
-            return Err(invalid(name, "it is given twice"));
-        }
-        fit::check_datatype(name, draft.datatype.as_deref(), info, self.limits.halves)?;
-        let Some(shape) = draft.shape.take() else {
-            return Err(CallError::new(
-                ErrorCode::BadRequest,
-                format!("input `{}` has no `shape`", short(name)),
-            ));
-        };
-        fit::check_shape(name, &shape, info, self.model, &self.tensors)?;
+    fn place(&self, draft: &mut Draft<'_>) -> Result<Place<'a>, CallError> {
+        let shape = draft.shape.take();
+        self.inputs.place(draft.name()?, draft.datatype.as_deref(), shape)
+    }
+
+    /// Checks an input against model and limits, then reads its `data`, which the scanner stands before.
+    fn values(&mut self, draft: &mut Draft<'_>) -> Result<(), CallError> {
+        let place = self.place(draft)?;
+        let name = &place.info.name;
         if draft.data.is_none() {
-            let text = format!("input `{}` has no `data`; binary tensors are not carried", short(name));
+            let text = format!("input `{}` has no `data`", short(name));
             return Err(CallError::new(ErrorCode::BadRequest, text));
         }
-        let bytes = self.reserve(name, &shape, info)?;
-        let mut buffer = Buffer::zeroed(bytes).map_err(|_| {
-            CallError::new(ErrorCode::Overloaded, format!("no memory is free for input `{}`", short(name)))
-        })?;
-        data::fill(&mut self.scanner, info.data_type, shape.extents(), &mut buffer)
-            .map_err(|fault| self.bad_data(fault, name, &shape))?;
-        let tensor = Tensor::new(info.data_type, shape, buffer.freeze())
-            .map_err(|error| CallError::new(ErrorCode::Internal, error.to_string()))?;
-        if let Some(place) = self.tensors.get_mut(index) {
-            *place = Some(tensor);
+        let elements = place.shape.elements();
+        // Each value takes a character at least, and a comma or bracket after it.
+        if elements > self.scanner.remaining() / 2 {
+            return Err(self.bad_data(self.scanner.clone().why_short(), name, &place.shape));
         }
+        let data = if place.info.data_type == DataType::Bytes {
+            self.strings(&place)?
+        } else {
+            let mut buffer = self.inputs.buffer(&place)?;
+            data::fill(&mut self.scanner, place.info.data_type, place.shape.extents(), &mut buffer)
+                .map_err(|fault| self.bad_data(fault, name, &place.shape))?;
+            buffer.freeze()
+        };
+        self.inputs.put(place, data)?;
         draft.done = true;
         Ok(())
     }
 
-    /// Holds the size of a tensor against the limits and against what is left of the body; returns its bytes.
-    fn reserve(&mut self, name: &str, shape: &Shape, info: &TensorInfo) -> Result<usize, CallError> {
-        let elements = shape.elements();
-        if elements > self.limits.elements {
-            let limit = self.limits.elements;
-            return Err(invalid(name, format!("it has {elements} elements, the limit is {limit}")));
-        }
-        // Each value takes a character at least, and a comma or bracket after it.
-        if elements > self.scanner.remaining() / 2 {
-            return Err(self.bad_data(self.scanner.clone().why_short(), name, shape));
-        }
-        let bytes = shape.bytes(info.data_type).map_err(|error| invalid(name, error.to_string()))?;
-        match self.bytes_left.checked_sub(bytes) {
-            Some(left) => {
-                self.bytes_left = left;
-                Ok(bytes)
-            }
-            None => {
-                let limit = self.limits.tensor_bytes;
-                Err(invalid(
-                    name,
-                    format!("with it the call has more than {limit} bytes of tensors, the limit"),
-                ))
-            }
-        }
-    }
-
-    /// All inputs, or which of them is missing.
-    fn complete(self) -> Result<Vec<Tensor>, CallError> {
-        let missing = || {
-            let absent = self.model.inputs.iter().zip(&self.tensors).find(|(_, tensor)| tensor.is_none());
-            invalid(absent.map_or("", |(info, _)| &info.name), "it is missing")
-        };
-        if self.tensors.iter().any(Option::is_none) {
-            return Err(missing());
-        }
-        Ok(self.tensors.into_iter().flatten().collect())
+    fn strings(&mut self, place: &Place<'_>) -> Result<Bytes, CallError> {
+        let (shape, left) = (&place.shape, self.inputs.left());
+        let data = data::strings(&mut self.scanner, shape.extents(), shape.elements(), left)
+            .map_err(|fault| self.bad_data(fault, &place.info.name, shape))?;
+        self.inputs.reserve(place, data.len())?;
+        Ok(Bytes::from(data))
     }
 
     /// A fault outside tensor data.
@@ -364,6 +378,58 @@ impl<'a> Parser<'a> {
         let (at, elements) = (self.scanner.position(), shape.elements());
         invalid(name, format!("{fault}, at byte {at} (shape {shape} has {elements} elements)"))
     }
+}
+
+impl TensorParameters<'_> {
+    /// The form in which output `name` is asked for, where the request says one.
+    fn form_of(&self, name: &str) -> Result<Option<Form>, CallError> {
+        if self.classification > 0 {
+            return Err(no_classification(name));
+        }
+        self.form().map_err(|text| {
+            CallError::new(ErrorCode::BadRequest, format!("output `{}` has {text}", short(name)))
+        })
+    }
+}
+
+/// The number of an output of the model that has not been asked for yet.
+pub(super) fn find_output(
+    model: &ModelInfo,
+    name: &str,
+    mut asked: impl Iterator<Item = usize>,
+) -> Result<usize, CallError> {
+    let index = find(&model.outputs, name, "output")?;
+    if asked.any(|asked| asked == index) {
+        let text = format!("output `{}` is asked for twice", short(name));
+        return Err(CallError::new(ErrorCode::InvalidTensor, text));
+    }
+    Ok(index)
+}
+
+pub(super) fn no_classification(output: &str) -> CallError {
+    let text = format!(
+        "output `{}` is asked for with `classification`, which is not offered: ask for the output itself",
+        short(output)
+    );
+    CallError::new(ErrorCode::BadRequest, text)
+}
+
+pub(super) fn check_id(id: &str, limits: &Limits) -> Result<(), CallError> {
+    if id.len() <= limits.id_bytes {
+        return Ok(());
+    }
+    let text = format!("`id` has {} bytes, the limit is {}", id.len(), limits.id_bytes);
+    Err(CallError::new(ErrorCode::BadRequest, text))
+}
+
+pub(super) fn too_many_dimensions(limit: usize) -> CallError {
+    let text = format!("a shape has more than {limit} dimensions, the limit");
+    CallError::new(ErrorCode::InvalidTensor, text)
+}
+
+pub(super) fn to_shape(extents: Vec<i64>) -> Result<Shape, CallError> {
+    Shape::new(extents)
+        .map_err(|error| CallError::new(ErrorCode::InvalidTensor, format!("a shape cannot be had: {error}")))
 }
 
 fn once(first: bool, member: &str) -> Result<(), CallError> {

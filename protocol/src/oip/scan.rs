@@ -23,6 +23,7 @@ pub(super) enum Fault {
     Range,
     TooFew,
     TooMany,
+    Memory,
 }
 
 impl Fault {
@@ -32,7 +33,8 @@ impl Fault {
             Self::End | Self::Value | Self::Member | Self::Colon | Self::CommaOrBracket => true,
             Self::CommaOrBrace | Self::Number | Self::NotFinite | Self::String => true,
             Self::TooDeep | Self::Trailing => true,
-            Self::Null | Self::Kind(_) | Self::Range | Self::TooFew | Self::TooMany => false,
+            Self::Null | Self::Kind(_) | Self::Range => false,
+            Self::TooFew | Self::TooMany | Self::Memory => false,
         }
     }
 }
@@ -56,6 +58,7 @@ impl std::fmt::Display for Fault {
             Self::Range => "a number is out of the range of the datatype",
             Self::TooFew => "fewer values than the shape asks for",
             Self::TooMany => "more values than the shape asks for",
+            Self::Memory => "the strings are more than the call may hold",
         })
     }
 }
@@ -215,6 +218,18 @@ impl<'a> Scanner<'a> {
                 if self.peek() == Some(b']') { Err(Fault::Value) } else { Ok(true) }
             }
             _ => Err(self.or_end(Fault::CommaOrBracket)),
+        }
+    }
+
+    /// Takes `true` or `false`.
+    pub(super) fn boolean(&mut self) -> Result<bool, Fault> {
+        let _ = self.peek();
+        if self.take_word("true") {
+            Ok(true)
+        } else if self.take_word("false") {
+            Ok(false)
+        } else {
+            Err(self.wrong_kind("true or false"))
         }
     }
 

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::encode::write_tensor;
+use super::messages::{model_metadata, server_metadata};
 use super::*;
 use crate::error::{CallError, ErrorCode};
 
@@ -24,7 +25,11 @@ fn body(datatype: &str, shape: &str, data: &str) -> String {
 }
 
 fn parse(body: &str, model: &ModelInfo) -> Result<InferCall, CallError> {
-    parse_infer(body.as_bytes(), model, &Limits::default())
+    parse_within(body.as_bytes(), model, &Limits::default())
+}
+
+fn parse_within(body: &[u8], model: &ModelInfo, limits: &Limits) -> Result<InferCall, CallError> {
+    parse_infer(Request::json(&Bytes::copy_from_slice(body)), model, limits, &NoRegions)
 }
 
 fn floats(values: &[f32]) -> Vec<u8> {
@@ -278,19 +283,13 @@ fn datatypes_are_the_models() {
         code(parse(&body("fp32", "[1]", "[1]"), &model(DataType::Fp32, &[1]))),
         ErrorCode::InvalidTensor
     );
-    for data_type in [DataType::Fp16, DataType::Bf16, DataType::Bytes] {
-        let error = read(data_type, &[1], "[1]").unwrap_err();
-        assert_eq!(error.code, ErrorCode::UnsupportedDatatype);
-        assert!(error.message.contains(data_type.name()), "{error}");
-    }
 }
 
 #[test]
-fn halves_are_numbers_where_that_is_wanted() {
-    let limits = Limits { halves: true, ..Limits::default() };
+fn halves_are_numbers() {
     let bits = |data_type: DataType, number: &str| {
         let body = body(data_type.name(), "[1]", &format!("[{number}]"));
-        let call = parse_infer(body.as_bytes(), &model(data_type, &[1]), &limits)?;
+        let call = parse(&body, &model(data_type, &[1]))?;
         Ok::<_, CallError>(u16::from_ne_bytes(call.inputs[0].data()[..].try_into().unwrap()))
     };
     // The bit patterns are those of IEEE 754 binary16 and of the upper half of binary32.
@@ -357,10 +356,7 @@ fn members_are_the_protocols() {
         (r#"{"inputs":[{}]}"#.into(), "an input has no `name`"),
         (r#"{"inputs":[{"name":"x"}]}"#.into(), "input `x` has no `datatype`"),
         (r#"{"inputs":[{"name":"x","datatype":"UINT8"}]}"#.into(), "input `x` has no `shape`"),
-        (
-            r#"{"inputs":[{"name":"x","datatype":"UINT8","shape":[1]}]}"#.into(),
-            "input `x` has no `data`; binary tensors are not carried",
-        ),
+        (r#"{"inputs":[{"name":"x","datatype":"UINT8","shape":[1]}]}"#.into(), "input `x` has no `data`"),
         (r#"{"inputs":[{"name":"x","name":"x"}]}"#.into(), "`name` is given twice"),
         (format!(r#"{{"inputs":[{x}],"inputs":[{x}]}}"#), "`inputs` is given twice"),
         (format!(r#"{{"id":"a","id":"b","inputs":[{x}]}}"#), "`id` is given twice"),
@@ -386,7 +382,7 @@ fn outputs_are_those_asked_for() {
     let model = model(DataType::Uint8, &[1]);
     let ask = |outputs: &str| {
         let x = r#"{"name":"x","shape":[1],"datatype":"UINT8","data":[1]}"#;
-        parse(&format!(r#"{{"inputs":[{x}]{outputs}}}"#), &model).map(|call| call.outputs)
+        parse(&format!(r#"{{"inputs":[{x}]{outputs}}}"#), &model).map(|call| call.indices())
     };
     assert_eq!(ask("").unwrap(), [0, 1]);
     assert_eq!(ask(r#","outputs":[]"#).unwrap(), [0, 1]);
@@ -425,7 +421,7 @@ fn bodies_that_are_no_json_are_malformed() {
         assert_eq!(code(parse(text, &model)), ErrorCode::MalformedJson, "{text}");
     }
     assert_eq!(code(parse(&format!("{whole}x"), &model)), ErrorCode::MalformedJson);
-    assert_eq!(code(parse_infer(b"{\"\xff\":1}", &model, &Limits::default())), ErrorCode::MalformedJson);
+    assert_eq!(code(parse_within(b"{\"\xff\":1}", &model, &Limits::default())), ErrorCode::MalformedJson);
 }
 
 #[test]
@@ -433,7 +429,7 @@ fn limits_hold_before_memory_is_taken() {
     let huge = body("FP32", "[1000000000000]", "[1]");
     let limits = Limits { elements: usize::MAX, tensor_bytes: usize::MAX, ..Limits::default() };
     let free = model(DataType::Fp32, &[-1]);
-    let error = parse_infer(huge.as_bytes(), &free, &limits).unwrap_err();
+    let error = parse_within(huge.as_bytes(), &free, &limits).unwrap_err();
     assert!(error.message.contains("fewer values"), "{error}");
 
     let two = body("FP32", "[2]", "[1,2]");
@@ -446,10 +442,10 @@ fn limits_hold_before_memory_is_taken() {
         (Limits { rank: 0, ..limits }, "a shape has more than 0 dimensions, the limit"),
     ];
     for (limits, text) in table {
-        assert_eq!(parse_infer(two.as_bytes(), &free, &limits).unwrap_err().message, text);
+        assert_eq!(parse_within(two.as_bytes(), &free, &limits).unwrap_err().message, text);
     }
     let exact = Limits { elements: 2, tensor_bytes: 8, rank: 1, ..limits };
-    assert!(parse_infer(two.as_bytes(), &free, &exact).is_ok());
+    assert!(parse_within(two.as_bytes(), &free, &exact).is_ok());
 
     let rank = format!("[{}1]", "1,".repeat(32));
     assert_eq!(code(parse(&body("FP32", &rank, "[1]"), &free)), ErrorCode::InvalidTensor);
@@ -465,7 +461,7 @@ fn deep_nesting_is_refused() {
     let error = parse(&nested(33), &model).unwrap_err();
     assert!(error.message.contains("nested too deeply"), "{error}");
     let limits = Limits { depth: usize::MAX, ..Limits::default() };
-    assert_eq!(code(parse_infer(nested(100_000).as_bytes(), &model, &limits)), ErrorCode::MalformedJson);
+    assert_eq!(code(parse_within(nested(100_000).as_bytes(), &model, &limits)), ErrorCode::MalformedJson);
     // In data the shape says how deep it goes.
     let data = format!("{{\"data\":{}", "[".repeat(100_000));
     assert_eq!(code(parse(&format!("{{\"inputs\":[{data}"), &model)), ErrorCode::MalformedJson);
@@ -481,9 +477,13 @@ fn texts_from_outside_are_cut_short() {
 }
 
 fn reply(model: &ModelInfo, outputs: &[usize], tensors: &[Tensor]) -> Result<Value, CallError> {
-    let reply =
-        InferReply { model_name: "m\"", model_version: Some("1"), id: Some("i"), model, outputs, tensors };
-    encode_infer(&reply).map(|body| serde_json::from_slice(&body).unwrap())
+    let wanted: Vec<_> = outputs.iter().map(|index| Wanted { index: *index, form: Form::Values }).collect();
+    let (model_version, id) = (Some("1"), Some("i"));
+    let reply = InferReply { model_name: "m\"", model_version, id, model, outputs: &wanted, tensors };
+    encode_infer(&reply).map(|body| {
+        assert_eq!((body.pieces.len(), body.json_length), (1, None));
+        serde_json::from_slice(&body.pieces[0]).unwrap()
+    })
 }
 
 #[test]
@@ -518,8 +518,13 @@ fn results_that_json_cannot_say_are_errors() {
         let double = Tensor::new(DataType::Fp64, Shape::new([1]).unwrap(), double.into()).unwrap();
         assert_eq!(code(reply(&model, &[0], &[double])), ErrorCode::ResultNotFinite);
     }
-    let half = Tensor::new(DataType::Fp16, Shape::new([1]).unwrap(), Bytes::from_static(&[0, 0])).unwrap();
-    assert_eq!(code(reply(&model, &[0], &[half])), ErrorCode::UnsupportedDatatype);
+    for (data_type, infinite) in [(DataType::Fp16, 0x7c00u16), (DataType::Bf16, 0xff80)] {
+        let data = infinite.to_ne_bytes().to_vec();
+        let half = Tensor::new(data_type, Shape::new([1]).unwrap(), data.into()).unwrap();
+        assert_eq!(code(reply(&model, &[0], &[half])), ErrorCode::ResultNotFinite);
+    }
+    let strings = Tensor::strings(Shape::new([1]).unwrap(), &[b"\xff"]).unwrap();
+    assert_eq!(code(reply(&model, &[0], &[strings])), ErrorCode::UnsupportedDatatype);
 }
 
 #[test]
@@ -536,7 +541,7 @@ fn errors_have_one_member() {
 fn metadata_is_the_protocols() {
     let parsed = |body: Bytes| serde_json::from_slice::<Value>(&body).unwrap();
     assert_eq!(
-        parsed(model_metadata("m", &["1", "2"], "onnx_onnxruntime", &model(DataType::Uint8, &[-1, 3]))),
+        json!(model_metadata("m", &["1", "2"], "onnx_onnxruntime", &model(DataType::Uint8, &[-1, 3]))),
         json!({
             "name": "m", "versions": ["1", "2"], "platform": "onnx_onnxruntime",
             "inputs": [{ "name": "x", "datatype": "UINT8", "shape": [-1, 3] }],
@@ -546,7 +551,8 @@ fn metadata_is_the_protocols() {
             ],
         })
     );
-    assert_eq!(parsed(server_metadata())["name"], "outrigger");
+    assert_eq!(json!(server_metadata(false))["name"], "outrigger");
+    assert_eq!(server_metadata(true).extensions.len(), server_metadata(false).extensions.len() + 1);
     assert_eq!(parsed(server_live(true)), json!({ "live": true }));
     assert_eq!(parsed(server_ready(false)), json!({ "ready": false }));
     assert_eq!(parsed(model_ready("m", true)), json!({ "name": "m", "ready": true }));
@@ -556,7 +562,7 @@ fn metadata_is_the_protocols() {
 fn tensors() -> impl Strategy<Value = Tensor> {
     use DataType::*;
     let types = prop::sample::select(vec![
-        Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp32, Fp64,
+        Bool, Uint8, Uint16, Uint32, Uint64, Int8, Int16, Int32, Int64, Fp16, Bf16, Fp32, Fp64,
     ]);
     let shapes = prop::collection::vec(0i64..4, 0..4);
     (types, shapes, prop::collection::vec(any::<u64>(), 27)).prop_map(|(data_type, shape, bits)| {
@@ -565,6 +571,9 @@ fn tensors() -> impl Strategy<Value = Tensor> {
         for bits in bits.into_iter().take(shape.elements()) {
             match data_type {
                 Bool => data.push((bits & 1) as u8),
+                // With an exponent that is not the last one, which would be infinite or NaN.
+                Fp16 => data.extend((bits as u16 & 0xfbff).to_ne_bytes()),
+                Bf16 => data.extend((bits as u16 & 0xff7f).to_ne_bytes()),
                 Fp32 => {
                     let value = f32::from_bits(bits as u32);
                     data.extend(if value.is_finite() { value } else { -0.0 }.to_ne_bytes());
@@ -595,7 +604,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read_back(tensor in tensors(), nested: bool) {
         let mut written = Vec::new();
-        write_tensor(&mut written, "x", &tensor).unwrap();
+        write_tensor(&mut written, "x", &tensor, &Form::Values).unwrap();
         let mut text = String::from_utf8(written).unwrap();
         let extents = tensor.shape().extents();
         if nested && !extents.is_empty() {
@@ -633,7 +642,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = parse_infer(&bytes, &model(DataType::Fp32, &[-1, 2]), &Limits::default());
+        let _ = parse_within(&bytes, &model(DataType::Fp32, &[-1, 2]), &Limits::default());
     }
 
     #[test]
@@ -647,7 +656,7 @@ proptest! {
         let mut bytes = whole.as_bytes().to_vec();
         let end = (at + remove).min(bytes.len());
         bytes.splice(at.min(end)..end, insert);
-        let result = parse_infer(&bytes, &model, &Limits::default());
+        let result = parse_within(&bytes, &model, &Limits::default());
         // What is accepted is JSON for everybody else, too.
         if result.is_ok() {
             prop_assert!(serde_json::from_slice::<Value>(&bytes).is_ok(), "{}", String::from_utf8_lossy(&bytes));

@@ -156,6 +156,10 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`score.cors_origins` holds what is no origin, such as https://a.example".into(),
         );
     }
+    let contracts = super::contracts::contracts(&get);
+    if let Err(problem) = &contracts {
+        mistake(key::SCORE_CONTRACTS, problem.clone());
+    }
     let server_version = match get.value(key::SCORE_SERVER_VERSION) {
         Some(Value::Text(text)) => text.as_str(),
         _ => DEFAULT_SERVER_VERSION,
@@ -199,6 +203,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
                 "bin" => LoadMetrics::Always(Format::Bin),
                 _ => LoadMetrics::Asked,
             },
+            contracts: contracts.unwrap_or_default(),
         },
         service: ServiceConfig {
             name: get.text(key::SERVICE_NAME),
@@ -253,6 +258,8 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             body: get.size(key::LIMITS_BODY),
             body_timeout: get.duration(key::LIMITS_BODY_TIMEOUT),
             bodies: get.size(key::LIMITS_BODIES),
+            message: get.size(key::LIMITS_MESSAGE),
+            inflate: get.count(key::LIMITS_INFLATE),
             header: get.size(key::LIMITS_HEADER),
             header_timeout: get.duration(key::LIMITS_HEADER_TIMEOUT),
             connections: get.count(key::LIMITS_CONNECTIONS),

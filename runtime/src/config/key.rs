@@ -90,6 +90,19 @@ keys! {
     SCORE_LOAD_METRICS = "score.load_metrics", Kind::OneOf(&["off", "asked", "text", "json", "bin"]), "asked", [],
         "whether answers tell load balancers how busy the replica is (ORCA): all do, in that form; asked: those whose request has \
          the header endpoint-load-metrics-format; off: none";
+    SCORE_CONTRACTS = "score.contracts", Kind::List, "aml, oip, grpc", [],
+        "contracts that are spoken: aml, AzureML's /score and /swagger.json; oip, the Open Inference Protocol at /v2; grpc, the same over \
+         gRPC [with compat: aml]";
+    SCORE_MODEL_CONTROL = "score.model_control", Kind::Flag, "false", [],
+        "whether callers that may do model_control can load and unload models here too, and not on the admin listener alone";
+    SCORE_SHARED_MEMORY = "score.shared_memory", Kind::Path, "", [],
+        "directory, such as /dev/shm, in which callers on this machine may name files to read inputs from and write outputs to: whoever may \
+         infer can then read and write all of them that this user can; none if empty";
+    SCORE_SHARED_MEMORY_REGIONS = "score.shared_memory_regions", Kind::Count { min: 1, max: 1 << 16 }, "256", [],
+        "regions of shared memory that may be registered at once";
+    SCORE_STREAM_CALLS = "score.stream_calls", Kind::Count { min: 1, max: 1024 }, "16", [],
+        "requests of one gRPC stream that are worked on at once; further ones are not read before";
+
     OBSERVE_LISTEN = "observe.listen", Kind::Address, "127.0.0.1:5002", [],
         "address for probes, the busy signal and metrics: read-only, no key needed";
     OBSERVE_WATCHERS = "observe.watchers", Kind::Count { min: 1, max: 1 << 16 }, "64", [],
@@ -249,6 +262,10 @@ keys! {
         "longest time for a request body to arrive";
     LIMITS_BODIES = "limits.bodies", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
         "memory for all request bodies that are in the house at once";
+    LIMITS_MESSAGE = "limits.message", Kind::Size { min: 1024, max: 1 << 24 }, "64KiB", [],
+        "largest gRPC message for scoring that is no call of a model, which limits.body is for";
+    LIMITS_INFLATE = "limits.inflate", Kind::Count { min: 1, max: 10_000 }, "100", [],
+        "how many times as long as what was sent a compressed request body may become; limits.body holds for what it becomes";
     LIMITS_HEADER = "limits.header", Kind::Size { min: 1024, max: 1 << 20 }, "32KiB", [],
         "largest request header block, URL counted in";
     LIMITS_HEADER_TIMEOUT = "limits.header_timeout", Kind::Timeout, "30s", [],
@@ -440,6 +457,7 @@ table_keys! { "callers", CALLER_KEYS,
 pub(super) const COMPAT_DEFAULTS: &[(&Key, &str)] = &[
     (LOG_FORMAT, "azureml"),
     (LOG_REQUESTS, "true"),
+    (SCORE_CONTRACTS, "aml"),
     (SCORE_SERVER_VERSION, "azmlinfsrv/1.5.1"),
     (SCRIPT_TIMEOUT, "1h"),
 ];

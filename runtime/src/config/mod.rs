@@ -5,6 +5,7 @@ mod build;
 #[cfg(test)]
 mod caller_tests;
 mod callers;
+mod contracts;
 mod devices;
 mod getter;
 mod hosts;
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use contracts::{Contract, ContractsConfig};
 pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
 pub(crate) use devices::{check_list, is_backend_name, main_backend, pairs};
 pub use hosts::HostConfig;
@@ -152,6 +154,8 @@ pub struct ScoreConfig {
     pub server_version: Option<HeaderValue>,
     /// Which answers tell load balancers how busy the replica is.
     pub load_metrics: LoadMetrics,
+    /// Which contracts are spoken.
+    pub contracts: ContractsConfig,
 }
 
 /// Which answers carry ORCA's header.
@@ -281,6 +285,10 @@ pub struct LimitsConfig {
     pub body_timeout: Duration,
     /// All bodies, bytes.
     pub bodies: usize,
+    /// Largest message of gRPC's that is no call, bytes.
+    pub message: usize,
+    /// How many times as long as what was sent an inflated body may be.
+    pub inflate: usize,
     /// Largest header block, bytes.
     pub header: usize,
     /// Longest time for a header.

@@ -11,6 +11,9 @@ use crate::busy::{Busy, Reserved};
 use crate::config::LimitsConfig;
 use crate::scripts::{Body as ScriptBody, Filled, Pool};
 
+/// What memory of tensors is aligned to, bytes.
+const ALIGNMENT: usize = 64;
+
 /// Reads the whole body. The memory is counted for as long as the second value lives.
 ///
 /// # Errors
@@ -20,15 +23,24 @@ pub(super) async fn read(
     limits: &LimitsConfig,
     busy: &Arc<Busy>,
 ) -> Result<(Bytes, Reserved), CallError> {
-    let (body, reserved) = read_for_script(body, limits, busy, None).await?;
-    match body {
-        ScriptBody::Bytes(bytes) => Ok((bytes, reserved)),
-        // Only where there is a pool.
-        ScriptBody::Shared(filled) => Ok((Bytes::from_owner(filled), reserved)),
-    }
+    read_aligned(body, limits, busy, None).await
 }
 
-/// The same; long bodies are read into memory of `pool`, which a worker can map.
+/// The same; what comes after `front` bytes begins where memory is aligned, if the body comes in several pieces and its length is known.
+///
+/// # Errors
+/// As [`read`].
+pub(super) async fn read_aligned(
+    body: Body,
+    limits: &LimitsConfig,
+    busy: &Arc<Busy>,
+    front: Option<usize>,
+) -> Result<(Bytes, Reserved), CallError> {
+    let (gathered, reserved) = gather(body, limits, busy, None, front).await?;
+    Ok((gathered.bytes_of(), reserved))
+}
+
+/// The same as [`read`]; long bodies are read into memory of `pool`, which a worker can map.
 ///
 /// # Errors
 /// As [`read`].
@@ -38,6 +50,17 @@ pub(super) async fn read_for_script(
     busy: &Arc<Busy>,
     pool: Option<&Arc<Pool>>,
 ) -> Result<(ScriptBody, Reserved), CallError> {
+    let (gathered, reserved) = gather(body, limits, busy, pool, None).await?;
+    Ok((gathered.finish(), reserved))
+}
+
+async fn gather(
+    body: Body,
+    limits: &LimitsConfig,
+    busy: &Arc<Busy>,
+    pool: Option<&Arc<Pool>>,
+    front: Option<usize>,
+) -> Result<(Gathered, Reserved), CallError> {
     let announced = http_body::Body::size_hint(&body);
     let lower = usize::try_from(announced.lower()).unwrap_or(usize::MAX);
     if lower > limits.body {
@@ -46,9 +69,9 @@ pub(super) async fn read_for_script(
     // A body of known length takes its memory before its first byte is read; others as they come.
     let reserved = busy.reserve(lower, limits.bodies).ok_or_else(|| full(busy))?;
     let gathered = Gathered::Nothing;
-    let mut collector = Collector { limits, busy, pool, known: lower, length: 0, reserved, gathered };
+    let mut collector = Collector { limits, busy, pool, known: lower, length: 0, front, reserved, gathered };
     match tokio::time::timeout(limits.body_timeout, collector.collect(body)).await {
-        Ok(Ok(())) => Ok((collector.gathered.finish(), collector.reserved)),
+        Ok(Ok(())) => Ok((collector.gathered, collector.reserved)),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(CallError::new(
             ErrorCode::BodyTimeout,
@@ -64,6 +87,8 @@ struct Collector<'a> {
     /// The length that was announced, at most `limits.body`; 0 if none was.
     known: usize,
     length: usize,
+    /// How many bytes come before that which is to be aligned.
+    front: Option<usize>,
     reserved: Reserved,
     gathered: Gathered,
 }
@@ -73,7 +98,8 @@ enum Gathered {
     Nothing,
     /// Small bodies come in one piece, which is used as it is.
     One(Bytes),
-    Many(BytesMut),
+    /// Behind so many bytes that are not of the body.
+    Many(BytesMut, usize),
     Shared(Filled),
 }
 
@@ -82,8 +108,16 @@ impl Gathered {
         match self {
             Self::Nothing => &[],
             Self::One(bytes) => bytes,
-            Self::Many(bytes) => bytes,
+            Self::Many(bytes, before) => bytes.get(*before..).unwrap_or_default(),
             Self::Shared(filled) => filled.bytes(),
+        }
+    }
+
+    /// All of it, wherever it lies.
+    fn bytes_of(self) -> Bytes {
+        match self.finish() {
+            ScriptBody::Bytes(bytes) => bytes,
+            ScriptBody::Shared(filled) => Bytes::from_owner(filled),
         }
     }
 
@@ -91,7 +125,7 @@ impl Gathered {
         match self {
             Self::Nothing => ScriptBody::Bytes(Bytes::new()),
             Self::One(bytes) => ScriptBody::Bytes(bytes),
-            Self::Many(bytes) => ScriptBody::Bytes(bytes.freeze()),
+            Self::Many(bytes, before) => ScriptBody::Bytes(bytes.freeze().split_off(before)),
             Self::Shared(filled) => ScriptBody::Shared(filled),
         }
     }
@@ -132,16 +166,26 @@ impl Collector<'_> {
         match &mut self.gathered {
             Gathered::Nothing => self.gathered = Gathered::One(data),
             Gathered::One(first) => {
-                let mut many = BytesMut::with_capacity(expected);
+                let (mut many, before) = room(expected, self.front);
                 many.extend_from_slice(first);
                 many.extend_from_slice(&data);
-                self.gathered = Gathered::Many(many);
+                self.gathered = Gathered::Many(many, before);
             }
-            Gathered::Many(many) => many.extend_from_slice(&data),
+            Gathered::Many(many, _) => many.extend_from_slice(&data),
             Gathered::Shared(_) => {}
         }
         Ok(())
     }
+}
+
+/// Room for a body, and how many bytes are before it so that what comes after `front` of its own is aligned. That holds as long as it does
+/// not grow beyond `expected`; where it does, whoever needs it aligned copies.
+fn room(expected: usize, front: Option<usize>) -> (BytesMut, usize) {
+    let Some(front) = front else { return (BytesMut::with_capacity(expected), 0) };
+    let mut room = BytesMut::with_capacity(expected.saturating_add(ALIGNMENT));
+    let before = (room.as_ptr() as usize).wrapping_add(front).wrapping_neg() % ALIGNMENT;
+    room.resize(before, 0);
+    (room, before)
 }
 
 fn too_large(limits: &LimitsConfig) -> CallError {
@@ -151,7 +195,7 @@ fn too_large(limits: &LimitsConfig) -> CallError {
     )
 }
 
-fn full(busy: &Busy) -> CallError {
+pub(super) fn full(busy: &Busy) -> CallError {
     busy.refuse();
     CallError::new(
         ErrorCode::Overloaded,

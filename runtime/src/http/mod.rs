@@ -3,12 +3,17 @@
 mod admin;
 mod body;
 mod cors;
+mod grpc;
+mod infer;
+mod inflate;
 mod keda;
 mod labels;
+mod model;
 mod models;
 mod observe;
 mod orca;
 mod permit;
+mod pieces;
 mod reply;
 mod routes;
 mod rpc;

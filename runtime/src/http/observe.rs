@@ -14,7 +14,7 @@ use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, knative};
 
 use super::routes::Routes;
-use super::{keda, orca, rpc, watch};
+use super::{grpc, keda, orca, rpc, watch};
 use crate::replica::Replica;
 
 /// All routes of the listener.
@@ -27,7 +27,7 @@ pub(super) fn routes() -> Routes {
         .at("/v2/health/ready", Operation::Health, get(ready))
         .at("/busy", Operation::Observe, get(busy))
         .at("/metrics", Operation::Observe, get(metrics));
-    keda::routes(orca::routes(routes))
+    grpc::health_routes(keda::routes(orca::routes(routes)))
 }
 
 /// The listener.
@@ -67,7 +67,7 @@ async fn metrics(State(replica): State<Arc<Replica>>, headers: HeaderMap) -> Res
 }
 
 async fn nowhere(headers: HeaderMap) -> Response {
-    if rpc::is_grpc(&headers) {
+    if outrigger_protocol::grpc::is_grpc(&headers) {
         return rpc::unimplemented();
     }
     aml::encode_error(&aml::not_found()).map(axum::body::Body::from)

@@ -22,7 +22,7 @@ use crate::replica::Replica;
 /// In which form the answer to a request tells the load.
 pub(super) fn wanted(replica: &Replica, operation: Operation, parts: &Parts) -> Option<Format> {
     // A preflight is answered without a key.
-    let calls = matches!(operation, Operation::Score | Operation::Infer) && parts.method != Method::OPTIONS;
+    let calls = operation.work() && parts.method != Method::OPTIONS;
     let asked = || parts.headers.get(orca::FORMAT).and_then(Format::from_header);
     match replica.config.score.load_metrics {
         _ if !calls => None,

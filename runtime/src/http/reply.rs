@@ -9,32 +9,24 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
-use outrigger_auth::{Grant, Permit};
+use outrigger_auth::{Grant, OfModel, Permit};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
-use outrigger_protocol::{aml, headers, oip};
+use outrigger_protocol::{aml, grpc, headers, oip};
 
 use super::cors::Cors;
 use super::orca;
 use super::permit::until_complete;
+use crate::config::Contract;
 use crate::replica::Replica;
 
-/// Whose errors look how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Contract {
-    /// `{"message"}`.
-    Aml,
-    /// `{"error"}`.
-    Oip,
-}
-
-impl Contract {
-    fn error(self, error: &CallError) -> http::Response<Bytes> {
-        match self {
-            Self::Aml => aml::encode_error(error),
-            Self::Oip => oip::encode_error(error),
-        }
+/// What an error looks like.
+fn error_in(contract: Contract, error: &CallError) -> http::Response<Bytes> {
+    match contract {
+        Contract::Aml => aml::encode_error(error),
+        Contract::Oip => oip::encode_error(error),
+        Contract::Grpc => grpc::encode_error(error),
     }
 }
 
@@ -51,16 +43,25 @@ pub(super) struct Gate<'a> {
 
 impl Gate<'_> {
     /// Whether the caller may do what the route does, with `model` where it is about one. Asked once, before the body is read.
-    pub(super) fn ask(&self, headers: &HeaderMap, model: Option<&str>) -> Result<Grant, CallError> {
+    pub(super) fn ask<'m>(
+        &self,
+        headers: &HeaderMap,
+        model: impl Into<OfModel<'m>>,
+    ) -> Result<Grant, CallError> {
         self.ask_for(self.operation, headers, model)
     }
 
+    /// Whether the caller may do that at all, asked before the body is read where that says which model is meant. [`Gate::ask`] follows.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), CallError> {
+        self.replica.check(headers, self.operation)
+    }
+
     /// The same for what it does beside that.
-    pub(super) fn ask_for(
+    pub(super) fn ask_for<'m>(
         &self,
         operation: Operation,
         headers: &HeaderMap,
-        model: Option<&str>,
+        model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
         let grant = self.replica.ask(headers, operation, model)?;
         if let Some(permit) = grant.permit() {
@@ -105,7 +106,7 @@ pub(super) async fn answer(
     let code = result.as_ref().err().map(|error| error.code);
     // The system that we succeed refuses these before its own code is reached, which would add the headers.
     let bare = replica.config.compat && result.as_ref().is_err_and(is_frameworks);
-    let mut response = result.unwrap_or_else(|error| contract.error(&error).map(Body::from));
+    let mut response = result.unwrap_or_else(|error| error_in(contract, &error).map(Body::from));
     if !bare {
         let headers = response.headers_mut();
         match &ids {

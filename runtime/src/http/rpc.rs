@@ -6,7 +6,6 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::Stream;
-use http::{HeaderMap, HeaderValue, header};
 use prost::Message;
 use tonic::server::Grpc;
 use tonic::{Code, Status};
@@ -54,12 +53,6 @@ where
     let mut grpc = grpc::<M, R>(&replica);
     let answered = grpc.server_streaming(service, request);
     in_time(&replica, answered).await
-}
-
-/// Whether a request is gRPC's.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }
 
 /// There is no such method: how clients learn that they can do without it.

@@ -12,31 +12,35 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::grpc::is_grpc;
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, headers};
 
-use super::reply::{Answer, Contract, Gate, answer, method_not_allowed, plain};
+use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use super::{body, v2};
+use super::{body, grpc, v2};
+use crate::config::Contract;
 use crate::models;
 use crate::replica::Replica;
 use crate::scheduler::Admission;
 use crate::scripts::{self, ReplyHead, ScriptAnswer, ScriptCall};
 
 /// All routes of the listener.
-pub(super) fn routes() -> Routes {
-    let routes = Routes::new("score")
+pub(super) fn routes(spoken: &[Contract]) -> Routes {
+    let routes = Routes::spoken("score", spoken)
         .at("/", Operation::Health, any(root))
+        .of(Contract::Aml)
         .at("/score", Operation::Score, any(score))
         .at("/swagger.json", Operation::Swagger, any(swagger_json));
-    v2::routes(routes)
+    grpc::routes(v2::routes(routes))
 }
 
 /// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    routes().router().fallback(any(nowhere)).with_state(replica)
+    let routes = routes(&replica.config.score.contracts.spoken);
+    routes.router().fallback(any(nowhere)).with_state(replica)
 }
 
 /// `GET /`: `Healthy`, as the system we succeed says it.
@@ -178,7 +182,11 @@ async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> 
 
 /// Every other URL. Nobody learns here what there is, so no key is asked for.
 async fn nowhere(State(replica): State<Arc<Replica>>, request: Request) -> Response {
-    let contract = if request.uri().path().starts_with("/v2/") { Contract::Oip } else { Contract::Aml };
+    let contract = match request.uri().path() {
+        _ if is_grpc(request.headers()) => Contract::Grpc,
+        path if path.starts_with("/v2/") => Contract::Oip,
+        _ => Contract::Aml,
+    };
     answer(&replica, contract, Operation::Nowhere, request, async |_, _, _, _| Err(aml::not_found())).await
 }
 

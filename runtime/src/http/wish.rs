@@ -25,6 +25,11 @@ impl Wish {
         Ok(Self { came: Instant::now(), urgency: Urgency::from_headers(headers)? })
     }
 
+    /// Adds what the body says.
+    pub(super) fn add(&mut self, said: Urgency) {
+        self.urgency = self.urgency.beside(said);
+    }
+
     /// When it is too late to go on waiting: the request's own deadline, or after as long as calls wait at most.
     pub(super) fn patience(&self, longest: Duration) -> Instant {
         self.came + self.urgency.deadline.map_or(longest, |deadline| deadline.min(longest))

@@ -44,9 +44,10 @@ pub(super) fn read(
         return Err("has no output".into());
     }
     let order: Vec<String> = inputs.iter().map(|output| output.name.clone()).collect();
-    let as_request = format!("{{\"inputs\":{outputs}}}");
+    let as_request = format!("{{\"inputs\":{outputs}}}").into();
     let info = ModelInfo { inputs, outputs: Vec::new() };
-    let call = oip::parse_infer(as_request.as_bytes(), &info, tensors).map_err(|error| {
+    let request = oip::Request::json(&as_request);
+    let call = oip::parse_infer(request, &info, tensors, &oip::NoRegions).map_err(|error| {
         // In its words these are inputs.
         error.message.replace("input", "output")
     })?;
@@ -200,8 +201,9 @@ mod tests {
             );
             let x = TensorInfo { name: "x".into(), data_type, shape: vec![-1], symbols: vec![String::new()] };
             let info = ModelInfo { inputs: vec![x], outputs: Vec::new() };
-            let tensors = oip::Limits { halves: true, ..oip::Limits::default() };
-            let call = oip::parse_infer(body.as_bytes(), &info, &tensors).unwrap();
+            let (body, limits) = (body.into(), oip::Limits::default());
+            let request = oip::Request::json(&body);
+            let call = oip::parse_infer(request, &info, &limits, &oip::NoRegions).unwrap();
             let read: Vec<u16> = call.inputs[0]
                 .data()
                 .chunks_exact(2)

@@ -12,6 +12,7 @@ use prometheus::IntCounter;
 use super::batch::Former;
 use super::health::DeviceHealth;
 use super::served::{Door, Held};
+use super::statistics::Statistics;
 use super::versions::Outcomes;
 use crate::placement::DeviceId;
 
@@ -76,6 +77,11 @@ impl LoadedModel {
         Begun::new(Arc::clone(&self.first))
     }
 
+    /// Where the times of its calls are counted.
+    pub(crate) fn statistics(&self) -> Option<&Statistics> {
+        self.first.statistics.as_deref()
+    }
+
     /// Whether one of its instances is where it can be used.
     pub(crate) fn is_able(&self) -> bool {
         self.instances().any(|instance| instance.is_usable())
@@ -112,6 +118,8 @@ pub(crate) struct ModelInstance {
     pub(super) runs: IntCounter,
     /// How calls of its version went, if that is counted.
     pub(super) outcomes: Option<Arc<Outcomes>>,
+    /// And how long they took.
+    pub(super) statistics: Option<Arc<Statistics>>,
 }
 
 /// Where an instance is, and why.
@@ -143,8 +151,21 @@ impl ModelInstance {
     ) -> Self {
         let (name, calls) = (name.to_owned(), AtomicUsize::new(0));
         let (held, steps) = (AtomicU64::new(0), Vec::new());
-        let (former, outcomes) = (None, None);
-        Self { name, info, instance, held, former, device: 0, place, steps, calls, runs, outcomes }
+        let (former, outcomes, statistics) = (None, None, None);
+        Self {
+            name,
+            info,
+            instance,
+            held,
+            former,
+            device: 0,
+            place,
+            steps,
+            calls,
+            runs,
+            outcomes,
+            statistics,
+        }
     }
 
     /// Whether its device can be used.

@@ -103,6 +103,7 @@ pub(super) fn run(
     output_limit: usize,
 ) -> Result<Vec<Tensor>, BackendError> {
     model.runs.inc();
+    model.statistics.iter().for_each(|statistics| statistics.ran());
     execute(model, inputs, outputs, run, output_limit)
 }
 

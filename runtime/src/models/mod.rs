@@ -23,6 +23,7 @@ pub mod report;
 mod residency;
 mod samples;
 mod served;
+mod statistics;
 mod steps;
 mod survey;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use outrigger_backend::{BackendError, BackendInfo, ModelInfo, Run, RunId, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::oip::messages::model_metadata;
 use outrigger_store::{Manifest, ModelId};
 use tokio::sync::oneshot;
 
@@ -50,7 +52,7 @@ pub(crate) use batch::BatchMetrics;
 pub use batch::NotBatchable;
 pub use error::ModelsError;
 use health::{DeviceHealth, Watch};
-pub(crate) use instance::ModelInstance;
+pub(crate) use instance::{Begun, ModelInstance};
 pub use instance::{LoadedModel, Picked};
 use job::{Failure, Job};
 pub(crate) use metrics::ModelMetrics;
@@ -58,6 +60,7 @@ pub use plugin::PluginError;
 use residency::Residency;
 pub use residency::{Happening, ModelEvent, ModelState, ModelStatus, Timeline};
 pub use served::{Lease, ServedModel};
+pub(crate) use statistics::Times;
 use survey::OpenDevice;
 use threads::Threads;
 pub use versions::{NamedModel, NamedStatus};
@@ -420,7 +423,9 @@ impl Models {
     pub(crate) async fn describe(&self, name: &str) -> Result<Bytes, CallError> {
         let model = self.lease_named(name).await?;
         let version = &[model.version.as_str()];
-        Ok(outrigger_protocol::oip::model_metadata(&model.name, version, &model.platform, &model.info))
+        let metadata = model_metadata(&model.name, version, &model.platform, &model.info);
+        // Texts and numbers have a JSON form: this does not fail.
+        Ok(serde_json::to_vec(&metadata).unwrap_or_default().into())
     }
 
     /// Runs that have not begun are not begun any more.

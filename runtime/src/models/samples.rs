@@ -77,11 +77,12 @@ fn shown(path: &Path) -> String {
 }
 
 fn one(sample: &Sample, instance: &Arc<ModelInstance>, limits: &LimitsConfig) -> Result<(), Problem> {
-    let body = manifest::read_file(&sample.request, limits.body as u64)?;
-    let tensors = oip::Limits { tensor_bytes: limits.answer, halves: true, ..oip::Limits::default() };
-    let oip::InferCall { inputs, outputs, .. } =
-        oip::parse_infer(&body, &instance.info, &tensors).map_err(|error| error.message.to_string())?;
+    let body = manifest::read_file(&sample.request, limits.body as u64)?.into();
+    let tensors = oip::Limits { tensor_bytes: limits.answer, ..oip::Limits::default() };
+    let call = oip::parse_infer(oip::Request::json(&body), &instance.info, &tensors, &oip::NoRegions)
+        .map_err(|error| error.message.to_string())?;
     drop(body);
+    let (outputs, inputs) = (call.indices(), call.inputs);
     job::check(instance, &inputs, &outputs, limits.answer).map_err(|error| error.to_string())?;
     let got = bounded(instance, inputs, &outputs, limits)?;
     let Some(expect) = &sample.expect else { return Ok(()) };

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::gate::{Behind, Gate};
 use super::instance::{Counted, LoadedModel, Picked};
 use super::residency::{Residents, Usage};
+use super::statistics::Statistics;
 use super::versions::Outcomes;
 use super::wanted::Wanted;
 use crate::config::LoadTime;
@@ -37,6 +38,8 @@ pub struct ServedModel {
     pub(super) source: Option<ModelId>,
     /// How its calls went.
     pub(super) outcomes: Arc<Outcomes>,
+    /// Its calls and their times.
+    pub(crate) statistics: Arc<Statistics>,
     /// It is no more, and nobody gets it who has not got it yet.
     retired: CancellationToken,
     resident: RwLock<Option<Arc<LoadedModel>>>,
@@ -80,6 +83,7 @@ impl ServedModel {
             later,
             source,
             outcomes: Arc::new(Outcomes::new(start)),
+            statistics: Arc::default(),
             retired: CancellationToken::new(),
             resident: RwLock::default(),
             known: OnceLock::new(),
@@ -98,8 +102,8 @@ impl ServedModel {
     }
 
     /// What it takes and gives, and its format and library; nothing as long as it has not been loaded once.
-    pub fn known(&self) -> Option<(&str, &ModelInfo)> {
-        self.known.get().map(|known| (known.platform.as_str(), &*known.info))
+    pub fn known(&self) -> Option<(&str, &Arc<ModelInfo>)> {
+        self.known.get().map(|known| (known.platform.as_str(), &known.info))
     }
 
     /// Shows a model that has been loaded to calls.

@@ -288,6 +288,7 @@ impl Residency {
                 self.devices.iter().position(|(open, _)| place.is_some_and(|place| place.device == open.id));
             instance.device = at.unwrap_or(usize::MAX);
             instance.outcomes = Some(Arc::clone(&model.outcomes));
+            instance.statistics = Some(Arc::clone(&model.statistics));
             if let (Some(at), Some(place)) = (at, place)
                 && !self.used.get(at).is_some_and(|used| *used)
             {

@@ -1,0 +1,41 @@
+//! Compiles the `.proto` files: to structs, and to the description that a replica gives of itself.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+const FILES: [&str; 2] = ["open_inference.proto", "health.proto"];
+
+/// Messages that are the body of an answer in JSON as well.
+const JSON: [&str; 11] = [
+    "InferStatistics",
+    "ModelConfig",
+    "ModelInput",
+    "ModelMetadataResponse",
+    "ModelOutput",
+    "ModelStatistics",
+    "ModelStatisticsResponse",
+    "RepositoryIndexResponse.ModelIndex",
+    "ServerMetadataResponse",
+    "StatisticDuration",
+    "SystemSharedMemoryStatusResponse.RegionStatus",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true).open_files(FILES)?;
+    let mut config = prost_build::Config::new();
+    config.btree_map(["."]);
+    for message in JSON {
+        config.type_attribute(format!(".inference.{message}"), "#[derive(serde::Serialize)]");
+    }
+    for tensor in ["ModelInput", "ModelOutput"] {
+        let as_name = "#[serde(serialize_with = \"super::data_type_name\")]";
+        config.field_attribute(format!(".inference.{tensor}.data_type"), as_name);
+    }
+    let described = compiler.file_descriptor_set();
+    std::fs::write(out.join("described.bin"), compiler.encode_file_descriptor_set())?;
+    config.compile_fds(described)?;
+    Ok(())
+}

@@ -1,0 +1,485 @@
+//! `ModelInferRequest`, from its bytes straight to tensors: raw contents are shared with the message, typed ones are read into the memory
+//! that the model reads.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use outrigger_backend::{DataType, MAX_RANK, ModelInfo, STRING_PREFIX, Shape};
+use smallvec::SmallVec;
+
+use super::wire::{Fields, Value, malformed, text};
+use crate::error::{CallError, ErrorCode};
+use crate::oip::call::{Form, InferCall, Limits, Regions, Slice, Wanted};
+use crate::oip::fit::{invalid, short};
+use crate::oip::inputs::{Inputs, Place};
+use crate::oip::parameters::{priority, timeout};
+use crate::oip::parse::{check_id, find_output, no_classification, to_shape, too_many_dimensions};
+use crate::priority::Priority;
+use crate::urgency::Urgency;
+
+/// Which model a request is for, by name and version; the version is empty if it is not said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// The name.
+    pub model: &'a str,
+    /// The version.
+    pub version: &'a str,
+    /// The client's name for the call.
+    pub id: &'a str,
+}
+
+/// Looks which model a message is for.
+///
+/// # Errors
+/// [`ErrorCode::BadRequest`] if it is no message.
+pub fn target(message: &[u8]) -> Result<Target<'_>, CallError> {
+    let mut target = Target { model: "", version: "", id: "" };
+    let mut fields = Fields::of(message);
+    while let Some((number, value)) = fields.next()? {
+        match number {
+            1 => target.model = text(message, value.bytes()?)?,
+            2 => target.version = text(message, value.bytes()?)?,
+            3 => target.id = text(message, value.bytes()?)?,
+            _ => {}
+        }
+    }
+    Ok(target)
+}
+
+/// Reads a request to `model`.
+///
+/// # Errors
+/// [`ErrorCode::BadRequest`] if it is no message of the protocol's, [`ErrorCode::InvalidTensor`] for what is wrong with a tensor,
+/// [`ErrorCode::Overloaded`] if its memory cannot be had.
+pub fn parse_request(
+    message: &Bytes,
+    model: &ModelInfo,
+    limits: &Limits,
+    regions: &dyn Regions,
+) -> Result<InferCall, CallError> {
+    let Parts { id, urgency, inputs, outputs, raw } = Parts::of(message, model)?;
+    check_id(id, limits)?;
+    let mut reader =
+        Reader { message, inputs: Inputs::new(model, limits), limits, regions, raw: raw.into_iter() };
+    let has_raw = reader.raw.len() > 0;
+    for input in inputs {
+        reader.input(input, has_raw)?;
+    }
+    if reader.raw.next().is_some() {
+        return Err(malformed("there are more `raw_input_contents` than inputs"));
+    }
+    let outputs = wanted(message, model, outputs)?;
+    let inputs = reader.inputs.complete()?;
+    Ok(InferCall { id: Some(id).filter(|id| !id.is_empty()).map(str::to_owned), inputs, outputs, urgency })
+}
+
+/// Where the parts of a message are.
+struct Parts<'a> {
+    id: &'a str,
+    urgency: Urgency,
+    inputs: SmallVec<[Range<usize>; 8]>,
+    outputs: SmallVec<[Range<usize>; 8]>,
+    raw: SmallVec<[Range<usize>; 8]>,
+}
+
+impl<'a> Parts<'a> {
+    /// Never more of them than the model has.
+    fn of(message: &'a [u8], model: &ModelInfo) -> Result<Self, CallError> {
+        let mut parts = Self {
+            id: "",
+            urgency: Urgency::default(),
+            inputs: SmallVec::new(),
+            outputs: SmallVec::new(),
+            raw: SmallVec::new(),
+        };
+        let mut fields = Fields::of(message);
+        while let Some((number, value)) = fields.next()? {
+            let (list, most, what) = match number {
+                3 => {
+                    parts.id = text(message, value.bytes()?)?;
+                    continue;
+                }
+                4 => {
+                    parts.parameter(message, value.bytes()?)?;
+                    continue;
+                }
+                5 => (&mut parts.inputs, model.inputs.len(), "inputs than the model has"),
+                6 => (&mut parts.outputs, model.outputs.len(), "outputs than the model has"),
+                7 => (&mut parts.raw, model.inputs.len(), "`raw_input_contents` than the model has inputs"),
+                _ => continue,
+            };
+            if list.len() == most {
+                return Err(CallError::new(
+                    ErrorCode::InvalidTensor,
+                    format!("there are more {what}, {most}"),
+                ));
+            }
+            list.push(value.bytes()?);
+        }
+        Ok(parts)
+    }
+
+    fn parameter(&mut self, message: &[u8], range: Range<usize>) -> Result<(), CallError> {
+        let (key, value) = parameter(message, range)?;
+        match key {
+            "timeout" => self.urgency.deadline = timeout(value.count(key)?),
+            "priority" => {
+                self.urgency.priority = match value {
+                    Parameter::Text(name) => Some(Priority::from_name(name).ok_or_else(|| wrong(key))?),
+                    number => priority(number.count(key)?),
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A value of `parameters`.
+#[derive(Clone, Copy, Debug)]
+enum Parameter<'a> {
+    Number(u64),
+    Text(&'a str),
+    Other,
+}
+
+impl<'a> Parameter<'a> {
+    fn count(self, key: &str) -> Result<u64, CallError> {
+        match self {
+            Self::Number(number) => Ok(number),
+            _ => Err(wrong(key)),
+        }
+    }
+
+    fn text(self, key: &str) -> Result<&'a str, CallError> {
+        match self {
+            Self::Text(text) => Ok(text),
+            _ => Err(wrong(key)),
+        }
+    }
+}
+
+fn wrong(key: &str) -> CallError {
+    CallError::new(
+        ErrorCode::BadRequest,
+        format!("the parameter `{key}` has another type or value than it takes"),
+    )
+}
+
+/// One entry of a map of parameters.
+fn parameter(message: &[u8], range: Range<usize>) -> Result<(&str, Parameter<'_>), CallError> {
+    let (mut key, mut value) = ("", Parameter::Other);
+    let mut fields = Fields::within(message, range);
+    while let Some((number, field)) = fields.next()? {
+        match number {
+            1 => key = text(message, field.bytes()?)?,
+            2 => value = choice(message, field.bytes()?)?,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+fn choice(message: &[u8], range: Range<usize>) -> Result<Parameter<'_>, CallError> {
+    let mut chosen = Parameter::Other;
+    let mut fields = Fields::within(message, range);
+    while let Some((number, value)) = fields.next()? {
+        chosen = match (number, value) {
+            // A negative number is no count.
+            (2, Value::Varint(number)) if i64::try_from(number).is_ok() => Parameter::Number(number),
+            (5, Value::Varint(number)) => Parameter::Number(number),
+            (3, Value::Bytes(range)) => Parameter::Text(text(message, range)?),
+            _ => Parameter::Other,
+        };
+    }
+    Ok(chosen)
+}
+
+/// What the parameters of an input or an output say of shared memory.
+#[derive(Default)]
+struct Shared<'a> {
+    region: Option<&'a str>,
+    bytes: Option<u64>,
+    offset: u64,
+}
+
+impl<'a> Shared<'a> {
+    /// Takes a parameter, if it is one of these.
+    fn take(&mut self, key: &str, value: Parameter<'a>) -> Result<(), CallError> {
+        match key {
+            "shared_memory_region" => self.region = Some(value.text(key)?),
+            "shared_memory_byte_size" => self.bytes = Some(value.count(key)?),
+            "shared_memory_offset" => self.offset = value.count(key)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn slice(&self) -> Result<Option<Slice>, CallError> {
+        match (self.region, self.bytes) {
+            (None, None) => Ok(None),
+            (Some(region), Some(bytes)) => {
+                Ok(Some(Slice { region: region.to_owned(), offset: self.offset, bytes }))
+            }
+            _ => {
+                let text = "`shared_memory_region` and `shared_memory_byte_size` belong together";
+                Err(CallError::new(ErrorCode::BadRequest, text))
+            }
+        }
+    }
+}
+
+/// The outputs that are asked for.
+fn wanted(
+    message: &[u8],
+    model: &ModelInfo,
+    asked: SmallVec<[Range<usize>; 8]>,
+) -> Result<Vec<Wanted>, CallError> {
+    if asked.is_empty() {
+        return Ok(Wanted::all(model.outputs.len(), &Form::Raw));
+    }
+    let mut wanted: Vec<Wanted> = Vec::with_capacity(asked.len());
+    for range in asked {
+        let (mut name, mut shared, mut classes) = ("", Shared::default(), false);
+        let mut fields = Fields::within(message, range);
+        while let Some((number, value)) = fields.next()? {
+            match number {
+                1 => name = text(message, value.bytes()?)?,
+                2 => {
+                    let (key, value) = parameter(message, value.bytes()?)?;
+                    classes |= key == "classification" && value.count(key)? > 0;
+                    shared.take(key, value)?;
+                }
+                _ => {}
+            }
+        }
+        if classes {
+            return Err(no_classification(name));
+        }
+        let index = find_output(model, name, wanted.iter().map(|wanted| wanted.index))?;
+        let form = shared.slice()?.map_or(Form::Raw, Form::Shared);
+        wanted.push(Wanted { index, form });
+    }
+    Ok(wanted)
+}
+
+struct Reader<'a> {
+    message: &'a Bytes,
+    inputs: Inputs<'a>,
+    limits: &'a Limits,
+    regions: &'a dyn Regions,
+    raw: smallvec::IntoIter<[Range<usize>; 8]>,
+}
+
+impl<'a> Reader<'a> {
+    fn input(&mut self, range: Range<usize>, has_raw: bool) -> Result<(), CallError> {
+        let message: &'a [u8] = self.message;
+        let (mut name, mut datatype, mut shared) = ("", "", Shared::default());
+        let (mut extents, mut contents) = (Vec::new(), None);
+        let mut fields = Fields::within(message, range);
+        while let Some((number, value)) = fields.next()? {
+            match number {
+                1 => name = text(message, value.bytes()?)?,
+                2 => datatype = text(message, value.bytes()?)?,
+                3 => self.extents(value, &mut extents)?,
+                4 => {
+                    let (key, value) = parameter(message, value.bytes()?)?;
+                    shared.take(key, value)?;
+                }
+                5 if contents.is_some() => return Err(invalid(name, "its `contents` are there twice")),
+                5 => contents = Some(value.bytes()?),
+                _ => {}
+            }
+        }
+        let place = self.inputs.place(name, Some(datatype), Some(to_shape(extents)?))?;
+        if let Some(slice) = shared.slice()? {
+            if contents.is_some() {
+                return Err(invalid(name, "it has both `contents` and `shared_memory_region`"));
+            }
+            // Before memory is taken for them.
+            if slice.bytes > self.inputs.left() as u64 {
+                self.inputs.reserve(&place, usize::MAX)?;
+            }
+            let data = self.regions.read(&slice)?.freeze();
+            return self.inputs.put_raw(place, data);
+        }
+        match contents {
+            Some(_) if has_raw => {
+                Err(invalid(name, "it has `contents`, and the request has `raw_input_contents`"))
+            }
+            Some(contents) => self.contents(place, contents),
+            None if has_raw => match self.raw.next() {
+                Some(range) => self.inputs.put_raw(place, self.message.slice(range)),
+                None => Err(invalid(name, "it has no `raw_input_contents`")),
+            },
+            // An input without elements may have contents that are empty, and so are not there.
+            None if place.shape.elements() == 0 => self.inputs.put_raw(place, Bytes::new()),
+            None => Err(invalid(name, "it has neither `contents` nor `raw_input_contents`")),
+        }
+    }
+
+    /// Extents, one or many.
+    fn extents(&self, value: Value, extents: &mut Vec<i64>) -> Result<(), CallError> {
+        let most = self.limits.rank.min(MAX_RANK);
+        let mut push = |extent: u64| {
+            if extents.len() == most {
+                return Err(too_many_dimensions(most));
+            }
+            extents.push(extent as i64);
+            Ok(())
+        };
+        match value {
+            Value::Varint(extent) => push(extent),
+            value => {
+                let mut packed = Fields::within(self.message, value.bytes()?);
+                while !packed.is_empty() {
+                    push(packed.varint()?)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the one field of typed contents that the datatype has.
+    fn contents(&mut self, place: Place<'_>, range: Range<usize>) -> Result<(), CallError> {
+        let name = &place.info.name;
+        let Some((field, wire)) = field_of(place.info.data_type) else {
+            let text = format!(
+                "{} has no field in `contents`: send it as `raw_input_contents`",
+                place.info.data_type
+            );
+            return Err(CallError::new(
+                ErrorCode::UnsupportedDatatype,
+                format!("input `{}`: {text}", short(name)),
+            ));
+        };
+        // Each element takes a byte at least.
+        if place.shape.elements() > range.len() {
+            return Err(wrong_count(name, &place.shape));
+        }
+        if wire == Wire::Strings {
+            return self.strings(place, range, field);
+        }
+        let mut buffer = self.inputs.buffer(&place)?;
+        let size = place.info.data_type.size().unwrap_or(1);
+        let mut cells = buffer.chunks_exact_mut(size);
+        let mut put = |number: u64| -> Result<(), CallError> {
+            let cell = cells.next().ok_or_else(|| wrong_count(name, &place.shape))?;
+            let bytes = number.to_le_bytes();
+            let (kept, cut) = bytes.split_at_checked(size).unwrap_or((&bytes, &[]));
+            if wire == Wire::Varint && !is_extension(kept, cut, place.info.data_type) {
+                return Err(invalid(
+                    name,
+                    format!("a value is out of the range of {}", place.info.data_type),
+                ));
+            }
+            cell.copy_from_slice(kept);
+            Ok(())
+        };
+        let mut fields = Fields::within(self.message, range);
+        while let Some((number, value)) = fields.next()? {
+            if number != field {
+                return Err(invalid(
+                    name,
+                    format!("its `contents` are not those of {}", place.info.data_type),
+                ));
+            }
+            each_number(self.message, wire, value, &mut put)?;
+        }
+        if cells.next().is_some() {
+            return Err(wrong_count(name, &place.shape));
+        }
+        self.inputs.put(place, buffer.freeze())
+    }
+
+    fn strings(&mut self, place: Place<'_>, range: Range<usize>, field: u64) -> Result<(), CallError> {
+        let name = &place.info.name;
+        let mut data = Vec::new();
+        let mut count = 0;
+        let mut fields = Fields::within(self.message, range);
+        while let Some((number, value)) = fields.next()? {
+            if number != field {
+                return Err(invalid(name, "its `contents` are not those of BYTES"));
+            }
+            let string = self.message.get(value.bytes()?).unwrap_or_default();
+            let length = u32::try_from(string.len()).map_err(|_| invalid(name, "a string is too long"))?;
+            let more = STRING_PREFIX + string.len();
+            if more > self.inputs.left().saturating_sub(data.len()) || data.try_reserve(more).is_err() {
+                return self.inputs.reserve(&place, usize::MAX);
+            }
+            data.extend_from_slice(&length.to_le_bytes());
+            data.extend_from_slice(string);
+            count += 1;
+        }
+        if count != place.shape.elements() {
+            return Err(wrong_count(name, &place.shape));
+        }
+        self.inputs.put_raw(place, Bytes::from(data))
+    }
+}
+
+fn wrong_count(name: &str, shape: &Shape) -> CallError {
+    let elements = shape.elements();
+    invalid(name, format!("its `contents` have more or fewer values than shape {shape}, {elements}"))
+}
+
+/// How the numbers of a field are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wire {
+    Varint,
+    Fixed32,
+    Fixed64,
+    Strings,
+}
+
+/// The field of `InferTensorContents` that holds a datatype.
+fn field_of(data_type: DataType) -> Option<(u64, Wire)> {
+    Some(match data_type {
+        DataType::Bool => (1, Wire::Varint),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 => (2, Wire::Varint),
+        DataType::Int64 => (3, Wire::Varint),
+        DataType::Uint8 | DataType::Uint16 | DataType::Uint32 => (4, Wire::Varint),
+        DataType::Uint64 => (5, Wire::Varint),
+        DataType::Fp32 => (6, Wire::Fixed32),
+        DataType::Fp64 => (7, Wire::Fixed64),
+        DataType::Bytes => (8, Wire::Strings),
+        _ => return None,
+    })
+}
+
+/// Whether the bytes that are cut off a number say nothing.
+fn is_extension(kept: &[u8], cut: &[u8], data_type: DataType) -> bool {
+    let negative = kept.last().is_some_and(|byte| *byte >= 0x80);
+    match data_type {
+        DataType::Bool => kept.first().is_some_and(|byte| *byte <= 1) && cut.iter().all(|byte| *byte == 0),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => {
+            let fill = if negative { 0xff } else { 0 };
+            cut.iter().all(|byte| *byte == fill)
+        }
+        _ => cut.iter().all(|byte| *byte == 0),
+    }
+}
+
+/// The numbers of a field, one or packed; floating-point ones as their bits.
+fn each_number(
+    message: &[u8],
+    wire: Wire,
+    value: Value,
+    put: &mut impl FnMut(u64) -> Result<(), CallError>,
+) -> Result<(), CallError> {
+    match (wire, value) {
+        (Wire::Varint, Value::Varint(number)) | (Wire::Fixed64, Value::Fixed64(number)) => put(number),
+        (Wire::Fixed32, Value::Fixed32(number)) => put(u64::from(number)),
+        (wire, value) => {
+            let mut packed = Fields::within(message, value.bytes()?);
+            while !packed.is_empty() {
+                put(match wire {
+                    Wire::Varint => packed.varint()?,
+                    Wire::Fixed32 => u64::from(u32::from_le_bytes(packed.array()?)),
+                    _ => u64::from_le_bytes(packed.array()?),
+                })?;
+            }
+            Ok(())
+        }
+    }
+}

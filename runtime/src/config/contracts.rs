@@ -1,0 +1,64 @@
+//! Which contracts are spoken, and what of them has to be switched on.
+
+use std::path::PathBuf;
+
+use super::getter::Getter;
+use super::{key, suggestion};
+
+/// A wire format of scoring requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contract {
+    /// AzureML's `/score` and `/swagger.json`.
+    Aml,
+    /// The Open Inference Protocol over REST, `/v2`.
+    Oip,
+    /// The same over gRPC.
+    Grpc,
+}
+
+impl Contract {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Aml, Self::Oip, Self::Grpc];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aml => "aml",
+            Self::Oip => "oip",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// What `[score]` says of contracts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContractsConfig {
+    /// Those that are spoken.
+    pub spoken: Vec<Contract>,
+    /// Whether who may manage models can do so on the scoring listener.
+    pub model_control: bool,
+    /// The directory in which shared memory of callers is looked for; none is where this is nothing.
+    pub shared_memory: Option<PathBuf>,
+    /// Regions of it that may be registered at once.
+    pub regions: usize,
+    /// Requests of one gRPC stream that are worked on at once.
+    pub stream_calls: usize,
+}
+
+/// Reads it; or what is wrong with `score.contracts`.
+pub(super) fn contracts(get: &Getter<'_>) -> Result<ContractsConfig, String> {
+    let named = |name: &String| {
+        Contract::ALL.into_iter().find(|contract| contract.name() == name).ok_or_else(|| {
+            let near = suggestion(name, Contract::ALL.into_iter().map(Contract::name));
+            let all = Contract::ALL.map(Contract::name).join(", ");
+            format!("`score.contracts` has `{name}`, which is none of {all}{near}")
+        })
+    };
+    Ok(ContractsConfig {
+        spoken: get.list(key::SCORE_CONTRACTS).iter().map(named).collect::<Result<_, _>>()?,
+        model_control: get.flag(key::SCORE_MODEL_CONTROL),
+        shared_memory: get.path(key::SCORE_SHARED_MEMORY),
+        regions: get.count(key::SCORE_SHARED_MEMORY_REGIONS),
+        stream_calls: get.count(key::SCORE_STREAM_CALLS),
+    })
+}

@@ -1,0 +1,72 @@
+//! `ModelInfer`.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use outrigger_auth::Grant;
+use outrigger_protocol::error::CallError;
+use outrigger_protocol::oip::grpc::{Pieces as Reply, Target, encode_reply, parse_request, target};
+use outrigger_protocol::operation::Operation;
+use outrigger_protocol::urgency::Urgency;
+use outrigger_protocol::{grpc, headers};
+
+use super::super::infer::{Asked, held};
+use super::super::model;
+use super::super::pieces::Pieces;
+use super::super::routes::Routes;
+use super::super::wish::Wish;
+use super::{Messages, answer, framed, said};
+use crate::replica::Replica;
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes.at("/inference.GRPCInferenceService/ModelInfer", Operation::Infer, any(infer))
+}
+
+async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    answer(&replica, Operation::Infer, request, async |gate, parts, body| {
+        gate.check(&parts.headers)?;
+        let wish = wish(&parts.headers)?;
+        let most = replica.config.limits.body;
+        let mut messages = Messages::new(&replica, &parts.headers, body, most)?;
+        let (message, _reserved) = messages.only().await?;
+        let target = target(&message)?;
+        let grant = gate.ask(&parts.headers, Some(target.model))?;
+        let (reply, device) = run(&replica, &grant, wish, &message, target).await?;
+        let pieces = framed(held(&replica, reply))?;
+        let body = Pieces::body(pieces, Some(grpc::ok_trailers()));
+        let mut response = grpc::encode_ok().map(|()| body);
+        if let Some(device) = device {
+            response.headers_mut().insert(headers::DEVICE, device);
+        }
+        Ok(response)
+    })
+    .await
+}
+
+/// What the headers of a request say of when its answer is wanted.
+pub(super) fn wish(headers: &HeaderMap) -> Result<Wish, CallError> {
+    let mut wish = Wish::of(headers)?;
+    wish.add(Urgency { deadline: grpc::timeout(headers)?, priority: None });
+    Ok(wish)
+}
+
+/// Runs what a message asks for.
+pub(super) async fn run(
+    replica: &Replica,
+    grant: &Grant,
+    wish: Wish,
+    message: &Bytes,
+    target: Target<'_>,
+) -> Result<(Reply, Option<HeaderValue>), CallError> {
+    let which = said(target.version);
+    let (serving, model) = model::find(replica, grant, target.model, which)?;
+    let asked = Asked { replica, grant, serving, model, which, wish, size: message.len() };
+    let inferred =
+        asked.run(|info, regions| parse_request(message, info, &replica.tensor_limits, regions)).await?;
+    let device = inferred.device();
+    Ok((inferred.write(encode_reply)?, device))
+}

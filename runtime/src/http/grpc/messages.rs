@@ -1,0 +1,152 @@
+//! The messages of a request, one after the other: bounded in size, in time, and in what all bodies together hold.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::grpc::{ENCODING, PREFIX, Prefix};
+
+use super::super::body::full;
+use super::super::inflate::{Coding, inflated};
+use crate::busy::Reserved;
+use crate::replica::Replica;
+
+/// Reads them.
+pub(super) struct Messages {
+    replica: Arc<Replica>,
+    body: Body,
+    /// What has come and was not read yet.
+    left: Bytes,
+    coding: Coding,
+    /// The longest message.
+    most: usize,
+}
+
+impl Messages {
+    /// Those of a body, each of `most` bytes at most.
+    ///
+    /// # Errors
+    /// `unsupported_media_type` for a compression that is not known.
+    pub(super) fn new(
+        replica: &Arc<Replica>,
+        headers: &HeaderMap,
+        body: Body,
+        most: usize,
+    ) -> Result<Self, CallError> {
+        let coding = Coding::of(headers, &ENCODING)?;
+        Ok(Self { replica: Arc::clone(replica), body, left: Bytes::new(), coding, most })
+    }
+
+    /// The one message of a request that has one.
+    ///
+    /// # Errors
+    /// As [`Messages::next`]; `bad_request` where there is none or more than one.
+    pub(super) async fn only(&mut self) -> Result<(Bytes, Reserved), CallError> {
+        let limit = self.replica.config.limits.body_timeout;
+        let only = async {
+            let wrong = || CallError::new(ErrorCode::BadRequest, "the request is not one message");
+            let message = self.next().await?.ok_or_else(wrong)?;
+            if self.left.is_empty() && !self.more().await? { Ok(message) } else { Err(wrong()) }
+        };
+        tokio::time::timeout(limit, only).await.unwrap_or_else(|_| Err(self.late()))
+    }
+
+    /// The next message; nothing once there is no more. One that has begun has to be there in time, and its memory is counted for as long
+    /// as the second value lives.
+    ///
+    /// # Errors
+    /// `body_too_large`, `body_timeout`, `overloaded` when all bodies together hold too much, `bad_request` for what is no message.
+    pub(super) async fn next(&mut self) -> Result<Option<(Bytes, Reserved)>, CallError> {
+        if self.left.is_empty() && !self.more().await? {
+            return Ok(None);
+        }
+        let limit = self.replica.config.limits.body_timeout;
+        let message = tokio::time::timeout(limit, self.rest()).await.unwrap_or_else(|_| Err(self.late()))?;
+        Ok(Some(message))
+    }
+
+    fn late(&self) -> CallError {
+        let limit = self.replica.config.limits.body_timeout;
+        CallError::new(ErrorCode::BodyTimeout, format!("the message did not arrive within {limit:?}"))
+    }
+
+    /// A message that has begun.
+    async fn rest(&mut self) -> Result<(Bytes, Reserved), CallError> {
+        let prefix = loop {
+            if let Some(prefix) = self.left.first_chunk::<PREFIX>() {
+                break Prefix::parse(*prefix)?;
+            }
+            if !self.more().await? {
+                return Err(broken_off());
+            }
+        };
+        self.left.advance(PREFIX);
+        if prefix.length > self.most {
+            let text = format!("a message has {} bytes, the limit is {}", prefix.length, self.most);
+            return Err(CallError::new(ErrorCode::BodyTooLarge, text));
+        }
+        let (limits, busy) = (&self.replica.config.limits, Arc::clone(&self.replica.busy));
+        let reserved = busy.reserve(prefix.length, limits.bodies).ok_or_else(|| full(&busy))?;
+        let message = self.bytes(prefix.length).await?;
+        let coding = match (prefix.compressed, self.coding) {
+            (false, _) => Coding::Identity,
+            (true, Coding::Identity) => {
+                let text = "a message is compressed, and `grpc-encoding` does not say how";
+                return Err(CallError::new(ErrorCode::BadRequest, text));
+            }
+            (true, coding) => coding,
+        };
+        let (message, reserved) = inflated(coding, (message, reserved), &self.replica.config.limits, &busy)?;
+        if message.len() > self.most {
+            let text = format!("a message becomes longer than {} bytes, the limit", self.most);
+            return Err(CallError::new(ErrorCode::BodyTooLarge, text));
+        }
+        Ok((message, reserved))
+    }
+
+    /// So many bytes: those that came, if they came in one piece.
+    async fn bytes(&mut self, length: usize) -> Result<Bytes, CallError> {
+        if self.left.len() >= length {
+            return Ok(self.left.split_to(length));
+        }
+        let mut bytes = BytesMut::with_capacity(length);
+        loop {
+            let missing = length.saturating_sub(bytes.len());
+            bytes.extend_from_slice(&self.left.split_to(missing.min(self.left.len())));
+            if bytes.len() >= length {
+                return Ok(bytes.freeze());
+            }
+            if !self.more().await? {
+                return Err(broken_off());
+            }
+        }
+    }
+
+    /// Waits for more bytes; says whether any came.
+    async fn more(&mut self) -> Result<bool, CallError> {
+        while let Some(frame) = self.body.frame().await {
+            let data = frame.map_err(|_| broken_off())?.into_data().unwrap_or_default();
+            if data.is_empty() {
+                continue;
+            }
+            if self.left.is_empty() {
+                self.left = data;
+            } else {
+                // Less than what stands before a message.
+                let mut both = BytesMut::with_capacity(self.left.len() + data.len());
+                both.extend_from_slice(&self.left);
+                both.extend_from_slice(&data);
+                self.left = both.freeze();
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+fn broken_off() -> CallError {
+    CallError::new(ErrorCode::BadRequest, "the request broke off")
+}

@@ -1,0 +1,67 @@
+//! Regions of shared memory: registering, showing and forgetting them.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use http::Method;
+use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::operation::Operation;
+use serde::Deserialize;
+
+use super::super::reply::plain;
+use super::super::routes::Routes;
+use super::{NamePath, answer, asked, json, named};
+use crate::replica::Replica;
+
+/// They are of no use but for inference, so who may infer may have them.
+pub(super) fn routes(routes: Routes) -> Routes {
+    use Operation::SharedMemory;
+    routes
+        .at("/v2/systemsharedmemory/status", SharedMemory, any(status))
+        .at("/v2/systemsharedmemory/unregister", SharedMemory, any(unregister))
+        .at("/v2/systemsharedmemory/region/{region}/status", SharedMemory, any(status))
+        .at("/v2/systemsharedmemory/region/{region}/register", SharedMemory, any(register))
+        .at("/v2/systemsharedmemory/region/{region}/unregister", SharedMemory, any(unregister))
+}
+
+async fn status(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
+    answer(&replica, Operation::SharedMemory, request, Method::GET, async |gate, parts, _| {
+        let grant = gate.ask(&parts.headers, None)?;
+        let name = named(path).map(|path| path.name);
+        json(&replica.shared_memory.of(grant.caller()).status(name.as_deref())?)
+    })
+    .await
+}
+
+/// What is registered.
+#[derive(Default, Deserialize)]
+struct Wanted {
+    key: String,
+    #[serde(default)]
+    offset: u64,
+    byte_size: u64,
+}
+
+async fn register(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
+    answer(&replica, Operation::SharedMemory, request, Method::POST, async |gate, parts, body| {
+        let grant = gate.ask(&parts.headers, None)?;
+        let Wanted { key, offset, byte_size } = asked(&replica, &parts, body).await?;
+        let no_name = || CallError::new(ErrorCode::BadRequest, "the name of the region is not UTF-8");
+        let name = named(path).ok_or_else(no_name)?.name;
+        replica.shared_memory.of(grant.caller()).register(&name, &key, offset, byte_size)?;
+        Ok(plain("application/json", ""))
+    })
+    .await
+}
+
+async fn unregister(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
+    answer(&replica, Operation::SharedMemory, request, Method::POST, async |gate, parts, _| {
+        let grant = gate.ask(&parts.headers, None)?;
+        let name = named(path).map(|path| path.name);
+        replica.shared_memory.of(grant.caller()).unregister(name.as_deref())?;
+        Ok(plain("application/json", ""))
+    })
+    .await
+}
