@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 2] = ["open_inference.proto", "health.proto"];
+const FILES: [&str; 3] = ["open_inference.proto", "health.proto", "tensorflow_serving.proto"];
 
 /// Messages that are the body of an answer in JSON as well.
 const JSON: [&str; 11] = [

@@ -14,8 +14,9 @@ use http::{HeaderMap, HeaderValue};
 use outrigger_auth::{CallerRules, KeyOrigin, NamedCaller, Policy, PolicyConfig, Rate, ResolvedKeys, Secret};
 use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, Tensor, TensorInfo};
 use outrigger_protocol::Operation;
+use outrigger_protocol::call::{self, InferReply};
 use outrigger_protocol::ids::RequestIds;
-use outrigger_protocol::oip::{self, InferReply};
+use outrigger_protocol::oip;
 use outrigger_protocol::priority::Priority;
 use outrigger_runtime::busy::{Busy, Outcome};
 use outrigger_runtime::scripts::frame::{self, CallBody, CallHead, Method};
@@ -47,14 +48,14 @@ fn tensor(rows: i64, width: i64) -> Tensor {
 }
 
 fn json(criterion: &mut Criterion) {
-    let (model, limits) = (model(), oip::Limits::default());
+    let (model, limits) = (model(), call::Limits::default());
     let mut group = criterion.benchmark_group("json_tensors");
     for rows in [1, 32, 1024] {
         let body = Bytes::from(request(rows));
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(format!("parse {rows}x64"), |bencher| {
             let request = oip::Request::json(&body);
-            bencher.iter(|| oip::parse_infer(black_box(request), &model, &limits, &oip::NoRegions));
+            bencher.iter(|| oip::parse_infer(black_box(request), &model, &limits, &call::NoRegions));
         });
         let tensors = [tensor(rows as i64, 10)];
         let reply = InferReply {
@@ -62,7 +63,7 @@ fn json(criterion: &mut Criterion) {
             model_version: Some("1"),
             id: None,
             model: &model,
-            outputs: &[oip::Wanted { index: 0, form: oip::Form::Values }],
+            outputs: &[call::Wanted { index: 0, form: call::Form::Values }],
             tensors: &tensors,
         };
         group.throughput(Throughput::Elements(rows as u64 * 10));

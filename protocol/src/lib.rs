@@ -10,10 +10,12 @@
 
 pub mod aml;
 pub mod busy;
+pub mod call;
 pub mod error;
 pub mod grpc;
 pub mod headers;
 pub mod ids;
+mod json;
 pub mod keda;
 pub mod knative;
 pub mod oip;
@@ -21,7 +23,9 @@ pub mod operation;
 pub mod orca;
 pub mod priority;
 pub mod swagger;
+pub mod tensorflow;
 pub mod urgency;
+mod wire;
 
 pub use busy::BusySnapshot;
 pub use error::{CallError, ErrorCode};

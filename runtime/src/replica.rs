@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, OfModel, Policy, ResolvedKeys};
+use outrigger_protocol::call;
 use outrigger_protocol::error::{CallError, ErrorCode};
-use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::swagger::{Documents, Schemas, ServiceInfo};
 use tokio_util::sync::CancellationToken;
@@ -78,7 +78,7 @@ pub struct Replica {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) metrics: Metrics,
     pub(crate) service: ServiceInfo,
-    pub(crate) tensor_limits: oip::Limits,
+    pub(crate) tensor_limits: call::Limits,
     pub(crate) shared_memory: SharedMemory,
     policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
@@ -178,7 +178,7 @@ impl Replica {
                 version: config.service.version.clone(),
                 path_prefix: config.service.path_prefix.clone(),
             },
-            tensor_limits: oip::Limits { tensor_bytes: config.limits.answer, ..oip::Limits::default() },
+            tensor_limits: call::Limits { tensor_bytes: config.limits.answer, ..call::Limits::default() },
             shared_memory: SharedMemory::new(
                 config.score.contracts.shared_memory.clone(),
                 config.score.contracts.regions,
@@ -334,6 +334,12 @@ impl Replica {
             CallError::new(ErrorCode::NotReady, "the replica is still loading")
                 .with_retry_after(Duration::from_secs(1))
         })
+    }
+
+    /// The name of the only model, if there is exactly one.
+    pub(crate) fn only_model(&self) -> Option<String> {
+        let mut models = self.serving.get()?.models.iter();
+        models.next().filter(|_| models.next().is_none()).map(|model| model.name.clone())
     }
 
     /// Whether the script takes a method of HTTP; `None` where there is none, or it is being loaded. Who asks how `/score` is to be

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outrigger_auth::CallerId;
 use outrigger_backend::Buffer;
+use outrigger_protocol::call::{Regions, Slice, no_region};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::messages::RegionStatus;
-use outrigger_protocol::oip::{Regions, Slice, no_region};
 use rustix::fs::{Mode, OFlags};
 
 /// Longest name of a region, and of a file, bytes.

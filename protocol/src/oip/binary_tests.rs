@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::call::*;
 use crate::error::{CallError, ErrorCode};
 use crate::priority::Priority;
 use crate::urgency::Urgency;

@@ -3,32 +3,15 @@
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
-use outrigger_backend::{DataType, ModelInfo, Tensor};
+use outrigger_backend::{DataType, Tensor};
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use super::call::{Form, Wanted};
+use crate::call::{Form, InferReply};
 use crate::error::{CallError, ErrorCode};
 use crate::headers::{
     APPLICATION_JSON, INFERENCE_HEADER_LENGTH, error_response, single_member, write_string,
 };
-
-/// A result and what it is the result of.
-#[derive(Clone, Copy, Debug)]
-pub struct InferReply<'a> {
-    /// The model's name.
-    pub model_name: &'a str,
-    /// The model's version, where it has one.
-    pub model_version: Option<&'a str>,
-    /// [`InferCall::id`](super::InferCall::id).
-    pub id: Option<&'a str>,
-    /// The model.
-    pub model: &'a ModelInfo,
-    /// [`InferCall::outputs`](super::InferCall::outputs).
-    pub outputs: &'a [Wanted],
-    /// One tensor for each of `outputs`.
-    pub tensors: &'a [Tensor],
-}
 
 /// The body of an answer with a result: JSON, and behind it the outputs that were asked for as bytes, by reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,9 +29,7 @@ pub struct InferBody {
 /// [`ErrorCode::ResultNotFinite`] if a value that is sent as JSON is NaN or infinite, [`ErrorCode::UnsupportedDatatype`] if it is a
 /// string that is no UTF-8, [`ErrorCode::Internal`] if tensors and outputs do not match.
 pub fn encode_infer(reply: &InferReply<'_>) -> Result<InferBody, CallError> {
-    if reply.outputs.len() != reply.tensors.len() {
-        return Err(CallError::new(ErrorCode::Internal, "the model gave another number of outputs"));
-    }
+    let results = reply.results()?;
     let values = reply.outputs.iter().zip(reply.tensors).filter(|(wanted, _)| wanted.form == Form::Values);
     let data: usize = values.map(|(_, tensor)| text_size(tensor)).sum();
     let mut body = Vec::with_capacity(data + 128 + 128 * reply.tensors.len());
@@ -64,10 +45,7 @@ pub fn encode_infer(reply: &InferReply<'_>) -> Result<InferBody, CallError> {
     }
     body.extend_from_slice(b",\"outputs\":[");
     let mut pieces = SmallVec::from_elem(Bytes::new(), 1);
-    for (position, (wanted, tensor)) in reply.outputs.iter().zip(reply.tensors).enumerate() {
-        let Some(info) = reply.model.outputs.get(wanted.index) else {
-            return Err(CallError::new(ErrorCode::Internal, "the model has no such output"));
-        };
+    for (position, (wanted, (info, tensor))) in reply.outputs.iter().zip(results).enumerate() {
         if position > 0 {
             body.push(b',');
         }

@@ -2,7 +2,7 @@
 //!
 //! [`parse_infer`] reads numbers straight from the body into the memory that the model reads: there is no
 //! tree of values in between, and nothing is allocated before the shape has been held against the model and
-//! the [`Limits`]. Bytes of tensors are shared with the body. [`encode_infer`] is the way back; [`grpc`] does the same for that.
+//! the [`Limits`](crate::call::Limits). Bytes of tensors are shared with the body. [`encode_infer`] is the way back; [`grpc`] does the same for that.
 //!
 //! Source: the protocol's `v2/models/{name}/infer`, <https://github.com/kserve/open-inference-protocol>, and its extensions
 //! for binary tensors, shared memory, parameters, statistics and repositories,
@@ -10,22 +10,15 @@
 
 #[cfg(test)]
 mod binary_tests;
-mod call;
-mod data;
 mod encode;
-mod fit;
 pub mod grpc;
 mod health;
-mod inputs;
 pub mod messages;
-mod number;
 mod parameters;
 mod parse;
-mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use call::{Form, InferCall, Limits, NoRegions, Regions, Slice, Wanted, no_region};
-pub use encode::{InferBody, InferReply, encode_error, encode_infer, encode_ok};
+pub use encode::{InferBody, encode_error, encode_infer, encode_ok};
 pub use health::{model_ready, server_live, server_ready};
 pub use parse::{Request, parse_infer};

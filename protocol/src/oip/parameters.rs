@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::call::{Form, Slice};
-use super::scan::{Fault, Scanner};
+use crate::call::{Form, Slice};
+use crate::json::scan::{Fault, Scanner};
 use crate::priority::Priority;
 use crate::urgency::Urgency;
 

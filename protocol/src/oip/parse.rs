@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use outrigger_backend::{DataType, MAX_RANK, ModelInfo, Shape};
 
-use super::call::{Form, InferCall, Limits, Regions, Wanted};
-use super::data;
-use super::fit::{find, invalid, short};
-use super::inputs::{Inputs, Place};
 use super::parameters::{self, CallParameters, TensorParameters};
-use super::scan::{Fault, Scanner};
+use crate::call::fit::{invalid, short};
+use crate::call::inputs::{Inputs, Place};
+use crate::call::{Form, InferCall, Limits, Regions, Wanted, find_output, to_shape, too_many_dimensions};
 use crate::error::{CallError, ErrorCode};
+use crate::json::data;
+use crate::json::scan::{Fault, Scanner};
 
 /// The body of a request.
 #[derive(Clone, Copy, Debug)]
@@ -392,20 +392,6 @@ impl TensorParameters<'_> {
     }
 }
 
-/// The number of an output of the model that has not been asked for yet.
-pub(super) fn find_output(
-    model: &ModelInfo,
-    name: &str,
-    mut asked: impl Iterator<Item = usize>,
-) -> Result<usize, CallError> {
-    let index = find(&model.outputs, name, "output")?;
-    if asked.any(|asked| asked == index) {
-        let text = format!("output `{}` is asked for twice", short(name));
-        return Err(CallError::new(ErrorCode::InvalidTensor, text));
-    }
-    Ok(index)
-}
-
 pub(super) fn no_classification(output: &str) -> CallError {
     let text = format!(
         "output `{}` is asked for with `classification`, which is not offered: ask for the output itself",
@@ -420,16 +406,6 @@ pub(super) fn check_id(id: &str, limits: &Limits) -> Result<(), CallError> {
     }
     let text = format!("`id` has {} bytes, the limit is {}", id.len(), limits.id_bytes);
     Err(CallError::new(ErrorCode::BadRequest, text))
-}
-
-pub(super) fn too_many_dimensions(limit: usize) -> CallError {
-    let text = format!("a shape has more than {limit} dimensions, the limit");
-    CallError::new(ErrorCode::InvalidTensor, text)
-}
-
-pub(super) fn to_shape(extents: Vec<i64>) -> Result<Shape, CallError> {
-    Shape::new(extents)
-        .map_err(|error| CallError::new(ErrorCode::InvalidTensor, format!("a shape cannot be had: {error}")))
 }
 
 fn once(first: bool, member: &str) -> Result<(), CallError> {

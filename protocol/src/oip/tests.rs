@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::encode::write_tensor;
 use super::messages::{model_metadata, server_metadata};
 use super::*;
+use crate::call::*;
 use crate::error::{CallError, ErrorCode};
 
 fn info(name: &str, data_type: DataType, shape: &[i64]) -> TensorInfo {

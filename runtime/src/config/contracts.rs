@@ -14,11 +14,13 @@ pub enum Contract {
     Oip,
     /// The same over gRPC.
     Grpc,
+    /// TensorFlow Serving's `Predict` over gRPC.
+    Tensorflow,
 }
 
 impl Contract {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Aml, Self::Oip, Self::Grpc];
+    pub const ALL: [Self; 4] = [Self::Aml, Self::Oip, Self::Grpc, Self::Tensorflow];
 
     /// Its name in the configuration.
     pub const fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Contract {
             Self::Aml => "aml",
             Self::Oip => "oip",
             Self::Grpc => "grpc",
+            Self::Tensorflow => "tensorflow",
         }
     }
 }
@@ -35,6 +38,8 @@ impl Contract {
 pub struct ContractsConfig {
     /// Those that are spoken.
     pub spoken: Vec<Contract>,
+    /// The model that is meant where a request names none.
+    pub model: Option<String>,
     /// Whether who may manage models can do so on the scoring listener.
     pub model_control: bool,
     /// The directory in which shared memory of callers is looked for; none is where this is nothing.
@@ -56,6 +61,7 @@ pub(super) fn contracts(get: &Getter<'_>) -> Result<ContractsConfig, String> {
     };
     Ok(ContractsConfig {
         spoken: get.list(key::SCORE_CONTRACTS).iter().map(named).collect::<Result<_, _>>()?,
+        model: Some(get.text(key::SCORE_MODEL)).filter(|name| !name.is_empty()),
         model_control: get.flag(key::SCORE_MODEL_CONTROL),
         shared_memory: get.path(key::SCORE_SHARED_MEMORY),
         regions: get.count(key::SCORE_SHARED_MEMORY_REGIONS),

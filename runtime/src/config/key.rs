@@ -90,9 +90,11 @@ keys! {
     SCORE_LOAD_METRICS = "score.load_metrics", Kind::OneOf(&["off", "asked", "text", "json", "bin"]), "asked", [],
         "whether answers tell load balancers how busy the replica is (ORCA): all do, in that form; asked: those whose request has \
          the header endpoint-load-metrics-format; off: none";
-    SCORE_CONTRACTS = "score.contracts", Kind::List, "aml, oip, grpc", [],
+    SCORE_CONTRACTS = "score.contracts", Kind::List, "aml, oip, grpc, tensorflow", [],
         "contracts that are spoken: aml, AzureML's /score and /swagger.json; oip, the Open Inference Protocol at /v2; grpc, the same over \
-         gRPC [with compat: aml]";
+         gRPC; tensorflow, TensorFlow Serving's Predict over gRPC [with compat: aml]";
+    SCORE_MODEL = "score.model", Kind::Text, "", [],
+        "model that is meant where a request cannot name one, or does not [default: the only one]";
     SCORE_MODEL_CONTROL = "score.model_control", Kind::Flag, "false", [],
         "whether callers that may do model_control can load and unload models here too, and not on the admin listener alone";
     SCORE_SHARED_MEMORY = "score.shared_memory", Kind::Path, "", [],
@@ -439,7 +441,7 @@ table_keys! { "callers", CALLER_KEYS,
     CALLER_KEY = "key", Kind::Secret, "",
         "the caller's key, at least 22 characters; primary and secondary have theirs in [auth]";
     CALLER_OPERATIONS = "operations", Kind::List, "",
-        "what it may do: score, swagger, infer, model_metadata, server_metadata, status [default: all but status; for primary and \
+        "what it may do: score, swagger, infer, shared_memory, model_metadata, server_metadata, status [default: all but status; for primary and \
          secondary: all]";
     CALLER_MODELS = "models", Kind::List, "",
         "models that it may infer with and ask about, by name; a `*` at the end stands for any rest [default: all]";

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use outrigger_auth::Grant;
 use outrigger_backend::{ModelInfo, Tensor};
+use outrigger_protocol::call::{Form, InferCall, InferReply, Regions};
 use outrigger_protocol::error::CallError;
-use outrigger_protocol::oip::{Form, InferCall, InferReply, Regions};
 
 use super::wish::Wish;
 use crate::busy::Unsent;

@@ -31,6 +31,25 @@ pub(super) fn find<'a>(
     Ok((serving, model))
 }
 
+/// The name that is said, or that of the model which is meant where none is: `score.model`, or the only one that there is. Whoever calls
+/// has been found to be one that may call some model.
+///
+/// # Errors
+/// `bad_request` if it is not clear which, `not_ready`.
+pub(super) fn name_or_default<'a>(
+    replica: &'a Replica,
+    said: Option<&'a str>,
+) -> Result<Cow<'a, str>, CallError> {
+    let configured = replica.config.score.contracts.model.as_deref();
+    if let Some(name) = said.or(configured) {
+        return Ok(name.into());
+    }
+    replica.only_model().map(Cow::Owned).ok_or_else(|| {
+        let text = "the request names no model, there is not exactly one here, and score.model names none";
+        CallError::new(ErrorCode::BadRequest, text)
+    })
+}
+
 /// What a model is.
 pub(super) struct Described<'a> {
     pub(super) platform: Cow<'a, str>,

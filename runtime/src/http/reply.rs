@@ -26,7 +26,7 @@ fn error_in(contract: Contract, error: &CallError) -> http::Response<Bytes> {
     match contract {
         Contract::Aml => aml::encode_error(error),
         Contract::Oip => oip::encode_error(error),
-        Contract::Grpc => grpc::encode_error(error),
+        Contract::Grpc | Contract::Tensorflow => grpc::encode_error(error),
     }
 }
 

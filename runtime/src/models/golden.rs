@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use outrigger_backend::{DataType, ModelInfo, Tensor, TensorInfo};
+use outrigger_protocol::call::{Limits, NoRegions};
 use outrigger_protocol::oip;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -27,7 +28,7 @@ pub(super) fn read(
     path: &Path,
     info: &ModelInfo,
     limits: &LimitsConfig,
-    tensors: &oip::Limits,
+    tensors: &Limits,
 ) -> Result<Vec<(String, Tensor)>, String> {
     let body = manifest::read_file(path, limits.answer as u64)?;
     let body: Golden<'_> = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
@@ -47,7 +48,7 @@ pub(super) fn read(
     let as_request = format!("{{\"inputs\":{outputs}}}").into();
     let info = ModelInfo { inputs, outputs: Vec::new() };
     let request = oip::Request::json(&as_request);
-    let call = oip::parse_infer(request, &info, tensors, &oip::NoRegions).map_err(|error| {
+    let call = oip::parse_infer(request, &info, tensors, &NoRegions).map_err(|error| {
         // In its words these are inputs.
         error.message.replace("input", "output")
     })?;
@@ -201,9 +202,9 @@ mod tests {
             );
             let x = TensorInfo { name: "x".into(), data_type, shape: vec![-1], symbols: vec![String::new()] };
             let info = ModelInfo { inputs: vec![x], outputs: Vec::new() };
-            let (body, limits) = (body.into(), oip::Limits::default());
+            let (body, limits) = (body.into(), Limits::default());
             let request = oip::Request::json(&body);
-            let call = oip::parse_infer(request, &info, &limits, &oip::NoRegions).unwrap();
+            let call = oip::parse_infer(request, &info, &limits, &NoRegions).unwrap();
             let read: Vec<u16> = call.inputs[0]
                 .data()
                 .chunks_exact(2)

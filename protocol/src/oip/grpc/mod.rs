@@ -5,7 +5,6 @@ mod reply;
 mod request;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 pub use reply::{Pieces, encode_reply, in_stream, stream_error};
 pub use request::{Target, parse_request, target};

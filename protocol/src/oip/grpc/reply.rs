@@ -3,10 +3,9 @@
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::wire::{put_bytes, put_head, put_varint};
-use crate::error::{CallError, ErrorCode};
-use crate::oip::call::{Form, Slice};
-use crate::oip::encode::InferReply;
+use crate::call::{Form, InferReply, Slice};
+use crate::error::CallError;
+use crate::wire::{put_bytes, put_head, put_varint};
 
 /// A message in pieces, in their order.
 pub type Pieces = SmallVec<[Bytes; 4]>;
@@ -14,19 +13,14 @@ pub type Pieces = SmallVec<[Bytes; 4]>;
 /// Writes a result.
 ///
 /// # Errors
-/// [`ErrorCode::Internal`] if tensors and outputs do not match.
+/// [`ErrorCode::Internal`](crate::ErrorCode::Internal) if tensors and outputs do not match.
 pub fn encode_reply(reply: &InferReply<'_>) -> Result<Pieces, CallError> {
-    if reply.outputs.len() != reply.tensors.len() {
-        return Err(CallError::new(ErrorCode::Internal, "the model gave another number of outputs"));
-    }
+    let results = reply.results()?;
     let mut head = Vec::with_capacity(128 + 64 * reply.tensors.len());
     put_bytes(&mut head, 1, reply.model_name.as_bytes());
     put_bytes(&mut head, 2, reply.model_version.unwrap_or_default().as_bytes());
     put_bytes(&mut head, 3, reply.id.unwrap_or_default().as_bytes());
-    for (wanted, tensor) in reply.outputs.iter().zip(reply.tensors) {
-        let Some(info) = reply.model.outputs.get(wanted.index) else {
-            return Err(CallError::new(ErrorCode::Internal, "the model has no such output"));
-        };
+    for (wanted, (info, tensor)) in reply.outputs.iter().zip(results) {
         let mut output = Vec::with_capacity(64);
         put_bytes(&mut output, 1, info.name.as_bytes());
         put_bytes(&mut output, 2, tensor.data_type().name().as_bytes());

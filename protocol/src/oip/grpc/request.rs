@@ -4,18 +4,21 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use outrigger_backend::{DataType, MAX_RANK, ModelInfo, STRING_PREFIX, Shape};
+use outrigger_backend::{DataType, MAX_RANK, ModelInfo};
 use smallvec::SmallVec;
 
-use super::wire::{Fields, Value, malformed, text};
+use crate::call::fit::invalid;
+use crate::call::inputs::{Inputs, Place};
+use crate::call::{
+    Form, InferCall, Limits, Regions, Slice, Wanted, find_output, to_shape, too_many_dimensions,
+};
 use crate::error::{CallError, ErrorCode};
-use crate::oip::call::{Form, InferCall, Limits, Regions, Slice, Wanted};
-use crate::oip::fit::{invalid, short};
-use crate::oip::inputs::{Inputs, Place};
 use crate::oip::parameters::{priority, timeout};
-use crate::oip::parse::{check_id, find_output, no_classification, to_shape, too_many_dimensions};
+use crate::oip::parse::{check_id, no_classification};
 use crate::priority::Priority;
 use crate::urgency::Urgency;
+use crate::wire::values::{Kind, Values};
+use crate::wire::{Fields, Value, malformed, text};
 
 /// Which model a request is for, by name and version; the version is empty if it is not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,144 +345,26 @@ impl<'a> Reader<'a> {
 
     /// Reads the one field of typed contents that the datatype has.
     fn contents(&mut self, place: Place<'_>, range: Range<usize>) -> Result<(), CallError> {
-        let name = &place.info.name;
-        let Some((field, wire)) = field_of(place.info.data_type) else {
-            let text = format!(
-                "{} has no field in `contents`: send it as `raw_input_contents`",
-                place.info.data_type
-            );
-            return Err(CallError::new(
-                ErrorCode::UnsupportedDatatype,
-                format!("input `{}`: {text}", short(name)),
-            ));
+        let data_type = place.info.data_type;
+        let Some((field, kind)) = field_of(data_type) else {
+            let text = format!("{data_type} has no field in `contents`: send it as `raw_input_contents`");
+            return Err(invalid(&place.info.name, text));
         };
-        // Each element takes a byte at least.
-        if place.shape.elements() > range.len() {
-            return Err(wrong_count(name, &place.shape));
-        }
-        if wire == Wire::Strings {
-            return self.strings(place, range, field);
-        }
-        let mut buffer = self.inputs.buffer(&place)?;
-        let size = place.info.data_type.size().unwrap_or(1);
-        let mut cells = buffer.chunks_exact_mut(size);
-        let mut put = |number: u64| -> Result<(), CallError> {
-            let cell = cells.next().ok_or_else(|| wrong_count(name, &place.shape))?;
-            let bytes = number.to_le_bytes();
-            let (kept, cut) = bytes.split_at_checked(size).unwrap_or((&bytes, &[]));
-            if wire == Wire::Varint && !is_extension(kept, cut, place.info.data_type) {
-                return Err(invalid(
-                    name,
-                    format!("a value is out of the range of {}", place.info.data_type),
-                ));
-            }
-            cell.copy_from_slice(kept);
-            Ok(())
-        };
-        let mut fields = Fields::within(self.message, range);
-        while let Some((number, value)) = fields.next()? {
-            if number != field {
-                return Err(invalid(
-                    name,
-                    format!("its `contents` are not those of {}", place.info.data_type),
-                ));
-            }
-            each_number(self.message, wire, value, &mut put)?;
-        }
-        if cells.next().is_some() {
-            return Err(wrong_count(name, &place.shape));
-        }
-        self.inputs.put(place, buffer.freeze())
+        Values { message: self.message, range, field, kind, skip: |_| false }.read(&mut self.inputs, place)
     }
-
-    fn strings(&mut self, place: Place<'_>, range: Range<usize>, field: u64) -> Result<(), CallError> {
-        let name = &place.info.name;
-        let mut data = Vec::new();
-        let mut count = 0;
-        let mut fields = Fields::within(self.message, range);
-        while let Some((number, value)) = fields.next()? {
-            if number != field {
-                return Err(invalid(name, "its `contents` are not those of BYTES"));
-            }
-            let string = self.message.get(value.bytes()?).unwrap_or_default();
-            let length = u32::try_from(string.len()).map_err(|_| invalid(name, "a string is too long"))?;
-            let more = STRING_PREFIX + string.len();
-            if more > self.inputs.left().saturating_sub(data.len()) || data.try_reserve(more).is_err() {
-                return self.inputs.reserve(&place, usize::MAX);
-            }
-            data.extend_from_slice(&length.to_le_bytes());
-            data.extend_from_slice(string);
-            count += 1;
-        }
-        if count != place.shape.elements() {
-            return Err(wrong_count(name, &place.shape));
-        }
-        self.inputs.put_raw(place, Bytes::from(data))
-    }
-}
-
-fn wrong_count(name: &str, shape: &Shape) -> CallError {
-    let elements = shape.elements();
-    invalid(name, format!("its `contents` have more or fewer values than shape {shape}, {elements}"))
-}
-
-/// How the numbers of a field are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wire {
-    Varint,
-    Fixed32,
-    Fixed64,
-    Strings,
 }
 
 /// The field of `InferTensorContents` that holds a datatype.
-fn field_of(data_type: DataType) -> Option<(u64, Wire)> {
+fn field_of(data_type: DataType) -> Option<(u64, Kind)> {
     Some(match data_type {
-        DataType::Bool => (1, Wire::Varint),
-        DataType::Int8 | DataType::Int16 | DataType::Int32 => (2, Wire::Varint),
-        DataType::Int64 => (3, Wire::Varint),
-        DataType::Uint8 | DataType::Uint16 | DataType::Uint32 => (4, Wire::Varint),
-        DataType::Uint64 => (5, Wire::Varint),
-        DataType::Fp32 => (6, Wire::Fixed32),
-        DataType::Fp64 => (7, Wire::Fixed64),
-        DataType::Bytes => (8, Wire::Strings),
+        DataType::Bool => (1, Kind::Varint),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 => (2, Kind::Varint),
+        DataType::Int64 => (3, Kind::Varint),
+        DataType::Uint8 | DataType::Uint16 | DataType::Uint32 => (4, Kind::Varint),
+        DataType::Uint64 => (5, Kind::Varint),
+        DataType::Fp32 => (6, Kind::Fixed32),
+        DataType::Fp64 => (7, Kind::Fixed64),
+        DataType::Bytes => (8, Kind::Strings),
         _ => return None,
     })
-}
-
-/// Whether the bytes that are cut off a number say nothing.
-fn is_extension(kept: &[u8], cut: &[u8], data_type: DataType) -> bool {
-    let negative = kept.last().is_some_and(|byte| *byte >= 0x80);
-    match data_type {
-        DataType::Bool => kept.first().is_some_and(|byte| *byte <= 1) && cut.iter().all(|byte| *byte == 0),
-        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => {
-            let fill = if negative { 0xff } else { 0 };
-            cut.iter().all(|byte| *byte == fill)
-        }
-        _ => cut.iter().all(|byte| *byte == 0),
-    }
-}
-
-/// The numbers of a field, one or packed; floating-point ones as their bits.
-fn each_number(
-    message: &[u8],
-    wire: Wire,
-    value: Value,
-    put: &mut impl FnMut(u64) -> Result<(), CallError>,
-) -> Result<(), CallError> {
-    match (wire, value) {
-        (Wire::Varint, Value::Varint(number)) | (Wire::Fixed64, Value::Fixed64(number)) => put(number),
-        (Wire::Fixed32, Value::Fixed32(number)) => put(u64::from(number)),
-        (wire, value) => {
-            let mut packed = Fields::within(message, value.bytes()?);
-            while !packed.is_empty() {
-                put(match wire {
-                    Wire::Varint => packed.varint()?,
-                    Wire::Fixed32 => u64::from(u32::from_le_bytes(packed.array()?)),
-                    _ => u64::from_le_bytes(packed.array()?),
-                })?;
-            }
-            Ok(())
-        }
-    }
 }

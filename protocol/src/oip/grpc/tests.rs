@@ -6,12 +6,12 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::call::{Form, InferCall, InferReply, Limits, NoRegions, Slice, Wanted};
 use crate::error::{CallError, ErrorCode};
 use crate::oip::messages::inference::infer_parameter::ParameterChoice;
 use crate::oip::messages::inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::oip::messages::inference::{InferParameter, InferTensorContents};
 use crate::oip::messages::{ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
-use crate::oip::{Form, InferCall, InferReply, Limits, NoRegions, Slice, Wanted};
 use crate::priority::Priority;
 
 fn info(name: &str, data_type: DataType) -> TensorInfo {
@@ -259,8 +259,9 @@ proptest! {
         let end = (at + remove).min(bytes.len());
         bytes.splice(at.min(end)..end, insert);
         let message = Bytes::from(bytes);
-        if let Ok(call) = parse_request(&message, &model(DataType::Uint16), &Limits::default(), &NoRegions) {
-            let read = ModelInferRequest::decode(&*message).unwrap();
+        let call = parse_request(&message, &model(DataType::Uint16), &Limits::default(), &NoRegions);
+        // What is of no use here is not looked at as closely.
+        if let (Ok(call), Ok(read)) = (call, ModelInferRequest::decode(&*message)) {
             prop_assert_eq!(call.id.unwrap_or_default(), read.id);
             let raw: usize = read.raw_input_contents.iter().map(Vec::len).sum();
             let typed = read.inputs.iter().filter_map(|input| input.contents.as_ref());

@@ -17,6 +17,7 @@ use outrigger_protocol::{grpc, headers};
 use super::super::infer::{Asked, held};
 use super::super::model;
 use super::super::pieces::Pieces;
+use super::super::reply::Answer;
 use super::super::routes::Routes;
 use super::super::wish::Wish;
 use super::{Messages, answer, framed, said};
@@ -36,15 +37,19 @@ async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Respons
         let target = target(&message)?;
         let grant = gate.ask(&parts.headers, Some(target.model))?;
         let (reply, device) = run(&replica, &grant, wish, &message, target).await?;
-        let pieces = framed(held(&replica, reply))?;
-        let body = Pieces::body(pieces, Some(grpc::ok_trailers()));
-        let mut response = grpc::encode_ok().map(|()| body);
-        if let Some(device) = device {
-            response.headers_mut().insert(headers::DEVICE, device);
-        }
-        Ok(response)
+        answered(&replica, reply, device)
     })
     .await
+}
+
+/// The answer with a result.
+pub(super) fn answered(replica: &Replica, reply: Reply, device: Option<HeaderValue>) -> Answer {
+    let body = Pieces::body(framed(held(replica, reply))?, Some(grpc::ok_trailers()));
+    let mut response = grpc::encode_ok().map(|()| body);
+    if let Some(device) = device {
+        response.headers_mut().insert(headers::DEVICE, device);
+    }
+    Ok(response)
 }
 
 /// What the headers of a request say of when its answer is wanted.

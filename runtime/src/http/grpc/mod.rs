@@ -8,6 +8,7 @@ mod messages;
 mod models;
 mod reflection;
 mod stream;
+mod tensorflow;
 
 use std::sync::Arc;
 
@@ -17,8 +18,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method};
-use outrigger_auth::Grant;
-use outrigger_auth::OfModel;
+use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::grpc::{self, Prefix};
@@ -37,7 +37,9 @@ pub(super) use health::routes as health_routes;
 /// The routes.
 pub(super) fn routes(routes: Routes) -> Routes {
     let routes = health::routes(routes.of(Contract::Grpc));
-    reflection::routes(memory::routes(models::routes(stream::routes(infer::routes(routes)))))
+    tensorflow::routes(reflection::routes(memory::routes(models::routes(stream::routes(infer::routes(
+        routes,
+    ))))))
 }
 
 /// As [`reply::answer`], for gRPC's requests. Others are refused in words that they understand.

@@ -17,7 +17,7 @@ macro_rules! integer {
 /// Fills `out`, the bytes of a tensor of `data_type` with these extents, from the array that follows: flat,
 /// or nested as the extents say. No value too many and none too few. A number of a type with less precision becomes the nearest that
 /// there is.
-pub(super) fn fill(
+pub(crate) fn fill(
     scanner: &mut Scanner<'_>,
     data_type: DataType,
     extents: &[i64],
@@ -43,7 +43,7 @@ pub(super) fn fill(
 }
 
 /// Reads an array of strings in the same way; each follows its length in the bytes. Nothing is kept beyond `limit` bytes.
-pub(super) fn strings(
+pub(crate) fn strings(
     scanner: &mut Scanner<'_>,
     extents: &[i64],
     elements: usize,

@@ -2,13 +2,15 @@
 //!
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
+pub(crate) mod values;
+
 use std::ops::Range;
 
 use crate::error::{CallError, ErrorCode};
 
 /// What a field holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Varint(u64),
     Fixed64(u64),
     /// Where the bytes are, counted from the front of the whole message.
@@ -17,7 +19,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    pub(super) fn bytes(self) -> Result<Range<usize>, CallError> {
+    pub(crate) fn bytes(self) -> Result<Range<usize>, CallError> {
         match self {
             Self::Bytes(range) => Ok(range),
             _ => Err(malformed("a field has another type than the message's")),
@@ -27,7 +29,7 @@ impl Value {
 
 /// Goes through the fields of a message, or of one within it.
 #[derive(Clone, Debug)]
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     /// The whole message.
     whole: &'a [u8],
     at: usize,
@@ -35,27 +37,27 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(whole: &'a [u8]) -> Self {
+    pub(crate) fn of(whole: &'a [u8]) -> Self {
         Self { whole, at: 0, end: whole.len() }
     }
 
     /// The fields of a message that lies there within the same one.
-    pub(super) fn within(whole: &'a [u8], range: Range<usize>) -> Self {
+    pub(crate) fn within(whole: &'a [u8], range: Range<usize>) -> Self {
         Self { whole, at: range.start, end: range.end.min(whole.len()) }
     }
 
     /// Whether there is no more.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.at >= self.end
     }
 
     /// The bytes that are left.
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(crate) fn rest(&self) -> &'a [u8] {
         self.whole.get(self.at..self.end).unwrap_or_default()
     }
 
     /// The next field's number and value.
-    pub(super) fn next(&mut self) -> Result<Option<(u64, Value)>, CallError> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, Value)>, CallError> {
         if self.is_empty() {
             return Ok(None);
         }
@@ -77,7 +79,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number of up to ten bytes, the lowest seven bits first.
-    pub(super) fn varint(&mut self) -> Result<u64, CallError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, CallError> {
         let mut number = 0u64;
         for (index, &byte) in self.rest().iter().take(10).enumerate() {
             // The tenth byte has room for one bit.
@@ -93,7 +95,7 @@ impl<'a> Fields<'a> {
         Err(malformed("a number is too long or cut short"))
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], CallError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], CallError> {
         let range = self.take(N)?;
         let bytes = self.whole.get(range).and_then(|bytes| bytes.first_chunk::<N>());
         bytes.copied().ok_or_else(|| malformed("a field is cut short"))
@@ -110,18 +112,18 @@ impl<'a> Fields<'a> {
 }
 
 /// A text, which must be UTF-8.
-pub(super) fn text(whole: &[u8], range: Range<usize>) -> Result<&str, CallError> {
+pub(crate) fn text(whole: &[u8], range: Range<usize>) -> Result<&str, CallError> {
     let bytes = whole.get(range).unwrap_or_default();
     std::str::from_utf8(bytes).map_err(|_| malformed("a text is not UTF-8"))
 }
 
 #[cold]
-pub(super) fn malformed(what: &str) -> CallError {
+pub(crate) fn malformed(what: &str) -> CallError {
     CallError::new(ErrorCode::BadRequest, format!("malformed message: {what}"))
 }
 
 /// Appends a number.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -130,13 +132,13 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Appends the key of a field whose value has a length, and the length.
-pub(super) fn put_head(out: &mut Vec<u8>, field: u32, length: usize) {
+pub(crate) fn put_head(out: &mut Vec<u8>, field: u32, length: usize) {
     put_varint(out, u64::from(field) << 3 | 2);
     put_varint(out, length as u64);
 }
 
 /// Appends a field that is bytes or a message; an empty one is left out, as the format has it.
-pub(super) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_head(out, field, bytes.len());
         out.extend_from_slice(bytes);

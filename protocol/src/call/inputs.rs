@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, ShapeError, Tensor, TensorInfo};
 
-use super::call::Limits;
+use super::Limits;
 use super::fit::{self, find, invalid, short};
 use crate::error::{CallError, ErrorCode};
 
 /// The inputs that have come.
-pub(super) struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     model: &'a ModelInfo,
     limits: &'a Limits,
     /// In the model's order.
@@ -18,19 +18,19 @@ pub(super) struct Inputs<'a> {
 }
 
 /// An input that fits the model as far as name, datatype and shape go, and whose data is still to come.
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     index: usize,
-    pub(super) info: &'a TensorInfo,
-    pub(super) shape: Shape,
+    pub(crate) info: &'a TensorInfo,
+    pub(crate) shape: Shape,
 }
 
 impl<'a> Inputs<'a> {
-    pub(super) fn new(model: &'a ModelInfo, limits: &'a Limits) -> Self {
+    pub(crate) fn new(model: &'a ModelInfo, limits: &'a Limits) -> Self {
         Self { model, limits, tensors: vec![None; model.inputs.len()], bytes_left: limits.tensor_bytes }
     }
 
     /// Finds an input in the model, and holds against it what the request says of it.
-    pub(super) fn place(
+    pub(crate) fn place(
         &self,
         name: &str,
         datatype: Option<&str>,
@@ -58,7 +58,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Counts so many bytes of an input against the limit.
-    pub(super) fn reserve(&mut self, place: &Place<'_>, bytes: usize) -> Result<(), CallError> {
+    pub(crate) fn reserve(&mut self, place: &Place<'_>, bytes: usize) -> Result<(), CallError> {
         match self.bytes_left.checked_sub(bytes) {
             Some(left) => {
                 self.bytes_left = left;
@@ -73,12 +73,12 @@ impl<'a> Inputs<'a> {
     }
 
     /// What is left for the strings of an input.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.bytes_left
     }
 
     /// Memory for the values of an input of a type with a size.
-    pub(super) fn buffer(&mut self, place: &Place<'_>) -> Result<Buffer, CallError> {
+    pub(crate) fn buffer(&mut self, place: &Place<'_>) -> Result<Buffer, CallError> {
         let name = &place.info.name;
         let bytes =
             place.shape.bytes(place.info.data_type).map_err(|error| invalid(name, error.to_string()))?;
@@ -90,7 +90,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Takes data that has been read into memory of [`Inputs::buffer`], or that was counted as strings.
-    pub(super) fn put(&mut self, place: Place<'_>, data: Bytes) -> Result<(), CallError> {
+    pub(crate) fn put(&mut self, place: Place<'_>, data: Bytes) -> Result<(), CallError> {
         let name = &place.info.name;
         let tensor = Tensor::new(place.info.data_type, place.shape, data).map_err(|error| {
             CallError::new(ErrorCode::Internal, format!("input `{}`: {error}", short(name)))
@@ -100,7 +100,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Takes data as it came: little-endian, in row-major order; strings each after their length.
-    pub(super) fn put_raw(&mut self, place: Place<'_>, data: Bytes) -> Result<(), CallError> {
+    pub(crate) fn put_raw(&mut self, place: Place<'_>, data: Bytes) -> Result<(), CallError> {
         self.reserve(&place, data.len())?;
         let Place { index, info, shape } = place;
         let extents = shape.clone();
@@ -131,7 +131,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// All inputs, or which of them is missing.
-    pub(super) fn complete(self) -> Result<Vec<Tensor>, CallError> {
+    pub(crate) fn complete(self) -> Result<Vec<Tensor>, CallError> {
         let absent = self.model.inputs.iter().zip(&self.tensors).find(|(_, tensor)| tensor.is_none());
         match absent {
             Some((info, _)) => Err(invalid(&info.name, "it is missing")),

@@ -5,7 +5,7 @@ use outrigger_backend::{ModelInfo, Shape, Tensor, TensorInfo};
 use crate::error::{CallError, ErrorCode};
 
 /// Holds a datatype against the model's.
-pub(super) fn check_datatype(name: &str, datatype: Option<&str>, info: &TensorInfo) -> Result<(), CallError> {
+pub(crate) fn check_datatype(name: &str, datatype: Option<&str>, info: &TensorInfo) -> Result<(), CallError> {
     let Some(datatype) = datatype else {
         let text = format!("input `{}` has no `datatype`", short(name));
         return Err(CallError::new(ErrorCode::BadRequest, text));
@@ -19,7 +19,7 @@ pub(super) fn check_datatype(name: &str, datatype: Option<&str>, info: &TensorIn
 
 /// Holds a shape against the model's: the same rank, fixed extents equal, free ones of one name equal in one
 /// call. `tensors` are the inputs that have come already.
-pub(super) fn check_shape(
+pub(crate) fn check_shape(
     name: &str,
     shape: &Shape,
     info: &TensorInfo,
@@ -49,7 +49,7 @@ pub(super) fn check_shape(
 }
 
 /// The place of `name` in the model.
-pub(super) fn find(infos: &[TensorInfo], name: &str, what: &str) -> Result<usize, CallError> {
+pub(crate) fn find(infos: &[TensorInfo], name: &str, what: &str) -> Result<usize, CallError> {
     infos.iter().position(|info| info.name == name).ok_or_else(|| {
         let known: Vec<_> = infos.iter().take(16).map(|info| format!("`{}`", short(&info.name))).collect();
         let text = format!("the model has no {what} `{}`; it has {}", short(name), known.join(", "));
@@ -58,11 +58,11 @@ pub(super) fn find(infos: &[TensorInfo], name: &str, what: &str) -> Result<usize
 }
 
 #[cold]
-pub(super) fn invalid(input: &str, what: impl std::fmt::Display) -> CallError {
+pub(crate) fn invalid(input: &str, what: impl std::fmt::Display) -> CallError {
     CallError::new(ErrorCode::InvalidTensor, format!("input `{}`: {what}", short(input)))
 }
 
 /// The first characters of a text that came from outside.
-pub(super) fn short(text: &str) -> &str {
+pub(crate) fn short(text: &str) -> &str {
     text.char_indices().nth(64).map_or(text, |(end, _)| text.get(..end).unwrap_or_default())
 }

@@ -1,6 +1,9 @@
-//! A call for inference, in whichever of the protocol's forms it came.
+//! A call of a model and its result, in whichever contract and form it came.
 
-use outrigger_backend::{Buffer, MAX_RANK, Tensor};
+pub(crate) mod fit;
+pub(crate) mod inputs;
+
+use outrigger_backend::{Buffer, MAX_RANK, ModelInfo, Shape, Tensor, TensorInfo};
 
 use crate::error::{CallError, ErrorCode};
 use crate::urgency::Urgency;
@@ -58,7 +61,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// All of a model's outputs, in one form.
-    pub(super) fn all(outputs: usize, form: &Form) -> Vec<Self> {
+    pub(crate) fn all(outputs: usize, form: &Form) -> Vec<Self> {
         (0..outputs).map(|index| Self { index, form: form.clone() }).collect()
     }
 }
@@ -72,6 +75,39 @@ pub enum Form {
     Raw,
     /// Into shared memory.
     Shared(Slice),
+}
+
+/// A result and what it is the result of.
+#[derive(Clone, Copy, Debug)]
+pub struct InferReply<'a> {
+    /// The model's name.
+    pub model_name: &'a str,
+    /// The model's version, where it has one.
+    pub model_version: Option<&'a str>,
+    /// [`InferCall::id`].
+    pub id: Option<&'a str>,
+    /// The model.
+    pub model: &'a ModelInfo,
+    /// [`InferCall::outputs`].
+    pub outputs: &'a [Wanted],
+    /// One tensor for each of `outputs`.
+    pub tensors: &'a [Tensor],
+}
+
+impl<'a> InferReply<'a> {
+    /// Each result with what it is.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Internal`] if tensors and outputs do not match.
+    pub(crate) fn results(&self) -> Result<impl Iterator<Item = (&'a TensorInfo, &'a Tensor)>, CallError> {
+        let outputs = &self.model.outputs;
+        let known = self.outputs.iter().all(|wanted| wanted.index < outputs.len());
+        if self.outputs.len() != self.tensors.len() || !known {
+            return Err(CallError::new(ErrorCode::Internal, "the model gave other outputs than it has"));
+        }
+        let infos = self.outputs.iter().filter_map(|wanted| outputs.get(wanted.index));
+        Ok(infos.zip(self.tensors))
+    }
 }
 
 /// Part of a region of shared memory.
@@ -105,6 +141,30 @@ impl Regions for NoRegions {
 
 /// There is no region of that name.
 pub fn no_region(name: &str) -> CallError {
-    let text = format!("no region of shared memory is registered as `{}`", super::fit::short(name));
+    let text = format!("no region of shared memory is registered as `{}`", fit::short(name));
     CallError::new(ErrorCode::BadRequest, text)
+}
+
+/// The number of an output of the model that has not been asked for yet.
+pub(crate) fn find_output(
+    model: &ModelInfo,
+    name: &str,
+    mut asked: impl Iterator<Item = usize>,
+) -> Result<usize, CallError> {
+    let index = fit::find(&model.outputs, name, "output")?;
+    if asked.any(|asked| asked == index) {
+        let text = format!("output `{}` is asked for twice", fit::short(name));
+        return Err(CallError::new(ErrorCode::InvalidTensor, text));
+    }
+    Ok(index)
+}
+
+pub(crate) fn too_many_dimensions(limit: usize) -> CallError {
+    let text = format!("a shape has more than {limit} dimensions, the limit");
+    CallError::new(ErrorCode::InvalidTensor, text)
+}
+
+pub(crate) fn to_shape(extents: Vec<i64>) -> Result<Shape, CallError> {
+    Shape::new(extents)
+        .map_err(|error| CallError::new(ErrorCode::InvalidTensor, format!("a shape cannot be had: {error}")))
 }

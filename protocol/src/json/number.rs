@@ -3,7 +3,7 @@
 use super::scan::{Fault, Scanner};
 
 /// A number as it stands in the text: `±mantissa × 10^exponent`.
-pub(super) struct Number<'a> {
+pub(crate) struct Number<'a> {
     negative: bool,
     /// Of no use if there are more than [`MAX_DIGITS`] digits.
     mantissa: u64,
@@ -29,7 +29,7 @@ const POWERS: [f64; 23] = [
 impl<'a> Scanner<'a> {
     /// Takes a number.
     #[inline]
-    pub(super) fn number(&mut self) -> Result<Number<'a>, Fault> {
+    pub(crate) fn number(&mut self) -> Result<Number<'a>, Fault> {
         let first = self.peek();
         let start = self.position();
         let negative = first == Some(b'-');
@@ -103,7 +103,7 @@ impl Number<'_> {
     /// The integer, if it lies between `min` and `max`; a negative one as its two's complement, so that a
     /// cast to the narrower type gives the value.
     #[inline]
-    pub(super) fn integer(&self, min: i64, max: u64) -> Result<u64, Fault> {
+    pub(crate) fn integer(&self, min: i64, max: u64) -> Result<u64, Fault> {
         if !self.integer {
             return Err(Fault::Kind("an integer"));
         }
@@ -122,7 +122,7 @@ impl Number<'_> {
 
     /// The nearest `f64`.
     #[inline]
-    pub(super) fn double(&self) -> Result<f64, Fault> {
+    pub(crate) fn double(&self) -> Result<f64, Fault> {
         let value = match self.short_double() {
             Some(value) => value,
             None => self.text.parse().map_err(|_| Fault::Number)?,
@@ -136,7 +136,7 @@ impl Number<'_> {
     /// of rounding is an `f64`, and rounding to `f64` moves no number across one. All that come from the
     /// short way are far from `f32`'s smallest and largest.
     #[inline]
-    pub(super) fn single(&self) -> Result<f32, Fault> {
+    pub(crate) fn single(&self) -> Result<f32, Fault> {
         /// The bits of an `f64` that an `f32` has no place for, and their value in the middle between two
         /// `f32`.
         const LOST: u64 = (1 << 29) - 1;
@@ -151,7 +151,7 @@ impl Number<'_> {
     /// The bits of the nearest number of 16 bits with so many for its exponent, of equally near ones the even: 5 for FP16, 8 for BF16.
     ///
     /// It goes through the nearest `f64`, so a number of more than 17 digits just beside the middle between two can become the other.
-    pub(super) fn half(&self, exponent_bits: u32) -> Result<u16, Fault> {
+    pub(crate) fn half(&self, exponent_bits: u32) -> Result<u16, Fault> {
         let (value, fraction_bits) = (self.double()?, 15 - exponent_bits);
         let bias = (1i32 << (exponent_bits - 1)) - 1;
         let magnitude = value.abs();

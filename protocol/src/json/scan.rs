@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// Why scanning stopped. The scanner's position says where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     // The body is not JSON.
     End,
     Value,
@@ -28,7 +28,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Whether the body is not JSON at all.
-    pub(super) fn is_syntax(self) -> bool {
+    pub(crate) fn is_syntax(self) -> bool {
         match self {
             Self::End | Self::Value | Self::Member | Self::Colon | Self::CommaOrBracket => true,
             Self::CommaOrBrace | Self::Number | Self::NotFinite | Self::String => true,
@@ -65,7 +65,7 @@ impl std::fmt::Display for Fault {
 
 /// Reads JSON text from front to back.
 #[derive(Clone, Debug)]
-pub(super) struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     max_depth: usize,
@@ -73,45 +73,45 @@ pub(super) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     /// Starts at the front of `text`; a skipped value may be nested up to `max_depth`.
-    pub(super) fn new(text: &'a str, max_depth: usize) -> Self {
+    pub(crate) fn new(text: &'a str, max_depth: usize) -> Self {
         Self { text, at: 0, max_depth }
     }
 
     /// The position, in bytes from the front.
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.at
     }
 
     /// Goes to a position that [`Self::position`] has given.
-    pub(super) fn seek(&mut self, position: usize) {
+    pub(crate) fn seek(&mut self, position: usize) {
         self.at = position;
     }
 
     /// Bytes that are left.
-    pub(super) fn remaining(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.text.len().saturating_sub(self.at)
     }
 
     /// The text from `start`, a position, to here.
-    pub(super) fn since(&self, start: usize) -> &'a str {
+    pub(crate) fn since(&self, start: usize) -> &'a str {
         self.text.get(start..self.at).unwrap_or_default()
     }
 
     /// The byte here, without skipping anything.
     #[inline]
-    pub(super) fn byte(&self) -> Option<u8> {
+    pub(crate) fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
     /// Goes one byte on.
     #[inline]
-    pub(super) fn advance(&mut self) {
+    pub(crate) fn advance(&mut self) {
         self.at += 1;
     }
 
     /// Skips white space and looks at what follows.
     #[inline]
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    pub(crate) fn peek(&mut self) -> Option<u8> {
         loop {
             match self.byte() {
                 Some(b' ' | b'\n' | b'\r' | b'\t') => self.advance(),
@@ -122,7 +122,7 @@ impl<'a> Scanner<'a> {
 
     /// Skips white space and takes `wanted`, if it follows.
     #[inline]
-    pub(super) fn take(&mut self, wanted: u8) -> bool {
+    pub(crate) fn take(&mut self, wanted: u8) -> bool {
         let found = self.peek() == Some(wanted);
         if found {
             self.advance();
@@ -131,7 +131,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Whether `word` follows here, without white space before it; takes it if so.
-    pub(super) fn take_word(&mut self, word: &str) -> bool {
+    pub(crate) fn take_word(&mut self, word: &str) -> bool {
         let found = self.text.as_bytes().get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes()));
         if found {
             self.at += word.len();
@@ -140,13 +140,13 @@ impl<'a> Scanner<'a> {
     }
 
     /// `fault`, or that the text has ended here.
-    pub(super) fn or_end(&self, fault: Fault) -> Fault {
+    pub(crate) fn or_end(&self, fault: Fault) -> Fault {
         if self.remaining() == 0 { Fault::End } else { fault }
     }
 
     /// What is wrong with the value here, where `expected` belongs.
     #[cold]
-    pub(super) fn wrong_kind(&mut self, expected: &'static str) -> Fault {
+    pub(crate) fn wrong_kind(&mut self, expected: &'static str) -> Fault {
         let start = self.at;
         let fault = match self.peek() {
             Some(b'n') if self.take_word("null") => Fault::Null,
@@ -163,7 +163,7 @@ impl<'a> Scanner<'a> {
 
     /// What is wrong with an array that must be too short for the number of its values.
     #[cold]
-    pub(super) fn why_short(mut self) -> Fault {
+    pub(crate) fn why_short(mut self) -> Fault {
         if self.peek() != Some(b'[') {
             return self.wrong_kind("an array");
         }
@@ -174,18 +174,18 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes `{`.
-    pub(super) fn open_object(&mut self) -> Result<(), Fault> {
+    pub(crate) fn open_object(&mut self) -> Result<(), Fault> {
         if self.take(b'{') { Ok(()) } else { Err(self.wrong_kind("an object")) }
     }
 
     /// Takes `[`.
-    pub(super) fn open_array(&mut self) -> Result<(), Fault> {
+    pub(crate) fn open_array(&mut self) -> Result<(), Fault> {
         if self.take(b'[') { Ok(()) } else { Err(self.wrong_kind("an array")) }
     }
 
     /// Takes the next member's name and its colon, or the object's end. `first` is true right after the
     /// opening brace.
-    pub(super) fn member(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, Fault> {
+    pub(crate) fn member(&mut self, first: bool) -> Result<Option<Cow<'a, str>>, Fault> {
         if self.take(b'}') {
             return Ok(None);
         }
@@ -205,7 +205,7 @@ impl<'a> Scanner<'a> {
     /// Goes to the next item of an array, or past the array's end. `first` is true right after the opening
     /// bracket.
     #[inline]
-    pub(super) fn item(&mut self, first: bool) -> Result<bool, Fault> {
+    pub(crate) fn item(&mut self, first: bool) -> Result<bool, Fault> {
         match self.peek() {
             Some(b']') => {
                 self.advance();
@@ -222,7 +222,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes `true` or `false`.
-    pub(super) fn boolean(&mut self) -> Result<bool, Fault> {
+    pub(crate) fn boolean(&mut self) -> Result<bool, Fault> {
         let _ = self.peek();
         if self.take_word("true") {
             Ok(true)
@@ -234,7 +234,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes a string; borrowed from the text unless it has an escape.
-    pub(super) fn string(&mut self) -> Result<Cow<'a, str>, Fault> {
+    pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, Fault> {
         if self.peek() != Some(b'"') {
             return Err(self.wrong_kind("a string"));
         }
@@ -261,7 +261,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Checks a value of any kind and goes past it. `depth` counts the arrays and objects around it.
-    pub(super) fn skip_value(&mut self, depth: usize) -> Result<(), Fault> {
+    pub(crate) fn skip_value(&mut self, depth: usize) -> Result<(), Fault> {
         if depth > self.max_depth {
             return Err(Fault::TooDeep);
         }
