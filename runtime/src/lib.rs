@@ -16,6 +16,7 @@ mod replica;
 mod scheduler;
 pub mod scripts;
 pub mod swagger;
+mod upstream;
 
 pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;

@@ -144,14 +144,14 @@ impl Collector<'_> {
     }
 }
 
-fn too_large(limits: &LimitsConfig) -> CallError {
+pub(super) fn too_large(limits: &LimitsConfig) -> CallError {
     CallError::new(
         ErrorCode::BodyTooLarge,
         format!("the body is larger than limits.body, {} bytes", limits.body),
     )
 }
 
-fn full(busy: &Busy) -> CallError {
+pub(super) fn full(busy: &Busy) -> CallError {
     busy.refuse();
     CallError::new(
         ErrorCode::Overloaded,

@@ -1,6 +1,7 @@
 //! The three listeners: *score* for the contracts, *observe* for probes and metrics, *admin* for management.
 
 mod admin;
+mod begun;
 mod body;
 mod cors;
 mod keda;
@@ -8,6 +9,7 @@ mod labels;
 mod models;
 mod observe;
 mod orca;
+mod passing;
 mod permit;
 mod reply;
 mod routes;
@@ -21,7 +23,7 @@ mod wish;
 
 pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
-pub(crate) use server::{Listener, serve};
+pub(crate) use server::{Listener, Peers, serve};
 
 pub(crate) use admin::router as admin_router;
 pub(crate) use observe::router as observe_router;
