@@ -42,6 +42,7 @@ mod steps;
 mod streaming;
 mod support;
 mod torch;
+mod upstream;
 mod vectors;
 mod versions;
 mod webgpu;
