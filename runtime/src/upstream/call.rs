@@ -169,9 +169,9 @@ impl Upstream {
 
     async fn connect(&self) -> Result<Link, CallError> {
         let (address, limit) = (&self.config.address, self.config.connect_timeout);
-        self.metrics.connects.inc();
         let count = Some(self.metrics.connections.clone());
         let link = Link::connect(address, limit, self.config.window, count).await;
+        link.iter().for_each(|_| self.metrics.connects.inc());
         link.map_err(|error| {
             unavailable(format!("the upstream cannot be reached: {}", unreachable(address, &error)))
         })

@@ -138,3 +138,29 @@ impl Link {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_no_connection_is_given_up() {
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&any.into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let limit = Duration::from_millis(200);
+        let at = UpstreamAddress::Tcp(address.ip().to_string(), address.port());
+        // The kernel keeps a few that nobody accepts.
+        let mut kept = Vec::new();
+        let error = loop {
+            match Link::connect(&at, limit, 8192, None).await {
+                Ok(link) => kept.push(link),
+                Err(error) => break error,
+            }
+            assert!(kept.len() < 100, "it is never full");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

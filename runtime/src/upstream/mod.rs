@@ -123,7 +123,7 @@ impl Upstream {
         Err(unavailable(self.trouble().unwrap_or_else(|| "the upstream is not ready".into())))
     }
 
-    /// Why it is not ready; nothing before it has been asked.
+    /// Why it is not ready; nothing where it is, or nobody has begun to ask.
     pub(crate) fn trouble(&self) -> Option<String> {
         Some(format!("the upstream is not ready: {}", self.health.reason()?))
     }
@@ -135,7 +135,7 @@ impl Upstream {
         UpstreamStatus {
             url: self.config.address.to_string(),
             ready,
-            not_ready_because: self.health.reason().filter(|_| !ready),
+            not_ready_because: self.health.reason(),
             live: is_asked.then_some(live),
             not_live_because: self.health.live_reason().filter(|_| is_asked && !live),
             connections: self.metrics.connections.get(),

@@ -76,3 +76,56 @@ impl Pool {
         self.lock().len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus::IntGauge;
+
+    use super::*;
+    use crate::config::UpstreamAddress;
+
+    #[tokio::test]
+    async fn so_many_are_kept_for_so_long_and_those_that_are_closed_are_not_given_out() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = UpstreamAddress::Tcp("127.0.0.1".into(), listener.local_addr().unwrap().port());
+        let there = IntGauge::new("there", "there").unwrap();
+        let connect = async || {
+            let link = Link::connect(&at, Duration::from_secs(60), 8192, Some(there.clone())).await;
+            (link.unwrap(), listener.accept().unwrap())
+        };
+        let pool = Pool::new(2, Duration::from_secs(10));
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            let (link, other) = connect().await;
+            others.push(other);
+            pool.put(link).await;
+        }
+        assert_eq!((pool.len(), there.get()), (2, 2), "the third has no place");
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(9)).await;
+        pool.sweep();
+        assert_eq!(pool.len(), 2);
+        let link = pool.take().await.unwrap();
+        pool.put(link).await;
+        tokio::time::advance(Duration::from_secs(2)).await;
+        // One of them has been used since.
+        pool.sweep();
+        assert_eq!((pool.len(), there.get()), (1, 1));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(pool.take().await.is_none() && there.get() == 0);
+        tokio::time::resume();
+
+        let (link, other) = connect().await;
+        pool.put(link).await;
+        drop(other);
+        // The system tells of it in its own time.
+        let mut link = pool.take().await;
+        while let Some(mut there) = link.take() {
+            if there.is_free().await {
+                tokio::task::yield_now().await;
+                link = Some(there);
+            }
+        }
+        assert_eq!(there.get(), 0);
+    }
+}

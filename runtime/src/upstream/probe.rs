@@ -91,9 +91,13 @@ impl Health {
         self.lock().live.is_up
     }
 
-    /// Why it is not ready, or what is wrong with it although it still counts as such.
+    /// Why it is not ready; nothing where it is, or nobody has begun to ask.
     pub(super) fn reason(&self) -> Option<String> {
-        self.lock().ready.reason.clone()
+        let state = self.lock();
+        let ready = &state.ready;
+        let not_often =
+            || Some("it has not answered well often enough in a row".into()).filter(|_| ready.contrary > 0);
+        ready.reason.clone().or_else(not_often).filter(|_| !ready.is_up)
     }
 
     /// Why it is not alive.
@@ -105,6 +109,7 @@ impl Health {
 /// Asks until the upstream is let go of.
 pub(super) async fn keep(upstream: Arc<Upstream>) {
     let probes = &upstream.config.probes;
+    upstream.health.lock().ready.reason = Some("it has not been asked yet".into());
     tokio::time::sleep(probes.initial_delay).await;
     let mut turns = tokio::time::interval(probes.period);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -262,3 +262,88 @@ impl AsRef<[u8]> for Counted {
         &self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::busy::Busy;
+
+    /// A body whose sender has sent `pieces`, with pauses in between, and then sends nothing.
+    struct Slow {
+        pieces: Vec<usize>,
+        pause: Duration,
+        sleep: Option<Pin<Box<Sleep>>>,
+    }
+
+    impl http_body::Body for Slow {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            let pause = self.pause;
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+            std::task::ready!(sleep.as_mut().poll(context));
+            self.sleep = None;
+            match self.pieces.pop() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(vec![0; piece].into())))),
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    /// What comes of it: bytes, or the caller's fault; and after how many milliseconds.
+    async fn outcome(pieces: &[usize], pause: u64) -> (Result<usize, CallError>, u128) {
+        let millis = Duration::from_millis;
+        let limits =
+            ComingLimits { body: 100, body_timeout: millis(2000), left: millis(1000), pause: millis(300) };
+        let rest = Body::new(Slow { pieces: pieces.to_vec(), pause: millis(pause), sleep: None });
+        let memory = Busy::new(1).reserve(2, 100).unwrap();
+        let mut sent = Sent::coming(Bytes::from_static(b"ab"), rest, memory, limits);
+        let turn = sent.begin();
+        let (began, mut length) = (Instant::now(), 0);
+        loop {
+            match sent.frame().await {
+                Some(Ok(frame)) => length += frame.into_data().unwrap().len(),
+                Some(Err(_)) => return (Err(turn.fault().unwrap().clone()), began.elapsed().as_millis()),
+                None => return (Ok(length), began.elapsed().as_millis()),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_may_neither_pause_nor_take_nor_send_too_much() {
+        assert_eq!(outcome(&[10, 20, 30], 100).await, (Ok(62), 400));
+        let (end, after) = outcome(&[10], 400).await;
+        let fault = end.unwrap_err();
+        assert_eq!((fault.code, after), (ErrorCode::BodyTimeout, 300), "{fault}");
+        assert!(fault.message.contains("upstream.pause_timeout"), "{fault}");
+        let (end, after) = outcome(&[1; 20], 200).await;
+        let fault = end.unwrap_err();
+        assert_eq!((fault.code, after), (ErrorCode::BodyTimeout, 1000), "{fault}");
+        assert!(fault.message.contains("within 2s"), "{fault}");
+        let (end, _) = outcome(&[50, 49, 2], 1).await;
+        assert_eq!(end.unwrap_err().code, ErrorCode::BodyTooLarge);
+        assert_eq!(outcome(&[49, 49], 1).await.0, Ok(100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_the_sender_takes_is_not_the_upstream_s() {
+        let limit = Duration::from_secs(5);
+        let turn = Turn::new();
+        let began = Instant::now();
+        turn.is_too_long(limit).await;
+        assert_eq!(began.elapsed().as_secs(), 5);
+        turn.is_the_callers();
+        let waits = tokio::time::timeout(Duration::from_secs(60), turn.is_too_long(limit)).await;
+        assert!(waits.is_err(), "it is the caller's turn");
+        turn.is_the_upstreams();
+        let began = Instant::now();
+        turn.is_too_long(limit).await;
+        assert_eq!(began.elapsed().as_secs(), 5);
+    }
+}

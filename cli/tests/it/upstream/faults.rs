@@ -8,7 +8,7 @@ use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::http::Head;
 use serde_json::json;
 
-use super::metric;
+use super::{metric, patiently};
 use crate::support::{busy, outcome, outrigger, score, until_busy};
 
 /// Answers each request with what `answer` does with its connection; one request for each connection. Says when each is closed.
@@ -35,9 +35,14 @@ fn server(answer: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> (SocketAdd
     (address, closed)
 }
 
-fn in_front_of(server: SocketAddr) -> ReplicaProcess {
-    let flags = ["--upstream-timeout", "500ms", "--upstream-gap-timeout", "500ms"];
-    outrigger().args(["--upstream-url", &format!("http://{server}")]).args(flags).start()
+/// With these limits where they are what ends a call, and ones that are far away else.
+fn in_front_of(server: SocketAddr, timeout: &str, gap: &str) -> ReplicaProcess {
+    let flags = ["--upstream-timeout", timeout, "--upstream-gap-timeout", gap];
+    patiently(outrigger()).args(["--upstream-url", &format!("http://{server}")]).args(flags).start()
+}
+
+fn patient(server: SocketAddr) -> ReplicaProcess {
+    in_front_of(server, "1h", "1h")
 }
 
 /// Waits until the other end has closed.
@@ -146,7 +151,9 @@ async fn each_fault_has_its_own_error_and_the_next_call_its_own_chance() {
         ),
     ];
     for (name, answer, status, code, text) in cases {
-        let replica = in_front_of(server(*answer).0);
+        let timeout = if *code == "scoring_timeout" { "500ms" } else { "1h" };
+        let gap = if text.contains("gap_timeout") { "500ms" } else { "1h" };
+        let replica = in_front_of(server(*answer).0, timeout, gap);
         for _ in 0..2 {
             let got = outcome(score(&replica, "x").send().await.unwrap()).await;
             assert_eq!((got.0, got.1.as_str()), (*status, *code), "{name}: {}", got.2);
@@ -185,7 +192,8 @@ async fn an_answer_that_breaks_off_does_not_look_complete() {
         }),
     ];
     for (name, answer) in cases {
-        let replica = in_front_of(server(*answer).0);
+        let gap = if *name == "in silence" { "500ms" } else { "1h" };
+        let replica = in_front_of(server(*answer).0, "1h", gap);
         for two in [false, true] {
             let mut client = reqwest::Client::builder().no_proxy();
             if two {
@@ -205,7 +213,7 @@ async fn an_answer_that_breaks_off_does_not_look_complete() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_whose_end_is_that_of_the_connection_is_whole() {
-    let replica = in_front_of(server(|stream| drop(stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nall of it"))).0);
+    let replica = patient(server(|stream| drop(stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nall of it"))).0);
     for _ in 0..3 {
         let answer = score(&replica, "x").send().await.unwrap();
         assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, "all of it"));
@@ -214,7 +222,7 @@ async fn an_answer_whose_end_is_that_of_the_connection_is_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_length_beside_chunks_does_not_count() {
-    let replica = in_front_of(
+    let replica = patient(
         server(|stream| {
             let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n";
             drop(stream.write_all(&[head.as_slice(), b"9\r\nall of it\r\n0\r\n\r\n"].concat()));
@@ -231,7 +239,7 @@ async fn a_connection_that_was_closed_while_nobody_had_it_costs_no_call() {
     // It says nothing of closing, and does so after each answer.
     let answer: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let (server, closed) = server(move |stream| drop(stream.write_all(answer)));
-    let replica = in_front_of(server);
+    let replica = patient(server);
     for _ in 0..20 {
         let got = outcome(score(&replica, "x").send().await.unwrap()).await;
         assert_eq!((got.0, got.2), (200, json!("ok")));

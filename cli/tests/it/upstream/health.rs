@@ -1,14 +1,12 @@
 //! Whether the upstream is ready and alive, and what follows from that.
 
-use std::time::Instant;
-
 use outrigger_testkit::Launch;
 use outrigger_testkit::upstream::App;
 use serde_json::json;
 
-use super::{control, in_front_of, metric, not_ready, seen, until_ready};
+use super::{control, in_front_of, metric, not_ready, patiently, seen, until_ready, until_seen};
 use crate::residency::asked;
-use crate::support::{PATIENCE, busy, header, outcome, outrigger, score};
+use crate::support::{busy, header, outcome, outrigger, score};
 
 fn often(launch: Launch) -> Launch {
     launch.args(["--upstream-probe-period", "20ms"])
@@ -53,19 +51,13 @@ async fn it_is_ready_when_the_upstream_is() {
 async fn one_answer_of_several_takes_nothing_away() {
     let app = App::start();
     let flags = ["--upstream-ready-path", "/ready", "--upstream-failure-threshold", "1000"];
-    let replica = often(in_front_of(&app)).args(flags).start();
+    let replica = in_front_of(&app).args(["--upstream-probe-period", "200ms"]).args(flags).start();
     control(&app, "answer/ready/503").await;
-    // It has been asked since, and is ready all the same.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = asked(&replica, "/status").await;
-        let upstream = &status["upstream"];
-        assert_eq!(upstream["ready"], true, "{upstream}");
-        if busy(&replica).await["uptime_seconds"].as_f64().unwrap() > 0.5 {
-            break;
-        }
-        assert!(Instant::now() < deadline);
-    }
+    let before = seen(&app).await["probes"].as_u64().unwrap();
+    until_seen(&app, "questions", |seen| seen["probes"].as_u64().unwrap() > before + 3).await;
+    // It has answered so several times, and is ready all the same.
+    let status = asked(&replica, "/status").await["upstream"].clone();
+    assert_eq!((&status["ready"], &status["not_ready_because"]), (&json!(true), &json!(null)), "{status}");
     assert_eq!(not_ready(&replica).await, None);
     assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
 }
@@ -97,7 +89,7 @@ async fn one_that_ends_is_missed_and_found_again_when_it_is_back() {
     let socket = folder.path().join("app.sock");
     let url = format!("unix:{}", socket.display());
     // It need not be there first.
-    let mut replica = often(outrigger()).args(["--upstream-url", &url]).spawn();
+    let mut replica = often(patiently(outrigger())).args(["--upstream-url", &url]).spawn();
     replica.wait_for(|line| line["fields"]["message"] == "waiting for the upstream");
     let said = not_ready(&replica).await.unwrap();
     assert!(said.contains("there is no socket at unix:"), "{said}");
@@ -120,4 +112,17 @@ async fn one_that_ends_is_missed_and_found_again_when_it_is_back() {
     until_ready(&replica, true).await;
     assert_eq!(score(&replica, "y").send().await.unwrap().status(), 200);
     assert_eq!(busy(&replica).await["executing"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_waits_for_it_says_so_and_ends_when_it_is_told_to() {
+    let url = "http://127.0.0.1:1";
+    let mut replica =
+        often(patiently(outrigger())).args(["--upstream-url", url, "--upstream-initial-delay", "1h"]).spawn();
+    crate::devices::until("the reason", async || {
+        not_ready(&replica).await.unwrap().contains("the upstream is not ready: it has not been asked yet")
+    })
+    .await;
+    assert_eq!(replica.ended(), None);
+    assert_eq!(replica.stop().status.code(), Some(0));
 }

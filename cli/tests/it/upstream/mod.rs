@@ -17,9 +17,16 @@ use serde_json::Value;
 
 use crate::support::{PATIENCE, client, outcome, outrigger};
 
+/// Limits of time that no call meets which is not about one, however slow the machine.
+fn patiently(launch: Launch) -> Launch {
+    let limits =
+        ["TIMEOUT", "CONNECT_TIMEOUT", "PAUSE_TIMEOUT", "STALL_TIMEOUT", "GAP_TIMEOUT", "PROBE_TIMEOUT"];
+    limits.iter().fold(launch, |launch, limit| launch.env(&format!("OUTRIGGER_UPSTREAM_{limit}"), "10m"))
+}
+
 /// A replica in front of the application, of which all below `/app/` is passed on.
 fn in_front_of(app: &App) -> Launch {
-    outrigger().args(["--upstream-url", &app.url(), "--upstream-paths", "/app/*"])
+    patiently(outrigger()).args(["--upstream-url", &app.url(), "--upstream-paths", "/app/*"])
 }
 
 /// A request of a path that is passed on, with the primary key.
