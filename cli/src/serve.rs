@@ -18,9 +18,10 @@ use crate::{exit, init, log, sources};
 /// The command line of `serve`: a flag for each configuration key.
 pub(crate) fn command() -> Command {
     let command = Command::new("serve")
-        .about("Starts a replica: serves an entry script, models, or both")
+        .about("Starts a replica: serves an entry script, models, or both, or stands in front of another server")
         .long_about(
-            "Starts a replica: serves an entry script (Python init() and run()), models without a script, or both.\n\n\
+            "Starts a replica: serves an entry script (Python init() and run()), models without a script, or both; or stands in front of \
+             another server on this machine (--upstream-url).\n\n\
              Every setting is a key of the configuration file, an environment variable (script.workers is \
              OUTRIGGER_SCRIPT_WORKERS) and a flag; flag beats environment beats file. AzureML's variables are honoured.\n\n\
              Exit codes: 0 ended in order, 2 wrong configuration or address taken, 3 script or model did not come up, \

@@ -84,6 +84,12 @@ error_codes! {
     WorkerLost = "worker_lost", INTERNAL_SERVER_ERROR, true;
     /// The model failed while it ran.
     ModelFailed = "model_failed", INTERNAL_SERVER_ERROR, false;
+    /// The server behind this replica answered with what cannot be passed on.
+    UpstreamFailed = "upstream_failed", BAD_GATEWAY, false;
+    /// The server behind this replica broke off before its answer was complete.
+    UpstreamLost = "upstream_lost", BAD_GATEWAY, true;
+    /// The server behind this replica cannot be reached, or says that it is not ready.
+    UpstreamUnavailable = "upstream_unavailable", SERVICE_UNAVAILABLE, true;
     /// A mistake of the server's own.
     Internal = "internal", INTERNAL_SERVER_ERROR, false;
     /// No slot is free and the queue is full, or the deadline cannot be met.
@@ -102,7 +108,7 @@ impl ErrorCode {
     /// Whether it was the user's `run()` that failed, for `x-ms-run-function-failed`. A result that came and
     /// cannot be sent does not count, as in the contract.
     pub const fn run_function_failed(self) -> bool {
-        matches!(self, Self::ScriptError | Self::ScoringTimeout | Self::WorkerLost)
+        matches!(self, Self::ScriptError | Self::ScoringTimeout | Self::WorkerLost | Self::UpstreamLost)
     }
 }
 
@@ -167,7 +173,7 @@ mod tests {
     fn a_retry_helps_where_the_server_was_busy_or_unlucky_only() {
         for code in ErrorCode::ALL {
             let expected = matches!(code.status().as_u16(), 429 | 503)
-                || matches!(code, ErrorCode::BodyTimeout | ErrorCode::WorkerLost);
+                || matches!(code, ErrorCode::BodyTimeout | ErrorCode::WorkerLost | ErrorCode::UpstreamLost);
             assert_eq!(code.retryable(), expected, "{code}");
         }
     }
@@ -201,6 +207,9 @@ mod tests {
             (RequestIdTooLong, 431),
             (ScriptError, 500),
             (ScoringTimeout, 500),
+            (UpstreamFailed, 502),
+            (UpstreamLost, 502),
+            (UpstreamUnavailable, 503),
             (Overloaded, 503),
             (Draining, 503),
         ];

@@ -32,6 +32,9 @@ pub const CODE: HeaderName = HeaderName::from_static("outrigger-code");
 /// [`ErrorCode::retryable`] of an answer that is an error: `true` or `false`.
 pub const RETRYABLE: HeaderName = HeaderName::from_static("outrigger-retryable");
 
+/// Who calls, by name, as a server behind the replica is told.
+pub const CALLER: HeaderName = HeaderName::from_static("outrigger-caller");
+
 /// The device that a model ran on, or was to when the call failed, such as `cpu:0`; where that is not what it was to go to first,
 /// `; fallback-from=` and what was.
 pub const DEVICE: HeaderName = HeaderName::from_static("outrigger-device");

@@ -212,7 +212,7 @@ pub async fn fetch(config: &Config, extent: Extent) -> Result<Option<Fetched>, F
     progress.stop();
     let here: BTreeMap<_, _> = now.iter().map(|(_, manifest)| manifest.id()).zip(&sets).collect();
     for asked in &asked {
-        storage.is_laid_out(&asked.id, !asked.later, config.script.is_some());
+        storage.is_laid_out(&asked.id, !asked.later, config.leaves_models_to_others());
     }
     let mut served = BTreeMap::new();
     for (asked, manifest) in asked.into_iter().zip(manifests) {
@@ -273,7 +273,7 @@ async fn open_cache(store: &StoreConfig) -> Result<Cache, FetchingError> {
 
 /// Which versions are meant, and no more of them than there may be.
 async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, FetchingError> {
-    let served = config.script.is_none();
+    let served = !config.leaves_models_to_others();
     let lazy = |load: Option<LoadTime>| load.unwrap_or(config.residency.load) == LoadTime::Use;
     let mut asked: Vec<Asked> = Vec::new();
     let named = config.models.values().filter(|model| model.source.is_some()).count();
@@ -295,7 +295,7 @@ async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, Fetch
     let tags = |id: &ModelId| listing.as_ref().and_then(|listing| listing.tags(id)).unwrap_or_default();
     let as_name = |id: ModelId, wish: ModelWish| {
         let served_as = served.then(|| id.name.to_string());
-        // What a script reads itself is there before it is.
+        // What a script, or an upstream, reads itself is there before it is.
         Asked { tags: tags(&id), id, wish, served_as, later: served && lazy(None) }
     };
     for wish in &config.store.models {
@@ -313,7 +313,7 @@ async fn asked(config: &Config, registry: &Registry) -> Result<Vec<Asked>, Fetch
     for (name, model) in &config.models {
         if let Some(wish) = &model.source {
             let id = resolve(registry, wish, listing.as_ref()).await?;
-            // With a script, it is among what that may read.
+            // With a script or an upstream, it is among what that may read.
             let (later, tags) = (served && lazy(model.load), tags(&id));
             asked.push(Asked { id, tags, wish: wish.clone(), served_as: Some(name.clone()), later });
         } else if let Some(other) = asked.iter().find(|asked| asked.served_as.as_ref() == Some(name)) {

@@ -17,6 +17,7 @@ mod scheduler;
 pub mod scripts;
 mod shared_memory;
 pub mod swagger;
+mod upstream;
 
 pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;

@@ -78,6 +78,11 @@ impl Metrics {
         Ok(Self { registry, requests, seconds: histograms, batches, models, waits })
     }
 
+    /// Where parts that not every replica has show theirs.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Counts a request that is answered.
     pub fn request(&self, operation: Operation, code: Option<ErrorCode>, took: Duration) {
         let Some(row) = Operation::ALL.iter().position(|known| *known == operation) else { return };

@@ -15,13 +15,14 @@ use tokio_util::task::TaskTracker;
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
-use crate::http::{self, BindError, Bound, Listener};
+use crate::http::{self, BindError, Bound, Listener, Peers};
 use crate::metrics::Metrics;
 use crate::models::{Lease, Models, ModelsError, NamedModel, Rollouts, ServedModel};
 use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
+use crate::upstream::{Upstream, UpstreamStatus};
 
 /// How long answers to calls that are broken off have to reach their clients.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -83,6 +84,8 @@ pub struct Replica {
     policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
     addresses: Addresses,
+    /// What is behind it, for who asks how that is.
+    upstream: Option<Arc<Upstream>>,
     /// Set once everything is loaded.
     serving: OnceLock<Serving>,
     /// The score listener's connections, which a drain waits for.
@@ -99,8 +102,8 @@ struct Door {
 }
 
 impl Door {
-    fn open(&self, listener: Listener, router: axum::Router, limits: LimitsConfig) {
-        let serve = http::serve(listener, router, limits, self.connections.clone(), self.stop.clone());
+    fn open(&self, listener: Listener, router: axum::Router, limits: LimitsConfig, peers: Peers) {
+        let serve = http::serve(listener, router, limits, peers, self.connections.clone(), self.stop.clone());
         self.connections.spawn(serve);
     }
 
@@ -118,6 +121,8 @@ pub(crate) struct Serving {
     /// Changes which versions of them there are.
     pub(crate) rollouts: Arc<Rollouts>,
     pub(crate) scripts: Option<Scripts>,
+    /// The server behind the replica.
+    pub(crate) upstream: Option<Arc<Upstream>>,
     /// The descriptions of the scoring route.
     pub(crate) swagger: Documents,
     /// What was laid out for it stays as long as it is there.
@@ -135,9 +140,9 @@ impl Serving {
     }
 
     /// Whether runs of models may be handed to the device threads before a slot is free. Those take them in order, each as
-    /// soon as it can. Beside a script, whose slots are its workers, they may not: they would take its turns.
+    /// soon as it can. Beside a script, whose slots are its workers, or an upstream, they may not: they would take its turns.
     pub(crate) fn infer_admission(&self) -> Admission {
-        if self.scripts.is_none() { Admission::Ahead } else { Admission::Now }
+        if self.scripts.is_none() && self.upstream.is_none() { Admission::Ahead } else { Admission::Now }
     }
 }
 
@@ -162,14 +167,21 @@ impl Replica {
         let keys = keyed.then(|| resolve_keys(&config)).transpose()?;
         let policy = Arc::new(Policy::new(keys.as_ref(), &config.callers, Instant::now())?);
 
-        let slots = match &config.script {
+        let slots = match (&config.script, &config.upstream) {
             // Until the script has said how it takes its calls.
-            Some(script) => script.workers,
-            None => config.backends.cpu_threads,
+            (Some(script), _) => script.workers,
+            (None, Some(upstream)) => upstream.slots,
+            (None, None) => config.backends.cpu_threads,
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?;
         let waits = Some(metrics.waits.clone());
+        let upstream = config.upstream.as_ref();
+        let upstream = upstream
+            .map(|upstream| {
+                Upstream::new(upstream, config.limits.header, Arc::clone(&busy), metrics.registry())
+            })
+            .transpose()?;
         let replica = Arc::new(Self {
             scheduler: Scheduler::new(Arc::clone(&busy), slots, queue_limits(&config), waits),
             metrics,
@@ -186,6 +198,7 @@ impl Replica {
             policy,
             keys,
             addresses,
+            upstream,
             serving: OnceLock::new(),
             calls: Door::default(),
             others: Door::default(),
@@ -194,15 +207,17 @@ impl Replica {
             config,
         });
         let limits = &replica.config.limits;
-        replica.calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone());
-        replica.others.open(observe, http::observe_router(Arc::clone(&replica)), limits.clone());
-        replica.others.open(admin, http::admin_router(Arc::clone(&replica)), limits.clone());
+        let peers = if replica.upstream.is_some() { Peers::Known } else { Peers::Unknown };
+        let (calls, others) = (&replica.calls, &replica.others);
+        calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone(), peers);
+        others.open(observe, http::observe_router(Arc::clone(&replica)), limits.clone(), Peers::Unknown);
+        others.open(admin, http::admin_router(Arc::clone(&replica)), limits.clone(), Peers::Unknown);
         let windows = busy::keep_windows(Arc::clone(&replica.busy), replica.others.stop.clone());
         replica.others.connections.spawn(windows);
         Ok(replica)
     }
 
-    /// Loads models, starts workers, and says ready once each has come up.
+    /// Loads models, starts workers, waits for the server behind the replica, and says ready once each has come up.
     ///
     /// # Errors
     /// [`ReplicaError::Models`], [`ReplicaError::Script`].
@@ -237,18 +252,27 @@ impl Replica {
                 Some(scripts)
             }
             None => {
-                self.scheduler.set_slots(models.slots());
-                self.scheduler.set_ahead(models.ahead());
+                if self.upstream.is_none() {
+                    self.scheduler.set_slots(models.slots());
+                    self.scheduler.set_ahead(models.ahead());
+                }
                 None
             }
         };
+        if let Some(upstream) = &self.upstream {
+            let _waiting = self.busy.loading();
+            // What it may need has been laid out by now.
+            upstream.start().await;
+        }
         let ready = scripts.as_ref().map(Scripts::ready);
         let schemas = Schemas::from_ready(ready.and_then(|ready| ready.swagger.as_ref()));
         let files = self.config.script.as_ref().map(|script| swagger::user_files(&script.app_root));
         let swagger = Documents::new(&self.service, &schemas, &files.transpose()?.unwrap_or_default());
         let rollouts = Rollouts::new(Arc::clone(&models), config, fetched.as_ref());
         rollouts.follow();
-        if self.serving.set(Serving { models, rollouts, scripts, swagger, _fetched: fetched }).is_err() {
+        let upstream = self.upstream.clone();
+        let serving = Serving { models, rollouts, scripts, upstream, swagger, _fetched: fetched };
+        if self.serving.set(serving).is_err() {
             tracing::error!("the replica was loaded twice");
         }
         self.busy.set_ready(true);
@@ -293,12 +317,18 @@ impl Replica {
                 tracing::warn!("a model is still running");
             }
         }
+        if let Some(upstream) = &self.upstream {
+            upstream.stop(WORKER_GRACE).await;
+        }
         self.others.close(LAST_ANSWERS).await;
         drained
     }
 
     fn break_off(&self) {
         self.scheduler.close();
+        if let Some(upstream) = &self.upstream {
+            upstream.break_off();
+        }
         let Some(serving) = self.serving.get() else { return };
         serving.models.break_off();
         if let Some(scripts) = &serving.scripts {
@@ -349,6 +379,11 @@ impl Replica {
         Some(scripts.ready().takes(method))
     }
 
+    /// How the server behind the replica is, if there is one.
+    pub(crate) fn upstream_status(&self) -> Option<UpstreamStatus> {
+        self.upstream.as_ref().map(|upstream| upstream.status())
+    }
+
     /// Whether calls can be taken.
     pub(crate) fn is_ready(&self) -> bool {
         self.busy.is_ready()
@@ -364,8 +399,9 @@ impl Replica {
         if self.busy.is_ready() {
             return None;
         }
+        let upstream = || self.upstream.as_ref()?.trouble();
         let Some(serving) = self.serving.get() else {
-            return Some("models and workers are being loaded".into());
+            return Some(upstream().map_or("models and workers are being loaded".into(), Cow::Owned));
         };
         if !self.busy.are_devices_able() {
             let trouble = serving.models.trouble();
@@ -373,6 +409,9 @@ impl Replica {
         }
         if self.busy.is_able() {
             return Some("the replica is shutting down".into());
+        }
+        if self.upstream.is_some() {
+            return Some(upstream().map_or("the upstream is just coming back".into(), Cow::Owned));
         }
         let text = "no worker or thread of the entry script can take calls";
         let trouble = serving.scripts.as_ref().and_then(Scripts::trouble);

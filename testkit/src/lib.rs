@@ -1,5 +1,5 @@
 //! For tests only: a replica as a child process, models made in memory, what Python gives for models of its own, blob storage and a proxy that
-//! fails in front of it, Vulkan, and WebGPU and CUDA without a GPU.
+//! fails in front of it, servers to stand in front of, Vulkan, and WebGPU and CUDA without a GPU.
 
 pub mod agreement;
 pub mod cuda;
@@ -9,6 +9,7 @@ pub mod onnx;
 pub mod replica;
 pub mod storage;
 pub mod torchscript;
+pub mod upstream;
 pub mod vulkan;
 pub mod webgpu;
 

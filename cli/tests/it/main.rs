@@ -43,6 +43,7 @@ mod streaming;
 mod support;
 mod torch;
 mod triton;
+mod upstream;
 mod vectors;
 mod versions;
 mod webgpu;

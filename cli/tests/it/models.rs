@@ -116,7 +116,12 @@ impl Stored {
 
     /// A replica that fetches.
     pub(crate) fn replica(&self) -> Launch {
-        self.variables().into_iter().fold(outrigger(), |launch, (name, value)| launch.env(name, value))
+        self.for_replica(outrigger())
+    }
+
+    /// Has one fetch from here.
+    pub(crate) fn for_replica(&self, launch: Launch) -> Launch {
+        self.variables().into_iter().fold(launch, |launch, (name, value)| launch.env(name, value))
     }
 }
 

@@ -15,6 +15,7 @@ use super::residency::{self, LoadTime};
 use super::rollout;
 use super::script::{self, script};
 use super::store;
+use super::upstream;
 use super::value::{Endpoint, Value};
 use super::{
     AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
@@ -36,9 +37,11 @@ pub(super) fn fill(settings: &mut Settings, config: &Config) {
         (key::SCORE_SERVER_VERSION, Value::Text(DEFAULT_SERVER_VERSION.into())),
         (key::SERVICE_POD, Value::Text(config.service.pod.clone())),
     ];
+    let kept =
+        config.upstream.iter().map(|upstream| (key::UPSTREAM_CONNECTIONS, count(upstream.connections)));
     let root =
         config.script.iter().map(|script| (key::SCRIPT_APP_ROOT, Value::Path(script.app_root.clone())));
-    for (key, value) in defaults.into_iter().chain(root) {
+    for (key, value) in defaults.into_iter().chain(root).chain(kept) {
         settings.keys.entry(key.name).or_insert(Setting { value, origin: Origin::Default });
     }
 }
@@ -116,15 +119,17 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
     }
     let model_dir = get.path(key::MODEL_DIR);
     let script = script(&get, sources);
+    let (upstream, wrong) = upstream::upstream(settings);
     if get.flag(key::SCRIPT_TRUSTED) && get.path(key::SCRIPT_NATIVE).is_none() {
         let problem = "`script.trusted` is for `script.native`; a Python script runs in workers".into();
         mistake(key::SCRIPT_TRUSTED, problem);
     }
     let fetched = get.list(key::STORE_MODELS);
-    if script.is_none() && models.is_empty() && model_dir.is_none() && fetched.is_empty() {
+    let served = script.is_some() || upstream.is_some() || !wrong.is_empty();
+    if !served && models.is_empty() && model_dir.is_none() && fetched.is_empty() {
         mistake(
             key::SCRIPT_ENTRY,
-            "nothing to serve: set `script.entry` (--script-entry), `script.native` (--script-native), `model_dir` (--model-dir), `store.models` (--store-models) or a [models.NAME] table (--model NAME=PATH)".into(),
+            "nothing to serve: set `script.entry` (--script-entry), `script.native` (--script-native), `upstream.url` (--upstream-url), `model_dir` (--model-dir), `store.models` (--store-models) or a [models.NAME] table (--model NAME=PATH)".into(),
         );
     }
     for part in get.list(key::SCRIPT_SANDBOX_OFF) {
@@ -172,6 +177,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
     }
     mistakes.extend(more);
     mistakes.extend(placed);
+    mistakes.extend(wrong);
     let store = store::store_config(settings, sources);
     let store = store.map_err(|more| mistakes.extend(more)).ok();
     let residency = residency::residency(settings, cores);
@@ -237,6 +243,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         callers,
         state_dir,
         script,
+        upstream,
         model_dir,
         models,
         store,

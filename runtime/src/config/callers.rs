@@ -234,7 +234,8 @@ impl Builder<'_> {
         let settings = self.settings;
         // Only a model directory that is served whole says at start what there is.
         let has = |key: &Key| settings.keys.contains_key(key.name);
-        let listed = !settings.models.is_empty() || has(key::SCRIPT_ENTRY) || has(key::SCRIPT_NATIVE);
+        let others = [key::SCRIPT_ENTRY, key::SCRIPT_NATIVE, key::UPSTREAM_URL].into_iter().any(has);
+        let listed = !settings.models.is_empty() || others;
         for name in names {
             let (stem, open) = name.strip_suffix('*').map_or((name.as_str(), false), |stem| (stem, true));
             let stem_fits = (open && stem.is_empty()) || check_model_name(stem).is_ok();

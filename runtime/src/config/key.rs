@@ -128,13 +128,13 @@ keys! {
         "file with the keys, mode 0600; made with new keys when absent [default: STATE_DIR/keys.toml]";
 
     MODEL_DIR = "model_dir", Kind::Path, "", [alias("AZUREML_MODEL_DIR")],
-        "directory of model files; given to the script as AZUREML_MODEL_DIR, served whole when there is no script";
+        "directory of model files; given to the script as AZUREML_MODEL_DIR, served whole when there is neither script nor upstream";
 
     STORE_REGISTRY = "store.registry", Kind::Location, "", [],
         "where models are registered, by name and version: a folder, or a URL that begins with az://, s3://, gs://, https:// or file://";
     STORE_MODELS = "store.models", Kind::List, "", [],
         "registered models that are fetched before anything else, as NAME:VERSION, NAME@LABEL, or NAME for the latest version; *: the latest of all. A script \
-         finds their files below AZUREML_MODEL_DIR; where there is none, they are served";
+         finds their files below AZUREML_MODEL_DIR, an upstream below store.root; where there is neither, they are served";
     STORE_ROOT = "store.root", Kind::Path, "", [],
         "directory below which models are laid out as azureml-models/NAME/VERSION/... [default: script.app_root where that is set, else STATE_DIR]";
     STORE_CACHE = "store.cache", Kind::Path, "", [],
@@ -244,6 +244,55 @@ keys! {
         "whether limits of workers may be held by control groups, where those can be written";
     SCRIPT_OUTPUTS_DIR = "script.outputs_dir", Kind::Path, "", [],
         "where files that the script writes under ./outputs are kept [default: they stay in script.app_root]";
+
+    UPSTREAM_URL = "upstream.url", Kind::Text, "", [],
+        "server that this replica stands in front of, in place of a script: http://127.0.0.1:PORT, or unix:PATH of a socket";
+    UPSTREAM_ALLOW_REMOTE = "upstream.allow_remote", Kind::Flag, "false", [],
+        "permits an upstream.url beyond loopback; what goes there is not encrypted";
+    UPSTREAM_SCORE_PATH = "upstream.score_path", Kind::Text, "/score", [],
+        "where its scoring route is: what /score is passed on to";
+    UPSTREAM_PATHS = "upstream.paths", Kind::List, "", [],
+        "further paths that are passed on to it as they are, such as /predict, or /v1/* for all below; each asks for the operation `score`, \
+         and goes before a path of the replica's own";
+    UPSTREAM_SLOTS = "upstream.slots", Kind::Count { min: 1, max: 60_000 }, "1", [],
+        "calls that it works on at once; further ones wait here";
+    UPSTREAM_TIMEOUT = "upstream.timeout", Kind::Timeout, "5s", [],
+        "longest time that it may take to begin with its answer once it has the request; the call is then broken off";
+    UPSTREAM_CONNECT_TIMEOUT = "upstream.connect_timeout", Kind::Timeout, "1s", [],
+        "time limit of connecting to it";
+    UPSTREAM_GAP_TIMEOUT = "upstream.gap_timeout", Kind::Timeout, "60s", [],
+        "longest time between two pieces of its answer";
+    UPSTREAM_STALL_TIMEOUT = "upstream.stall_timeout", Kind::Timeout, "60s", [],
+        "longest time that a client may take nothing of an answer that is longer than upstream.window before that is broken off and the slot \
+         free again";
+    UPSTREAM_PAUSE_TIMEOUT = "upstream.pause_timeout", Kind::Timeout, "5s", [],
+        "longest time that a body which is passed on as it comes may pause while its call holds a slot; limits.body_timeout holds for all of it";
+    UPSTREAM_STREAM_THRESHOLD = "upstream.stream_threshold", Kind::Size { min: 0, max: 1 << 30 }, "1MiB", [],
+        "so much of a request body is here before its call takes a slot; what is longer is passed on as it comes";
+    UPSTREAM_WINDOW = "upstream.window", Kind::Size { min: 8192, max: 1 << 30 }, "256KiB", [],
+        "bytes of an answer that it may be ahead of the client";
+    UPSTREAM_CONNECTIONS = "upstream.connections", Kind::Count { min: 0, max: 60_000 }, "", [],
+        "connections to it that are kept for the calls to come [default: upstream.slots]";
+    UPSTREAM_IDLE_TIMEOUT = "upstream.idle_timeout", Kind::Timeout, "1s", [],
+        "how long each is kept: less than what the server itself closes idle ones after";
+    UPSTREAM_READY_PATH = "upstream.ready_path", Kind::Text, "", [],
+        "its readiness route, which answers 2xx [default: that it can be connected to]";
+    UPSTREAM_READY_PORT = "upstream.ready_port", Kind::Count { min: 1, max: 65_535 }, "", [],
+        "port of that [default: that of upstream.url]";
+    UPSTREAM_LIVE_PATH = "upstream.live_path", Kind::Text, "", [],
+        "its liveness route, which answers 2xx; what it says is shown and logged, for who may start it again [default: it is not asked]";
+    UPSTREAM_LIVE_PORT = "upstream.live_port", Kind::Count { min: 1, max: 65_535 }, "", [],
+        "port of that [default: that of upstream.url]";
+    UPSTREAM_INITIAL_DELAY = "upstream.initial_delay", Kind::Duration, "0s", [],
+        "time before these are asked first";
+    UPSTREAM_PROBE_PERIOD = "upstream.probe_period", Kind::Timeout, "1s", [],
+        "time between two questions";
+    UPSTREAM_PROBE_TIMEOUT = "upstream.probe_timeout", Kind::Timeout, "2s", [],
+        "time limit of one";
+    UPSTREAM_SUCCESS_THRESHOLD = "upstream.success_threshold", Kind::Count { min: 1, max: 1000 }, "1", [],
+        "good answers in a row before it counts as ready, or live";
+    UPSTREAM_FAILURE_THRESHOLD = "upstream.failure_threshold", Kind::Count { min: 1, max: 1000 }, "3", [],
+        "other answers, or none, in a row before it no longer does";
 
     BACKENDS_PATH = "backends.path", Kind::Path, "", [],
         "directory of backend libraries [default: beside the executable, then ../lib/outrigger]";

@@ -18,6 +18,7 @@ mod show;
 mod store;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod value;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub use residency::{LoadTime, ResidencyConfig};
 pub use rollout::RolloutConfig;
 pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
+pub use upstream::{PathPattern, ProbeConfig, UpstreamAddress, UpstreamConfig};
 pub use value::{Endpoint, Kind, Value};
 
 pub use http::HeaderValue;
@@ -68,6 +70,8 @@ pub struct Config {
     pub callers: outrigger_auth::PolicyConfig,
     /// The entry script, if there is one.
     pub script: Option<ScriptConfig>,
+    /// The server behind this replica, if there is one.
+    pub upstream: Option<UpstreamConfig>,
     /// Model directory.
     pub model_dir: Option<PathBuf>,
     /// Models that are named one by one.
@@ -88,6 +92,13 @@ pub struct Config {
     pub queue: QueueConfig,
     /// The end.
     pub shutdown: ShutdownConfig,
+}
+
+impl Config {
+    /// Whether registered models are files for somebody else, a script or an upstream, rather than what the replica serves.
+    pub(crate) fn leaves_models_to_others(&self) -> bool {
+        self.script.is_some() || self.upstream.is_some()
+    }
 }
 
 /// `[service]`.

@@ -624,3 +624,43 @@ instances = 65
     }
     assert_eq!(problems.len(), expected.len(), "{problems:#?}");
 }
+
+#[test]
+fn an_upstream_is_checked_as_a_whole() {
+    let (config, _) = load(&sources("[upstream]\nurl = 'http://127.0.0.1:9000'", &[])).unwrap();
+    let upstream = config.upstream.unwrap();
+    assert_eq!((upstream.score_path.as_str(), upstream.slots, upstream.connections), ("/score", 1, 1));
+    assert_eq!((upstream.timeout, upstream.paths.len()), (Duration::from_secs(5), 0));
+    assert_eq!(upstream.probes.ready_at, upstream.address);
+    let file = "[upstream]\nurl = 'unix:/run/app.sock'\nslots = 4\nready_path = '/ready?x=y'\nready_port = 8081\n\
+                live_path = '/live'\npaths = ['/v1/*', '/predict']\nscore_path = '/invoke'";
+    let (config, settings) = load(&sources(file, &[("OUTRIGGER_UPSTREAM_TIMEOUT", "7s")])).unwrap();
+    let upstream = config.upstream.unwrap();
+    assert_eq!(upstream.address.to_string(), "unix:/run/app.sock");
+    assert_eq!(upstream.probes.ready_at.to_string(), "http://127.0.0.1:8081");
+    assert_eq!(upstream.probes.live_at, upstream.address);
+    assert_eq!((upstream.connections, upstream.timeout), (4, Duration::from_secs(7)));
+    assert!(settings.show().contains("connections = 4"), "{}", settings.show());
+    // Models may be fetched for it, or served beside it.
+    let more = format!("{file}\n[store]\nregistry = '/r'\nmodels = ['a']\n[models.b]\npath = 'b.onnx'");
+    assert!(load(&sources(&more, &[])).is_ok());
+
+    let check = |file: &str, expected: &str| {
+        let problems = problems(&sources(file, &[]));
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{file}: {problems:?}");
+        assert_eq!(problems.len(), 1, "{file}: {problems:?}");
+    };
+    let url = "url = 'http://127.0.0.1:9000'";
+    check(&format!("[script]\nentry = 's.py'\n[upstream]\n{url}"), "`script.entry` is set too");
+    check(&format!("[script]\nnative = 's.so'\n[upstream]\n{url}"), "`script.native` is set too");
+    check("model_dir = '/m'\n[upstream]\nslots = 2", "`upstream.slots`: `upstream.url` does not say");
+    check("[upstream]\nurl = 'http://10.0.0.1:9000'", "upstream.allow_remote = true");
+    check("[upstream]\nurl = '127.0.0.1:9000'", "it takes http://127.0.0.1:PORT or unix:PATH");
+    check(&format!("[upstream]\n{url}\nscore_path = 'score'"), "`score` is no path");
+    check(&format!("[upstream]\n{url}\nscore_path = '/score?x'"), "it has a query");
+    check(&format!("[upstream]\n{url}\npaths = ['/a', '/v1*']"), "`/v1*` is no path");
+    check(&format!("[upstream]\n{url}\nlive_port = 80"), "upstream.live_path");
+    check(&format!("[upstream]\n{url}\nslot = 1"), "upstream.slots");
+    let remote = "[upstream]\nurl = 'http://app:9000'\nallow_remote = true";
+    assert!(load(&sources(remote, &[])).is_ok());
+}

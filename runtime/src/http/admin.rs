@@ -17,6 +17,7 @@ use super::{labels, models};
 use crate::models::NamedStatus;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
+use crate::upstream::UpstreamStatus;
 
 /// All routes of the listener.
 pub(super) fn routes() -> Routes {
@@ -64,6 +65,8 @@ struct Status<'a> {
     busy: outrigger_protocol::busy::BusySnapshot,
     workers: Vec<WorkerStatus>,
     worker_restarts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<UpstreamStatus>,
     models: Vec<NamedStatus>,
     backends: &'a [outrigger_backend::BackendInfo],
     configuration: &'a str,
@@ -81,6 +84,7 @@ async fn status(State(replica): State<Arc<Replica>>, Extension(grant): Extension
         busy: replica.busy.snapshot(),
         workers: scripts.map(crate::scripts::Scripts::status).unwrap_or_default(),
         worker_restarts: scripts.map_or(0, crate::scripts::Scripts::restarts),
+        upstream: replica.upstream_status(),
         models: serving
             .map(|serving| {
                 serving.models.iter().filter_map(|model| serving.models.status_of(model)).collect()

@@ -188,7 +188,7 @@ fn room(expected: usize, front: Option<usize>) -> (BytesMut, usize) {
     (room, before)
 }
 
-fn too_large(limits: &LimitsConfig) -> CallError {
+pub(super) fn too_large(limits: &LimitsConfig) -> CallError {
     CallError::new(
         ErrorCode::BodyTooLarge,
         format!("the body is larger than limits.body, {} bytes", limits.body),

@@ -1,6 +1,7 @@
 //! The three listeners: *score* for the contracts, *observe* for probes and metrics, *admin* for management.
 
 mod admin;
+mod begun;
 mod body;
 mod cors;
 mod grpc;
@@ -12,6 +13,7 @@ mod model;
 mod models;
 mod observe;
 mod orca;
+mod passing;
 mod permit;
 mod pieces;
 mod reply;
@@ -26,7 +28,7 @@ mod wish;
 
 pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
-pub(crate) use server::{Listener, serve};
+pub(crate) use server::{Listener, Peers, serve};
 
 pub(crate) use admin::router as admin_router;
 pub(crate) use observe::router as observe_router;

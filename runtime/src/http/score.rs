@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use outrigger_protocol::{aml, headers};
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use super::{body, grpc, v2};
+use super::{body, grpc, passing, v2};
 use crate::config::Contract;
 use crate::models;
 use crate::replica::Replica;
@@ -40,7 +41,11 @@ pub(super) fn routes(spoken: &[Contract]) -> Routes {
 /// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
     let routes = routes(&replica.config.score.contracts.spoken);
-    routes.router().fallback(any(nowhere)).with_state(replica)
+    let mut router = routes.router().fallback(any(nowhere));
+    if replica.config.upstream.as_ref().is_some_and(|upstream| !upstream.paths.is_empty()) {
+        router = router.layer(from_fn_with_state(Arc::clone(&replica), passing::passed));
+    }
+    router.with_state(replica)
 }
 
 /// `GET /`: `Healthy`, as the system we succeed says it.
@@ -93,6 +98,10 @@ async fn answer_score(
     }
     let grant = gate.ask(&parts.headers, None)?;
     let serving = replica.serving(&grant)?;
+    if let Some(upstream) = &serving.upstream {
+        let target = passing::scoring_target(upstream, parts.uri.query())?;
+        return passing::pass_on(replica, upstream, &grant, ids, target, parts, body).await;
+    }
     let Some(scripts) = &serving.scripts else {
         let text = "this replica has no entry script; its models are at /v2/models/{name}/infer";
         return Err(CallError::new(ErrorCode::NotFound, text));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -18,8 +19,9 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::util::MapResponse;
+use tower::util::{MapRequest, MapResponse};
 
+use super::passing::Peer;
 use super::stall::Watch;
 use crate::config::{Endpoint, LimitsConfig};
 
@@ -122,13 +124,14 @@ pub(crate) async fn serve(
     listener: Listener,
     router: Router,
     limits: LimitsConfig,
+    peers: Peers,
     tracker: TaskTracker,
     stop: CancellationToken,
 ) {
     let first_byte = limits.header_timeout;
     let write = limits.write_timeout;
     let server =
-        Arc::new(Server { builder: builder(&limits), router, stop: stop.clone(), first_byte, write });
+        Arc::new(Server { builder: builder(&limits), router, stop: stop.clone(), first_byte, write, peers });
     let permits = Arc::new(Semaphore::new(limits.connections));
     loop {
         let permit = tokio::select! {
@@ -148,10 +151,11 @@ pub(crate) async fn serve(
                     match stream {
                         Stream::Tcp(stream) => {
                             if server.speaks(&stream).await {
-                                server.connection(stream).await;
+                                let peer = stream.peer_addr().ok().map(|peer| Peer(peer.ip()));
+                                server.connection(stream, peer).await;
                             }
                         }
-                        Stream::Unix(stream) => server.connection(stream).await,
+                        Stream::Unix(stream) => server.connection(stream, None).await,
                     }
                     drop(permit);
                 });
@@ -162,6 +166,15 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+/// Whether requests say who sent them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peers {
+    /// Nobody asks.
+    Unknown,
+    /// What is passed on tells it.
+    Known,
 }
 
 enum Stream {
@@ -226,6 +239,7 @@ struct Server {
     first_byte: Duration,
     /// How long it may take nothing of what it is sent.
     write: Duration,
+    peers: Peers,
 }
 
 /// What a client that speaks HTTP/2 begins with. Source: RFC 9113, section 3.4.
@@ -253,11 +267,22 @@ impl Server {
         }
     }
 
-    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S) {
+    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        peer: Option<Peer>,
+    ) {
         let watch = Watch::new(self.write);
         let answers = Arc::clone(&watch);
         let router = self.router.clone();
         let watched = MapResponse::new(router, move |answer: Response| answer.map(|body| answers.body(body)));
+        let peer = peer.filter(|_| self.peers == Peers::Known);
+        let watched = MapRequest::new(watched, move |mut request: http::Request<Incoming>| {
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
+            request
+        });
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.write));
         let stream = TokioIo::new(Box::pin(stream));

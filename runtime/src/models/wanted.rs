@@ -60,7 +60,7 @@ impl Default for Wanted {
     }
 }
 
-/// Every model that the configuration names, or, without a script, every model that the model directory holds; by name. Files that are
+/// Every model that the configuration names, or, without a script or an upstream, every model that the model directory holds; by name. Files that are
 /// fetched later count as if they were here.
 ///
 /// # Errors
@@ -75,7 +75,7 @@ pub(super) fn all(config: &Config, fetched: Option<&Fetched>) -> Result<Vec<Want
         });
         all.push(at(config, name, model.clone(), None, &files)?);
     }
-    if config.script.is_none()
+    if !config.leaves_models_to_others()
         && all.is_empty()
         && let Some(directory) = &config.model_dir
     {

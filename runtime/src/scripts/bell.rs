@@ -7,20 +7,20 @@ use atomic_waker::AtomicWaker;
 
 /// One task listens, anybody rings. Cheaper than `tokio::sync::Notify`, which keeps a list of waiters under a lock.
 #[derive(Default)]
-pub(super) struct Bell {
+pub(crate) struct Bell {
     rung: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Bell {
     /// Wakes the listener, now or when it listens next.
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         self.rung.store(true, Ordering::Release);
         self.waker.wake();
     }
 
     /// Ready if somebody has rung since the last time that it was.
-    pub(super) fn poll_rung(&self, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_rung(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.rung.swap(false, Ordering::AcqRel) {
             return Poll::Ready(());
         }

@@ -37,11 +37,13 @@ use process::Launch;
 use worker::{Surroundings, Worker};
 use workers::{Shared, Workers};
 
+pub(crate) use bell::Bell;
 pub use call::{Body, ScriptAnswer, ScriptCall, ScriptResult};
 pub use frame::{Method, ReplyHead};
 pub use native::NativeError;
 pub use outputs::OutputsError;
 pub use regions::{Filled, Pool};
+pub(crate) use stream::{Producer, flow};
 pub use stream::{StreamBody, StreamError};
 pub use worker::{CallKind, Failure, Headers, Ready, StartError};
 

@@ -1,4 +1,4 @@
-//! The body of an answer that a script produces piece by piece: a bounded flow of chunks from a lane to a client.
+//! The body of an answer that a script, or an upstream, produces piece by piece: a bounded flow of chunks from a lane to a client.
 //!
 //! The bound is the protocol's: a worker has at most `window` bytes of chunks unconsumed and waits for credit beyond that, so a client
 //! that reads slowly holds up its own generator and nothing else.
@@ -21,7 +21,7 @@ const MOMENT: Duration = Duration::from_millis(10);
 
 /// The worker has sent more than it had credit for.
 #[derive(Debug)]
-pub(super) struct Overrun;
+pub(crate) struct Overrun;
 
 /// Why a streamed answer ended before it was complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +33,8 @@ pub enum StreamError {
     /// The client took nothing for too long.
     #[error("the client did not read the answer")]
     Stalled,
-    /// The worker died, or its time was over.
-    #[error("the worker ended while it was producing its answer")]
+    /// The worker, or the upstream, broke off, or its time was over.
+    #[error("what was producing the answer ended before it was complete")]
     Lost,
 }
 
@@ -67,7 +67,7 @@ impl Flow {
 }
 
 /// The lane's end.
-pub(super) struct Producer(Arc<Flow>);
+pub(crate) struct Producer(Arc<Flow>);
 
 /// The client's end.
 pub struct StreamBody {
@@ -77,7 +77,7 @@ pub struct StreamBody {
 }
 
 /// A flow of at most `window` bytes; `bell` is rung when the lane has something to tell the worker.
-pub(super) fn flow(window: u64, bell: Arc<Bell>, busy: Arc<Busy>) -> (Producer, StreamBody) {
+pub(crate) fn flow(window: u64, bell: Arc<Bell>, busy: Arc<Busy>) -> (Producer, StreamBody) {
     let flow = Arc::new(Flow { state: Mutex::new(State::default()), bell, busy, window });
     (Producer(Arc::clone(&flow)), StreamBody { flow, moment: None })
 }
@@ -87,7 +87,7 @@ impl Producer {
     ///
     /// # Errors
     /// [`Overrun`] if the worker had no credit for it.
-    pub(super) fn push(&self, chunk: Bytes) -> Result<(), Overrun> {
+    pub(crate) fn push(&self, chunk: Bytes) -> Result<(), Overrun> {
         let mut state = self.0.lock();
         let length = chunk.len() as u64;
         if state.waiting + state.consumed + length > self.0.window {
@@ -110,31 +110,31 @@ impl Producer {
     }
 
     /// Whether the worker may send more at the moment.
-    pub(super) fn has_credit(&self) -> bool {
+    pub(crate) fn has_credit(&self) -> bool {
         let state = self.0.lock();
         state.waiting + state.consumed < self.0.window
     }
 
     /// Bytes that may be sent at the moment by one who needs not be told of credit.
-    pub(super) fn room(&self) -> u64 {
+    pub(crate) fn room(&self) -> u64 {
         self.take_credit();
         let state = self.0.lock();
         self.0.window.saturating_sub(state.waiting + state.consumed)
     }
 
     /// Credit to give to the worker now, if it is worth a frame.
-    pub(super) fn take_credit(&self) -> Option<u64> {
+    pub(crate) fn take_credit(&self) -> Option<u64> {
         let mut state = self.0.lock();
         (state.consumed >= self.0.window.div_ceil(4)).then(|| std::mem::take(&mut state.consumed))
     }
 
     /// Whether the client has gone.
-    pub(super) fn is_left(&self) -> bool {
+    pub(crate) fn is_left(&self) -> bool {
         self.0.lock().left
     }
 
     /// No more chunks come to the client. What is said first holds.
-    pub(super) fn end(&self, how: Result<(), StreamError>) {
+    pub(crate) fn end(&self, how: Result<(), StreamError>) {
         let mut state = self.0.lock();
         if state.end.is_none() {
             state.end = Some(how);

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use azurite::{Azurite, SecureAzurite};
 pub use metadata::{Metadata, SECRET};
@@ -29,15 +29,15 @@ pub type Environment = Vec<(&'static str, String)>;
 
 /// A server that runs.
 #[derive(Debug)]
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     reading: Option<JoinHandle<()>>,
 }
 
 impl Server {
     /// Starts a program that prints `http://ADDRESS`, or `https://ADDRESS`, once it listens, and ends when its input does.
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let complaints = tempfile::tempfile().expect("a temporary file");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(complaints.try_clone().expect("a second handle of a file"));
@@ -51,6 +51,15 @@ impl Server {
             panic!("{command:?} does not listen; {status:?}: {}", text(complaints))
         });
         Self { child, address, reading: Some(reading) }
+    }
+
+    /// Has it end by itself, and waits for that.
+    pub(crate) fn end(&mut self) {
+        drop(self.child.stdin.take());
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

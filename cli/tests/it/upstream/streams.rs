@@ -1,0 +1,249 @@
+//! Bodies that are passed on as they come, both ways.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use outrigger_store::Digest;
+use outrigger_testkit::ReplicaProcess;
+use outrigger_testkit::replica::KEY;
+use outrigger_testkit::upstream::App;
+use reqwest::Client;
+use serde_json::json;
+
+use super::{control, in_front_of, metric, pass, seen, until_left, until_seen};
+use crate::support::{busy, header, outcome, score, until_busy};
+
+fn both() -> [(&'static str, Client); 2] {
+    let two = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    [("HTTP/1.1", crate::support::client()), ("HTTP/2", two)]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_come_one_by_one_for_as_long_as_they_take() {
+    let app = App::start();
+    let replica = in_front_of(&app).start();
+    for (version, client) in both() {
+        let gate = version.replace('/', "");
+        let url = format!("{}/app/events/{gate}", replica.score);
+        let mut answer = client.get(url).bearer_auth(KEY).send().await.unwrap();
+        assert!(header(&answer, "content-type").starts_with("text/event-stream"), "{version}");
+        for number in 0..3 {
+            assert_eq!(busy(&replica).await["executing"], 1, "{version}");
+            control(&app, &format!("open/{gate}{number}")).await;
+            let event = answer.chunk().await.unwrap().unwrap();
+            assert_eq!(event, format!("data: {number}\n\n"), "{version}");
+        }
+        assert_eq!(answer.bytes().await.unwrap(), "");
+        let busy = busy(&replica).await;
+        assert_eq!(busy["executing"], 0, "the slot is free when the end is here: {busy}");
+    }
+}
+
+/// A body that gives out what a channel brings.
+struct Pieces(tokio::sync::mpsc::Receiver<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+/// A body without a length, and where its pieces go.
+fn pieces() -> (tokio::sync::mpsc::Sender<Bytes>, reqwest::Body) {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    (sender, reqwest::Body::wrap(Pieces(receiver)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_body_is_passed_on_while_it_comes() {
+    let app = App::start();
+    let replica = in_front_of(&app).args(["--limits-body", "64MiB", "--limits-bodies", "64MiB"]).start();
+    let whole: Vec<u8> =
+        (0..32u32 << 18).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let digest = Digest::of(&whole).to_string();
+    for (version, client) in both() {
+        let url = format!("{}/app/hash", replica.score);
+        // Of known length.
+        let answer = client.post(&url).bearer_auth(KEY).body(whole.clone()).send().await.unwrap();
+        let told = outcome(answer).await.2;
+        assert_eq!(
+            (&told["sha256"], &told["length"]),
+            (&json!(digest), &json!(whole.len())),
+            "{version}: {told}"
+        );
+        assert_eq!(told["framing"], "length", "{version}");
+        // Piece by piece: the upstream has the first before the last is sent.
+        let (sender, body) = pieces();
+        let answer = tokio::spawn(client.post(&url).bearer_auth(KEY).body(body).send());
+        let (first, rest) = whole.split_at(4 << 20);
+        for piece in first.chunks(1 << 20) {
+            sender.send(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        until_seen(&app, "the first pieces", |seen| seen["taken"] == first.len()).await;
+        assert!(!answer.is_finished(), "{version}");
+        let held = metric(&replica, "outrigger_body_bytes").await.unwrap();
+        assert!(held <= f64::from(2 << 20), "no more is held than was there before its slot: {held}");
+        for piece in rest.chunks(1 << 20) {
+            sender.send(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        drop(sender);
+        let told = outcome(answer.await.unwrap().unwrap()).await.2;
+        assert_eq!(
+            (&told["sha256"], &told["length"]),
+            (&json!(digest), &json!(whole.len())),
+            "{version}: {told}"
+        );
+        assert_eq!(told["framing"], "chunked", "{version}");
+    }
+    assert_eq!(metric(&replica, "outrigger_body_bytes").await, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_too_large_is_refused_where_that_is_seen() {
+    let app = App::start();
+    let limits = ["--limits-body", "4MiB", "--upstream-stream-threshold", "1MiB"];
+    let replica = in_front_of(&app).args(limits).start();
+    // Of neither more is sent than is read: who is still sending may lose the answer.
+    let mut announced = slowly(&replica, (4 << 20) + 1, 0);
+    let mut answer = [0; 12];
+    announced.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    assert_eq!(seen(&app).await["requests"], json!([]));
+    let (sender, body) = pieces();
+    let answer = tokio::spawn(pass(&replica, "/app/hash").body(body).send());
+    for length in [1 << 20, 1 << 20, 1 << 20, 1 << 20, 1] {
+        sender.send(vec![0; length].into()).await.unwrap();
+    }
+    let (status, code, _) = outcome(answer.await.unwrap().unwrap()).await;
+    assert_eq!((status, code.as_str()), (413, "body_too_large"));
+    let busy = until_busy(&replica, 0, 0).await;
+    assert_eq!(busy["failed"], 1, "{busy}");
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+}
+
+/// A call whose body is announced and not all sent.
+fn slowly(replica: &ReplicaProcess, length: usize, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(replica.score.trim_start_matches("http://")).unwrap();
+    let head = format!(
+        "POST /app/hash HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&vec![b'x'; sent]).unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_sender_holds_no_slot_and_one_that_stops_does_not_for_long() {
+    let app = App::start();
+    let flags = ["--upstream-stream-threshold", "64KiB", "--upstream-pause-timeout", "300ms"];
+    let replica = in_front_of(&app).args(flags).start();
+    let waiting = slowly(&replica, 200_000, 60_000);
+    for _ in 0..5 {
+        assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200, "the only slot is free");
+    }
+    let requests = seen(&app).await["requests"].clone();
+    assert!(!requests.to_string().contains("hash"), "{requests}");
+    drop(waiting);
+    // Enough of it has come for a slot; then it stops.
+    let mut stopped = slowly(&replica, 2_000_000, 1_000_000);
+    let mut answer = [0; 12];
+    stopped.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    let mut rest = [0; 2048];
+    let length = stopped.read(&mut rest).unwrap();
+    let rest = String::from_utf8_lossy(&rest[..length]);
+    assert!(rest.contains("body_timeout") && rest.contains("upstream.pause_timeout"), "{rest}");
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+    // One that goes away.
+    let gone = slowly(&replica, 2_000_000, 1_000_000);
+    until_seen(&app, "the body", |seen| seen["requests"].to_string().matches("hash").count() == 2).await;
+    drop(gone);
+    until_busy(&replica, 0, 0).await;
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_may_come_before_the_body_has() {
+    let app = App::start();
+    let replica = in_front_of(&app).start();
+    for (version, client) in both() {
+        let (sender, body) = pieces();
+        let url = format!("{}/app/early", replica.score);
+        let answer = tokio::spawn(client.post(url).bearer_auth(KEY).body(body).send());
+        for length in [1 << 20, 1] {
+            sender.send(vec![0; length].into()).await.unwrap();
+        }
+        let (status, code, body) = outcome(answer.await.unwrap().unwrap()).await;
+        assert_eq!((status, code.as_str(), &body["error"]), (413, "", &json!("not today")), "{version}");
+        until_busy(&replica, 0, 0).await;
+        drop(sender);
+    }
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_does_not_take_is_not_produced() {
+    let app = App::start();
+    let flags = ["--upstream-stall-timeout", "500ms", "--upstream-window", "64KiB"];
+    let replica = in_front_of(&app).args(flags).start();
+    let length = 256 << 20;
+    for (version, client) in both() {
+        let url = format!("{}/app/bytes/{length}", replica.score);
+        let mut answer = client.get(&url).bearer_auth(KEY).send().await.unwrap();
+        // Nothing of it is read, and after a while that is enough.
+        until_seen(&app, "an end", |seen| seen["running"] == 0).await;
+        let produced = seen(&app).await["produced"].as_u64().unwrap();
+        assert!(produced < length / 2, "{version}: {produced}");
+        until_busy(&replica, 0, 0).await;
+        let end = loop {
+            match answer.chunk().await {
+                Ok(Some(_)) => {}
+                end => break end,
+            }
+        };
+        assert!(end.is_err(), "{version}: it does not end as if it were complete");
+    }
+    drop(replica);
+    // One that takes it gets all of it.
+    let replica = in_front_of(&app).args(["--upstream-window", "64KiB"]).start();
+    for (version, client) in both() {
+        let url = format!("{}/app/bytes/50000000", replica.score);
+        let mut answer = client.get(url).bearer_auth(KEY).send().await.unwrap();
+        let mut taken = 0;
+        while let Some(chunk) = answer.chunk().await.unwrap() {
+            taken += chunk.len();
+        }
+        assert_eq!(taken, 50_000_000, "{version}");
+    }
+    assert_eq!(metric(&replica, "outrigger_answer_bytes").await, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_in_the_middle_ends_its_stream() {
+    let app = App::start();
+    let replica = in_front_of(&app).start();
+    for (version, client) in both() {
+        let url = format!("{}/app/bytes/{}", replica.score, 1u64 << 40);
+        let mut answer = client.get(url).bearer_auth(KEY).send().await.unwrap();
+        assert!(answer.chunk().await.unwrap().is_some());
+        assert_eq!(busy(&replica).await["executing"], 1, "{version}");
+        drop(answer);
+        drop(client);
+        until_seen(&app, "an end", |seen| seen["running"] == 0).await;
+        until_left(&app, "bytes").await;
+        let seen = until_busy(&replica, 0, 0).await;
+        assert_eq!(seen["failed"], 0, "{version}: {seen}");
+    }
+    assert_eq!(busy(&replica).await["cancelled"], 2);
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+}

@@ -1,0 +1,118 @@
+//! What is passed on to an upstream: `/score`, and the paths that the configuration names (`upstream.paths`).
+//!
+//! These paths are no routes of the replica's. They are looked at before its routes are, so that what the operator names goes where it is said to go;
+//! and each of them asks for `score` before anything else, so that none goes round the policy.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::header::ACCESS_CONTROL_REQUEST_METHOD;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+use outrigger_auth::Grant;
+use outrigger_protocol::aml;
+use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::ids::RequestIds;
+use outrigger_protocol::operation::Operation;
+
+use super::begun::{self, Gathered};
+use super::reply::{Answer, answer, method_not_allowed};
+use super::wish::Wish;
+use crate::config::Contract;
+use crate::models;
+use crate::replica::Replica;
+use crate::scheduler::Admission;
+use crate::upstream::{ComingLimits, Sent, Upstream, UpstreamCall, headers};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// Takes what is to be passed on, and leaves the rest to the routes.
+pub(super) async fn passed(State(replica): State<Arc<Replica>>, request: Request, next: Next) -> Response {
+    let paths = replica.config.upstream.as_ref().map(|upstream| &upstream.paths);
+    if !paths.is_some_and(|paths| paths.iter().any(|path| path.means(request.uri().path()))) {
+        return next.run(request).await;
+    }
+    answer(&replica, Contract::Aml, Operation::Score, request, async |gate, ids, parts, body| {
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL));
+        }
+        if is_preflight(&replica, &parts) {
+            return Ok(preflight());
+        }
+        let grant = gate.ask(&parts.headers, None)?;
+        let Some(upstream) = &replica.serving(&grant)?.upstream else {
+            return Err(aml::not_found());
+        };
+        let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        pass_on(&replica, upstream, &grant, ids, target, parts, body).await
+    })
+    .await
+}
+
+/// A browser's question, which carries no credentials, is answered without, where there are origins that may call.
+fn is_preflight(replica: &Replica, parts: &Parts) -> bool {
+    parts.method == Method::OPTIONS
+        && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        && !replica.config.score.cors_origins.is_empty()
+}
+
+/// What it is allowed is said by whoever answers.
+fn preflight() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// What `/score` is for the upstream, with the query that it came with.
+pub(super) fn scoring_target(upstream: &Upstream, query: Option<&str>) -> Result<PathAndQuery, CallError> {
+    let path = &upstream.config().score_path;
+    let Some(query) = query else { return Ok(path.clone()) };
+    let target = format!("{}?{query}", path.path());
+    target.parse().map_err(|_| CallError::new(ErrorCode::BadRequest, "the query cannot be passed on"))
+}
+
+/// Passes a call on that its caller may make.
+pub(super) async fn pass_on(
+    replica: &Replica,
+    upstream: &Arc<Upstream>,
+    grant: &Grant,
+    ids: &RequestIds,
+    target: PathAndQuery,
+    mut parts: Parts,
+    body: Body,
+) -> Answer {
+    if headers::asks_for_an_upgrade(&parts.headers) {
+        let text = "another protocol is asked for (upgrade), such as WebSocket: that is not passed on";
+        return Err(CallError::new(ErrorCode::BadRequest, text));
+    }
+    let wish = Wish::of(&parts.headers)?;
+    upstream.check()?;
+    let config = upstream.config();
+    let limits = &replica.config.limits;
+    let Gathered { first, rest, memory, left } =
+        begun::read(body, limits, &replica.busy, config.stream_threshold).await?;
+    let terms = wish.terms(grant, models::SCRIPT, first.len(), Admission::Now);
+    let slot = replica.admit(grant, terms, None).await?;
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+    let headers = headers::for_the_upstream(&mut parts, upstream.host(), ids, grant.name(), peer);
+    let body = match rest {
+        None => Sent::whole(first, memory),
+        Some(rest) => {
+            let limits = ComingLimits {
+                body: limits.body,
+                body_timeout: limits.body_timeout,
+                left,
+                pause: config.pause_timeout,
+            };
+            Sent::coming(first, rest, memory, limits)
+        }
+    };
+    upstream.call(UpstreamCall { method: parts.method, target, headers, body }, slot).await
+}

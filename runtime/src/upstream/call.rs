@@ -1,0 +1,351 @@
+//! A call of an upstream, from its slot to the end of its answer.
+
+use std::future::{self, poll_fn};
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use outrigger_protocol::aml;
+use outrigger_protocol::error::{CallError, ErrorCode};
+use outrigger_protocol::headers::REQUEST_DEADLINE_MS;
+use tokio::time::Instant;
+
+use super::link::{Link, LinkError};
+use super::probe::unreachable;
+use super::sent::{Sent, Turn};
+use super::{Upstream, headers, unavailable};
+use crate::busy::Outcome;
+use crate::scheduler::{Slot, draining, expired};
+use crate::scripts::{Bell, Producer, StreamError, flow};
+
+/// What an upstream is called with.
+pub(crate) struct UpstreamCall {
+    /// How it is asked.
+    pub(crate) method: Method,
+    /// Where, and with which query.
+    pub(crate) target: PathAndQuery,
+    /// Its headers, as [`headers::for_the_upstream`] makes them.
+    pub(crate) headers: HeaderMap,
+    /// Its body.
+    pub(crate) body: Sent,
+}
+
+/// An answer that has begun.
+enum Begun {
+    /// It is here as a whole.
+    Whole(Response<Bytes>, Link),
+    /// It comes.
+    Comes(response::Parts, Incoming, Link),
+}
+
+/// Why the rest of an answer does not go to its client.
+enum Stop {
+    /// The client has gone.
+    Left,
+    /// The client takes nothing.
+    Stalled,
+    /// The upstream broke off.
+    Lost(String),
+}
+
+impl Upstream {
+    /// Passes a call on. The slot is taken until the upstream's answer is complete, or it has been told that nobody waits for it: its connection
+    /// is closed.
+    ///
+    /// # Errors
+    /// `upstream_unavailable`, `upstream_lost`, `upstream_failed`, `scoring_timeout`, `deadline_exceeded`, `draining`; and what the caller's body is
+    /// refused for while it is passed on.
+    pub(crate) async fn call(
+        self: &Arc<Self>,
+        call: UpstreamCall,
+        mut slot: Slot,
+    ) -> Result<Response<Body>, CallError> {
+        slot.begin();
+        let deadline = slot.deadline();
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => future::pending().await,
+            }
+        };
+        let begun = tokio::select! {
+            biased;
+            () = self.broken_off.cancelled() => Err(draining()),
+            () = over => Err(expired()),
+            begun = self.exchange(call, deadline) => begun,
+        };
+        match begun {
+            Ok(Begun::Whole(answer, link)) => {
+                self.pool.put(link).await;
+                slot.finish(Outcome::Answered);
+                Ok(answer.map(|bytes| Body::from(self.busy.hold(bytes))))
+            }
+            Ok(Begun::Comes(head, body, link)) => {
+                let bell = Arc::new(Bell::default());
+                let window = self.config.window as u64;
+                let (producer, stream) = flow(window, Arc::clone(&bell), Arc::clone(&self.busy));
+                let flow = Flow { producer, bell };
+                self.tasks.spawn(Arc::clone(self).pass_on(link, body, slot, flow));
+                Ok(Response::from_parts(head, Body::new(stream)))
+            }
+            Err(error) => {
+                self.metrics.failed(error.code);
+                slot.finish(Outcome::Failed);
+                Err(error)
+            }
+        }
+    }
+
+    async fn exchange(&self, call: UpstreamCall, deadline: Option<Instant>) -> Result<Begun, CallError> {
+        let (answer, mut link) = self.head(call, deadline).await?;
+        let (mut head, mut body) = answer.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(failed("the upstream changes the protocol, which it was not asked for".into()));
+        }
+        if headers::size(&head.headers) > self.header {
+            let text = format!(
+                "the headers of the upstream's answer are larger than limits.header, {} bytes",
+                self.header
+            );
+            return Err(failed(text));
+        }
+        headers::strip(&mut head.headers);
+        self.metrics.answered(head.status);
+        match body.size_hint().exact() {
+            Some(length) if length <= self.config.window as u64 => {
+                let whole = self.whole(&mut link, &mut body).await?;
+                Ok(Begun::Whole(Response::from_parts(head, whole), link))
+            }
+            _ => Ok(Begun::Comes(head, body, link)),
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    async fn head(
+        &self,
+        call: UpstreamCall,
+        deadline: Option<Instant>,
+    ) -> Result<(Response<Incoming>, Link), CallError> {
+        let mut request = Request::new(call.body);
+        *request.method_mut() = call.method;
+        *request.uri_mut() = call.target.into();
+        *request.headers_mut() = call.headers;
+        let mut kept = self.pool.take().await;
+        loop {
+            let was_kept = kept.is_some();
+            let mut link = match kept {
+                Some(link) => link,
+                None => self.connect().await?,
+            };
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+                let left = HeaderValue::from(u64::try_from(left).unwrap_or(u64::MAX));
+                request.headers_mut().insert(REQUEST_DEADLINE_MS, left);
+            }
+            let turn = request.body_mut().begin();
+            let asked = tokio::select! {
+                biased;
+                asked = link.ask(request) => asked,
+                () = turn.is_too_long(self.config.timeout) => return Err(aml::scoring_timeout(self.config.timeout)),
+            };
+            match asked {
+                Ok(answer) => return Ok((answer, link)),
+                // It was closed while nobody had it. Nothing of the request has gone out.
+                Err(LinkError::NotSent(unsent)) if was_kept => {
+                    request = *unsent;
+                    kept = self.pool.take().await;
+                }
+                Err(LinkError::NotSent(_)) => {
+                    return Err(lost("the upstream closed the connection before it had the request"));
+                }
+                Err(LinkError::Broken(error)) => return Err(self.broken(&error, &turn)),
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, CallError> {
+        let (address, limit) = (&self.config.address, self.config.connect_timeout);
+        let count = Some(self.metrics.connections.clone());
+        let link = Link::connect(address, limit, self.config.window, count).await;
+        link.iter().for_each(|_| self.metrics.connects.inc());
+        link.map_err(|error| {
+            unavailable(format!("the upstream cannot be reached: {}", unreachable(address, &error)))
+        })
+    }
+
+    /// What it means that no answer came.
+    fn broken(&self, error: &hyper::Error, turn: &Turn) -> CallError {
+        if let Some(fault) = turn.fault() {
+            return fault.clone();
+        }
+        let upstream = &self.config.address;
+        if error.is_parse_too_large() {
+            let text = "the head of the upstream's answer is larger than can be taken (limits.header, upstream.window)";
+            return failed(text.into());
+        }
+        if error.is_parse() {
+            tracing::warn!(%upstream, %error, "the upstream does not speak HTTP");
+            return failed("what the upstream answers is not HTTP".into());
+        }
+        tracing::warn!(%upstream, %error, "the upstream broke off a call");
+        lost("the upstream closed the connection before it answered")
+    }
+
+    /// Reads a short answer to its end.
+    async fn whole(&self, link: &mut Link, body: &mut Incoming) -> Result<Bytes, CallError> {
+        let mut whole = Whole::Nothing;
+        loop {
+            let Ok(frame) = tokio::time::timeout(self.config.gap_timeout, link.frame(body)).await else {
+                return Err(lost("the upstream's answer stopped in the middle (upstream.gap_timeout)"));
+            };
+            match frame {
+                None => return Ok(whole.finish()),
+                Some(Ok(frame)) => {
+                    // Trailers are not passed on.
+                    if let Ok(data) = frame.into_data() {
+                        whole.add(data);
+                    }
+                }
+                Some(Err(error)) => {
+                    let upstream = &self.config.address;
+                    tracing::warn!(%upstream, %error, "the upstream broke off its answer");
+                    return Err(lost("the upstream broke off in the middle of its answer"));
+                }
+            }
+        }
+    }
+
+    /// Passes an answer on as it comes. The slot is free before the client can know the end.
+    async fn pass_on(self: Arc<Self>, mut link: Link, mut body: Incoming, slot: Slot, flow: Flow) {
+        let stopped = tokio::select! {
+            biased;
+            () = self.broken_off.cancelled() => Err(Stop::Lost("the replica is ending".into())),
+            stopped = self.pieces(&mut link, &mut body, &flow) => stopped,
+        };
+        drop(body);
+        let Err(stop) = stopped else {
+            self.pool.put(link).await;
+            slot.finish(Outcome::Answered);
+            flow.producer.end(Ok(()));
+            return;
+        };
+        // The upstream is told first.
+        drop(link);
+        let upstream = &self.config.address;
+        let (outcome, end) = match stop {
+            Stop::Left => (Outcome::Cancelled, StreamError::Lost),
+            Stop::Stalled => {
+                tracing::debug!(%upstream, "a client does not take its answer");
+                (Outcome::Failed, StreamError::Stalled)
+            }
+            Stop::Lost(reason) => {
+                tracing::warn!(%upstream, reason, "the upstream's answer is broken off");
+                self.metrics.failed(ErrorCode::UpstreamLost);
+                (Outcome::Failed, StreamError::Lost)
+            }
+        };
+        slot.finish(outcome);
+        flow.producer.end(Err(end));
+    }
+
+    async fn pieces(&self, link: &mut Link, body: &mut Incoming, flow: &Flow) -> Result<(), Stop> {
+        let gap = self.config.gap_timeout;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                () = flow.left() => return Err(Stop::Left),
+                frame = tokio::time::timeout(gap, link.frame(body)) => frame,
+            };
+            let Ok(frame) = frame else {
+                return Err(Stop::Lost(format!("nothing came for {gap:?} (upstream.gap_timeout)")));
+            };
+            let frame = match frame {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(Stop::Lost(error.to_string())),
+                Some(Ok(frame)) => frame,
+            };
+            let Ok(mut data) = frame.into_data() else { continue };
+            while !data.is_empty() {
+                let room = tokio::time::timeout(self.config.stall_timeout, flow.room()).await;
+                let room = room.map_err(|_| Stop::Stalled)??;
+                let piece = data.split_to(room.min(data.len()));
+                flow.producer.push(piece).map_err(|_| Stop::Lost("more than there was room for".into()))?;
+            }
+        }
+    }
+}
+
+/// The way of an answer to its client.
+struct Flow {
+    producer: Producer,
+    /// Rung when the client takes something, or leaves.
+    bell: Arc<Bell>,
+}
+
+impl Flow {
+    async fn rung(&self) {
+        poll_fn(|context| self.bell.poll_rung(context)).await;
+    }
+
+    /// Comes back once the client has left.
+    async fn left(&self) {
+        while !self.producer.is_left() {
+            self.rung().await;
+        }
+    }
+
+    /// Waits until there is room, and says how much.
+    async fn room(&self) -> Result<usize, Stop> {
+        loop {
+            if self.producer.is_left() {
+                return Err(Stop::Left);
+            }
+            match self.producer.room() {
+                0 => self.rung().await,
+                room => return Ok(usize::try_from(room).unwrap_or(usize::MAX)),
+            }
+        }
+    }
+}
+
+/// What has come of a short answer.
+enum Whole {
+    Nothing,
+    /// It mostly comes in one piece, which is used as it is.
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Whole {
+    fn add(&mut self, data: Bytes) {
+        match self {
+            Self::Nothing => *self = Self::One(data),
+            Self::One(first) => {
+                let mut many = BytesMut::from(&first[..]);
+                many.extend_from_slice(&data);
+                *self = Self::Many(many);
+            }
+            Self::Many(many) => many.extend_from_slice(&data),
+        }
+    }
+
+    fn finish(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::One(bytes) => bytes,
+            Self::Many(bytes) => bytes.freeze(),
+        }
+    }
+}
+
+fn lost(text: &'static str) -> CallError {
+    CallError::new(ErrorCode::UpstreamLost, text)
+}
+
+fn failed(text: String) -> CallError {
+    CallError::new(ErrorCode::UpstreamFailed, text)
+}
