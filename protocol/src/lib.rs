@@ -22,9 +22,12 @@ pub mod oip;
 pub mod operation;
 pub mod orca;
 pub mod priority;
+pub mod rows;
+pub mod sagemaker;
 pub mod swagger;
 pub mod tensorflow;
 pub mod urgency;
+pub mod vertex;
 mod wire;
 
 pub use busy::BusySnapshot;

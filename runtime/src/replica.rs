@@ -360,16 +360,22 @@ impl Replica {
             // Whoever may do what anybody may has not been looked at.
             return Err(CallError::new(ErrorCode::Internal, "asked for more than was granted"));
         }
-        self.serving.get().ok_or_else(|| {
-            CallError::new(ErrorCode::NotReady, "the replica is still loading")
-                .with_retry_after(Duration::from_secs(1))
-        })
+        self.serving.get().ok_or_else(still_loading)
     }
 
     /// The name of the only model, if there is exactly one.
-    pub(crate) fn only_model(&self) -> Option<String> {
-        let mut models = self.serving.get()?.models.iter();
-        models.next().filter(|_| models.next().is_none()).map(|model| model.name.clone())
+    ///
+    /// # Errors
+    /// `not_ready` while it is being loaded.
+    pub(crate) fn only_model(&self) -> Result<Option<String>, CallError> {
+        let serving = self.serving.get().ok_or_else(still_loading)?;
+        let mut models = serving.models.iter();
+        Ok(models.next().filter(|_| models.next().is_none()).map(|model| model.name.clone()))
+    }
+
+    /// Whether there is a script, or a server behind, for calls that name no model.
+    pub(crate) fn has_lane(&self) -> bool {
+        self.config.script.is_some() || self.config.upstream.is_some()
     }
 
     /// Whether the script takes a method of HTTP; `None` where there is none, or it is being loaded. Who asks how `/score` is to be
@@ -503,6 +509,11 @@ impl Replica {
             Endpoint::Tcp(_) => self.ask(headers, operation, None),
         }
     }
+}
+
+fn still_loading() -> CallError {
+    CallError::new(ErrorCode::NotReady, "the replica is still loading")
+        .with_retry_after(Duration::from_secs(1))
 }
 
 fn queue_limits(config: &Config) -> Limits {

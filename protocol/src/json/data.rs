@@ -14,6 +14,15 @@ macro_rules! integer {
     };
 }
 
+/// How a value is written that has no extents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scalar {
+    /// In an array of one.
+    Listed,
+    /// By itself.
+    Bare,
+}
+
 /// Fills `out`, the bytes of a tensor of `data_type` with these extents, from the array that follows: flat,
 /// or nested as the extents say. No value too many and none too few. A number of a type with less precision becomes the nearest that
 /// there is.
@@ -22,21 +31,30 @@ pub(crate) fn fill(
     data_type: DataType,
     extents: &[i64],
     out: &mut [u8],
+    scalar: Scalar,
 ) -> Result<(), Fault> {
     match data_type {
-        DataType::Bool => fill_with(scanner, extents, out, |s| Ok([u8::from(s.boolean()?)])),
-        DataType::Uint8 => fill_with(scanner, extents, out, integer!(u8)),
-        DataType::Uint16 => fill_with(scanner, extents, out, integer!(u16)),
-        DataType::Uint32 => fill_with(scanner, extents, out, integer!(u32)),
-        DataType::Uint64 => fill_with(scanner, extents, out, integer!(u64)),
-        DataType::Int8 => fill_with(scanner, extents, out, integer!(i8)),
-        DataType::Int16 => fill_with(scanner, extents, out, integer!(i16)),
-        DataType::Int32 => fill_with(scanner, extents, out, integer!(i32)),
-        DataType::Int64 => fill_with(scanner, extents, out, integer!(i64)),
-        DataType::Fp32 => fill_with(scanner, extents, out, |s| Ok(s.number()?.single()?.to_ne_bytes())),
-        DataType::Fp64 => fill_with(scanner, extents, out, |s| Ok(s.number()?.double()?.to_ne_bytes())),
-        DataType::Fp16 => fill_with(scanner, extents, out, |s| Ok(s.number()?.half(5)?.to_ne_bytes())),
-        DataType::Bf16 => fill_with(scanner, extents, out, |s| Ok(s.number()?.half(8)?.to_ne_bytes())),
+        DataType::Bool => fill_with(scanner, extents, out, scalar, |s| Ok([u8::from(s.boolean()?)])),
+        DataType::Uint8 => fill_with(scanner, extents, out, scalar, integer!(u8)),
+        DataType::Uint16 => fill_with(scanner, extents, out, scalar, integer!(u16)),
+        DataType::Uint32 => fill_with(scanner, extents, out, scalar, integer!(u32)),
+        DataType::Uint64 => fill_with(scanner, extents, out, scalar, integer!(u64)),
+        DataType::Int8 => fill_with(scanner, extents, out, scalar, integer!(i8)),
+        DataType::Int16 => fill_with(scanner, extents, out, scalar, integer!(i16)),
+        DataType::Int32 => fill_with(scanner, extents, out, scalar, integer!(i32)),
+        DataType::Int64 => fill_with(scanner, extents, out, scalar, integer!(i64)),
+        DataType::Fp32 => {
+            fill_with(scanner, extents, out, scalar, |s| Ok(s.number()?.single()?.to_ne_bytes()))
+        }
+        DataType::Fp64 => {
+            fill_with(scanner, extents, out, scalar, |s| Ok(s.number()?.double()?.to_ne_bytes()))
+        }
+        DataType::Fp16 => {
+            fill_with(scanner, extents, out, scalar, |s| Ok(s.number()?.half(5)?.to_ne_bytes()))
+        }
+        DataType::Bf16 => {
+            fill_with(scanner, extents, out, scalar, |s| Ok(s.number()?.half(8)?.to_ne_bytes()))
+        }
         // Strings have no size: they are read by `strings`.
         _ => Err(Fault::Kind("a datatype with a size")),
     }
@@ -70,16 +88,35 @@ fn fill_with<const N: usize>(
     scanner: &mut Scanner<'_>,
     extents: &[i64],
     out: &mut [u8],
+    scalar: Scalar,
     read: impl Fn(&mut Scanner<'_>) -> Result<[u8; N], Fault>,
 ) -> Result<(), Fault> {
     let (cells, _) = out.as_chunks_mut::<N>();
     let count = cells.len();
     let mut cells = cells.iter_mut();
-    array(scanner, extents, count, &mut |scanner| {
+    let mut take = |scanner: &mut Scanner<'_>| {
         let value = read(scanner)?;
         *cells.next().ok_or(Fault::TooMany)? = value;
         Ok(())
-    })
+    };
+    match scalar {
+        Scalar::Bare if extents.is_empty() => take(scanner),
+        _ => array(scanner, extents, count, &mut take),
+    }
+}
+
+/// Has `take` read each value of an array with these extents.
+pub(crate) fn each<'s>(
+    scanner: &mut Scanner<'s>,
+    extents: &[i64],
+    scalar: Scalar,
+    take: &mut impl FnMut(&mut Scanner<'s>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let count = extents.iter().fold(1, |count: usize, extent| count.saturating_mul(to_count(*extent)));
+    match scalar {
+        Scalar::Bare if extents.is_empty() => take(scanner),
+        _ => array(scanner, extents, count, take),
+    }
 }
 
 /// Reads an array of `count` values, of which `take` reads one.

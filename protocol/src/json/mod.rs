@@ -1,5 +1,5 @@
 //! JSON that is read where it lies: numbers and strings go straight into the memory that a model reads.
 
 pub(crate) mod data;
-mod number;
+pub(crate) mod number;
 pub(crate) mod scan;

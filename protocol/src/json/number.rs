@@ -1,5 +1,7 @@
 //! Numbers: JSON's grammar and the value, in one pass over the digits.
 
+use outrigger_backend::DataType;
+
 use super::scan::{Fault, Scanner};
 
 /// A number as it stands in the text: `±mantissa × 10^exponent`.
@@ -181,4 +183,67 @@ impl Number<'_> {
         let value = if self.exponent < 0 { mantissa / power } else { mantissa * power };
         Some(if self.negative { -value } else { value })
     }
+}
+
+/// The upper half of a single is a single with zeros below.
+pub(crate) fn brain_to_single(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_ne_bytes(bytes)) << 16)
+}
+
+/// A half as the single that is equal to it.
+///
+/// Source: IEEE 754-2019, section 3.4: sign, 5 bits of exponent with bias 15, 10 bits of fraction.
+pub(crate) fn half_to_single(bytes: [u8; 2]) -> f32 {
+    let bits = u16::from_ne_bytes(bytes);
+    let (exponent, fraction) = (i32::from(bits >> 10) & 0x1f, u32::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        // A multiple of the smallest that there is.
+        0 => fraction as f32 * f32::from_bits((127 - 24) << 23),
+        31 => f32::from_bits(0x7f80_0000 | fraction << 13),
+        exponent => f32::from_bits(((exponent + 127 - 15) as u32) << 23 | fraction << 13),
+    };
+    if bits >> 15 == 1 { -magnitude } else { magnitude }
+}
+
+/// A value is NaN or infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotFinite;
+
+/// Appends one value of a type with a size, from its bytes.
+pub(crate) fn write(body: &mut Vec<u8>, data_type: DataType, bytes: &[u8]) -> Result<(), NotFinite> {
+    fn number<const N: usize, T: serde::Serialize>(body: &mut Vec<u8>, bytes: &[u8], read: fn([u8; N]) -> T) {
+        let value = read(bytes.first_chunk().copied().unwrap_or([0; N]));
+        // Numbers and booleans have a JSON form and memory takes any write: this does not fail.
+        let _ = serde_json::to_writer(body, &value);
+    }
+    fn float<const N: usize>(
+        body: &mut Vec<u8>,
+        bytes: &[u8],
+        read: fn([u8; N]) -> f32,
+    ) -> Result<(), NotFinite> {
+        let value = read(bytes.first_chunk().copied().unwrap_or([0; N]));
+        let _ = serde_json::to_writer(body, &value);
+        if value.is_finite() { Ok(()) } else { Err(NotFinite) }
+    }
+    match data_type {
+        DataType::Bool => number(body, bytes, |[byte]: [u8; 1]| byte != 0),
+        DataType::Uint8 => number(body, bytes, u8::from_ne_bytes),
+        DataType::Int8 => number(body, bytes, i8::from_ne_bytes),
+        DataType::Uint16 => number(body, bytes, u16::from_ne_bytes),
+        DataType::Int16 => number(body, bytes, i16::from_ne_bytes),
+        DataType::Uint32 => number(body, bytes, u32::from_ne_bytes),
+        DataType::Int32 => number(body, bytes, i32::from_ne_bytes),
+        DataType::Uint64 => number(body, bytes, u64::from_ne_bytes),
+        DataType::Int64 => number(body, bytes, i64::from_ne_bytes),
+        DataType::Fp16 => float(body, bytes, half_to_single)?,
+        DataType::Bf16 => float(body, bytes, brain_to_single)?,
+        DataType::Fp32 => float(body, bytes, f32::from_ne_bytes)?,
+        DataType::Fp64 => {
+            let value = f64::from_ne_bytes(bytes.first_chunk().copied().unwrap_or([0; 8]));
+            let _ = serde_json::to_writer(body, &value);
+            return if value.is_finite() { Ok(()) } else { Err(NotFinite) };
+        }
+        _ => {}
+    }
+    Ok(())
 }

@@ -77,6 +77,11 @@ impl<'a> Scanner<'a> {
         Self { text, at: 0, max_depth }
     }
 
+    /// The length of the whole text, in bytes.
+    pub(crate) fn length(&self) -> usize {
+        self.text.len()
+    }
+
     /// The position, in bytes from the front.
     pub(crate) fn position(&self) -> usize {
         self.at

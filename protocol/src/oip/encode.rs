@@ -12,6 +12,7 @@ use crate::error::{CallError, ErrorCode};
 use crate::headers::{
     APPLICATION_JSON, INFERENCE_HEADER_LENGTH, error_response, single_member, write_string,
 };
+use crate::json::number::{brain_to_single, half_to_single};
 
 /// The body of an answer with a result: JSON, and behind it the outputs that were asked for as bytes, by reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,26 +184,6 @@ fn write_strings(body: &mut Vec<u8>, name: &str, tensor: &Tensor) -> Result<(), 
         write_string(body, text);
     }
     Ok(())
-}
-
-/// The upper half of a single is a single with zeros below.
-fn brain_to_single(bytes: [u8; 2]) -> f32 {
-    f32::from_bits(u32::from(u16::from_ne_bytes(bytes)) << 16)
-}
-
-/// A half as the single that is equal to it.
-///
-/// Source: IEEE 754-2019, section 3.4: sign, 5 bits of exponent with bias 15, 10 bits of fraction.
-fn half_to_single(bytes: [u8; 2]) -> f32 {
-    let bits = u16::from_ne_bytes(bytes);
-    let (exponent, fraction) = (i32::from(bits >> 10) & 0x1f, u32::from(bits & 0x3ff));
-    let magnitude = match exponent {
-        // A multiple of the smallest that there is.
-        0 => fraction as f32 * f32::from_bits((127 - 24) << 23),
-        31 => f32::from_bits(0x7f80_0000 | fraction << 13),
-        exponent => f32::from_bits(((exponent + 127 - 15) as u32) << 23 | fraction << 13),
-    };
-    if bits >> 15 == 1 { -magnitude } else { magnitude }
 }
 
 /// The elements of `tensor`, whose type has `N` bytes.

@@ -10,7 +10,7 @@ use crate::call::fit::{invalid, short};
 use crate::call::inputs::{Inputs, Place};
 use crate::call::{Form, InferCall, Limits, Regions, Wanted, find_output, to_shape, too_many_dimensions};
 use crate::error::{CallError, ErrorCode};
-use crate::json::data;
+use crate::json::data::{self, Scalar};
 use crate::json::scan::{Fault, Scanner};
 
 /// The body of a request.
@@ -342,8 +342,14 @@ impl<'a> Parser<'a> {
             self.strings(&place)?
         } else {
             let mut buffer = self.inputs.buffer(&place)?;
-            data::fill(&mut self.scanner, place.info.data_type, place.shape.extents(), &mut buffer)
-                .map_err(|fault| self.bad_data(fault, name, &place.shape))?;
+            data::fill(
+                &mut self.scanner,
+                place.info.data_type,
+                place.shape.extents(),
+                &mut buffer,
+                Scalar::Listed,
+            )
+            .map_err(|fault| self.bad_data(fault, name, &place.shape))?;
             buffer.freeze()
         };
         self.inputs.put(place, data)?;

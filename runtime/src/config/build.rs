@@ -162,8 +162,9 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         );
     }
     let contracts = super::contracts::contracts(&get);
-    if let Err(problem) = &contracts {
-        mistake(key::SCORE_CONTRACTS, problem.clone());
+    if let Err((wrong, problem)) = &contracts {
+        let key = key::KEYS.iter().find(|key| key.name == *wrong);
+        mistake(key.unwrap_or(&key::SCORE_CONTRACTS), problem.clone());
     }
     let server_version = match get.value(key::SCORE_SERVER_VERSION) {
         Some(Value::Text(text)) => text.as_str(),

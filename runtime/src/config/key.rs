@@ -23,6 +23,8 @@ pub struct Key {
 pub struct Alias {
     /// The variable.
     pub variable: &'static str,
+    /// What to put before its value, where it is only the end of what the key takes.
+    pub prefix: &'static str,
     /// What to append to its value, where it carries no unit of its own.
     pub suffix: &'static str,
 }
@@ -40,7 +42,12 @@ impl Key {
 }
 
 const fn alias(variable: &'static str) -> Alias {
-    Alias { variable, suffix: "" }
+    Alias { variable, prefix: "", suffix: "" }
+}
+
+/// A port at which everybody may call, as the platforms mean it that say so.
+const fn port(variable: &'static str) -> Alias {
+    Alias { variable, prefix: "0.0.0.0:", suffix: "" }
 }
 
 macro_rules! keys {
@@ -81,7 +88,7 @@ keys! {
     PROCESS_INIT = "process.init", Kind::OneOf(&["auto", "true", "false"]), "auto", [],
         "whether a small parent process forwards signals and reaps orphans; auto: when started as process 1";
 
-    SCORE_LISTEN = "score.listen", Kind::Address, "127.0.0.1:5001", [],
+    SCORE_LISTEN = "score.listen", Kind::Address, "127.0.0.1:5001", [port("AIP_HTTP_PORT"), port("SAGEMAKER_BIND_TO_PORT")],
         "address for scoring requests";
     SCORE_CORS_ORIGINS = "score.cors_origins", Kind::List, "", [alias("AML_CORS_ORIGINS")],
         "origins whose pages may call, such as https://a.example; `*` for all";
@@ -90,9 +97,13 @@ keys! {
     SCORE_LOAD_METRICS = "score.load_metrics", Kind::OneOf(&["off", "asked", "text", "json", "bin"]), "asked", [],
         "whether answers tell load balancers how busy the replica is (ORCA): all do, in that form; asked: those whose request has \
          the header endpoint-load-metrics-format; off: none";
-    SCORE_CONTRACTS = "score.contracts", Kind::List, "aml, oip, grpc, tensorflow", [],
+    SCORE_CONTRACTS = "score.contracts", Kind::List, "aml, oip, grpc, tensorflow, sagemaker, vertex", [],
         "contracts that are spoken: aml, AzureML's /score and /swagger.json; oip, the Open Inference Protocol at /v2; grpc, the same over \
-         gRPC; tensorflow, TensorFlow Serving's Predict over gRPC [with compat: aml]";
+         gRPC; tensorflow, TensorFlow Serving's Predict over gRPC; sagemaker, /ping, /invocations and /models; vertex, Vertex AI's routes [with compat: aml]";
+    SCORE_VERTEX_HEALTH_ROUTE = "score.vertex_health_route", Kind::Text, "", [alias("AIP_HEALTH_ROUTE")],
+        "path of Vertex AI's health route, beside /vertex/health";
+    SCORE_VERTEX_PREDICT_ROUTE = "score.vertex_predict_route", Kind::Text, "", [alias("AIP_PREDICT_ROUTE")],
+        "path of Vertex AI's predict route, beside /vertex/predict";
     SCORE_MODEL = "score.model", Kind::Text, "", [],
         "model that is meant where a request cannot name one, or does not [default: the only one]";
     SCORE_MODEL_CONTROL = "score.model_control", Kind::Flag, "false", [],
@@ -181,9 +192,9 @@ keys! {
         "directory that holds outrigger_worker [default: beside the executable]";
     SCRIPT_WORKERS = "script.workers", Kind::Count { min: 1, max: 1024 }, "1", [alias("WORKER_COUNT")],
         "worker processes, each working on one call at a time; with script.trusted, threads";
-    SCRIPT_TIMEOUT = "script.timeout", Kind::Timeout, "60s", [Alias { variable: "SCORING_TIMEOUT_MS", suffix: "ms" }],
+    SCRIPT_TIMEOUT = "script.timeout", Kind::Timeout, "60s", [Alias { variable: "SCORING_TIMEOUT_MS", prefix: "", suffix: "ms" }],
         "time limit of one run(); the worker is replaced when it is over [with compat: 1h]";
-    SCRIPT_HARD_TIMEOUT = "script.hard_timeout", Kind::Duration, "", [Alias { variable: "WORKER_TIMEOUT", suffix: "s" }],
+    SCRIPT_HARD_TIMEOUT = "script.hard_timeout", Kind::Duration, "", [Alias { variable: "WORKER_TIMEOUT", prefix: "", suffix: "s" }],
         "upper bound of script.timeout, whatever that says; 0s for none";
     SCRIPT_IMPORT_TIMEOUT = "script.import_timeout", Kind::Timeout, "5m", [],
         "time limit of importing the script";

@@ -194,7 +194,7 @@ impl Reader {
             let Some((key, alias)) = super::azureml::key_of(&name) else { continue };
             if self.is_default(key) && !value.is_empty() {
                 let origin = Origin::ConfigJson(path.into(), name);
-                self.text(key, &format!("{value}{}", alias.suffix), origin, base);
+                self.text(key, &format!("{}{value}{}", alias.prefix, alias.suffix), origin, base);
             }
         }
         self.settings
@@ -382,17 +382,25 @@ impl Reader {
         // AzureML's names first, so that our own win where both are set.
         for ours in [false, true] {
             for key in KEYS {
-                let names: Vec<(String, &str)> = if ours {
-                    vec![(key.variable(), "")]
+                let names: Vec<(String, (&str, &str))> = if ours {
+                    vec![(key.variable(), ("", ""))]
                 } else {
-                    key.aliases.iter().map(|alias| (alias.variable.to_owned(), alias.suffix)).collect()
+                    key.aliases
+                        .iter()
+                        .map(|alias| (alias.variable.to_owned(), (alias.prefix, alias.suffix)))
+                        .collect()
                 };
-                for (name, suffix) in names {
+                for (name, (prefix, suffix)) in names {
                     let found = sources.environment.iter().find(|(variable, _)| *variable == name);
                     // Images set variables to nothing, which means the same as not at all.
                     if let Some((_, text)) = found.filter(|(_, text)| !text.is_empty()) {
                         let origin = Origin::Environment(name);
-                        self.text(key, &format!("{text}{suffix}"), origin, &sources.working_directory);
+                        self.text(
+                            key,
+                            &format!("{prefix}{text}{suffix}"),
+                            origin,
+                            &sources.working_directory,
+                        );
                     }
                 }
             }

@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use contracts::{Contract, ContractsConfig};
+pub use contracts::{Contract, ContractsConfig, VertexConfig};
 pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
 pub(crate) use devices::{check_list, is_backend_name, main_backend, pairs};
 pub use hosts::HostConfig;

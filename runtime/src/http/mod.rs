@@ -19,10 +19,12 @@ mod pieces;
 mod reply;
 mod routes;
 mod rpc;
+mod sagemaker;
 mod score;
 mod server;
 mod stall;
 mod v2;
+mod vertex;
 mod watch;
 mod wish;
 

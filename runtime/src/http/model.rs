@@ -44,7 +44,7 @@ pub(super) fn name_or_default<'a>(
     if let Some(name) = said.or(configured) {
         return Ok(name.into());
     }
-    replica.only_model().map(Cow::Owned).ok_or_else(|| {
+    replica.only_model()?.map(Cow::Owned).ok_or_else(|| {
         let text = "the request names no model, there is not exactly one here, and score.model names none";
         CallError::new(ErrorCode::BadRequest, text)
     })
@@ -142,6 +142,30 @@ fn visible<'a>(
 ) -> Result<impl Iterator<Item = &'a Arc<NamedModel>>, CallError> {
     let models = replica.serving(grant)?.models.iter();
     Ok(models.filter(|model| grant.allow_model(&model.name).is_ok()))
+}
+
+/// Whether a model is loaded.
+///
+/// # Errors
+/// As [`find`].
+pub(super) fn is_loaded(replica: &Replica, grant: &Grant, name: &str) -> Result<bool, CallError> {
+    let (_, model) = find(replica, grant, name, None)?;
+    Ok(model.stable().resident().is_some())
+}
+
+/// The names of those that are loaded, of all that the caller may know of, after that one.
+///
+/// # Errors
+/// `not_ready`.
+pub(super) fn loaded_after<'a>(
+    replica: &'a Replica,
+    grant: &'a Grant,
+    after: &str,
+) -> Result<impl Iterator<Item = String>, CallError> {
+    let models = replica.serving(grant)?.models.after(after);
+    let loaded =
+        models.filter(|model| grant.allow_model(&model.name).is_ok() && model.stable().resident().is_some());
+    Ok(loaded.map(|model| model.name.clone()))
 }
 
 /// Those models, and how they are.

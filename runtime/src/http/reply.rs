@@ -24,8 +24,8 @@ use crate::replica::Replica;
 /// What an error looks like.
 fn error_in(contract: Contract, error: &CallError) -> http::Response<Bytes> {
     match contract {
-        Contract::Aml => aml::encode_error(error),
-        Contract::Oip => oip::encode_error(error),
+        Contract::Aml | Contract::Sagemaker => aml::encode_error(error),
+        Contract::Oip | Contract::Vertex => oip::encode_error(error),
         Contract::Grpc | Contract::Tensorflow => grpc::encode_error(error),
     }
 }
@@ -53,7 +53,12 @@ impl Gate<'_> {
 
     /// Whether the caller may do that at all, asked before the body is read where that says which model is meant. [`Gate::ask`] follows.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), CallError> {
-        self.replica.check(headers, self.operation)
+        self.check_for(self.operation, headers)
+    }
+
+    /// The same of another operation, where what a route does is found out only then.
+    pub(super) fn check_for(&self, operation: Operation, headers: &HeaderMap) -> Result<(), CallError> {
+        self.replica.check(headers, operation)
     }
 
     /// The same for what it does beside that.

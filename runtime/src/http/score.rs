@@ -21,7 +21,7 @@ use outrigger_protocol::{aml, headers};
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use super::{body, grpc, passing, v2};
+use super::{body, grpc, passing, sagemaker, v2, vertex};
 use crate::config::Contract;
 use crate::models;
 use crate::replica::Replica;
@@ -35,7 +35,7 @@ pub(super) fn routes(spoken: &[Contract]) -> Routes {
         .of(Contract::Aml)
         .at("/score", Operation::Score, any(score))
         .at("/swagger.json", Operation::Swagger, any(swagger_json));
-    grpc::routes(v2::routes(routes))
+    vertex::routes(sagemaker::routes(grpc::routes(v2::routes(routes))))
 }
 
 /// The listener.
@@ -45,7 +45,8 @@ pub(crate) fn router(replica: Arc<Replica>) -> Router {
     if replica.config.upstream.as_ref().is_some_and(|upstream| !upstream.paths.is_empty()) {
         router = router.layer(from_fn_with_state(Arc::clone(&replica), passing::passed));
     }
-    router.with_state(replica)
+    let vertex = replica.config.score.contracts.vertex.clone();
+    vertex::at_configured_paths(router.with_state(replica), &vertex)
 }
 
 /// `GET /`: `Healthy`, as the system we succeed says it.
@@ -65,7 +66,7 @@ async fn score(State(replica): State<Arc<Replica>>, request: Request) -> Respons
     .await
 }
 
-async fn answer_score(
+pub(super) async fn answer_score(
     replica: &Replica,
     gate: &Gate<'_>,
     ids: &RequestIds,
@@ -206,7 +207,7 @@ fn options() -> Response {
 }
 
 /// The first value of `name` in a query string, its escapes decoded.
-fn query_value(query: &str, name: &str) -> Option<String> {
+pub(super) fn query_value(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next()?;
     let spaced = value.replace('+', " ");
