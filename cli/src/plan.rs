@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use outrigger_runtime::placement::{Eviction, Placed, Plan, Tried, Unplaced};
+use outrigger_runtime::placement::{Eviction, Placed, Plan, PlannedEnsemble, PlannedNode, Tried, Unplaced};
 use outrigger_runtime::report;
 
 use crate::table::{Table, size};
@@ -95,7 +95,19 @@ fn text(plan: &Plan) -> String {
             [],
         );
     }
-    format!("{}\n{}", models.show(), devices.show())
+    if plan.ensembles.is_empty() {
+        return format!("{}\n{}", models.show(), devices.show());
+    }
+    let mut ensembles = Table::new(&["ENSEMBLE", "NODE", "MODEL", "DEVICE"]);
+    for PlannedEnsemble { ensemble, nodes, .. } in &plan.ensembles {
+        for (number, PlannedNode { node, model, devices, .. }) in nodes.iter().enumerate() {
+            let name = if number == 0 { ensemble.clone() } else { String::new() };
+            let devices: Vec<_> = devices.iter().map(ToString::to_string).collect();
+            let devices = if devices.is_empty() { "-".into() } else { devices.join(", ") };
+            ensembles.row([name, node.clone(), model.clone(), devices], []);
+        }
+    }
+    format!("{}\n{}\n{}", models.show(), ensembles.show(), devices.show())
 }
 
 /// Copies of a model are counted from 1.

@@ -23,8 +23,8 @@ pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
 pub use models::report;
 pub use models::{
-    Happening, Lease, LoadedModel, ModelEvent, ModelState, ModelStatus, Models, ModelsError, NamedModel,
-    NamedStatus, NotBatchable, Picked, PluginError, ServedModel, Timeline,
+    EnsembleNode, Happening, Lease, LoadedModel, ModelEvent, ModelState, ModelStatus, Models, ModelsError,
+    NamedModel, NamedStatus, NotBatchable, Picked, PluginError, ServedModel, Timeline,
 };
 pub use replica::{Addresses, Replica, ReplicaError};
 pub use scheduler::{Admission, Limits, Scheduler, Slot, Terms};

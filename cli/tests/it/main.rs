@@ -15,6 +15,7 @@ mod devices;
 mod digits;
 mod disconnects;
 mod endings;
+mod ensembles;
 mod envoy;
 mod examples;
 mod failures;

@@ -277,6 +277,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             write_timeout: get.duration(key::LIMITS_WRITE_TIMEOUT),
             sample_timeout: get.duration(key::LIMITS_SAMPLE_TIMEOUT),
             steps: get.size(key::LIMITS_STEPS),
+            ensemble: get.size(key::LIMITS_ENSEMBLE),
             models: limit,
         },
         queue: QueueConfig {

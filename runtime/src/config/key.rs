@@ -349,6 +349,8 @@ keys! {
     LIMITS_STEPS = "limits.steps", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
         "memory that the steps before one run of a model may take, and those after it, with what the model gives to them; a call that \
          would take more is refused";
+    LIMITS_ENSEMBLE = "limits.ensemble", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
+        "memory that tensors between the nodes of an ensemble may take in one call; a call that would take more is refused";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 

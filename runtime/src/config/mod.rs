@@ -318,6 +318,8 @@ pub struct LimitsConfig {
     pub sample_timeout: Duration,
     /// What the steps before, or after, one run of a model make, bytes.
     pub steps: usize,
+    /// Tensors between the nodes of an ensemble in one call, bytes.
+    pub ensemble: usize,
     /// Models.
     pub models: usize,
 }

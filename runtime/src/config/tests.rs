@@ -479,6 +479,7 @@ settings = ['affinity = 0-1']
     assert_eq!(timing, (Duration::ZERO, Duration::from_secs(1200), 3));
     assert_eq!(config.backends.of("ours").host, HostConfig::default());
     assert_eq!((config.limits.sample_timeout, config.limits.steps), (Duration::from_secs(60), 1 << 30));
+    assert_eq!(config.limits.ensemble, 1 << 30);
     // What is shown can be used as a file.
     let (again, _) = load(&sources(&settings.show(), &[])).unwrap();
     assert_eq!(again.backends.of("cpu").settings, cpu.settings);

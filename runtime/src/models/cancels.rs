@@ -195,8 +195,9 @@ mod tests {
             let threads = Arc::new(Threads::start("fake", 1, 8, 1 << 20).unwrap());
             let (done, answer) = oneshot::channel();
             let run = Run { id: Some(RunId::MIN) };
-            let (inputs, outputs, slot, deadline, held) = (Vec::new(), Vec::new(), None, None, None);
-            let job = Job { model, inputs, outputs, slot, deadline, run, done, held };
+            let (inputs, outputs, stay) = (Vec::new(), Vec::new(), Vec::new());
+            let (slot, deadline, held) = (None, None, None);
+            let job = Job { model, inputs, outputs, stay, slot, deadline, run, done, held };
             let calls = Arc::clone(&threads);
             let caller = tokio::spawn(async move { drop(calls.run(job, answer).await) });
             Self { threads, caller, is_at, go_on }

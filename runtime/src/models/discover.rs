@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::Files;
+use super::graph::GRAPH;
 use super::{ModelsError, format};
 use crate::config::check_model_name;
 
@@ -20,24 +21,48 @@ pub(super) struct Located {
     pub(super) file: Option<PathBuf>,
     /// What describes it.
     pub(super) manifest: Option<PathBuf>,
+    /// What it is made of, if it is an ensemble.
+    pub(super) graph: Option<PathBuf>,
     /// The version whose folder that is, if it is one of such folders.
     pub(super) version: Option<String>,
 }
 
-/// The model at a path: a file, beside which `NAME.toml` may lie, or a directory, which holds it or whose highest version does.
+/// The model at a path: a file, beside which `NAME.toml` may lie, or a directory, which holds it or whose highest version does. An ensemble is a
+/// directory with a graph, or the graph.
 pub(super) fn locate(path: &Path, files: &Files) -> io::Result<Located> {
     let there = |path: PathBuf| files.is_file(&path).then_some(path);
     if !files.is_dir(path) {
+        if path.file_name().is_some_and(|name| name == GRAPH) {
+            let manifest = path.parent().and_then(|folder| there(folder.join(MANIFEST)));
+            return Ok(Located {
+                place: path.into(),
+                file: None,
+                manifest,
+                graph: Some(path.into()),
+                version: None,
+            });
+        }
         let manifest = there(path.with_extension("toml")).filter(|manifest| manifest != path);
-        return Ok(Located { place: path.into(), file: Some(path.into()), manifest, version: None });
+        return Ok(Located {
+            place: path.into(),
+            file: Some(path.into()),
+            manifest,
+            graph: None,
+            version: None,
+        });
     }
     let (newest, version) = match newest_version(path, files)? {
         Some((version, newest)) => (newest, Some(version.to_string())),
         None => (path.to_owned(), None),
     };
     let manifest = there(newest.join(MANIFEST)).or_else(|| there(path.join(MANIFEST)));
-    let file = only_model(&newest, manifest.is_some(), files)?;
-    Ok(Located { place: newest, file, manifest, version })
+    let graph = there(newest.join(GRAPH));
+    let file = match &graph {
+        // Beside a graph there is to be none.
+        Some(_) => files.entries(&newest)?.into_iter().find(|path| is_model(path, files)),
+        None => only_model(&newest, manifest.is_some(), files)?,
+    };
+    Ok(Located { place: newest, file, manifest, graph, version })
 }
 
 /// What describes the model in a folder, if there is such a file.
@@ -64,7 +89,7 @@ pub(super) fn models(directory: &Path, limit: usize) -> Result<BTreeMap<String, 
             continue;
         };
         let located = locate(&path, &Files::Disk).map_err(unreadable)?;
-        if located.file.is_none() && located.manifest.is_none() {
+        if located.file.is_none() && located.manifest.is_none() && located.graph.is_none() {
             continue;
         }
         let place = located.file.clone().unwrap_or_else(|| located.place.clone());
@@ -125,7 +150,7 @@ mod tests {
             std::fs::write(path, "").unwrap();
         }
         let shown = |path: &Path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned();
-        let place = |located: Located| shown(&located.file.or(located.manifest).unwrap());
+        let place = |located: Located| shown(&located.file.or(located.graph).or(located.manifest).unwrap());
         Ok(models(dir.path(), 3)?.into_iter().map(|(name, located)| (name, place(located))).collect())
     }
 
@@ -156,6 +181,22 @@ mod tests {
         };
         assert_eq!(at("a.onnx"), [Some("a.onnx".into()), Some("a.toml".into())]);
         assert_eq!(at(""), [Some("1/m.onnx".into()), Some("model.toml".into())], "that of all versions");
+    }
+
+    #[test]
+    fn a_graph_makes_a_directory_an_ensemble() {
+        let found =
+            check(&["a/graph.toml", "b/2/graph.toml", "b/2/model.toml", "c/graph.toml", "c/1/m.onnx"]);
+        let expected = [("a", "a/graph.toml"), ("b", "b/2/graph.toml"), ("c", "c/1/m.onnx")];
+        assert_eq!(found.unwrap(), pairs(&expected));
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["graph.toml", "model.toml", "m.onnx"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let found = locate(&dir.path().join("graph.toml"), &Files::Disk).unwrap();
+        assert!(found.graph.is_some() && found.manifest.is_some() && found.file.is_none());
+        let found = locate(dir.path(), &Files::Disk).unwrap();
+        assert!(found.graph.is_some() && found.file.is_some(), "which is a mistake that is told");
     }
 
     #[test]

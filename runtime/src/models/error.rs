@@ -57,6 +57,22 @@ pub enum ModelsError {
         /// What is wrong.
         problem: String,
     },
+    /// An ensemble's graph is wrong, or does not go with its models.
+    #[error("{path}: {problem}")]
+    Graph {
+        /// The graph.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The models of an ensemble are more than devices hold.
+    #[error("ensemble `{name}`: its models have no place beside each other: {}", no_place(.unplaced))]
+    Together {
+        /// The ensemble.
+        name: String,
+        /// Those that have none.
+        unplaced: Vec<Unplaced>,
+    },
     /// A model does not do with a sample what its manifest says.
     #[error("model `{name}` on {device}: sample {sample}: {problem}")]
     Sample {

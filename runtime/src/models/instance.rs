@@ -10,6 +10,7 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 use prometheus::IntCounter;
 
 use super::batch::Former;
+use super::graph::{Ensemble, GraphCall};
 use super::health::DeviceHealth;
 use super::served::{Door, Held};
 use super::statistics::Statistics;
@@ -26,10 +27,14 @@ pub struct LoadedModel {
     pub platform: String,
     /// Its inputs and outputs.
     pub info: Arc<ModelInfo>,
-    /// The first of its instances, of which there is always one.
-    pub(super) first: Arc<ModelInstance>,
+    /// The first of its instances; only an ensemble, which runs by those of others, has none.
+    pub(super) first: Option<Arc<ModelInstance>>,
     /// The others.
     pub(super) others: Vec<Arc<ModelInstance>>,
+    /// How calls of its version go, if that is counted.
+    pub(super) outcomes: Option<Arc<Outcomes>>,
+    /// And how long they take.
+    pub(super) statistics: Option<Arc<Statistics>>,
     /// Where calls go in and out.
     pub(super) door: Arc<Door>,
 }
@@ -37,7 +42,7 @@ pub struct LoadedModel {
 impl LoadedModel {
     /// Its instances.
     pub(crate) fn instances(&self) -> impl Iterator<Item = &Arc<ModelInstance>> {
-        std::iter::once(&self.first).chain(&self.others)
+        self.first.iter().chain(&self.others)
     }
 
     /// The devices that it is on, each once, in the order in which it came there.
@@ -74,27 +79,35 @@ impl LoadedModel {
 
     /// A call of it begins, and is counted by how it ends.
     pub(crate) fn begin(&self) -> Begun {
-        Begun::new(Arc::clone(&self.first))
+        Begun::new(self.outcomes.clone())
     }
 
     /// Where the times of its calls are counted.
     pub(crate) fn statistics(&self) -> Option<&Statistics> {
-        self.first.statistics.as_deref()
+        self.statistics.as_deref()
     }
 
-    /// Whether one of its instances is where it can be used.
+    /// Whether one of its instances is where it can be used. Of an ensemble its models tell, each for itself.
     pub(crate) fn is_able(&self) -> bool {
-        self.instances().any(|instance| instance.is_usable())
+        self.first.is_none() || self.instances().any(|instance| instance.is_usable())
     }
 
     /// The instance for the next call.
-    pub(super) fn choose(&self) -> &Arc<ModelInstance> {
+    pub(super) fn choose(&self) -> Option<&Arc<ModelInstance>> {
         if self.others.is_empty() {
-            return &self.first;
+            return self.first.as_ref();
         }
         let rank =
             |instance: &&Arc<ModelInstance>| (!instance.is_usable(), instance.calls.load(Ordering::Relaxed));
-        self.instances().min_by_key(rank).unwrap_or(&self.first)
+        self.instances().min_by_key(rank)
+    }
+
+    /// The same among those on a device that take tensors which stay there.
+    pub(super) fn choose_on(&self, device: usize) -> Option<&Arc<ModelInstance>> {
+        let there = self.instances().filter(|instance| instance.home() == Some(device));
+        there
+            .filter(|instance| instance.is_usable())
+            .min_by_key(|instance| instance.calls.load(Ordering::Relaxed))
     }
 }
 
@@ -111,14 +124,14 @@ pub(crate) struct ModelInstance {
     /// The number of its device among those that models are on.
     pub(super) device: usize,
     pub(super) place: Option<Place>,
+    /// Whether what it takes and gives can stay on its device.
+    pub(super) resides: bool,
     /// Where its steps run, in sentences.
     pub(super) steps: Vec<String>,
     /// Calls under way, where the model has other instances.
     calls: AtomicUsize,
     pub(super) runs: IntCounter,
-    /// How calls of its version went, if that is counted.
-    pub(super) outcomes: Option<Arc<Outcomes>>,
-    /// And how long they took.
+    /// Where runs of its version are counted.
     pub(super) statistics: Option<Arc<Statistics>>,
 }
 
@@ -151,21 +164,13 @@ impl ModelInstance {
     ) -> Self {
         let (name, calls) = (name.to_owned(), AtomicUsize::new(0));
         let (held, steps) = (AtomicU64::new(0), Vec::new());
-        let (former, outcomes, statistics) = (None, None, None);
-        Self {
-            name,
-            info,
-            instance,
-            held,
-            former,
-            device: 0,
-            place,
-            steps,
-            calls,
-            runs,
-            outcomes,
-            statistics,
-        }
+        let (former, statistics, device, resides) = (None, None, 0, false);
+        Self { name, info, instance, held, former, device, place, resides, steps, calls, runs, statistics }
+    }
+
+    /// The device on which what it takes and gives can stay.
+    pub(super) fn home(&self) -> Option<usize> {
+        self.resides.then_some(self.device)
     }
 
     /// Whether its device can be used.
@@ -192,10 +197,18 @@ impl ModelInstance {
     }
 }
 
-/// The instance that a call goes to.
+/// The instance that a call goes to; of an ensemble those that its runs go to.
 pub struct Picked {
-    pub(super) instance: Arc<ModelInstance>,
+    pub(super) runs: Runs,
     pub(super) held: Held,
+}
+
+/// What runs a call.
+pub(super) enum Runs {
+    Instance(Arc<ModelInstance>),
+    Graph(GraphCall, Arc<Ensemble>),
+    /// There is none.
+    Nothing,
 }
 
 /// A call whose end nobody waited for has failed if it took so long; before, that says more of who waited.
@@ -203,7 +216,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A call of a version that is counted by how it ends.
 pub(crate) struct Begun {
-    instance: Arc<ModelInstance>,
+    outcomes: Option<Arc<Outcomes>>,
     since: Instant,
     end: End,
 }
@@ -219,8 +232,8 @@ enum End {
 }
 
 impl Begun {
-    pub(super) fn new(instance: Arc<ModelInstance>) -> Self {
-        Self { instance, since: Instant::now(), end: End::Unseen }
+    pub(super) fn new(outcomes: Option<Arc<Outcomes>>) -> Self {
+        Self { outcomes, since: Instant::now(), end: End::Unseen }
     }
 
     /// It has a result, or none for another reason than that nobody waited any more.
@@ -246,7 +259,7 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let Some(outcomes) = &self.instance.outcomes else { return };
+        let Some(outcomes) = &self.outcomes else { return };
         match self.end {
             End::Well => outcomes.note(false),
             End::Badly => outcomes.note(true),
@@ -259,7 +272,19 @@ impl Drop for Begun {
 impl Picked {
     /// What answers say of the device.
     pub(crate) fn header(&self) -> Option<HeaderValue> {
-        self.instance.place.as_ref()?.header.clone()
+        match &self.runs {
+            Runs::Instance(instance) => instance.place.as_ref()?.header.clone(),
+            Runs::Graph(call, _) => call.picks.header(),
+            Runs::Nothing => None,
+        }
+    }
+
+    /// The device on which what it takes and gives can stay.
+    pub(super) fn home(&self) -> Option<usize> {
+        match &self.runs {
+            Runs::Instance(instance) => instance.home(),
+            Runs::Graph(..) | Runs::Nothing => None,
+        }
     }
 }
 
@@ -296,8 +321,10 @@ mod tests {
             version: "1".into(),
             platform: String::new(),
             info: Arc::default(),
-            first: Arc::clone(first),
+            first: Some(Arc::clone(first)),
             others: others.to_vec(),
+            outcomes: None,
+            statistics: None,
             door: Door::new(Arc::new(Residents::none())),
         }));
         served
@@ -308,7 +335,8 @@ mod tests {
         let instances: Vec<_> = (0..3).map(|_| fake("m")).collect();
         let three = served(&instances).lease().unwrap();
         let at = |picked: &Picked| {
-            instances.iter().position(|instance| Arc::ptr_eq(instance, &picked.instance)).unwrap()
+            let Runs::Instance(own) = &picked.runs else { panic!("an instance") };
+            instances.iter().position(|instance| Arc::ptr_eq(instance, own)).unwrap()
         };
         let mut picked: Vec<_> = (0..3).map(|_| three.pick()).collect();
         assert_eq!(picked.iter().map(at).collect::<Vec<_>>(), [0, 1, 2]);

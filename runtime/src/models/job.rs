@@ -1,10 +1,10 @@
 //! A run of a model that somebody waits for, and the run itself.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use outrigger_backend::{BackendError, Output, Run, Tensor};
+use outrigger_backend::{BackendError, DeviceMemory, Output, Run, Tensor};
 use tokio::sync::oneshot;
 
 use super::ModelInstance;
@@ -30,8 +30,10 @@ pub(super) struct Job {
     pub(super) model: Arc<ModelInstance>,
     pub(super) inputs: Vec<Tensor>,
     pub(super) outputs: Vec<usize>,
+    /// Those of them that stay on the device, where that can be.
+    pub(super) stay: Vec<usize>,
     /// The slot that the run is for; free again when the run is over, also when nobody waits for it any more.
-    pub(super) slot: Option<Slot>,
+    pub(super) slot: Option<Turn>,
     /// It is not begun any more after that.
     pub(super) deadline: Option<Instant>,
     /// The number by which it is cancelled when its caller leaves.
@@ -42,10 +44,80 @@ pub(super) struct Job {
     pub(super) held: Option<Held>,
 }
 
+/// The slot of a run.
+pub(super) enum Turn {
+    /// Its own, for it is a call.
+    Own(Slot),
+    /// That of the call of which it is a part.
+    Shared(Arc<SharedSlot>),
+}
+
+impl Turn {
+    fn begin(&mut self) {
+        match self {
+            Self::Own(slot) => slot.begin(),
+            Self::Shared(slot) => slot.lock().0.iter_mut().for_each(Slot::begin),
+        }
+    }
+
+    fn finish(self, outcome: Outcome) {
+        if let Self::Own(slot) = self {
+            slot.finish(outcome);
+        }
+    }
+}
+
+/// The slot of a call that is made of runs: free again when the last of them is over that has begun, also when nobody waits for it any more.
+pub(super) struct SharedSlot(Mutex<(Option<Slot>, Option<Outcome>)>);
+
+impl SharedSlot {
+    pub(super) fn new(slot: Slot) -> Arc<Self> {
+        Arc::new(Self(Mutex::new((Some(slot), None))))
+    }
+
+    /// The call ends so, once its runs are over.
+    pub(super) fn ends(self: Arc<Self>, outcome: Outcome) {
+        self.lock().1 = Some(outcome);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Option<Slot>, Option<Outcome>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SharedSlot {
+    fn drop(&mut self) {
+        let (slot, outcome) = std::mem::take(&mut *self.lock());
+        if let (Some(slot), Some(outcome)) = (slot, outcome) {
+            slot.finish(outcome);
+        }
+    }
+}
+
+/// What is asked of a run.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// What it takes, checked.
+    pub(super) inputs: &'a [Tensor],
+    /// The outputs that are wanted.
+    pub(super) outputs: &'a [usize],
+    /// Those of them that are to stay on the device.
+    pub(super) stay: &'a [usize],
+}
+
 impl Job {
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked { inputs: &self.inputs, outputs: &self.outputs, stay: &self.stay }
+    }
+
     /// Whether nobody waits any more: the caller went away while the job waited.
     pub(super) fn is_left(&self) -> bool {
         self.done.is_closed()
+    }
+
+    /// Whether all that it takes and gives is in the host's memory.
+    pub(super) fn is_of_the_host(&self) -> bool {
+        self.stay.is_empty() && self.inputs.iter().all(|input| input.resident().is_none())
     }
 
     /// Whether its deadline is over.
@@ -97,29 +169,24 @@ pub(super) fn check(
 /// Runs a model on inputs that have been checked.
 pub(super) fn run(
     model: &ModelInstance,
-    inputs: &[Tensor],
-    outputs: &[usize],
+    asked: Asked<'_>,
     run: Run,
     output_limit: usize,
 ) -> Result<Vec<Tensor>, BackendError> {
     model.runs.inc();
     model.statistics.iter().for_each(|statistics| statistics.ran());
-    execute(model, inputs, outputs, run, output_limit)
+    execute(model, asked, run, output_limit)
 }
 
 /// The same for a run that nobody asked for and that is not counted.
 pub(super) fn execute(
     model: &ModelInstance,
-    inputs: &[Tensor],
-    outputs: &[usize],
+    asked: Asked<'_>,
     run: Run,
     output_limit: usize,
 ) -> Result<Vec<Tensor>, BackendError> {
-    let mut outputs = if model.instance.allocates_best() {
-        outputs.iter().map(|index| Output::allocate(*index)).collect()
-    } else {
-        model.info.place_outputs(inputs, outputs)?
-    };
+    let inputs = asked.inputs;
+    let mut outputs = places(model, asked)?;
     // A panic is a bug of ours; it costs the run, not the thread.
     let infer = AssertUnwindSafe(|| model.instance.infer(inputs, &mut outputs, run));
     std::panic::catch_unwind(infer)
@@ -140,12 +207,75 @@ pub(super) fn execute(
     within(tensors, output_limit)
 }
 
+/// Where the outputs of a run go.
+fn places(model: &ModelInstance, asked: Asked<'_>) -> Result<Vec<Output>, BackendError> {
+    let Asked { inputs, outputs, stay } = asked;
+    if stay.is_empty() && !model.instance.allocates_best() {
+        return model.info.place_outputs(inputs, outputs);
+    }
+    let one = |index: &usize| {
+        if stay.contains(index) {
+            return Ok(Output::resident(*index));
+        }
+        let placed = if model.instance.allocates_best() {
+            Vec::new()
+        } else {
+            model.info.place_outputs(inputs, &[*index])?
+        };
+        Ok(placed.into_iter().next().unwrap_or_else(|| Output::allocate(*index)))
+    };
+    outputs.iter().map(one).collect()
+}
+
 /// Outputs that are not too large; of some the shapes are not known before the run.
 pub(super) fn within(tensors: Vec<Tensor>, limit: usize) -> Result<Vec<Tensor>, BackendError> {
-    let actual = tensors.iter().map(|tensor| tensor.data().len()).fold(0, usize::saturating_add);
+    let bytes = |tensor: &Tensor| tensor.resident().map_or(tensor.data().len(), DeviceMemory::len);
+    let actual = tensors.iter().map(bytes).fold(0, usize::saturating_add);
     if actual > limit { Err(too_large(actual, limit)) } else { Ok(tensors) }
 }
 
 fn too_large(bytes: usize, limit: usize) -> BackendError {
     BackendError::Input(format!("the outputs take {bytes} bytes, more than limits.answer, {limit} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::busy::Busy;
+    use crate::scheduler::{Admission, Limits, Scheduler, Terms};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_slot_that_is_shared_is_free_when_the_last_run_is_over() {
+        let busy = Busy::new(1);
+        let limits =
+            Limits { items: 1, bytes: 1, wait: Duration::from_secs(60), ageing: Duration::from_secs(1) };
+        let scheduler = Scheduler::new(Arc::clone(&busy), 1, limits, None);
+        let terms = Terms {
+            caller: 0,
+            priority: outrigger_protocol::priority::Priority::Normal,
+            kind: 0,
+            bytes: 0,
+            admission: Admission::Now,
+            deadline: None,
+        };
+        let executing = || busy.snapshot().executing;
+        for ends in [Some(Outcome::Failed), None] {
+            let shared = SharedSlot::new(scheduler.admit(terms).await.unwrap());
+            let mut runs: Vec<Turn> = (0..2).map(|_| Turn::Shared(Arc::clone(&shared))).collect();
+            runs.iter_mut().for_each(Turn::begin);
+            assert_eq!(executing(), 1, "two runs are one call");
+            // The call has failed, or its caller has left; its runs go on.
+            match ends {
+                Some(outcome) => shared.ends(outcome),
+                None => drop(shared),
+            }
+            runs.remove(0).finish(Outcome::Answered);
+            assert_eq!(executing(), 1);
+            runs.remove(0).finish(Outcome::Answered);
+            assert_eq!(executing(), 0);
+        }
+        let busy = busy.snapshot();
+        assert_eq!((busy.failed, busy.cancelled, busy.answered), (1, 1, 0));
+    }
 }

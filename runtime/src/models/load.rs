@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::graph::{Directory, Ensemble};
 use super::health::{DeviceHealth, Watch};
 use super::loader::Counters;
 use super::residency::Residency;
@@ -12,12 +13,53 @@ use super::served::ServedModel;
 use super::survey::{self, OpenDevice};
 use super::threads::Threads;
 use super::versions::NamedModel;
-use super::wanted;
+use super::wanted::{self, Wanted};
 use super::{LoadedDevice, Models, ModelsError, SCRIPT};
 use crate::busy::Busy;
-use crate::config::Config;
+use crate::config::{Config, LoadTime};
 use crate::fetching::Fetched;
 use crate::metrics::Metrics;
+
+/// Models that are to be loaded, by name.
+pub(super) struct Named {
+    pub(super) served: Vec<Arc<ServedModel>>,
+    pub(super) models: BTreeMap<String, Arc<NamedModel>>,
+    pub(super) directory: Arc<Directory>,
+}
+
+impl Named {
+    /// Makes them, and holds ensembles against what is known of the others by now.
+    ///
+    /// # Errors
+    /// [`ModelsError::Graph`].
+    pub(super) fn new(
+        wanted: Vec<Wanted>,
+        fetched: Option<&Fetched>,
+        start: Instant,
+    ) -> Result<Self, ModelsError> {
+        let directory = Arc::<Directory>::default();
+        // There are at most `limits.models`.
+        let served: Vec<_> = (SCRIPT + 1..)
+            .zip(wanted)
+            .enumerate()
+            .map(|(number, (kind, wanted))| {
+                let registered = fetched.and_then(|fetched| fetched.served(&wanted.name));
+                let later = registered.and_then(|registered| registered.later.clone());
+                let source = registered.map(|registered| registered.id.clone());
+                let model = ServedModel::new(number, kind, wanted, (later, source), start);
+                Arc::new(model.made_of(&directory))
+            })
+            .collect();
+        let models: BTreeMap<_, _> =
+            served.iter().map(|model| (model.name.clone(), NamedModel::new(Arc::clone(model)))).collect();
+        directory.set(&models);
+        for model in &served {
+            let check = |ensemble: &Arc<Ensemble>| ensemble.check(&model.name, model.load == LoadTime::Use);
+            model.ensemble.iter().try_for_each(check)?;
+        }
+        Ok(Self { served, models, directory })
+    }
+}
 
 impl Models {
     /// Takes every model that the configuration names, or, without a script, every model that the model directory holds, and loads those
@@ -38,6 +80,9 @@ impl Models {
             return Ok(Self::none());
         }
         let _loading = busy.loading();
+        let start = Instant::now();
+        let Named { served, models, directory } = Named::new(wanted, fetched, start)?;
+        let wanted: Vec<_> = served.iter().map(|model| &model.wanted).collect();
         let watch = Arc::<Watch>::default();
         let backends = survey::open_for(&config.backends, &wanted, &watch)?;
         let health = |open: &OpenDevice| {
@@ -50,26 +95,9 @@ impl Models {
         let infos = backends.iter().filter_map(|seen| Some(seen.backend.as_ref().ok()?.info().clone()));
         let infos = infos.collect();
         let counters = Counters { models: metrics.models.counters.clone(), batches: metrics.batches.clone() };
-        let start = Instant::now();
-        // There are at most `limits.models`.
-        let served = (SCRIPT + 1..)
-            .zip(wanted)
-            .enumerate()
-            .map(|(number, (kind, wanted))| {
-                let registered = fetched.and_then(|fetched| fetched.served(&wanted.name));
-                let later = registered.and_then(|registered| registered.later.clone());
-                let source = registered.map(|registered| registered.id.clone());
-                Arc::new(ServedModel::new(number, kind, wanted, (later, source), start))
-            })
-            .collect();
         let storage = fetched.map(|fetched| Arc::clone(fetched.storage()));
         let (residency, used) =
             Residency::start(config, counters, served, backends, devices.clone(), storage, start)?;
-        let models: BTreeMap<_, _> = residency
-            .served()
-            .iter()
-            .map(|model| (model.name.clone(), NamedModel::new(Arc::clone(model))))
-            .collect();
         let all: Vec<_> = models.values().cloned().collect();
         // One that is not loaded is not in the way of the others.
         let able =
@@ -104,6 +132,8 @@ impl Models {
             residency: Some(residency),
             lanes,
             runs: AtomicU64::new(1),
+            directory,
+            ensemble_bytes: config.limits.ensemble,
             watch,
             watcher: Mutex::new(Some(watcher)),
         })

@@ -10,6 +10,7 @@ use super::batch::{self, BatchMetrics, Former, NotBatchable};
 use super::health::DeviceHealth;
 use super::instance::{ModelInstance, Place};
 use super::ledger::{Ledger, Over};
+use super::manifest::Manifest;
 use super::metrics::ModelCounters;
 use super::steps::{Processed, StepBytes, StepsPlace};
 use super::survey::{self, Estimates, OpenDevice, Surveyed};
@@ -237,6 +238,9 @@ impl<'a> Loader<'a> {
         let place = Place::new(open.id.clone(), Arc::clone(health), from);
         let runs = self.ground.counters.models.runs(&wanted.name, &open.id.to_string(), from.is_some());
         let mut instance = ModelInstance::new(&wanted.name, info, instance, Some(place), runs);
+        let has_steps = wanted.manifest.as_ref().is_some_and(Manifest::has_steps);
+        // Steps reach into the host's memory alone, as does who puts calls together.
+        instance.resides = open.resident && former.is_none() && !has_steps;
         instance.former = former;
         instance.steps = steps;
         instance.measure();

@@ -61,6 +61,23 @@ pub(super) struct Said {
     pub(super) settings: Vec<(String, String)>,
 }
 
+impl Said {
+    /// The first key that is said.
+    pub(super) fn first(&self) -> Option<&'static str> {
+        let said = [
+            ("devices", self.devices.is_some()),
+            ("fallback", self.fallback.is_some()),
+            ("instances", self.instances.is_some()),
+            ("max_batch", self.max_batch.is_some()),
+            ("max_delay", self.max_delay.is_some()),
+            ("intra_threads", self.intra_threads.is_some()),
+            ("steps", self.steps.is_some()),
+            ("settings", !self.settings.is_empty()),
+        ];
+        said.into_iter().find_map(|(key, is_said)| is_said.then_some(key))
+    }
+}
+
 /// A run before the model is ready.
 #[derive(Debug)]
 pub(super) struct Sample {
@@ -109,11 +126,21 @@ struct Described {
 /// One dimension.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected a whole number, or a name for an extent that is free")]
-enum Extent {
+pub(super) enum Extent {
     /// Negative where it is free.
     Number(i64),
     /// Free; those of one name are equal in one call.
     Name(String),
+}
+
+impl Extent {
+    /// −1 where it is free, with its name.
+    pub(super) fn named(&self) -> (i64, String) {
+        match self {
+            Self::Number(extent) => ((*extent).max(-1), String::new()),
+            Self::Name(name) => (-1, name.clone()),
+        }
+    }
 }
 
 impl Described {
@@ -127,13 +154,7 @@ impl Described {
         if shape.len() > MAX_RANK {
             return Err(format!("`{name}` has {} dimensions, {MAX_RANK} are the most", shape.len()));
         }
-        let (shape, symbols) = shape
-            .iter()
-            .map(|extent| match extent {
-                Extent::Number(extent) => ((*extent).max(-1), String::new()),
-                Extent::Name(name) => (-1, name.clone()),
-            })
-            .unzip();
+        let (shape, symbols) = shape.iter().map(Extent::named).unzip();
         Ok(TensorInfo { name: name.clone(), data_type, shape, symbols })
     }
 }
@@ -193,7 +214,7 @@ pub(super) fn read(
 }
 
 /// An error with its line.
-fn said(text: &str, error: &toml::de::Error) -> String {
+pub(super) fn said(text: &str, error: &toml::de::Error) -> String {
     let line =
         error.span().map(|span| 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count());
     match line {
@@ -202,7 +223,7 @@ fn said(text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-fn check_keys(table: &toml::Table, prefix: &str, known: &[&str]) -> Result<(), String> {
+pub(super) fn check_keys(table: &toml::Table, prefix: &str, known: &[&str]) -> Result<(), String> {
     match table.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => Err(format!("unknown key `{prefix}{key}`{}", suggestion(key, known.iter().copied()))),
         None => Ok(()),
@@ -362,6 +383,17 @@ impl Manifest {
     pub(super) fn check(&self, info: &ModelInfo) -> Result<(), String> {
         check_side("input", &self.described.inputs, &info.inputs)?;
         check_side("output", &self.described.outputs, &info.outputs)
+    }
+
+    /// The first key that only a model with a file of its own can have.
+    pub(super) fn of_a_file(&self) -> Option<&'static str> {
+        let said = [
+            ("format", self.format.is_some()),
+            ("file", self.file.is_some()),
+            ("before", !self.before.stages.is_empty()),
+            ("after", !self.after.stages.is_empty()),
+        ];
+        said.into_iter().find_map(|(key, is_said)| is_said.then_some(key)).or_else(|| self.settings.first())
     }
 
     /// Whether anything happens to tensors before or after the model.

@@ -33,6 +33,7 @@ pub(super) struct ModelCounters {
     fetches: IntCounter,
     fetched_bytes: IntCounter,
     rollouts: IntCounterVec,
+    between: IntCounterVec,
     load_seconds: Histogram,
 }
 
@@ -73,6 +74,12 @@ impl ModelMetrics {
         );
         let rollouts = IntCounterVec::new(rollouts, &["model", "outcome"])?;
         registry.register(Box::new(rollouts.clone()))?;
+        let between = Opts::new(
+            "outrigger_ensemble_tensors_total",
+            "Tensors that went from node to node of an ensemble, by where: device, where both nodes are on it and keep them there, or host",
+        );
+        let between = IntCounterVec::new(between, &["ensemble", "place"])?;
+        registry.register(Box::new(between.clone()))?;
         let load_seconds = HistogramOpts::new(
             "outrigger_model_load_seconds",
             "Time from when a model is first wanted until calls can have it",
@@ -89,6 +96,7 @@ impl ModelMetrics {
                 fetches,
                 fetched_bytes,
                 rollouts,
+                between,
                 load_seconds,
             },
             models,
@@ -106,6 +114,11 @@ impl ModelCounters {
     /// The runs of an instance.
     pub(super) fn runs(&self, model: &str, device: &str, fallback: bool) -> IntCounter {
         self.runs.with_label_values(&[model, device, if fallback { "true" } else { "false" }])
+    }
+
+    /// The tensors between the nodes of an ensemble: those that stay on a device, and those of the host.
+    pub(super) fn between(&self, ensemble: &str) -> [IntCounter; 2] {
+        ["device", "host"].map(|place| self.between.with_label_values(&[ensemble, place]))
     }
 
     /// A model has been loaded, which took so many seconds.

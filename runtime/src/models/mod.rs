@@ -9,6 +9,7 @@ mod files;
 mod format;
 mod gate;
 mod golden;
+mod graph;
 mod health;
 mod instance;
 mod job;
@@ -51,10 +52,13 @@ use crate::scheduler::Slot;
 pub(crate) use batch::BatchMetrics;
 pub use batch::NotBatchable;
 pub use error::ModelsError;
+pub use graph::EnsembleNode;
+use graph::{Directory, Ensemble};
 use health::{DeviceHealth, Watch};
+use instance::Runs;
 pub(crate) use instance::{Begun, ModelInstance};
 pub use instance::{LoadedModel, Picked};
-use job::{Failure, Job};
+use job::{Failure, Job, Turn};
 pub(crate) use metrics::ModelMetrics;
 pub use plugin::PluginError;
 use residency::Residency;
@@ -91,6 +95,10 @@ pub struct Models {
     lanes: Lanes,
     /// The number of the next run.
     runs: AtomicU64,
+    /// Where ensembles find what they are made of.
+    directory: Arc<Directory>,
+    /// Bytes that may go from run to run in a call of an ensemble.
+    ensemble_bytes: usize,
     /// Looks after the devices.
     watch: Arc<Watch>,
     watcher: Mutex<Option<JoinHandle<()>>>,
@@ -140,6 +148,8 @@ impl Models {
             backends: Vec::new(),
             lanes: Lanes::sum(std::iter::empty()),
             runs: AtomicU64::new(1),
+            directory: Arc::default(),
+            ensemble_bytes: 0,
             watch: Arc::default(),
             watcher: Mutex::default(),
         }
@@ -193,7 +203,7 @@ impl Models {
         })
     }
 
-    /// Runs an instance on inputs in its model's own order, and gives the outputs with the numbers in `outputs`, in that order; together
+    /// Runs an instance, or an ensemble, on inputs in its model's own order, and gives the outputs with the numbers in `outputs`, in that order; together
     /// with other calls, if the model batches. The slot, if the run is a call of its own, is taken until the run is over. It is not begun
     /// after the deadline.
     ///
@@ -207,14 +217,39 @@ impl Models {
         slot: Option<Slot>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Tensor>, CallError> {
-        let Picked { instance, held } = picked;
+        match picked.runs {
+            Runs::Graph(call, ensemble) => {
+                let _held = picked.held;
+                let counters = ensemble.counters.get();
+                // Apart, so that calls of models are not the larger for it.
+                Box::pin(self.infer_graph(call, inputs, outputs, slot, deadline, counters)).await
+            }
+            runs => {
+                let (picked, slot) = (Picked { runs, held: picked.held }, slot.map(Turn::Own));
+                self.infer_on(picked, inputs, (outputs, Vec::new()), slot, deadline).await
+            }
+        }
+    }
+
+    /// Runs an instance. Of the outputs, the second ones stay on the device.
+    async fn infer_on(
+        &self,
+        picked: Picked,
+        inputs: Vec<Tensor>,
+        (outputs, stay): (Vec<usize>, Vec<usize>),
+        slot: Option<Turn>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Tensor>, CallError> {
+        let no_device = || CallError::new(ErrorCode::ModelUnavailable, "no device");
+        let Picked { runs: Runs::Instance(instance), held } = picked else { return Err(no_device()) };
         let threads = self.devices.get(instance.device).and_then(|device| device.threads.as_ref());
-        let threads = threads.ok_or_else(|| CallError::new(ErrorCode::ModelUnavailable, "no device"))?;
+        let threads = threads.ok_or_else(no_device)?;
         let (done, answer) = oneshot::channel();
         // Runs of one instance are told apart by it; it starts anew after some centuries.
         let run = Run { id: RunId::new(self.runs.fetch_add(1, Ordering::Relaxed)) };
         let held = Some(held);
-        let job = Job { model: Arc::clone(&instance), inputs, outputs, slot, deadline, run, done, held };
+        let job =
+            Job { model: Arc::clone(&instance), inputs, outputs, stay, slot, deadline, run, done, held };
         threads.run(job, answer).await?.map_err(|failure| call_error(&instance, failure))
     }
 
@@ -282,6 +317,9 @@ impl Models {
     ) -> Result<Lease, CallError> {
         match (model.lease(), &self.residency) {
             (Some(lease), _) => Ok(lease),
+            (None, Some(residency)) if model.ensemble.is_some() => {
+                residency.lease_ensemble(model, is_meant, until).await
+            }
             (None, Some(residency)) => residency.lease(model, is_meant, until).await,
             (None, None) => Err(CallError::new(ErrorCode::ModelUnavailable, "no device")),
         }
@@ -317,7 +355,12 @@ impl Models {
     ) -> Result<Arc<ServedModel>, ModelsError> {
         let residency = self.residency.as_ref().ok_or(ModelsError::NoDevices)?;
         let start = residency.start_of_time();
-        Ok(residency.add(|number| ServedModel::new(number, kind, wanted, (later, source), start)))
+        if let Some(graph) = &wanted.graph {
+            Ensemble::new(Arc::clone(graph), &self.directory).check(&wanted.name, false)?;
+        }
+        Ok(residency.add(|number| {
+            ServedModel::new(number, kind, wanted, (later, source), start).made_of(&self.directory)
+        }))
     }
 
     /// Takes a version away for good, once the calls are through that have it, and says whether it did. Not for an async task.

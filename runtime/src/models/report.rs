@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use outrigger_backend::{DeviceKind, Health};
 use serde::Serialize;
 
+use super::graph::EnsembleNode;
+use super::load::Named;
+use super::served::ServedModel;
 use super::steps::StepsPlace;
 use super::survey::{self, SeenDevice, Surveyed};
 use super::{ModelsError, plugin, wanted};
 use crate::config::{BackendsConfig, Config, ProcessKind};
-use crate::placement::{self, DeviceId, Plan};
+use crate::placement::{self, DeviceId, Plan, PlannedEnsemble, PlannedNode};
 
 /// A backend that is on the search path or that the configuration names.
 #[derive(Debug, Serialize)]
@@ -55,19 +59,32 @@ pub struct DeviceReport {
 /// # Errors
 /// [`ModelsError`], where it cannot be said which models there are. A model without a place is no error here.
 pub fn plan(config: &Config) -> Result<Plan, ModelsError> {
-    let wanted = wanted::all(config, None)?;
-    let backends = survey::open_for(&config.backends, &wanted, &Arc::default())?;
+    let named = Named::new(wanted::all(config, None)?, None, Instant::now())?;
+    let (ensembles, models): (Vec<_>, Vec<_>) =
+        named.served.iter().partition(|model| model.ensemble.is_some());
+    let all: Vec<_> = models.iter().map(|model| &model.wanted).collect();
+    let backends = survey::open_for(&config.backends, &all, &Arc::default())?;
     let states: Vec<_> = backends.iter().map(Surveyed::state).collect();
-    let all: Vec<_> = wanted.iter().collect();
     let mut plan = placement::plan(&survey::estimate(&config.backends, &all, &backends).models, &states);
     for placed in &mut plan.placed {
-        let model = wanted.iter().find(|wanted| wanted.name == placed.model);
+        let model = all.iter().find(|wanted| wanted.name == placed.model);
         let opened = |seen: &&SeenDevice| seen.opened.as_ref().is_ok_and(|open| open.id == placed.device);
         let seen = backends.iter().flat_map(|seen| &seen.devices).find(opened);
         if let (Some(model), Some(Ok(open))) = (model, seen.map(|seen| &seen.opened)) {
             placed.steps = StepsPlace::ask(model, open).said();
         }
     }
+    let planned = |model: &&Arc<ServedModel>| {
+        let nodes = model.ensemble.as_ref()?.parts(&model.name).into_iter();
+        let nodes = nodes.map(|EnsembleNode { node, model, version }| {
+            let own = plan.placed.iter().filter(|placed| placed.model == model);
+            let devices = own.map(|placed| placed.device.clone()).collect();
+            PlannedNode { node, model, version, devices }
+        });
+        let (ensemble, version) = (model.name.clone(), model.version.clone());
+        Some(PlannedEnsemble { ensemble, version, nodes: nodes.collect() })
+    };
+    plan.ensembles = ensembles.iter().filter_map(planned).collect();
     Ok(plan)
 }
 

@@ -118,7 +118,8 @@ fn bounded(
     let (done, ended) = sync_channel(1);
     let (running, outputs, most) = (Arc::clone(instance), outputs.to_vec(), limits.answer);
     let run = move || {
-        let result = job::execute(&running, &inputs, &outputs, Run { id: Some(id) }, most);
+        let asked = job::Asked { inputs: &inputs, outputs: &outputs, stay: &[] };
+        let result = job::execute(&running, asked, Run { id: Some(id) }, most);
         // Before it is heard of, so that nobody finds the instance held who has heard.
         drop((running, inputs));
         let _ = done.send(result);

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::gate::{Behind, Gate};
-use super::instance::{Counted, LoadedModel, Picked};
+use super::graph::{Directory, Ensemble, Gathered, Graph, GraphCall};
+use super::instance::{Counted, LoadedModel, ModelInstance, Picked, Runs};
 use super::residency::{Residents, Usage};
 use super::statistics::Statistics;
 use super::versions::Outcomes;
@@ -36,6 +37,8 @@ pub struct ServedModel {
     pub(super) later: Option<Arc<Manifest>>,
     /// Which registered model it is, if it is one.
     pub(super) source: Option<ModelId>,
+    /// If it is made of others, what that takes.
+    pub(super) ensemble: Option<Arc<Ensemble>>,
     /// How its calls went.
     pub(super) outcomes: Arc<Outcomes>,
     /// Its calls and their times.
@@ -82,6 +85,7 @@ impl ServedModel {
             wanted,
             later,
             source,
+            ensemble: None,
             outcomes: Arc::new(Outcomes::new(start)),
             statistics: Arc::default(),
             retired: CancellationToken::new(),
@@ -96,6 +100,18 @@ impl ServedModel {
         }
     }
 
+    /// The same, with where an ensemble finds what it is made of.
+    pub(super) fn made_of(mut self, directory: &Arc<Directory>) -> Self {
+        let graph = self.wanted.graph.clone();
+        self.ensemble = graph.map(|graph| Arc::new(Ensemble::new(graph, directory)));
+        self
+    }
+
+    /// What an ensemble is made of.
+    pub(super) fn graph(&self) -> Option<&Graph> {
+        self.wanted.graph.as_deref()
+    }
+
     /// The loaded model, to look at: it may be on its way out.
     pub fn resident(&self) -> Option<Arc<LoadedModel>> {
         self.resident.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -104,6 +120,21 @@ impl ServedModel {
     /// What it takes and gives, and its format and library; nothing as long as it has not been loaded once.
     pub fn known(&self) -> Option<(&str, &Arc<ModelInfo>)> {
         self.known.get().map(|known| (known.platform.as_str(), &known.info))
+    }
+
+    /// What it takes and gives, for who keeps it.
+    pub(super) fn known_info(&self) -> Option<Arc<ModelInfo>> {
+        self.known.get().map(|known| Arc::clone(&known.info))
+    }
+
+    /// What it takes and gives: as is known, or as its manifest says, if that says all of it.
+    pub(super) fn said(&self) -> Option<ModelInfo> {
+        let described = || {
+            let described = &self.wanted.manifest.as_ref()?.described;
+            let is_whole = !described.inputs.is_empty() && !described.outputs.is_empty();
+            is_whole.then(|| described.clone())
+        };
+        self.known().map(|(_, info)| ModelInfo::clone(info)).or_else(described)
     }
 
     /// Shows a model that has been loaded to calls.
@@ -126,14 +157,22 @@ impl ServedModel {
         if closed { resident.take() } else { None }
     }
 
-    /// A lease for a call, if it is loaded.
+    /// A lease for a call, if it is loaded, and all that it is made of.
     pub fn lease(&self) -> Option<Lease> {
+        let Some(ensemble) = &self.ensemble else { return self.lease_itself() };
+        let gathered = ensemble.gather(self).ok()??;
+        let gathered = Some((Arc::new(gathered), Arc::clone(ensemble)));
+        self.lease_itself().map(|lease| Lease { gathered, ..lease })
+    }
+
+    /// The same of what it is itself: that can be run only if it is no ensemble.
+    pub(super) fn lease_itself(&self) -> Option<Lease> {
         let model = self.resident()?;
         let inside = Inside::enter(&model.door)?;
         self.uses.fetch_add(1, Ordering::Relaxed);
         let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
-        Some(Lease { model, inside })
+        Some(Lease { model, inside, gathered: None })
     }
 
     /// It is no more.
@@ -248,15 +287,38 @@ pub struct Lease {
     // Dropped first: who hears that nobody is inside finds that nobody holds it.
     model: Arc<LoadedModel>,
     inside: Inside,
+    /// All that an ensemble is made of.
+    gathered: Option<(Arc<Gathered>, Arc<Ensemble>)>,
 }
 
 impl Lease {
     /// The instance for the next run: that with the fewest calls under way, among those that can be used.
     pub fn pick(&self) -> Picked {
-        let lease = Self { model: Arc::clone(&self.model), inside: self.inside.beside() };
-        let instance = Arc::clone(self.choose());
-        let counted = (!self.others.is_empty()).then(|| Counted::new(Arc::clone(&instance)));
-        Picked { instance, held: Held { _counted: counted, _lease: lease } }
+        if let Some((gathered, ensemble)) = &self.gathered {
+            let call = GraphCall { picks: gathered.pick(), gathered: Arc::clone(gathered) };
+            let runs = Runs::Graph(call, Arc::clone(ensemble));
+            return Picked { runs, held: Held { _counted: None, _lease: self.beside() } };
+        }
+        match self.choose() {
+            Some(instance) => self.picked(instance),
+            None => Picked { runs: Runs::Nothing, held: Held { _counted: None, _lease: self.beside() } },
+        }
+    }
+
+    /// The same among those on a device that take tensors which stay there.
+    pub(super) fn pick_on(&self, device: usize) -> Option<Picked> {
+        self.choose_on(device).map(|instance| self.picked(instance))
+    }
+
+    fn picked(&self, instance: &Arc<ModelInstance>) -> Picked {
+        let counted = (!self.others.is_empty()).then(|| Counted::new(Arc::clone(instance)));
+        let runs = Runs::Instance(Arc::clone(instance));
+        Picked { runs, held: Held { _counted: counted, _lease: self.beside() } }
+    }
+
+    /// For a run, which may outlast this.
+    fn beside(&self) -> Self {
+        Self { model: Arc::clone(&self.model), inside: self.inside.beside(), gathered: None }
     }
 }
 

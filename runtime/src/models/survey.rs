@@ -44,6 +44,8 @@ pub(crate) struct OpenDevice {
     pub(super) budget: Option<u64>,
     /// Threads that run models.
     pub(super) threads: usize,
+    /// Whether tensors can stay on it.
+    pub(super) resident: bool,
 }
 
 /// Opens backends and their devices. One that does not open is one without devices.
@@ -63,10 +65,10 @@ pub(super) fn open<'a>(
 /// process takes calls: that is no reason to go elsewhere.
 pub(super) fn open_for(
     config: &BackendsConfig,
-    models: &[Wanted],
+    models: &[&Wanted],
     watch: &Arc<Watch>,
 ) -> Result<Vec<Surveyed>, ModelsError> {
-    let names = models.iter().flat_map(Wanted::wishes).map(|wish| wish.backend.as_str());
+    let names = models.iter().flat_map(|model| model.wishes()).map(|wish| wish.backend.as_str());
     let mut surveyed = open(config, names, watch);
     open_beside(config, models, watch, &mut surveyed);
     if let Some(error) = surveyed.iter().find_map(|seen| too_few_calls(config, seen)) {
@@ -90,7 +92,12 @@ pub(super) fn open_for(
 
 /// Opens what stands beside the backends that models name, by the name of `NAME_…`, for models of a format that those do not take: until
 /// one is found that does.
-fn open_beside(config: &BackendsConfig, models: &[Wanted], watch: &Arc<Watch>, surveyed: &mut Vec<Surveyed>) {
+fn open_beside(
+    config: &BackendsConfig,
+    models: &[&Wanted],
+    watch: &Arc<Watch>,
+    surveyed: &mut Vec<Surveyed>,
+) {
     let mut names = plugin::found(config);
     names.extend(config.tables.keys().cloned());
     for model in models {
@@ -126,7 +133,8 @@ fn one(config: &BackendsConfig, name: &str, watch: &Arc<Watch>) -> Surveyed {
                 let budget = memory.or_else(|| budget(&status));
                 let threads = table.threads.unwrap_or_else(|| threads(config, name, info));
                 let (kind, formats) = (info.kind, backend.info().formats.clone());
-                Ok(OpenDevice { id, main, device, kind, formats, status, budget, threads })
+                let resident = info.resident;
+                Ok(OpenDevice { id, main, device, kind, formats, status, budget, threads, resident })
             };
             devices.push(SeenDevice { info: info.clone(), opened: open() });
         }

@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_backend::{
-    BackendError, DataType, Device, DeviceStatus, Health, Instance, LoadOptions, Model, ModelInfo, Output,
-    Run, RunId, Shape, Tensor, TensorInfo,
+    BackendError, DataType, Device, DeviceKind, DeviceStatus, Health, Instance, LoadOptions, Model,
+    ModelInfo, Output, Run, RunId, Shape, Tensor, TensorInfo,
 };
 use prometheus::IntCounter;
 
-use super::ModelInstance;
 use super::batch::{BatchMetrics, Former, Limits};
 use super::files::Files;
 use super::health::DeviceHealth;
 use super::instance::Place;
 use super::manifest::{self, Manifest};
 use super::steps::{Processed, StepBytes, StepsPlace};
+use super::survey::OpenDevice;
+use super::threads::Threads;
 use super::wanted::Wanted;
+use super::{LoadedDevice, ModelInstance, Models};
 use crate::config::BatchDelay;
 use crate::placement::DeviceId;
 
@@ -225,4 +227,31 @@ pub(super) async fn until(is_so: impl Fn() -> bool) {
         assert!(tokio::time::Instant::now() < patience, "it does not come");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Models on so many devices, of which each has two threads and nothing is loaded on any.
+pub(super) fn on_devices(count: usize) -> Models {
+    let device = |index: usize| {
+        let id = DeviceId { backend: "gpu".into(), index };
+        let status =
+            DeviceStatus { memory_total: 0, memory_free: 0, memory_held: 0, health: Health::Healthy };
+        let open = OpenDevice {
+            id: id.clone(),
+            main: id.clone(),
+            device: Arc::new(FakeDevice),
+            kind: DeviceKind::Gpu,
+            formats: Vec::new(),
+            status: status.clone(),
+            budget: None,
+            threads: 2,
+            resident: true,
+        };
+        let health = DeviceHealth::new(id, Arc::new(FakeDevice), status, Arc::default());
+        let threads = Threads::start("fake", 2, 64, 1 << 20).unwrap();
+        LoadedDevice { device: open, health: Arc::new(health), threads: Some(threads) }
+    };
+    let mut models = Models::none();
+    models.devices = (0..count).map(device).collect();
+    models.ensemble_bytes = 1 << 20;
+    models
 }

@@ -152,6 +152,10 @@ impl Threads {
     fn put(&self, job: Job) -> Result<Result<bool, Failure>, CallError> {
         let model = Arc::clone(&job.model);
         let Some(former) = &model.former else { return self.send(job).map(Ok) };
+        if !job.is_of_the_host() {
+            // Rows are put together and taken apart in the host's memory.
+            return self.send(job).map(Ok);
+        }
         if former.holds_nothing_back() && self.feed.is_idle() {
             // It would be the only one. To be looked for first costs 5 µs where each thread has a core of its own.
             return self.send(job).map(Ok);
@@ -387,7 +391,7 @@ impl Feed {
         let begun = Instant::now();
         let limit = self.output_limit;
         let answer = job::check(&job.model, &job.inputs, &job.outputs, limit)
-            .and_then(|_| job::run(&job.model, &job.inputs, &job.outputs, job.run, limit));
+            .and_then(|_| job::run(&job.model, job.asked(), job.run, limit));
         let took = begun.elapsed();
         self.note(took);
         if let (Some(former), Ok(_)) = (&job.model.former, &answer) {
@@ -475,6 +479,7 @@ mod tests {
                 model: Arc::clone(&model),
                 inputs,
                 outputs: vec![0],
+                stay: Vec::new(),
                 slot: None,
                 deadline: None,
                 run,

@@ -1,6 +1,8 @@
 //! What is to be loaded: what the operator says of each model goes over what its manifest says, and that over the defaults.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_backend::LoadOptions;
@@ -8,7 +10,8 @@ use outrigger_store::ManifestFile;
 
 use super::discover::{self, Located};
 use super::files::Files;
-use super::manifest::{self, Manifest};
+use super::graph::{self, Graph};
+use super::manifest::{self, Manifest, Said};
 use super::{DEFAULT_VERSION, ModelsError, format};
 use crate::config::{
     BackendsConfig, BatchDelay, Config, DeviceWish, LoadTime, ModelConfig, PlacementConfig, StepsWish,
@@ -37,6 +40,8 @@ pub(super) struct Wanted {
     /// Of the backend's, for this model.
     pub(super) settings: Vec<(String, String)>,
     pub(super) manifest: Option<Manifest>,
+    /// What it is made of, if it is an ensemble: then it has no file.
+    pub(super) graph: Option<Arc<Graph>>,
 }
 
 impl Default for Wanted {
@@ -56,6 +61,7 @@ impl Default for Wanted {
             steps: StepsWish::Auto,
             settings: Vec::new(),
             manifest: None,
+            graph: None,
         }
     }
 }
@@ -83,7 +89,38 @@ pub(super) fn all(config: &Config, fetched: Option<&Fetched>) -> Result<Vec<Want
             all.push(one(name, ModelConfig::default(), located, config, &Files::Disk)?);
         }
     }
+    let is_here = |name: &str| {
+        let served = fetched.and_then(|fetched| fetched.served(name));
+        served.is_none_or(|served| served.later.is_none())
+    };
+    let ensembles = all.iter().filter(|wanted| wanted.graph.is_some()).map(|wanted| wanted.name.clone());
+    let said = ensembles.filter_map(|name| Some((config.models.get(&name)?.load?, name)));
+    for (load, name) in said.collect::<Vec<_>>() {
+        raise(&mut all, &name, load, &is_here);
+    }
     Ok(all)
+}
+
+/// When an ensemble is said to be loaded, its models are, where that is earlier, and their files are here.
+fn raise(all: &mut [Wanted], ensemble: &str, load: LoadTime, is_here: &dyn Fn(&str) -> bool) {
+    let rank = |load| [LoadTime::Use, LoadTime::Start, LoadTime::Pinned].iter().position(|one| *one == load);
+    let places: BTreeMap<String, usize> =
+        all.iter().enumerate().map(|(at, wanted)| (wanted.name.clone(), at)).collect();
+    let (mut open, mut seen) = (vec![ensemble.to_owned()], Vec::new());
+    while let Some(name) = open.pop() {
+        let Some(wanted) = places.get(&name).and_then(|at| all.get_mut(*at)) else { continue };
+        let Some(graph) = wanted.graph.clone() else {
+            if rank(wanted.load) < rank(load) && is_here(&name) {
+                wanted.load = load;
+            }
+            continue;
+        };
+        // One that reaches itself is told later.
+        if !seen.contains(&name) {
+            open.extend(graph.models().map(str::to_owned));
+            seen.push(name);
+        }
+    }
 }
 
 /// The model that a configuration says where to find; in a folder of this version's, if that is known beforehand.
@@ -116,6 +153,9 @@ fn one(
 ) -> Result<Wanted, ModelsError> {
     said.load = said.load.or(Some(config.residency.load));
     let manifest = located.manifest.map(|path| read(&name, &path, &config.backends, files)).transpose()?;
+    if let Some(path) = located.graph {
+        return ensemble(name, said, path, located.file, (manifest, located.version));
+    }
     let file = match (&manifest, files.is_file(&said.path)) {
         // The operator names the file itself.
         (_, true) => Some(said.path.clone()),
@@ -124,6 +164,47 @@ fn one(
     };
     let path = file.ok_or_else(|| ModelsError::NoFile { name: name.clone(), path: located.place })?;
     Ok(resolve(name, path, said, manifest, located.version, &config.placement))
+}
+
+/// An ensemble, which has nothing of its own but a graph.
+fn ensemble(
+    name: String,
+    said: ModelConfig,
+    path: PathBuf,
+    file: Option<PathBuf>,
+    (mut manifest, folder): (Option<Manifest>, Option<String>),
+) -> Result<Wanted, ModelsError> {
+    let wrong = |problem| ModelsError::Graph { path: path.clone(), problem };
+    if let Some(file) = file {
+        return Err(wrong(format!("lies beside the model {}: it is one or the other", file.display())));
+    }
+    let own = Said {
+        devices: said.devices,
+        fallback: said.fallback,
+        instances: said.instances,
+        max_batch: said.max_batch,
+        max_delay: said.max_delay,
+        intra_threads: said.intra_threads,
+        steps: said.steps,
+        settings: said.settings,
+    };
+    if let Some(key) = own.first() {
+        return Err(wrong(format!(
+            "`models.{name}.{key}` is said of an ensemble, and is its models' to have"
+        )));
+    }
+    if let Some(manifest) = &manifest
+        && let Some(key) = manifest.of_a_file()
+    {
+        let problem = format!("`{key}` is said of an ensemble, and is its models' to have");
+        return Err(ModelsError::Manifest { path: manifest.path.clone(), problem });
+    }
+    let graph = graph::read(&path).map_err(wrong)?;
+    let defaults = Wanted::default();
+    let own = manifest.as_mut().and_then(|manifest| manifest.version.take());
+    let version = said.version.or(own).or(folder).unwrap_or(defaults.version.clone());
+    let load = said.load.unwrap_or(defaults.load);
+    Ok(Wanted { name, version, path, load, manifest, graph: Some(Arc::new(graph)), ..defaults })
 }
 
 fn read(name: &str, path: &Path, backends: &BackendsConfig, files: &Files) -> Result<Manifest, ModelsError> {
@@ -168,6 +249,7 @@ fn resolve(
         steps: said.steps.or(own.steps).unwrap_or(defaults.steps),
         settings: over(said.settings, own.settings),
         manifest,
+        graph: None,
     }
 }
 

@@ -125,6 +125,33 @@ pub struct Plan {
     pub unplaced: Vec<Unplaced>,
     /// What each device would hold.
     pub devices: Vec<DeviceUse>,
+    /// What ensembles are made of; who asks for a plan to show it has them added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ensembles: Vec<PlannedEnsemble>,
+}
+
+/// An ensemble, which has no place of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedEnsemble {
+    /// Its name.
+    pub ensemble: String,
+    /// Its version.
+    pub version: String,
+    /// Its nodes, each after those that it takes tensors from.
+    pub nodes: Vec<PlannedNode>,
+}
+
+/// A node of an ensemble.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedNode {
+    /// Its name.
+    pub node: String,
+    /// Its model.
+    pub model: String,
+    /// The version of that; nothing if there is none.
+    pub version: Option<String>,
+    /// Where the model would be, copy by copy; nothing if it is an ensemble itself.
+    pub devices: Vec<DeviceId>,
 }
 
 /// A copy that has a place.

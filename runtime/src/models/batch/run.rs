@@ -100,7 +100,7 @@ fn alone(model: &ModelInstance, former: &Former, member: Member, around: &impl A
         return former.skip(job);
     }
     let begun = Instant::now();
-    let answer = job::run(model, &job.inputs, &job.outputs, job.run, around.output_limit());
+    let answer = job::run(model, job.asked(), job.run, around.output_limit());
     let took = begun.elapsed();
     around.note(took);
     if answer.is_ok() {
@@ -124,7 +124,8 @@ fn together(
         .map(|at| rows::join(group.iter().filter_map(|member| member.job.inputs.get(at)), &former.pool))
         .collect::<Result<Vec<_>, _>>()?;
     let limit = around.output_limit().saturating_mul(group.len());
-    let outputs = job::run(model, &inputs, &first.job.outputs, Run::default(), limit);
+    let asked = job::Asked { inputs: &inputs, outputs: &first.job.outputs, stay: &[] };
+    let outputs = job::run(model, asked, Run::default(), limit);
     let took = begun.elapsed();
     around.note(took);
     let outputs = outputs?;

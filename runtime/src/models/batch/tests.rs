@@ -42,6 +42,7 @@ impl Rig {
             model: Arc::clone(&self.model),
             inputs,
             outputs,
+            stay: Vec::new(),
             slot: None,
             deadline,
             run: Run::default(),
@@ -62,7 +63,7 @@ impl Rig {
 
     /// What the call would get alone.
     fn expected(&self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>, BackendError> {
-        job::run(&self.model, inputs, outputs, Run::default(), LIMIT)
+        job::run(&self.model, job::Asked { inputs, outputs, stay: &[] }, Run::default(), LIMIT)
     }
 
     fn waiting(&self) -> usize {
@@ -245,6 +246,7 @@ async fn only_so_many_may_wait() {
             model,
             inputs,
             outputs: vec![0],
+            stay: Vec::new(),
             slot: None,
             deadline: None,
             run: Run::default(),

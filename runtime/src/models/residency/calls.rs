@@ -17,9 +17,9 @@ use super::state::ModelState;
 use crate::scheduler;
 
 /// The shortest time after which it is worth while to ask again for a model that is being loaded.
-const SOON: Duration = Duration::from_secs(1);
+pub(super) const SOON: Duration = Duration::from_secs(1);
 
-fn retired(model: &ServedModel) -> CallError {
+pub(super) fn retired(model: &ServedModel) -> CallError {
     let text = format!("version {} of model `{}` is not served any more", model.version, model.name);
     CallError::new(ErrorCode::ModelNotFound, text)
 }
@@ -40,6 +40,16 @@ impl Residency {
             return Ok(lease);
         }
         let _counted = self.count_waiter()?;
+        self.lease_uncounted(model, is_meant, until).await
+    }
+
+    /// The same for who is counted as one that waits already.
+    pub(super) async fn lease_uncounted(
+        self: &Arc<Self>,
+        model: &ServedModel,
+        is_meant: &(dyn Fn() -> bool + Sync),
+        until: Instant,
+    ) -> Result<Lease, CallError> {
         let _waiting = model.wait();
         loop {
             let mut changed = pin!(model.changed.notified());
@@ -54,7 +64,7 @@ impl Residency {
             if model.is_retired() || !is_meant() {
                 return Err(retired(model));
             }
-            if self.want(model)? {
+            if self.want(model)? == Want::Ready {
                 continue;
             }
             let late = || {
@@ -70,8 +80,8 @@ impl Residency {
         }
     }
 
-    /// Has a model loaded, if it is not; says whether it is there.
-    fn want(self: &Arc<Self>, model: &ServedModel) -> Result<bool, CallError> {
+    /// Has a model loaded, if it is not; says how far it is, other than failed.
+    pub(super) fn want(self: &Arc<Self>, model: &ServedModel) -> Result<Want, CallError> {
         let want = {
             let mut core = self.residents.lock();
             // Under the lock: its number may be another's from then on.
@@ -81,6 +91,10 @@ impl Residency {
             let before = core.phase(model.number);
             let want = core.want(model.number, self.now());
             match before {
+                _ if want == Want::Assemble => {
+                    self.history.asked(model.number);
+                    drop(self.tell(model, Happening::Loading));
+                }
                 ModelState::Queued | ModelState::Fetching => {}
                 _ => {
                     self.note_fetching(&core, model);
@@ -90,8 +104,7 @@ impl Residency {
             want
         };
         match want {
-            Want::Ready => Ok(true),
-            Want::Loading { .. } => Ok(false),
+            Want::Ready | Want::Loading { .. } | Want::Assemble => Ok(want),
             Want::Failed { retry_after, .. } => {
                 let text = format!("model `{}` does not load; the log says why", model.name);
                 Err(CallError::new(ErrorCode::ModelUnavailable, text).with_retry_after(retry_after.max(SOON)))
@@ -113,7 +126,7 @@ impl Residency {
         self.config.queue.wait
     }
 
-    fn count_waiter(&self) -> Result<impl Drop + '_, CallError> {
+    pub(super) fn count_waiter(&self) -> Result<impl Drop + '_, CallError> {
         struct Counted<'a>(&'a Residency);
         impl Drop for Counted<'_> {
             fn drop(&mut self) {
@@ -132,6 +145,7 @@ impl Residency {
 
     /// The next load of a model that has failed need not wait.
     pub(in crate::models) fn forgive(&self, model: &ServedModel) {
+        self.parts(model).iter().for_each(|part| self.forgive(part));
         let mut core = self.residents.lock();
         if !model.is_retired() {
             core.forgive(model.number);
@@ -169,8 +183,9 @@ impl Residency {
         self.residents.has_changed();
     }
 
-    /// Says whether a model may make way for others.
+    /// Says whether a model may make way for others; of an ensemble, whether its models may.
     pub(in crate::models) fn pin(&self, model: &ServedModel, pinned: bool) {
+        self.parts(model).iter().for_each(|part| self.pin(part, pinned));
         let changed = {
             let mut core = self.residents.lock();
             if model.is_retired() {

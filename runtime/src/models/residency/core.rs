@@ -40,8 +40,15 @@ pub(in crate::models) struct Usage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::models) enum Want {
     Ready,
-    Loading { eta: Duration },
-    Failed { reason: Arc<str>, retry_after: Duration },
+    Loading {
+        eta: Duration,
+    },
+    /// Whoever asks has to put it together, at once: it is an ensemble, which takes nothing, and waits for nobody.
+    Assemble,
+    Failed {
+        reason: Arc<str>,
+        retry_after: Duration,
+    },
 }
 
 /// What a load waits for that has begun.
@@ -71,6 +78,8 @@ pub(super) struct Model {
     pub(super) pinned: bool,
     /// How many need it to stay for a while.
     pub(super) kept: usize,
+    /// It is made of others, and takes no memory.
+    assembled: bool,
     /// There is no such model any more; its number is free.
     vacant: bool,
     /// What it holds, or has reserved.
@@ -126,6 +135,7 @@ impl Model {
             away: None,
             pinned: false,
             kept: 0,
+            assembled: false,
             vacant: false,
             charges: Charges::new(),
             claim: None,
@@ -174,6 +184,13 @@ impl Core {
         self.models.len() - 1
     }
 
+    /// A model is made of others: it is put together by who wants it.
+    pub(in crate::models) fn is_assembled(&mut self, model: usize) {
+        if let Some(this) = self.models.get_mut(model) {
+            this.assembled = true;
+        }
+    }
+
     /// A model is no more; says whether that can be, which it cannot while it is on its way or loaded.
     pub(in crate::models) fn remove(&mut self, model: usize) -> bool {
         match self.models.get_mut(model) {
@@ -198,8 +215,12 @@ impl Core {
         self.clock = self.clock.max(now);
         let Some(this) = self.in_state(model, &[ModelState::Fetching], "being fetched") else { return };
         let (bytes, took) = (this.away.take(), now.saturating_sub(this.since));
-        this.phase = ModelState::Queued;
-        self.queue.push_back(model);
+        if this.assembled {
+            this.phase = ModelState::OnDisk;
+        } else {
+            this.phase = ModelState::Queued;
+            self.queue.push_back(model);
+        }
         self.fetch_cost.note(bytes.unwrap_or_default(), took);
     }
 
@@ -240,12 +261,19 @@ impl Core {
                 this.phase = ModelState::Fetching;
                 this.since = self.clock;
             }
+            (ModelState::Registered | ModelState::OnDisk | ModelState::Failed, _) if this.assembled => {
+                this.phase = ModelState::Loading;
+                this.since = self.clock;
+                return Want::Assemble;
+            }
             (ModelState::Registered | ModelState::OnDisk | ModelState::Failed, _) => {
                 this.phase = ModelState::Queued;
                 self.queue.push_back(model);
             }
             // It has its place in the queue already, and its turn as soon as it has left.
-            (ModelState::Draining, _) if !self.queue.contains(&model) => self.queue.push_back(model),
+            (ModelState::Draining, _) if !this.assembled && !self.queue.contains(&model) => {
+                self.queue.push_back(model)
+            }
             (
                 ModelState::Draining
                 | ModelState::Fetching
@@ -382,7 +410,7 @@ impl Core {
             return Charges::new();
         };
         let took = now.saturating_sub(this.since);
-        let bytes = total(&measured);
+        let (bytes, assembled) = (total(&measured), this.assembled);
         this.phase = ModelState::Ready;
         this.charges.clone_from(&measured);
         this.claim = None;
@@ -395,8 +423,11 @@ impl Core {
         let evicted = this.evicted.take();
         this.measured.clone_from(&measured);
         self.under_way.retain(|loading| *loading != model);
-        self.cost.note(bytes, took);
-        self.window.note(evicted, took);
+        if !assembled {
+            // That of others says nothing of what a load takes.
+            self.cost.note(bytes, took);
+            self.window.note(evicted, took);
+        }
         let held = self.held(None);
         let mut over = Charges::new();
         for limit in self.accounts.touched(&measured) {
@@ -446,6 +477,11 @@ impl Core {
         if let Some(this) = self.models.get_mut(model) {
             this.kept = if kept { this.kept + 1 } else { this.kept.saturating_sub(1) };
         }
+    }
+
+    /// Whether the files of a model are here.
+    pub(in crate::models) fn is_here(&self, model: usize) -> bool {
+        self.models.get(model).is_some_and(|this| this.away.is_none())
     }
 
     /// Whether somebody has said that a model never has to leave for others.

@@ -148,6 +148,11 @@ impl Residency {
         }));
         let mut core = self.residents.lock();
         core.fetched(model.number, self.now());
+        if model.ensemble.is_some() {
+            // Who waits for it puts it together.
+            drop(core);
+            return model.changed.notify_waiters();
+        }
         drop(self.tell(model, Happening::Queued));
         self.residents.announce();
     }

@@ -7,6 +7,7 @@
 mod accounts;
 mod calls;
 mod core;
+mod ensembles;
 mod eta;
 mod fetch;
 mod history;
@@ -21,6 +22,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod thrash;
+mod together;
 #[cfg(test)]
 mod traces;
 mod value;
@@ -76,6 +78,8 @@ pub(in crate::models) struct Residency {
     /// Nothing is loaded any more, and who waits is told so.
     stopping: AtomicBool,
     loaders: Mutex<Vec<JoinHandle<()>>>,
+    /// Had by a call of an ensemble that holds some of its models while it waits for others.
+    gathering: tokio::sync::Mutex<()>,
     /// Where files come from that are not here; nothing where all are.
     fetches: Option<Fetches>,
 }
@@ -97,7 +101,8 @@ impl Residency {
         storage: Option<Arc<Storage>>,
         start: Instant,
     ) -> Result<(Arc<Self>, Vec<bool>), ModelsError> {
-        let eager: Vec<_> = served.iter().filter(|model| model.load != LoadTime::Use).collect();
+        let is_eager = |model: &&Arc<ServedModel>| model.load != LoadTime::Use && model.ensemble.is_none();
+        let eager: Vec<_> = served.iter().filter(is_eager).collect();
         // Its loads are asked for by tasks.
         let runtime = tokio::runtime::Handle::try_current().ok();
         let fetches = storage.zip(runtime);
@@ -128,6 +133,8 @@ impl Residency {
             max_retry: said.max_retry,
         };
         let mut core = Core::new(options, accounts.collect(), served.len());
+        let ensembles = served.iter().filter(|model| model.ensemble.is_some());
+        ensembles.for_each(|model| core.is_assembled(model.number));
         // Where nothing can fetch them, a load says that they are missing, instead of waiting for ever.
         for model in served.iter().filter(|_| fetches.is_some()) {
             model.later.iter().for_each(|manifest| core.is_away(model.number, manifest.size()));
@@ -164,12 +171,14 @@ impl Residency {
             waiting: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             loaders: Mutex::default(),
+            gathering: tokio::sync::Mutex::default(),
             fetches,
         });
         for (model, loaded) in eager.iter().zip(loaded) {
             residency.note_measured(model, &loaded.held);
             model.put(residency.settled(model, loaded.instances)?);
         }
+        residency.assemble_at_start()?;
         residency.start_loaders().map_err(ModelsError::Thread)?;
         Ok((residency, used))
     }
@@ -191,6 +200,9 @@ impl Residency {
         let later = model.later.iter().filter(|_| self.fetches.is_some());
         later.for_each(|manifest| core.is_away(number, manifest.size()));
         core.pin(number, model.load == LoadTime::Pinned);
+        if model.ensemble.is_some() {
+            core.is_assembled(number);
+        }
         self.history.begin(number);
         let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
         let all = Arc::make_mut(&mut served);
@@ -287,7 +299,6 @@ impl Residency {
             let at =
                 self.devices.iter().position(|(open, _)| place.is_some_and(|place| place.device == open.id));
             instance.device = at.unwrap_or(usize::MAX);
-            instance.outcomes = Some(Arc::clone(&model.outcomes));
             instance.statistics = Some(Arc::clone(&model.statistics));
             if let (Some(at), Some(place)) = (at, place)
                 && !self.used.get(at).is_some_and(|used| *used)
@@ -311,8 +322,10 @@ impl Residency {
             version: wanted.version.clone(),
             platform: platform(wanted, &first, &self.backends),
             info: Arc::clone(&first.info),
-            first,
+            first: Some(first),
             others: instances.collect(),
+            outcomes: Some(Arc::clone(&model.outcomes)),
+            statistics: Some(Arc::clone(&model.statistics)),
             door: Door::new(Arc::clone(&self.residents)),
         }))
     }

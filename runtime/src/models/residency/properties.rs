@@ -149,6 +149,7 @@ impl World {
         let after = self.core.phase(model);
         match want {
             Want::Ready => assert_eq!(before, ModelState::Ready),
+            Want::Assemble => unreachable!("there are no ensembles"),
             Want::Failed { .. } => assert_eq!((before, after), (ModelState::Failed, ModelState::Failed)),
             Want::Loading { .. } => {
                 let joins = before.is_under_way();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::super::graph::{EnsembleNode, Unfit};
 use super::super::served::ServedModel;
 use super::Residency;
 use super::history::{Happening, Timeline};
@@ -29,6 +30,12 @@ pub struct ModelStatus {
     pub platform: Option<String>,
     /// The devices that it is on.
     pub devices: Vec<String>,
+    /// The nodes that it has, if it is an ensemble.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<EnsembleNode>,
+    /// Why calls of an ensemble were refused last, as long as none has been answered since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Where the steps before and after it run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<String>,
@@ -50,13 +57,27 @@ pub struct ModelStatus {
 impl Residency {
     /// How a model is.
     pub(in crate::models) fn status(&self, model: &ServedModel) -> ModelStatus {
+        let parts = self.parts(model);
         let (phase, pinned, eta) = {
             let core = self.residents.lock();
-            let phase = core.phase(model.number);
-            let eta = phase.is_under_way().then(|| core.eta(model.number, self.now()));
-            (phase, core.is_pinned(model.number), eta)
+            // An ensemble is as far as the least of what it is made of.
+            let phases = parts.iter().map(|part| core.phase(part.number));
+            let phase = phases.chain([core.phase(model.number)]).min_by_key(|phase| phase.rank());
+            let all = parts.iter().map(|part| part.number).chain([model.number]);
+            let under_way = all.filter(|number| core.phase(*number).is_under_way());
+            let eta = under_way.map(|number| core.eta(number, self.now())).max();
+            (phase.unwrap_or(ModelState::OnDisk), core.is_pinned(model.number), eta)
         };
         let (resident, usage) = (model.resident(), model.usage());
+        let loaded: Vec<_> =
+            resident.iter().cloned().chain(parts.iter().filter_map(|part| part.resident())).collect();
+        let mut devices: Vec<String> = Vec::new();
+        for device in loaded.iter().flat_map(|loaded| loaded.devices()).map(ToString::to_string) {
+            if !devices.contains(&device) {
+                devices.push(device);
+            }
+        }
+        let ensemble = model.ensemble.as_ref();
         let idle = || self.now().saturating_sub(usage.last).as_secs_f64();
         ModelStatus {
             name: model.name.clone(),
@@ -65,11 +86,9 @@ impl Residency {
             load: model.load.as_str(),
             pinned,
             platform: resident.as_ref().map(|resident| resident.platform.clone()),
-            devices: resident
-                .iter()
-                .flat_map(|resident| resident.devices())
-                .map(ToString::to_string)
-                .collect(),
+            devices,
+            nodes: ensemble.map(|ensemble| ensemble.parts(&model.name)).unwrap_or_default(),
+            refused: ensemble.and_then(|ensemble| ensemble.refusal()).map(|why| why.to_string()),
             steps: resident.as_ref().map(|resident| resident.steps()).unwrap_or_default(),
             bytes_held: resident.as_ref().map_or(0, |resident| resident.bytes_held()),
             uses: usage.uses,
@@ -81,6 +100,18 @@ impl Residency {
 
     /// Whether calls of a model are answered: it is loaded, or is as soon as one needs it.
     pub(in crate::models) fn can_be_had(&self, model: &ServedModel) -> bool {
+        let parts_can = match &model.ensemble {
+            None => true,
+            // Of what cannot be wired, because its models do not go together, there is none.
+            Some(ensemble) => match ensemble.wire(model) {
+                Ok(wired) => wired.leaves.iter().all(|leaf| self.can_be_had(leaf)),
+                Err(Unfit::Unknown(_)) => self.parts(model).iter().all(|part| self.can_be_had(part)),
+                Err(_) => false,
+            },
+        };
+        if !parts_can {
+            return false;
+        }
         let core = self.residents.lock();
         match core.phase(model.number) {
             ModelState::Failed => !core.is_barred(model.number, self.now()),

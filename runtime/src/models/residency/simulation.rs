@@ -114,7 +114,7 @@ impl<'a> World<'a> {
                             self.waiting[model] += 1;
                             self.note(model);
                         }
-                        Want::Failed { .. } => unreachable!("none fails"),
+                        Want::Failed { .. } | Want::Assemble => unreachable!("none fails"),
                     }
                     self.at(now + GAP, Event::Comes(call + 1));
                 }

@@ -45,6 +45,21 @@ impl ModelState {
         matches!(self, Self::Fetching | Self::Queued | Self::Loading | Self::Warming)
     }
 
+    /// How near it is to calls: what is less is further.
+    pub(super) const fn rank(self) -> u8 {
+        match self {
+            Self::Failed => 0,
+            Self::Draining => 1,
+            Self::Registered => 2,
+            Self::OnDisk => 3,
+            Self::Fetching => 4,
+            Self::Queued => 5,
+            Self::Loading => 6,
+            Self::Warming => 7,
+            Self::Ready => 8,
+        }
+    }
+
     /// Whether nothing is done about it, so that it may be taken away.
     pub(super) const fn is_at_rest(self) -> bool {
         matches!(self, Self::Registered | Self::OnDisk | Self::Failed)

@@ -107,6 +107,37 @@ fn what_is_away_is_fetched_before_it_has_its_place_in_the_queue() {
 }
 
 #[test]
+fn an_ensemble_is_put_together_by_who_wants_it_and_waits_for_nobody() {
+    let mut core = core(100, 3);
+    core.is_assembled(0);
+    core.is_away(0, 10);
+    // Files come first, and then there is no queue.
+    assert!(matches!(core.want(0, secs(0)), Want::Loading { .. }));
+    core.fetched(0, secs(1));
+    assert_eq!((core.phase(0), core.next(secs(1))), (ModelState::OnDisk, None));
+    assert_eq!(core.want(0, secs(1)), Want::Assemble);
+    assert!(matches!(core.want(0, secs(1)), Want::Loading { .. }), "one does it");
+    begin(&mut core, 1, 10, secs(1));
+    begin(&mut core, 2, 10, secs(1));
+    core.warming(0);
+    assert_eq!(
+        core.loaded(0, Charges::new(), secs(2)),
+        Charges::new(),
+        "it has no part in what loads are bounded by"
+    );
+    assert_eq!(core.want(0, secs(2)), Want::Ready);
+    // Nobody makes way in it, and it is nobody's to make way.
+    assert_eq!(victims(&mut core, 1, 100, secs(2)), None);
+    core.leaving(0, secs(3));
+    assert!(matches!(core.want(0, secs(3)), Want::Loading { .. }));
+    core.left(0, Left::Asked, secs(3));
+    assert_eq!((core.phase(0), core.want(0, secs(3))), (ModelState::OnDisk, Want::Assemble));
+    core.failed(0, "a sample".into(), secs(3));
+    assert!(matches!(core.want(0, secs(3)), Want::Failed { .. }));
+    assert_eq!(core.want(0, secs(9)), Want::Assemble);
+}
+
+#[test]
 fn a_number_is_another_s_once_its_model_is_gone() {
     let mut core = core(100, 2);
     load(&mut core, 0, 10, secs(1));

@@ -27,6 +27,11 @@ impl Core {
         self.settled(except, |_| true, |(model, this)| !may_leave(this) || !usage(model).idle)
     }
 
+    /// The bytes held by each device as if every model had left that somebody has not said never does, but for these.
+    pub(in crate::models) fn held_by_pinned(&self, except: &[usize]) -> Vec<u64> {
+        self.settled(None, |_| false, |(model, this)| this.pinned && !except.contains(&model))
+    }
+
     /// Whether anything else that holds memory could leave later: it is in use, loading or draining.
     pub(in crate::models) fn may_change(&self, except: usize, usage: &dyn Fn(usize) -> Usage) -> bool {
         self.models.iter().enumerate().filter(|(model, _)| *model != except).any(|(model, this)| {

@@ -466,7 +466,17 @@ fn a_device_is_asked_for_each_side() {
             DeviceStatus { memory_total: 0, memory_free: 0, memory_held: 0, health: Health::Healthy };
         let formats = formats.iter().map(ToString::to_string).collect();
         let device = Arc::new(Half);
-        OpenDevice { main: id.clone(), id, device, kind, formats, status, budget: None, threads: 1 }
+        OpenDevice {
+            main: id.clone(),
+            id,
+            device,
+            kind,
+            formats,
+            status,
+            budget: None,
+            threads: 1,
+            resident: false,
+        }
     };
     let wanted = |steps| Wanted {
         path: "m.onnx".into(),
