@@ -41,7 +41,7 @@ impl CallerId {
 /// Names of the callers that are always there, by number.
 pub const BUILT_IN: [&str; 4] = ["primary", "secondary", "anonymous", "local"];
 
-/// OfModel models a caller may use.
+/// Which models a caller may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ModelRules {
     /// All of them.

@@ -13,7 +13,7 @@ use outrigger_protocol::busy::BusySnapshot;
 use portable_atomic::AtomicU128;
 
 use watch::Bell;
-pub use watch::{Place, Watch};
+pub use watch::{Place, Reason, Watch};
 use window::Windows;
 pub(crate) use window::keep as keep_windows;
 
@@ -36,6 +36,7 @@ pub struct Busy {
     windows: Windows,
     /// Readers that stay connected.
     watchers: AtomicUsize,
+    health_watchers: AtomicUsize,
     arrived: AtomicU64,
     refused: AtomicU64,
     answered: AtomicU64,
@@ -148,6 +149,7 @@ impl Busy {
             calls_read: AtomicU64::new(0),
             windows: Windows::default(),
             watchers: AtomicUsize::new(0),
+            health_watchers: AtomicUsize::new(0),
             arrived: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             answered: AtomicU64::new(0),

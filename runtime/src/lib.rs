@@ -5,6 +5,7 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the data path never panics")]
 
+mod apart;
 pub mod busy;
 pub mod config;
 pub mod fetching;

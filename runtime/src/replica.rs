@@ -338,7 +338,12 @@ impl Replica {
 
     /// A place for a reader of the busy signal that stays connected; `None` where all are taken.
     pub(crate) fn watcher(&self) -> Option<Place> {
-        self.busy.place(self.config.observe.watchers)
+        self.busy.place(busy::Reason::Signal, self.config.observe.watchers)
+    }
+
+    /// The same for one who follows whether the replica is well, for which nobody needs a key: they take no places of the others.
+    pub(crate) fn health_watcher(&self) -> Option<Place> {
+        self.busy.place(busy::Reason::Health, self.config.observe.watchers)
     }
 
     /// Comes when such readers are to leave.

@@ -1,4 +1,5 @@
-//! Shared memory of callers on the same machine: files in one directory, registered under names, each caller's its own.
+//! Shared memory of callers on the same machine: files in one directory, registered under names, which are each caller's
+//! own. The files are not: whoever may use shared memory can register each of them.
 //!
 //! They are read and written by system calls, not mapped: whoever made such a file may cut it short at any time, and to touch what is
 //! not there any more would end the process. That is one copy of a tensor, within the machine's memory.
@@ -16,6 +17,8 @@ use outrigger_protocol::call::{Regions, Slice, no_region};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::messages::RegionStatus;
 use rustix::fs::{Mode, OFlags};
+
+use crate::apart::apart;
 
 /// Longest name of a region, and of a file, bytes.
 const MAX_NAME: usize = 255;
@@ -137,7 +140,18 @@ impl CallerMemory<'_> {
     }
 
     fn region(&self, name: &str) -> Result<Arc<Region>, CallError> {
+        if name.len() > MAX_NAME {
+            return Err(no_region(name));
+        }
         self.all.lock().get(&self.key(name)).cloned().ok_or_else(|| no_region(name))
+    }
+
+    /// Whether there is such a part of a region, before anything is done for it.
+    ///
+    /// # Errors
+    /// `bad_request` if not.
+    pub(crate) fn check(&self, slice: &Slice) -> Result<(), CallError> {
+        self.region(&slice.region)?.holds(slice.offset, slice.bytes).map(drop)
     }
 
     /// Writes an output to where the call wants it.
@@ -153,7 +167,8 @@ impl CallerMemory<'_> {
             return Err(CallError::new(ErrorCode::InvalidTensor, text));
         }
         let at = region.holds(slice.offset, slice.bytes)?;
-        region.file.write_all_at(data, at).map_err(|error| unusable(&slice.region, &error))
+        apart(data.len(), || region.file.write_all_at(data, at))
+            .map_err(|error| unusable(&slice.region, &error))
     }
 }
 
@@ -166,7 +181,8 @@ impl Regions for CallerMemory<'_> {
             let text = format!("no memory is free for what is in region `{}`", shown(&slice.region));
             CallError::new(ErrorCode::Overloaded, text)
         })?;
-        region.file.read_exact_at(&mut buffer, at).map_err(|error| unusable(&slice.region, &error))?;
+        apart(length, || region.file.read_exact_at(&mut buffer, at))
+            .map_err(|error| unusable(&slice.region, &error))?;
         Ok(buffer)
     }
 }
@@ -182,7 +198,7 @@ impl Region {
             _ => {
                 let (all, from) = (self.bytes, self.offset);
                 Err(bad(format!(
-                    "{bytes} bytes from {offset} are not all in the region, which has {all} from {from} of a file of {length}"
+                    "{bytes} bytes from {offset} are not all in the region, which has {all} from {from} of a file that may be shorter"
                 )))
             }
         }

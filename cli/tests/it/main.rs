@@ -33,6 +33,7 @@ mod models;
 mod native;
 mod overload;
 mod placement;
+mod platforms;
 mod policy;
 mod proof;
 mod residency;

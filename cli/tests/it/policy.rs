@@ -112,8 +112,14 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("score", "/inference.GRPCInferenceService/SystemSharedMemoryRegister", "shared_memory"),
     ("score", "/inference.GRPCInferenceService/SystemSharedMemoryStatus", "shared_memory"),
     ("score", "/inference.GRPCInferenceService/SystemSharedMemoryUnregister", "shared_memory"),
+    ("score", "/invocations", "score"),
+    ("score", "/models", "model_metadata"),
+    ("score", "/models/{model}", "model_metadata"),
+    ("score", "/models/{model}/invoke", "infer"),
+    ("score", "/ping", "health"),
     ("score", "/score", "score"),
     ("score", "/swagger.json", "swagger"),
+    ("score", "/tensorflow.serving.PredictionService/Predict", "infer"),
     ("score", "/v2", "server_metadata"),
     ("score", "/v2/health/live", "health"),
     ("score", "/v2/health/ready", "health"),
@@ -136,6 +142,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("score", "/v2/systemsharedmemory/region/{region}/unregister", "shared_memory"),
     ("score", "/v2/systemsharedmemory/status", "shared_memory"),
     ("score", "/v2/systemsharedmemory/unregister", "shared_memory"),
+    ("score", "/vertex/health", "health"),
+    ("score", "/vertex/predict", "score"),
 ];
 
 /// The operations that need rights.
@@ -150,6 +158,11 @@ const OPERATIONS: [&str; 8] = [
     "model_control",
 ];
 
+/// A client of HTTP/2 in clear text.
+fn over_http2() -> Client {
+    Client::builder().no_proxy().http2_prior_knowledge().build().unwrap()
+}
+
 /// Whether a route is gRPC's.
 fn is_grpc(path: &str) -> bool {
     path.contains('.') && path != "/swagger.json"
@@ -159,7 +172,12 @@ fn is_grpc(path: &str) -> bool {
 fn message(path: &str, model: &str) -> Vec<u8> {
     let field = if path.contains("RepositoryModel") { 2 } else { 1 };
     let named = [&[field << 3 | 2, model.len() as u8], model.as_bytes()].concat();
-    let named = if path.contains("Model") { named } else { Vec::new() };
+    let named = match path {
+        _ if path.contains("Model") => named,
+        // In the `model_spec`.
+        _ if path.contains("tensorflow") => [&[10, named.len() as u8], &named[..]].concat(),
+        _ => Vec::new(),
+    };
     [&[0, 0, 0, 0, named.len() as u8], &named[..]].concat()
 }
 
@@ -179,7 +197,7 @@ async fn no_route_answers_a_method_or_contract_without_a_key() {
     let replica = with_callers(&[]).script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
     let admin = format!("http://{}", replica.admin);
     let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"];
-    let (client, mut asked) = (client(), 0);
+    let (client, mut asked) = ([client(), over_http2()], 0);
     for route in outrigger_runtime::routes().into_iter().filter(|route| !route.operation.public()) {
         let base = match route.listener {
             "score" => &replica.score,
@@ -192,6 +210,7 @@ async fn no_route_answers_a_method_or_contract_without_a_key() {
             for content_type in ["application/json", "application/grpc", "application/octet-stream"] {
                 for key in ["", "Bearer wrong-wrong-wrong-wrong"] {
                     let method = Method::from_bytes(method.as_bytes()).unwrap();
+                    let client = &client[usize::from(content_type == "application/grpc")];
                     let request = client.request(method.clone(), format!("{base}{path}"));
                     let request = request.header("content-type", content_type).body(message(&path, "add"));
                     let request = if key.is_empty() { request } else { request.header("authorization", key) };
@@ -209,7 +228,7 @@ async fn no_route_answers_a_method_or_contract_without_a_key() {
         }
     }
     assert!(asked > 2000, "{asked}");
-    let busy = outcome(client.get(format!("{}/busy", replica.observe)).send().await.unwrap()).await.2;
+    let busy = outcome(client[0].get(format!("{}/busy", replica.observe)).send().await.unwrap()).await.2;
     assert_eq!(busy["arrived"], 0, "{busy}");
 }
 
@@ -257,7 +276,8 @@ async fn every_route_asks_who_calls_and_what_they_may() {
                 let message = message(path, model);
                 let path = path.replace("{model}", model).replace("{version}", "1");
                 let path = path.replace("{label}", "blue").replace("{region}", "r");
-                let request = client().request(method.clone(), format!("{base}{path}"));
+                let client = if is_grpc(&path) { over_http2() } else { client() };
+                let request = client.request(method.clone(), format!("{base}{path}"));
                 let request = match is_grpc(&path) {
                     true => request.header("content-type", "application/grpc").body(message),
                     false => request,
@@ -289,7 +309,9 @@ async fn every_route_asks_who_calls_and_what_they_may() {
             }
             let status = ask("add", Some(KEY.into())).await.0;
             assert!(![401, 403].contains(&status), "{place} with the primary key: {status}");
-            let of_a_model = is_grpc(path) && path.contains("Model") && !path.contains("Stream");
+            let of_a_model = is_grpc(path)
+                && ["Model", "Predict"].iter().any(|part| path.contains(part))
+                && !path.contains("Stream");
             if path.contains("{model}") || of_a_model {
                 let (known, unknown) = (
                     ask("add", Some(key_of("no-models"))).await,

@@ -1,5 +1,6 @@
-//! Clients of the Open Inference Protocol that are not ours (`tritonclient`, gRPC's reflection and health), as they come from PyPI, against a
-//! replica: REST, gRPC, binary data, streams, shared memory. What they do stands in `cli/tests/triton/client.py`.
+//! Clients of the Open Inference Protocol and of TensorFlow Serving that are not ours (`tritonclient`, gRPC's reflection and health), as they come from PyPI, against a
+//! replica: REST, gRPC, binary data, streams, shared memory. What they do stands in
+//! `cli/tests/triton/client.py` and `cli/tests/tensorflow/client.py`.
 
 use std::process::Command;
 
@@ -10,21 +11,27 @@ use outrigger_testkit::{Launch, ReplicaProcess, onnx, repository};
 
 use crate::support::outrigger;
 
-/// Runs a case of the clients; says whether it could.
+/// Runs a case of the clients.
 fn clients(replica: &ReplicaProcess, case: &str) {
     let python = repository().join(".venv-triton/bin/python");
     if !python.exists() {
         println!("skipped: no tritonclient");
         return;
     }
-    let address = replica.score.trim_start_matches("http://");
-    let ran = Command::new(python)
-        .arg(repository().join("cli/tests/triton/client.py"))
-        .args([case, address, KEY, &std::process::id().to_string()])
-        .output()
-        .unwrap();
+    let client = repository().join("cli/tests/triton/client.py");
+    let number = std::process::id().to_string();
+    run(replica, Command::new(python).arg(client).args([case, address(replica), KEY, &number]));
+}
+
+fn address(replica: &ReplicaProcess) -> &str {
+    replica.score.trim_start_matches("http://")
+}
+
+/// Runs a client to its end, which must be a good one.
+fn run(replica: &ReplicaProcess, client: &mut Command) {
+    let ran = client.output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{case}: {said}\n{}", replica.log_text());
+    assert!(ran.status.success(), "{client:?}: {said}\n{}", replica.log_text());
 }
 
 /// The identity of each datatype, as `id-DATATYPE`.
@@ -72,6 +79,18 @@ fn a_stream_is_answered_in_its_order() {
 #[test]
 fn contents_may_be_typed() {
     clients(&identities().start(), "typed");
+}
+
+#[test]
+fn tensorflow_s_clients_predict() {
+    let python = repository().join(".venv-tensorflow/bin/python");
+    if !python.exists() {
+        println!("skipped: no client of TensorFlow Serving's");
+        return;
+    }
+    let replica = identities().args(["--score-model", "id-FP32"]).start();
+    let client = repository().join("cli/tests/tensorflow/client.py");
+    run(&replica, Command::new(python).arg(client).args([address(&replica), KEY]));
 }
 
 #[test]

@@ -2,8 +2,7 @@
 
     client.py CASE HOST:PORT KEY [ARGUMENT...]
 
-The replica serves the identity of every datatype as `id-DATATYPE` (`x` to `y`, [-1, 2]), `add` (`x` + `y` = `sum`... as in the test that starts
-it), and what a case says.
+The replica serves the identity of every datatype as `id-DATATYPE` (`x` to `y`, [-1, 2]).
 """
 
 import queue

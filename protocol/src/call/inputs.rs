@@ -64,12 +64,23 @@ impl<'a> Inputs<'a> {
                 self.bytes_left = left;
                 Ok(())
             }
-            None => {
-                let limit = self.limits.tensor_bytes;
-                let text = format!("with it the call has more than {limit} bytes of tensors, the limit");
-                Err(invalid(&place.info.name, text))
-            }
+            None => Err(self.too_much(place.info)),
         }
+    }
+
+    /// Whether so many bytes can be an input, before they are read.
+    pub(crate) fn check_length(&self, place: &Place<'_>, bytes: u64) -> Result<(), CallError> {
+        let Place { info, shape, .. } = place;
+        match shape.bytes(info.data_type) {
+            Ok(expected) if bytes != expected as u64 => Err(wrong_length(info, shape, bytes)),
+            _ if bytes > self.bytes_left as u64 => Err(self.too_much(info)),
+            _ => Ok(()),
+        }
+    }
+
+    fn too_much(&self, info: &TensorInfo) -> CallError {
+        let limit = self.limits.tensor_bytes;
+        invalid(&info.name, format!("with it the call has more than {limit} bytes of tensors, the limit"))
     }
 
     /// What is left for the strings of an input.
@@ -104,17 +115,10 @@ impl<'a> Inputs<'a> {
         self.reserve(&place, data.len())?;
         let Place { index, info, shape } = place;
         let extents = shape.clone();
-        let tensor = Tensor::new(info.data_type, shape, data).map_err(|error| {
-            let text = match error {
-                ShapeError::Length { expected, actual } => {
-                    format!(
-                        "its data has {actual} bytes, shape {extents} of {} takes {expected}",
-                        info.data_type
-                    )
-                }
-                error => error.to_string(),
-            };
-            invalid(&info.name, text)
+        let length = data.len() as u64;
+        let tensor = Tensor::new(info.data_type, shape, data).map_err(|error| match error {
+            ShapeError::Length { .. } => wrong_length(info, &extents, length),
+            error => invalid(&info.name, error.to_string()),
         })?;
         // What reads them may rely on it.
         if info.data_type == DataType::Bool && tensor.data().iter().any(|byte| *byte > 1) {
@@ -138,4 +142,10 @@ impl<'a> Inputs<'a> {
             None => Ok(self.tensors.into_iter().flatten().collect()),
         }
     }
+}
+
+fn wrong_length(info: &TensorInfo, shape: &Shape, bytes: u64) -> CallError {
+    let expected = shape.bytes(info.data_type).unwrap_or_default();
+    let data_type = info.data_type;
+    invalid(&info.name, format!("its data has {bytes} bytes, shape {shape} of {data_type} takes {expected}"))
 }

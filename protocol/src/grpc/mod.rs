@@ -36,18 +36,19 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 /// Whether a request is gRPC's.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b";") || rest.starts_with(b"+proto"))
 }
 
 /// The status of a code. No other place chooses one.
 pub const fn status(code: ErrorCode) -> i32 {
     match code {
         // UNIMPLEMENTED: how clients learn that they can do without.
-        ErrorCode::NotFound | ErrorCode::MethodNotAllowed => 12,
+        ErrorCode::NotFound | ErrorCode::MethodNotAllowed | ErrorCode::UnsupportedMediaType => 12,
         // ABORTED and FAILED_PRECONDITION differ in whether the whole may be tried again; here it may not.
         ErrorCode::Conflict => 9,
         code => match code.status().as_u16() {
-            400 | 415 => 3,       // INVALID_ARGUMENT
+            400 => 3,             // INVALID_ARGUMENT
             401 => 16,            // UNAUTHENTICATED
             403 => 7,             // PERMISSION_DENIED
             404 => 5,             // NOT_FOUND

@@ -43,7 +43,7 @@ pub fn server_metadata(shared_memory: bool) -> ServerMetadataResponse {
     }
 }
 
-/// What a model takes and gives. `platform` is such as `onnx_onnxruntime`; a free extent is −1.
+/// What a model takes and gives. `platform` is such as `onnx_cpu`; a free extent is −1.
 pub fn model_metadata(
     name: &str,
     versions: &[&str],

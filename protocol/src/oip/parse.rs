@@ -277,10 +277,7 @@ impl<'a> Parser<'a> {
         }
         if let Some(slice) = slice {
             let place = self.place(&mut draft)?;
-            // Before memory is taken for them.
-            if slice.bytes > self.inputs.left() as u64 {
-                self.inputs.reserve(&place, usize::MAX)?;
-            }
+            self.inputs.check_length(&place, slice.bytes)?;
             let data = self.regions.read(&slice)?.freeze();
             return self.inputs.put_raw(place, data);
         }

@@ -1,7 +1,7 @@
-//! `PredictResponse`, written around the bytes of its tensors, which are not copied, but for strings.
+//! `PredictResponse`, written around the bytes of its tensors where these are what is sent.
 
 use bytes::Bytes;
-use outrigger_backend::DataType;
+use outrigger_backend::{DataType, Tensor};
 
 use super::number_of;
 use crate::call::InferReply;
@@ -21,17 +21,9 @@ pub fn encode_reply(reply: &InferReply<'_>) -> Result<Pieces, CallError> {
         put_varint(&mut proto, 1 << 3);
         put_varint(&mut proto, number_of(tensor.data_type()).unwrap_or(0));
         put_shape(&mut proto, tensor.shape().extents());
-        let content = if tensor.data_type() == DataType::Bytes {
-            for string in tensor.iter_strings() {
-                put_head(&mut proto, 8, string.len());
-                proto.extend_from_slice(string);
-            }
-            Bytes::new()
-        } else {
-            tensor.data().clone()
-        };
+        let (field, content) = values(tensor, &mut proto);
         if !content.is_empty() {
-            put_head(&mut proto, 4, content.len());
+            put_head(&mut proto, field, content.len());
         }
         // Lengths are of what is inside, the content counted in, which follows as a piece of its own.
         let mut name = Vec::with_capacity(info.name.len() + 8);
@@ -51,6 +43,48 @@ pub fn encode_reply(reply: &InferReply<'_>) -> Result<Pieces, CallError> {
     put_spec(&mut head, reply);
     pieces.push(Bytes::from(head));
     Ok(pieces)
+}
+
+/// The packed values of a tensor, and the number of their field; strings are appended at once. What is packed of numbers with a fixed length, and
+/// of booleans, is what they are in memory, and is not copied. That they are not in `tensor_content` is how that server sends them, and some
+/// of its clients read nothing else.
+fn values(tensor: &Tensor, proto: &mut Vec<u8>) -> (u32, Bytes) {
+    let data = tensor.data();
+    let packed = |number: fn(&[u8]) -> u64| {
+        let size = tensor.data_type().size().unwrap_or(1);
+        let mut packed = Vec::with_capacity(2 * data.len());
+        data.chunks_exact(size).for_each(|bytes| put_varint(&mut packed, number(bytes)));
+        Bytes::from(packed)
+    };
+    match tensor.data_type() {
+        DataType::Fp32 => (5, data.clone()),
+        DataType::Fp64 => (6, data.clone()),
+        DataType::Bool => (11, data.clone()),
+        DataType::Bytes => {
+            for string in tensor.iter_strings() {
+                put_head(proto, 8, string.len());
+                proto.extend_from_slice(string);
+            }
+            (8, Bytes::new())
+        }
+        DataType::Int64 => (10, packed(unsigned)),
+        DataType::Fp16 | DataType::Bf16 => (13, packed(unsigned)),
+        DataType::Uint32 => (16, packed(unsigned)),
+        DataType::Uint64 => (17, packed(unsigned)),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 => (7, packed(signed)),
+        _ => (7, packed(unsigned)),
+    }
+}
+
+/// A number, little-endian, with zeros before it.
+fn unsigned(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The same of one that may be negative.
+fn signed(bytes: &[u8]) -> u64 {
+    let shift = 64 - 8 * bytes.len().clamp(1, 8);
+    ((unsigned(bytes) << shift) as i64 >> shift) as u64
 }
 
 fn put_shape(proto: &mut Vec<u8>, extents: &[i64]) {

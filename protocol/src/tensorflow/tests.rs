@@ -121,47 +121,52 @@ fn raw_contents_are_shared_and_outputs_filtered() {
     assert!(parse(&asked, &model(DataType::Uint8)).unwrap_err().message.contains("`b`: it is missing"));
 }
 
+/// What a result is for others.
+fn read_back(tensors: &[Tensor; 2]) -> (PredictResponse, bool) {
+    let model = model(tensors[0].data_type());
+    let outputs = [1, 0].map(|index| Wanted { index, form: Form::Raw });
+    let (model_version, id) = (Some("7"), None);
+    let reply = InferReply { model_name: "m", model_version, id, model: &model, outputs: &outputs, tensors };
+    let pieces = encode_reply(&reply).unwrap();
+    let shared = pieces.iter().any(|piece| piece.as_ptr() == tensors[0].data().as_ptr());
+    (PredictResponse::decode(&*pieces.concat()).unwrap(), shared)
+}
+
 #[test]
 fn results_are_read_by_others() {
-    for data_type in [DataType::Uint8, DataType::Bytes] {
-        let model = model(data_type);
-        let shape = |extent: i64| Shape::new([extent, 1]).unwrap();
-        let tensors = match data_type {
-            DataType::Bytes => {
-                [Tensor::strings(shape(2), &["a", ""]).unwrap(), Tensor::strings(shape(0), &[""; 0]).unwrap()]
-            }
-            _ => [&[1u8, 2, 3][..], &[]].map(|data| {
-                let data = Bytes::copy_from_slice(data);
-                Tensor::new(data_type, shape(data.len() as i64), data).unwrap()
-            }),
-        };
-        let outputs = [1, 0].map(|index| Wanted { index, form: Form::Raw });
-        let (model_version, id) = (Some("7"), None);
-        let reply = InferReply {
-            model_name: "m",
-            model_version,
-            id,
-            model: &model,
-            outputs: &outputs,
-            tensors: &tensors,
-        };
-        let pieces = encode_reply(&reply).unwrap();
-        let read = PredictResponse::decode(&*pieces.concat()).unwrap();
+    let shape = |extent: i64| Shape::new([extent, 1]).unwrap();
+    let none = |data_type| Tensor::new(data_type, shape(0), Bytes::new()).unwrap();
+    let of = |data_type: DataType, data: &[u8]| {
+        let count = data.len() / data_type.size().unwrap();
+        let tensor = Tensor::new(data_type, shape(count as i64), Bytes::copy_from_slice(data)).unwrap();
+        let (read, shared) = read_back(&[tensor, none(data_type)]);
         let spec = read.model_spec.unwrap();
         assert_eq!((&*spec.name, spec.version_choice), ("m", Some(VersionChoice::Version(7))));
-        let (first, second) = (&read.outputs["z"], &read.outputs["y"]);
-        assert_eq!(first.tensor_shape.as_ref().unwrap().dim.len(), 2);
-        assert_eq!(second.tensor_shape.as_ref().unwrap().dim[0].size, 0);
-        if data_type == DataType::Bytes {
-            assert_eq!(first.string_val, [b"a".to_vec(), vec![]]);
-        } else {
-            assert_eq!(first.tensor_content, [1, 2, 3]);
-            assert!(
-                pieces.iter().any(|piece| piece.as_ptr() == tensors[0].data().as_ptr()),
-                "it is not copied"
-            );
-        }
-    }
+        assert_eq!(read.outputs["y"].tensor_shape.as_ref().unwrap().dim[0].size, 0);
+        let value = read.outputs["z"].clone();
+        assert_eq!(value.dtype as u64, number_of(data_type).unwrap());
+        assert_eq!(value.tensor_shape.as_ref().unwrap().dim.len(), 2);
+        (value, shared)
+    };
+    let floats = [1.5f32.to_le_bytes(), (-2f32).to_le_bytes()].concat();
+    let (value, shared) = of(DataType::Fp32, &floats);
+    assert_eq!((value.float_val, shared), (vec![1.5, -2.0], true));
+    let (value, shared) = of(DataType::Fp64, &0.1f64.to_le_bytes());
+    assert_eq!((value.double_val, shared), (vec![0.1], true));
+    let (value, shared) = of(DataType::Bool, &[1, 0]);
+    assert_eq!((value.bool_val, shared), (vec![true, false], true));
+    assert_eq!(of(DataType::Int8, &[0x80, 0x7f]).0.int_val, [-128, 127]);
+    assert_eq!(of(DataType::Int16, &[0, 0x80]).0.int_val, [-32768]);
+    assert_eq!(of(DataType::Int32, &[0xff; 4]).0.int_val, [-1]);
+    assert_eq!(of(DataType::Uint8, &[255, 1]).0.int_val, [255, 1]);
+    assert_eq!(of(DataType::Uint16, &[255, 255]).0.int_val, [65535]);
+    assert_eq!(of(DataType::Uint32, &[0xff; 4]).0.uint32_val, [u32::MAX]);
+    assert_eq!(of(DataType::Uint64, &[0xff; 8]).0.uint64_val, [u64::MAX]);
+    assert_eq!(of(DataType::Int64, &i64::MIN.to_le_bytes()).0.int64_val, [i64::MIN]);
+    assert_eq!(of(DataType::Fp16, &[0, 0xc0]).0.half_val, [0xc000]);
+    let strings = Tensor::strings(shape(2), &[&b"a"[..], b"\xff"]).unwrap();
+    let (read, _) = read_back(&[strings, none(DataType::Bytes)]);
+    assert_eq!(read.outputs["z"].string_val, [b"a".to_vec(), vec![0xff]]);
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! Watching the busy signal: who waits is woken by the change itself, and what changes pays next to nothing while nobody waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
 use outrigger_protocol::busy::BusySnapshot;
@@ -58,12 +58,21 @@ impl Bell {
     }
 }
 
-/// The right to stay connected; there is a limited number.
-pub struct Place(Arc<Busy>);
+/// For what readers stay connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// To follow how busy the replica is.
+    Signal,
+    /// To follow whether it is well.
+    Health,
+}
+
+/// The right to stay connected; there is a limited number for each reason.
+pub struct Place(Arc<Busy>, Reason);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.watchers.fetch_sub(1, Ordering::Relaxed);
+        self.0.readers(self.1).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -75,12 +84,19 @@ impl Place {
 }
 
 impl Busy {
-    /// A place for a reader that stays connected; `None` where `limit` have one.
-    pub fn place(self: &Arc<Self>, limit: usize) -> Option<Place> {
-        let taken = self.watchers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |watchers| {
+    fn readers(&self, reason: Reason) -> &AtomicUsize {
+        match reason {
+            Reason::Signal => &self.watchers,
+            Reason::Health => &self.health_watchers,
+        }
+    }
+
+    /// A place for a reader that stays connected; `None` where `limit` have one for the same reason.
+    pub fn place(self: &Arc<Self>, reason: Reason, limit: usize) -> Option<Place> {
+        let taken = self.readers(reason).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |watchers| {
             (watchers < limit).then_some(watchers + 1)
         });
-        taken.is_ok().then(|| Place(Arc::clone(self)))
+        taken.is_ok().then(|| Place(Arc::clone(self), reason))
     }
 }
 
@@ -179,7 +195,7 @@ mod tests {
     const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
     fn watch(busy: &Arc<Busy>) -> Watch {
-        Watch::new(busy.place(1000).unwrap(), KEEP_ALIVE)
+        Watch::new(busy.place(Reason::Signal, 1000).unwrap(), KEEP_ALIVE)
     }
 
     /// The next event, and how long it took.
@@ -245,8 +261,9 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn no_change_is_missed_under_load() {
         let busy = Busy::new(2);
-        let mut watchers: Vec<_> =
-            (0..3).map(|_| Watch::new(busy.place(3).unwrap(), Duration::from_secs(3600))).collect();
+        let mut watchers: Vec<_> = (0..3)
+            .map(|_| Watch::new(busy.place(Reason::Signal, 3).unwrap(), Duration::from_secs(3600)))
+            .collect();
         for round in 1..=300u64 {
             let busy = Arc::clone(&busy);
             let calls = tokio::spawn(async move {
@@ -269,11 +286,11 @@ mod tests {
     #[test]
     fn places_are_limited_and_come_back() {
         let busy = Busy::new(1);
-        let places: Vec<_> = (0..2).map(|_| busy.place(2).unwrap()).collect();
-        assert!(busy.place(2).is_none());
+        let places: Vec<_> = (0..2).map(|_| busy.place(Reason::Signal, 2).unwrap()).collect();
+        assert!(busy.place(Reason::Signal, 2).is_none());
         assert_eq!(busy.watchers(), 2);
         drop(places);
         assert_eq!(busy.watchers(), 0);
-        assert!(busy.place(1).is_some());
+        assert!(busy.place(Reason::Signal, 1).is_some());
     }
 }

@@ -110,7 +110,7 @@ keys! {
         "whether callers that may do model_control can load and unload models here too, and not on the admin listener alone";
     SCORE_SHARED_MEMORY = "score.shared_memory", Kind::Path, "", [],
         "directory, such as /dev/shm, in which callers on this machine may name files to read inputs from and write outputs to: whoever may \
-         infer can then read and write all of them that this user can; none if empty";
+         do shared_memory can then read and write all of them that this user can; none if empty";
     SCORE_SHARED_MEMORY_REGIONS = "score.shared_memory_regions", Kind::Count { min: 1, max: 1 << 16 }, "256", [],
         "regions of shared memory that may be registered at once";
     SCORE_STREAM_CALLS = "score.stream_calls", Kind::Count { min: 1, max: 1024 }, "16", [],

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use outrigger_protocol::error::{CallError, ErrorCode};
 
 use crate::busy::{Busy, Reserved};
@@ -73,10 +73,7 @@ async fn gather(
     match tokio::time::timeout(limits.body_timeout, collector.collect(body)).await {
         Ok(Ok(())) => Ok((collector.gathered, collector.reserved)),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(CallError::new(
-            ErrorCode::BodyTimeout,
-            format!("the body did not arrive within {:?}", limits.body_timeout),
-        )),
+        Err(_) => Err(late(limits)),
     }
 }
 
@@ -175,6 +172,44 @@ impl Collector<'_> {
             Gathered::Shared(_) => {}
         }
         Ok(())
+    }
+}
+
+/// Reads the body of a request that has no tensors in it: `limits.message` bytes at most.
+///
+/// # Errors
+/// `body_too_large`, `body_timeout`, `bad_request` when it breaks off.
+pub(super) async fn read_small(body: Body, limits: &LimitsConfig) -> Result<Bytes, CallError> {
+    let read = Limited::new(body, limits.message).collect();
+    match tokio::time::timeout(limits.body_timeout, read).await {
+        Ok(Ok(read)) => Ok(read.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let text = format!("the body is larger than limits.message, {} bytes", limits.message);
+            Err(CallError::new(ErrorCode::BodyTooLarge, text))
+        }
+        Ok(Err(_)) => Err(CallError::new(ErrorCode::BadRequest, "the body broke off")),
+        Err(_) => Err(late(limits)),
+    }
+}
+
+fn late(limits: &LimitsConfig) -> CallError {
+    let text = format!("the body did not arrive within {:?}", limits.body_timeout);
+    CallError::new(ErrorCode::BodyTimeout, text)
+}
+
+/// A body whose memory is counted for as long as any part of it is there.
+pub(super) fn kept(body: Bytes, reserved: Reserved) -> Bytes {
+    if body.is_empty() { body } else { Bytes::from_owner(Kept { body, _reserved: reserved }) }
+}
+
+struct Kept {
+    body: Bytes,
+    _reserved: Reserved,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
     }
 }
 

@@ -11,20 +11,11 @@ use outrigger_protocol::call::{Form, InferCall, InferReply, Regions};
 use outrigger_protocol::error::CallError;
 
 use super::wish::Wish;
+use crate::apart::apart;
 use crate::busy::Unsent;
 use crate::models::{Begun, Lease, NamedModel, Times};
 use crate::replica::{Replica, Serving};
 use crate::scheduler;
-
-/// Work on this many bytes of JSON or tensors takes about a millisecond.
-const MUCH: usize = 256 * 1024;
-
-/// Does work on `bytes` bytes; where they are many, so that other requests on this thread go on meanwhile.
-pub(super) fn apart<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let threads =
-        tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
-    if bytes > MUCH && threads { tokio::task::block_in_place(work) } else { work() }
-}
 
 /// What is to be run, and for whom.
 pub(super) struct Asked<'a> {
@@ -75,9 +66,18 @@ impl Asked<'_> {
                 lease.begin().ended(false);
             }
         })?;
+        for wanted in &call.outputs {
+            if let Form::Shared(slice) = &wanted.form {
+                memory.check(slice)?;
+            }
+        }
+        // Inputs may be more than the request: shared memory, numbers of few digits.
+        let inputs: usize = call.inputs.iter().map(|tensor| tensor.data().len()).sum();
+        let more = replica.busy.reserve(inputs.saturating_sub(size), replica.config.limits.bodies);
+        let _more = more.ok_or_else(|| super::body::full(&replica.busy))?;
         let parsed = Instant::now();
         wish.add(call.urgency);
-        let terms = wish.terms(grant, named.kind, size, serving.infer_admission());
+        let terms = wish.terms(grant, named.kind, size.max(inputs), serving.infer_admission());
         let slot = replica.admit(grant, terms, counted).await?;
         let admitted = Instant::now();
         let deadline = slot.deadline();

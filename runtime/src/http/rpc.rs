@@ -45,8 +45,26 @@ where
     R: Message + 'static,
     S: Stream<Item = Result<R, Status>> + Send + 'static,
 {
+    let place = replica.watcher();
+    streaming_at(place, replica, request, answer).await
+}
+
+/// The same with a place that is found elsewhere.
+pub(super) async fn streaming_at<M, R, S>(
+    place: Option<Place>,
+    replica: Arc<Replica>,
+    request: Request,
+    answer: impl Fn(&Replica, M, Place) -> Result<S, Status>,
+) -> Response
+where
+    M: Message + Default + 'static,
+    R: Message + 'static,
+    S: Stream<Item = Result<R, Status>> + Send + 'static,
+{
+    let mut place = place;
     let service = service_fn(|asked: tonic::Request<M>| {
-        let place = replica.watcher().ok_or_else(|| Status::new(Code::ResourceExhausted, NO_PLACE));
+        // There is one request.
+        let place = place.take().ok_or_else(|| Status::new(Code::ResourceExhausted, NO_PLACE));
         let stream = place.and_then(|place| answer(&replica, asked.into_inner(), place));
         std::future::ready(stream.map(tonic::Response::new))
     });

@@ -17,12 +17,13 @@ use outrigger_protocol::sagemaker::{self, Form, Model, ModelList};
 use outrigger_protocol::{aml, headers, oip, rows};
 use serde::Deserialize;
 
-use super::infer::{Asked, apart, held};
+use super::infer::{Asked, held};
 use super::pieces::Pieces;
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
 use super::{body, model, score};
+use crate::apart::apart;
 use crate::config::Contract;
 use crate::replica::Replica;
 
@@ -106,7 +107,8 @@ async fn call(replica: &Replica, gate: &Gate<'_>, name: &str, parts: Parts, body
         Form::Binary(length) => Some(length),
     };
     let limits = &replica.config.limits;
-    let (body, _reserved) = body::read_aligned(body, limits, &replica.busy, json_length).await?;
+    let (body, reserved) = body::read_aligned(body, limits, &replica.busy, json_length).await?;
+    let body = body::kept(body, reserved);
     let size = body.len();
     let by_rows = json_length.is_none() && apart(size, || sagemaker::has_instances(&body));
     let asked = Asked { replica, grant: &grant, serving, model, which: None, wish, size };
@@ -161,7 +163,7 @@ async fn models(State(replica): State<Arc<Replica>>, request: Request) -> Respon
             }
             Method::POST => {
                 let grant = gate.ask_for(Operation::ModelControl, &parts.headers, OfModel::AskedLater)?;
-                let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
+                let body = body::read_small(body, &replica.config.limits).await?;
                 let Load { model_name } = serde_json::from_slice(&body).map_err(|error| {
                     let text = format!("the body is JSON such as {{\"model_name\": \"digits\"}}: {error}");
                     CallError::new(ErrorCode::BadRequest, text)

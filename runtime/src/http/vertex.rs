@@ -15,12 +15,13 @@ use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, headers, rows, vertex};
 use tower::ServiceExt;
 
-use super::infer::{Asked, apart};
+use super::infer::Asked;
 use super::pieces::Pieces;
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
 use super::{body, model, score};
+use crate::apart::apart;
 use crate::config::{Contract, VertexConfig};
 use crate::replica::Replica;
 

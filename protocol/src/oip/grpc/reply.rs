@@ -36,6 +36,8 @@ pub fn encode_reply(reply: &InferReply<'_>) -> Result<Pieces, CallError> {
     let mut pieces = Pieces::new();
     for (wanted, tensor) in reply.outputs.iter().zip(reply.tensors) {
         if matches!(wanted.form, Form::Shared(_)) {
+            // Clients count on an entry for each output.
+            put_head(&mut head, 6, 0);
             continue;
         }
         put_head(&mut head, 6, tensor.data().len());

@@ -49,6 +49,12 @@ pub fn target(message: &[u8]) -> Result<Target<'_>, CallError> {
     Ok(target)
 }
 
+/// Whether the inputs of a message are as their bytes, so that there is not much to read.
+pub fn is_raw(message: &[u8]) -> bool {
+    let mut fields = Fields::of(message);
+    std::iter::from_fn(|| fields.next().ok().flatten()).any(|(number, _)| number == 7)
+}
+
 /// Reads a request to `model`.
 ///
 /// # Errors
@@ -299,10 +305,7 @@ impl<'a> Reader<'a> {
             if contents.is_some() {
                 return Err(invalid(name, "it has both `contents` and `shared_memory_region`"));
             }
-            // Before memory is taken for them.
-            if slice.bytes > self.inputs.left() as u64 {
-                self.inputs.reserve(&place, usize::MAX)?;
-            }
+            self.inputs.check_length(&place, slice.bytes)?;
             let data = self.regions.read(&slice)?.freeze();
             return self.inputs.put_raw(place, data);
         }

@@ -229,7 +229,7 @@ fn results_are_read_by_others() {
         if form == Form::Raw {
             assert_eq!(read.raw_output_contents, [vec![1, 2, 3], vec![]]);
         } else {
-            assert_eq!(read.raw_output_contents, [vec![1, 2, 3]]);
+            assert_eq!(read.raw_output_contents, [vec![1, 2, 3], vec![]]);
             let offset = &read.outputs[1].parameters["shared_memory_offset"];
             assert_eq!(offset.parameter_choice, Some(ParameterChoice::Int64Param(300)));
         }

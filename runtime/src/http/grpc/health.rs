@@ -50,10 +50,15 @@ async fn watch(State(replica): State<Arc<Replica>>, request: Request) -> Respons
         let request = Request::from_parts(parts, body);
         let replica = Arc::clone(&replica);
         let watched = Arc::clone(&replica);
-        let response = rpc::streaming(replica, request, move |_, asked: HealthCheckRequest, place| {
-            let known = SERVICES.contains(&&*asked.service);
-            Ok(changes(Arc::clone(&watched), known, place))
-        });
+        let response = rpc::streaming_at(
+            replica.health_watcher(),
+            replica,
+            request,
+            move |_, asked: HealthCheckRequest, place| {
+                let known = SERVICES.contains(&&*asked.service);
+                Ok(changes(Arc::clone(&watched), known, place))
+            },
+        );
         Ok(response.await)
     })
     .await

@@ -7,9 +7,9 @@ use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use outrigger_auth::Grant;
+use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::error::CallError;
-use outrigger_protocol::oip::grpc::{Pieces as Reply, Target, encode_reply, parse_request, target};
+use outrigger_protocol::oip::grpc::{Pieces as Reply, Target, encode_reply, is_raw, parse_request, target};
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::urgency::Urgency;
 use outrigger_protocol::{grpc, headers};
@@ -21,6 +21,7 @@ use super::super::reply::Answer;
 use super::super::routes::Routes;
 use super::super::wish::Wish;
 use super::{Messages, answer, framed, said};
+use crate::apart::apart;
 use crate::replica::Replica;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -29,13 +30,12 @@ pub(super) fn routes(routes: Routes) -> Routes {
 
 async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     answer(&replica, Operation::Infer, request, async |gate, parts, body| {
-        gate.check(&parts.headers)?;
+        // The caller's place and turn are taken before the message is read that says which model is meant; `run` asks about that.
+        let grant = gate.ask(&parts.headers, OfModel::AskedLater)?;
         let wish = wish(&parts.headers)?;
         let most = replica.config.limits.body;
-        let mut messages = Messages::new(&replica, &parts.headers, body, most)?;
-        let (message, _reserved) = messages.only().await?;
+        let message = Messages::new(&replica, &parts.headers, body, most).only().await?;
         let target = target(&message)?;
-        let grant = gate.ask(&parts.headers, Some(target.model))?;
         let (reply, device) = run(&replica, &grant, wish, &message, target).await?;
         answered(&replica, reply, device)
     })
@@ -70,8 +70,10 @@ pub(super) async fn run(
     let which = said(target.version);
     let (serving, model) = model::find(replica, grant, target.model, which)?;
     let asked = Asked { replica, grant, serving, model, which, wish, size: message.len() };
+    let work = if is_raw(message) { 0 } else { message.len() };
+    let limits = &replica.tensor_limits;
     let inferred =
-        asked.run(|info, regions| parse_request(message, info, &replica.tensor_limits, regions)).await?;
+        asked.run(|info, regions| apart(work, || parse_request(message, info, limits, regions))).await?;
     let device = inferred.device();
     Ok((inferred.write(encode_reply)?, device))
 }

@@ -9,10 +9,12 @@ use http_body_util::BodyExt;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::grpc::{ENCODING, PREFIX, Prefix};
 
-use super::super::body::full;
-use super::super::inflate::{Coding, inflated};
-use crate::busy::Reserved;
+use super::super::body::{full, kept};
+use super::super::inflate::{Coding, inflate};
 use crate::replica::Replica;
+
+/// Up to so many bytes no memory of those for bodies is asked for: whoever has no key may ask for health.
+const SMALL: usize = 1024;
 
 /// Reads them.
 pub(super) struct Messages {
@@ -20,31 +22,29 @@ pub(super) struct Messages {
     body: Body,
     /// What has come and was not read yet.
     left: Bytes,
-    coding: Coding,
+    /// How messages are compressed that say they are.
+    coding: Result<Coding, CallError>,
     /// The longest message.
     most: usize,
 }
 
 impl Messages {
     /// Those of a body, each of `most` bytes at most.
-    ///
-    /// # Errors
-    /// `unsupported_media_type` for a compression that is not known.
-    pub(super) fn new(
-        replica: &Arc<Replica>,
-        headers: &HeaderMap,
-        body: Body,
-        most: usize,
-    ) -> Result<Self, CallError> {
-        let coding = Coding::of(headers, &ENCODING)?;
-        Ok(Self { replica: Arc::clone(replica), body, left: Bytes::new(), coding, most })
+    pub(super) fn new(replica: &Arc<Replica>, headers: &HeaderMap, body: Body, most: usize) -> Self {
+        let coding = Coding::of(headers, &ENCODING);
+        Self { replica: Arc::clone(replica), body, left: Bytes::new(), coding, most }
+    }
+
+    /// The one small message of a request that anybody may make.
+    pub(super) fn small(replica: &Arc<Replica>, headers: &HeaderMap, body: Body) -> Self {
+        Self::new(replica, headers, body, SMALL.min(replica.config.limits.message))
     }
 
     /// The one message of a request that has one.
     ///
     /// # Errors
     /// As [`Messages::next`]; `bad_request` where there is none or more than one.
-    pub(super) async fn only(&mut self) -> Result<(Bytes, Reserved), CallError> {
+    pub(super) async fn only(&mut self) -> Result<Bytes, CallError> {
         let limit = self.replica.config.limits.body_timeout;
         let only = async {
             let wrong = || CallError::new(ErrorCode::BadRequest, "the request is not one message");
@@ -54,12 +54,13 @@ impl Messages {
         tokio::time::timeout(limit, only).await.unwrap_or_else(|_| Err(self.late()))
     }
 
-    /// The next message; nothing once there is no more. One that has begun has to be there in time, and its memory is counted for as long
-    /// as the second value lives.
+    /// The next message; nothing once there is no more. One that has begun has to be there in time. Its memory is counted for as long as
+    /// any part of it is there.
     ///
     /// # Errors
-    /// `body_too_large`, `body_timeout`, `overloaded` when all bodies together hold too much, `bad_request` for what is no message.
-    pub(super) async fn next(&mut self) -> Result<Option<(Bytes, Reserved)>, CallError> {
+    /// `body_too_large`, `body_timeout`, `overloaded` when all bodies together hold too much, `unsupported_media_type` for a compression that
+    /// is not known, `bad_request` for what is no message.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
         if self.left.is_empty() && !self.more().await? {
             return Ok(None);
         }
@@ -74,7 +75,7 @@ impl Messages {
     }
 
     /// A message that has begun.
-    async fn rest(&mut self) -> Result<(Bytes, Reserved), CallError> {
+    async fn rest(&mut self) -> Result<Bytes, CallError> {
         let prefix = loop {
             if let Some(prefix) = self.left.first_chunk::<PREFIX>() {
                 break Prefix::parse(*prefix)?;
@@ -89,22 +90,27 @@ impl Messages {
             return Err(CallError::new(ErrorCode::BodyTooLarge, text));
         }
         let (limits, busy) = (&self.replica.config.limits, Arc::clone(&self.replica.busy));
-        let reserved = busy.reserve(prefix.length, limits.bodies).ok_or_else(|| full(&busy))?;
-        let message = self.bytes(prefix.length).await?;
-        let coding = match (prefix.compressed, self.coding) {
+        let coding = match (prefix.compressed, &self.coding) {
             (false, _) => Coding::Identity,
-            (true, Coding::Identity) => {
+            (true, Ok(Coding::Identity)) => {
                 let text = "a message is compressed, and `grpc-encoding` does not say how";
                 return Err(CallError::new(ErrorCode::BadRequest, text));
             }
-            (true, coding) => coding,
+            (true, coding) => coding.clone()?,
         };
-        let (message, reserved) = inflated(coding, (message, reserved), &self.replica.config.limits, &busy)?;
-        if message.len() > self.most {
-            let text = format!("a message becomes longer than {} bytes, the limit", self.most);
-            return Err(CallError::new(ErrorCode::BodyTooLarge, text));
+        if self.most <= SMALL && coding == Coding::Identity {
+            return self.bytes(prefix.length).await;
         }
-        Ok((message, reserved))
+        let reserved = busy.reserve(prefix.length, limits.bodies).ok_or_else(|| full(&busy))?;
+        let message = self.bytes(prefix.length).await?;
+        match coding {
+            Coding::Identity => Ok(kept(message, reserved)),
+            coding => {
+                let limits = &self.replica.config.limits;
+                let (message, reserved) = inflate(coding, &message, self.most, limits, &busy)?;
+                Ok(kept(message, reserved))
+            }
+        }
     }
 
     /// So many bytes: those that came, if they came in one piece.

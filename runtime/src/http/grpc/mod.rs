@@ -17,7 +17,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Version};
 use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
@@ -49,10 +49,12 @@ async fn answer(
     request: Request,
     then: impl AsyncFnOnce(&Gate<'_>, Parts, Body) -> Answer,
 ) -> Response {
-    let contract = if grpc::is_grpc(request.headers()) { Contract::Grpc } else { Contract::Aml };
+    // Without HTTP/2 there is no place for the status.
+    let speaks = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+    let contract = if speaks { Contract::Grpc } else { Contract::Aml };
     reply::answer(replica, contract, operation, request, async |gate, _, parts, body| {
         if contract != Contract::Grpc {
-            let text = "this URL takes gRPC: content-type application/grpc";
+            let text = "this URL takes gRPC: HTTP/2 and content-type application/grpc";
             return Err(CallError::new(ErrorCode::UnsupportedMediaType, text));
         }
         if parts.method != Method::POST {
@@ -71,7 +73,7 @@ struct Asked<'a, M> {
     message: M,
 }
 
-/// Answers a message that is no call with another one. OfModel model it is about is asked for by `then`.
+/// Answers a message that is no call with another one. Which model it is about is asked for by `then`.
 async fn unary<M: Message + Default, R: Message>(
     replica: &Arc<Replica>,
     operation: Operation,
@@ -80,9 +82,11 @@ async fn unary<M: Message + Default, R: Message>(
 ) -> Response {
     answer(replica, operation, request, async |gate, parts, body| {
         let grant = gate.ask(&parts.headers, OfModel::AskedLater)?;
-        let most = replica.config.limits.message;
-        let mut messages = Messages::new(replica, &parts.headers, body, most)?;
-        let (message, _reserved) = messages.only().await?;
+        let mut messages = match operation.public() {
+            true => Messages::small(replica, &parts.headers, body),
+            false => Messages::new(replica, &parts.headers, body, replica.config.limits.message),
+        };
+        let message = messages.only().await?;
         let malformed = |error| CallError::new(ErrorCode::BadRequest, format!("malformed message: {error}"));
         let message = M::decode(message).map_err(malformed)?;
         let said = then(Asked { gate, headers: &parts.headers, grant, message }).await?;

@@ -1,9 +1,11 @@
 //! `ModelStreamInfer`: requests of one stream are worked on together, up to a limit, and answered in their order. One that fails says so
 //! in its answer, and the stream goes on.
+//!
+//! Calls and the reading of the next one are tasks of their own, which end with the stream: what they hold (a slot, memory, a caller's
+//! place) is not held for as long as the client likes to take nothing of what it is answered.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -16,17 +18,21 @@ use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use outrigger_auth::Grant;
-use outrigger_protocol::error::CallError;
+use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::grpc;
-use outrigger_protocol::oip::grpc::{Pieces, in_stream, stream_error, target};
+use outrigger_protocol::oip::grpc::{in_stream, stream_error, target};
 use outrigger_protocol::operation::Operation;
+use outrigger_protocol::urgency::Urgency;
+use tokio::task::JoinError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::infer::held;
 use super::super::routes::Routes;
-use super::infer::{run, wish};
+use super::super::wish::Wish;
+use super::infer::run;
 use super::{Messages, answer, framed};
-use crate::busy::Reserved;
 use crate::replica::Replica;
 use crate::scheduler;
 
@@ -38,22 +44,22 @@ async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Respons
     answer(&replica, Operation::Infer, request, async |gate, parts, body| {
         // Each request in it asks for itself.
         gate.check(&parts.headers)?;
-        wish(&parts.headers)?;
-        let messages = Messages::new(&replica, &parts.headers, body, replica.config.limits.body)?;
-        let calls = Calls::new(Arc::clone(&replica), parts.headers, messages);
+        Wish::of(&parts.headers)?;
+        let ends = grpc::timeout(&parts.headers)?.map(|timeout| Instant::now() + timeout);
+        let messages = Messages::new(&replica, &parts.headers, body, replica.config.limits.body);
+        let calls = Calls::new(Arc::clone(&replica), parts.headers, messages, ends);
         let frames = unfold(calls, async |mut calls| Some((calls.next().await?, calls)));
         Ok(grpc::encode_ok().map(|()| Body::new(StreamBody::new(frames.map(Ok::<_, Infallible>)))))
     })
     .await
 }
 
-type Reading = Pin<Box<dyn Future<Output = (Messages, Read)> + Send>>;
-type Read = Result<Option<(Bytes, Reserved)>, CallError>;
-type Call = Pin<Box<dyn Future<Output = Answered> + Send>>;
+type Read = Result<Option<Bytes>, CallError>;
+type Reading = AbortOnDropHandle<(Messages, Read)>;
 
 /// An answer, and the caller's place, which is taken until it is sent.
 struct Answered {
-    pieces: Pieces,
+    pieces: Vec<Bytes>,
     grant: Option<Grant>,
 }
 
@@ -61,9 +67,11 @@ struct Answered {
 struct Calls {
     replica: Arc<Replica>,
     headers: Arc<HeaderMap>,
+    /// When the caller stops waiting for all of it.
+    ends: Option<Instant>,
     /// The next request; nothing once there are no more.
     reading: Option<Reading>,
-    running: FuturesOrdered<Call>,
+    running: FuturesOrdered<AbortOnDropHandle<Result<Answered, CallError>>>,
     /// Pieces of the answer that is being sent.
     pieces: VecDeque<Bytes>,
     /// For whom it is.
@@ -74,11 +82,12 @@ struct Calls {
 }
 
 impl Calls {
-    fn new(replica: Arc<Replica>, headers: HeaderMap, messages: Messages) -> Self {
+    fn new(replica: Arc<Replica>, headers: HeaderMap, messages: Messages, ends: Option<Instant>) -> Self {
         Self {
             stop: replica.calls_end(),
             replica,
             headers: Arc::new(headers),
+            ends,
             reading: Some(read(messages)),
             running: FuturesOrdered::new(),
             pieces: VecDeque::new(),
@@ -104,20 +113,20 @@ impl Calls {
             let room = self.running.len() < self.replica.config.score.contracts.stream_calls;
             tokio::select! {
                 Some(answered) = self.running.next(), if !self.running.is_empty() => self.send(answered),
-                (messages, read) = next(&mut self.reading), if room && self.reading.is_some() => {
-                    self.take(messages, read);
-                }
+                read = next(&mut self.reading), if room && self.reading.is_some() => self.take(read),
                 () = self.stop.cancelled(), if self.reading.is_some() => self.stop_reading(scheduler::draining()),
             }
         }
     }
 
-    fn send(&mut self, Answered { pieces, grant }: Answered) {
-        match framed(held(&self.replica, pieces)) {
-            Ok(pieces) => self.pieces.extend(pieces),
+    fn send(&mut self, answered: Result<Result<Answered, CallError>, JoinError>) {
+        match answered.unwrap_or_else(|_| Err(broken())) {
+            Ok(Answered { pieces, grant }) => {
+                self.pieces.extend(pieces);
+                self.grant = grant;
+            }
             Err(error) => self.stop_reading(error),
         }
-        self.grant = grant;
     }
 
     fn stop_reading(&mut self, error: CallError) {
@@ -125,46 +134,58 @@ impl Calls {
         self.end = Some(Err(error));
     }
 
-    fn take(&mut self, messages: Messages, message: Read) {
+    fn take(&mut self, read: Result<(Messages, Read), JoinError>) {
         self.reading = None;
-        match message {
-            Ok(Some(message)) => {
+        match read {
+            Ok((messages, Ok(Some(message)))) => {
                 self.running.push_back(self.call(message));
-                self.reading = Some(read(messages));
+                self.reading = Some(self::read(messages));
             }
-            Ok(None) => {}
+            Ok((_, Ok(None))) => {}
             // What is no message has no answer of its own, and nothing after it can be read.
-            Err(error) => self.stop_reading(error),
+            Ok((_, Err(error))) => self.stop_reading(error),
+            Err(_) => self.stop_reading(broken()),
         }
     }
 
-    fn call(&self, (message, reserved): (Bytes, Reserved)) -> Call {
-        let (replica, headers) = (Arc::clone(&self.replica), Arc::clone(&self.headers));
-        Box::pin(async move {
-            let _reserved = reserved;
+    /// Works on a request; an error is one of the stream's.
+    fn call(&self, message: Bytes) -> AbortOnDropHandle<Result<Answered, CallError>> {
+        let (replica, headers, ends) = (Arc::clone(&self.replica), Arc::clone(&self.headers), self.ends);
+        AbortOnDropHandle::new(tokio::spawn(async move {
             let answered = async {
                 let target = target(&message)?;
                 let grant = replica.ask(&headers, Operation::Infer, Some(target.model))?;
-                let (pieces, _) = run(&replica, &grant, wish(&headers)?, &message, target).await?;
-                Ok::<_, CallError>(Answered { pieces: in_stream(pieces), grant: Some(grant) })
+                let mut wish = Wish::of(&headers)?;
+                let deadline = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+                wish.add(Urgency { deadline, priority: None });
+                let (pieces, _) = run(&replica, &grant, wish, &message, target).await?;
+                Ok::<_, CallError>((in_stream(pieces), Some(grant)))
             };
-            answered.await.unwrap_or_else(|error| {
+            let (pieces, grant) = answered.await.unwrap_or_else(|error| {
                 let id = target(&message).map_or("", |target| target.id);
-                Answered { pieces: stream_error(&error, id), grant: None }
-            })
-        })
+                // One that is too long is what may be wrong.
+                let id = if id.len() > replica.tensor_limits.id_bytes { "" } else { id };
+                (stream_error(&error, id), None)
+            });
+            // Counted from here on, also while others are sent before it.
+            Ok(Answered { pieces: framed(held(&replica, pieces))?, grant })
+        }))
     }
 }
 
+fn broken() -> CallError {
+    CallError::new(ErrorCode::Internal, "a call of the stream ended by a mistake of the server's")
+}
+
 fn read(mut messages: Messages) -> Reading {
-    Box::pin(async move {
+    AbortOnDropHandle::new(tokio::spawn(async move {
         let read = messages.next().await;
         (messages, read)
-    })
+    }))
 }
 
 /// Waits for what is being read, if anything is.
-async fn next(reading: &mut Option<Reading>) -> (Messages, Read) {
+async fn next(reading: &mut Option<Reading>) -> Result<(Messages, Read), JoinError> {
     match reading {
         Some(reading) => reading.await,
         None => std::future::pending().await,

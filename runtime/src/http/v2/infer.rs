@@ -12,13 +12,14 @@ use outrigger_protocol::headers;
 use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
 
-use super::super::infer::{Asked, apart, held};
+use super::super::infer::{Asked, held};
 use super::super::inflate::{self, Coding};
 use super::super::pieces::Pieces;
 use super::super::routes::Routes;
 use super::super::wish::Wish;
 use super::super::{body, model};
 use super::{NamePath, answer, named, no_name};
+use crate::apart::apart;
 use crate::replica::Replica;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -42,7 +43,8 @@ async fn infer(State(replica): State<Arc<Replica>>, path: NamePath, request: Req
         // What lies behind the JSON is used where it is read to, so it is read to where a model can use it.
         let aligned = json_length.filter(|_| coding == Coding::Identity);
         let read = body::read_aligned(body, limits, &replica.busy, aligned).await?;
-        let (body, _reserved) = inflate::inflated(coding, read, limits, &replica.busy)?;
+        let (body, reserved) = inflate::inflated(coding, read, limits, &replica.busy)?;
+        let body = body::kept(body, reserved);
         let size = body.len();
         let which = path.which.as_deref();
         let asked = Asked { replica: &replica, grant: &grant, serving, model, which, wish, size };

@@ -15,22 +15,44 @@ use super::super::routes::Routes;
 use super::{NamePath, answer, asked, json, named};
 use crate::replica::Replica;
 
-/// They are of no use but for inference, so who may infer may have them.
 pub(super) fn routes(routes: Routes) -> Routes {
     use Operation::SharedMemory;
     routes
-        .at("/v2/systemsharedmemory/status", SharedMemory, any(status))
-        .at("/v2/systemsharedmemory/unregister", SharedMemory, any(unregister))
+        .at("/v2/systemsharedmemory/status", SharedMemory, any(all_status))
+        .at("/v2/systemsharedmemory/unregister", SharedMemory, any(unregister_all))
         .at("/v2/systemsharedmemory/region/{region}/status", SharedMemory, any(status))
         .at("/v2/systemsharedmemory/region/{region}/register", SharedMemory, any(register))
         .at("/v2/systemsharedmemory/region/{region}/unregister", SharedMemory, any(unregister))
 }
 
+/// The name of a region, once the caller may know of any.
+fn region(path: NamePath) -> Result<String, CallError> {
+    let no_name = || CallError::new(ErrorCode::BadRequest, "the name of the region is not UTF-8");
+    Ok(named(path).ok_or_else(no_name)?.name)
+}
+
+async fn all_status(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    answer(&replica, Operation::SharedMemory, request, Method::GET, async |gate, parts, _| {
+        let grant = gate.ask(&parts.headers, None)?;
+        json(&replica.shared_memory.of(grant.caller()).status(None)?)
+    })
+    .await
+}
+
+async fn unregister_all(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    answer(&replica, Operation::SharedMemory, request, Method::POST, async |gate, parts, _| {
+        let grant = gate.ask(&parts.headers, None)?;
+        replica.shared_memory.of(grant.caller()).unregister(None)?;
+        Ok(plain("application/json", ""))
+    })
+    .await
+}
+
 async fn status(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
     answer(&replica, Operation::SharedMemory, request, Method::GET, async |gate, parts, _| {
         let grant = gate.ask(&parts.headers, None)?;
-        let name = named(path).map(|path| path.name);
-        json(&replica.shared_memory.of(grant.caller()).status(name.as_deref())?)
+        let name = region(path)?;
+        json(&replica.shared_memory.of(grant.caller()).status(Some(&name))?)
     })
     .await
 }
@@ -47,9 +69,8 @@ struct Wanted {
 async fn register(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
     answer(&replica, Operation::SharedMemory, request, Method::POST, async |gate, parts, body| {
         let grant = gate.ask(&parts.headers, None)?;
-        let Wanted { key, offset, byte_size } = asked(&replica, &parts, body).await?;
-        let no_name = || CallError::new(ErrorCode::BadRequest, "the name of the region is not UTF-8");
-        let name = named(path).ok_or_else(no_name)?.name;
+        let Wanted { key, offset, byte_size } = asked(&replica, body).await?;
+        let name = region(path)?;
         replica.shared_memory.of(grant.caller()).register(&name, &key, offset, byte_size)?;
         Ok(plain("application/json", ""))
     })
@@ -59,8 +80,8 @@ async fn register(State(replica): State<Arc<Replica>>, path: NamePath, request: 
 async fn unregister(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
     answer(&replica, Operation::SharedMemory, request, Method::POST, async |gate, parts, _| {
         let grant = gate.ask(&parts.headers, None)?;
-        let name = named(path).map(|path| path.name);
-        replica.shared_memory.of(grant.caller()).unregister(name.as_deref())?;
+        let name = region(path)?;
+        replica.shared_memory.of(grant.caller()).unregister(Some(&name))?;
         Ok(plain("application/json", ""))
     })
     .await

@@ -22,9 +22,9 @@ use outrigger_protocol::{aml, headers};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::body;
 use super::reply::{self, Answer, Gate, method_not_allowed, plain};
 use super::routes::Routes;
-use super::{body, inflate};
 use crate::config::Contract;
 use crate::replica::Replica;
 
@@ -104,15 +104,8 @@ fn json(message: &impl Serialize) -> Answer {
 }
 
 /// The body of a request for anything but inference, which may be empty.
-async fn asked<T: DeserializeOwned + Default>(
-    replica: &Replica,
-    parts: &Parts,
-    body: Body,
-) -> Result<T, CallError> {
-    let limits = &replica.config.limits;
-    let coding = inflate::Coding::of(&parts.headers, &http::header::CONTENT_ENCODING)?;
-    let read = body::read(body, limits, &replica.busy).await?;
-    let (body, _reserved) = inflate::inflated(coding, read, limits, &replica.busy)?;
+async fn asked<T: DeserializeOwned + Default>(replica: &Replica, body: Body) -> Result<T, CallError> {
+    let body = body::read_small(body, &replica.config.limits).await?;
     if body.is_empty() {
         return Ok(T::default());
     }

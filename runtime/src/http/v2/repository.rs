@@ -1,4 +1,4 @@
-//! OfModel models there are, and loading and unloading them.
+//! Which models there are, and loading and unloading them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ struct Wanted {
 async fn index(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::POST, async |gate, parts, body| {
         let grant = gate.ask(&parts.headers, OfModel::AskedLater)?;
-        let Wanted { ready } = asked(&replica, &parts, body).await?;
+        let Wanted { ready } = asked(&replica, body).await?;
         json(&model::index(&replica, &grant, ready)?)
     })
     .await
@@ -52,7 +52,7 @@ async fn load(State(replica): State<Arc<Replica>>, path: NamePath, request: Requ
         let path = named(path);
         let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
         let path = path.ok_or_else(no_name)?;
-        let control: Control = asked(&replica, &parts, body).await?;
+        let control: Control = asked(&replica, body).await?;
         let parameter = control.parameters.keys().next().map(String::as_str);
         model::load(&replica, &grant, &parts.headers, &path.name, parameter).await?;
         Ok(plain("application/json", ""))
@@ -65,7 +65,7 @@ async fn unload(State(replica): State<Arc<Replica>>, path: NamePath, request: Re
         let path = named(path);
         let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
         let path = path.ok_or_else(no_name)?;
-        let _: Control = asked(&replica, &parts, body).await?;
+        let _: Control = asked(&replica, body).await?;
         model::unload(&replica, &grant, &path.name).await?;
         Ok(plain("application/json", ""))
     })

@@ -176,7 +176,11 @@ impl Ensemble {
         named.was_taken(|before| {
             let look = |model: &ServedModel| {
                 let is_it = std::ptr::eq(model, Arc::as_ptr(leaf));
-                if is_it { Some(before.clone()) } else { model.known().map(|(_, info)| ModelInfo::clone(info)) }
+                if is_it {
+                    Some(before.clone())
+                } else {
+                    model.known().map(|(_, info)| ModelInfo::clone(info))
+                }
             };
             let typed = typed(&self.graph, &choices, &look);
             let known = own.known();
