@@ -61,6 +61,9 @@ fn the_model_is_named_or_not() {
     assert_eq!(named(spec(Some(label))), ("m".into(), Some("blue".into())));
 }
 
+/// What is done to a tensor.
+type Change<'a> = &'a dyn Fn(&mut TensorProto);
+
 #[test]
 fn values_are_raw_or_in_the_field_of_their_type() {
     let read = |data_type, a: TensorProto| {
@@ -72,7 +75,7 @@ fn values_are_raw_or_in_the_field_of_their_type() {
         read(data_type, proto)
     };
     use DataType::*;
-    let table: [(DataType, &dyn Fn(&mut TensorProto), Vec<u8>); 9] = [
+    let table: [(DataType, Change<'_>, Vec<u8>); 9] = [
         (Fp32, &|t| t.float_val = vec![1.5, -1.0], [1.5f32.to_le_bytes(), (-1f32).to_le_bytes()].concat()),
         (Fp32, &|t| t.tensor_content = vec![1, 2, 3, 4, 5, 6, 7, 8], vec![1, 2, 3, 4, 5, 6, 7, 8]),
         (Uint8, &|t| t.int_val = vec![255, 0], vec![255, 0]),
