@@ -96,7 +96,7 @@ fn each_mistake_is_said_where_it_stands() {
         (bob("rat = 1"), "/o.toml:7: unknown key `callers.bob.rat`, did you mean `rate`?"),
         (
             bob("operations = ['scor']"),
-            "/o.toml:7: `callers.bob.operations` names `scor`, did you mean `score`?; the operations are score, swagger, infer, \
+            "/o.toml:7: `callers.bob.operations` names `scor`, did you mean `score`?; the operations are score, swagger, infer, shared_memory, \
              model_metadata, server_metadata, status, model_control",
         ),
         (
