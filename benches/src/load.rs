@@ -26,11 +26,16 @@ pub struct Run {
 
 /// A request as bytes.
 pub fn post(path: &str, key: Option<&str>, content_type: &str, body: &[u8]) -> Vec<u8> {
+    post_with(path, key, &[("Content-Type", content_type)], body)
+}
+
+/// The same with these headers.
+pub fn post_with(path: &str, key: Option<&str>, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let key = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length = body.len();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\n{key}Content-Length: {length}\r\n\r\n"
-    );
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: bench\r\n{headers}{key}Content-Length: {length}\r\n\r\n");
     [head.as_bytes(), body].concat()
 }
 

@@ -92,6 +92,15 @@ pub fn identity(data_type: DataType, shape: &[Dim<'_>]) -> Vec<u8> {
     graph.model()
 }
 
+/// The mean of each channel: `x` of `[1, 3, 224, 224]` to `y` of `[1, 3, 1, 1]`, `FP32`. Its input has 602,112 bytes.
+pub fn channel_means() -> Vec<u8> {
+    let mut graph = Graph::default();
+    graph.input("x", DataType::Fp32, &[1, 3, 224, 224].map(Dim::Fixed));
+    graph.output("y", DataType::Fp32, &[1, 3, 1, 1].map(Dim::Fixed));
+    graph.node("GlobalAveragePool", &["x"], &["y"]);
+    graph.model()
+}
+
 /// A perceptron with rectifiers between its layers: `x` of `[batch, widths[0]]` to `y` of `[batch, widths[last]]`, `FP32`. Its
 /// weights are small and the same in every run; biases are zero.
 pub fn mlp(widths: &[i64]) -> Vec<u8> {

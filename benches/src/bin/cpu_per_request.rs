@@ -2,7 +2,9 @@
 //! in C in a worker and in the replica's own process, a replica with a small ONNX model and no script. They take turns, so that a noisy machine is noisy for all of them.
 //!
 //! `cargo run --release -p outrigger-benches --bin cpu_per_request -- [--rounds N] [--seconds S] [--connections 1,16,64]
-//! [--servers script,native,trusted,model]`
+//! [--servers script,native,trusted,model,tensor]`
+//!
+//! `tensor` is a contest of its own: a model whose input has 602,112 bytes, as binary data, beside axum that reads the same body.
 
 use std::path::Path;
 use std::process::Command;
@@ -24,7 +26,7 @@ fn main() -> anyhow::Result<()> {
         rounds: 7,
         turn: Duration::from_secs(2),
         connections: vec![1, 16, 64],
-        servers: ["script", "native", "trusted", "model"].map(Into::into).into(),
+        servers: ["script", "native", "trusted", "model", "tensor"].map(Into::into).into(),
         cases: Vec::new(),
     };
     let options = Options::parse(defaults, std::env::args().skip(1))?;
@@ -61,7 +63,8 @@ fn main() -> anyhow::Result<()> {
             "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,64],\"datatype\":\"FP32\",\"data\":[{row}]}}]}}"
         );
         let launch = Launch::new(&outrigger).file("mlp.onnx", onnx::mlp(&[64, 128, 128, 10]));
-        let run_time = own_run_time(&folder, &launch.directory().join("mlp.onnx"))?;
+        let scan: Vec<u8> = (0..64u8).flat_map(|pixel| (f32::from(pixel % 16) + 0.5).to_le_bytes()).collect();
+        let run_time = own_run_time(&folder, &launch.directory().join("mlp.onnx"), &[1, 64], &scan, 20_000)?;
         println!("the model's own Run: {run_time:.1} us CPU per call, one thread");
         let model = launch.args(["--model", "mlp=mlp.onnx"]).start();
         let request = load::post("/v2/models/mlp/infer", Some(KEY), JSON, tensors.as_bytes());
@@ -76,6 +79,40 @@ fn main() -> anyhow::Result<()> {
         print!("{}", contest::rows(&contenders, &all, connections, &all[0].cpu, false));
     }
     drop(replicas);
+    if options.server("tensor") { tensor(&options, &folder, &outrigger, &echo, &runtime) } else { Ok(()) }
+}
+
+/// The contest of a large tensor.
+fn tensor(
+    options: &Options,
+    folder: &Path,
+    outrigger: &Path,
+    echo: &Server,
+    runtime: &tokio::runtime::Runtime,
+) -> anyhow::Result<()> {
+    let shape = [1, 3, 224, 224];
+    let values: Vec<u8> = (0..150_528u32).flat_map(|at| (at as f32 * 1e-5).to_le_bytes()).collect();
+    let launch = Launch::new(outrigger).file("means.onnx", onnx::channel_means());
+    let run_time = own_run_time(folder, &launch.directory().join("means.onnx"), &shape, &values, 2_000)?;
+    println!("\nthe own Run of the model with the large input: {run_time:.1} us CPU per call, one thread");
+    let replica = launch.args(["--model", "means=means.onnx"]).start();
+    let size = values.len();
+    let head = format!(
+        "{{\"inputs\":[{{\"name\":\"x\",\"shape\":[1,3,224,224],\"datatype\":\"FP32\",\"parameters\":{{\"binary_data_size\":{size}}}}}]}}"
+    );
+    let body = [head.as_bytes(), &values].concat();
+    let length = head.len().to_string();
+    let headers =
+        [("Content-Type", "application/octet-stream"), ("Inference-Header-Content-Length", &length)];
+    let read = load::post_with("/read", None, &headers, &body);
+    let infer = load::post_with("/v2/models/means/infer", Some(KEY), &headers, &body);
+    let contenders =
+        vec![Contender::server("axum read", echo, read), Contender::replica("tensor", &replica, infer)?];
+    print!("\n{}", contest::heading("read", false));
+    for &connections in &options.connections {
+        let all = runtime.block_on(contest::hold(&contenders, connections, options, || Ok(())))?;
+        print!("{}", contest::rows(&contenders, &all, connections, &all[0].cpu, false));
+    }
     Ok(())
 }
 
@@ -90,7 +127,7 @@ fn compile_echo(library: &Path) -> anyhow::Result<()> {
 }
 
 /// CPU time of the model alone, in microseconds: the same library, the same input, one thread, no server.
-fn own_run_time(folder: &Path, model: &Path) -> anyhow::Result<f64> {
+fn own_run_time(folder: &Path, model: &Path, shape: &[i64], data: &[u8], calls: u32) -> anyhow::Result<f64> {
     let library = outrigger_testkit::onnxruntime();
     let config = [
         ("onnxruntime".to_owned(), library.display().to_string()),
@@ -99,12 +136,10 @@ fn own_run_time(folder: &Path, model: &Path) -> anyhow::Result<f64> {
     let backend = host::load(&folder.join("liboutrigger_cpu.so"), &config)?;
     let model = backend.open(0)?.load(&LoadOptions::of(model.to_owned()))?;
     let instance = model.instance()?;
-    let data: Vec<u8> = (0..64u8).flat_map(|pixel| (f32::from(pixel % 16) + 0.5).to_le_bytes()).collect();
     let mut input = outrigger_backend::Buffer::zeroed(data.len())?;
-    input.copy_from_slice(&data);
-    let inputs = [Tensor::new(model.info().inputs[0].data_type, Shape::new([1, 64])?, input.freeze())?];
+    input.copy_from_slice(data);
+    let inputs = [Tensor::new(model.info().inputs[0].data_type, Shape::new(shape)?, input.freeze())?];
     let mut spent = 0.0;
-    let calls = 20_000;
     // The second pass counts, the first warms up.
     for _ in 0..2 {
         let begun = thread_cpu();
