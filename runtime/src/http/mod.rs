@@ -4,6 +4,7 @@ mod admin;
 mod begun;
 mod body;
 mod cors;
+mod entire;
 mod keda;
 mod labels;
 mod models;

@@ -17,6 +17,7 @@ use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, headers};
 
+use super::entire::entire;
 use super::reply::{Answer, Contract, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
@@ -103,6 +104,7 @@ async fn answer_score(
         return Err(CallError::new(ErrorCode::NotFound, text));
     };
     let wish = Wish::of(&parts.headers)?;
+    let body = entire(body, parts.version);
     let (body, memory) =
         body::read_for_script(body, &replica.config.limits, &replica.busy, scripts.pool()).await?;
     let terms = wish.terms(&grant, models::SCRIPT, body.len(), Admission::Ahead);
@@ -185,8 +187,11 @@ async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> 
     .await
 }
 
-/// Every other URL. Nobody learns here what there is, so no key is asked for.
+/// Every other URL. Nobody learns here what there is, so no key is asked for, but where `/*` goes to an upstream.
 async fn nowhere(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    if passing::takes(&replica, request.uri().path()) {
+        return passing::forward(&replica, request).await;
+    }
     let contract = if request.uri().path().starts_with("/v2/") { Contract::Oip } else { Contract::Aml };
     answer(&replica, contract, Operation::Nowhere, request, async |_, _, _, _| Err(aml::not_found())).await
 }

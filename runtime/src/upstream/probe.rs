@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, header};
 use outrigger_protocol::headers::SERVER_VERSION;
@@ -178,7 +177,7 @@ async fn ask(at: &UpstreamAddress, path: Option<&PathAndQuery>, limit: Duration)
     let asked = async {
         let mut link = Link::connect(at, limit, HEAD, None).await.map_err(|error| unreachable(at, &error))?;
         let Some(path) = path else { return Ok(()) };
-        let mut request = Request::new(Sent::Whole { bytes: Bytes::new(), memory: None });
+        let mut request = Request::new(Sent::empty());
         *request.uri_mut() = path.clone().into();
         let headers = request.headers_mut();
         headers.insert(header::HOST, host(at));
