@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::link::{Link, LinkError};
 use super::pieces::Pieces;
 use super::probe::unreachable;
+use super::pulse::Working;
 use super::sent::{Sent, Turn};
 use super::{Upstream, headers, unavailable};
 use crate::busy::Outcome;
@@ -50,6 +51,7 @@ struct Coming {
     body: Incoming,
     /// How the caller's own body fares meanwhile.
     turn: Arc<Turn>,
+    working: Working,
 }
 
 /// Why the rest of an answer does not go to its client.
@@ -109,7 +111,9 @@ impl Upstream {
     }
 
     async fn exchange(&self, call: UpstreamCall, deadline: Option<Instant>) -> Result<Begun, CallError> {
+        let working = self.pulse.work();
         let (answer, link, turn) = self.head(call, deadline).await?;
+        self.pulse.beat();
         let (mut head, body) = answer.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(failed("the upstream changes the protocol, which it was not asked for".into()));
@@ -126,7 +130,7 @@ impl Upstream {
         head.version = Version::HTTP_11;
         self.metrics.answered(head.status);
         let length = body.size_hint().exact();
-        let mut coming = Coming { link, body, turn };
+        let mut coming = Coming { link, body, turn, working };
         match length {
             Some(length) if length <= self.config.window as u64 => {
                 let whole = self.whole(&mut coming).await?;
@@ -205,7 +209,7 @@ impl Upstream {
     }
 
     /// Reads a short answer to its end.
-    async fn whole(&self, Coming { link, body, turn }: &mut Coming) -> Result<Bytes, CallError> {
+    async fn whole(&self, Coming { link, body, turn, .. }: &mut Coming) -> Result<Bytes, CallError> {
         let mut whole = Pieces::default();
         loop {
             let Ok(frame) = tokio::time::timeout(self.config.gap_timeout, link.frame(body)).await else {
@@ -239,8 +243,8 @@ impl Upstream {
             () = over(slot.deadline()) => Err(Stop::Expired),
             passed = self.pieces(&mut coming, &flow) => passed,
         };
-        let Coming { link, body, .. } = coming;
-        drop(body);
+        let Coming { link, body, working, .. } = coming;
+        drop((body, working));
         let last = match passed {
             Ok(last) => {
                 self.pool.put(link).await;
@@ -294,7 +298,7 @@ impl Upstream {
     }
 
     /// Passes on what comes, but for a piece that is known to be the last: nothing more is wanted of the upstream then.
-    async fn pieces(&self, Coming { link, body, turn }: &mut Coming, flow: &Flow) -> Result<Bytes, Stop> {
+    async fn pieces(&self, Coming { link, body, turn, .. }: &mut Coming, flow: &Flow) -> Result<Bytes, Stop> {
         let gap = self.config.gap_timeout;
         loop {
             let frame = tokio::select! {
@@ -315,6 +319,7 @@ impl Upstream {
                 }
                 Some(Ok(frame)) => frame,
             };
+            self.pulse.beat();
             // Trailers are not passed on.
             let Ok(data) = frame.into_data() else { continue };
             if body.is_end_stream() {

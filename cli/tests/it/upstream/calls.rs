@@ -7,6 +7,7 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use super::{both, in_front_of, metric, pass, patiently, seen};
+use crate::devices::until;
 use crate::placement::call;
 use crate::support::{busy, client, header, infer, outcome, outrigger, raw, score};
 
@@ -293,6 +294,14 @@ async fn connections_are_kept_for_the_next_calls() {
         let there = metric(&replica, "outrigger_upstream_connections").await;
         assert_eq!(there, Some(kept.parse().unwrap()));
     }
+    // And no longer than they are to be, whenever it is asked how it is.
+    let flags = ["--upstream-idle-timeout", "200ms", "--upstream-probe-period", "1h"];
+    let replica = in_front_of(&app).args(flags).start();
+    assert_eq!(pass(&replica, "/app/echo").send().await.unwrap().status(), 200);
+    until("the end of the connection", async || {
+        metric(&replica, "outrigger_upstream_connections").await == Some(0.0)
+    })
+    .await;
 }
 
 #[tokio::test]
