@@ -14,10 +14,11 @@ import threading
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.requests import ClientDisconnect
 
 app = FastAPI()
 gates = collections.defaultdict(asyncio.Event)
-seen = {"requests": [], "disconnects": [], "running": 0, "most": 0, "probes": 0}
+seen = {"requests": [], "disconnects": [], "running": 0, "most": 0, "probes": 0, "hashed": 0}
 answers = {"ready": 200, "live": 200}
 
 
@@ -73,7 +74,11 @@ async def status(code: int):
 @app.api_route("/app/wait/{gate}", methods=["GET", "POST"])
 async def wait(gate: str, request: Request):
     """Answers when the gate is opened; notices when its caller leaves."""
-    await request.body()
+    try:
+        await request.body()
+    except ClientDisconnect:
+        seen["disconnects"].append(gate)
+        raise
 
     async def left():
         while (await request.receive())["type"] != "http.disconnect":
@@ -121,7 +126,13 @@ async def many(length: int):
     return StreamingResponse(pieces(), media_type="application/octet-stream")
 
 
-@app.post("/app/hash")
+@app.api_route("/app/length/{length}", methods=["GET", "POST"])
+async def length(length: int):
+    """So many bytes, which is said before."""
+    return Response(b"x" * length, media_type="application/octet-stream")
+
+
+@app.api_route("/app/hash", methods=["GET", "POST"])
 async def hashed(request: Request):
     """Reads a body as it comes."""
     digest, length = hashlib.sha256(), 0
@@ -129,6 +140,7 @@ async def hashed(request: Request):
         digest.update(chunk)
         length += len(chunk)
         seen["taken"] = length
+    seen["hashed"] += 1
     headers = dict(request.headers)
     framing = "length" if "content-length" in headers else headers.get("transfer-encoding")
     return {"sha256": digest.hexdigest(), "length": length, "framing": framing}

@@ -264,7 +264,10 @@ keys! {
         "where its scoring route is: what /score is passed on to";
     UPSTREAM_PATHS = "upstream.paths", Kind::List, "", [],
         "further paths that are passed on to it as they are, such as /predict, or /v1/* for all below; each asks for the operation `score`, \
-         and goes before a path of the replica's own";
+         and goes before a path of the replica's own other than /score; /* is all that is none";
+    UPSTREAM_TRUST_FORWARDED = "upstream.trust_forwarded", Kind::Flag, "false", [],
+        "passes on what requests say of where they come from (Forwarded, X-Real-IP, X-Forwarded-*), for where a proxy in front of the replica sets it; \
+         who calls without one could say anything there";
     UPSTREAM_SLOTS = "upstream.slots", Kind::Count { min: 1, max: 60_000 }, "1", [],
         "calls that it works on at once; further ones wait here";
     UPSTREAM_TIMEOUT = "upstream.timeout", Kind::Timeout, "5s", [],
@@ -281,7 +284,7 @@ keys! {
     UPSTREAM_STREAM_THRESHOLD = "upstream.stream_threshold", Kind::Size { min: 0, max: 1 << 30 }, "1MiB", [],
         "so much of a request body is here before its call takes a slot; what is longer is passed on as it comes";
     UPSTREAM_WINDOW = "upstream.window", Kind::Size { min: 8192, max: 1 << 30 }, "256KiB", [],
-        "bytes of an answer that it may be ahead of the client";
+        "bytes of an answer that it may be ahead of the client; as many again may have been read from its connection, and its head has to fit in";
     UPSTREAM_CONNECTIONS = "upstream.connections", Kind::Count { min: 0, max: 60_000 }, "", [],
         "connections to it that are kept for the calls to come [default: upstream.slots]";
     UPSTREAM_IDLE_TIMEOUT = "upstream.idle_timeout", Kind::Timeout, "1s", [],

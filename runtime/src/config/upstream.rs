@@ -21,6 +21,8 @@ pub struct UpstreamConfig {
     pub score_path: PathAndQuery,
     /// Further paths that are passed on.
     pub paths: Vec<PathPattern>,
+    /// Whether it is told what requests say of where they come from.
+    pub trust_forwarded: bool,
     /// Calls that it works on at once.
     pub slots: usize,
     /// Longest time until its answer begins, once it has the request.
@@ -82,6 +84,9 @@ impl UpstreamAddress {
     fn parse(text: &str) -> Result<Self, &'static str> {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err("it names no socket") } else { Ok(Self::Unix(path.into())) };
+        }
+        if text.contains('#') {
+            return Err("it has a fragment, which is not sent");
         }
         let uri: Uri = text.parse().map_err(|_| "it is no URL")?;
         match uri.scheme_str() {
@@ -172,6 +177,7 @@ pub(super) fn upstream(settings: &Settings) -> (Option<UpstreamConfig>, Vec<Mist
     let config = UpstreamConfig {
         score_path,
         paths,
+        trust_forwarded: get.flag(key::UPSTREAM_TRUST_FORWARDED),
         slots,
         timeout: get.duration(key::UPSTREAM_TIMEOUT),
         connect_timeout: get.duration(key::UPSTREAM_CONNECT_TIMEOUT),
@@ -264,7 +270,9 @@ impl Reader<'_> {
         if text.is_empty() && key.default.is_empty() {
             return None;
         }
-        let path = text.parse::<PathAndQuery>().ok().filter(|_| text.starts_with('/'));
+        // Of a fragment a server learns nothing.
+        let is_path = text.starts_with('/') && !text.contains('#');
+        let path = text.parse::<PathAndQuery>().ok().filter(|_| is_path);
         if path.is_none() {
             self.mistake(key, format!("`{text}` is no path, such as /score"));
         }
@@ -316,6 +324,7 @@ mod tests {
         check("https://127.0.0.1:9000", Err("TLS"));
         check("http://127.0.0.1:9000/predict", Err("score_path"));
         check("http://127.0.0.1:9000?x", Err("score_path"));
+        check("http://127.0.0.1:9000/#x", Err("fragment"));
         check("http://user:hush@127.0.0.1:9000", Err("user"));
         check("http://127.0.0.1:0", Err("port"));
         check("http://127.0.0.1:99999", Err("port"));

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::time::Instant;
@@ -12,11 +11,12 @@ use tokio::time::Instant;
 use super::body::{full, too_large};
 use crate::busy::{Busy, Reserved};
 use crate::config::LimitsConfig;
+use crate::upstream::Pieces;
 
 /// What has come.
 pub(super) struct Gathered {
     /// The beginning, or all of it.
-    pub(super) first: Bytes,
+    pub(super) first: Pieces,
     /// What is still to come.
     pub(super) rest: Option<Body>,
     /// The memory that the beginning takes.
@@ -58,33 +58,22 @@ async fn begin(
     enough: usize,
     mut memory: Reserved,
 ) -> Result<Gathered, CallError> {
-    let mut pieces: Vec<Bytes> = Vec::new();
-    let mut length = 0;
+    let mut first = Pieces::default();
     let left = limits.body_timeout;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| CallError::new(ErrorCode::BadRequest, "the body broke off"))?;
         let Ok(data) = frame.into_data() else { continue };
-        length += data.len();
+        let length = first.length() + data.len();
         if length > limits.body {
             return Err(too_large(limits));
         }
         if !memory.grow_to(length, limits.bodies) {
             return Err(full(busy));
         }
-        pieces.push(data);
+        first.add(data);
         if length > enough {
-            return Ok(Gathered { first: joined(pieces, length), rest: Some(body), memory, left });
+            return Ok(Gathered { first, rest: Some(body), memory, left });
         }
     }
-    Ok(Gathered { first: joined(pieces, length), rest: None, memory, left })
-}
-
-/// Small bodies come in one piece, which is used as it is.
-fn joined(mut pieces: Vec<Bytes>, length: usize) -> Bytes {
-    if pieces.len() < 2 {
-        return pieces.pop().unwrap_or_default();
-    }
-    let mut joined = BytesMut::with_capacity(length);
-    pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
-    joined.freeze()
+    Ok(Gathered { first, rest: None, memory, left })
 }

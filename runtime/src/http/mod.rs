@@ -4,6 +4,7 @@ mod admin;
 mod begun;
 mod body;
 mod cors;
+mod entire;
 mod grpc;
 mod infer;
 mod inflate;

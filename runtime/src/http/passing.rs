@@ -1,7 +1,7 @@
 //! What is passed on to an upstream: `/score`, and the paths that the configuration names (`upstream.paths`).
 //!
-//! These paths are no routes of the replica's. They are looked at before its routes are, so that what the operator names goes where it is said to go;
-//! and each of them asks for `score` before anything else, so that none goes round the policy.
+//! These paths are no routes of the replica's. They are looked at before its routes are, so that what the operator names goes where it is said to go,
+//! but for `/*`, which means whatever is no route; and each of them asks for `score` before anything else, so that none goes round the policy.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,27 +23,46 @@ use outrigger_protocol::operation::Operation;
 use super::begun::{self, Gathered};
 use super::reply::{Answer, answer, method_not_allowed};
 use super::wish::Wish;
-use crate::config::Contract;
+use crate::config::{Contract, PathPattern};
 use crate::models;
 use crate::replica::Replica;
 use crate::scheduler::Admission;
-use crate::upstream::{ComingLimits, Sent, Upstream, UpstreamCall, headers};
+use crate::upstream::headers::{self, Told};
+use crate::upstream::{ComingLimits, Sent, Upstream, UpstreamCall};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// Takes what is to be passed on, and leaves the rest to the routes.
+/// Where scoring is asked for, which has a path of its own in the upstream.
+const SCORE: &str = "/score";
+
+/// Takes what is to be passed on in place of the routes, and leaves the rest to them.
 pub(super) async fn passed(State(replica): State<Arc<Replica>>, request: Request, next: Next) -> Response {
-    let paths = replica.config.upstream.as_ref().map(|upstream| &upstream.paths);
-    if !paths.is_some_and(|paths| paths.iter().any(|path| path.means(request.uri().path()))) {
+    let path = request.uri().path();
+    if path == SCORE || !is_named(&replica, path, |pattern| !pattern.is_all()) {
         return next.run(request).await;
     }
-    answer(&replica, Contract::Aml, Operation::Score, request, async |gate, ids, parts, body| {
+    forward(&replica, request).await
+}
+
+/// Whether a path that is no route is passed on.
+pub(super) fn takes(replica: &Replica, path: &str) -> bool {
+    is_named(replica, path, PathPattern::is_all)
+}
+
+fn is_named(replica: &Replica, path: &str, which: impl Fn(&PathPattern) -> bool) -> bool {
+    let mut patterns = replica.config.upstream.iter().flat_map(|upstream| &upstream.paths);
+    patterns.any(|pattern| which(pattern) && pattern.means(path))
+}
+
+/// Passes a request on as it is.
+pub(super) async fn forward(replica: &Replica, request: Request) -> Response {
+    answer(replica, Contract::Aml, Operation::Score, request, async |gate, ids, parts, body| {
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL));
         }
-        if is_preflight(&replica, &parts) {
+        if is_preflight(replica, &parts) {
             return Ok(preflight());
         }
         let grant = gate.ask(&parts.headers, None)?;
@@ -51,7 +70,7 @@ pub(super) async fn passed(State(replica): State<Arc<Replica>>, request: Request
             return Err(aml::not_found());
         };
         let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        pass_on(&replica, upstream, &grant, ids, target, parts, body).await
+        pass_on(replica, upstream, &grant, ids, target, parts, body).await
     })
     .await
 }
@@ -98,10 +117,12 @@ pub(super) async fn pass_on(
     let limits = &replica.config.limits;
     let Gathered { first, rest, memory, left } =
         begun::read(body, limits, &replica.busy, config.stream_threshold).await?;
-    let terms = wish.terms(grant, models::SCRIPT, first.len(), Admission::Now);
+    let terms = wish.terms(grant, models::SCRIPT, first.length(), Admission::Now);
     let slot = replica.admit(grant, terms, None).await?;
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
-    let headers = headers::for_the_upstream(&mut parts, upstream.host(), ids, grant.name(), peer);
+    let told =
+        Told { host: upstream.host(), ids, caller: grant.name(), peer, trusts: config.trust_forwarded };
+    let headers = headers::for_the_upstream(&mut parts, &told);
     let body = match rest {
         None => Sent::whole(first, memory),
         Some(rest) => {

@@ -16,6 +16,7 @@ use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, grpc, headers, oip};
 
 use super::cors::Cors;
+use super::entire::entire;
 use super::orca;
 use super::permit::until_complete;
 use crate::config::Contract;
@@ -101,7 +102,10 @@ pub(super) async fn answer(
         Err(error) => (Err(error.clone()), Err(error.into())),
         Ok(ids) => {
             let result = match check_size(&parts, replica.config.limits.header) {
-                Ok(()) => then(&gate, &ids, parts, body).await,
+                Ok(()) => {
+                    let body = entire(body, parts.version);
+                    then(&gate, &ids, parts, body).await
+                }
                 Err(error) => Err(error),
             };
             (Ok(ids), result)

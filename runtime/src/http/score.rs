@@ -190,8 +190,11 @@ async fn swagger_json(State(replica): State<Arc<Replica>>, request: Request) -> 
     .await
 }
 
-/// Every other URL. Nobody learns here what there is, so no key is asked for.
+/// Every other URL. Nobody learns here what there is, so no key is asked for, but where `/*` goes to an upstream.
 async fn nowhere(State(replica): State<Arc<Replica>>, request: Request) -> Response {
+    if passing::takes(&replica, request.uri().path()) {
+        return passing::forward(&replica, request).await;
+    }
     let contract = match request.uri().path() {
         _ if is_grpc(request.headers()) => Contract::Grpc,
         path if path.starts_with("/v2/") => Contract::Oip,

@@ -155,7 +155,7 @@ pub(crate) async fn serve(
                     match stream {
                         Stream::Tcp(stream) => {
                             if server.speaks(&stream).await {
-                                let peer = stream.peer_addr().ok().map(|peer| Peer(peer.ip()));
+                                let peer = stream.peer_addr().ok().map(|peer| Peer(peer.ip().to_canonical()));
                                 server.connection(stream, peer).await;
                             }
                         }

@@ -74,12 +74,14 @@ pub struct StreamBody {
     flow: Arc<Flow>,
     /// Counts down while an error is held back.
     moment: Option<Pin<Box<Sleep>>>,
+    /// Something of it has been taken.
+    is_begun: bool,
 }
 
 /// A flow of at most `window` bytes; `bell` is rung when the lane has something to tell the worker.
 pub(crate) fn flow(window: u64, bell: Arc<Bell>, busy: Arc<Busy>) -> (Producer, StreamBody) {
     let flow = Arc::new(Flow { state: Mutex::new(State::default()), bell, busy, window });
-    (Producer(Arc::clone(&flow)), StreamBody { flow, moment: None })
+    (Producer(Arc::clone(&flow)), StreamBody { flow, moment: None, is_begun: false })
 }
 
 impl Producer {
@@ -120,6 +122,26 @@ impl Producer {
         self.take_credit();
         let state = self.0.lock();
         self.0.window.saturating_sub(state.waiting + state.consumed)
+    }
+
+    /// Passes on as much of `data` as there is room for, and takes that off it; whether there was any. With its last byte the answer is complete
+    /// if it is the last piece. For one who needs not be told of credit.
+    pub(crate) fn pass(&self, data: &mut Bytes, is_last: bool) -> bool {
+        let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
+        let mut state = self.0.lock();
+        if room > 0 && !data.is_empty() && !state.left {
+            let piece = data.split_to(room.min(data.len()));
+            state.waiting += piece.len() as u64;
+            state.chunks.push_back(self.0.busy.hold(piece));
+        }
+        if is_last && data.is_empty() && state.end.is_none() {
+            state.end = Some(Ok(()));
+        }
+        if let Some(waker) = state.waker.take() {
+            drop(state);
+            waker.wake();
+        }
+        room > 0
     }
 
     /// Credit to give to the worker now, if it is worth a frame.
@@ -165,13 +187,14 @@ impl http_body::Body for StreamBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        let Self { flow, moment } = self.get_mut();
+        let Self { flow, moment, is_begun } = self.get_mut();
         let mut state = flow.lock();
         if let Some(chunk) = state.chunks.pop_front() {
             state.waiting -= chunk.len() as u64;
             state.consumed += chunk.len() as u64;
             let due = state.consumed >= flow.window.div_ceil(4);
             drop(state);
+            *is_begun = true;
             if due {
                 flow.bell.ring();
             }
@@ -190,6 +213,12 @@ impl http_body::Body for StreamBody {
                 Poll::Pending
             }
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.flow.lock();
+        // How an answer is framed must not depend on whether its end has come before its head is sent.
+        self.is_begun && state.chunks.is_empty() && state.end == Some(Ok(()))
     }
 }
 
@@ -259,6 +288,22 @@ mod tests {
         producer.end(Err(StreamError::Stalled));
         assert_eq!(busy.unsent(), 0);
         assert_eq!(body.frame().await.unwrap().unwrap_err(), StreamError::Stalled);
+    }
+
+    #[tokio::test]
+    async fn the_last_byte_brings_the_end_with_it() {
+        use http_body::Body as _;
+        let (producer, mut body) = flow(100, Arc::default(), Busy::new(1));
+        let mut data = chunk(150);
+        assert!(producer.pass(&mut data, true));
+        assert_eq!(data.len(), 50);
+        assert!(!producer.pass(&mut data, true), "there is no room");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 100);
+        assert!(!body.is_end_stream());
+        assert!(producer.pass(&mut data, true) && data.is_empty());
+        assert!(!body.is_end_stream());
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 50);
+        assert!(body.is_end_stream() && body.frame().await.is_none());
     }
 
     #[tokio::test]

@@ -4,9 +4,10 @@ use std::future::{self, poll_fn};
 use std::sync::Arc;
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use outrigger_protocol::aml;
@@ -15,7 +16,9 @@ use outrigger_protocol::headers::REQUEST_DEADLINE_MS;
 use tokio::time::Instant;
 
 use super::link::{Link, LinkError};
+use super::pieces::Pieces;
 use super::probe::unreachable;
+use super::pulse::Working;
 use super::sent::{Sent, Turn};
 use super::{Upstream, headers, unavailable};
 use crate::busy::Outcome;
@@ -39,7 +42,16 @@ enum Begun {
     /// It is here as a whole.
     Whole(Response<Bytes>, Link),
     /// It comes.
-    Comes(response::Parts, Incoming, Link),
+    Comes(response::Parts, Coming),
+}
+
+/// An answer that comes.
+struct Coming {
+    link: Link,
+    body: Incoming,
+    /// How the caller's own body fares meanwhile.
+    turn: Arc<Turn>,
+    working: Working,
 }
 
 /// Why the rest of an answer does not go to its client.
@@ -48,6 +60,10 @@ enum Stop {
     Left,
     /// The client takes nothing.
     Stalled,
+    /// The client's time is over.
+    Expired,
+    /// The client is at fault.
+    Fault(CallError),
     /// The upstream broke off.
     Lost(String),
 }
@@ -66,16 +82,10 @@ impl Upstream {
     ) -> Result<Response<Body>, CallError> {
         slot.begin();
         let deadline = slot.deadline();
-        let over = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => future::pending().await,
-            }
-        };
         let begun = tokio::select! {
             biased;
             () = self.broken_off.cancelled() => Err(draining()),
-            () = over => Err(expired()),
+            () = over(deadline) => Err(expired()),
             begun = self.exchange(call, deadline) => begun,
         };
         match begun {
@@ -84,12 +94,12 @@ impl Upstream {
                 slot.finish(Outcome::Answered);
                 Ok(answer.map(|bytes| Body::from(self.busy.hold(bytes))))
             }
-            Ok(Begun::Comes(head, body, link)) => {
+            Ok(Begun::Comes(head, coming)) => {
                 let bell = Arc::new(Bell::default());
                 let window = self.config.window as u64;
                 let (producer, stream) = flow(window, Arc::clone(&bell), Arc::clone(&self.busy));
                 let flow = Flow { producer, bell };
-                self.tasks.spawn(Arc::clone(self).pass_on(link, body, slot, flow));
+                self.tasks.spawn(Arc::clone(self).pass_on(coming, slot, flow));
                 Ok(Response::from_parts(head, Body::new(stream)))
             }
             Err(error) => {
@@ -101,8 +111,10 @@ impl Upstream {
     }
 
     async fn exchange(&self, call: UpstreamCall, deadline: Option<Instant>) -> Result<Begun, CallError> {
-        let (answer, mut link) = self.head(call, deadline).await?;
-        let (mut head, mut body) = answer.into_parts();
+        let working = self.pulse.work();
+        let (answer, link, turn) = self.head(call, deadline).await?;
+        self.pulse.beat();
+        let (mut head, body) = answer.into_parts();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(failed("the upstream changes the protocol, which it was not asked for".into()));
         }
@@ -114,13 +126,17 @@ impl Upstream {
             return Err(failed(text));
         }
         headers::strip(&mut head.headers);
+        // It is our answer that it becomes: one of an old version would have no way of saying that it breaks off.
+        head.version = Version::HTTP_11;
         self.metrics.answered(head.status);
-        match body.size_hint().exact() {
+        let length = body.size_hint().exact();
+        let mut coming = Coming { link, body, turn, working };
+        match length {
             Some(length) if length <= self.config.window as u64 => {
-                let whole = self.whole(&mut link, &mut body).await?;
-                Ok(Begun::Whole(Response::from_parts(head, whole), link))
+                let whole = self.whole(&mut coming).await?;
+                Ok(Begun::Whole(Response::from_parts(head, whole), coming.link))
             }
-            _ => Ok(Begun::Comes(head, body, link)),
+            _ => Ok(Begun::Comes(head, coming)),
         }
     }
 
@@ -129,11 +145,8 @@ impl Upstream {
         &self,
         call: UpstreamCall,
         deadline: Option<Instant>,
-    ) -> Result<(Response<Incoming>, Link), CallError> {
-        let mut request = Request::new(call.body);
-        *request.method_mut() = call.method;
-        *request.uri_mut() = call.target.into();
-        *request.headers_mut() = call.headers;
+    ) -> Result<(Response<Incoming>, Link, Arc<Turn>), CallError> {
+        let mut request = call.request();
         let mut kept = self.pool.take().await;
         loop {
             let was_kept = kept.is_some();
@@ -153,7 +166,7 @@ impl Upstream {
                 () = turn.is_too_long(self.config.timeout) => return Err(aml::scoring_timeout(self.config.timeout)),
             };
             match asked {
-                Ok(answer) => return Ok((answer, link)),
+                Ok(answer) => return Ok((answer, link, turn)),
                 // It was closed while nobody had it. Nothing of the request has gone out.
                 Err(LinkError::NotSent(unsent)) if was_kept => {
                     request = *unsent;
@@ -196,14 +209,14 @@ impl Upstream {
     }
 
     /// Reads a short answer to its end.
-    async fn whole(&self, link: &mut Link, body: &mut Incoming) -> Result<Bytes, CallError> {
-        let mut whole = Whole::Nothing;
+    async fn whole(&self, Coming { link, body, turn, .. }: &mut Coming) -> Result<Bytes, CallError> {
+        let mut whole = Pieces::default();
         loop {
             let Ok(frame) = tokio::time::timeout(self.config.gap_timeout, link.frame(body)).await else {
                 return Err(lost("the upstream's answer stopped in the middle (upstream.gap_timeout)"));
             };
             match frame {
-                None => return Ok(whole.finish()),
+                None => return Ok(whole.joined()),
                 Some(Ok(frame)) => {
                     // Trailers are not passed on.
                     if let Ok(data) = frame.into_data() {
@@ -211,6 +224,9 @@ impl Upstream {
                     }
                 }
                 Some(Err(error)) => {
+                    if let Some(fault) = turn.fault() {
+                        return Err(fault.clone());
+                    }
                     let upstream = &self.config.address;
                     tracing::warn!(%upstream, %error, "the upstream broke off its answer");
                     return Err(lost("the upstream broke off in the middle of its answer"));
@@ -220,39 +236,69 @@ impl Upstream {
     }
 
     /// Passes an answer on as it comes. The slot is free before the client can know the end.
-    async fn pass_on(self: Arc<Self>, mut link: Link, mut body: Incoming, slot: Slot, flow: Flow) {
-        let stopped = tokio::select! {
+    async fn pass_on(self: Arc<Self>, mut coming: Coming, slot: Slot, flow: Flow) {
+        let passed = tokio::select! {
             biased;
-            () = self.broken_off.cancelled() => Err(Stop::Lost("the replica is ending".into())),
-            stopped = self.pieces(&mut link, &mut body, &flow) => stopped,
+            () = self.broken_off.cancelled() => Err(ending()),
+            () = over(slot.deadline()) => Err(Stop::Expired),
+            passed = self.pieces(&mut coming, &flow) => passed,
         };
-        drop(body);
-        let Err(stop) = stopped else {
-            self.pool.put(link).await;
-            slot.finish(Outcome::Answered);
-            flow.producer.end(Ok(()));
-            return;
+        let Coming { link, body, working, .. } = coming;
+        drop((body, working));
+        let last = match passed {
+            Ok(last) => {
+                self.pool.put(link).await;
+                slot.finish(Outcome::Answered);
+                last
+            }
+            Err(stop) => {
+                // The upstream is told first.
+                drop(link);
+                let (outcome, end) = self.stopped(stop);
+                slot.finish(outcome);
+                flow.producer.end(Err(end));
+                return;
+            }
         };
-        // The upstream is told first.
-        drop(link);
+        let passed = tokio::select! {
+            biased;
+            () = self.broken_off.cancelled() => Err(ending()),
+            passed = self.piece(last, true, &flow) => passed,
+        };
+        flow.producer.end(passed.map_err(|stop| match stop {
+            Stop::Stalled => StreamError::Stalled,
+            _ => StreamError::Lost,
+        }));
+    }
+
+    /// What becomes of a call whose answer is not passed on to its end.
+    fn stopped(&self, stop: Stop) -> (Outcome, StreamError) {
         let upstream = &self.config.address;
-        let (outcome, end) = match stop {
+        match stop {
             Stop::Left => (Outcome::Cancelled, StreamError::Lost),
             Stop::Stalled => {
                 tracing::debug!(%upstream, "a client does not take its answer");
                 (Outcome::Failed, StreamError::Stalled)
+            }
+            Stop::Expired => {
+                self.metrics.failed(ErrorCode::DeadlineExceeded);
+                (Outcome::Failed, StreamError::Lost)
+            }
+            Stop::Fault(fault) => {
+                tracing::debug!(%upstream, %fault, "a client's body ends its call");
+                self.metrics.failed(fault.code);
+                (Outcome::Failed, StreamError::Lost)
             }
             Stop::Lost(reason) => {
                 tracing::warn!(%upstream, reason, "the upstream's answer is broken off");
                 self.metrics.failed(ErrorCode::UpstreamLost);
                 (Outcome::Failed, StreamError::Lost)
             }
-        };
-        slot.finish(outcome);
-        flow.producer.end(Err(end));
+        }
     }
 
-    async fn pieces(&self, link: &mut Link, body: &mut Incoming, flow: &Flow) -> Result<(), Stop> {
+    /// Passes on what comes, but for a piece that is known to be the last: nothing more is wanted of the upstream then.
+    async fn pieces(&self, Coming { link, body, turn, .. }: &mut Coming, flow: &Flow) -> Result<Bytes, Stop> {
         let gap = self.config.gap_timeout;
         loop {
             let frame = tokio::select! {
@@ -264,18 +310,52 @@ impl Upstream {
                 return Err(Stop::Lost(format!("nothing came for {gap:?} (upstream.gap_timeout)")));
             };
             let frame = match frame {
-                None => return Ok(()),
-                Some(Err(error)) => return Err(Stop::Lost(error.to_string())),
+                None => return Ok(Bytes::new()),
+                Some(Err(error)) => {
+                    return Err(match turn.fault() {
+                        Some(fault) => Stop::Fault(fault.clone()),
+                        None => Stop::Lost(error.to_string()),
+                    });
+                }
                 Some(Ok(frame)) => frame,
             };
-            let Ok(mut data) = frame.into_data() else { continue };
-            while !data.is_empty() {
-                let room = tokio::time::timeout(self.config.stall_timeout, flow.room()).await;
-                let room = room.map_err(|_| Stop::Stalled)??;
-                let piece = data.split_to(room.min(data.len()));
-                flow.producer.push(piece).map_err(|_| Stop::Lost("more than there was room for".into()))?;
+            self.pulse.beat();
+            // Trailers are not passed on.
+            let Ok(data) = frame.into_data() else { continue };
+            if body.is_end_stream() {
+                return Ok(data);
             }
+            self.piece(data, false, flow).await?;
         }
+    }
+
+    /// Passes a piece on, as there is room for it.
+    async fn piece(&self, mut data: Bytes, is_last: bool, flow: &Flow) -> Result<(), Stop> {
+        while !data.is_empty() {
+            let passed = tokio::time::timeout(self.config.stall_timeout, flow.pass(&mut data, is_last));
+            passed.await.map_err(|_| Stop::Stalled)??;
+        }
+        Ok(())
+    }
+}
+
+impl UpstreamCall {
+    fn request(self) -> Request<Sent> {
+        let mut request = Request::new(self.body);
+        *request.uri_mut() = self.target.into();
+        *request.headers_mut() = self.headers;
+        // A body of GET's, and that there is none of POST's, is known only where it is said.
+        match request.body().size_hint().exact() {
+            None => {
+                request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            Some(0) if [Method::POST, Method::PUT, Method::PATCH].contains(&self.method) => {
+                request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
+            Some(_) => {}
+        }
+        *request.method_mut() = self.method;
+        request
     }
 }
 
@@ -298,48 +378,30 @@ impl Flow {
         }
     }
 
-    /// Waits until there is room, and says how much.
-    async fn room(&self) -> Result<usize, Stop> {
+    /// Waits until there is room, and passes on as much of `data` as there is.
+    async fn pass(&self, data: &mut Bytes, is_last: bool) -> Result<(), Stop> {
         loop {
             if self.producer.is_left() {
                 return Err(Stop::Left);
             }
-            match self.producer.room() {
-                0 => self.rung().await,
-                room => return Ok(usize::try_from(room).unwrap_or(usize::MAX)),
+            if self.producer.pass(data, is_last) {
+                return Ok(());
             }
+            self.rung().await;
         }
     }
 }
 
-/// What has come of a short answer.
-enum Whole {
-    Nothing,
-    /// It mostly comes in one piece, which is used as it is.
-    One(Bytes),
-    Many(BytesMut),
+/// Comes back once the time of a call is over.
+async fn over(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => future::pending().await,
+    }
 }
 
-impl Whole {
-    fn add(&mut self, data: Bytes) {
-        match self {
-            Self::Nothing => *self = Self::One(data),
-            Self::One(first) => {
-                let mut many = BytesMut::from(&first[..]);
-                many.extend_from_slice(&data);
-                *self = Self::Many(many);
-            }
-            Self::Many(many) => many.extend_from_slice(&data),
-        }
-    }
-
-    fn finish(self) -> Bytes {
-        match self {
-            Self::Nothing => Bytes::new(),
-            Self::One(bytes) => bytes,
-            Self::Many(bytes) => bytes.freeze(),
-        }
-    }
+fn ending() -> Stop {
+    Stop::Lost("the replica is ending".into())
 }
 
 fn lost(text: &'static str) -> CallError {

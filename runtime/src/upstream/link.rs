@@ -25,9 +25,8 @@ type Socket = TokioIo<Either<TcpStream, UnixStream>>;
 /// A connection.
 pub(super) struct Link {
     sender: SendRequest<Sent>,
-    connection: Pin<Box<Connection<Socket, Sent>>>,
-    /// It has ended, and must not be driven any more.
-    is_over: bool,
+    /// Nothing once it has ended: who waits for something of it learns that from its being let go of.
+    connection: Option<Pin<Box<Connection<Socket, Sent>>>>,
     _counted: Counted,
 }
 
@@ -81,29 +80,24 @@ impl Link {
         let timeout = || io::Error::new(io::ErrorKind::TimedOut, "it takes no connection");
         let (sender, connection) =
             tokio::time::timeout(limit, connected).await.unwrap_or_else(|_| Err(timeout()))?;
-        let connection = Box::pin(connection);
-        Ok(Self { sender, connection, is_over: false, _counted: Counted::new(count) })
+        let connection = Some(Box::pin(connection));
+        Ok(Self { sender, connection, _counted: Counted::new(count) })
     }
 
     /// Drives it as far as it goes for now.
     fn drive(&mut self, context: &mut Context<'_>) {
-        // How it ended is told by whatever waits for an answer.
-        if !self.is_over && self.connection.as_mut().poll(context).is_ready() {
-            self.is_over = true;
-        }
+        drive(&mut self.connection, context);
     }
 
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn ask(&mut self, request: Request<Sent>) -> Result<Response<Incoming>, LinkError> {
         let mut answer = pin!(self.sender.try_send_request(request));
-        let (connection, is_over) = (&mut self.connection, &mut self.is_over);
+        let connection = &mut self.connection;
         let answer = poll_fn(|context| {
             if let Poll::Ready(answer) = answer.as_mut().poll(context) {
                 return Poll::Ready(answer);
             }
-            if !*is_over && connection.as_mut().poll(context).is_ready() {
-                *is_over = true;
-            }
+            drive(connection, context);
             answer.as_mut().poll(context)
         });
         answer.await.map_err(|mut error| match error.take_message() {
@@ -132,10 +126,17 @@ impl Link {
     pub(super) async fn is_free(&mut self) -> bool {
         poll_fn(|context| {
             self.drive(context);
-            let free = !self.is_over && matches!(self.sender.poll_ready(context), Poll::Ready(Ok(())));
-            Poll::Ready(free)
+            let is_ready = matches!(self.sender.poll_ready(context), Poll::Ready(Ok(())));
+            Poll::Ready(self.connection.is_some() && is_ready)
         })
         .await
+    }
+}
+
+fn drive(connection: &mut Option<Pin<Box<Connection<Socket, Sent>>>>, context: &mut Context<'_>) {
+    // How it ended is told by whatever waits for an answer.
+    if connection.as_mut().is_some_and(|connection| connection.as_mut().poll(context).is_ready()) {
+        *connection = None;
     }
 }
 
@@ -162,5 +163,22 @@ mod tests {
             assert!(kept.len() < 100, "it is never full");
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_closed_while_it_is_asked_says_so_at_once() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = UpstreamAddress::Tcp("127.0.0.1".into(), listener.local_addr().unwrap().port());
+        let limit = Duration::from_secs(60);
+        for _ in 0..20 {
+            let mut link = Link::connect(&at, limit, 8192, None).await.unwrap();
+            assert!(link.is_free().await);
+            drop(listener.accept().unwrap());
+            let asked = link.ask(Request::new(Sent::empty()));
+            let asked = tokio::time::timeout(limit, asked).await.expect("it hangs");
+            // Which of the two depends on whether the system has told of the end.
+            assert!(matches!(asked, Err(LinkError::NotSent(_) | LinkError::Broken(_))));
+            assert!(!link.is_free().await);
+        }
     }
 }

@@ -8,8 +8,10 @@ pub(crate) mod headers;
 mod link;
 mod metrics;
 mod paths;
+mod pieces;
 mod pool;
 mod probe;
+mod pulse;
 mod sent;
 
 use std::sync::Arc;
@@ -28,8 +30,10 @@ use crate::config::{UpstreamAddress, UpstreamConfig};
 pub(crate) use call::UpstreamCall;
 use metrics::UpstreamMetrics;
 pub use paths::PathPattern;
+pub(crate) use pieces::Pieces;
 use pool::Pool;
 use probe::Health;
+use pulse::Pulse;
 pub(crate) use sent::{ComingLimits, Sent};
 
 /// A server behind the replica.
@@ -43,6 +47,7 @@ pub(crate) struct Upstream {
     metrics: UpstreamMetrics,
     pool: Pool,
     health: Health,
+    pulse: Arc<Pulse>,
     /// Answers that are passed on as they come, and what asks how it is.
     tasks: TaskTracker,
     /// Calls that are still running are to end.
@@ -82,6 +87,7 @@ impl Upstream {
             metrics: UpstreamMetrics::new(registry)?,
             pool: Pool::new(config.connections, config.idle_timeout),
             health: Health::new(),
+            pulse: Pulse::new(),
             tasks: TaskTracker::new(),
             broken_off: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -91,11 +97,11 @@ impl Upstream {
 
     /// Begins to ask it, and comes back once it is ready.
     pub(crate) async fn start(self: &Arc<Self>) {
-        let (probes, ended) = (probe::keep(Arc::clone(self)), self.ended.clone());
+        let (upstream, ended) = (Arc::clone(self), self.ended.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = ended.cancelled() => {}
-                () = probes => {}
+                ((), ()) = async { tokio::join!(probe::keep(&upstream), upstream.pool.keep()) } => {}
             }
         });
         self.health.until_ready().await;

@@ -27,6 +27,11 @@ impl PathPattern {
         Some(if open { Self::Below(path.to_owned()) } else { Self::Exactly(path.to_owned()) })
     }
 
+    /// Whether it is `/*`.
+    pub(crate) fn is_all(&self) -> bool {
+        matches!(self, Self::Below(path) if path == "/")
+    }
+
     /// Whether it means this path. What an upstream could take for a path elsewhere, once it has undone escapes and dots, is below
     /// nothing.
     pub(crate) fn means(&self, path: &str) -> bool {

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::link::Link;
@@ -13,6 +14,8 @@ pub(super) struct Pool {
     idle: Mutex<Vec<Idle>>,
     most: usize,
     longest: Duration,
+    /// Told when there is one where there was none.
+    filled: Notify,
 }
 
 struct Idle {
@@ -22,7 +25,7 @@ struct Idle {
 
 impl Pool {
     pub(super) fn new(most: usize, longest: Duration) -> Self {
-        Self { idle: Mutex::default(), most, longest }
+        Self { idle: Mutex::default(), most, longest, filled: Notify::new() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
@@ -53,11 +56,26 @@ impl Pool {
         let mut idle = self.lock();
         if idle.len() < self.most {
             idle.push(Idle { link, since: Instant::now() });
+            if idle.len() == 1 {
+                self.filled.notify_one();
+            }
+        }
+    }
+
+    /// Lets go of each in its time.
+    pub(super) async fn keep(&self) {
+        loop {
+            let oldest = self.lock().first().map(|idle| idle.since);
+            match oldest {
+                Some(since) => tokio::time::sleep_until(since + self.longest).await,
+                None => self.filled.notified().await,
+            }
+            self.sweep();
         }
     }
 
     /// Lets go of those that have been there for too long.
-    pub(super) fn sweep(&self) {
+    fn sweep(&self) {
         let mut idle = self.lock();
         let old = idle.iter().take_while(|idle| idle.since.elapsed() >= self.longest).count();
         let old: Vec<_> = idle.drain(..old).collect();
@@ -113,6 +131,22 @@ mod tests {
         assert_eq!((pool.len(), there.get()), (1, 1));
         tokio::time::advance(Duration::from_secs(9)).await;
         assert!(pool.take().await.is_none() && there.get() == 0);
+        tokio::time::resume();
+
+        // By itself.
+        let (link, _other) = connect().await;
+        let until_none = async {
+            pool.put(link).await;
+            tokio::time::pause();
+            while pool.len() > 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            () = pool.keep() => {}
+            () = until_none => {}
+        }
+        assert_eq!(there.get(), 0);
         tokio::time::resume();
 
         let (link, other) = connect().await;

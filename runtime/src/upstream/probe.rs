@@ -1,14 +1,13 @@
 //! Whether an upstream is ready and alive: it is asked in turns, by one task, and what it says has to hold for some turns before it counts.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, header};
 use outrigger_protocol::headers::SERVER_VERSION;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::link::{Link, LinkError};
 use super::sent::Sent;
@@ -106,35 +105,77 @@ impl Health {
     }
 }
 
-/// Asks until the upstream is let go of.
-pub(super) async fn keep(upstream: Arc<Upstream>) {
-    let probes = &upstream.config.probes;
-    upstream.health.lock().ready.reason = Some("it has not been asked yet".into());
-    tokio::time::sleep(probes.initial_delay).await;
-    let mut turns = tokio::time::interval(probes.period);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut said = None;
-    loop {
-        turns.tick().await;
-        let ready = ask(&probes.ready_at, probes.ready_path.as_ref(), probes.timeout);
-        let live = async {
-            match &probes.live_path {
-                Some(path) => Some(ask(&probes.live_at, Some(path), probes.timeout).await),
-                None => None,
-            }
-        };
-        let (ready, live) = tokio::join!(ready, live);
-        upstream.hear_ready(ready, &mut said);
-        if let Some(live) = live {
-            upstream.hear_live(live);
-        }
-        upstream.pool.sweep();
+/// An answer that is not a good one.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    reason: String,
+    /// None has come in time.
+    is_silent: bool,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, is_silent: false }
     }
 }
 
+/// Asks until the upstream is let go of. Of its two routes neither waits for the other.
+pub(super) async fn keep(upstream: &Upstream) {
+    let probes = &upstream.config.probes;
+    upstream.health.lock().ready.reason = Some("it has not been asked yet".into());
+    tokio::time::sleep(probes.initial_delay).await;
+    let ready = async {
+        let mut said = None;
+        let mut turns = turns(probes);
+        loop {
+            turns.tick().await;
+            let answer = ask(&probes.ready_at, probes.ready_path.as_ref(), probes.timeout).await;
+            upstream.hear_ready(answer, &mut said);
+        }
+    };
+    let live = async {
+        let Some(path) = &probes.live_path else { return };
+        let mut turns = turns(probes);
+        loop {
+            turns.tick().await;
+            upstream.hear_live(ask(&probes.live_at, Some(path), probes.timeout).await);
+        }
+    };
+    tokio::join!(ready, live);
+}
+
+fn turns(probes: &ProbeConfig) -> Interval {
+    let mut turns = tokio::time::interval(probes.period);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    turns
+}
+
 impl Upstream {
+    /// What an answer says; nothing where there is none because it is at work.
+    fn heard(&self, answer: Result<(), Failure>, is_up: bool) -> Option<Result<(), String>> {
+        let config = &self.config;
+        match answer {
+            Ok(()) => {
+                self.pulse.beat();
+                Some(Ok(()))
+            }
+            // A call that it has takes up to `timeout`, and the last question before that was some time ago.
+            Err(failure)
+                if failure.is_silent
+                    && is_up
+                    && self
+                        .pulse
+                        .is_at_work(config.timeout + config.probes.period + config.probes.timeout) =>
+            {
+                None
+            }
+            Err(failure) => Some(Err(failure.reason)),
+        }
+    }
+
     /// `said` is the reason that the log has last been told before the first start.
-    fn hear_ready(&self, answer: Result<(), String>, said: &mut Option<String>) {
+    fn hear_ready(&self, answer: Result<(), Failure>, said: &mut Option<String>) {
+        let Some(answer) = self.heard(answer, self.health.is_ready()) else { return };
         let (is_changed, is_up, reason) = {
             let mut state = self.health.lock();
             let is_changed = state.ready.hear(answer, &self.config.probes);
@@ -156,7 +197,8 @@ impl Upstream {
         }
     }
 
-    fn hear_live(&self, answer: Result<(), String>) {
+    fn hear_live(&self, answer: Result<(), Failure>) {
+        let Some(answer) = self.heard(answer, self.health.is_live()) else { return };
         let (is_changed, is_up, reason) = {
             let mut state = self.health.lock();
             let is_changed = state.live.hear(answer, &self.config.probes);
@@ -174,11 +216,15 @@ impl Upstream {
 }
 
 /// Asks once: for an answer of 2xx, or, without a path, for a connection.
-async fn ask(at: &UpstreamAddress, path: Option<&PathAndQuery>, limit: Duration) -> Result<(), String> {
+async fn ask(at: &UpstreamAddress, path: Option<&PathAndQuery>, limit: Duration) -> Result<(), Failure> {
     let asked = async {
-        let mut link = Link::connect(at, limit, HEAD, None).await.map_err(|error| unreachable(at, &error))?;
+        let connected = Link::connect(at, limit, HEAD, None).await;
+        let mut link = connected.map_err(|error| Failure {
+            reason: unreachable(at, &error),
+            is_silent: error.kind() == std::io::ErrorKind::TimedOut,
+        })?;
         let Some(path) = path else { return Ok(()) };
-        let mut request = Request::new(Sent::Whole { bytes: Bytes::new(), memory: None });
+        let mut request = Request::new(Sent::empty());
         *request.uri_mut() = path.clone().into();
         let headers = request.headers_mut();
         headers.insert(header::HOST, host(at));
@@ -186,10 +232,10 @@ async fn ask(at: &UpstreamAddress, path: Option<&PathAndQuery>, limit: Duration)
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         match link.ask(request).await {
             Ok(answer) if answer.status().is_success() => Ok(()),
-            Ok(answer) => Err(format!("{at}{path} answers {}", answer.status())),
-            Err(LinkError::Broken(error)) => Err(format!("{at}{path} does not answer: {error}")),
+            Ok(answer) => Err(format!("{at}{path} answers {}", answer.status()).into()),
+            Err(LinkError::Broken(error)) => Err(format!("{at}{path} does not answer: {error}").into()),
             Err(LinkError::NotSent(_)) => {
-                Err(format!("{at}{path} does not answer: the connection is closed"))
+                Err(format!("{at}{path} does not answer: the connection is closed").into())
             }
         }
     };
@@ -197,7 +243,9 @@ async fn ask(at: &UpstreamAddress, path: Option<&PathAndQuery>, limit: Duration)
         Some(path) => format!("{at}{path} has not answered within {limit:?}"),
         None => format!("{at} takes no connection within {limit:?}"),
     };
-    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(over()))
+    tokio::time::timeout(limit, asked)
+        .await
+        .unwrap_or_else(|_| Err(Failure { reason: over(), is_silent: true }))
 }
 
 /// In words without the system's numbers for errors.

@@ -3,6 +3,7 @@
 //! While one is passed on its call holds a slot, so its sender may neither pause nor take long: `upstream.pause_timeout` bounds each
 //! pause, `limits.body_timeout` all of them, and what came before the slot. Time that the upstream takes is not the sender's.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,15 +16,16 @@ use http_body::{Frame, SizeHint};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use tokio::time::{Instant, Sleep};
 
+use super::pieces::Pieces;
 use crate::busy::Reserved;
 
 /// A body.
 pub(crate) enum Sent {
     /// All of it is here.
     Whole {
-        /// What is left of it.
-        bytes: Bytes,
-        /// The memory that it takes, counted until it has been sent.
+        /// What is left of it, without empty ones.
+        pieces: VecDeque<Bytes>,
+        /// The memory that it takes, counted until the last of them has been sent.
         memory: Option<Reserved>,
     },
     /// It comes.
@@ -33,7 +35,7 @@ pub(crate) enum Sent {
 /// A body that is passed on as it comes.
 pub(crate) struct Coming {
     /// What came first.
-    first: Bytes,
+    first: VecDeque<Bytes>,
     rest: Body,
     /// Counted for as long as it lasts, in place of the pieces that are under way.
     _memory: Reserved,
@@ -114,14 +116,19 @@ impl Turn {
 
 impl Sent {
     /// A body that is here.
-    pub(crate) fn whole(bytes: Bytes, memory: Reserved) -> Self {
-        Self::Whole { bytes, memory: Some(memory) }
+    pub(crate) fn whole(pieces: Pieces, memory: Reserved) -> Self {
+        Self::Whole { pieces: pieces.finish(), memory: Some(memory) }
     }
 
-    /// A body whose `first` bytes are here.
-    pub(crate) fn coming(first: Bytes, rest: Body, memory: Reserved, limits: ComingLimits) -> Self {
+    /// None at all.
+    pub(super) fn empty() -> Self {
+        Self::Whole { pieces: VecDeque::new(), memory: None }
+    }
+
+    /// A body whose `first` pieces are here.
+    pub(crate) fn coming(first: Pieces, rest: Body, memory: Reserved, limits: ComingLimits) -> Self {
         Self::Coming(Box::new(Coming {
-            first,
+            first: first.finish(),
             rest,
             _memory: memory,
             length: 0,
@@ -161,8 +168,7 @@ impl Coming {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SenderError>>> {
-        if !self.first.is_empty() {
-            let first = std::mem::take(&mut self.first);
+        if let Some(first) = self.first.pop_front() {
             self.length += first.len();
             self.turn.is_the_upstreams();
             return Poll::Ready(Some(Ok(Frame::data(first))));
@@ -216,12 +222,11 @@ impl http_body::Body for Sent {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, SenderError>>> {
         match self.get_mut() {
-            Self::Whole { bytes, memory } => {
-                if bytes.is_empty() {
-                    return Poll::Ready(None);
-                }
-                let bytes = std::mem::take(bytes);
-                Poll::Ready(Some(Ok(Frame::data(match memory.take() {
+            Self::Whole { pieces, memory } => {
+                let Some(bytes) = pieces.pop_front() else { return Poll::Ready(None) };
+                // The last goes last.
+                let memory = if pieces.is_empty() { memory.take() } else { None };
+                Poll::Ready(Some(Ok(Frame::data(match memory {
                     Some(memory) => Bytes::from_owner(Counted { bytes, _memory: memory }),
                     None => bytes,
                 }))))
@@ -232,23 +237,24 @@ impl http_body::Body for Sent {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole { bytes, .. } => bytes.is_empty(),
+            Self::Whole { pieces, .. } => pieces.is_empty(),
             Self::Coming(coming) => coming.first.is_empty() && http_body::Body::is_end_stream(&coming.rest),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Self::Coming(coming) => {
-                let (first, rest) = (coming.first.len() as u64, http_body::Body::size_hint(&coming.rest));
-                match rest.exact() {
-                    Some(rest) => SizeHint::with_exact(rest.saturating_add(first)),
-                    None => SizeHint::default(),
-                }
-            }
+            Self::Whole { pieces, .. } => SizeHint::with_exact(length(pieces)),
+            Self::Coming(coming) => match http_body::Body::size_hint(&coming.rest).exact() {
+                Some(rest) => SizeHint::with_exact(rest.saturating_add(length(&coming.first))),
+                None => SizeHint::default(),
+            },
         }
     }
+}
+
+fn length(pieces: &VecDeque<Bytes>) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// Bytes whose memory is counted until they have been sent.
@@ -303,7 +309,9 @@ mod tests {
             ComingLimits { body: 100, body_timeout: millis(2000), left: millis(1000), pause: millis(300) };
         let rest = Body::new(Slow { pieces: pieces.to_vec(), pause: millis(pause), sleep: None });
         let memory = Busy::new(1).reserve(2, 100).unwrap();
-        let mut sent = Sent::coming(Bytes::from_static(b"ab"), rest, memory, limits);
+        let mut first = Pieces::default();
+        first.add(Bytes::from_static(b"ab"));
+        let mut sent = Sent::coming(first, rest, memory, limits);
         let turn = sent.begin();
         let (began, mut length) = (Instant::now(), 0);
         loop {

@@ -6,7 +6,8 @@ use outrigger_testkit::upstream::App;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
-use super::{in_front_of, metric, pass, seen};
+use super::{both, in_front_of, metric, pass, patiently, seen};
+use crate::devices::until;
 use crate::placement::call;
 use crate::support::{busy, client, header, infer, outcome, outrigger, raw, score};
 
@@ -19,7 +20,7 @@ fn had<'a>(told: &'a Value, name: &str) -> Vec<&'a str> {
 #[tokio::test]
 async fn a_url_alone_is_enough() {
     let app = App::start();
-    let replica = outrigger().args(["--upstream-url", &app.url()]).start();
+    let replica = patiently(outrigger()).args(["--upstream-url", &app.url()]).start();
     let (status, _, told) = outcome(score(&replica, "[1, 2]").send().await.unwrap()).await;
     assert_eq!((status, &told["method"], &told["body"]), (200, &json!("POST"), &json!("[1, 2]")), "{told}");
     assert_eq!((&told["path"], &told["query"]), (&json!("/score"), &json!("")));
@@ -102,7 +103,7 @@ async fn who_may_not_score_never_reaches_the_upstream() {
 #[tokio::test]
 async fn headers_go_both_ways_without_what_is_of_one_connection_and_without_the_key() {
     let app = App::start();
-    let replica = in_front_of(&app).start();
+    let replica = in_front_of(&app).args(["--upstream-trust-forwarded"]).start();
     for (version, path) in [(1, "/score"), (2, "/score"), (1, "/app/echo/a%20b"), (2, "/app/echo")] {
         let mut builder = Client::builder().no_proxy();
         if version == 2 {
@@ -164,6 +165,84 @@ async fn headers_go_both_ways_without_what_is_of_one_connection_and_without_the_
 }
 
 #[tokio::test]
+async fn where_a_call_comes_from_is_not_for_the_caller_to_say() {
+    let app = App::start();
+    let replica = in_front_of(&app).start();
+    for (version, client) in both() {
+        let mut request = client.post(format!("{}/app/echo", replica.score)).bearer_auth(KEY);
+        for name in
+            ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip"]
+        {
+            request = request.header(name, "forged").header(name.replace('-', "_"), "forged");
+        }
+        request = request.header("forwarded", "for=forged").header("x-forwarded-prefix", "/forged");
+        let told = outcome(request.send().await.unwrap()).await.2;
+        assert!(!told.to_string().contains("forged"), "{version}: {told}");
+        assert_eq!(had(&told, "x-forwarded-for"), ["127.0.0.1"], "{version}");
+        assert_eq!(had(&told, "x-forwarded-proto"), ["http"], "{version}");
+        assert_eq!(
+            had(&told, "x-forwarded-host"),
+            [replica.score.trim_start_matches("http://")],
+            "{version}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_http_1_1_has_other_rules_for_is_put_into_them() {
+    let app = App::start();
+    let replica = in_front_of(&app).start();
+    for (version, client) in both() {
+        let ask =
+            |method: Method| client.request(method, format!("{}/app/echo", replica.score)).bearer_auth(KEY);
+        // That there is no body is said where one is expected.
+        for (method, expected) in
+            [(Method::POST, &["0"][..]), (Method::PUT, &["0"]), (Method::PATCH, &["0"]), (Method::GET, &[])]
+        {
+            let told = outcome(ask(method.clone()).send().await.unwrap()).await.2;
+            assert_eq!(had(&told, "content-length"), expected, "{version} {method}: {told}");
+            assert_eq!(had(&told, "transfer-encoding"), [""; 0], "{version} {method}");
+        }
+        let split = ask(Method::GET).header("cookie", "a=1").header("cookie", "b=2");
+        let told = outcome(split.send().await.unwrap()).await.2;
+        assert_eq!(had(&told, "cookie"), ["a=1; b=2"], "{version}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_no_route_leaves_the_routes_alone() {
+    let app = App::start();
+    let launch =
+        patiently(outrigger()).args(["--upstream-url", &app.url(), "--upstream-score-path", "/app/echo"]);
+    let replica = launch.args(["--upstream-paths", "/*", "--upstream-paths", "/score"]).start();
+    let ask = async |method: Method, path: &str| {
+        let request = client().request(method, format!("{}{path}", replica.score)).bearer_auth(KEY);
+        outcome(request.send().await.unwrap()).await
+    };
+    assert_eq!(ask(Method::GET, "/").await.2, json!("Healthy"));
+    assert_eq!(ask(Method::GET, "/v2/health/live").await.0, 200);
+    let told = ask(Method::POST, "/score").await.2;
+    assert_eq!(told["path"], "/app/echo", "{told}");
+    ask(Method::GET, "/swagger.json").await;
+    assert_eq!(seen(&app).await["requests"], json!(["/app/echo"]));
+    // And what is none goes there, as it is.
+    assert_eq!(ask(Method::GET, "/app/echo/x").await.2["path"], "/app/echo/x");
+    let (status, code, body) = ask(Method::GET, "/nowhere").await;
+    assert_eq!((status, code.as_str(), &body["detail"]), (404, "", &json!("Not Found")));
+    let answer = client().get(format!("{}/app/echo/x", replica.score)).send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+    let answer = raw(
+        &replica,
+        format!(
+            "GET /app/../x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
+        )
+        .as_bytes(),
+    );
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("outrigger-code: not_found"), "{answer}");
+    assert_eq!(seen(&app).await["requests"], json!(["/app/echo", "/app/echo/x", "/nowhere"]));
+}
+
+#[tokio::test]
 async fn statuses_and_methods_are_passed_on() {
     let app = App::start();
     let replica = in_front_of(&app).start();
@@ -215,6 +294,14 @@ async fn connections_are_kept_for_the_next_calls() {
         let there = metric(&replica, "outrigger_upstream_connections").await;
         assert_eq!(there, Some(kept.parse().unwrap()));
     }
+    // And no longer than they are to be, whenever it is asked how it is.
+    let flags = ["--upstream-idle-timeout", "200ms", "--upstream-probe-period", "1h"];
+    let replica = in_front_of(&app).args(flags).start();
+    assert_eq!(pass(&replica, "/app/echo").send().await.unwrap().status(), 200);
+    until("the end of the connection", async || {
+        metric(&replica, "outrigger_upstream_connections").await == Some(0.0)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -260,7 +347,7 @@ async fn a_server_of_another_make() {
     let app = App::with_batches();
     let flags =
         ["--upstream-score-path", "/inference", "--upstream-ready-path", "/", "--upstream-slots", "8"];
-    let replica = outrigger().args(["--upstream-url", &app.url()]).args(flags).start();
+    let replica = patiently(outrigger()).args(["--upstream-url", &app.url()]).args(flags).start();
     let calls: Vec<_> = (0..32)
         .map(|number| tokio::spawn(score(&replica, json!([number, 1, 2]).to_string()).send()))
         .collect();
@@ -277,7 +364,7 @@ async fn a_server_of_another_make() {
 #[tokio::test]
 async fn models_are_served_beside_it() {
     let app = App::start();
-    let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    let launch = patiently(outrigger()).file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
     let replica = launch.args(["--upstream-url", &app.url(), "--upstream-slots", "2"]).start();
     assert_eq!(busy(&replica).await["slots"], 2);
     let (status, _, body) = outcome(infer(&replica, "add", call()).send().await.unwrap()).await;

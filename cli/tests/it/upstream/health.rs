@@ -1,6 +1,13 @@
 //! Whether the upstream is ready and alive, and what follows from that.
 
+use std::io::{BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
 use outrigger_testkit::Launch;
+use outrigger_testkit::http::Head;
 use outrigger_testkit::upstream::App;
 use serde_json::json;
 
@@ -125,4 +132,94 @@ async fn a_replica_that_waits_for_it_says_so_and_ends_when_it_is_told_to() {
     .await;
     assert_eq!(replica.ended(), None);
     assert_eq!(replica.stop().status.code(), Some(0));
+}
+
+/// A server with one thread: while a call is at work in it, it takes no question.
+struct Single {
+    url: String,
+    /// Questions that have come, those without an answer among them.
+    asked: Arc<AtomicUsize>,
+    /// Ends the call that is at work.
+    end: Sender<()>,
+}
+
+fn single() -> Single {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (end, ended) = std::sync::mpsc::channel();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (ended, is_busy) = (Arc::new(Mutex::new(ended)), Arc::new(AtomicBool::new(false)));
+    let questions = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let (ended, is_busy, asked) = (Arc::clone(&ended), Arc::clone(&is_busy), Arc::clone(&questions));
+            std::thread::spawn(move || {
+                let Ok(Some(head)) = Head::read(&mut BufReader::new(&stream)) else { return };
+                if !head.first.contains("/ready") {
+                    is_busy.store(true, Ordering::SeqCst);
+                    ended.lock().unwrap().recv().unwrap();
+                    is_busy.store(false, Ordering::SeqCst);
+                } else {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    if is_busy.load(Ordering::SeqCst) {
+                        let _ = stream.read_to_end(&mut Vec::new());
+                        return;
+                    }
+                }
+                let _ =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+            });
+        }
+    });
+    Single { url, asked, end }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_at_work_need_not_answer_and_one_that_says_nothing_for_too_long_is_missed() {
+    for (timeout, holds) in [("10m", true), ("300ms", false)] {
+        let server = single();
+        let flags = ["--upstream-ready-path", "/ready", "--upstream-probe-timeout", "200ms"];
+        let launch = often(patiently(outrigger())).args(["--upstream-url", &server.url]).args(flags);
+        let replica = launch.args(["--upstream-timeout", timeout]).start();
+        // Where a question takes long although nothing is at work, the call comes later.
+        let mut call = tokio::spawn(score(&replica, "x").send());
+        crate::devices::until("the call", async || {
+            if call.is_finished() {
+                call = tokio::spawn(score(&replica, "x").send());
+            }
+            busy(&replica).await["executing"] == 1
+        })
+        .await;
+        if holds {
+            let before = server.asked.load(Ordering::SeqCst);
+            crate::devices::until("questions", async || server.asked.load(Ordering::SeqCst) > before + 8)
+                .await;
+            assert_eq!(not_ready(&replica).await, None, "it is at work");
+            server.end.send(()).unwrap();
+            assert_eq!(call.await.unwrap().unwrap().status(), 200);
+        } else {
+            let (status, code, _) = outcome(call.await.unwrap().unwrap()).await;
+            assert_eq!((status, code.as_str()), (500, "scoring_timeout"));
+            let said = until_ready(&replica, false).await.unwrap();
+            assert!(said.contains("has not answered within"), "{said}");
+            server.end.send(()).unwrap();
+            until_ready(&replica, true).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_liveness_route_that_hangs_holds_nothing_up() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port().to_string();
+    let app = App::start();
+    let flags =
+        ["--upstream-ready-path", "/ready", "--upstream-live-path", "/live", "--upstream-live-port", &port];
+    // Nobody takes up what is asked there, for ten minutes.
+    let replica = often(in_front_of(&app)).args(flags).start();
+    control(&app, "answer/ready/500").await;
+    until_ready(&replica, false).await;
+    control(&app, "answer/ready/200").await;
+    until_ready(&replica, true).await;
+    drop(server);
 }

@@ -1,6 +1,7 @@
 //! A replica in front of servers that are not ours: FastAPI on uvicorn, mosec, and a socket that does what no server should.
 
 mod calls;
+mod cancelled;
 mod faults;
 mod health;
 mod models;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use outrigger_testkit::replica::KEY;
 use outrigger_testkit::upstream::App;
 use outrigger_testkit::{Launch, ReplicaProcess};
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 
 use crate::support::{PATIENCE, client, outcome, outrigger};
@@ -32,6 +33,12 @@ fn in_front_of(app: &App) -> Launch {
 /// A request of a path that is passed on, with the primary key.
 fn pass(replica: &ReplicaProcess, path: &str) -> RequestBuilder {
     client().request(Method::POST, format!("{}{path}", replica.score)).bearer_auth(KEY)
+}
+
+/// A client of each version.
+fn both() -> [(&'static str, Client); 2] {
+    let two = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    [("HTTP/1.1", client()), ("HTTP/2", two)]
 }
 
 /// What the application has seen, asked of itself.

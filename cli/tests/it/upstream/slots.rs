@@ -5,6 +5,7 @@ use reqwest::Client;
 use serde_json::json;
 
 use super::{control, in_front_of, metric, pass, seen, until_left, until_seen};
+use crate::devices::until;
 use crate::support::{busy, header, outcome, score, until_busy};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,20 +47,34 @@ async fn a_full_queue_refuses() {
     assert_eq!(seen(&app).await["most"], 1);
 }
 
+/// Times of waiting, each twice as long: on some machine the first is over before a call has come as far as it is to come.
+fn longer() -> impl Iterator<Item = u64> {
+    (0..7).map(|number| 500 << number)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deadline_or_a_time_limit_that_is_over_ends_the_call_there_too() {
+async fn a_deadline_that_is_over_ends_the_call_there_too() {
     let app = App::start();
     let replica = in_front_of(&app).start();
-    let late =
-        pass(&replica, "/app/wait/deadline").header("x-request-deadline-ms", "1500").send().await.unwrap();
-    let (status, code, body) = outcome(late).await;
-    assert_eq!((status, code.as_str()), (504, "deadline_exceeded"), "{body}");
+    for limit in longer() {
+        let call = pass(&replica, "/app/wait/deadline").header("x-request-deadline-ms", limit);
+        let (status, code, body) = outcome(call.send().await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (504, "deadline_exceeded"), "{body}");
+        if seen(&app).await["requests"] != json!([]) {
+            break;
+        }
+    }
     until_left(&app, "deadline").await;
     let busy = until_busy(&replica, 0, 0).await;
-    assert_eq!((&busy["failed"], &busy["cancelled"]), (&json!(1), &json!(0)), "{busy}");
-    drop(replica);
+    assert_eq!(busy["cancelled"], 0, "{busy}");
+    assert!(busy["failed"].as_u64().unwrap() >= 1, "{busy}");
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_limit_that_is_over_ends_the_call_there_too() {
+    let app = App::start();
     let replica = in_front_of(&app).args(["--upstream-timeout", "1500ms"]).start();
+    // It begins when the request is sent, so that it always gets there.
     let late = pass(&replica, "/app/wait/limit").body("x").send().await.unwrap();
     assert_eq!(header(&late, "x-ms-run-function-failed"), "True");
     let (status, code, body) = outcome(late).await;
@@ -122,6 +137,7 @@ async fn a_drain_finishes_what_was_accepted() {
     control(&app, "open/c0").await;
     assert_eq!(streams.chunk().await.unwrap().unwrap(), "data: 0\n\n");
     until_busy(&replica, 2, 0).await;
+    until_seen(&app, "both", |seen| seen["running"] == 2).await;
     replica.signal("TERM");
     let (status, code, _) = outcome(waits.await.unwrap().unwrap()).await;
     assert_eq!((status, code.as_str()), (503, "draining"));
@@ -135,7 +151,7 @@ async fn a_drain_finishes_what_was_accepted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_at_once_have_their_own_answers() {
     let app = App::start();
-    let replica = in_front_of(&app).args(["--upstream-slots", "8", "--upstream-timeout", "1m"]).start();
+    let replica = in_front_of(&app).args(["--upstream-slots", "8", "--upstream-idle-timeout", "1h"]).start();
     let body = |number: usize| format!("{number} {}", "x".repeat(number * 100));
     let calls: Vec<_> = (0..200).map(|number| tokio::spawn(score(&replica, body(number)).send())).collect();
     for (number, call) in calls.into_iter().enumerate() {
@@ -179,8 +195,9 @@ async fn callers_that_come_and_go_leave_nothing_behind() {
     for _ in 0..8 {
         assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
     }
-    let (bodies, answers) =
-        (metric(&replica, "outrigger_body_bytes").await, metric(&replica, "outrigger_answer_bytes").await);
-    assert_eq!((bodies, answers), (Some(0.0), Some(0.0)));
+    // What is still held goes with the connections that callers have let go of.
+    for held in ["outrigger_body_bytes", "outrigger_answer_bytes"] {
+        until("an end of what is held", async || metric(&replica, held).await == Some(0.0)).await;
+    }
     assert!(!replica.log_text().contains("panicked"), "{}", replica.log_text());
 }

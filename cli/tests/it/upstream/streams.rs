@@ -11,16 +11,11 @@ use outrigger_store::Digest;
 use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::replica::KEY;
 use outrigger_testkit::upstream::App;
-use reqwest::Client;
 use serde_json::json;
 
-use super::{control, in_front_of, metric, pass, seen, until_left, until_seen};
+use super::{both, control, in_front_of, metric, pass, seen, until_left, until_seen};
+use crate::devices::until;
 use crate::support::{busy, header, outcome, score, until_busy};
-
-fn both() -> [(&'static str, Client); 2] {
-    let two = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
-    [("HTTP/1.1", crate::support::client()), ("HTTP/2", two)]
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_come_one_by_one_for_as_long_as_they_take() {
@@ -43,6 +38,79 @@ async fn events_come_one_by_one_for_as_long_as_they_take() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_ends_a_stream_that_has_begun() {
+    let app = App::start();
+    let replica = in_front_of(&app).start();
+    control(&app, "open/late0").await;
+    for (version, client) in both() {
+        let url = format!("{}/app/events/late", replica.score);
+        // As long as it takes here until a stream has begun.
+        let mut limit = 500;
+        let mut answer = loop {
+            let request = client.get(&url).bearer_auth(KEY).header("x-request-deadline-ms", limit);
+            let mut answer = request.send().await.unwrap();
+            if answer.status() == 200 && matches!(answer.chunk().await, Ok(Some(_))) {
+                break answer;
+            }
+            limit *= 2;
+            assert!(limit < 100_000, "{version}: {answer:?}");
+        };
+        assert!(answer.chunk().await.is_err(), "{version}: the next event never comes");
+        until_busy(&replica, 0, 0).await;
+        until_seen(&app, "an end", |seen| seen["running"] == 0).await;
+    }
+    let failures = "outrigger_upstream_failures_total{code=\"deadline_exceeded\"}";
+    assert!(metric(&replica, failures).await >= Some(2.0));
+}
+
+/// A caller's place is free once it has the last byte, also where it knows beforehand which that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_is_free_when_a_long_answer_is_there() {
+    let app = App::start();
+    let key = "the-key-of-one-0123456789";
+    let callers = format!("[callers.one]\nkey = '{key}'\nconcurrency = 1\n");
+    let launch = in_front_of(&app).file("o.toml", callers).args(["--config", "o.toml"]);
+    let replica = launch.args(["--upstream-window", "8KiB", "--upstream-idle-timeout", "1h"]).start();
+    for number in 0..60 {
+        for (version, client) in both() {
+            let length = 8193 + number * 4000;
+            let request = client.get(format!("{}/app/length/{length}", replica.score)).bearer_auth(key);
+            let answer = request.send().await.unwrap();
+            let (status, code) = (answer.status().as_u16(), header(&answer, "outrigger-code"));
+            let body = answer.bytes().await.unwrap();
+            assert_eq!((status, code.as_str(), body.len()), (200, "", length), "{number} {version}");
+        }
+    }
+    let busy = busy(&replica).await;
+    assert_eq!((&busy["answered"], &busy["cancelled"]), (&json!(120), &json!(0)), "{busy}");
+    assert_eq!(metric(&replica, "outrigger_upstream_connects_total").await, Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_body_of_get_s_is_passed_on_too() {
+    let app = App::start();
+    let replica = in_front_of(&app).args(["--upstream-stream-threshold", "64KiB"]).start();
+    for (version, client) in both() {
+        let (sender, body) = pieces();
+        let mut request = client.get(format!("{}/app/hash", replica.score)).bearer_auth(KEY);
+        if version == "HTTP/1.1" {
+            request = request.header("transfer-encoding", "chunked");
+        }
+        let answer = tokio::spawn(request.body(body).send());
+        for _ in 0..5 {
+            sender.send(vec![7; 50_000].into()).await.unwrap();
+        }
+        drop(sender);
+        let told = outcome(answer.await.unwrap().unwrap()).await.2;
+        assert_eq!(
+            (&told["length"], &told["framing"]),
+            (&json!(250_000), &json!("chunked")),
+            "{version}: {told}"
+        );
+    }
+}
+
 /// A body that gives out what a channel brings.
 struct Pieces(tokio::sync::mpsc::Receiver<Bytes>);
 
@@ -59,7 +127,7 @@ impl Body for Pieces {
 }
 
 /// A body without a length, and where its pieces go.
-fn pieces() -> (tokio::sync::mpsc::Sender<Bytes>, reqwest::Body) {
+pub(super) fn pieces() -> (tokio::sync::mpsc::Sender<Bytes>, reqwest::Body) {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     (sender, reqwest::Body::wrap(Pieces(receiver)))
 }
@@ -138,15 +206,15 @@ fn slowly(replica: &ReplicaProcess, length: usize, sent: usize) -> TcpStream {
         "POST /app/hash HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(&vec![b'x'; sent]).unwrap();
+    // It may have been refused by the end of it.
+    let _ = stream.write_all(&vec![b'x'; sent]);
     stream
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_sender_holds_no_slot_and_one_that_stops_does_not_for_long() {
+async fn a_slow_sender_holds_no_slot() {
     let app = App::start();
-    let flags = ["--upstream-stream-threshold", "64KiB", "--upstream-pause-timeout", "300ms"];
-    let replica = in_front_of(&app).args(flags).start();
+    let replica = in_front_of(&app).args(["--upstream-stream-threshold", "64KiB"]).start();
     let waiting = slowly(&replica, 200_000, 60_000);
     for _ in 0..5 {
         assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200, "the only slot is free");
@@ -154,20 +222,29 @@ async fn a_slow_sender_holds_no_slot_and_one_that_stops_does_not_for_long() {
     let requests = seen(&app).await["requests"].clone();
     assert!(!requests.to_string().contains("hash"), "{requests}");
     drop(waiting);
-    // Enough of it has come for a slot; then it stops.
-    let mut stopped = slowly(&replica, 2_000_000, 1_000_000);
-    let mut answer = [0; 12];
-    stopped.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 408");
-    let mut rest = [0; 2048];
-    let length = stopped.read(&mut rest).unwrap();
-    let rest = String::from_utf8_lossy(&rest[..length]);
-    assert!(rest.contains("body_timeout") && rest.contains("upstream.pause_timeout"), "{rest}");
-    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
-    // One that goes away.
+    // One that goes away once enough of it has come for a slot.
     let gone = slowly(&replica, 2_000_000, 1_000_000);
-    until_seen(&app, "the body", |seen| seen["requests"].to_string().matches("hash").count() == 2).await;
+    until_seen(&app, "the body", |seen| seen["requests"].to_string().contains("hash")).await;
     drop(gone);
+    until_busy(&replica, 0, 0).await;
+    assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_stops_does_not_hold_a_slot_for_long() {
+    let app = App::start();
+    let flags = ["--upstream-stream-threshold", "64KiB", "--upstream-pause-timeout", "300ms"];
+    let replica = in_front_of(&app).args(flags).start();
+    // A sender that is refused while it still sends may lose the answer: then once more.
+    until("the answer", async || {
+        let mut stopped = slowly(&replica, 2_000_000, 1_000_000);
+        let mut answer = Vec::new();
+        let _ = stopped.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+        answer.contains("body_timeout") && answer.contains("upstream.pause_timeout")
+    })
+    .await;
     until_busy(&replica, 0, 0).await;
     assert_eq!(score(&replica, "x").send().await.unwrap().status(), 200);
 }
