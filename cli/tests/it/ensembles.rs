@@ -498,6 +498,8 @@ async fn what_cannot_be_there_together_now_is_refused_at_once() {
 async fn a_deadline_ends_what_runs() {
     let models = [("a", "add 3\n"), ("b", "slow 60000")];
     let replica = lazily(100, &models, &[("e", "a", "b")], "").start();
+    // The deadline is for the run, however long loading takes.
+    told(&replica, "/models/e/load").await;
     let request = infer(&replica, "e", call()).header("x-request-deadline-ms", "500");
     let response = request.send().await.unwrap();
     let (status, code, body) = outcome(response).await;

@@ -83,6 +83,10 @@ impl Residency {
                     break;
                 }
             }
+            // While all are still held: who let go of them first would have to gather them again.
+            if let Some(lease) = model.lease() {
+                return Ok(lease);
+            }
         }
     }
 
@@ -189,6 +193,10 @@ impl Residency {
                 return Err(scheduler::draining());
             }
             let Ok(Some(gathered)) = ensemble.gather(model) else { return Ok(false) };
+            // Another has taken its place: the wiring is made anew.
+            if model.is_retired() {
+                return Ok(false);
+            }
             match self.want(model)? {
                 Want::Ready => continue,
                 Want::Assemble => {

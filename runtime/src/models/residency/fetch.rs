@@ -149,7 +149,8 @@ impl Residency {
         let mut core = self.residents.lock();
         core.fetched(model.number, self.now());
         if model.ensemble.is_some() {
-            // Who waits for it puts it together.
+            // Who waits for it puts it together; who wants it away finds that nothing goes on with it.
+            self.residents.announce();
             drop(core);
             return model.changed.notify_waiters();
         }
