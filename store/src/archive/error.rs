@@ -193,6 +193,9 @@ pub enum Damage {
     /// Of tar: what stands there is no header.
     #[error("there is no header of tar, or its checksum is wrong")]
     Header,
+    /// Of tar: what says more of the next member in a header whose format knows no such thing, so that some readers take it for a file.
+    #[error("an extended header is neither GNU's nor ustar's")]
+    Extension,
     /// Of tar.
     #[error("a member's size is no number of bytes")]
     SizeField,

@@ -23,6 +23,10 @@ pub const RECORD_BYTES: u64 = 1 << 20;
 
 const BLOCK: usize = 512;
 
+/// Headers that say more of the next member. There were none of them in v7.
+const EXTENSIONS: [EntryType; 4] =
+    [EntryType::XHeader, EntryType::XGlobalHeader, EntryType::GNULongName, EntryType::GNULongLink];
+
 /// Hands each file to the sink.
 pub(super) fn unpack(
     data: &mut dyn Read,
@@ -155,6 +159,8 @@ impl Blocks<'_> {
         let sum: u32 =
             bytes[..148].iter().chain(&[b' '; 8]).chain(&bytes[156..]).map(|&byte| u32::from(byte)).sum();
         self.expect(header.cksum().is_ok_and(|said| said == sum), Damage::Header)?;
+        let has_extensions = header.as_ustar().is_some() || header.as_gnu().is_some();
+        self.expect(has_extensions || !EXTENSIONS.contains(&header.entry_type()), Damage::Extension)?;
         Ok(Some(header))
     }
 

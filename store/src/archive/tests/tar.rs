@@ -116,6 +116,18 @@ fn long_names_work_both_ways() {
 }
 
 #[test]
+fn extended_headers_are_those_of_a_format_that_has_them() {
+    for kind in [b'L', b'K', b'x', b'g'] {
+        let mut header = Header::new_old();
+        header.set_path("././@LongLink").expect("a path");
+        header.set_entry_type(EntryType::new(kind));
+        header.set_size(2);
+        header.set_cksum();
+        damage(&[with(header, b"a\0"), file("cut", b"x")], Damage::Extension);
+    }
+}
+
+#[test]
 fn a_size_from_pax_goes_before_the_headers() {
     // As Python writes it for files from 8 GiB on: nothing in the header.
     let mut header = Header::new_ustar();
