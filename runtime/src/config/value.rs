@@ -188,8 +188,10 @@ fn parse_duration(text: &str) -> Option<Duration> {
         "d" => 86400.0,
         _ => return None,
     };
-    // A year is more than anything here waits, and keeps deadlines far from overflow.
-    Duration::try_from_secs_f64(number * seconds).ok().filter(|d| d.as_secs() <= 366 * 86400)
+    // A year is more than anything here waits, and keeps deadlines far from overflow. Whole microseconds are what can be shown.
+    let time = Duration::try_from_secs_f64(number * seconds).ok().filter(|d| d.as_secs() <= 366 * 86400)?;
+    let micros = (time.as_nanos() + 500) / 1000;
+    Some(Duration::from_micros(u64::try_from(micros).ok()?))
 }
 
 fn parse_size(text: &str) -> Option<u64> {
@@ -259,7 +261,7 @@ impl fmt::Display for Value {
                 let items: Vec<_> = items.iter().map(|item| quoted(item)).collect();
                 write!(f, "[{}]", items.join(", "))
             }
-            Self::Location(location) => write!(f, "{:?}", location.to_string()),
+            Self::Location(location) => f.write_str(&quoted(&location.to_string())),
             Self::Secret(_) => f.write_str("\"***\""),
         }
     }
@@ -288,6 +290,9 @@ mod tests {
         check(Kind::Duration, "0s", Some("\"0s\""));
         check(Kind::Timeout, "1ms", Some("\"1ms\""));
         check(Kind::Timeout, "0s", None);
+        // What is shown has whole microseconds.
+        check(Kind::Timeout, "0.1us", None);
+        check(Kind::Duration, "1.6us", Some("\"2us\""));
         check(Kind::Delay, "0s", Some("\"0s\""));
         check(Kind::Delay, "500us", Some("\"500us\""));
         check(Kind::Delay, "Auto", Some("\"auto\""));
@@ -317,6 +322,7 @@ mod tests {
         check(Kind::OneOf(&["text", "json"]), "JSON", Some("\"json\""));
         check(Kind::OneOf(&["text", "json"]), "xml", None);
         check(Kind::Location, "az://a/b?sig=hush", Some("\"az://a/b?***\""));
+        check(Kind::Location, "az://a/\u{7f}", Some("\"az://a/\\u007F\""));
         check(Kind::Secret, "hush", Some("\"***\""));
         check(Kind::Path, "", None);
     }
