@@ -8,6 +8,8 @@
 pub mod busy;
 pub mod config;
 pub mod fetching;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod metrics;
 mod models;
