@@ -122,6 +122,8 @@ fn protocol() {
     seeds.add(&[], format!("# keys\nprimary = \"{one}\"\nsecondary = \"{two}\"\n"));
     seeds.add(&[], format!("primary = '{one}'"));
     seeds.add(&[], two);
+    seeds.add(&[], "Bearer or_01234567.abcdefghijklmnopqrstuvwxyz");
+    seeds.add(&[], "bEARER   or_89abcdef.zyxwvutsrqponmlkjihgfedcba ");
 }
 
 fn scripts() {
