@@ -49,7 +49,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<KeyFile>, KeyError> {
     keys.map(Some)
 }
 
-fn parse(path: &Path, text: &str) -> Result<KeyFile, KeyError> {
+pub(crate) fn parse(path: &Path, text: &str) -> Result<KeyFile, KeyError> {
     let keys: KeyFile = toml::from_str(text).map_err(|error| {
         // What the parser says may quote the file and with it a key, so the line number is all that is passed
         // on.

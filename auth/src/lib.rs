@@ -9,6 +9,8 @@
 
 mod caller;
 mod file;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod key;
 mod limiter;
 mod policy;

@@ -18,6 +18,8 @@
 
 mod client;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod message;
 mod patience;
 mod server;

@@ -9,6 +9,8 @@ mod apart;
 pub mod busy;
 pub mod config;
 pub mod fetching;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod metrics;
 mod models;

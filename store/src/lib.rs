@@ -14,6 +14,8 @@ pub mod archive;
 pub mod cache;
 pub mod digest;
 pub mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod id;
 pub mod location;
 pub mod manifest;

@@ -1,6 +1,8 @@
 //! Where models are stored: a URL, and what is behind it.
 
 mod azure;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod profile;
 
 use std::collections::BTreeMap;

@@ -57,7 +57,7 @@ impl Spec {
 }
 
 /// What was typed after the name of a task.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Arguments {
     flags: Vec<(&'static str, String)>,
     /// What was no flag.
@@ -101,6 +101,11 @@ impl Arguments {
 
     pub(crate) fn has(&self, name: &str) -> bool {
         self.flags.iter().any(|(flag, _)| *flag == name)
+    }
+
+    /// All values of a flag that may be repeated.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.flags.iter().filter(move |(flag, _)| *flag == name).map(|(_, value)| value.as_str())
     }
 
     /// The value of a flag, the last one where it was repeated.

@@ -8,6 +8,7 @@ mod build;
 mod cache;
 mod check;
 mod demo;
+mod fuzz;
 mod headers;
 mod http;
 mod image;

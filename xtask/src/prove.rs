@@ -9,19 +9,35 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
-use crate::args::{Arguments, Spec, aligned};
+use crate::args::{Arguments, Flag, Spec, aligned};
+use crate::fuzz::{self, Run};
 use crate::process;
 use crate::repo::Repo;
 use crate::say;
 use crate::setup::{self, Venv};
 
+const SECONDS: &str = "--seconds";
+const TARGET: &str = "--target";
+const KEEP: &str = "--keep";
+
 pub(crate) const SPEC: Spec = Spec {
     name: "prove",
     about: "long proofs; without a name, the list of them",
-    details: "Each writes what it did and saw to target/prove.",
+    details: "Each writes what it did and saw to target/prove. The flags are those of `fuzz`.",
     operands: Some("NAME"),
-    flags: &[],
+    flags: &[
+        Flag { name: SECONDS, value: Some("N"), about: "how long each target runs; 600 by default" },
+        Flag {
+            name: TARGET,
+            value: Some("NAME"),
+            about: "this target alone, or these, where it is repeated",
+        },
+        Flag { name: KEEP, value: None, about: "keep the best of what was found in fuzz/corpus" },
+    ],
 };
+
+/// The one proof that takes flags.
+const FUZZ: &str = "fuzz";
 
 /// A proof: its name, what it shows, and how.
 struct Proof {
@@ -93,6 +109,11 @@ const PROOFS: &[Proof] = &[
         run: scheduler,
     },
     Proof {
+        name: FUZZ,
+        about: "parsers of what comes from outside survive ten minutes each of what nobody would write",
+        run: fuzz_targets,
+    },
+    Proof {
         name: "cpu-stress",
         about: "many threads in the same sessions of the CPU backend get their own results, with cancels and loads in between",
         run: |repo, log| cpu(repo, log, "stress"),
@@ -117,7 +138,11 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     };
     let proof = PROOFS.iter().find(|proof| proof.name == name);
     let proof = proof.with_context(|| format!("there is no proof `{name}`, see `cargo xtask prove`"))?;
+    if name != FUZZ && SPEC.flags.iter().any(|flag| arguments.has(flag.name)) {
+        bail!("the proof `{name}` takes no flags");
+    }
     let mut log = Log::create(&repo.target()?.join("prove"), name)?;
+    log.arguments = arguments.clone();
     say::step(&format!("proof {name}: {}", proof.about));
     let start = Instant::now();
     let result = (proof.run)(repo, &mut log);
@@ -154,15 +179,7 @@ fn scheduler(repo: &Repo, log: &mut Log) -> Result<()> {
 }
 
 fn run_tests(repo: &Repo, log: &mut Log, command: &[&str], variables: &[(&str, &Path)]) -> Result<()> {
-    let git = |arguments: &[&str]| {
-        let mut command = repo.command("git");
-        command.args(arguments);
-        process::capture(command)
-    };
-    let changed =
-        if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { ", changed" };
-    log.line(&format!("{}{changed}", git(&["log", "-1", "--format=commit %h of %cs"])?.trim()))?;
-    log.line(&machine())?;
+    log.circumstances(repo)?;
     let mut command = repo.cargo(command);
     command
         .args(["--nocapture", "--test-threads", "1"])
@@ -172,6 +189,40 @@ fn run_tests(repo: &Repo, log: &mut Log, command: &[&str], variables: &[(&str, &
     // A test that lacks something says so and succeeds.
     if let Some(line) = log.skipped.take() {
         bail!("{line}");
+    }
+    Ok(())
+}
+
+/// Runs fuzz targets, all of them where none is named.
+fn fuzz_targets(repo: &Repo, log: &mut Log) -> Result<()> {
+    log.circumstances(repo)?;
+    let all = fuzz::targets(repo)?;
+    let wanted: Vec<String> = log.arguments.values(TARGET).map(str::to_owned).collect();
+    if let Some(odd) = wanted.iter().find(|target| !all.contains(target)) {
+        bail!("there is no fuzz target `{odd}`, only {}", all.join(", "));
+    }
+    let targets = if wanted.is_empty() { all } else { wanted };
+    let (seconds, keep) = (log.arguments.value(SECONDS)?.unwrap_or(600), log.arguments.has(KEEP));
+    let built = fuzz::build(repo)?;
+    log.line(&format!("{} targets, {seconds} s each", targets.len()))?;
+    let (mut executions, mut crashes) = (0, Vec::new());
+    built.run_all(&targets, Run { seconds, seed: None, resume: true }, |outcome| {
+        log.line(&outcome.line())?;
+        executions += outcome.executions;
+        crashes.extend(outcome.crash.is_some().then_some(outcome.target));
+        Ok(())
+    })?;
+    log.line(&format!("{executions} executions, {} crashes", crashes.len()))?;
+    if !crashes.is_empty() {
+        bail!("{} did not survive: each gets a test, and then a cure", crashes.join(", "));
+    }
+    if keep {
+        let (mut inputs, mut bytes) = (0, 0);
+        for target in &targets {
+            let (more, larger) = built.keep(target)?;
+            (inputs, bytes) = (inputs + more, bytes + larger);
+        }
+        log.line(&format!("{inputs} inputs of {bytes} bytes are kept in fuzz/corpus"))?;
     }
     Ok(())
 }
@@ -236,6 +287,8 @@ struct Log {
     file: File,
     /// What a test that skipped itself has said, or the harness that has none.
     skipped: Option<String>,
+    /// What was typed after the task's name.
+    arguments: Arguments,
 }
 
 impl Log {
@@ -244,12 +297,28 @@ impl Log {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let path = folder.join(format!("{name}-{now}.log"));
         let file = File::create(&path).with_context(|| format!("could not create {}", path.display()))?;
-        Ok(Self { path, file, skipped: None })
+        Ok(Self { path, file, skipped: None, arguments: Arguments::default() })
     }
 
     fn line(&mut self, text: &str) -> Result<()> {
         println!("{text}");
         writeln!(self.file, "{text}").with_context(|| format!("could not write {}", self.path.display()))
+    }
+
+    /// What figures depend on: the commit and the machine.
+    fn circumstances(&mut self, repo: &Repo) -> Result<()> {
+        let git = |arguments: &[&str]| {
+            let mut command = repo.command("git");
+            command.args(arguments);
+            process::capture(command)
+        };
+        let changed = if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() {
+            ""
+        } else {
+            ", changed"
+        };
+        self.line(&format!("{}{changed}", git(&["log", "-1", "--format=commit %h of %cs"])?.trim()))?;
+        self.line(&machine())
     }
 
     fn run(&mut self, command: Command) -> Result<()> {

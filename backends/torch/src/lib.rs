@@ -20,7 +20,7 @@
 //!
 //! [`LoadOptions::signature`]: outrigger_backend::LoadOptions::signature
 
-#[cfg(any(feature = "libtorch", test))]
+#[cfg(any(feature = "libtorch", fuzzing, test))]
 mod archive;
 #[cfg(test)]
 #[expect(unsafe_code, reason = "stands between the tests and the system's allocator")]
@@ -29,23 +29,25 @@ mod counting;
 mod device;
 #[cfg(any(feature = "libtorch", test))]
 mod error;
-#[cfg(any(feature = "libtorch", test))]
+#[cfg(any(feature = "libtorch", fuzzing, test))]
 mod file;
 mod find;
-#[cfg(any(feature = "libtorch", test))]
+#[cfg(any(feature = "libtorch", fuzzing, test))]
 mod forward;
-#[cfg(any(feature = "libtorch", test))]
+#[cfg(fuzzing)]
+pub mod fuzzing;
+#[cfg(any(feature = "libtorch", fuzzing, test))]
 mod habits;
 #[cfg(feature = "libtorch")]
 mod instance;
 mod kind;
-#[cfg(any(feature = "libtorch", test))]
+#[cfg(any(feature = "libtorch", fuzzing, test))]
 mod limits;
 #[cfg(feature = "libtorch")]
 mod model;
-#[cfg(any(feature = "libtorch", test))]
+#[cfg(any(feature = "libtorch", fuzzing, test))]
 mod nesting;
-#[cfg(any(feature = "libtorch", test))]
+#[cfg(any(feature = "libtorch", fuzzing, test))]
 mod pickle;
 #[cfg(feature = "libtorch")]
 mod place;
@@ -65,7 +67,7 @@ mod streams;
 #[cfg(feature = "libtorch")]
 #[expect(unsafe_code, reason = "calls libtorch")]
 mod sys;
-#[cfg(any(feature = "libtorch", test))]
+#[cfg(any(feature = "libtorch", fuzzing, test))]
 mod zip;
 
 /// The version of libtorch that is needed, this one exactly.

@@ -200,7 +200,17 @@ pub(super) fn read(
 ) -> Result<Manifest, String> {
     let bytes = read_file(path, MAX_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| "is no UTF-8".to_owned())?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| said(&text, &error))?;
+    parse(path, &text, backends, files)
+}
+
+/// The same of a text that has been read.
+pub(super) fn parse(
+    path: &Path,
+    text: &str,
+    backends: &BTreeMap<String, BackendConfig>,
+    files: &Files,
+) -> Result<Manifest, String> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| said(text, &error))?;
     check_keys(&table, "", KEYS)?;
     for (list, keys) in [("inputs", TENSOR_KEYS), ("outputs", TENSOR_KEYS), ("samples", SAMPLE_KEYS)] {
         for item in table.get(list).and_then(toml::Value::as_array).into_iter().flatten() {
@@ -209,7 +219,7 @@ pub(super) fn read(
             }
         }
     }
-    let raw: Raw = toml::from_str(&text).map_err(|error| said(&text, &error))?;
+    let raw: Raw = toml::from_str(text).map_err(|error| said(text, &error))?;
     build(path, raw, backends, files)
 }
 

@@ -7,6 +7,8 @@ mod discover;
 mod error;
 mod files;
 mod format;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod gate;
 mod golden;
 mod graph;

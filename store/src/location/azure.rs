@@ -58,7 +58,7 @@ pub(super) fn configure(
 }
 
 /// `name=value` between semicolons; values may have `=` in them.
-fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn fields(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.split(';').filter_map(|field| field.trim().split_once('='))
 }
 

@@ -50,7 +50,7 @@ fn read(path: &std::path::Path) -> std::io::Result<String> {
 }
 
 /// The fields of a section.
-fn section(text: &str, profile: &str) -> Vec<(String, String)> {
+pub(super) fn section(text: &str, profile: &str) -> Vec<(String, String)> {
     let mut here = false;
     let mut found = Vec::new();
     for line in text.lines().map(str::trim) {

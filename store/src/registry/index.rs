@@ -60,14 +60,14 @@ pub struct Indexed {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Index {
+pub(super) struct Index {
     format: u32,
-    objects: Vec<Entry>,
+    pub(super) objects: Vec<Entry>,
 }
 
 /// An object, and in which state it was.
 #[derive(Serialize, Deserialize)]
-struct Entry {
+pub(super) struct Entry {
     /// Below the registry's own place.
     path: String,
     tag: String,
@@ -79,6 +79,11 @@ impl Entry {
     fn new(path: String, found: Small) -> Option<Self> {
         let text = String::from_utf8(found.bytes).ok().filter(|text| text.len() <= MAX_TEXT)?;
         Some(Self { path, tag: found.tag?.text().to_owned(), text })
+    }
+
+    #[cfg(fuzzing)]
+    pub(super) fn path(&self) -> &str {
+        &self.path
     }
 
     fn is(&self, tag: &Tag) -> bool {

@@ -11,6 +11,8 @@
 //!
 //! A version without a manifest is none: somebody is about to write it, or has given up.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod index;
 mod labels;
 mod local;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::spdx;
+use crate::fuzz;
 use crate::metadata::{Metadata, Package};
 use crate::repo::Repo;
 use crate::say;
@@ -47,10 +48,13 @@ pub(super) fn check(repo: &Repo) -> Result<Vec<String>> {
     let text = fs::read_to_string(repo.path(POLICY)).with_context(|| format!("could not read {POLICY}"))?;
     let policy: Policy = toml::from_str(&text).context(POLICY)?;
     // --locked: what is checked is what Cargo.lock says, and it is an error if that is out of date.
-    let metadata = Metadata::read(repo, &["--locked", "--all-features"])?;
+    let mut packages = Metadata::read(repo, &["--locked", "--all-features"])?.packages;
+    let known: BTreeSet<String> = packages.iter().map(|package| package.id.clone()).collect();
+    let fuzz = Metadata::read(repo, &["--locked", "--manifest-path", fuzz::MANIFEST])?.packages;
+    packages.extend(fuzz.into_iter().filter(|package| !known.contains(&package.id)));
     let mut used = BTreeSet::new();
-    let problems = metadata.packages.iter().flat_map(|package| policy.problems(package, &mut used)).collect();
-    say::line(&format!("{} crates", metadata.packages.len()));
+    let problems = packages.iter().flat_map(|package| policy.problems(package, &mut used)).collect();
+    say::line(&format!("{} crates", packages.len()));
     for licence in policy.licence.iter().filter(|licence| !used.contains(licence.id.as_str())) {
         say::line(&format!("note: no crate names {} any longer, {POLICY} can lose it", licence.id));
     }

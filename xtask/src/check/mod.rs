@@ -2,6 +2,7 @@
 
 mod advisories;
 mod arrows;
+mod fuzz;
 mod licences;
 mod spdx;
 
@@ -25,6 +26,7 @@ Without names all of them run, also after one has failed:
   fmt         cargo fmt --all --check
   arrows      dependencies between our crates are those of ci/arrows.toml
   licences    licence and source of every crate are in ci/licences.toml
+  fuzz        each fuzz target has its file and its line; fuzz/Cargo.lock has the releases of Cargo.lock
   headers     the C headers are those that `cargo xtask headers` writes
   advisories  cargo deny or cargo audit, where one is installed with its database on disk
   clippy      cargo clippy --workspace --all-targets -- -D warnings, and what is there only with libtorch
@@ -42,10 +44,18 @@ const WITH_LIBTORCH: &[&str] = &["--package", "outrigger-torch", "--features", "
 /// The quick ones first.
 const CHECKS: &[(&str, Check)] = &[
     // The names of files are enough: `cargo fmt --all` mends them.
-    ("fmt", |repo| by_cargo(repo.cargo(["fmt", "--all", "--check", "--", "--files-with-diff"]))),
+    ("fmt", |repo| {
+        let format = |which: &[&str]| {
+            let mut command = repo.cargo(["fmt", "--check"]);
+            command.args(which).args(["--", "--files-with-diff"]);
+            by_cargo(command)
+        };
+        Ok([format(&["--all"])?, format(&["--manifest-path", crate::fuzz::MANIFEST])?].concat())
+    }),
     ("arrows", arrows::check),
     ("licences", licences::check),
     ("advisories", advisories::check),
+    ("fuzz", fuzz::check),
     ("headers", |repo| by_cargo(headers::command(repo, true))),
     ("clippy", |repo| {
         let lint = |which: &[&str]| {

@@ -11,6 +11,9 @@ mod call;
 #[expect(unsafe_code, reason = "is called through the C boundary")]
 mod callbacks;
 mod error;
+#[cfg(fuzzing)]
+#[expect(unsafe_code, reason = "stands in for a script")]
+pub mod fuzzing;
 mod in_process;
 #[expect(unsafe_code, reason = "opens libraries")]
 mod library;

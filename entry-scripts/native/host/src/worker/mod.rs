@@ -3,6 +3,8 @@
 mod call;
 mod channel;
 mod frame;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod pool;
 #[expect(unsafe_code, reason = "inherited descriptors, and what happens on signals")]
 mod process;

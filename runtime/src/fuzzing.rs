@@ -1,0 +1,3 @@
+//! What `fuzz/` sees of this crate's own parts.
+
+pub use crate::models::fuzzing::manifest;

@@ -1,0 +1,92 @@
+//! What targets begin with, kept small: `fuzz/corpus`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+
+use super::{Built, FOUND};
+use crate::process;
+
+/// The most that is kept of one target beside its seeds, bytes. With thirty of them all is below 200 KB.
+const BYTES: usize = 4 << 10;
+/// Begins the names of those that `fuzz/examples/seeds.rs` makes, which stay.
+const SEED: &str = "seed-";
+
+impl Built {
+    /// Replaces what a target begins with beside its seeds: by the smallest inputs, of those that it had and those that were found, which reach what all of
+    /// them reach, as far as there is room. Gives how many there are then, seeds among them, and their bytes.
+    pub(crate) fn keep(&self, target: &str) -> Result<(usize, usize)> {
+        let (found, corpus) = (self.work.join(FOUND).join(target), self.corpus.join(target));
+        let merged = self.work.join("merged").join(target);
+        if merged.exists() {
+            fs::remove_dir_all(&merged).with_context(|| format!("could not remove {}", merged.display()))?;
+        }
+        fs::create_dir_all(&merged).with_context(|| format!("could not make {}", merged.display()))?;
+        let mut command = self.command(target);
+        command.arg("-merge=1").args([&merged, &corpus, &found]).stdin(Stdio::null()).stderr(Stdio::null());
+        process::run(command)?;
+        let mut seeds = BTreeSet::new();
+        for (name, bytes) in inputs(&corpus)? {
+            if name.starts_with(SEED) {
+                seeds.insert(bytes);
+                continue;
+            }
+            let path = corpus.join(name);
+            fs::remove_file(&path).with_context(|| format!("could not remove {}", path.display()))?;
+        }
+        let kept = smallest(inputs(&merged)?, &seeds);
+        for (name, bytes) in &kept {
+            let path = corpus.join(name);
+            fs::write(&path, bytes).with_context(|| format!("could not write {}", path.display()))?;
+        }
+        let all = seeds.iter().chain(kept.iter().map(|(_, bytes)| bytes));
+        Ok(all.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes.len())))
+    }
+}
+
+/// Those that there is room for, the smallest first, and none that is a seed already.
+fn smallest(mut inputs: Vec<(String, Vec<u8>)>, seeds: &BTreeSet<Vec<u8>>) -> Vec<(String, Vec<u8>)> {
+    // Names are of what is in them: of one size always the same ones.
+    inputs.sort_by(|(one, left), (other, right)| (left.len(), one).cmp(&(right.len(), other)));
+    let mut room = BYTES;
+    let mut fits = |bytes: &[u8]| {
+        let left = room.checked_sub(bytes.len());
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    inputs
+        .into_iter()
+        .filter(|(_, bytes)| !seeds.contains(bytes))
+        .take_while(|(_, bytes)| fits(bytes))
+        .collect()
+}
+
+/// Names and bytes.
+fn inputs(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let read = || -> std::io::Result<_> {
+        fs::read_dir(folder)?
+            .map(|entry| {
+                let entry = entry?;
+                Ok((entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?))
+            })
+            .collect()
+    };
+    read().with_context(|| format!("could not read {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_are_kept_as_far_as_there_is_room() {
+        let input = |name: &str, len: usize| (name.to_owned(), vec![name.as_bytes()[0]; len]);
+        let seeds = BTreeSet::from([vec![b's'; 3]]);
+        let inputs = vec![input("b", BYTES), input("d", 2), input("s", 3), input("c", 2), input("a", 5)];
+        let kept = smallest(inputs, &seeds);
+        assert_eq!(kept.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["c", "d", "a"]);
+    }
+}
