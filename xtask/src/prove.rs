@@ -32,7 +32,7 @@ pub(crate) const SPEC: Spec = Spec {
             value: Some("NAME"),
             about: "this target alone, or these, where it is repeated",
         },
-        Flag { name: KEEP, value: None, about: "keep the best of what was found in fuzz/corpus" },
+        Flag { name: KEEP, value: None, about: "keep some of what was found in fuzz/corpus" },
     ],
 };
 

@@ -12,12 +12,16 @@ use crate::process;
 
 /// The most that is kept of one target beside its seeds, bytes. With thirty of them all is below 200 KB.
 const BYTES: usize = 4 << 10;
+/// The most inputs, each of which is a file for whoever has a clone.
+const COUNT: usize = 24;
+/// The largest of them, bytes.
+const LARGEST: usize = 512;
 /// Begins the names of those that `fuzz/examples/seeds.rs` makes, which stay.
 const SEED: &str = "seed-";
 
 impl Built {
-    /// Replaces what a target begins with beside its seeds: by the smallest inputs, of those that it had and those that were found, which reach what all of
-    /// them reach, as far as there is room. Gives how many there are then, seeds among them, and their bytes.
+    /// Replaces what a target begins with beside its seeds: by some of the inputs, of those that it had and those that were found, which together reach what
+    /// all of them reach. Gives how many there are then, seeds among them, and their bytes.
     pub(crate) fn keep(&self, target: &str) -> Result<(usize, usize)> {
         let (found, corpus) = (self.work.join(FOUND).join(target), self.corpus.join(target));
         let merged = self.work.join("merged").join(target);
@@ -37,7 +41,7 @@ impl Built {
             let path = corpus.join(name);
             fs::remove_file(&path).with_context(|| format!("could not remove {}", path.display()))?;
         }
-        let kept = smallest(inputs(&merged)?, &seeds);
+        let kept = some(inputs(&merged)?, &seeds);
         for (name, bytes) in &kept {
             let path = corpus.join(name);
             fs::write(&path, bytes).with_context(|| format!("could not write {}", path.display()))?;
@@ -47,8 +51,9 @@ impl Built {
     }
 }
 
-/// Those that there is room for, the smallest first, and none that is a seed already.
-fn smallest(mut inputs: Vec<(String, Vec<u8>)>, seeds: &BTreeSet<Vec<u8>>) -> Vec<(String, Vec<u8>)> {
+/// Inputs of all sizes, as far as there is room, and none that is a seed already.
+fn some(mut inputs: Vec<(String, Vec<u8>)>, seeds: &BTreeSet<Vec<u8>>) -> Vec<(String, Vec<u8>)> {
+    inputs.retain(|(_, bytes)| bytes.len() <= LARGEST && !seeds.contains(bytes));
     // Names are of what is in them: of one size always the same ones.
     inputs.sort_by(|(one, left), (other, right)| (left.len(), one).cmp(&(right.len(), other)));
     let mut room = BYTES;
@@ -57,11 +62,8 @@ fn smallest(mut inputs: Vec<(String, Vec<u8>)>, seeds: &BTreeSet<Vec<u8>>) -> Ve
         room = left.unwrap_or(0);
         left.is_some()
     };
-    inputs
-        .into_iter()
-        .filter(|(_, bytes)| !seeds.contains(bytes))
-        .take_while(|(_, bytes)| fits(bytes))
-        .collect()
+    let apart = inputs.len().div_ceil(COUNT).max(1);
+    inputs.into_iter().step_by(apart).take_while(|(_, bytes)| fits(bytes)).collect()
 }
 
 /// Names and bytes.
@@ -82,11 +84,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_are_kept_as_far_as_there_is_room() {
-        let input = |name: &str, len: usize| (name.to_owned(), vec![name.as_bytes()[0]; len]);
-        let seeds = BTreeSet::from([vec![b's'; 3]]);
-        let inputs = vec![input("b", BYTES), input("d", 2), input("s", 3), input("c", 2), input("a", 5)];
-        let kept = smallest(inputs, &seeds);
-        assert_eq!(kept.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["c", "d", "a"]);
+    fn of_many_some_are_kept_of_each_size_that_there_is_room_for() {
+        let input = |name: String, len: usize| (name, vec![b'x'; len]);
+        let kept = |inputs: Vec<_>| -> Vec<usize> {
+            let seeds = BTreeSet::from([vec![b'x'; 3]]);
+            some(inputs, &seeds).iter().map(|(_, bytes)| bytes.len()).collect()
+        };
+        let few = [5, 2, LARGEST + 1, 3, 2].map(|len| input(format!("{len}"), len));
+        assert_eq!(kept(few.to_vec()), [2, 2, 5]);
+        let many = kept((0..100).map(|len| input(format!("{len}"), len)).collect());
+        assert_eq!((many.len(), many[..3].to_vec()), (20, vec![0, 6, 11]));
+        let large = kept((0..COUNT).map(|number| input(format!("{number}"), LARGEST)).collect());
+        assert_eq!(large.len(), BYTES / LARGEST);
+        assert!(kept(Vec::new()).is_empty());
     }
 }
