@@ -75,10 +75,13 @@ fn protocol() {
         let size = data_type.size().unwrap_or(5);
         let (name, number) = (data_type.name(), number as u8);
         let input = |input: &str| {
-            format!(r#"{{"name":"{input}","datatype":"{name}","shape":[1],"parameters":{{"binary_data_size":{size}}}}}"#)
+            format!(
+                r#"{{"name":"{input}","datatype":"{name}","shape":[1],"parameters":{{"binary_data_size":{size}}}}}"#
+            )
         };
         let json = format!(r#"{{"inputs":[{},{}]}}"#, input("a"), input("b"));
-        let behind = if data_type == DataType::Bytes { [1, 0, 0, 0, 65].repeat(2) } else { vec![1; 2 * size] };
+        let behind =
+            if data_type == DataType::Bytes { [1, 0, 0, 0, 65].repeat(2) } else { vec![1; 2 * size] };
         let before = [number, 1, 1, number, 1, 1, (json.len() / 4) as u8, (json.len() % 4) as u8];
         seeds.add(&before, [json.as_bytes(), &behind].concat());
     }
@@ -90,7 +93,10 @@ fn protocol() {
     seeds.add(&[0, single, 1, 1], r#"{"instances":[1,2.5,-3e-3]}"#);
     seeds.add(&[0, single, 2, 1, 2], r#"{"instances":[[1,2],[3,4]],"parameters":{"a":[null]}}"#);
     seeds.add(&[0, bytes, 1, 1], r#"{"instances":["a",{"b64":"/wA="}]}"#);
-    seeds.add(&[1, single, 1, 1, bytes, 2, 1, 5], r#"{"instances":[{"a":1,"b":["x","y"]},{"b":["",{"b64":"YQ=="}],"a":2}]}"#);
+    seeds.add(
+        &[1, single, 1, 1, bytes, 2, 1, 5],
+        r#"{"instances":[{"a":1,"b":["x","y"]},{"b":["",{"b64":"YQ=="}],"a":2}]}"#,
+    );
 
     let mut seeds = Seeds::of("oip_numbers");
     for (number, text) in [
@@ -165,7 +171,8 @@ fn messages() {
             contents,
             ..Default::default()
         };
-        let raw = if data_type == DataType::Bytes { vec![0; 4] } else { vec![1; data_type.size().unwrap_or(1)] };
+        let raw =
+            if data_type == DataType::Bytes { vec![0; 4] } else { vec![1; data_type.size().unwrap_or(1)] };
         let mut request = ModelInferRequest {
             model_name: "m".into(),
             id: "7".into(),

@@ -23,7 +23,9 @@ fuzz_target!(|data: &[u8]| {
     let named = target(&message).map(|target| (target.model.to_owned(), target.id.to_owned()));
     let _ = is_raw(&message);
     let most = TENSOR_BYTES + 64 * 1024 + 16 * message.len();
-    let Ok(call) = memory::within(most, || parse_request(&message, &model, &limits, &NoRegions)) else { return };
+    let Ok(call) = memory::within(most, || parse_request(&message, &model, &limits, &NoRegions)) else {
+        return;
+    };
     model.check_inputs(&call.inputs).expect("it fits the model");
     // What is of no use here is not looked at as closely.
     let (Ok(read), Ok((name, id))) = (ModelInferRequest::decode(&*message), named) else { return };
@@ -44,7 +46,8 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(bytes, taken.data()[..]);
             }
             Some(contents) if taken.data_type() == DataType::Fp32 => {
-                let bytes: Vec<u8> = contents.fp32_contents.iter().flat_map(|one| one.to_le_bytes()).collect();
+                let bytes: Vec<u8> =
+                    contents.fp32_contents.iter().flat_map(|one| one.to_le_bytes()).collect();
                 assert_eq!(bytes, taken.data()[..]);
             }
             Some(_) => {}
