@@ -84,7 +84,7 @@ impl Link {
         Ok(Self { sender, connection, _counted: Counted::new(count) })
     }
 
-    /// Drives it as far as it goes for now.
+    /// Has it read and write as much as it can without waiting.
     fn drive(&mut self, context: &mut Context<'_>) {
         drive(&mut self.connection, context);
     }

@@ -18,7 +18,7 @@ use super::super::pieces::Pieces;
 use super::super::routes::Routes;
 use super::super::wish::Wish;
 use super::super::{body, model};
-use super::{NamePath, answer, named, no_name};
+use super::{NamePath, of_model};
 use crate::apart::apart;
 use crate::replica::Replica;
 
@@ -31,10 +31,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn infer(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
-    answer(&replica, Operation::Infer, request, Method::POST, async |gate, parts, body| {
-        let path = named(path);
-        let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
-        let path = path.ok_or_else(no_name)?;
+    of_model(&replica, Operation::Infer, path, request, Method::POST, async |_, grant, path, parts, body| {
         let (serving, model) = model::find(&replica, &grant, &path.name, path.which.as_deref())?;
         let wish = Wish::of(&parts.headers)?;
         let limits = &replica.config.limits;

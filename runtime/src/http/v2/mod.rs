@@ -15,6 +15,7 @@ use axum::routing::any;
 use bytes::Bytes;
 use http::Method;
 use http::request::Parts;
+use outrigger_auth::Grant;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::{self, messages};
 use outrigger_protocol::operation::Operation;
@@ -56,6 +57,24 @@ async fn answer(
     .await
 }
 
+/// The same for a route of one model, once the caller may do that with it: with the caller's grant, and what the URL names.
+async fn of_model(
+    replica: &Replica,
+    operation: Operation,
+    path: NamePath,
+    request: Request,
+    method: Method,
+    then: impl AsyncFnOnce(&Gate<'_>, Grant, Named, Parts, Body) -> Answer,
+) -> Response {
+    answer(replica, operation, request, method, async |gate, parts, body| {
+        let named = named(path);
+        let grant = gate.ask(&parts.headers, named.as_ref().map(|named| &*named.name))?;
+        let no_name = || CallError::new(ErrorCode::ModelNotFound, "the name is not UTF-8");
+        then(gate, grant, named.ok_or_else(no_name)?, parts, body).await
+    })
+    .await
+}
+
 /// The parts of a URL that vary: a name, and what may come after it.
 struct Named {
     name: String,
@@ -69,10 +88,6 @@ type NamePath = Result<Path<Vec<String>>, PathRejection>;
 fn named(path: NamePath) -> Option<Named> {
     let mut parts = path.ok()?.0.into_iter();
     Some(Named { name: parts.next()?, which: parts.next() })
-}
-
-fn no_name() -> CallError {
-    CallError::new(ErrorCode::ModelNotFound, "the name is not UTF-8")
 }
 
 async fn server(State(replica): State<Arc<Replica>>, request: Request) -> Response {

@@ -12,7 +12,7 @@ use outrigger_protocol::operation::Operation;
 
 use super::super::model;
 use super::super::routes::Routes;
-use super::{NamePath, answer, json, named, no_name, with_status};
+use super::{NamePath, answer, json, of_model, with_status};
 use crate::replica::Replica;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -30,35 +30,42 @@ pub(super) fn routes(routes: Routes) -> Routes {
 }
 
 async fn metadata(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
-    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
-        let path = named(path);
-        let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
-        let path = path.ok_or_else(no_name)?;
-        let which = path.which.as_deref();
-        let described = model::describe(&replica, gate, &grant, &parts.headers, &path.name, which).await?;
-        let versions: Vec<_> = described.versions.iter().map(String::as_str).collect();
-        json(&messages::model_metadata(&path.name, &versions, &described.platform, &described.info))
-    })
+    of_model(
+        &replica,
+        Operation::ModelMetadata,
+        path,
+        request,
+        Method::GET,
+        async |gate, grant, path, parts, _| {
+            let which = path.which.as_deref();
+            let described =
+                model::describe(&replica, gate, &grant, &parts.headers, &path.name, which).await?;
+            let versions: Vec<_> = described.versions.iter().map(String::as_str).collect();
+            json(&messages::model_metadata(&path.name, &versions, &described.platform, &described.info))
+        },
+    )
     .await
 }
 
 async fn config(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
-    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
-        let path = named(path);
-        let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
-        let path = path.ok_or_else(no_name)?;
-        let which = path.which.as_deref();
-        let described = model::describe(&replica, gate, &grant, &parts.headers, &path.name, which).await?;
-        json(&messages::model_config(&path.name, &described.platform, &described.info))
-    })
+    of_model(
+        &replica,
+        Operation::ModelMetadata,
+        path,
+        request,
+        Method::GET,
+        async |gate, grant, path, parts, _| {
+            let which = path.which.as_deref();
+            let described =
+                model::describe(&replica, gate, &grant, &parts.headers, &path.name, which).await?;
+            json(&messages::model_config(&path.name, &described.platform, &described.info))
+        },
+    )
     .await
 }
 
 async fn ready(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
-    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
-        let path = named(path);
-        let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
-        let path = path.ok_or_else(no_name)?;
+    of_model(&replica, Operation::ModelMetadata, path, request, Method::GET, async |_, grant, path, _, _| {
         let ready = model::is_ready(&replica, &grant, &path.name, path.which.as_deref())?;
         Ok(with_status(oip::model_ready(&path.name, ready), ready))
     })
@@ -66,10 +73,7 @@ async fn ready(State(replica): State<Arc<Replica>>, path: NamePath, request: Req
 }
 
 async fn statistics(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
-    answer(&replica, Operation::ModelMetadata, request, Method::GET, async |gate, parts, _| {
-        let path = named(path);
-        let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
-        let path = path.ok_or_else(no_name)?;
+    of_model(&replica, Operation::ModelMetadata, path, request, Method::GET, async |_, grant, path, _, _| {
         json(&model::statistics(&replica, &grant, Some(&path.name), path.which.as_deref())?)
     })
     .await

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::super::model;
 use super::super::reply::plain;
 use super::super::routes::Routes;
-use super::{NamePath, answer, asked, json, named, no_name};
+use super::{NamePath, answer, asked, json, of_model};
 use crate::replica::Replica;
 
 pub(super) fn routes(routes: Routes) -> Routes {
@@ -48,26 +48,34 @@ struct Control {
 }
 
 async fn load(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
-    answer(&replica, Operation::ModelControl, request, Method::POST, async |gate, parts, body| {
-        let path = named(path);
-        let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
-        let path = path.ok_or_else(no_name)?;
-        let control: Control = asked(&replica, body).await?;
-        let parameter = control.parameters.keys().next().map(String::as_str);
-        model::load(&replica, &grant, &parts.headers, &path.name, parameter).await?;
-        Ok(plain("application/json", ""))
-    })
+    of_model(
+        &replica,
+        Operation::ModelControl,
+        path,
+        request,
+        Method::POST,
+        async |_, grant, path, parts, body| {
+            let control: Control = asked(&replica, body).await?;
+            let parameter = control.parameters.keys().next().map(String::as_str);
+            model::load(&replica, &grant, &parts.headers, &path.name, parameter).await?;
+            Ok(plain("application/json", ""))
+        },
+    )
     .await
 }
 
 async fn unload(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
-    answer(&replica, Operation::ModelControl, request, Method::POST, async |gate, parts, body| {
-        let path = named(path);
-        let grant = gate.ask(&parts.headers, path.as_ref().map(|path| &*path.name))?;
-        let path = path.ok_or_else(no_name)?;
-        let _: Control = asked(&replica, body).await?;
-        model::unload(&replica, &grant, &path.name).await?;
-        Ok(plain("application/json", ""))
-    })
+    of_model(
+        &replica,
+        Operation::ModelControl,
+        path,
+        request,
+        Method::POST,
+        async |_, grant, path, _, body| {
+            let _: Control = asked(&replica, body).await?;
+            model::unload(&replica, &grant, &path.name).await?;
+            Ok(plain("application/json", ""))
+        },
+    )
     .await
 }
