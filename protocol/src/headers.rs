@@ -39,6 +39,9 @@ pub const CALLER: HeaderName = HeaderName::from_static("outrigger-caller");
 /// `; fallback-from=` and what was.
 pub const DEVICE: HeaderName = HeaderName::from_static("outrigger-device");
 
+/// Of a model whose answers are kept, how this one was come by: `hit`, `joined` where another call was at it, or `miss`.
+pub const CACHE: HeaderName = HeaderName::from_static("outrigger-cache");
+
 /// How many bytes of a body are JSON, where the bytes of tensors follow it.
 pub const INFERENCE_HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 

@@ -120,11 +120,25 @@ pub struct Fetched {
     storage: Arc<Storage>,
 }
 
+/// Which registered version something is, and the digest of all of its files.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) id: ModelId,
+    pub(crate) digest: [u8; 32],
+}
+
+impl From<&Manifest> for Source {
+    fn from(manifest: &Manifest) -> Self {
+        // It has the digest of each.
+        Self { id: manifest.id().clone(), digest: *blake3::hash(&manifest.to_bytes()).as_bytes() }
+    }
+}
+
 /// A registered model that is to be served.
 #[derive(Debug)]
 pub(crate) struct Registered {
     /// Which.
-    pub(crate) id: ModelId,
+    pub(crate) source: Source,
     /// What was asked for, of which it is the version.
     pub(crate) wish: ModelWish,
     /// The file or folder that it is, or will be.
@@ -163,7 +177,7 @@ impl Fetched {
         for (name, registered) in &self.served {
             let model = config.models.entry(name.clone()).or_default();
             model.path.clone_from(&registered.path);
-            model.version = Some(registered.id.version.to_string());
+            model.version = Some(registered.source.id.version.to_string());
         }
         config
     }
@@ -176,7 +190,7 @@ impl Fetched {
     /// What is served by each name, and what was asked for.
     pub(crate) fn registered(&self) -> BTreeMap<String, (ModelId, ModelWish)> {
         let registered = self.served.iter();
-        registered.map(|(name, one)| (name.clone(), (one.id.clone(), one.wish.clone()))).collect()
+        registered.map(|(name, one)| (name.clone(), (one.source.id.clone(), one.wish.clone()))).collect()
     }
 
     /// Where more comes from.
@@ -217,13 +231,14 @@ pub async fn fetch(config: &Config, extent: Extent) -> Result<Option<Fetched>, F
     let mut served = BTreeMap::new();
     for (asked, manifest) in asked.into_iter().zip(manifests) {
         let Some(name) = asked.served_as else { continue };
+        let source = Source::from(&manifest);
         let later = asked.later.then(|| Arc::new(manifest));
         let path = match (&later, here.get(&asked.id)) {
             (None, Some(files)) => storage.entry(&asked.id, files.files().iter().map(|file| &file.path)),
             (Some(manifest), _) => storage.entry(&asked.id, manifest.files().iter().map(|file| &file.path)),
             (None, None) => storage.root.version(&asked.id),
         };
-        served.insert(name, Registered { id: asked.id, wish: asked.wish, path, later });
+        served.insert(name, Registered { source, wish: asked.wish, path, later });
     }
     let seconds = started.elapsed().as_secs_f64();
     let (linked, copied) = (tree.linked, tree.copied);

@@ -7,6 +7,7 @@
 
 mod apart;
 pub mod busy;
+mod cache;
 pub mod config;
 pub mod fetching;
 #[cfg(fuzzing)]

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
+use crate::cache::ResponseCache;
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Listener, Peers};
@@ -81,6 +82,7 @@ pub struct Replica {
     pub(crate) service: ServiceInfo,
     pub(crate) tensor_limits: call::Limits,
     pub(crate) shared_memory: SharedMemory,
+    pub(crate) cache: ResponseCache,
     policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
     addresses: Addresses,
@@ -175,6 +177,7 @@ impl Replica {
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?;
+        let cache = ResponseCache::new(&config.cache, metrics.registry())?;
         let waits = Some(metrics.waits.clone());
         let upstream = config.upstream.as_ref();
         let upstream = upstream
@@ -195,6 +198,7 @@ impl Replica {
                 config.score.contracts.shared_memory.clone(),
                 config.score.contracts.regions,
             ),
+            cache,
             policy,
             keys,
             addresses,

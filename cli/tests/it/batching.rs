@@ -4,7 +4,7 @@ use outrigger_testkit::{Launch, ReplicaProcess, onnx};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{client, infer, outcome, outrigger, score};
+use crate::support::{self, infer, outcome, outrigger, score};
 
 /// Calls that make a batch. Batches are held back for so long that nothing but a full one can be run.
 const WIDTH: usize = 32;
@@ -53,10 +53,7 @@ async fn all(requests: Vec<reqwest::RequestBuilder>) -> Vec<(u16, String, Value)
 }
 
 async fn metric(replica: &ReplicaProcess, name: &str) -> f64 {
-    let text =
-        client().get(format!("{}/metrics", replica.observe)).send().await.unwrap().text().await.unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
+    support::metric(replica, name).await.unwrap_or_else(|| panic!("there is no {name}"))
 }
 
 /// 32 calls of which the eleventh is another one; all others must be right.

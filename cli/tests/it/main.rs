@@ -5,6 +5,7 @@ mod bad_input;
 mod batching;
 mod breaker;
 mod busy;
+mod cache;
 mod configuration;
 mod contracts;
 mod copies;

@@ -12,7 +12,7 @@ use outrigger_testkit::{Launch, ReplicaProcess, onnx};
 use reqwest::{Client, Method};
 use serde_json::json;
 
-use crate::support::{ECHO, client, header, outcome, outrigger};
+use crate::support::{ECHO, client, header, metric, outcome, outrigger};
 
 fn key_of(caller: &str) -> String {
     format!("the-key-of-{caller}-0123456789")
@@ -40,13 +40,6 @@ fn infer_as(replica: &ReplicaProcess, caller: &str) -> reqwest::RequestBuilder {
     let body = json!({"inputs": [tensor("x"), tensor("y")]});
     let url = format!("{}/v2/models/add/infer", replica.score);
     client().post(url).bearer_auth(key_of(caller)).body(body.to_string())
-}
-
-async fn metric(replica: &ReplicaProcess, name: &str) -> Option<f64> {
-    let text =
-        client().get(format!("{}/metrics", replica.observe)).send().await.unwrap().text().await.unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))?;
-    line.trim().parse().ok()
 }
 
 /// Waits until a metric has a value; a test that waits for long has failed.

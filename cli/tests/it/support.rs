@@ -55,6 +55,14 @@ pub(crate) async fn busy(replica: &ReplicaProcess) -> Value {
     outcome(client().get(format!("{}/busy", replica.observe)).send().await.unwrap()).await.2
 }
 
+/// A metric's value, by its name with its labels; nothing where there is none.
+pub(crate) async fn metric(replica: &ReplicaProcess, name: &str) -> Option<f64> {
+    let text =
+        client().get(format!("{}/metrics", replica.observe)).send().await.unwrap().text().await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.trim().parse().ok()
+}
+
 /// Waits until so many calls execute and wait.
 pub(crate) async fn until_busy(replica: &ReplicaProcess, executing: u64, queued: u64) -> Value {
     let deadline = Instant::now() + PATIENCE;

@@ -7,6 +7,7 @@ use outrigger_auth::PolicyConfig;
 use outrigger_protocol::orca::Format;
 use outrigger_sandbox::Part;
 
+use super::cache;
 use super::callers;
 use super::devices;
 use super::getter::Getter;
@@ -153,6 +154,13 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`limits.bodies` is smaller than `limits.body`, so the largest body could never come in".into(),
         );
     }
+    if get.size(key::CACHE_ANSWER) > get.size(key::CACHE_BYTES) / 2 {
+        mistake(
+            key::CACHE_ANSWER,
+            "`cache.answer` is more than half of `cache.bytes`, so one answer would drive out most others"
+                .into(),
+        );
+    }
     let cors_origins: Vec<_> =
         get.list(key::SCORE_CORS_ORIGINS).iter().map(|text| header_value(text)).collect();
     if cors_origins.iter().any(Option::is_none) {
@@ -249,6 +257,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         models,
         store,
         residency,
+        cache: cache::cache(settings),
         rollout: rollout::rollout(settings),
         backends: BackendsConfig {
             path: get.path(key::BACKENDS_PATH),
@@ -338,6 +347,10 @@ fn model(section: &Section) -> ModelConfig {
         },
         steps: match value(key::MODEL_STEPS) {
             Some(Value::Text(word)) => StepsWish::of(word),
+            _ => None,
+        },
+        cache: match value(key::MODEL_CACHE) {
+            Some(Value::Flag(cache)) => Some(*cache),
             _ => None,
         },
         settings: match value(key::MODEL_SETTINGS) {

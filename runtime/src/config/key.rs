@@ -357,6 +357,15 @@ keys! {
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 
+    CACHE_MODELS = "cache.models", Kind::Flag, "false", [],
+        "whether answers are kept for who asks the same again, of models that do not say so themselves";
+    CACHE_BYTES = "cache.bytes", Kind::Size { min: 4096, max: 1 << 40 }, "256MiB", [],
+        "memory for all answers that are kept, with what keeping them takes; those that are asked for least make way";
+    CACHE_ANSWER = "cache.answer", Kind::Size { min: 1, max: 1 << 30 }, "1MiB", [],
+        "largest answer that is kept";
+    CACHE_PER_CALLER = "cache.per_caller", Kind::Flag, "true", [],
+        "whether callers are given only what they asked for themselves; else one can tell by the time whether another has asked the same";
+
     QUEUE_ITEMS = "queue.items", Kind::Count { min: 0, max: 60_000 }, "512", [],
         "calls that may wait for a slot; beyond, calls are refused with 503, first those of whoever has the most";
     QUEUE_BYTES = "queue.bytes", Kind::Size { min: 1, max: 1 << 40 }, "512MiB", [],
@@ -440,6 +449,8 @@ table_keys! { "models", MODEL_KEYS,
         "when it is loaded: start, use or pinned [default: residency.load]";
     MODEL_STEPS = "steps", Kind::OneOf(super::StepsWish::WORDS), "auto",
         "where the steps of its model.toml run: host, on the CPU; device, in the model's graph; auto, in it where the device (not yet cuda) has memory of its own and the operators";
+    MODEL_CACHE = "cache", Kind::Flag, "",
+        "whether its answers are kept for who asks the same again: only for models that always answer the same alike [default: cache.models]";
     MODEL_SETTINGS = "settings", Kind::List, "",
         "settings of the backend for this model, as KEY=VALUE, over those of its model.toml; which there are, the backend says";
 }

@@ -2,6 +2,7 @@
 
 pub mod azureml;
 mod build;
+mod cache;
 #[cfg(test)]
 mod caller_tests;
 mod callers;
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use cache::CacheConfig;
 pub use contracts::{Contract, ContractsConfig, VertexConfig};
 pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
 pub(crate) use devices::{check_list, is_backend_name, main_backend, pairs};
@@ -80,6 +82,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// When they are loaded, and how they share memory.
     pub residency: ResidencyConfig,
+    /// `[cache]`.
+    pub cache: CacheConfig,
     /// `[rollout]`.
     pub rollout: RolloutConfig,
     /// Backends.
@@ -240,6 +244,8 @@ pub struct ModelConfig {
     pub load: Option<LoadTime>,
     /// Where its steps run.
     pub steps: Option<StepsWish>,
+    /// Whether its answers are kept.
+    pub cache: Option<bool>,
     /// Settings of the backend's for it.
     pub settings: Vec<(String, String)>,
 }

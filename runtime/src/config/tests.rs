@@ -665,3 +665,13 @@ fn an_upstream_is_checked_as_a_whole() {
     let remote = "[upstream]\nurl = 'http://app:9000'\nallow_remote = true";
     assert!(load(&sources(remote, &[])).is_ok());
 }
+
+#[test]
+fn an_answer_that_is_kept_leaves_room_for_others() {
+    let with = |cache: &str| sources(&format!("[models.m]\npath = 'a'\n[cache]\n{cache}"), &[]);
+    let mistakes = problems(&with("bytes = '1MiB'"));
+    assert!(mistakes[0].contains("`cache.answer` is more than half of `cache.bytes`"), "{mistakes:?}");
+    let (config, _) = load(&with("bytes = '1MiB'\nanswer = '512KiB'")).unwrap();
+    assert_eq!((config.cache.bytes, config.cache.answer), (1 << 20, 512 << 10));
+    assert!(config.cache.per_caller && !config.cache.models);
+}

@@ -1,21 +1,24 @@
 //! A call of a model on its way, whichever contract it came by: lease, inputs, slot, run, outputs.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use outrigger_auth::Grant;
 use outrigger_backend::{ModelInfo, Tensor};
 use outrigger_protocol::call::{Form, InferCall, InferReply, Regions};
 use outrigger_protocol::error::CallError;
+use outrigger_protocol::headers;
 
 use super::wish::Wish;
 use crate::apart::apart;
-use crate::busy::Unsent;
-use crate::models::{Begun, Lease, NamedModel, Times};
+use crate::busy::{Outcome, Ticket, Unsent};
+use crate::cache::{Answer as Known, Asking, Lookup};
+use crate::models::{Begun, Lease, Models, NamedModel, Times};
 use crate::replica::{Replica, Serving};
-use crate::scheduler;
+use crate::scheduler::{self, Slot};
 
 /// What is to be run, and for whom.
 pub(super) struct Asked<'a> {
@@ -30,25 +33,70 @@ pub(super) struct Asked<'a> {
     pub(super) size: usize,
 }
 
-/// A call that has been run, until its answer is written.
+/// A call that has its result, until its answer is written.
 pub(super) struct Inferred {
     lease: Lease,
     call: InferCall,
-    tensors: Vec<Tensor>,
-    device: Option<HeaderValue>,
-    begun: Begun,
+    given: Given,
     times: Times,
     since: Instant,
     written: Instant,
     _unsent: Unsent,
 }
 
+/// What came of a call, by a run of its own or another's.
+struct Given {
+    tensors: Vec<Tensor>,
+    notes: Notes,
+    /// Its own run.
+    begun: Option<Begun>,
+}
+
+/// What answers say of how they came to be.
+#[derive(Clone, Default)]
+pub(super) struct Notes {
+    /// The device that ran it.
+    device: Option<HeaderValue>,
+    /// Where answers are kept.
+    lookup: Option<Lookup>,
+}
+
+impl Notes {
+    /// Says it.
+    pub(super) fn put(self, headers: &mut HeaderMap) {
+        if let Some(device) = self.device {
+            headers.insert(headers::DEVICE, device);
+        }
+        if let Some(lookup) = self.lookup {
+            headers.insert(headers::CACHE, HeaderValue::from_static(lookup.as_str()));
+        }
+    }
+}
+
+impl Given {
+    fn known((answer, lookup): (Arc<Known>, Lookup)) -> Self {
+        let notes = Notes { device: answer.device.clone(), lookup: Some(lookup) };
+        Self { tensors: answer.tensors.clone(), notes, begun: None }
+    }
+
+    /// The same after this, which may be what it fails by.
+    fn after(self, done: Result<(), CallError>) -> Result<Self, CallError> {
+        match done {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.begun.into_iter().for_each(|begun| begun.ended_as(&error));
+                Err(error.on(self.notes.device))
+            }
+        }
+    }
+}
+
 impl Asked<'_> {
-    /// Runs the model on what `parse` makes of the request, once it is known what the model takes. Outputs that are wanted in shared
-    /// memory are there afterwards.
+    /// Runs the model on what `parse` makes of the request, once it is known what the model takes, or has its answer from the cache.
+    /// Outputs that are wanted in shared memory are there afterwards.
     ///
     /// # Errors
-    /// Those of `parse`, of [`Replica::lease`], [`Replica::admit`] and [`Models::infer`](crate::models::Models::infer).
+    /// Those of `parse`, of [`Replica::lease`], [`Replica::admit`] and [`Models::infer`].
     pub(super) async fn run(
         self,
         parse: impl Fn(&ModelInfo, &dyn Regions) -> Result<InferCall, CallError>,
@@ -60,7 +108,7 @@ impl Asked<'_> {
         let (lease, counted) = replica.lease(serving, named, which, patience).await?;
         let leased = Instant::now();
         let memory = replica.shared_memory.of(grant.caller());
-        let call = parse(&lease.info, &memory).inspect_err(|_| {
+        let mut call = parse(&lease.info, &memory).inspect_err(|_| {
             // A version may have other inputs than the one before it, of which callers do not know.
             if named.was_taken(|info| parse(info, &memory).is_ok()) {
                 lease.begin().ended(false);
@@ -78,56 +126,109 @@ impl Asked<'_> {
         let parsed = Instant::now();
         wish.add(call.urgency);
         let terms = wish.terms(grant, named.kind, size.max(inputs), serving.infer_admission());
-        let slot = replica.admit(grant, terms, counted).await?;
-        let admitted = Instant::now();
-        let deadline = slot.deadline();
-        let until = deadline.map(tokio::time::Instant::into_std);
-        let (picked, begun) = (lease.pick(), lease.begin());
-        let device = picked.header();
-        let InferCall { id, inputs, outputs, urgency } = call;
-        let call = InferCall { id, inputs: Vec::new(), outputs, urgency };
-        let run = serving.models.infer(picked, inputs, call.indices(), Some(slot), until);
-        let result = match deadline {
-            None => run.await,
-            // A run that has not begun is not begun any more; one that has is cancelled, as far as its backend can.
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline, run).await.unwrap_or_else(|_| Err(scheduler::expired()))
+        let asking = replica.cache.ask(&lease, grant, &call, wish.reuse());
+        let known = match &asking {
+            Some(asking) => asking.known(terms.deadline).await,
+            None => Ok(None),
+        };
+        let looked = Instant::now();
+        let (given, admitted) = match known {
+            Ok(Some(known)) => {
+                end(counted, Outcome::Answered);
+                (Ok(Given::known(known)), looked)
+            }
+            Err(error) => {
+                end(counted, Outcome::Failed);
+                (Err(error), looked)
+            }
+            Ok(None) => {
+                let slot = replica.admit(grant, terms, counted).await?;
+                let admitted = Instant::now();
+                (run(&serving.models, &lease, &mut call, slot, asking).await, admitted)
             }
         };
         let ran = Instant::now();
-        let written = result.and_then(|tensors| {
-            for (wanted, tensor) in call.outputs.iter().zip(&tensors) {
-                if let Form::Shared(slice) = &wanted.form {
-                    let name = lease.info.outputs.get(wanted.index).map_or("", |info| &info.name);
-                    memory.write(name, slice, tensor.data())?;
-                }
-            }
-            Ok(tensors)
+        let written = given.and_then(|given| {
+            let shared = call.outputs.iter().zip(&given.tensors).try_for_each(|(wanted, tensor)| {
+                let Form::Shared(slice) = &wanted.form else { return Ok(()) };
+                let name = lease.info.outputs.get(wanted.index).map_or("", |info| &info.name);
+                memory.write(name, slice, tensor.data())
+            });
+            given.after(shared)
         });
-        let tensors = match written {
-            Ok(tensors) => tensors,
-            Err(error) => {
-                begun.ended_as(&error);
-                lease.statistics().iter().for_each(|statistics| statistics.failed(since.elapsed()));
-                return Err(error.on(device));
-            }
-        };
-        let bytes = tensors.iter().map(|tensor| tensor.data().len()).sum();
+        let given = written.inspect_err(|_| {
+            lease.statistics().iter().for_each(|statistics| statistics.failed(since.elapsed()));
+        })?;
+        let bytes = given.tensors.iter().map(|tensor| tensor.data().len()).sum();
         let times = Times {
             input: parsed - leased,
-            queue: (leased - since) + (admitted - parsed),
+            queue: (leased - since) + (admitted - looked),
             infer: ran - admitted,
+            lookup: given.notes.lookup.map(|lookup| (lookup, looked - parsed)),
             ..Times::default()
         };
         let _unsent = replica.busy.unsent_guard(bytes);
-        Ok(Inferred { lease, call, tensors, device, begun, times, since, written: ran, _unsent })
+        Ok(Inferred { lease, call, given, times, since, written: ran, _unsent })
+    }
+}
+
+/// A call ends without a slot; if it has waited for its model, it was counted.
+fn end(counted: Option<Ticket>, outcome: Outcome) {
+    counted.into_iter().for_each(|counted| counted.finish(outcome));
+}
+
+/// Runs a call that has its slot, unless its answer has come meanwhile. Its inputs are gone then.
+///
+/// # Errors
+/// Those of [`Models::infer`], and `deadline_exceeded`.
+async fn run(
+    models: &Models,
+    lease: &Lease,
+    call: &mut InferCall,
+    slot: Slot,
+    mut asking: Option<Asking<'_>>,
+) -> Result<Given, CallError> {
+    let deadline = slot.deadline();
+    if let Some(asking) = &mut asking {
+        let known = match asking.known_or_led(deadline).await {
+            Ok(None) => None,
+            Ok(Some(known)) => Some((Ok(Given::known(known)), Outcome::Answered)),
+            Err(error) => Some((Err(error), Outcome::Failed)),
+        };
+        if let Some((given, outcome)) = known {
+            slot.finish(outcome);
+            return given;
+        }
+    }
+    let (picked, begun) = (lease.pick(), lease.begin());
+    let notes = Notes { device: picked.header(), lookup: asking.as_ref().map(|_| Lookup::Miss) };
+    let until = deadline.map(tokio::time::Instant::into_std);
+    let run = models.infer(picked, mem::take(&mut call.inputs), call.indices(), Some(slot), until);
+    let result = match deadline {
+        None => run.await,
+        // A run that has not begun is not begun any more; one that has is cancelled, as far as its backend can.
+        Some(deadline) => {
+            tokio::time::timeout_at(deadline, run).await.unwrap_or_else(|_| Err(scheduler::expired()))
+        }
+    };
+    match result {
+        Ok(tensors) => {
+            asking.into_iter().for_each(|asking| asking.found(&tensors, notes.device.as_ref()));
+            Ok(Given { tensors, notes, begun: Some(begun) })
+        }
+        Err(error) => {
+            let error = error.on(notes.device);
+            asking.into_iter().for_each(|asking| asking.failed(&error));
+            begun.ended_as(&error);
+            Err(error)
+        }
     }
 }
 
 impl Inferred {
-    /// The device that it ran on, as answers say it.
-    pub(super) fn device(&self) -> Option<HeaderValue> {
-        self.device.clone()
+    /// How it came to be.
+    pub(super) fn notes(&self) -> Notes {
+        self.given.notes.clone()
     }
 
     /// Has the answer written.
@@ -138,20 +239,20 @@ impl Inferred {
         self,
         encode: impl FnOnce(&InferReply<'_>) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
+        let Given { tensors, notes, begun } = self.given;
         let reply = InferReply {
             model_name: &self.lease.name,
             model_version: Some(&self.lease.version),
             id: self.call.id.as_deref(),
             model: &self.lease.info,
             outputs: &self.call.outputs,
-            tensors: &self.tensors,
+            tensors: &tensors,
         };
         // Only what is written as text is work.
-        let text =
-            self.call.outputs.iter().zip(&self.tensors).filter(|(wanted, _)| wanted.form == Form::Values);
+        let text = self.call.outputs.iter().zip(&tensors).filter(|(wanted, _)| wanted.form == Form::Values);
         let bytes = text.map(|(_, tensor)| tensor.data().len()).sum();
         let encoded = apart(bytes, || encode(&reply));
-        self.begun.ended(encoded.is_ok());
+        begun.into_iter().for_each(|begun| begun.ended(encoded.is_ok()));
         let (whole, output) = (self.since.elapsed(), self.written.elapsed());
         if let Some(statistics) = self.lease.statistics() {
             match &encoded {
@@ -159,7 +260,7 @@ impl Inferred {
                 Err(_) => statistics.failed(whole),
             }
         }
-        encoded.map_err(|error| error.on(self.device))
+        encoded.map_err(|error| error.on(notes.device))
     }
 }
 

@@ -14,7 +14,7 @@ use outrigger_auth::OfModel;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::sagemaker::{self, Form, Model, ModelList};
-use outrigger_protocol::{aml, headers, oip, rows};
+use outrigger_protocol::{aml, oip, rows};
 use serde::Deserialize;
 
 use super::infer::{Asked, held};
@@ -124,7 +124,7 @@ async fn call(replica: &Replica, gate: &Gate<'_>, name: &str, parts: Parts, body
             })
         })
         .await?;
-    let device = inferred.device();
+    let notes = inferred.notes();
     let mut response = if by_rows {
         let predictions = inferred.write(rows::encode_predictions)?;
         plain("application/json", replica.busy.hold(predictions))
@@ -134,9 +134,7 @@ async fn call(replica: &Replica, gate: &Gate<'_>, name: &str, parts: Parts, body
         Form::write(response.headers_mut(), encoded.json_length);
         response
     };
-    if let Some(device) = device {
-        response.headers_mut().insert(headers::DEVICE, device);
-    }
+    notes.put(response.headers_mut());
     Ok(response)
 }
 

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{Method, Uri, header};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
-use outrigger_protocol::{aml, headers, rows, vertex};
+use outrigger_protocol::{aml, rows, vertex};
 use tower::ServiceExt;
 
 use super::infer::Asked;
@@ -112,11 +112,9 @@ async fn call(replica: &Replica, gate: &Gate<'_>, name: &str, parts: Parts, body
     let asked = Asked { replica, grant: &grant, serving, model, which: None, wish, size };
     let limits = &replica.tensor_limits;
     let inferred = asked.run(|info, _| apart(size, || rows::parse_instances(&body, info, limits))).await?;
-    let device = inferred.device();
+    let notes = inferred.notes();
     let predictions = inferred.write(rows::encode_predictions)?;
     let mut response = plain("application/json", replica.busy.hold(predictions));
-    if let Some(device) = device {
-        response.headers_mut().insert(headers::DEVICE, device);
-    }
+    notes.put(response.headers_mut());
     Ok(response)
 }

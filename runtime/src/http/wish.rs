@@ -8,12 +8,14 @@ use outrigger_protocol::error::CallError;
 use outrigger_protocol::urgency::Urgency;
 use tokio::time::Instant;
 
+use crate::cache::Reuse;
 use crate::scheduler::{Admission, Terms};
 
-/// When a request came, and what it says of when it wants its answer.
+/// When a request came, and what it says of when it wants its answer, and which.
 pub(super) struct Wish {
     came: Instant,
     urgency: Urgency,
+    reuse: Reuse,
 }
 
 impl Wish {
@@ -22,7 +24,7 @@ impl Wish {
     /// # Errors
     /// `bad_request`.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, CallError> {
-        Ok(Self { came: Instant::now(), urgency: Urgency::from_headers(headers)? })
+        Ok(Self { came: Instant::now(), urgency: Urgency::from_headers(headers)?, reuse: Reuse::of(headers) })
     }
 
     /// Adds what the body says.
@@ -33,6 +35,11 @@ impl Wish {
     /// When it is too late to go on waiting: the request's own deadline, or after as long as calls wait at most.
     pub(super) fn patience(&self, longest: Duration) -> Instant {
         self.came + self.urgency.deadline.map_or(longest, |deadline| deadline.min(longest))
+    }
+
+    /// What it says of answers that are kept.
+    pub(super) fn reuse(&self) -> Reuse {
+        self.reuse
     }
 
     /// The terms of a call.

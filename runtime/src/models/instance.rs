@@ -15,6 +15,7 @@ use super::health::DeviceHealth;
 use super::served::{Door, Held};
 use super::statistics::Statistics;
 use super::versions::Outcomes;
+use crate::cache::Identity;
 use crate::placement::DeviceId;
 
 /// A model that is loaded.
@@ -31,6 +32,10 @@ pub struct LoadedModel {
     pub(super) first: Option<Arc<ModelInstance>>,
     /// The others.
     pub(super) others: Vec<Arc<ModelInstance>>,
+    /// What its answers depend on beside their inputs.
+    pub(super) identity: Identity,
+    /// Whether they are kept.
+    pub(super) keeps_answers: bool,
     /// How calls of its version go, if that is counted.
     pub(super) outcomes: Option<Arc<Outcomes>>,
     /// And how long they take.
@@ -323,6 +328,8 @@ mod tests {
             info: Arc::default(),
             first: Some(Arc::clone(first)),
             others: others.to_vec(),
+            identity: Identity::of_this_load(),
+            keeps_answers: false,
             outcomes: None,
             statistics: None,
             door: Door::new(Arc::new(Residents::none())),

@@ -45,7 +45,7 @@ impl Named {
             .map(|(number, (kind, wanted))| {
                 let registered = fetched.and_then(|fetched| fetched.served(&wanted.name));
                 let later = registered.and_then(|registered| registered.later.clone());
-                let source = registered.map(|registered| registered.id.clone());
+                let source = registered.map(|registered| registered.source.clone());
                 let model = ServedModel::new(number, kind, wanted, (later, source), start);
                 Arc::new(model.made_of(&directory))
             })

@@ -36,6 +36,8 @@ pub(super) struct Manifest {
     pub(super) format: Option<String>,
     /// The model's file.
     pub(super) file: Option<PathBuf>,
+    /// Whether its answers are kept.
+    pub(super) cache: Option<bool>,
     pub(super) settings: Said,
     pub(super) samples: Vec<Sample>,
     /// What it says of inputs and outputs: what callers send and get.
@@ -95,6 +97,7 @@ struct Raw {
     version: Option<toml::Value>,
     format: Option<String>,
     file: Option<String>,
+    cache: Option<bool>,
     #[serde(default)]
     inputs: Vec<Described>,
     #[serde(default)]
@@ -172,6 +175,7 @@ const KEYS: &[&str] = &[
     "version",
     "format",
     "file",
+    "cache",
     "inputs",
     "outputs",
     "devices",
@@ -306,6 +310,7 @@ fn build(
         version,
         format: raw.format,
         file: raw.file.map(|file| inside("file", &file)).transpose()?,
+        cache: raw.cache,
         settings,
         samples: samples.collect::<Result<_, _>>()?,
         described,

@@ -45,10 +45,11 @@ use bytes::Bytes;
 use outrigger_backend::{BackendError, BackendInfo, ModelInfo, Run, RunId, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::messages::model_metadata;
-use outrigger_store::{Manifest, ModelId};
+use outrigger_store::Manifest;
 use tokio::sync::oneshot;
 
 use crate::busy::MAX_CALLS;
+use crate::fetching::Source;
 use crate::scheduler::Slot;
 
 pub(crate) use batch::BatchMetrics;
@@ -352,7 +353,7 @@ impl Models {
         &self,
         wanted: wanted::Wanted,
         later: Option<Arc<Manifest>>,
-        source: Option<ModelId>,
+        source: Option<Source>,
         kind: u16,
     ) -> Result<Arc<ServedModel>, ModelsError> {
         let residency = self.residency.as_ref().ok_or(ModelsError::NoDevices)?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::ModelInfo;
-use outrigger_store::{Manifest, ModelId};
+use outrigger_store::Manifest;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,9 @@ use super::residency::{Residents, Usage};
 use super::statistics::Statistics;
 use super::versions::Outcomes;
 use super::wanted::Wanted;
+use crate::cache::Identity;
 use crate::config::LoadTime;
+use crate::fetching::Source;
 use crate::placement::DeviceId;
 
 /// A model that the replica serves.
@@ -36,7 +38,7 @@ pub struct ServedModel {
     /// What is fetched before it can be loaded, if that is not here from the start.
     pub(super) later: Option<Arc<Manifest>>,
     /// Which registered model it is, if it is one.
-    pub(super) source: Option<ModelId>,
+    pub(super) source: Option<Source>,
     /// If it is made of others, what that takes.
     pub(super) ensemble: Option<Arc<Ensemble>>,
     /// How its calls went.
@@ -73,7 +75,7 @@ impl ServedModel {
         number: usize,
         kind: u16,
         wanted: Wanted,
-        (later, source): (Option<Arc<Manifest>>, Option<ModelId>),
+        (later, source): (Option<Arc<Manifest>>, Option<Source>),
         start: Instant,
     ) -> Self {
         Self {
@@ -190,6 +192,12 @@ impl ServedModel {
         self.retired.cancelled().await;
     }
 
+    /// What its answers depend on from now on, where it has just been loaded.
+    pub(super) fn identity(&self) -> Identity {
+        let of_files = |source: &Source| Identity::of_files(&self.name, &source.digest);
+        self.source.as_ref().map_or_else(Identity::of_this_load, of_files)
+    }
+
     /// How it is used.
     pub(super) fn usage(&self) -> Usage {
         let idle = self.waiting.load(Ordering::SeqCst) == 0
@@ -303,6 +311,13 @@ impl Lease {
             Some(instance) => self.picked(instance),
             None => Picked { runs: Runs::Nothing, held: Held { _counted: None, _lease: self.beside() } },
         }
+    }
+
+    /// By what its answers are kept, if they are.
+    pub(crate) fn cached(&self) -> Option<Identity> {
+        let own = self.keeps_answers.then_some(self.identity)?;
+        let Some((gathered, _)) = &self.gathered else { return Some(own) };
+        Some(own.with(gathered.leases().map(|lease| lease.identity)))
     }
 
     /// The same among those on a device that take tensors which stay there.

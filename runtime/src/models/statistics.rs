@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::cache::Lookup;
 use outrigger_protocol::oip::messages::{InferStatistics, StatisticDuration};
 
 /// Calls, and the time that they took together.
@@ -36,6 +37,8 @@ pub(crate) struct Times {
     pub(crate) output: Duration,
     /// All of it.
     pub(crate) whole: Duration,
+    /// Looking for an answer that is kept, where they are, and whether it was found without a run.
+    pub(crate) lookup: Option<(Lookup, Duration)>,
 }
 
 /// What is counted of a version.
@@ -47,6 +50,8 @@ pub(crate) struct Statistics {
     input: Sum,
     infer: Sum,
     output: Sum,
+    hit: Sum,
+    miss: Sum,
     runs: AtomicU64,
     /// Milliseconds since 1970.
     last: AtomicU64,
@@ -56,11 +61,23 @@ impl Statistics {
     /// A call has a result.
     pub(crate) fn succeeded(&self, times: &Times) {
         self.success.add(times.whole);
+        match times.lookup {
+            Some((Lookup::Hit | Lookup::Joined, took)) => self.hit.add(took),
+            Some((Lookup::Miss, took)) => {
+                self.miss.add(took);
+                self.ran_for(times);
+            }
+            None => self.ran_for(times),
+        }
+        self.ended();
+    }
+
+    /// Nothing of it where the answer was there.
+    fn ran_for(&self, times: &Times) {
         self.queue.add(times.queue);
         self.input.add(times.input);
         self.infer.add(times.infer);
         self.output.add(times.output);
-        self.ended();
     }
 
     /// A call that was let in has none, after this time.
@@ -79,9 +96,12 @@ impl Statistics {
         self.last.fetch_max(u64::try_from(now.as_millis()).unwrap_or(0), Relaxed);
     }
 
-    /// When the last call ended, calls with a result, runs.
+    /// When the last call ended, calls with a result of their own, runs.
     pub(crate) fn counts(&self) -> (u64, u64, u64) {
-        (self.last.load(Relaxed), self.success.count.load(Relaxed), self.runs.load(Relaxed))
+        // A hit is counted after its success.
+        let hits = self.hit.count.load(Relaxed);
+        let own = self.success.count.load(Relaxed).saturating_sub(hits);
+        (self.last.load(Relaxed), own, self.runs.load(Relaxed))
     }
 
     /// All times.
@@ -93,8 +113,8 @@ impl Statistics {
             compute_input: self.input.show(),
             compute_infer: self.infer.show(),
             compute_output: self.output.show(),
-            cache_hit: Some(StatisticDuration::default()),
-            cache_miss: Some(StatisticDuration::default()),
+            cache_hit: self.hit.show(),
+            cache_miss: self.miss.show(),
         }
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Wanted {
     /// Of the backend's, for this model.
     pub(super) settings: Vec<(String, String)>,
     pub(super) manifest: Option<Manifest>,
+    /// Whether its answers are kept.
+    pub(super) cache: bool,
     /// What it is made of, if it is an ensemble: then it has no file.
     pub(super) graph: Option<Arc<Graph>>,
 }
@@ -61,6 +63,7 @@ impl Default for Wanted {
             steps: StepsWish::Auto,
             settings: Vec::new(),
             manifest: None,
+            cache: false,
             graph: None,
         }
     }
@@ -153,6 +156,8 @@ fn one(
 ) -> Result<Wanted, ModelsError> {
     said.load = said.load.or(Some(config.residency.load));
     let manifest = located.manifest.map(|path| read(&name, &path, &config.backends, files)).transpose()?;
+    said.cache =
+        said.cache.or(manifest.as_ref().and_then(|manifest| manifest.cache)).or(Some(config.cache.models));
     if let Some(path) = located.graph {
         return ensemble(name, said, path, located.file, (manifest, located.version));
     }
@@ -204,7 +209,8 @@ fn ensemble(
     let own = manifest.as_mut().and_then(|manifest| manifest.version.take());
     let version = said.version.or(own).or(folder).unwrap_or(defaults.version.clone());
     let load = said.load.unwrap_or(defaults.load);
-    Ok(Wanted { name, version, path, load, manifest, graph: Some(Arc::new(graph)), ..defaults })
+    let cache = said.cache.unwrap_or(defaults.cache);
+    Ok(Wanted { name, version, path, load, manifest, cache, graph: Some(Arc::new(graph)), ..defaults })
 }
 
 fn read(name: &str, path: &Path, backends: &BackendsConfig, files: &Files) -> Result<Manifest, ModelsError> {
@@ -249,6 +255,7 @@ fn resolve(
         steps: said.steps.or(own.steps).unwrap_or(defaults.steps),
         settings: over(said.settings, own.settings),
         manifest,
+        cache: said.cache.unwrap_or(defaults.cache),
         graph: None,
     }
 }

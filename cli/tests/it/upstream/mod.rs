@@ -16,7 +16,7 @@ use outrigger_testkit::{Launch, ReplicaProcess};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 
-use crate::support::{PATIENCE, client, outcome, outrigger};
+use crate::support::{PATIENCE, client, metric, outcome, outrigger};
 
 /// Limits of time that no call meets which is not about one, however slow the machine.
 fn patiently(launch: Launch) -> Launch {
@@ -68,14 +68,6 @@ async fn until_left(app: &App, gate: &str) {
 async fn control(app: &App, what: &str) {
     let answer = client().post(format!("{}/control/{what}", app.url())).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{what}");
-}
-
-/// A metric's value.
-async fn metric(replica: &ReplicaProcess, name: &str) -> Option<f64> {
-    let text =
-        client().get(format!("{}/metrics", replica.observe)).send().await.unwrap().text().await.unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))?;
-    line.trim().parse().ok()
 }
 
 /// What `/ready` says: nothing while it is.

@@ -6,15 +6,15 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::error::CallError;
+use outrigger_protocol::grpc;
 use outrigger_protocol::oip::grpc::{Pieces as Reply, Target, encode_reply, is_raw, parse_request, target};
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::urgency::Urgency;
-use outrigger_protocol::{grpc, headers};
 
-use super::super::infer::{Asked, held};
+use super::super::infer::{Asked, Notes, held};
 use super::super::model;
 use super::super::pieces::Pieces;
 use super::super::reply::Answer;
@@ -36,19 +36,17 @@ async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Respons
         let most = replica.config.limits.body;
         let message = Messages::new(&replica, &parts.headers, body, most).only().await?;
         let target = target(&message)?;
-        let (reply, device) = run(&replica, &grant, wish, &message, target).await?;
-        answered(&replica, reply, device)
+        let (reply, notes) = run(&replica, &grant, wish, &message, target).await?;
+        answered(&replica, reply, notes)
     })
     .await
 }
 
 /// The answer with a result.
-pub(super) fn answered(replica: &Replica, reply: Reply, device: Option<HeaderValue>) -> Answer {
+pub(super) fn answered(replica: &Replica, reply: Reply, notes: Notes) -> Answer {
     let body = Pieces::body(framed(held(replica, reply))?, Some(grpc::ok_trailers()));
     let mut response = grpc::encode_ok().map(|()| body);
-    if let Some(device) = device {
-        response.headers_mut().insert(headers::DEVICE, device);
-    }
+    notes.put(response.headers_mut());
     Ok(response)
 }
 
@@ -66,7 +64,7 @@ pub(super) async fn run(
     wish: Wish,
     message: &Bytes,
     target: Target<'_>,
-) -> Result<(Reply, Option<HeaderValue>), CallError> {
+) -> Result<(Reply, Notes), CallError> {
     let which = said(target.version);
     let (serving, model) = model::find(replica, grant, target.model, which)?;
     let asked = Asked { replica, grant, serving, model, which, wish, size: message.len() };
@@ -74,6 +72,6 @@ pub(super) async fn run(
     let limits = &replica.tensor_limits;
     let inferred =
         asked.run(|info, regions| apart(work, || parse_request(message, info, limits, regions))).await?;
-    let device = inferred.device();
-    Ok((inferred.write(encode_reply)?, device))
+    let notes = inferred.notes();
+    Ok((inferred.write(encode_reply)?, notes))
 }

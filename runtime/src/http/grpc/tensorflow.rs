@@ -39,8 +39,8 @@ async fn predict(State(replica): State<Arc<Replica>>, request: Request) -> Respo
         let (size, limits) = (message.len(), &replica.tensor_limits);
         let asked = Asked { replica: &replica, grant: &grant, serving, model, which, wish, size };
         let inferred = asked.run(|info, _| apart(size, || parse_request(&message, info, limits))).await?;
-        let device = inferred.device();
-        answered(&replica, inferred.write(encode_reply)?, device)
+        let notes = inferred.notes();
+        answered(&replica, inferred.write(encode_reply)?, notes)
     })
     .await
 }

@@ -53,13 +53,11 @@ async fn infer(State(replica): State<Arc<Replica>>, path: NamePath, request: Req
             })
             .await?;
         drop(body);
-        let device = inferred.device();
+        let notes = inferred.notes();
         let encoded = inferred.write(oip::encode_infer)?;
         let pieces = Pieces::body(held(&replica, encoded.pieces), None);
         let mut response = oip::encode_ok(encoded.json_length).map(|()| pieces);
-        if let Some(device) = device {
-            response.headers_mut().insert(headers::DEVICE, device);
-        }
+        notes.put(response.headers_mut());
         Ok(response)
     })
     .await

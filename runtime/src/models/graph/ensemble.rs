@@ -49,6 +49,11 @@ pub(in crate::models) struct Gathered {
 }
 
 impl Gathered {
+    /// All that it runs by.
+    pub(in crate::models) fn leases(&self) -> impl Iterator<Item = &Lease> {
+        self.leaves.iter().chain(&self.groups)
+    }
+
     /// What callers send and get.
     pub(in crate::models) fn info(&self) -> Arc<ModelInfo> {
         Arc::clone(&self.wired.info)

@@ -254,6 +254,8 @@ impl Residency {
             info,
             first: None,
             others: Vec::new(),
+            identity: model.identity(),
+            keeps_answers: wanted.cache,
             outcomes: Some(Arc::clone(&model.outcomes)),
             statistics: Some(Arc::clone(&model.statistics)),
             door: Door::new(Arc::clone(&self.residents)),

@@ -108,7 +108,7 @@ impl Residency {
             let mut core = self.residents.lock();
             let may = |number: usize| {
                 served.get(number).is_some_and(|model| {
-                    let alone = model.source.as_ref().is_some_and(|id| storage.has_one_user(id));
+                    let alone = model.source.as_ref().is_some_and(|source| storage.has_one_user(&source.id));
                     alone && model.later.is_some() && !model.is_retired()
                 })
             };

@@ -324,6 +324,8 @@ impl Residency {
             info: Arc::clone(&first.info),
             first: Some(first),
             others: instances.collect(),
+            identity: model.identity(),
+            keeps_answers: wanted.cache,
             outcomes: Some(Arc::clone(&model.outcomes)),
             statistics: Some(Arc::clone(&model.statistics)),
             door: Door::new(Arc::clone(&self.residents)),

@@ -267,8 +267,8 @@ impl Rollouts {
             }
         }
         self.models.tell(&version, Happening::Retired, "nothing calls it any more".into());
-        if let Some(id) = &version.source {
-            self.let_go(id).await;
+        if let Some(source) = &version.source {
+            self.let_go(&source.id).await;
         }
     }
 }

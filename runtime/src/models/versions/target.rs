@@ -69,8 +69,8 @@ impl Rollouts {
         let Announced { path, places, later } = storage.announce(&manifest).await?;
         let files = places.map_or(Files::Disk, Files::Awaited);
         let wanted = self.wanted(named, path, id.version.to_string(), files, true).await;
-        let added =
-            wanted.and_then(|wanted| Ok(self.models.add(wanted, later, Some(id.clone()), named.kind)?));
+        let added = wanted
+            .and_then(|wanted| Ok(self.models.add(wanted, later, Some((&manifest).into()), named.kind)?));
         match added {
             Ok(version) => {
                 named.add(&version);

@@ -241,6 +241,8 @@ fn loaded(name: &str, info: Arc<ModelInfo>, instances: &[Arc<ModelInstance>]) ->
         info,
         first: instances.first().cloned(),
         others: instances.iter().skip(1).cloned().collect(),
+        identity: crate::cache::Identity::of_this_load(),
+        keeps_answers: false,
         outcomes: None,
         statistics: None,
         door: Door::new(Arc::new(Residents::none())),

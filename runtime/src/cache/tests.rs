@@ -1,0 +1,235 @@
+//! What is taken for the same question, who waits for whom, and how much is kept.
+
+use std::time::Duration;
+
+use outrigger_backend::{DataType, Shape};
+use outrigger_protocol::call::{Form, Wanted};
+use outrigger_protocol::urgency::Urgency;
+use proptest::prelude::*;
+
+use super::*;
+
+const SECRET: [u8; 32] = [7; 32];
+
+fn cache(bytes: u64, answer: usize) -> ResponseCache {
+    let config = CacheConfig { models: true, bytes, answer, per_caller: true };
+    ResponseCache::new(&config, &Registry::new()).unwrap()
+}
+
+fn tensor(data_type: DataType, extents: &[i64], data: &[u8]) -> Tensor {
+    Tensor::new(data_type, Shape::new(extents.to_vec()).unwrap(), data.to_vec().into()).unwrap()
+}
+
+fn bytes(data: &[u8]) -> Tensor {
+    tensor(DataType::Uint8, &[data.len() as i64], data)
+}
+
+fn call(inputs: Vec<Tensor>, outputs: &[usize]) -> InferCall {
+    let outputs = outputs.iter().map(|index| Wanted { index: *index, form: Form::Values }).collect();
+    InferCall { id: None, inputs, outputs, urgency: Urgency::default() }
+}
+
+fn identity(number: u8) -> Identity {
+    Identity::of_files("m", &[number; 32])
+}
+
+fn asking(cache: &ResponseCache, question: u64) -> Asking<'_> {
+    let call = call(vec![bytes(&question.to_le_bytes())], &[0]);
+    let key = Key::of(&cache.secret, &identity(1), None, &call);
+    Asking { cache, key, reuse: Reuse::Both, flight: None }
+}
+
+async fn known(asking: &Asking<'_>) -> Option<(Vec<u8>, Lookup)> {
+    let (answer, lookup) = asking.known(None).await.unwrap()?;
+    Some((answer.tensors[0].data().to_vec(), lookup))
+}
+
+#[test]
+fn every_part_of_a_question_tells_it_from_others() {
+    let zero = [0; 4];
+    let base = call(vec![tensor(DataType::Int32, &[1], &zero)], &[0]);
+    let others = [
+        call(vec![tensor(DataType::Fp32, &[1], &zero)], &[0]),
+        call(vec![tensor(DataType::Int32, &[1, 1], &zero)], &[0]),
+        call(vec![tensor(DataType::Int32, &[1], &[0, 0, 0, 1])], &[0]),
+        call(vec![tensor(DataType::Int32, &[1], &zero)], &[1]),
+        call(vec![tensor(DataType::Int32, &[1], &zero)], &[0, 0]),
+        call(vec![tensor(DataType::Int32, &[1], &zero), tensor(DataType::Int32, &[0], &[])], &[0]),
+        call(vec![], &[0]),
+    ];
+    let key = |call: &InferCall| Key::of(&SECRET, &identity(1), Some(0), call);
+    let mut keys: Vec<_> = others.iter().map(key).collect();
+    keys.push(key(&base));
+    keys.push(Key::of(&SECRET, &identity(2), Some(0), &base));
+    keys.push(Key::of(&SECRET, &Identity::of_files("n", &[1; 32]), Some(0), &base));
+    keys.push(Key::of(&SECRET, &identity(1), Some(1), &base));
+    keys.push(Key::of(&SECRET, &identity(1), None, &base));
+    keys.push(Key::of(&[8; 32], &identity(1), Some(0), &base));
+    for (at, key) in keys.iter().enumerate() {
+        assert!(!keys[..at].contains(key), "question {at}");
+    }
+    // What is no part of it.
+    let mut named = base.clone();
+    named.id = Some("a".into());
+    named.outputs[0].form = Form::Raw;
+    assert_eq!(key(&named), key(&base));
+}
+
+#[test]
+fn a_load_of_files_that_nobody_vouches_for_is_like_no_other() {
+    assert_eq!(identity(1), identity(1));
+    assert_ne!(Identity::of_this_load(), Identity::of_this_load());
+    let (one, two) = (identity(1), identity(2));
+    let with = |others: &[Identity]| one.with(others.iter().copied());
+    assert_ne!(with(&[one, two]), with(&[two, one]));
+    assert_ne!(with(&[]), one);
+}
+
+proptest! {
+    /// Wherever two inputs meet, they are told apart.
+    #[test]
+    fn inputs_are_not_run_together(left: Vec<u8>, right: Vec<u8>, cut: prop::sample::Index) {
+        let all = [left.clone(), right.clone()].concat();
+        let at = cut.index(all.len() + 1);
+        let key = |left: &[u8], right: &[u8]| {
+            Key::of(&SECRET, &identity(1), None, &call(vec![bytes(left), bytes(right)], &[0]))
+        };
+        prop_assert_eq!(key(&left, &right) == key(&all[..at], &all[at..]), at == left.len());
+    }
+}
+
+#[test]
+fn requests_say_what_they_want_of_it() {
+    for (said, expected) in [
+        (&[][..], Reuse::Both),
+        (&["max-age=0"], Reuse::Both),
+        (&["no-cache"], Reuse::KeepOnly),
+        (&["max-age=0, No-Cache"], Reuse::KeepOnly),
+        (&["no-cache", "no-store"], Reuse::Neither),
+        (&["no-store,no-cache"], Reuse::Neither),
+        (&["no-cachet"], Reuse::Both),
+    ] {
+        let mut headers = http::HeaderMap::new();
+        said.iter().for_each(|value| {
+            headers.append("cache-control", HeaderValue::from_static(value));
+        });
+        assert_eq!(Reuse::of(&headers), expected, "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_runs_and_all_others_have_its_answer() {
+    let cache = cache(1 << 20, 1024);
+    let mut first = asking(&cache, 1);
+    assert!(first.known_or_led(None).await.unwrap().is_none());
+    let second = asking(&cache, 1);
+    let mut third = asking(&cache, 1);
+    let other = asking(&cache, 2);
+    assert_eq!(known(&other).await, None, "another question waits for nobody");
+    let land = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        first.found(&[bytes(b"answer")], None);
+    };
+    let ((), second, third) = tokio::join!(land, known(&second), third.known_or_led(None));
+    assert_eq!(second, Some((b"answer".to_vec(), Lookup::Joined)));
+    assert_eq!(third.unwrap().unwrap().1, Lookup::Joined);
+    assert_eq!(known(&asking(&cache, 1)).await, Some((b"answer".to_vec(), Lookup::Hit)));
+    let metrics = &cache.metrics;
+    assert_eq!((metrics.hits.get(), metrics.joined.get(), metrics.misses.get()), (1, 2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_kept_is_given_to_who_waits_all_the_same() {
+    let cache = cache(1 << 20, 4);
+    let mut first = asking(&cache, 1);
+    first.known_or_led(None).await.unwrap();
+    let second = asking(&cache, 1);
+    let land = async { first.found(&[bytes(b"large")], None) };
+    let (second, ()) = tokio::join!(known(&second), land);
+    assert_eq!(second, Some((b"large".to_vec(), Lookup::Joined)));
+    assert_eq!(known(&asking(&cache, 1)).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_without_a_result_leaves_the_run_to_others() {
+    let cache = cache(1 << 20, 1024);
+    let mut first = asking(&cache, 1);
+    first.known_or_led(None).await.unwrap();
+    let second = asking(&cache, 1);
+    let (second, ()) = tokio::join!(known(&second), async { drop(first) });
+    assert_eq!(second, None);
+    // With a slot in hand it goes on by itself, and one waits for the other.
+    let mut second = asking(&cache, 1);
+    second.known_or_led(None).await.unwrap();
+    let (mut third, fourth) = (asking(&cache, 1), asking(&cache, 1));
+    let error = CallError::new(ErrorCode::Overloaded, "no room");
+    let (third_known, fourth_known, ()) =
+        tokio::join!(third.known_or_led(None), known(&fourth), async { second.failed(&error) });
+    assert!(third_known.unwrap().is_none() && fourth_known.is_none(), "a refusal was the other's own");
+    third.found(&[bytes(b"at last")], None);
+    assert_eq!(known(&asking(&cache, 1)).await, Some((b"at last".to_vec(), Lookup::Hit)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_the_model_is_everybodys_and_is_not_kept() {
+    let cache = cache(1 << 20, 1024);
+    let mut first = asking(&cache, 1);
+    first.known_or_led(None).await.unwrap();
+    let second = asking(&cache, 1);
+    let error = CallError::new(ErrorCode::ModelFailed, "it rains");
+    let (second, ()) = tokio::join!(second.known(None), async { first.failed(&error) });
+    assert_eq!(second.unwrap_err(), error);
+    assert_eq!(known(&asking(&cache, 1)).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_another_does_so_until_its_own_deadline() {
+    let cache = cache(1 << 20, 1024);
+    let mut first = asking(&cache, 1);
+    first.known_or_led(None).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let error = asking(&cache, 1).known(Some(deadline)).await.unwrap_err();
+    assert_eq!((error.code, Instant::now()), (ErrorCode::DeadlineExceeded, deadline));
+}
+
+#[tokio::test]
+async fn one_that_wants_a_fresh_answer_neither_looks_nor_waits() {
+    let cache = cache(1 << 20, 1024);
+    let mut first = asking(&cache, 1);
+    first.known_or_led(None).await.unwrap();
+    let mut fresh = Asking { reuse: Reuse::KeepOnly, ..asking(&cache, 1) };
+    assert!(fresh.known(None).await.unwrap().is_none());
+    assert!(fresh.known_or_led(None).await.unwrap().is_none());
+    fresh.found(&[bytes(b"new")], None);
+    assert_eq!(known(&asking(&cache, 1)).await, Some((b"new".to_vec(), Lookup::Hit)));
+    drop(first);
+}
+
+#[tokio::test]
+async fn bytes_are_bounded_whatever_comes() {
+    const BYTES: u64 = 64 << 10;
+    let cache = cache(BYTES, 8 << 10);
+    for question in 0..2000_u64 {
+        let mut asking = asking(&cache, question);
+        asking.known_or_led(None).await.unwrap();
+        let size = usize::try_from(question * 997 % (9 << 10)).unwrap();
+        asking.found(&[bytes(&vec![1; size])], None);
+        assert!(cache.answers.weight() <= BYTES);
+        let held = u64::try_from(cache.metrics.bytes.get()).unwrap();
+        assert_eq!(held, cache.answers.weight());
+    }
+    assert!(cache.metrics.evictions.get() > 1000);
+    assert!(cache.answers.len() > 4, "{}", cache.answers.len());
+    assert!(cache.flights.landing(&asking(&cache, 1).key).is_none(), "nobody is under way");
+}
+
+#[tokio::test]
+async fn a_copy_is_kept_not_the_memory_of_the_run() {
+    let cache = cache(1 << 20, 1024);
+    let batch = ::bytes::Bytes::from(vec![1; 4096]);
+    let part = Tensor::new(DataType::Uint8, Shape::new(vec![4]).unwrap(), batch.slice(8..12)).unwrap();
+    asking(&cache, 1).found(&[part], None);
+    let (answer, _) = asking(&cache, 1).known(None).await.unwrap().unwrap();
+    assert!(!batch.as_ptr_range().contains(&answer.tensors[0].data().as_ptr()));
+    assert_eq!(answer.tensors[0].data()[..], [1; 4]);
+}
