@@ -18,6 +18,7 @@ use crate::setup::{self, Venv};
 
 const SECONDS: &str = "--seconds";
 const TARGET: &str = "--target";
+const JOBS: &str = "--jobs";
 const KEEP: &str = "--keep";
 
 pub(crate) const SPEC: Spec = Spec {
@@ -32,6 +33,7 @@ pub(crate) const SPEC: Spec = Spec {
             value: Some("NAME"),
             about: "this target alone, or these, where it is repeated",
         },
+        Flag { name: JOBS, value: Some("N"), about: "targets at once; one on each core by default" },
         Flag { name: KEEP, value: None, about: "keep some of what was found in fuzz/corpus" },
     ],
 };
@@ -202,11 +204,12 @@ fn fuzz_targets(repo: &Repo, log: &mut Log) -> Result<()> {
         bail!("there is no fuzz target `{odd}`, only {}", all.join(", "));
     }
     let targets = if wanted.is_empty() { all } else { wanted };
+    let jobs = log.arguments.value(JOBS)?;
     let (seconds, keep) = (log.arguments.value(SECONDS)?.unwrap_or(600), log.arguments.has(KEEP));
     let built = fuzz::build(repo)?;
     log.line(&format!("{} targets, {seconds} s each", targets.len()))?;
     let (mut executions, mut crashes) = (0, Vec::new());
-    built.run_all(&targets, Run { seconds, seed: None, resume: true }, |outcome| {
+    built.run_all(&targets, Run { seconds, seed: None, resume: true, jobs }, |outcome| {
         log.line(&outcome.line())?;
         executions += outcome.executions;
         crashes.extend(outcome.crash.is_some().then_some(outcome.target));

@@ -94,6 +94,8 @@ pub(crate) struct Run {
     pub(crate) seed: Option<u32>,
     /// Whether it is gone on with what was found in earlier runs that did so. Else what is found is of no use later.
     pub(crate) resume: bool,
+    /// How many at once; one on each core where it is not said.
+    pub(crate) jobs: Option<usize>,
 }
 
 /// Compiles all targets.
@@ -130,18 +132,19 @@ fn host(repo: &Repo) -> Result<String> {
 }
 
 impl Built {
-    /// Runs targets, one for each core at a time, and hands over what became of each as it ends.
+    /// Runs targets, several at a time, and hands over what became of each as it ends.
     pub(crate) fn run_all(
         &self,
         targets: &[String],
         run: Run,
         mut each: impl FnMut(Outcome) -> Result<()>,
     ) -> Result<()> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        let jobs = run.jobs.unwrap_or_else(cores).max(1);
         let (sender, outcomes) = mpsc::channel();
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
-            for _ in 0..cores.min(targets.len()) {
+            for _ in 0..jobs.min(targets.len()) {
                 let (sender, next) = (sender.clone(), &next);
                 scope.spawn(move || {
                     while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: all tests, Rust and Python, and one table of what ran.
 
 mod cargo_output;
+mod fuzz;
 mod place;
 mod python;
 mod rust;
@@ -25,7 +26,7 @@ pub(crate) use suite::Skip;
 
 pub(crate) const SPEC: Spec = Spec {
     name: "test",
-    about: "set up, train, run all tests, Rust and Python",
+    about: "set up, train, run all tests, Rust and Python, and each fuzz target for a moment",
     details: "\
 Sets up libtorch as well, which takes its time once on a machine (`cargo xtask torch --help`).
 Ends with a table of what ran and every skip with its reason. Fails on a failed test, on a skip that ci/allowed-skips
@@ -80,9 +81,11 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     stop_if_interrupted()?;
     let python = python::run(repo, &place).unwrap_or_else(|error| Suite::broken("python", &error));
     stop_if_interrupted()?;
+    let fuzz = fuzz::run(repo).unwrap_or_else(|error| Suite::broken("fuzz", &error));
+    stop_if_interrupted()?;
     let python_ran = nothing_ran("python", std::slice::from_ref(&python));
     let problems = [nothing_ran("rust", &rust), python_ran, no_azurite, no_webgpu];
-    let suites: Vec<Suite> = rust.into_iter().chain([python]).collect();
+    let suites: Vec<Suite> = rust.into_iter().chain([python, fuzz]).collect();
     Ok(finish(&suites, &allowed, problems.into_iter().flatten().collect()))
 }
 
