@@ -1,5 +1,7 @@
 //! Numbers: JSON's grammar and the value, in one pass over the digits.
 
+use std::str::FromStr;
+
 use outrigger_backend::DataType;
 
 use super::scan::{Fault, Scanner};
@@ -13,7 +15,7 @@ pub(crate) struct Number<'a> {
     exponent: i32,
     /// Without point and exponent.
     integer: bool,
-    text: &'a str,
+    text: &'a [u8],
 }
 
 /// Any mantissa of so many decimal digits fits 64 bits.
@@ -33,72 +35,90 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub(crate) fn number(&mut self) -> Result<Number<'a>, Fault> {
         let first = self.peek();
-        let start = self.position();
+        let text = self.rest();
+        // Tensors are made of these: what is left is a slice, so that each byte is held against its end once.
+        let mut left = text;
         let negative = first == Some(b'-');
-        if negative {
-            self.advance();
+        if let (true, [_, behind @ ..]) = (negative, left) {
+            left = behind;
         }
-        let (mut mantissa, mut digits) = (0u64, 0usize);
-        match self.byte() {
-            Some(b'0') => {
-                self.advance();
-                digits = 1;
+        let mut mantissa = 0u64;
+        let mut digits = match left {
+            [b'0', behind @ ..] => {
+                left = behind;
+                1
             }
-            Some(b'1'..=b'9') => digits += self.digits(&mut mantissa),
-            Some(b'I' | b'N') => return Err(Fault::NotFinite),
-            _ if negative => return Err(self.or_end(Fault::Number)),
-            _ => return Err(self.wrong_kind("a number")),
-        }
+            [b'1'..=b'9', ..] => take_digits(&mut left, &mut mantissa),
+            _ => return Err(self.no_number(negative, left)),
+        };
         let (mut exponent, mut integer) = (0i32, true);
-        if self.byte() == Some(b'.') {
-            self.advance();
-            integer = false;
-            let count = self.digits(&mut mantissa);
-            if count == 0 {
-                return Err(self.or_end(Fault::Number));
-            }
+        if let [b'.', behind @ ..] = left {
+            (left, integer) = (behind, false);
+            let count = take_digits(&mut left, &mut mantissa);
             digits += count;
             exponent = i32::try_from(count).map_or(i32::MIN, |count| -count);
+            if count == 0 {
+                return Err(self.wrong_number(left));
+            }
         }
-        if matches!(self.byte(), Some(b'e' | b'E')) {
-            self.advance();
-            integer = false;
-            exponent = exponent.saturating_add(self.exponent()?);
+        if let [b'e' | b'E', behind @ ..] = left {
+            (left, integer) = (behind, false);
+            match take_exponent(&mut left) {
+                Some(more) => exponent = exponent.saturating_add(more),
+                None => return Err(self.wrong_number(left)),
+            }
         }
-        if let Some(b'0'..=b'9') = self.byte() {
+        self.leave(left);
+        if let [b'0'..=b'9', ..] = left {
             return Err(Fault::Number); // a leading zero
         }
-        Ok(Number { negative, mantissa, digits, exponent, integer, text: self.since(start) })
+        let text = text.get(..text.len() - left.len()).unwrap_or_default();
+        Ok(Number { negative, mantissa, digits, exponent, integer, text })
     }
 
-    /// Takes digits, appends them to `mantissa`, and says how many there were.
-    #[inline]
-    fn digits(&mut self, mantissa: &mut u64) -> usize {
-        let start = self.position();
-        while let Some(digit @ b'0'..=b'9') = self.byte() {
-            *mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
-            self.advance();
+    /// Why no number begins here.
+    #[cold]
+    fn no_number(&mut self, negative: bool, left: &[u8]) -> Fault {
+        self.leave(left);
+        match left {
+            [b'I' | b'N', ..] => Fault::NotFinite,
+            _ if negative => self.or_end(Fault::Number),
+            _ => self.wrong_kind("a number"),
         }
-        self.position() - start
     }
 
-    /// Takes what follows the `e` of a number.
-    fn exponent(&mut self) -> Result<i32, Fault> {
-        let negative = self.byte() == Some(b'-');
-        if negative || self.byte() == Some(b'+') {
-            self.advance();
-        }
-        let start = self.position();
-        let mut value = 0i32;
-        while let Some(digit @ b'0'..=b'9') = self.byte() {
-            value = value.saturating_mul(10).saturating_add(i32::from(digit - b'0'));
-            self.advance();
-        }
-        if self.position() == start {
-            return Err(self.or_end(Fault::Number));
-        }
-        Ok(if negative { -value } else { value })
+    /// A number has begun, and does not go on as one.
+    #[cold]
+    fn wrong_number(&mut self, left: &[u8]) -> Fault {
+        self.leave(left);
+        self.or_end(Fault::Number)
     }
+}
+
+/// Takes digits, appends them to `mantissa`, and says how many there were.
+#[inline]
+fn take_digits(left: &mut &[u8], mantissa: &mut u64) -> usize {
+    let before = left.len();
+    while let [digit @ b'0'..=b'9', behind @ ..] = *left {
+        *mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+        *left = behind;
+    }
+    before - left.len()
+}
+
+/// Takes what follows the `e` of a number.
+fn take_exponent(left: &mut &[u8]) -> Option<i32> {
+    let negative = matches!(*left, [b'-', ..]);
+    if let [b'-' | b'+', behind @ ..] = *left {
+        *left = behind;
+    }
+    let before = left.len();
+    let mut value = 0i32;
+    while let [digit @ b'0'..=b'9', behind @ ..] = *left {
+        value = value.saturating_mul(10).saturating_add(i32::from(digit - b'0'));
+        *left = behind;
+    }
+    (left.len() < before).then_some(if negative { -value } else { value })
 }
 
 impl Number<'_> {
@@ -113,7 +133,9 @@ impl Number<'_> {
             self.mantissa
         } else {
             // Twenty digits may still be a `u64`.
-            self.text.trim_start_matches('-').parse().map_err(|_| Fault::Range)?
+            self.parse::<i128>()
+                .and_then(|value| u64::try_from(value.unsigned_abs()).ok())
+                .ok_or(Fault::Range)?
         };
         let limit = if self.negative { min.unsigned_abs() } else { max };
         if magnitude > limit {
@@ -127,7 +149,7 @@ impl Number<'_> {
     pub(crate) fn double(&self) -> Result<f64, Fault> {
         let value = match self.short_double() {
             Some(value) => value,
-            None => self.text.parse().map_err(|_| Fault::Number)?,
+            None => self.parse().ok_or(Fault::Number)?,
         };
         if value.is_finite() { Ok(value) } else { Err(Fault::Range) }
     }
@@ -145,7 +167,7 @@ impl Number<'_> {
         const MIDDLE: u64 = 1 << 28;
         let value = match self.short_double() {
             Some(value) if value.to_bits() & LOST != MIDDLE => value as f32,
-            _ => self.text.parse().map_err(|_| Fault::Number)?,
+            _ => self.parse().ok_or(Fault::Number)?,
         };
         if value.is_finite() { Ok(value) } else { Err(Fault::Range) }
     }
@@ -168,6 +190,12 @@ impl Number<'_> {
             return Err(Fault::Range);
         }
         Ok(bits as u16 | if value.is_sign_negative() { 1 << 15 } else { 0 })
+    }
+
+    /// By the standard library, whatever it takes.
+    #[cold]
+    fn parse<T: FromStr>(&self) -> Option<T> {
+        std::str::from_utf8(self.text).ok()?.parse().ok()
     }
 
     /// The nearest `f64`, where one multiplication or division of exact numbers gives it.

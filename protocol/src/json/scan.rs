@@ -108,6 +108,18 @@ impl<'a> Scanner<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
+    /// The bytes from here on.
+    #[inline]
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.text.as_bytes().get(self.at..).unwrap_or_default()
+    }
+
+    /// Goes to where this is left of the text.
+    #[inline]
+    pub(crate) fn leave(&mut self, left: &[u8]) {
+        self.at = self.text.len().saturating_sub(left.len());
+    }
+
     /// Goes one byte on.
     #[inline]
     pub(crate) fn advance(&mut self) {
@@ -137,7 +149,7 @@ impl<'a> Scanner<'a> {
 
     /// Whether `word` follows here, without white space before it; takes it if so.
     pub(crate) fn take_word(&mut self, word: &str) -> bool {
-        let found = self.text.as_bytes().get(self.at..).is_some_and(|rest| rest.starts_with(word.as_bytes()));
+        let found = self.rest().starts_with(word.as_bytes());
         if found {
             self.at += word.len();
         }
@@ -217,10 +229,10 @@ impl<'a> Scanner<'a> {
                 Ok(false)
             }
             Some(_) if first => Ok(true),
+            // It promises an item; who takes that sees whether there is one.
             Some(b',') => {
                 self.advance();
-                // A comma promises an item.
-                if self.peek() == Some(b']') { Err(Fault::Value) } else { Ok(true) }
+                Ok(true)
             }
             _ => Err(self.or_end(Fault::CommaOrBracket)),
         }
