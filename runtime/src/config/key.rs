@@ -354,6 +354,8 @@ keys! {
          would take more is refused";
     LIMITS_ENSEMBLE = "limits.ensemble", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
         "memory that tensors between the nodes of an ensemble may take in one call; a call that would take more is refused";
+    LIMITS_ENSEMBLE_RUNS = "limits.ensemble_runs", Kind::Count { min: 1, max: 256 }, "8", [],
+        "runs of an ensemble's models that may be under way at once in one call; further ones wait until others are over";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 

@@ -82,7 +82,7 @@ impl Asked<'_> {
         let admitted = Instant::now();
         let deadline = slot.deadline();
         let until = deadline.map(tokio::time::Instant::into_std);
-        let (picked, begun) = (lease.pick(), lease.begin());
+        let (picked, begun) = (lease.pick_for(Some(&call.indices())), lease.begin());
         let device = picked.header();
         let InferCall { id, inputs, outputs, urgency } = call;
         let call = InferCall { id, inputs: Vec::new(), outputs, urgency };

@@ -10,7 +10,7 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 use prometheus::IntCounter;
 
 use super::batch::Former;
-use super::graph::{Ensemble, GraphCall};
+use super::graph::GraphCall;
 use super::health::DeviceHealth;
 use super::served::{Door, Held};
 use super::statistics::Statistics;
@@ -206,13 +206,13 @@ pub struct Picked {
 /// What runs a call.
 pub(super) enum Runs {
     Instance(Arc<ModelInstance>),
-    Graph(GraphCall, Arc<Ensemble>),
+    Graph(GraphCall),
     /// There is none.
     Nothing,
 }
 
 /// A call whose end nobody waited for has failed if it took so long; before, that says more of who waited.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A call of a version that is counted by how it ends.
 pub(crate) struct Begun {
@@ -274,7 +274,7 @@ impl Picked {
     pub(crate) fn header(&self) -> Option<HeaderValue> {
         match &self.runs {
             Runs::Instance(instance) => instance.place.as_ref()?.header.clone(),
-            Runs::Graph(call, _) => call.picks.header(),
+            Runs::Graph(call) => call.picks.header(),
             Runs::Nothing => None,
         }
     }

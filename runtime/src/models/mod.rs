@@ -101,6 +101,8 @@ pub struct Models {
     directory: Arc<Directory>,
     /// Bytes that may go from run to run in a call of an ensemble.
     ensemble_bytes: usize,
+    /// Runs of such a call that may be under way at once.
+    ensemble_runs: usize,
     /// Looks after the devices.
     watch: Arc<Watch>,
     watcher: Mutex<Option<JoinHandle<()>>>,
@@ -119,6 +121,8 @@ struct LoadedDevice {
 struct Lanes {
     slots: usize,
     ahead: usize,
+    /// Runs that a call has under way at once at most, beyond one.
+    more_runs: usize,
 }
 
 impl Lanes {
@@ -127,6 +131,7 @@ impl Lanes {
         Self {
             slots: threads.saturating_mul(widest),
             ahead: threads.saturating_mul(widest.max(AHEAD_PER_THREAD)),
+            more_runs: 0,
         }
     }
 
@@ -134,9 +139,25 @@ impl Lanes {
         let sum = all.fold(Self::default(), |sum, lanes| Self {
             slots: sum.slots.saturating_add(lanes.slots),
             ahead: sum.ahead.saturating_add(lanes.ahead),
+            ..sum
         });
         // What is ahead and in the queue has to find room in the same counts.
-        Self { slots: sum.slots.clamp(1, MAX_CALLS / 4), ahead: sum.ahead.min(MAX_CALLS / 4) }
+        Self { slots: sum.slots.clamp(1, MAX_CALLS / 4), ahead: sum.ahead.min(MAX_CALLS / 4), ..sum }
+    }
+
+    /// The same where a call may have so many runs under way at once.
+    fn with_runs(self, runs: usize) -> Self {
+        Self { more_runs: runs.saturating_sub(1), ..self }
+    }
+
+    /// Runs that a call has under way at once at most.
+    fn runs(self) -> usize {
+        self.more_runs.saturating_add(1)
+    }
+
+    /// Runs that may wait for one device at once, of all calls that are let in.
+    fn waiting(self) -> usize {
+        self.slots.saturating_add(self.ahead).saturating_mul(self.runs())
     }
 }
 
@@ -152,6 +173,7 @@ impl Models {
             runs: AtomicU64::new(1),
             directory: Arc::default(),
             ensemble_bytes: 0,
+            ensemble_runs: 1,
             watch: Arc::default(),
             watcher: Mutex::default(),
         }
@@ -220,28 +242,29 @@ impl Models {
         deadline: Option<Instant>,
     ) -> Result<Vec<Tensor>, CallError> {
         match picked.runs {
-            Runs::Graph(call, ensemble) => {
+            Runs::Graph(call) => {
                 let _held = picked.held;
-                let counters = ensemble.counters.get();
                 // Apart, so that calls of models are not the larger for it.
-                Box::pin(self.infer_graph(call, inputs, outputs, slot, deadline, counters)).await
+                Box::pin(self.infer_graph(call, inputs, outputs, slot, deadline)).await
             }
             runs => {
                 let (picked, slot) = (Picked { runs, held: picked.held }, slot.map(Turn::Own));
-                self.infer_on(picked, inputs, (outputs, Vec::new()), slot, deadline).await
+                let answer = self.failing_on(picked, inputs, (outputs, Vec::new()), slot, deadline).await?;
+                answer.map_err(|(instance, failure)| call_error(&instance, failure))
             }
         }
     }
 
-    /// Runs an instance. Of the outputs, the second ones stay on the device.
-    async fn infer_on(
+    /// Runs an instance. Of the outputs, the second ones stay on the device. The outer error is for a run that did not come to a device; the inner
+    /// one is not yet as callers see it.
+    async fn failing_on(
         &self,
         picked: Picked,
         inputs: Vec<Tensor>,
         (outputs, stay): (Vec<usize>, Vec<usize>),
         slot: Option<Turn>,
         deadline: Option<Instant>,
-    ) -> Result<Vec<Tensor>, CallError> {
+    ) -> Result<Result<Vec<Tensor>, (Arc<ModelInstance>, Failure)>, CallError> {
         let no_device = || CallError::new(ErrorCode::ModelUnavailable, "no device");
         let Picked { runs: Runs::Instance(instance), held } = picked else { return Err(no_device()) };
         let threads = self.devices.get(instance.device).and_then(|device| device.threads.as_ref());
@@ -252,7 +275,7 @@ impl Models {
         let held = Some(held);
         let job =
             Job { model: Arc::clone(&instance), inputs, outputs, stay, slot, deadline, run, done, held };
-        threads.run(job, answer).await?.map_err(|failure| call_error(&instance, failure))
+        Ok(threads.run(job, answer).await?.map_err(|failure| (instance, failure)))
     }
 
     /// Runs one of a model's instances for a script: inputs by name, all outputs with theirs.
@@ -373,6 +396,16 @@ impl Models {
     /// Calls that are for a version have another one from now on.
     fn have_moved(&self, from: &ServedModel, to: &ServedModel) {
         self.residency.iter().for_each(|residency| residency.have_moved(from, to));
+    }
+
+    /// A version, and what it is made of if it is an ensemble.
+    fn with_parts(&self, model: &Arc<ServedModel>) -> Vec<Arc<ServedModel>> {
+        self.residency.as_ref().map(|residency| residency.with_parts(model)).unwrap_or_default()
+    }
+
+    /// Whether a model is loaded, and all that it is made of.
+    pub(crate) fn is_loaded(&self, model: &ServedModel) -> bool {
+        self.residency.as_ref().is_some_and(|residency| residency.is_loaded(model))
     }
 
     /// Has a version stay for a while, or not any more.
@@ -531,6 +564,7 @@ fn call_error(instance: &ModelInstance, failure: Failure) -> CallError {
     let error = match failure {
         Failure::Backend(error) => error,
         Failure::Late => return crate::scheduler::expired(),
+        Failure::TooLarge { .. } => return CallError::new(ErrorCode::InvalidTensor, failure.to_string()),
     };
     match error {
         BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text),

@@ -159,20 +159,28 @@ impl ServedModel {
 
     /// A lease for a call, if it is loaded, and all that it is made of.
     pub fn lease(&self) -> Option<Lease> {
-        let Some(ensemble) = &self.ensemble else { return self.lease_itself() };
-        let gathered = ensemble.gather(self).ok()??;
-        let gathered = Some((Arc::new(gathered), Arc::clone(ensemble)));
-        self.lease_itself().map(|lease| Lease { gathered, ..lease })
+        let gathered = match &self.ensemble {
+            None => None,
+            Some(ensemble) => Some((Arc::new(ensemble.gather(self).ok()??), Arc::clone(ensemble))),
+        };
+        let lease = self.hold()?;
+        gathered.iter().for_each(|(gathered, _)| gathered.is_used());
+        self.is_used();
+        Some(Lease { gathered, ..lease })
     }
 
-    /// The same of what it is itself: that can be run only if it is no ensemble.
-    pub(super) fn lease_itself(&self) -> Option<Lease> {
+    /// A lease of what it is itself, for who does not use it yet: that can be run only if it is no ensemble.
+    pub(super) fn hold(&self) -> Option<Lease> {
         let model = self.resident()?;
         let inside = Inside::enter(&model.door)?;
+        Some(Lease { model, inside, gathered: None })
+    }
+
+    /// A call has it.
+    pub(super) fn is_used(&self) {
         self.uses.fetch_add(1, Ordering::Relaxed);
         let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
-        Some(Lease { model, inside, gathered: None })
     }
 
     /// It is no more.
@@ -294,10 +302,20 @@ pub struct Lease {
 impl Lease {
     /// The instance for the next run: that with the fewest calls under way, among those that can be used.
     pub fn pick(&self) -> Picked {
+        self.pick_for(None)
+    }
+
+    /// The same for a run that gives the outputs with these numbers, or all: of an ensemble what is not needed for them is not picked.
+    pub(crate) fn pick_for(&self, outputs: Option<&[usize]>) -> Picked {
         if let Some((gathered, ensemble)) = &self.gathered {
-            let call = GraphCall { picks: gathered.pick(), gathered: Arc::clone(gathered) };
-            let runs = Runs::Graph(call, Arc::clone(ensemble));
-            return Picked { runs, held: Held { _counted: None, _lease: self.beside() } };
+            let call = GraphCall {
+                ensemble: Arc::clone(ensemble),
+                picks: gathered.pick(outputs),
+                gathered: Arc::clone(gathered),
+                statistics: self.statistics.clone(),
+            };
+            let held = Held { _counted: None, _lease: self.beside() };
+            return Picked { runs: Runs::Graph(call), held };
         }
         match self.choose() {
             Some(instance) => self.picked(instance),

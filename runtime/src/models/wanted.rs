@@ -101,22 +101,21 @@ pub(super) fn all(config: &Config, fetched: Option<&Fetched>) -> Result<Vec<Want
     Ok(all)
 }
 
-/// When an ensemble is said to be loaded, its models are, where that is earlier, and their files are here.
+/// When an ensemble is said to be loaded, what it is made of is, where that is earlier, and the files are here. That it is pinned counts for what it
+/// is made of as long as it is made of it, and is seen to later.
 fn raise(all: &mut [Wanted], ensemble: &str, load: LoadTime, is_here: &dyn Fn(&str) -> bool) {
-    let rank = |load| [LoadTime::Use, LoadTime::Start, LoadTime::Pinned].iter().position(|one| *one == load);
     let places: BTreeMap<String, usize> =
         all.iter().enumerate().map(|(at, wanted)| (wanted.name.clone(), at)).collect();
     let (mut open, mut seen) = (vec![ensemble.to_owned()], Vec::new());
     while let Some(name) = open.pop() {
         let Some(wanted) = places.get(&name).and_then(|at| all.get_mut(*at)) else { continue };
-        let Some(graph) = wanted.graph.clone() else {
-            if rank(wanted.load) < rank(load) && is_here(&name) {
-                wanted.load = load;
-            }
-            continue;
-        };
+        if load != LoadTime::Use && wanted.load == LoadTime::Use && is_here(&name) {
+            wanted.load = LoadTime::Start;
+        }
         // One that reaches itself is told later.
-        if !seen.contains(&name) {
+        if let Some(graph) = wanted.graph.clone()
+            && !seen.contains(&name)
+        {
             open.extend(graph.models().map(str::to_owned));
             seen.push(name);
         }

@@ -16,7 +16,7 @@ impl Residency {
     pub(super) fn have_place(&self, models: &[Arc<ServedModel>]) -> Result<(), Vec<Unplaced>> {
         let mut wanted: Vec<Wanted> = models.iter().filter_map(|model| self.place_of(model)).collect();
         let numbers: Vec<usize> = models.iter().map(|model| model.number).collect();
-        let held = self.residents.lock().held_by_pinned(&numbers);
+        let held = self.residents.lock().held_by_staying(&numbers);
         let states = survey::states(&self.backends, &held);
         let mut first = None;
         // A plan takes one after the other. Who finds no place is the next time the first to look for one.
@@ -36,11 +36,16 @@ impl Residency {
 
     /// What a model wants of devices; nothing as long as its files are not here.
     fn place_of(&self, model: &ServedModel) -> Option<Wanted> {
-        if !self.residents.lock().is_here(model.number) {
-            return None;
-        }
+        let stays = {
+            let core = self.residents.lock();
+            if !core.is_here(model.number) {
+                return None;
+            }
+            core.stays(model.number)
+        };
         let (measured, name) = (model.measured(), model.name.clone());
-        if let Some(resident) = model.resident() {
+        // Any other makes way where it is, and comes back elsewhere, if that makes room.
+        if let Some(resident) = model.resident().filter(|_| stays) {
             let loaded = resident.instances().enumerate().filter_map(|(instance, copy)| {
                 let (device, bytes) = (copy.place.as_ref()?.device.clone(), copy.bytes_held());
                 let (model, fallback_from) = (name.clone(), None);
