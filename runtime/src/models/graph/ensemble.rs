@@ -36,8 +36,8 @@ pub(in crate::models) struct Placing {
     pub(in crate::models) at: Instant,
     /// Of which models, by their numbers.
     pub(in crate::models) of: Vec<usize>,
-    /// Why they do not.
-    pub(in crate::models) refused: Option<String>,
+    /// Why they do not; or which of them would not be where they are, by their numbers.
+    pub(in crate::models) moves: Result<Vec<usize>, String>,
 }
 
 /// What its nodes meant, and what came of that: it, or why it cannot be had with these.
@@ -213,11 +213,11 @@ impl Ensemble {
         named: &NamedModel,
         leaf: &Arc<ServedModel>,
     ) -> bool {
-        let Ok(choices) = self.choices(&own.name) else { return false };
         if !Arc::ptr_eq(&named.stable(), leaf) {
             return false;
         }
         named.was_taken(|before| {
+            let Ok(choices) = self.choices(&own.name) else { return false };
             let look = |model: &ServedModel| {
                 let is_it = std::ptr::eq(model, Arc::as_ptr(leaf));
                 if is_it {

@@ -62,6 +62,10 @@ impl Residency {
             }
             let members = ensemble.members(&model.name);
             let members = members.map_err(|unfit| self.refused(model, ensemble, &[], &unfit))?;
+            // What is known not to go together is not loaded for that.
+            if let Err(unfit @ (Unfit::Graph(_) | Unfit::Versions(_))) = ensemble.wire(model) {
+                return Err(self.refused(model, ensemble, &members.leaves, &unfit));
+            }
             // Before anything is held, however long that takes.
             let files = members.ensembles.iter().chain([&own]).map(|one| self.fetched_itself(one, until));
             if try_join_all(files).await?.contains(&false) {
@@ -131,9 +135,13 @@ impl Residency {
         let turn = tokio::time::timeout_at(until.into(), self.gathering.lock()).await;
         let _turn = turn.map_err(|_| late(model))?;
         // What stays may be more by now, and whoever waits here in vain has all others wait.
-        self.check_place(model, ensemble, leaves, until).await?;
-        let each = leaves.iter().map(|(_, leaf)| self.bring_one(model, leaf, until));
-        Ok(try_join_all(each).await?.into_iter().collect())
+        let moves = self.check_place(model, ensemble, leaves, until).await?;
+        // What is in the way of the others where it is comes last: it could not go elsewhere once it is held.
+        let (last, first): (Vec<_>, Vec<_>) =
+            leaves.iter().map(|(_, leaf)| leaf).partition(|leaf| moves.contains(&leaf.number));
+        let mut held = try_join_all(first.into_iter().map(|leaf| self.bring_one(model, leaf, until))).await?;
+        held.extend(try_join_all(last.into_iter().map(|leaf| self.bring_one(model, leaf, until))).await?);
+        Ok(held.into_iter().collect())
     }
 
     /// Has each of them loaded, and holds none; nothing if one is not meant any more.
@@ -166,29 +174,32 @@ impl Residency {
     }
 
     /// Whether devices hold all models of an ensemble together, as far as that can be told: else it is not tried. Of many calls that ask at once one
-    /// finds it out for all.
+    /// finds it out for all. Gives the numbers of those that would not be where they are.
     async fn check_place(
         self: &Arc<Self>,
         model: &ServedModel,
         ensemble: &Ensemble,
         leaves: &[Leaf],
         until: Instant,
-    ) -> Result<(), CallError> {
+    ) -> Result<Vec<usize>, CallError> {
         let (since, of) = (Instant::now(), leaves.iter().map(|(_, leaf)| leaf.number).collect::<Vec<_>>());
         let placing = tokio::time::timeout_at(until.into(), ensemble.placing.lock()).await;
         let mut placing = placing.map_err(|_| late(model))?;
-        let refused = match placing.as_ref().filter(|last| last.at >= since && last.of == of) {
-            Some(last) => last.refused.clone(),
+        let moves = match placing.as_ref().filter(|last| last.at >= since && last.of == of) {
+            Some(last) => last.moves.clone(),
             None => {
                 let (at, models) =
                     (Instant::now(), leaves.iter().map(|(_, leaf)| Arc::clone(leaf)).collect());
-                let refused = self.ask_for_place(model, models).await;
-                *placing = Some(Placing { at, of, refused: refused.clone() });
-                refused
+                let moves = self.ask_for_place(model, models).await;
+                *placing = Some(Placing { at, of, moves: moves.clone() });
+                moves
             }
         };
         drop(placing);
-        let Some(text) = refused else { return Ok(()) };
+        let text = match moves {
+            Ok(moves) => return Ok(moves),
+            Err(text) => text,
+        };
         if ensemble.refused(Some(&text)) {
             tracing::error!(model = %model.name, reason = text, "an ensemble cannot be had");
             drop(
@@ -199,16 +210,17 @@ impl Residency {
         Err(CallError::new(ErrorCode::ModelUnavailable, text))
     }
 
-    /// Why devices do not hold these together.
+    /// Which of these would not be where they are, or why devices do not hold them together.
     async fn ask_for_place(
         self: &Arc<Self>,
         model: &ServedModel,
         models: Vec<Arc<ServedModel>>,
-    ) -> Option<String> {
+    ) -> Result<Vec<usize>, String> {
         let this = Arc::clone(self);
         let place = tokio::task::spawn_blocking(move || this.have_place(&models)).await;
-        let Ok(Err(unplaced)) = place else { return None };
-        Some(ModelsError::Together { name: model.name.clone(), unplaced }.to_string())
+        let together = |unplaced| ModelsError::Together { name: model.name.clone(), unplaced }.to_string();
+        // A panic, which is a bug of ours, says nothing of it.
+        place.map_or(Ok(Vec::new()), |place| place.map_err(together))
     }
 
     /// It cannot be made of the versions that there are. If one of those is watched which took the place of one that would do, that counts against it.
