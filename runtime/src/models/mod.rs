@@ -2,6 +2,7 @@
 
 mod batch;
 mod bed;
+mod begun;
 mod cancels;
 mod discover;
 mod error;
@@ -15,13 +16,17 @@ mod graph;
 mod health;
 mod instance;
 mod job;
+mod lanes;
+mod lease;
 mod ledger;
 mod load;
 mod loader;
 mod manifest;
 mod metrics;
+mod picked;
 pub(crate) mod plugin;
 mod recovery;
+mod refusal;
 pub mod report;
 mod residency;
 mod samples;
@@ -32,6 +37,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod turn;
 mod versions;
 mod wanted;
 
@@ -42,38 +48,40 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, BackendInfo, ModelInfo, Run, RunId, Tensor};
+use outrigger_backend::{BackendInfo, ModelInfo, Run, RunId, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::messages::model_metadata;
 use outrigger_store::{Manifest, ModelId};
 use tokio::sync::oneshot;
 
-use crate::busy::MAX_CALLS;
 use crate::scheduler::Slot;
 
 pub(crate) use batch::BatchMetrics;
 pub use batch::NotBatchable;
+pub(crate) use begun::Begun;
 pub use error::ModelsError;
 pub use graph::EnsembleNode;
 use graph::{Directory, Ensemble};
 use health::{DeviceHealth, Watch};
-use instance::Runs;
-pub(crate) use instance::{Begun, ModelInstance};
-pub use instance::{LoadedModel, Picked};
-use job::{Failure, Job, Turn};
+pub use instance::LoadedModel;
+pub(crate) use instance::ModelInstance;
+use job::{Failure, Job};
+use lanes::Lanes;
+pub use lease::Lease;
 pub(crate) use metrics::ModelMetrics;
+pub use picked::Picked;
+use picked::Runs;
 pub use plugin::PluginError;
+use refusal::call_error;
 use residency::Residency;
 pub use residency::{Happening, ModelEvent, ModelState, ModelStatus, Timeline};
-pub use served::{Lease, ServedModel};
+pub use served::ServedModel;
 pub(crate) use statistics::Times;
 use survey::OpenDevice;
 use threads::Threads;
+use turn::Turn;
 pub use versions::{NamedModel, NamedStatus};
 pub(crate) use versions::{Rolled, Rollouts};
-
-/// So many find the next run at hand without sleeping in between.
-const AHEAD_PER_THREAD: usize = 8;
 
 /// The longest name for which the nearest that is served is looked for...
 const NEAR_NAMES: usize = 64;
@@ -114,51 +122,6 @@ struct LoadedDevice {
     health: Arc<DeviceHealth>,
     /// Nothing where no model goes.
     threads: Option<Threads>,
-}
-
-/// How many calls the device threads take at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Lanes {
-    slots: usize,
-    ahead: usize,
-    /// Runs that a call has under way at once at most, beyond one.
-    more_runs: usize,
-}
-
-impl Lanes {
-    /// Those of a device with so many threads and, of its models, a widest batch of so many rows.
-    fn of(threads: usize, widest: usize) -> Self {
-        Self {
-            slots: threads.saturating_mul(widest),
-            ahead: threads.saturating_mul(widest.max(AHEAD_PER_THREAD)),
-            more_runs: 0,
-        }
-    }
-
-    fn sum(all: impl Iterator<Item = Self>) -> Self {
-        let sum = all.fold(Self::default(), |sum, lanes| Self {
-            slots: sum.slots.saturating_add(lanes.slots),
-            ahead: sum.ahead.saturating_add(lanes.ahead),
-            ..sum
-        });
-        // What is ahead and in the queue has to find room in the same counts.
-        Self { slots: sum.slots.clamp(1, MAX_CALLS / 4), ahead: sum.ahead.min(MAX_CALLS / 4), ..sum }
-    }
-
-    /// The same where a call may have so many runs under way at once.
-    fn with_runs(self, runs: usize) -> Self {
-        Self { more_runs: runs.saturating_sub(1), ..self }
-    }
-
-    /// Runs that a call has under way at once at most.
-    fn runs(self) -> usize {
-        self.more_runs.saturating_add(1)
-    }
-
-    /// Runs that may wait for one device at once, of all calls that are let in.
-    fn waiting(self) -> usize {
-        self.slots.saturating_add(self.ahead).saturating_mul(self.runs())
-    }
 }
 
 impl Models {
@@ -555,47 +518,5 @@ impl Drop for Models {
         self.watch.stop();
         // As have those that load.
         self.residency.iter().for_each(|residency| residency.break_off());
-    }
-}
-
-/// A backend's error as the caller sees it. What the caller did wrong is said in full; the rest is for the log.
-fn call_error(instance: &ModelInstance, failure: Failure) -> CallError {
-    let model = instance.name.as_str();
-    let error = match failure {
-        Failure::Backend(error) => error,
-        Failure::Late => return crate::scheduler::expired(),
-        Failure::TooLarge { .. } => return CallError::new(ErrorCode::InvalidTensor, failure.to_string()),
-    };
-    match error {
-        BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text),
-        BackendError::Lost(_) => {
-            // Said once by whoever looks after the device.
-            tracing::debug!(model, %error, "a run was lost with its device");
-            CallError::new(
-                ErrorCode::ModelUnavailable,
-                match &instance.place {
-                    Some(place) => {
-                        format!("the device of model `{model}`, {}, was lost during the call", place.device)
-                    }
-                    None => format!("the device of model `{model}` was lost during the call"),
-                },
-            )
-            .with_retry_after(Duration::from_secs(1))
-        }
-        // Whoever it was for has left, or has been told that it is too late.
-        BackendError::Cancelled => crate::scheduler::expired(),
-        BackendError::OutOfMemory(_) => {
-            tracing::error!(model, %error, "model ran out of memory");
-            CallError::new(ErrorCode::ModelUnavailable, format!("model `{model}` ran out of memory"))
-        }
-        // A limit or a lack of the service's, of which its own words may be heard: what a call asks for is more, and no other time is better.
-        BackendError::Unsupported(text) => {
-            tracing::error!(model, error = text, "model cannot do what a call asks for");
-            CallError::new(ErrorCode::ModelFailed, format!("model `{model}` failed: {text}"))
-        }
-        error => {
-            tracing::error!(model, %error, "model failed");
-            CallError::new(ErrorCode::ModelFailed, format!("model `{model}` failed; the log says why"))
-        }
     }
 }

@@ -13,7 +13,8 @@ use super::run::Counters;
 use super::types;
 use super::wired::{self, Leaf, Wired};
 use crate::models::ModelsError;
-use crate::models::served::{Lease, ServedModel};
+use crate::models::lease::Lease;
+use crate::models::served::ServedModel;
 use crate::models::versions::NamedModel;
 
 /// What a served model is beside, if it is an ensemble.

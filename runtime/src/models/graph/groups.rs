@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use outrigger_protocol::error::CallError;
 
-use crate::models::instance::Begun;
-use crate::models::served::Lease;
+use crate::models::begun::Begun;
+use crate::models::lease::Lease;
 use crate::models::statistics::Times;
 
 /// In the order of the wired graph's groups.

@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use super::ensemble::Gathered;
 use super::wired::WiredRun;
-use crate::models::instance::Picked;
+use crate::models::picked::Picked;
 
 /// So many devices are named of a call.
 const SHOWN: usize = 8;

@@ -12,11 +12,14 @@ use super::picks::Picks;
 use super::run::{Asked, Broken, Terms, run};
 use super::wired::WiredRun;
 use crate::busy::Outcome;
-use crate::models::instance::{Begun, Picked};
-use crate::models::job::{Failure, SharedSlot, Turn};
-use crate::models::served::Lease;
+use crate::models::Models;
+use crate::models::begun::Begun;
+use crate::models::job::Failure;
+use crate::models::lease::Lease;
+use crate::models::picked::Picked;
+use crate::models::refusal::call_error;
 use crate::models::statistics::{Statistics, Times};
-use crate::models::{Models, call_error};
+use crate::models::turn::{SharedSlot, Turn};
 use crate::scheduler::Slot;
 
 /// A call of an ensemble: what it is made of, and where its runs go.

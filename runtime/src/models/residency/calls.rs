@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use outrigger_protocol::error::{CallError, ErrorCode};
 
-use super::super::served::{Lease, ServedModel};
+use super::super::lease::Lease;
+use super::super::served::ServedModel;
 use super::Residency;
 use super::core::{Core, Left, Want};
 use super::fetch::Fetches;

@@ -14,7 +14,8 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 
 use super::super::ModelsError;
 use super::super::graph::{Ensemble, Leaf, Placing, Unfit};
-use super::super::served::{Lease, ServedModel};
+use super::super::lease::Lease;
+use super::super::served::ServedModel;
 use super::Residency;
 use super::calls::{SOON, retired};
 use super::history::{Happening, ModelEvent};

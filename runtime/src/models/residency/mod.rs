@@ -41,8 +41,9 @@ use outrigger_backend::BackendError;
 
 use super::health::DeviceHealth;
 use super::instance::{LoadedModel, ModelInstance};
+use super::lease::Door;
 use super::loader::{Counters, Ground, Loader, Others};
-use super::served::{Door, ServedModel};
+use super::served::ServedModel;
 use super::survey::{self, OpenDevice, Surveyed};
 use super::wanted::Wanted;
 use super::{Lanes, ModelsError, threads};

@@ -7,7 +7,7 @@ use outrigger_backend::{DataType, ModelInfo, TensorInfo};
 
 use super::residence::{CHAIN, diamond};
 use super::{Rig, next, twice};
-use crate::models::instance::PATIENCE;
+use crate::models::begun::PATIENCE;
 use crate::models::tests::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
