@@ -132,6 +132,7 @@ impl Models {
             directory,
             ensemble_bytes: config.limits.ensemble,
             ensemble_runs: lanes.runs(),
+            run_bytes: config.limits.answer,
             watch,
             watcher: Mutex::new(Some(watcher)),
         })

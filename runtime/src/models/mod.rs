@@ -111,6 +111,8 @@ pub struct Models {
     ensemble_bytes: usize,
     /// Runs of such a call that may be under way at once.
     ensemble_runs: usize,
+    /// Bytes that the outputs of one run may take.
+    run_bytes: usize,
     /// Looks after the devices.
     watch: Arc<Watch>,
     watcher: Mutex<Option<JoinHandle<()>>>,
@@ -137,6 +139,7 @@ impl Models {
             directory: Arc::default(),
             ensemble_bytes: 0,
             ensemble_runs: 1,
+            run_bytes: 0,
             watch: Arc::default(),
             watcher: Mutex::default(),
         }

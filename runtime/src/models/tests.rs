@@ -254,5 +254,6 @@ pub(super) fn on_devices(count: usize) -> Models {
     models.devices = (0..count).map(device).collect();
     models.ensemble_bytes = 1 << 20;
     models.ensemble_runs = 8;
+    models.run_bytes = 1 << 16;
     models
 }

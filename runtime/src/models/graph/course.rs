@@ -13,6 +13,8 @@ pub(super) struct Course<'a> {
     /// The numbers of the tensors that are wanted in the end.
     wanted: Vec<usize>,
     limit: usize,
+    /// Bytes that the outputs of one run may take, whatever they are.
+    most: usize,
     tensors: Vec<Option<Tensor>>,
     /// Of each tensor, how many have not taken it yet.
     takers: Vec<usize>,
@@ -20,12 +22,14 @@ pub(super) struct Course<'a> {
     holders: Vec<usize>,
     /// Of each run, how many tensors it waits for; nothing for those that are not needed.
     waits: Vec<Option<usize>>,
-    /// Runs that may begin.
-    pub(super) ready: Vec<usize>,
+    /// Runs that have all that they take.
+    ready: Vec<usize>,
     /// Bytes that go from run to run, and are expected to.
     held: usize,
     /// Of each run under way, the bytes that were expected.
     expected: Vec<usize>,
+    /// Runs under way of which nobody knows beforehand how much they give.
+    open: usize,
     /// Of each tensor that a run has given, its bytes.
     sizes: Vec<usize>,
 }
@@ -39,7 +43,7 @@ impl<'a> Course<'a> {
         wired: &'a Wired,
         inputs: Vec<Tensor>,
         outputs: &[usize],
-        limit: usize,
+        (limit, most): (usize, usize),
     ) -> Result<Self, CallError> {
         let wanted = outputs.iter().map(|output| wired.outputs.get(*output).copied());
         let wanted = wanted.collect::<Option<Vec<_>>>().ok_or_else(|| internal("there is no such output"))?;
@@ -48,6 +52,7 @@ impl<'a> Course<'a> {
             wired,
             wanted,
             limit,
+            most,
             tensors: inputs.into_iter().map(Some).collect(),
             takers: vec![0; all],
             holders: Vec::new(),
@@ -55,6 +60,7 @@ impl<'a> Course<'a> {
             ready: Vec::new(),
             held: 0,
             expected: vec![0; runs],
+            open: 0,
             sizes: vec![0; all],
         };
         course.tensors.resize(all, None);
@@ -95,6 +101,24 @@ impl<'a> Course<'a> {
         self.wired.runs.get(number).ok_or_else(|| internal("there is no such run"))
     }
 
+    /// The next run that may begin. One of which nobody knows how much it gives waits for those that are under way, unless there is room for all
+    /// that it may: so no more is there at once than may be, but for what one run gives.
+    pub(super) fn next(&mut self, is_alone: bool) -> Option<usize> {
+        let open = self.most.saturating_mul(self.open.saturating_add(1));
+        let has_room = self.held.saturating_add(open) <= self.limit;
+        let may = |run: &usize| is_alone || has_room || !self.is_open(*run);
+        let at = self.ready.iter().rposition(may)?;
+        Some(self.ready.remove(at))
+    }
+
+    /// Whether nobody knows how much of a run's outputs are needed until they are there.
+    fn is_open(&self, run: usize) -> bool {
+        let is_needed = |tensor: usize| self.holders.get(tensor).is_some_and(|holders| *holders > 0);
+        self.wired.runs.get(run).is_some_and(|run| {
+            run.outputs().zip(&run.sized).any(|(tensor, sized)| !sized && is_needed(tensor))
+        })
+    }
+
     /// A run takes what it needs.
     pub(super) fn begin(
         &mut self,
@@ -122,6 +146,7 @@ impl<'a> Course<'a> {
         if let Some(entry) = self.expected.get_mut(number) {
             *entry = expected;
         }
+        self.open += usize::from(self.is_open(number));
         Ok(Asked { run: number, inputs, outputs, stay })
     }
 
@@ -154,6 +179,7 @@ impl<'a> Course<'a> {
         }
         let expected = self.expected.get_mut(number).map(std::mem::take).unwrap_or_default();
         self.held = self.held.saturating_sub(expected);
+        self.open = self.open.saturating_sub(usize::from(self.is_open(number)));
         for (index, tensor) in wanted.iter().zip(given) {
             let (number, tensor) = (run.first + *index, self.kept(tensor));
             self.held = self.held.saturating_add(tensor.memory());

@@ -39,6 +39,8 @@ pub(super) struct Terms<'a, H> {
     pub(super) home: H,
     /// Bytes that what goes from run to run may take at once.
     pub(super) bytes: usize,
+    /// Bytes that the outputs of one run may take.
+    pub(super) most: usize,
     /// Runs that may be under way at once; one always may.
     pub(super) runs: usize,
     pub(super) counters: Option<&'a Counters>,
@@ -72,16 +74,16 @@ pub(super) async fn run<E: From<CallError>, F: Future<Output = Result<Vec<Tensor
     terms: Terms<'_, impl Fn(usize) -> Option<usize>>,
     call: impl Fn(Asked) -> F,
 ) -> Result<Vec<Tensor>, E> {
-    let Terms { home, bytes, runs, counters, broken } = terms;
+    let Terms { home, bytes, most, runs, counters, broken } = terms;
     let break_off = |by: Option<usize>| {
         // Only the first one counts.
         let _ = broken.0.set(by);
     };
-    let mut course = Course::new(wired, inputs, outputs, bytes)?;
+    let mut course = Course::new(wired, inputs, outputs, (bytes, most))?;
     let mut under_way = FuturesUnordered::new();
     loop {
         while under_way.len() < runs.max(1)
-            && let Some(number) = course.ready.pop()
+            && let Some(number) = course.next(under_way.is_empty())
         {
             let asked = course.begin(number, &home).inspect_err(|_| break_off(None))?;
             let (run, wanted, answer) = (asked.run, asked.outputs.clone(), call(asked));

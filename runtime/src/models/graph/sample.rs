@@ -76,8 +76,8 @@ impl Instance for GraphInstance {
         wired.info.check_outputs(outputs)?;
         let wanted: Vec<usize> = outputs.iter().map(Output::index).collect();
         let broken = Broken::default();
-        let (home, (_, bytes)) = (|_| None, self.limits);
-        let terms = Terms { home, bytes, runs: 1, counters: None, broken: &broken };
+        let (home, (most, bytes)) = (|_| None, self.limits);
+        let terms = Terms { home, bytes, most, runs: 1, counters: None, broken: &broken };
         let one = |asked: Asked| async move { self.execute(&asked).map_err(Ended::Run) };
         let given = waiting_for_nothing(run(wired, inputs.to_vec(), &wanted, terms, one));
         let given = given.map_err(|ended| match ended {

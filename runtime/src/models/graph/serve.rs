@@ -75,6 +75,7 @@ impl Models {
         let terms = Terms {
             home: |run: usize| homes.get(run).copied().flatten(),
             bytes: self.ensemble_bytes,
+            most: self.run_bytes,
             runs: self.ensemble_runs,
             counters: ensemble.counters.get(),
             broken: &broken,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_backend::ModelInfo;
+use outrigger_backend::{ModelInfo, TensorInfo};
 
 use super::choice::{Choice, Unfit, typed};
 use super::read::Graph;
@@ -42,6 +42,8 @@ pub(super) struct WiredRun {
     pub(super) inputs: Vec<usize>,
     /// The number of the first one that it gives; the others follow.
     pub(super) first: usize,
+    /// Of each of those whether its size is known before the run.
+    pub(super) sized: Vec<bool>,
     /// The ensembles that it is in, by their places among the groups.
     pub(super) groups: Vec<usize>,
 }
@@ -193,11 +195,22 @@ impl Wiring<'_> {
         let (leaf, first) = (place(&mut self.leaves, model), self.givers.len());
         let (number, groups) = (self.runs.len(), within.to_vec());
         self.givers.extend(info.outputs.iter().map(|_| Some(number)));
-        let run = WiredRun { name, leaf, info, inputs, first, groups };
+        let sized = info.outputs.iter().map(|output| is_sized(&info, output)).collect();
+        let run = WiredRun { name, leaf, info, inputs, first, sized, groups };
         let outputs = run.outputs().collect();
         self.runs.push(run);
         Ok(outputs)
     }
+}
+
+/// Whether the size of an output follows from the inputs.
+fn is_sized(model: &ModelInfo, output: &TensorInfo) -> bool {
+    let known = |symbol: &str| {
+        let mut dimensions = model.inputs.iter().flat_map(TensorInfo::dimensions);
+        !symbol.is_empty() && dimensions.any(|(_, other)| other == symbol)
+    };
+    output.data_type.size().is_some()
+        && output.dimensions().all(|(extent, symbol)| extent >= 0 || known(symbol))
 }
 
 /// The place of a model in a list that has each once.

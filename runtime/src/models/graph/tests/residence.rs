@@ -204,3 +204,35 @@ async fn a_part_of_a_batch_counts_as_the_batch_that_it_keeps() {
     let said = rig.call("e", &[&[1.0, 2.0]], &[0]).await.unwrap_err();
     assert!(said.contains("the tensors between nodes take 8 bytes"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_runs_that_may_give_anything_no_more_are_under_way_than_there_is_room_for() {
+    let free = |name: &str, symbol: &str| TensorInfo::new(name, DataType::Fp32, &[(-1, symbol)]);
+    let info = || ModelInfo { inputs: vec![free("x", "n")], outputs: vec![free("y", "m")] };
+    for (limit, at_once) in [(1 << 17, 2), ((1 << 17) - 1, 1)] {
+        let mut rig = Rig::new(2);
+        rig.model_of("next", info(), next, &[(0, false)]);
+        rig.model_of("twice", info(), twice, &[(1, false)]);
+        rig.ensemble(
+            "e",
+            "inputs = [{name = 'i'}]
+            outputs = [{name = 'o', from = 'next.y'}, {name = 'p', from = 'twice.y'}]
+            nodes = [{model = 'next', inputs = {x = 'i'}}, {model = 'twice', inputs = {x = 'i'}}]",
+        );
+        let mut rig = rig.ready();
+        (rig.models.ensemble_bytes, rig.models.run_bytes) = (limit, 1 << 16);
+        let rig = Arc::new(rig);
+        let both = ["next", "twice"].map(|name| Arc::clone(&rig.calcs[name][0]));
+        both.iter().for_each(|calc| calc.waits.store(true, Ordering::Relaxed));
+        let has_begun = |at: usize| !both[at].seen.lock().unwrap().is_empty();
+        let calls = Arc::clone(&rig);
+        let call = tokio::spawn(async move { calls.call("e", &[&[4.0]], &[0, 1]).await.unwrap() });
+        until(|| (0..2).filter(|at| has_begun(*at)).count() == at_once).await;
+        let first = (0..2).find(|at| has_begun(*at)).unwrap();
+        both[first].waits.store(false, Ordering::Relaxed);
+        until(|| has_begun(1 - first)).await;
+        both[1 - first].waits.store(false, Ordering::Relaxed);
+        let given = call.await.unwrap();
+        assert_eq!((super::values(&given[0]), super::values(&given[1])), (vec![5.0], vec![8.0]));
+    }
+}
