@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
-use crate::cache::ResponseCache;
+use crate::cache::{CacheError, ResponseCache};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Listener, Peers};
 use crate::metrics::Metrics;
 use crate::models::{Lease, Models, ModelsError, NamedModel, Rollouts, ServedModel};
-use crate::scheduler::{Admission, Limits, Scheduler, Slot, Terms};
+use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
@@ -52,6 +52,9 @@ pub enum ReplicaError {
     /// A description of the user's own cannot be sent.
     #[error(transparent)]
     Swagger(#[from] SwaggerFileError),
+    /// The response cache cannot be.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The metrics contradict each other.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -473,13 +476,38 @@ impl Replica {
         let mut slot = self.scheduler.admit_counted(terms, counted).await?;
         slot.keep(grant.permit());
         // After the wait, so that a queue of calls does not come on top.
-        if self.busy.unsent() < self.config.limits.answers as u64 {
-            return Ok(slot);
+        match self.may_answer() {
+            Ok(()) => Ok(slot),
+            Err(error) => {
+                slot.finish(Outcome::Refused);
+                Err(error)
+            }
         }
-        slot.finish(Outcome::Refused);
+    }
+
+    /// Whether there is memory for one more answer.
+    fn may_answer(&self) -> Result<(), CallError> {
+        if self.busy.unsent() < self.config.limits.answers as u64 {
+            return Ok(());
+        }
         let text =
             "answers that their clients do not take hold all the memory there is for them (limits.answers)";
         Err(CallError::new(ErrorCode::Overloaded, text).with_retry_after(Duration::from_secs(1)))
+    }
+
+    /// The same of a call that needs no slot: it is refused where one that needs one would be, whatever is free.
+    ///
+    /// # Errors
+    /// `draining`, `overloaded`.
+    pub(crate) fn admit_without_slot(&self, counted: Option<Ticket>) -> Result<(), CallError> {
+        let may = if self.busy.is_draining() { Err(scheduler::draining()) } else { self.may_answer() };
+        match (counted, &may) {
+            (Some(counted), Ok(())) => counted.finish(Outcome::Answered),
+            (Some(counted), Err(_)) => counted.finish(Outcome::Refused),
+            (None, Ok(())) => {}
+            (None, Err(_)) => self.busy.refuse(),
+        }
+        may
     }
 
     /// Whether the caller may do this; asked of the operation and the model, never of a URL.

@@ -242,6 +242,8 @@ pub struct Tensor {
     shape: Shape,
     data: Bytes,
     resident: Option<DeviceMemory>,
+    /// Bytes of the memory that `data` is a part of; 0 if it is all of it.
+    whole: usize,
 }
 
 /// Bytes before each string of a tensor, which are its length.
@@ -262,7 +264,7 @@ impl Tensor {
                 return Err(ShapeError::Length { expected, actual: data.len() });
             }
         }
-        Ok(Self { data_type, shape, data, resident: None })
+        Ok(Self { data_type, shape, data, resident: None, whole: 0 })
     }
 
     /// Strings in row-major order.
@@ -289,7 +291,7 @@ impl Tensor {
             data.extend_from_slice(&len.to_le_bytes());
             data.extend_from_slice(string);
         }
-        Ok(Self { data_type: DataType::Bytes, shape, data: data.into(), resident: None })
+        Ok(Self { data_type: DataType::Bytes, shape, data: data.into(), resident: None, whole: 0 })
     }
 
     /// A tensor whose elements stay in a device's memory.
@@ -301,7 +303,7 @@ impl Tensor {
         if memory.len() != expected {
             return Err(ShapeError::Length { expected, actual: memory.len() });
         }
-        Ok(Self { data_type, shape, data: Bytes::new(), resident: Some(memory) })
+        Ok(Self { data_type, shape, data: Bytes::new(), resident: Some(memory), whole: 0 })
     }
 
     /// The type of the elements.
@@ -323,6 +325,18 @@ impl Tensor {
     /// The device's memory that the elements lie in, if they are not in the host's.
     pub fn resident(&self) -> Option<&DeviceMemory> {
         self.resident.as_ref()
+    }
+
+    /// The same tensor, of which is known that its elements are a part of so many bytes, all of which it keeps.
+    #[must_use]
+    pub fn part_of(self, bytes: usize) -> Self {
+        Self { whole: bytes, ..self }
+    }
+
+    /// The bytes that it keeps, wherever they are: those of its elements, or of more that they are a part of ([`Tensor::part_of`]).
+    pub fn memory(&self) -> usize {
+        let own = self.resident.as_ref().map_or(self.data.len(), DeviceMemory::len);
+        own.max(self.whole)
     }
 
     /// Each string in turn; none of a tensor of another type.

@@ -16,7 +16,7 @@ pub(super) type Landed = Result<Arc<Answer>, CallError>;
 
 type Waited = HashMap<Key, watch::Receiver<Option<Landed>>, BuildHasherDefault<First>>;
 
-/// All of them: no more than there are slots, since each has one.
+/// All of them: no more than calls are let through to lanes.
 #[derive(Default)]
 pub(super) struct Flights(Mutex<Waited>);
 
@@ -28,6 +28,11 @@ impl Flights {
     /// Where to wait for one, if it is under way.
     pub(super) fn landing(&self, key: &Key) -> Option<Landing> {
         self.lock().get(key).cloned().map(Landing)
+    }
+
+    /// Nobody joins what is under way any more.
+    pub(super) fn forget(&self, key: &Key) {
+        self.lock().remove(key);
     }
 
     /// Begins one, if it is not under way.
@@ -62,14 +67,26 @@ pub(super) struct Flight<'a> {
 
 impl Flight<'_> {
     /// It has come to this.
-    pub(super) fn landed(self, landed: Landed) {
+    pub(super) fn landed(&self, landed: Landed) {
         self.sender.send_replace(Some(landed));
+    }
+
+    /// Whether it is still the one that others join.
+    pub(super) fn is_current(&self) -> bool {
+        self.flights.lock().get(&self.key).is_some_and(|known| self.leads(known))
+    }
+
+    fn leads(&self, receiver: &watch::Receiver<Option<Landed>>) -> bool {
+        receiver.same_channel(&self.sender.subscribe())
     }
 }
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         // Before the channel closes: who looks for it from here on finds the answer where it is kept, or runs it.
-        self.flights.lock().remove(&self.key);
+        let mut all = self.flights.lock();
+        if all.get(&self.key).is_some_and(|known| self.leads(known)) {
+            all.remove(&self.key);
+        }
     }
 }

@@ -1,50 +1,74 @@
 //! The response cache: answers of models that are kept for who asks the same again. Off unless a model is said to have it.
 //!
-//! A question is a model's files, its inputs and the outputs that are wanted, whatever contract it came by, and unless `cache.per_caller` is off
-//! who asks. It is told apart by a keyed hash of 256 bits, so that nobody finds two that are taken for one. A question that is being run when it comes again is not run
-//! twice: the second call waits for the first one's result. It joins only what has its slot already, so that nobody waits behind the
-//! queue of another, less urgent call.
+//! A question is a version of a model, its inputs and the outputs that are wanted, whatever contract it came by, and unless `cache.per_caller` is
+//! off who asks. It is told apart by a keyed hash of 256 bits, so that nobody finds two that are taken for one. A question that is being run when it comes
+//! again is not run twice: the second call waits for the first one's result. It joins only what has been let through to a lane, so
+//! that nobody waits in another's queue; who finds at its slot that another is at it gives the slot back.
 
 mod flights;
+mod metrics;
 mod question;
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::HeaderValue;
 use outrigger_auth::Grant;
 use outrigger_backend::{Buffer, Tensor};
 use outrigger_protocol::call::InferCall;
 use outrigger_protocol::error::{CallError, ErrorCode};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, Registry};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use tokio::time::Instant;
 
+use crate::apart::apart;
 use crate::config::CacheConfig;
 use crate::models::Lease;
 use crate::scheduler;
 
-use flights::{Flight, Flights};
+use flights::{Flight, Flights, Landing};
+use metrics::Metrics;
 use question::Key;
 pub(crate) use question::{Identity, Reuse};
 
-/// What an answer takes beside its tensors' bytes, about: its entry, and that of each tensor.
-const ENTRY: usize = 384;
+/// What an answer takes beside its tensors' bytes, about: its entry, and that of each tensor. The table in which it is found is not in it.
+const ENTRY: usize = 320;
 const TENSOR: usize = 256;
-/// The largest answers that go into a part of the cache with a lock of its own.
+/// One part in so many of `cache.bytes` is for that table, which never gets smaller, takes 83 bytes for an answer, twice as many while it grows,
+/// and also has what has left lately: less than a fifth, were all answers as small as can be.
+const TABLE: u64 = 4;
+/// The largest answers that go into a part of the cache with a lock of its own, at least.
 const ANSWERS: u64 = 16;
 /// The most such parts.
 const PARTS: u64 = 64;
 
+type Answers = Cache<Key, Arc<Answer>, Bytes, BuildHasherDefault<First>, Leaving>;
+
+/// Why there is no cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The system gives no random numbers.
+    #[error("the response cache needs a secret, and the system gives no random numbers: {0}")]
+    Random(getrandom::Error),
+    /// Its size cannot be.
+    #[error("a response cache of this size cannot be (cache.bytes): {0}")]
+    Size(String),
+    /// Two metrics have one name: a mistake of ours.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
 /// Answers that are kept.
 pub(crate) struct ResponseCache {
-    answers: Cache<Key, Arc<Answer>, Bytes, BuildHasherDefault<First>, Leaving>,
+    answers: Arc<Answers>,
     flights: Flights,
+    /// Calls that wait for others' runs.
+    waiting: AtomicUsize,
     /// Makes hashes worthless for who does not have it.
     secret: [u8; 32],
-    answer: usize,
-    per_caller: bool,
+    config: CacheConfig,
     metrics: Metrics,
 }
 
@@ -82,25 +106,29 @@ impl ResponseCache {
     /// One that is empty.
     ///
     /// # Errors
-    /// [`prometheus::Error`] if two metrics have one name.
-    pub(crate) fn new(config: &CacheConfig, registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Metrics::new(registry)?;
+    /// [`CacheError`].
+    pub(crate) fn new(config: &CacheConfig, registry: &Registry) -> Result<Self, CacheError> {
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|error| prometheus::Error::Msg(error.to_string()))?;
-        let parts = (config.bytes / (config.answer as u64).max(1) / ANSWERS).clamp(1, PARTS);
-        let items = usize::try_from(config.bytes / (ENTRY + TENSOR) as u64).unwrap_or(usize::MAX);
+        getrandom::fill(&mut secret).map_err(CacheError::Random)?;
+        let bytes = config.bytes - config.bytes / TABLE;
+        let parts = (bytes / (config.answer as u64).max(1) / ANSWERS).clamp(1, PARTS);
+        // A power of two, that no part is smaller than it was meant to be; and as many bytes as can be divided so.
+        let parts = 1 << parts.ilog2();
+        let items = usize::try_from(bytes / (ENTRY + TENSOR) as u64).unwrap_or(usize::MAX);
         let options = OptionsBuilder::new()
             .shards(usize::try_from(parts).unwrap_or(1))
             .estimated_items_capacity(items.max(1))
-            .weight_capacity(config.bytes)
+            .weight_capacity(bytes - bytes % parts)
             // Of what has left only hashes are kept, and of fewer than a tenth as many as there may be.
             .ghost_allocation(0.1)
             .build()
-            .map_err(|error| prometheus::Error::Msg(error.to_string()))?;
-        let leaving = Leaving(metrics.evictions.clone());
-        let answers = Cache::with_options(options, Bytes, BuildHasherDefault::default(), leaving);
-        let (answer, per_caller) = (config.answer, config.per_caller);
-        Ok(Self { answers, flights: Flights::default(), secret, answer, per_caller, metrics })
+            .map_err(|error| CacheError::Size(error.to_string()))?;
+        let evictions = metrics::evictions(registry)?;
+        let leaving = Leaving(evictions);
+        let answers = Arc::new(Cache::with_options(options, Bytes, BuildHasherDefault::default(), leaving));
+        let metrics = Metrics::new(registry, &answers)?;
+        let (flights, waiting) = Default::default();
+        Ok(Self { answers, flights, waiting, secret, config: config.clone(), metrics })
     }
 
     /// What is asked, if answers to that are kept.
@@ -115,9 +143,22 @@ impl ResponseCache {
             return None;
         }
         let identity = lease.cached()?;
-        let caller = self.per_caller.then(|| grant.caller().index());
-        let key = Key::of(&self.secret, &identity, caller, call);
-        Some(Asking { cache: self, key, reuse, flight: None })
+        let caller = self.config.per_caller.then(|| grant.caller().index());
+        Some(Asking::new(self, Key::of(&self.secret, &identity, caller, call), reuse))
+    }
+
+    /// A call has its answer.
+    pub(crate) fn count(&self, lookup: Lookup) {
+        self.metrics.lookups(lookup).inc();
+    }
+
+    /// Whether a part of the cache takes it.
+    fn takes(&self, tensors: &[Tensor]) -> bool {
+        let bytes = tensors.iter().map(|tensor| tensor.data().len()).fold(0, usize::saturating_add);
+        // Nine in ten: what is asked for often takes as many.
+        let most = self.answers.shard_capacity() / 10 * 9;
+        let in_host = tensors.iter().all(|tensor| tensor.resident().is_none());
+        in_host && bytes <= self.config.answer && weight(tensors) <= most
     }
 }
 
@@ -127,110 +168,109 @@ pub(crate) struct Asking<'a> {
     key: Key,
     reuse: Reuse,
     flight: Option<Flight<'a>>,
+    /// It is run whoever else is at it.
+    alone: bool,
 }
 
-impl Asking<'_> {
+impl<'a> Asking<'a> {
+    fn new(cache: &'a ResponseCache, key: Key, reuse: Reuse) -> Self {
+        Self { cache, key, reuse, flight: None, alone: reuse != Reuse::Both }
+    }
+
     /// The answer, if it is kept, or once the call has it that is at it now. Nothing where the question has to be run.
     ///
     /// # Errors
     /// The other call's, where the model failed, and `deadline_exceeded`.
     pub(crate) async fn known(
-        &self,
-        deadline: Option<Instant>,
-    ) -> Result<Option<(Arc<Answer>, Lookup)>, CallError> {
-        if self.reuse != Reuse::Both {
-            return Ok(None);
-        }
-        if let Some(answer) = self.kept() {
-            return Ok(Some((answer, Lookup::Hit)));
-        }
-        match self.cache.flights.landing(&self.key) {
-            Some(landing) => self.joined(landing.wait(), deadline).await,
-            None => Ok(None),
-        }
-    }
-
-    /// The same of a call that has its slot: where it has to be run, others wait for this one from here on, until [`Asking::found`].
-    ///
-    /// # Errors
-    /// As [`Asking::known`].
-    pub(crate) async fn known_or_led(
         &mut self,
         deadline: Option<Instant>,
     ) -> Result<Option<(Arc<Answer>, Lookup)>, CallError> {
-        loop {
-            if let Some(known) = self.known(deadline).await? {
-                return Ok(Some(known));
-            }
-            if self.reuse != Reuse::Both {
-                break;
-            }
-            // Another may have been quicker.
-            if let Some(flight) = self.cache.flights.lead(self.key) {
-                self.flight = Some(flight);
-                // One that was under way a moment ago may have landed.
-                match self.kept() {
-                    Some(answer) => {
-                        self.flight = None;
-                        return Ok(Some((answer, Lookup::Hit)));
-                    }
-                    None => break,
-                }
-            }
+        if self.alone {
+            return Ok(None);
         }
-        self.cache.metrics.misses.inc();
-        Ok(None)
+        if let Some(answer) = self.cache.answers.get(&self.key) {
+            return Ok(Some((answer, Lookup::Hit)));
+        }
+        let Some(landing) = self.cache.flights.landing(&self.key) else { return Ok(None) };
+        let Some(place) = Place::take(&self.cache.waiting, self.cache.config.waiting) else {
+            self.alone = true;
+            return Ok(None);
+        };
+        let landed = joined(landing, deadline).await;
+        drop(place);
+        Ok(landed?.map(|answer| (answer, Lookup::Joined)))
     }
 
-    /// The run has ended so. Others that have waited for it have the same answer, and who asks later.
-    pub(crate) fn found(self, tensors: &[Tensor], device: Option<&HeaderValue>) {
-        let cache = self.cache;
-        let bytes = tensors.iter().map(|tensor| tensor.data().len()).fold(0, usize::saturating_add);
-        let fits = bytes <= cache.answer && tensors.iter().all(|tensor| tensor.resident().is_none());
-        let kept = if fits { compact(tensors) } else { None };
-        let keeps = kept.is_some();
-        let tensors = kept.unwrap_or_else(|| tensors.to_vec());
-        let answer = Arc::new(Answer { tensors, device: device.cloned() });
-        if keeps {
-            cache.answers.insert(self.key, Arc::clone(&answer));
-            cache.metrics.show(&cache.answers);
+    /// Whether the call, which has its slot, is to run it: then others wait for this one from here on, until [`Asking::ran`]. Else the answer is
+    /// there by now, or another call is at it, and [`Asking::known`] is to be asked again.
+    pub(crate) fn leads(&mut self) -> bool {
+        if self.reuse == Reuse::KeepOnly {
+            // What is under way is older.
+            self.cache.flights.forget(&self.key);
         }
-        if let Some(flight) = self.flight {
-            flight.landed(Ok(answer));
+        if self.alone {
+            return true;
+        }
+        self.flight = self.cache.flights.lead(self.key);
+        // One that was under way a moment ago may have landed.
+        if self.flight.is_some() && self.cache.answers.peek(&self.key).is_some() {
+            self.flight = None;
+        }
+        self.flight.is_some()
+    }
+
+    /// It has been run. Others that have waited for it have the same answer, and who asks later.
+    pub(crate) fn ran(self, tensors: &[Tensor], device: Option<&HeaderValue>) {
+        let Self { cache, key, reuse, flight, .. } = self;
+        if let Some(flight) = &flight {
+            let answer = Answer { tensors: tensors.to_vec(), device: device.cloned() };
+            flight.landed(Ok(Arc::new(answer)));
+        }
+        let kept = cache.takes(tensors).then(|| compact(tensors)).flatten();
+        // What came after a later call had asked for a fresh answer is none.
+        let is_current = flight.as_ref().is_none_or(Flight::is_current);
+        match kept {
+            Some(tensors) if is_current => {
+                cache.answers.insert(key, Arc::new(Answer { tensors, device: device.cloned() }));
+            }
+            None if reuse == Reuse::KeepOnly => drop(cache.answers.remove(&key)),
+            _ => {}
         }
     }
 
-    /// The run has failed. Others that have waited for it hear the same, unless the fault was not the question's.
+    /// The run has failed. Others that have waited for it hear the same if it would be no better for them.
     pub(crate) fn failed(self, error: &CallError) {
-        let is_own =
-            matches!(error.code, ErrorCode::DeadlineExceeded | ErrorCode::Overloaded | ErrorCode::Draining);
-        if let Some(flight) = self.flight
-            && !is_own
-        {
+        let is_own = error.code.retryable() || error.code == ErrorCode::DeadlineExceeded;
+        if let (Some(flight), false) = (&self.flight, is_own) {
             flight.landed(Err(error.clone()));
         }
     }
+}
 
-    fn kept(&self) -> Option<Arc<Answer>> {
-        let answer = self.cache.answers.get(&self.key)?;
-        self.cache.metrics.hits.inc();
-        Some(answer)
+/// What has come of another call's run; nothing if that went without a result.
+async fn joined(landing: Landing, deadline: Option<Instant>) -> Result<Option<Arc<Answer>>, CallError> {
+    let landed = match deadline {
+        None => landing.wait().await,
+        Some(deadline) => {
+            tokio::time::timeout_at(deadline, landing.wait()).await.map_err(|_| scheduler::expired())?
+        }
+    };
+    landed.transpose()
+}
+
+/// One of a number of places, until it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(taken: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let one_more = |taken| (taken < most).then_some(taken + 1);
+        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Self(taken))
     }
+}
 
-    async fn joined(
-        &self,
-        landing: impl Future<Output = Option<flights::Landed>>,
-        deadline: Option<Instant>,
-    ) -> Result<Option<(Arc<Answer>, Lookup)>, CallError> {
-        let landed = match deadline {
-            None => landing.await,
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline, landing).await.map_err(|_| scheduler::expired())?
-            }
-        };
-        let Some(landed) = landed else { return Ok(None) };
-        self.cache.metrics.joined.inc();
-        Ok(Some((landed?, Lookup::Joined)))
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -238,11 +278,15 @@ impl Asking<'_> {
 fn compact(tensors: &[Tensor]) -> Option<Vec<Tensor>> {
     let copy = |tensor: &Tensor| {
         let mut buffer = Buffer::zeroed(tensor.data().len()).ok()?;
-        buffer.copy_from_slice(tensor.data());
-        let data = bytes::Bytes::from_owner(buffer);
-        Tensor::new(tensor.data_type(), tensor.shape().clone(), data).ok()
+        apart(buffer.len(), || buffer.copy_from_slice(tensor.data()));
+        Tensor::new(tensor.data_type(), tensor.shape().clone(), bytes::Bytes::from_owner(buffer)).ok()
     };
     tensors.iter().map(copy).collect()
+}
+
+fn weight(tensors: &[Tensor]) -> u64 {
+    let tensor = |tensor: &Tensor| tensor.data().len() + 8 * tensor.shape().extents().len() + TENSOR;
+    (tensors.iter().map(tensor).sum::<usize>() + ENTRY) as u64
 }
 
 /// Weighs answers by their bytes.
@@ -251,20 +295,20 @@ struct Bytes;
 
 impl Weighter<Key, Arc<Answer>> for Bytes {
     fn weight(&self, _: &Key, answer: &Arc<Answer>) -> u64 {
-        let tensor = |tensor: &Tensor| tensor.data().len() + 8 * tensor.shape().extents().len() + TENSOR;
-        (answer.tensors.iter().map(tensor).sum::<usize>() + ENTRY) as u64
+        weight(&answer.tensors)
     }
 }
 
-/// Counts what makes way.
+/// Counts what leaves, and has its memory given back once nobody waits for the lock.
 #[derive(Clone)]
 struct Leaving(IntCounter);
 
 impl Lifecycle<Key, Arc<Answer>> for Leaving {
-    type RequestState = ();
+    type RequestState = Vec<Arc<Answer>>;
 
-    fn on_evict(&self, (): &mut (), _: Key, _: Arc<Answer>) {
+    fn on_evict(&self, left: &mut Vec<Arc<Answer>>, _: Key, answer: Arc<Answer>) {
         self.0.inc();
+        left.push(answer);
     }
 }
 
@@ -287,41 +331,6 @@ impl Hasher for First {
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.bytes());
-    }
-}
-
-struct Metrics {
-    hits: IntCounter,
-    joined: IntCounter,
-    misses: IntCounter,
-    evictions: IntCounter,
-    bytes: IntGauge,
-    answers: IntGauge,
-}
-
-impl Metrics {
-    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let lookups = Opts::new(
-            "outrigger_cache_lookups_total",
-            "Calls of models whose answers are kept: hit, the answer was there; joined, another call was at it; miss, it was run",
-        );
-        let lookups = IntCounterVec::new(lookups, &["result"])?;
-        let of = |lookup: Lookup| lookups.get_metric_with_label_values(&[lookup.as_str()]);
-        let (hits, joined, misses) = (of(Lookup::Hit)?, of(Lookup::Joined)?, of(Lookup::Miss)?);
-        registry.register(Box::new(lookups))?;
-        let evictions =
-            IntCounter::new("outrigger_cache_evictions_total", "Kept answers that made way for others")?;
-        registry.register(Box::new(evictions.clone()))?;
-        let bytes = IntGauge::new("outrigger_cache_bytes", "Bytes of answers that are kept")?;
-        registry.register(Box::new(bytes.clone()))?;
-        let answers = IntGauge::new("outrigger_cache_answers", "Answers that are kept")?;
-        registry.register(Box::new(answers.clone()))?;
-        Ok(Self { hits, joined, misses, evictions, bytes, answers })
-    }
-
-    fn show(&self, cache: &Cache<Key, Arc<Answer>, Bytes, BuildHasherDefault<First>, Leaving>) {
-        self.bytes.set(i64::try_from(cache.weight()).unwrap_or(i64::MAX));
-        self.answers.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
     }
 }
 

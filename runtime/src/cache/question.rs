@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::HeaderMap;
 use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderValue};
 use outrigger_protocol::call::InferCall;
 
 use crate::apart::apart;
@@ -29,7 +29,18 @@ impl Identity {
         Self(*hasher.finalize().as_bytes())
     }
 
-    /// Of a model that runs by others.
+    /// Of the same after its device was lost so many times, when files may have been read anew.
+    pub(crate) fn after(self, losses: u64) -> Self {
+        if losses == 0 {
+            return self;
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("outrigger response cache: model after losses");
+        hasher.update(&self.0);
+        hasher.update(&losses.to_le_bytes());
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// Of a model that runs by others: these, run by run.
     pub(crate) fn with(self, others: impl Iterator<Item = Self>) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("outrigger response cache: model with others");
         hasher.update(&self.0);
@@ -52,6 +63,11 @@ impl Key {
         caller: Option<usize>,
         call: &InferCall,
     ) -> Self {
+        let bytes = call.inputs.iter().map(|input| input.data().len()).fold(0, usize::saturating_add);
+        apart(bytes, || Self::hashed(secret, identity, caller, call))
+    }
+
+    fn hashed(secret: &[u8; 32], identity: &Identity, caller: Option<usize>, call: &InferCall) -> Self {
         let mut hasher = blake3::Hasher::new_keyed(secret);
         hasher.update(&identity.0);
         number(&mut hasher, caller.map_or(0, |caller| caller + 1));
@@ -66,7 +82,7 @@ impl Key {
                 hasher.update(&extent.to_le_bytes());
             });
             number(&mut hasher, input.data().len());
-            apart(input.data().len(), || hasher.update(input.data()));
+            hasher.update(input.data());
         }
         Self(*hasher.finalize().as_bytes())
     }
@@ -100,13 +116,13 @@ pub(crate) enum Reuse {
 impl Reuse {
     /// What these headers ask for; directives that mean nothing here are passed over, as in HTTP.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+        let values = headers.get_all(CACHE_CONTROL).iter().map(HeaderValue::as_bytes);
         let mut reuse = Self::Both;
-        for directive in values.flat_map(|value| value.split(',')).map(str::trim) {
-            if directive.eq_ignore_ascii_case("no-store") {
+        for directive in values.flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii) {
+            if directive.eq_ignore_ascii_case(b"no-store") {
                 return Self::Neither;
             }
-            if directive.eq_ignore_ascii_case("no-cache") {
+            if directive.eq_ignore_ascii_case(b"no-cache") {
                 reuse = Self::KeepOnly;
             }
         }

@@ -12,7 +12,7 @@ use super::*;
 const SECRET: [u8; 32] = [7; 32];
 
 fn cache(bytes: u64, answer: usize) -> ResponseCache {
-    let config = CacheConfig { models: true, bytes, answer, per_caller: true };
+    let config = CacheConfig { models: true, bytes, answer, waiting: 4, per_caller: true };
     ResponseCache::new(&config, &Registry::new()).unwrap()
 }
 
@@ -36,10 +36,10 @@ fn identity(number: u8) -> Identity {
 fn asking(cache: &ResponseCache, question: u64) -> Asking<'_> {
     let call = call(vec![bytes(&question.to_le_bytes())], &[0]);
     let key = Key::of(&cache.secret, &identity(1), None, &call);
-    Asking { cache, key, reuse: Reuse::Both, flight: None }
+    Asking::new(cache, key, Reuse::Both)
 }
 
-async fn known(asking: &Asking<'_>) -> Option<(Vec<u8>, Lookup)> {
+async fn known(mut asking: Asking<'_>) -> Option<(Vec<u8>, Lookup)> {
     let (answer, lookup) = asking.known(None).await.unwrap()?;
     Some((answer.tensors[0].data().to_vec(), lookup))
 }
@@ -83,6 +83,8 @@ fn a_load_of_files_that_nobody_vouches_for_is_like_no_other() {
     let with = |others: &[Identity]| one.with(others.iter().copied());
     assert_ne!(with(&[one, two]), with(&[two, one]));
     assert_ne!(with(&[]), one);
+    assert_eq!(one.after(0), one);
+    assert!(one.after(1) != one && one.after(1) != one.after(2));
 }
 
 proptest! {
@@ -108,119 +110,164 @@ fn requests_say_what_they_want_of_it() {
         (&["no-cache", "no-store"], Reuse::Neither),
         (&["no-store,no-cache"], Reuse::Neither),
         (&["no-cachet"], Reuse::Both),
+        (&["\u{e9}, no-store"], Reuse::Neither),
     ] {
         let mut headers = http::HeaderMap::new();
         said.iter().for_each(|value| {
-            headers.append("cache-control", HeaderValue::from_static(value));
+            headers.append("cache-control", HeaderValue::from_bytes(value.as_bytes()).unwrap());
         });
         assert_eq!(Reuse::of(&headers), expected, "{said:?}");
     }
 }
 
+/// One that runs its question.
+fn leading(cache: &ResponseCache, question: u64) -> Asking<'_> {
+    let mut asking = asking(cache, question);
+    assert!(asking.leads());
+    asking
+}
+
+fn answer(data: &[u8], lookup: Lookup) -> Option<(Vec<u8>, Lookup)> {
+    Some((data.to_vec(), lookup))
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_runs_and_all_others_have_its_answer() {
     let cache = cache(1 << 20, 1024);
-    let mut first = asking(&cache, 1);
-    assert!(first.known_or_led(None).await.unwrap().is_none());
-    let second = asking(&cache, 1);
-    let mut third = asking(&cache, 1);
-    let other = asking(&cache, 2);
-    assert_eq!(known(&other).await, None, "another question waits for nobody");
+    let first = leading(&cache, 1);
+    assert_eq!(known(asking(&cache, 2)).await, None, "another question waits for nobody");
+    assert!(!asking(&cache, 1).leads(), "one with a slot gives it back");
     let land = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        first.found(&[bytes(b"answer")], None);
+        first.ran(&[bytes(b"answer")], None);
     };
-    let ((), second, third) = tokio::join!(land, known(&second), third.known_or_led(None));
-    assert_eq!(second, Some((b"answer".to_vec(), Lookup::Joined)));
-    assert_eq!(third.unwrap().unwrap().1, Lookup::Joined);
-    assert_eq!(known(&asking(&cache, 1)).await, Some((b"answer".to_vec(), Lookup::Hit)));
-    let metrics = &cache.metrics;
-    assert_eq!((metrics.hits.get(), metrics.joined.get(), metrics.misses.get()), (1, 2, 1));
+    let ((), second, third) = tokio::join!(land, known(asking(&cache, 1)), known(asking(&cache, 1)));
+    assert_eq!([second, third], [answer(b"answer", Lookup::Joined), answer(b"answer", Lookup::Joined)]);
+    assert_eq!(known(asking(&cache, 1)).await, answer(b"answer", Lookup::Hit));
+    assert!(!asking(&cache, 1).leads(), "what is there is not run");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_kept_is_given_to_who_waits_all_the_same() {
     let cache = cache(1 << 20, 4);
-    let mut first = asking(&cache, 1);
-    first.known_or_led(None).await.unwrap();
-    let second = asking(&cache, 1);
-    let land = async { first.found(&[bytes(b"large")], None) };
-    let (second, ()) = tokio::join!(known(&second), land);
-    assert_eq!(second, Some((b"large".to_vec(), Lookup::Joined)));
-    assert_eq!(known(&asking(&cache, 1)).await, None);
+    let first = leading(&cache, 1);
+    let land = async { first.ran(&[bytes(b"large")], None) };
+    let (second, ()) = tokio::join!(known(asking(&cache, 1)), land);
+    assert_eq!(second, answer(b"large", Lookup::Joined));
+    assert_eq!(known(asking(&cache, 1)).await, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_goes_without_a_result_leaves_the_run_to_others() {
     let cache = cache(1 << 20, 1024);
-    let mut first = asking(&cache, 1);
-    first.known_or_led(None).await.unwrap();
-    let second = asking(&cache, 1);
-    let (second, ()) = tokio::join!(known(&second), async { drop(first) });
+    let first = leading(&cache, 1);
+    let (second, ()) = tokio::join!(known(asking(&cache, 1)), async { drop(first) });
     assert_eq!(second, None);
-    // With a slot in hand it goes on by itself, and one waits for the other.
-    let mut second = asking(&cache, 1);
-    second.known_or_led(None).await.unwrap();
-    let (mut third, fourth) = (asking(&cache, 1), asking(&cache, 1));
-    let error = CallError::new(ErrorCode::Overloaded, "no room");
-    let (third_known, fourth_known, ()) =
-        tokio::join!(third.known_or_led(None), known(&fourth), async { second.failed(&error) });
-    assert!(third_known.unwrap().is_none() && fourth_known.is_none(), "a refusal was the other's own");
-    third.found(&[bytes(b"at last")], None);
-    assert_eq!(known(&asking(&cache, 1)).await, Some((b"at last".to_vec(), Lookup::Hit)));
+    for code in [ErrorCode::Overloaded, ErrorCode::ModelUnavailable, ErrorCode::DeadlineExceeded] {
+        let second = leading(&cache, 1);
+        let error = CallError::new(code, "bad luck");
+        let (third, ()) = tokio::join!(known(asking(&cache, 1)), async { second.failed(&error) });
+        assert_eq!(third, None, "{code} was the other's own");
+    }
+    leading(&cache, 1).ran(&[bytes(b"at last")], None);
+    assert_eq!(known(asking(&cache, 1)).await, answer(b"at last", Lookup::Hit));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_of_the_model_is_everybodys_and_is_not_kept() {
     let cache = cache(1 << 20, 1024);
-    let mut first = asking(&cache, 1);
-    first.known_or_led(None).await.unwrap();
-    let second = asking(&cache, 1);
+    let first = leading(&cache, 1);
+    let mut second = asking(&cache, 1);
     let error = CallError::new(ErrorCode::ModelFailed, "it rains");
     let (second, ()) = tokio::join!(second.known(None), async { first.failed(&error) });
     assert_eq!(second.unwrap_err(), error);
-    assert_eq!(known(&asking(&cache, 1)).await, None);
+    assert_eq!(known(asking(&cache, 1)).await, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_another_does_so_until_its_own_deadline() {
     let cache = cache(1 << 20, 1024);
-    let mut first = asking(&cache, 1);
-    first.known_or_led(None).await.unwrap();
+    let _first = leading(&cache, 1);
     let deadline = Instant::now() + Duration::from_secs(1);
     let error = asking(&cache, 1).known(Some(deadline)).await.unwrap_err();
     assert_eq!((error.code, Instant::now()), (ErrorCode::DeadlineExceeded, deadline));
 }
 
-#[tokio::test]
-async fn one_that_wants_a_fresh_answer_neither_looks_nor_waits() {
+#[tokio::test(start_paused = true)]
+async fn so_many_wait_and_further_ones_run_themselves() {
     let cache = cache(1 << 20, 1024);
-    let mut first = asking(&cache, 1);
-    first.known_or_led(None).await.unwrap();
-    let mut fresh = Asking { reuse: Reuse::KeepOnly, ..asking(&cache, 1) };
-    assert!(fresh.known(None).await.unwrap().is_none());
-    assert!(fresh.known_or_led(None).await.unwrap().is_none());
-    fresh.found(&[bytes(b"new")], None);
-    assert_eq!(known(&asking(&cache, 1)).await, Some((b"new".to_vec(), Lookup::Hit)));
-    drop(first);
+    let first = leading(&cache, 1);
+    let four = async {
+        tokio::join!(
+            known(asking(&cache, 1)),
+            known(asking(&cache, 1)),
+            known(asking(&cache, 1)),
+            known(asking(&cache, 1))
+        )
+    };
+    let fifth = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut fifth = asking(&cache, 1);
+        assert!(fifth.known(None).await.unwrap().is_none());
+        assert!(fifth.leads(), "by itself");
+        first.ran(&[bytes(b"one")], None);
+    };
+    let (four, ()) = tokio::join!(four, fifth);
+    assert_eq!([four.0, four.1, four.2, four.3], [(); 4].map(|()| answer(b"one", Lookup::Joined)));
+    assert_eq!(cache.waiting.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn one_that_wants_a_fresh_answer_neither_looks_nor_waits_and_what_is_older_is_not_kept() {
+    let cache = cache(1 << 20, 1024);
+    leading(&cache, 1).ran(&[bytes(b"oldest")], None);
+    cache.answers.remove(&asking(&cache, 1).key);
+    let old = leading(&cache, 1);
+    let fresh = || Asking::new(&cache, asking(&cache, 1).key, Reuse::KeepOnly);
+    let mut new = fresh();
+    assert!(new.known(None).await.unwrap().is_none() && new.leads());
+    new.ran(&[bytes(b"new")], None);
+    assert_eq!(known(asking(&cache, 1)).await, answer(b"new", Lookup::Hit));
+    old.ran(&[bytes(b"old")], None);
+    assert_eq!(known(asking(&cache, 1)).await, answer(b"new", Lookup::Hit));
+    // One that is too large to be kept takes away what was.
+    fresh().ran(&[bytes(&[1; 2000])], None);
+    assert_eq!(known(asking(&cache, 1)).await, None);
+}
+
+/// All memory of answers and of the table in which they are found, by the allocator's count of the latter.
+fn memory(cache: &ResponseCache) -> u64 {
+    let table = cache.answers.memory_used();
+    cache.answers.weight() + (table.map + table.entries) as u64
 }
 
 #[tokio::test]
 async fn bytes_are_bounded_whatever_comes() {
-    const BYTES: u64 = 64 << 10;
-    let cache = cache(BYTES, 8 << 10);
-    for question in 0..2000_u64 {
-        let mut asking = asking(&cache, question);
-        asking.known_or_led(None).await.unwrap();
-        let size = usize::try_from(question * 997 % (9 << 10)).unwrap();
-        asking.found(&[bytes(&vec![1; size])], None);
-        assert!(cache.answers.weight() <= BYTES);
-        let held = u64::try_from(cache.metrics.bytes.get()).unwrap();
-        assert_eq!(held, cache.answers.weight());
+    for (total, largest) in [(64 << 10, 8 << 10), (4 << 20, 8 << 10), (1 << 20, 16 << 10)] {
+        let cache = cache(total, largest);
+        // Small ones fill the table, then others come.
+        for question in 0..20_000_u64 {
+            let size = if question < 10_000 {
+                0
+            } else {
+                usize::try_from(question * 997 % (largest as u64 + 512)).unwrap()
+            };
+            leading(&cache, question).ran(&[bytes(&vec![1; size])], None);
+            assert!(memory(&cache) <= total, "{} of {total} after {question}", memory(&cache));
+        }
+        assert!(cache.answers.len() > 4, "{}", cache.answers.len());
+        assert!(cache.answers.weight() > total / 3, "{} of {total}", cache.answers.weight());
+        assert!(cache.flights.landing(&asking(&cache, 1).key).is_none(), "nobody is under way");
     }
-    assert!(cache.metrics.evictions.get() > 1000);
-    assert!(cache.answers.len() > 4, "{}", cache.answers.len());
-    assert!(cache.flights.landing(&asking(&cache, 1).key).is_none(), "nobody is under way");
+}
+
+#[tokio::test]
+async fn an_answer_of_the_largest_size_is_kept() {
+    for (total, largest) in [(16 << 10, 4 << 10), (256 << 20, 1 << 20)] {
+        let cache = cache(total, largest);
+        leading(&cache, 1).ran(&[bytes(&vec![1; largest])], None);
+        assert!(known(asking(&cache, 1)).await.is_some(), "{largest} of {total}");
+    }
 }
 
 #[tokio::test]
@@ -228,7 +275,7 @@ async fn a_copy_is_kept_not_the_memory_of_the_run() {
     let cache = cache(1 << 20, 1024);
     let batch = ::bytes::Bytes::from(vec![1; 4096]);
     let part = Tensor::new(DataType::Uint8, Shape::new(vec![4]).unwrap(), batch.slice(8..12)).unwrap();
-    asking(&cache, 1).found(&[part], None);
+    leading(&cache, 1).ran(&[part], None);
     let (answer, _) = asking(&cache, 1).known(None).await.unwrap().unwrap();
     assert!(!batch.as_ptr_range().contains(&answer.tensors[0].data().as_ptr()));
     assert_eq!(answer.tensors[0].data()[..], [1; 4]);

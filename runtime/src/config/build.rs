@@ -287,6 +287,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             sample_timeout: get.duration(key::LIMITS_SAMPLE_TIMEOUT),
             steps: get.size(key::LIMITS_STEPS),
             ensemble: get.size(key::LIMITS_ENSEMBLE),
+            ensemble_runs: get.count(key::LIMITS_ENSEMBLE_RUNS),
             models: limit,
         },
         queue: QueueConfig {

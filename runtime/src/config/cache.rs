@@ -13,6 +13,8 @@ pub struct CacheConfig {
     pub bytes: u64,
     /// Bytes of the largest answer that is kept.
     pub answer: usize,
+    /// Calls that may wait for others' runs.
+    pub waiting: usize,
     /// Whether callers have their own answers alone.
     pub per_caller: bool,
 }
@@ -24,6 +26,7 @@ pub(super) fn cache(settings: &Settings) -> CacheConfig {
         models: get.flag(key::CACHE_MODELS),
         bytes: get.size(key::CACHE_BYTES) as u64,
         answer: get.size(key::CACHE_ANSWER),
+        waiting: get.count(key::CACHE_WAITING),
         per_caller: get.flag(key::CACHE_PER_CALLER),
     }
 }

@@ -354,15 +354,19 @@ keys! {
          would take more is refused";
     LIMITS_ENSEMBLE = "limits.ensemble", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
         "memory that tensors between the nodes of an ensemble may take in one call; a call that would take more is refused";
+    LIMITS_ENSEMBLE_RUNS = "limits.ensemble_runs", Kind::Count { min: 1, max: 256 }, "8", [],
+        "runs of an ensemble's models that may be under way at once in one call; further ones wait until others are over";
     LIMITS_MODELS = "limits.models", Kind::Count { min: 1, max: 1000 }, "1000", [],
         "models per replica";
 
     CACHE_MODELS = "cache.models", Kind::Flag, "false", [],
         "whether answers are kept for who asks the same again, of models that do not say so themselves";
     CACHE_BYTES = "cache.bytes", Kind::Size { min: 4096, max: 1 << 40 }, "256MiB", [],
-        "memory for all answers that are kept, with what keeping them takes; those that are asked for least make way";
+        "memory for all answers that are kept, a quarter of it for finding them; those that are asked for least make way";
     CACHE_ANSWER = "cache.answer", Kind::Size { min: 1, max: 1 << 30 }, "1MiB", [],
         "largest answer that is kept";
+    CACHE_WAITING = "cache.waiting", Kind::Count { min: 0, max: 1 << 20 }, "1024", [],
+        "calls that may wait for the run of another that has asked the same; further ones are run themselves";
     CACHE_PER_CALLER = "cache.per_caller", Kind::Flag, "true", [],
         "whether callers are given only what they asked for themselves; else one can tell by the time whether another has asked the same";
 

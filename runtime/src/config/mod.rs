@@ -326,6 +326,8 @@ pub struct LimitsConfig {
     pub steps: usize,
     /// Tensors between the nodes of an ensemble in one call, bytes.
     pub ensemble: usize,
+    /// Runs of an ensemble's models at once in one call.
+    pub ensemble_runs: usize,
     /// Models.
     pub models: usize,
 }

@@ -2,20 +2,20 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use outrigger_auth::Grant;
 use outrigger_backend::{ModelInfo, Tensor};
 use outrigger_protocol::call::{Form, InferCall, InferReply, Regions};
-use outrigger_protocol::error::CallError;
+use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::headers;
 
 use super::wish::Wish;
 use crate::apart::apart;
 use crate::busy::{Outcome, Ticket, Unsent};
-use crate::cache::{Answer as Known, Asking, Lookup};
+use crate::cache::{Answer, Asking, Lookup};
 use crate::models::{Begun, Lease, Models, NamedModel, Times};
 use crate::replica::{Replica, Serving};
 use crate::scheduler::{self, Slot};
@@ -48,8 +48,8 @@ pub(super) struct Inferred {
 struct Given {
     tensors: Vec<Tensor>,
     notes: Notes,
-    /// Its own run.
-    begun: Option<Begun>,
+    /// How it ends counts for its version, whoever has run it.
+    begun: Begun,
 }
 
 /// What answers say of how they came to be.
@@ -74,9 +74,9 @@ impl Notes {
 }
 
 impl Given {
-    fn known((answer, lookup): (Arc<Known>, Lookup)) -> Self {
+    fn known((answer, lookup): (Arc<Answer>, Lookup), begun: Begun) -> Self {
         let notes = Notes { device: answer.device.clone(), lookup: Some(lookup) };
-        Self { tensors: answer.tensors.clone(), notes, begun: None }
+        Self { tensors: answer.tensors.clone(), notes, begun }
     }
 
     /// The same after this, which may be what it fails by.
@@ -84,7 +84,7 @@ impl Given {
         match done {
             Ok(()) => Ok(self),
             Err(error) => {
-                self.begun.into_iter().for_each(|begun| begun.ended_as(&error));
+                self.begun.ended_as(&error);
                 Err(error.on(self.notes.device))
             }
         }
@@ -126,26 +126,35 @@ impl Asked<'_> {
         let parsed = Instant::now();
         wish.add(call.urgency);
         let terms = wish.terms(grant, named.kind, size.max(inputs), serving.infer_admission());
-        let asking = replica.cache.ask(&lease, grant, &call, wish.reuse());
-        let known = match &asking {
-            Some(asking) => asking.known(terms.deadline).await,
-            None => Ok(None),
-        };
-        let looked = Instant::now();
-        let (given, admitted) = match known {
-            Ok(Some(known)) => {
-                end(counted, Outcome::Answered);
-                (Ok(Given::known(known)), looked)
+        let mut asking = replica.cache.ask(&lease, grant, &call, wish.reuse());
+        let (mut counted, mut looking, mut queueing) = (counted, Duration::ZERO, leased - since);
+        let (given, admitted) = loop {
+            let began = Instant::now();
+            let known = match &mut asking {
+                Some(asking) => asking.known(terms.deadline).await,
+                None => Ok(None),
+            };
+            let looked = Instant::now();
+            looking += looked - began;
+            match known {
+                Ok(Some(known)) => {
+                    replica.admit_without_slot(counted)?;
+                    break (Ok(Given::known(known, lease.begin())), looked);
+                }
+                Err(error) => {
+                    end(counted, &error);
+                    lease.begin().ended_as(&error);
+                    break (Err(error), looked);
+                }
+                Ok(None) => {}
             }
-            Err(error) => {
-                end(counted, Outcome::Failed);
-                (Err(error), looked)
+            let slot = replica.admit(grant, terms, counted).await?;
+            let admitted = Instant::now();
+            queueing += admitted - looked;
+            if asking.as_mut().is_none_or(Asking::leads) {
+                break (run(&serving.models, &lease, &mut call, slot, asking).await, admitted);
             }
-            Ok(None) => {
-                let slot = replica.admit(grant, terms, counted).await?;
-                let admitted = Instant::now();
-                (run(&serving.models, &lease, &mut call, slot, asking).await, admitted)
-            }
+            counted = slot.give_back();
         };
         let ran = Instant::now();
         let written = given.and_then(|given| {
@@ -159,12 +168,13 @@ impl Asked<'_> {
         let given = written.inspect_err(|_| {
             lease.statistics().iter().for_each(|statistics| statistics.failed(since.elapsed()));
         })?;
+        given.notes.lookup.into_iter().for_each(|lookup| replica.cache.count(lookup));
         let bytes = given.tensors.iter().map(|tensor| tensor.data().len()).sum();
         let times = Times {
             input: parsed - leased,
-            queue: (leased - since) + (admitted - looked),
+            queue: queueing,
             infer: ran - admitted,
-            lookup: given.notes.lookup.map(|lookup| (lookup, looked - parsed)),
+            lookup: given.notes.lookup.map(|lookup| (lookup, looking)),
             ..Times::default()
         };
         let _unsent = replica.busy.unsent_guard(bytes);
@@ -172,12 +182,14 @@ impl Asked<'_> {
     }
 }
 
-/// A call ends without a slot; if it has waited for its model, it was counted.
-fn end(counted: Option<Ticket>, outcome: Outcome) {
+/// A call ends without a slot; if it has waited for its model, or has had one, it was counted.
+fn end(counted: Option<Ticket>, error: &CallError) {
+    let is_late = error.code == ErrorCode::DeadlineExceeded;
+    let outcome = if is_late { Outcome::Expired } else { Outcome::Failed };
     counted.into_iter().for_each(|counted| counted.finish(outcome));
 }
 
-/// Runs a call that has its slot, unless its answer has come meanwhile. Its inputs are gone then.
+/// Runs a call that has its slot. Its inputs are gone then.
 ///
 /// # Errors
 /// Those of [`Models::infer`], and `deadline_exceeded`.
@@ -186,24 +198,14 @@ async fn run(
     lease: &Lease,
     call: &mut InferCall,
     slot: Slot,
-    mut asking: Option<Asking<'_>>,
+    asking: Option<Asking<'_>>,
 ) -> Result<Given, CallError> {
     let deadline = slot.deadline();
-    if let Some(asking) = &mut asking {
-        let known = match asking.known_or_led(deadline).await {
-            Ok(None) => None,
-            Ok(Some(known)) => Some((Ok(Given::known(known)), Outcome::Answered)),
-            Err(error) => Some((Err(error), Outcome::Failed)),
-        };
-        if let Some((given, outcome)) = known {
-            slot.finish(outcome);
-            return given;
-        }
-    }
-    let (picked, begun) = (lease.pick(), lease.begin());
+    let indices = call.indices();
+    let (picked, begun) = (lease.pick_for(Some(&indices)), lease.begin());
     let notes = Notes { device: picked.header(), lookup: asking.as_ref().map(|_| Lookup::Miss) };
     let until = deadline.map(tokio::time::Instant::into_std);
-    let run = models.infer(picked, mem::take(&mut call.inputs), call.indices(), Some(slot), until);
+    let run = models.infer(picked, mem::take(&mut call.inputs), indices, Some(slot), until);
     let result = match deadline {
         None => run.await,
         // A run that has not begun is not begun any more; one that has is cancelled, as far as its backend can.
@@ -213,8 +215,8 @@ async fn run(
     };
     match result {
         Ok(tensors) => {
-            asking.into_iter().for_each(|asking| asking.found(&tensors, notes.device.as_ref()));
-            Ok(Given { tensors, notes, begun: Some(begun) })
+            asking.into_iter().for_each(|asking| asking.ran(&tensors, notes.device.as_ref()));
+            Ok(Given { tensors, notes, begun })
         }
         Err(error) => {
             let error = error.on(notes.device);
@@ -252,7 +254,7 @@ impl Inferred {
         let text = self.call.outputs.iter().zip(&tensors).filter(|(wanted, _)| wanted.form == Form::Values);
         let bytes = text.map(|(_, tensor)| tensor.data().len()).sum();
         let encoded = apart(bytes, || encode(&reply));
-        begun.into_iter().for_each(|begun| begun.ended(encoded.is_ok()));
+        begun.ended(encoded.is_ok());
         let (whole, output) = (self.since.elapsed(), self.written.elapsed());
         if let Some(statistics) = self.lease.statistics() {
             match &encoded {

@@ -149,8 +149,8 @@ fn visible<'a>(
 /// # Errors
 /// As [`find`].
 pub(super) fn is_loaded(replica: &Replica, grant: &Grant, name: &str) -> Result<bool, CallError> {
-    let (_, model) = find(replica, grant, name, None)?;
-    Ok(model.stable().resident().is_some())
+    let (serving, model) = find(replica, grant, name, None)?;
+    Ok(serving.models.is_loaded(&model.stable()))
 }
 
 /// The names of those that are loaded, of all that the caller may know of, after that one.
@@ -162,9 +162,10 @@ pub(super) fn loaded_after<'a>(
     grant: &'a Grant,
     after: &str,
 ) -> Result<impl Iterator<Item = String>, CallError> {
-    let models = replica.serving(grant)?.models.after(after);
-    let loaded =
-        models.filter(|model| grant.allow_model(&model.name).is_ok() && model.stable().resident().is_some());
+    let models = &replica.serving(grant)?.models;
+    let loaded = models
+        .after(after)
+        .filter(|model| grant.allow_model(&model.name).is_ok() && models.is_loaded(&model.stable()));
     Ok(loaded.map(|model| model.name.clone()))
 }
 

@@ -1,6 +1,6 @@
 //! Whether devices can be used: a thread asks them, and runs that are lost are heard of at once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ pub(crate) struct DeviceHealth {
     usable: AtomicBool,
     /// A run was lost since it was asked last.
     suspect: AtomicBool,
+    /// How often it could not be used any more.
+    losses: AtomicU64,
     watch: Arc<Watch>,
 }
 
@@ -83,7 +85,15 @@ impl DeviceHealth {
     ) -> Self {
         let trouble = trouble(Some(&status), false);
         let (usable, suspect) = (AtomicBool::new(trouble.is_none()), AtomicBool::new(false));
-        Self { id, device, seen: Mutex::new(Seen::new(Some(status), trouble)), usable, suspect, watch }
+        Self {
+            id,
+            device,
+            seen: Mutex::new(Seen::new(Some(status), trouble)),
+            usable,
+            suspect,
+            losses: AtomicU64::new(0),
+            watch,
+        }
     }
 
     /// Whether runs on it may succeed.
@@ -93,9 +103,15 @@ impl DeviceHealth {
 
     /// A run was lost with it: it is not used until it says that it is well.
     pub(super) fn suspect(&self) {
+        self.losses.fetch_add(1, Ordering::Relaxed);
         self.suspect.store(true, Ordering::Release);
         self.usable.store(false, Ordering::Relaxed);
         self.watch.nudge();
+    }
+
+    /// How often it could not be used any more, since the start.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     /// What it said last.
@@ -131,7 +147,10 @@ impl DeviceHealth {
             trouble = Some(format!("it lost {DENIALS} runs and said each time that it is well"));
         }
         match (&seen.trouble, &trouble) {
-            (None, Some(reason)) => tracing::error!(device = %self.id, reason, "a device cannot be used"),
+            (None, Some(reason)) => {
+                self.losses.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(device = %self.id, reason, "a device cannot be used");
+            }
             (Some(_), None) => tracing::info!(device = %self.id, "a device can be used again"),
             _ => {}
         }

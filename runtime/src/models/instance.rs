@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use outrigger_backend::{Instance, ModelInfo};
-use outrigger_protocol::error::{CallError, ErrorCode};
 use prometheus::IntCounter;
 
 use super::batch::Former;
-use super::graph::{Ensemble, GraphCall};
+use super::begun::Begun;
 use super::health::DeviceHealth;
-use super::served::{Door, Held};
+use super::lease::Door;
 use super::statistics::Statistics;
 use super::versions::Outcomes;
+use super::wanted::Keeping;
 use crate::cache::Identity;
 use crate::placement::DeviceId;
 
@@ -32,10 +31,10 @@ pub struct LoadedModel {
     pub(super) first: Option<Arc<ModelInstance>>,
     /// The others.
     pub(super) others: Vec<Arc<ModelInstance>>,
-    /// What its answers depend on beside their inputs.
+    /// What its answers depend on beside their inputs, as it was loaded.
     pub(super) identity: Identity,
     /// Whether they are kept.
-    pub(super) keeps_answers: bool,
+    pub(super) keeping: Keeping,
     /// How calls of its version go, if that is counted.
     pub(super) outcomes: Option<Arc<Outcomes>>,
     /// And how long they take.
@@ -48,6 +47,12 @@ impl LoadedModel {
     /// Its instances.
     pub(crate) fn instances(&self) -> impl Iterator<Item = &Arc<ModelInstance>> {
         self.first.iter().chain(&self.others)
+    }
+
+    /// What its answers depend on beside their inputs. A process of a device that was started again has read the files again.
+    pub(super) fn identity(&self) -> Identity {
+        let places = self.instances().filter_map(|instance| instance.place.as_ref());
+        self.identity.after(places.map(|place| place.health.losses()).sum())
     }
 
     /// The devices that it is on, each once, in the order in which it came there.
@@ -134,7 +139,7 @@ pub(crate) struct ModelInstance {
     /// Where its steps run, in sentences.
     pub(super) steps: Vec<String>,
     /// Calls under way, where the model has other instances.
-    calls: AtomicUsize,
+    pub(super) calls: AtomicUsize,
     pub(super) runs: IntCounter,
     /// Where runs of its version are counted.
     pub(super) statistics: Option<Arc<Statistics>>,
@@ -202,116 +207,13 @@ impl ModelInstance {
     }
 }
 
-/// The instance that a call goes to; of an ensemble those that its runs go to.
-pub struct Picked {
-    pub(super) runs: Runs,
-    pub(super) held: Held,
-}
-
-/// What runs a call.
-pub(super) enum Runs {
-    Instance(Arc<ModelInstance>),
-    Graph(GraphCall, Arc<Ensemble>),
-    /// There is none.
-    Nothing,
-}
-
-/// A call whose end nobody waited for has failed if it took so long; before, that says more of who waited.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// A call of a version that is counted by how it ends.
-pub(crate) struct Begun {
-    outcomes: Option<Arc<Outcomes>>,
-    since: Instant,
-    end: End,
-}
-
-/// How it ended.
-enum End {
-    /// Nobody waited for it.
-    Unseen,
-    /// In a way that says nothing of the version.
-    Aside,
-    Well,
-    Badly,
-}
-
-impl Begun {
-    pub(super) fn new(outcomes: Option<Arc<Outcomes>>) -> Self {
-        Self { outcomes, since: Instant::now(), end: End::Unseen }
-    }
-
-    /// It has a result, or none for another reason than that nobody waited any more.
-    pub(crate) fn ended(mut self, well: bool) {
-        self.end = if well { End::Well } else { End::Badly };
-    }
-
-    /// It ended without a result because of what it asked for.
-    pub(crate) fn aside(mut self) {
-        self.end = End::Aside;
-    }
-
-    /// It ended like that.
-    pub(crate) fn ended_as(self, error: &CallError) {
-        match error.code {
-            // Whether it was too late by much the time tells.
-            ErrorCode::DeadlineExceeded => {}
-            ErrorCode::InvalidTensor => self.aside(),
-            _ => self.ended(false),
-        }
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        let Some(outcomes) = &self.outcomes else { return };
-        match self.end {
-            End::Well => outcomes.note(false),
-            End::Badly => outcomes.note(true),
-            End::Unseen if self.since.elapsed() >= PATIENCE => outcomes.note(true),
-            End::Unseen | End::Aside => {}
-        }
-    }
-}
-
-impl Picked {
-    /// What answers say of the device.
-    pub(crate) fn header(&self) -> Option<HeaderValue> {
-        match &self.runs {
-            Runs::Instance(instance) => instance.place.as_ref()?.header.clone(),
-            Runs::Graph(call, _) => call.picks.header(),
-            Runs::Nothing => None,
-        }
-    }
-
-    /// The device on which what it takes and gives can stay.
-    pub(super) fn home(&self) -> Option<usize> {
-        match &self.runs {
-            Runs::Instance(instance) => instance.home(),
-            Runs::Graph(..) | Runs::Nothing => None,
-        }
-    }
-}
-
-/// A call that an instance has, until it is dropped.
-pub(super) struct Counted(Arc<ModelInstance>);
-
-impl Counted {
-    pub(super) fn new(instance: Arc<ModelInstance>) -> Self {
-        instance.calls.fetch_add(1, Ordering::Relaxed);
-        Self(instance)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::models::lease::Door;
+    use crate::models::picked::{Picked, Runs};
     use crate::models::residency::Residents;
     use crate::models::served::ServedModel;
     use crate::models::tests::{fake, fake_on};
@@ -329,7 +231,7 @@ mod tests {
             first: Some(Arc::clone(first)),
             others: others.to_vec(),
             identity: Identity::of_this_load(),
-            keeps_answers: false,
+            keeping: Keeping::Said(false),
             outcomes: None,
             statistics: None,
             door: Door::new(Arc::new(Residents::none())),

@@ -1,16 +1,16 @@
 //! A run of a model that somebody waits for, and the run itself.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use outrigger_backend::{BackendError, DeviceMemory, Output, Run, Tensor};
 use tokio::sync::oneshot;
 
 use super::ModelInstance;
-use super::served::Held;
+use super::lease::Held;
+use super::turn::Turn;
 use crate::busy::Outcome;
-use crate::scheduler::Slot;
 
 /// What becomes of a run.
 pub(super) type Answer = Result<Vec<Tensor>, Failure>;
@@ -23,6 +23,9 @@ pub(super) enum Failure {
     /// The deadline was over before a thread came to it.
     #[error("the deadline was over before a device thread was free")]
     Late,
+    /// The outputs are too large, which is for what was asked.
+    #[error("the outputs take {bytes} bytes, more than limits.answer, {limit} bytes")]
+    TooLarge { bytes: usize, limit: usize },
 }
 
 /// A run that waits for a thread.
@@ -44,56 +47,6 @@ pub(super) struct Job {
     pub(super) held: Option<Held>,
 }
 
-/// The slot of a run.
-pub(super) enum Turn {
-    /// Its own, for it is a call.
-    Own(Slot),
-    /// That of the call of which it is a part.
-    Shared(Arc<SharedSlot>),
-}
-
-impl Turn {
-    fn begin(&mut self) {
-        match self {
-            Self::Own(slot) => slot.begin(),
-            Self::Shared(slot) => slot.lock().0.iter_mut().for_each(Slot::begin),
-        }
-    }
-
-    fn finish(self, outcome: Outcome) {
-        if let Self::Own(slot) = self {
-            slot.finish(outcome);
-        }
-    }
-}
-
-/// The slot of a call that is made of runs: free again when the last of them is over that has begun, also when nobody waits for it any more.
-pub(super) struct SharedSlot(Mutex<(Option<Slot>, Option<Outcome>)>);
-
-impl SharedSlot {
-    pub(super) fn new(slot: Slot) -> Arc<Self> {
-        Arc::new(Self(Mutex::new((Some(slot), None))))
-    }
-
-    /// The call ends so, once its runs are over.
-    pub(super) fn ends(self: Arc<Self>, outcome: Outcome) {
-        self.lock().1 = Some(outcome);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (Option<Slot>, Option<Outcome>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for SharedSlot {
-    fn drop(&mut self) {
-        let (slot, outcome) = std::mem::take(&mut *self.lock());
-        if let (Some(slot), Some(outcome)) = (slot, outcome) {
-            slot.finish(outcome);
-        }
-    }
-}
-
 /// What is asked of a run.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
@@ -113,11 +66,6 @@ impl Job {
     /// Whether nobody waits any more: the caller went away while the job waited.
     pub(super) fn is_left(&self) -> bool {
         self.done.is_closed()
-    }
-
-    /// Whether all that it takes and gives is in the host's memory.
-    pub(super) fn is_of_the_host(&self) -> bool {
-        self.stay.is_empty() && self.inputs.iter().all(|input| input.resident().is_none())
     }
 
     /// Whether its deadline is over.
@@ -146,7 +94,7 @@ impl Job {
                 // Whoever asked has been told that it is too late.
                 Ok(_) if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) => Outcome::Failed,
                 Ok(_) => Outcome::Answered,
-                Err(Failure::Backend(_)) => Outcome::Failed,
+                Err(Failure::Backend(_) | Failure::TooLarge { .. }) => Outcome::Failed,
                 Err(Failure::Late) => Outcome::Expired,
             });
         }
@@ -160,31 +108,21 @@ pub(super) fn check(
     inputs: &[Tensor],
     outputs: &[usize],
     output_limit: usize,
-) -> Result<usize, BackendError> {
+) -> Result<usize, Failure> {
     model.info.check_inputs(inputs)?;
-    let expected = model.info.output_bytes(inputs, outputs);
-    if expected > output_limit { Err(too_large(expected, output_limit)) } else { Ok(expected) }
+    let (bytes, limit) = (model.info.output_bytes(inputs, outputs), output_limit);
+    if bytes > limit { Err(Failure::TooLarge { bytes, limit }) } else { Ok(bytes) }
 }
 
 /// Runs a model on inputs that have been checked.
-pub(super) fn run(
-    model: &ModelInstance,
-    asked: Asked<'_>,
-    run: Run,
-    output_limit: usize,
-) -> Result<Vec<Tensor>, BackendError> {
+pub(super) fn run(model: &ModelInstance, asked: Asked<'_>, run: Run, output_limit: usize) -> Answer {
     model.runs.inc();
     model.statistics.iter().for_each(|statistics| statistics.ran());
     execute(model, asked, run, output_limit)
 }
 
 /// The same for a run that nobody asked for and that is not counted.
-pub(super) fn execute(
-    model: &ModelInstance,
-    asked: Asked<'_>,
-    run: Run,
-    output_limit: usize,
-) -> Result<Vec<Tensor>, BackendError> {
+pub(super) fn execute(model: &ModelInstance, asked: Asked<'_>, run: Run, output_limit: usize) -> Answer {
     let inputs = asked.inputs;
     let mut outputs = places(model, asked)?;
     // A panic is a bug of ours; it costs the run, not the thread.
@@ -203,7 +141,7 @@ pub(super) fn execute(
             let missing = || BackendError::Internal(format!("output number {index} was not set"));
             output.into_tensor().ok_or_else(missing)
         })
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect::<Result<Vec<_>, BackendError>>()?;
     within(tensors, output_limit)
 }
 
@@ -228,54 +166,8 @@ fn places(model: &ModelInstance, asked: Asked<'_>) -> Result<Vec<Output>, Backen
 }
 
 /// Outputs that are not too large; of some the shapes are not known before the run.
-pub(super) fn within(tensors: Vec<Tensor>, limit: usize) -> Result<Vec<Tensor>, BackendError> {
-    let bytes = |tensor: &Tensor| tensor.resident().map_or(tensor.data().len(), DeviceMemory::len);
-    let actual = tensors.iter().map(bytes).fold(0, usize::saturating_add);
-    if actual > limit { Err(too_large(actual, limit)) } else { Ok(tensors) }
-}
-
-fn too_large(bytes: usize, limit: usize) -> BackendError {
-    BackendError::Input(format!("the outputs take {bytes} bytes, more than limits.answer, {limit} bytes"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::busy::Busy;
-    use crate::scheduler::{Admission, Limits, Scheduler, Terms};
-    use std::time::Duration;
-
-    #[tokio::test]
-    async fn a_slot_that_is_shared_is_free_when_the_last_run_is_over() {
-        let busy = Busy::new(1);
-        let limits =
-            Limits { items: 1, bytes: 1, wait: Duration::from_secs(60), ageing: Duration::from_secs(1) };
-        let scheduler = Scheduler::new(Arc::clone(&busy), 1, limits, None);
-        let terms = Terms {
-            caller: 0,
-            priority: outrigger_protocol::priority::Priority::Normal,
-            kind: 0,
-            bytes: 0,
-            admission: Admission::Now,
-            deadline: None,
-        };
-        let executing = || busy.snapshot().executing;
-        for ends in [Some(Outcome::Failed), None] {
-            let shared = SharedSlot::new(scheduler.admit(terms).await.unwrap());
-            let mut runs: Vec<Turn> = (0..2).map(|_| Turn::Shared(Arc::clone(&shared))).collect();
-            runs.iter_mut().for_each(Turn::begin);
-            assert_eq!(executing(), 1, "two runs are one call");
-            // The call has failed, or its caller has left; its runs go on.
-            match ends {
-                Some(outcome) => shared.ends(outcome),
-                None => drop(shared),
-            }
-            runs.remove(0).finish(Outcome::Answered);
-            assert_eq!(executing(), 1);
-            runs.remove(0).finish(Outcome::Answered);
-            assert_eq!(executing(), 0);
-        }
-        let busy = busy.snapshot();
-        assert_eq!((busy.failed, busy.cancelled, busy.answered), (1, 1, 0));
-    }
+pub(super) fn within(tensors: Vec<Tensor>, limit: usize) -> Answer {
+    let own = |tensor: &Tensor| tensor.resident().map_or(tensor.data().len(), DeviceMemory::len);
+    let bytes = tensors.iter().map(own).fold(0, usize::saturating_add);
+    if bytes > limit { Err(Failure::TooLarge { bytes, limit }) } else { Ok(tensors) }
 }

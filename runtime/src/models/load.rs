@@ -115,12 +115,9 @@ impl Models {
                 0 => device.id.backend.clone(),
                 index => format!("{}{index}", device.id.backend),
             };
-            // Any of them may get all calls that are let in.
+            // Any of them may get all runs of all calls that are let in.
             let threads = used
-                .then(|| {
-                    let ahead = lanes.slots + lanes.ahead;
-                    Threads::start(&name, device.threads, ahead, config.limits.answer)
-                })
+                .then(|| Threads::start(&name, device.threads, lanes.waiting(), config.limits.answer))
                 .transpose()?;
             Ok(LoadedDevice { device, health, threads })
         };
@@ -134,6 +131,8 @@ impl Models {
             runs: AtomicU64::new(1),
             directory,
             ensemble_bytes: config.limits.ensemble,
+            ensemble_runs: lanes.runs(),
+            run_bytes: config.limits.answer,
             watch,
             watcher: Mutex::new(Some(watcher)),
         })

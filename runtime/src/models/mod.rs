@@ -2,6 +2,7 @@
 
 mod batch;
 mod bed;
+mod begun;
 mod cancels;
 mod discover;
 mod error;
@@ -15,13 +16,17 @@ mod graph;
 mod health;
 mod instance;
 mod job;
+mod lanes;
+mod lease;
 mod ledger;
 mod load;
 mod loader;
 mod manifest;
 mod metrics;
+mod picked;
 pub(crate) mod plugin;
 mod recovery;
+mod refusal;
 pub mod report;
 mod residency;
 mod samples;
@@ -32,6 +37,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod turn;
 mod versions;
 mod wanted;
 
@@ -42,39 +48,41 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use outrigger_backend::{BackendError, BackendInfo, ModelInfo, Run, RunId, Tensor};
+use outrigger_backend::{BackendInfo, ModelInfo, Run, RunId, Tensor};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::messages::model_metadata;
 use outrigger_store::Manifest;
 use tokio::sync::oneshot;
 
-use crate::busy::MAX_CALLS;
 use crate::fetching::Source;
 use crate::scheduler::Slot;
 
 pub(crate) use batch::BatchMetrics;
 pub use batch::NotBatchable;
+pub(crate) use begun::Begun;
 pub use error::ModelsError;
 pub use graph::EnsembleNode;
 use graph::{Directory, Ensemble};
 use health::{DeviceHealth, Watch};
-use instance::Runs;
-pub(crate) use instance::{Begun, ModelInstance};
-pub use instance::{LoadedModel, Picked};
-use job::{Failure, Job, Turn};
+pub use instance::LoadedModel;
+pub(crate) use instance::ModelInstance;
+use job::{Failure, Job};
+use lanes::Lanes;
+pub use lease::Lease;
 pub(crate) use metrics::ModelMetrics;
+pub use picked::Picked;
+use picked::Runs;
 pub use plugin::PluginError;
+use refusal::call_error;
 use residency::Residency;
 pub use residency::{Happening, ModelEvent, ModelState, ModelStatus, Timeline};
-pub use served::{Lease, ServedModel};
+pub use served::ServedModel;
 pub(crate) use statistics::Times;
 use survey::OpenDevice;
 use threads::Threads;
+use turn::Turn;
 pub use versions::{NamedModel, NamedStatus};
 pub(crate) use versions::{Rolled, Rollouts};
-
-/// So many find the next run at hand without sleeping in between.
-const AHEAD_PER_THREAD: usize = 8;
 
 /// The longest name for which the nearest that is served is looked for...
 const NEAR_NAMES: usize = 64;
@@ -102,6 +110,10 @@ pub struct Models {
     directory: Arc<Directory>,
     /// Bytes that may go from run to run in a call of an ensemble.
     ensemble_bytes: usize,
+    /// Runs of such a call that may be under way at once.
+    ensemble_runs: usize,
+    /// Bytes that the outputs of one run may take.
+    run_bytes: usize,
     /// Looks after the devices.
     watch: Arc<Watch>,
     watcher: Mutex<Option<JoinHandle<()>>>,
@@ -113,32 +125,6 @@ struct LoadedDevice {
     health: Arc<DeviceHealth>,
     /// Nothing where no model goes.
     threads: Option<Threads>,
-}
-
-/// How many calls the device threads take at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Lanes {
-    slots: usize,
-    ahead: usize,
-}
-
-impl Lanes {
-    /// Those of a device with so many threads and, of its models, a widest batch of so many rows.
-    fn of(threads: usize, widest: usize) -> Self {
-        Self {
-            slots: threads.saturating_mul(widest),
-            ahead: threads.saturating_mul(widest.max(AHEAD_PER_THREAD)),
-        }
-    }
-
-    fn sum(all: impl Iterator<Item = Self>) -> Self {
-        let sum = all.fold(Self::default(), |sum, lanes| Self {
-            slots: sum.slots.saturating_add(lanes.slots),
-            ahead: sum.ahead.saturating_add(lanes.ahead),
-        });
-        // What is ahead and in the queue has to find room in the same counts.
-        Self { slots: sum.slots.clamp(1, MAX_CALLS / 4), ahead: sum.ahead.min(MAX_CALLS / 4) }
-    }
 }
 
 impl Models {
@@ -153,6 +139,8 @@ impl Models {
             runs: AtomicU64::new(1),
             directory: Arc::default(),
             ensemble_bytes: 0,
+            ensemble_runs: 1,
+            run_bytes: 0,
             watch: Arc::default(),
             watcher: Mutex::default(),
         }
@@ -221,28 +209,29 @@ impl Models {
         deadline: Option<Instant>,
     ) -> Result<Vec<Tensor>, CallError> {
         match picked.runs {
-            Runs::Graph(call, ensemble) => {
+            Runs::Graph(call) => {
                 let _held = picked.held;
-                let counters = ensemble.counters.get();
                 // Apart, so that calls of models are not the larger for it.
-                Box::pin(self.infer_graph(call, inputs, outputs, slot, deadline, counters)).await
+                Box::pin(self.infer_graph(call, inputs, outputs, slot, deadline)).await
             }
             runs => {
                 let (picked, slot) = (Picked { runs, held: picked.held }, slot.map(Turn::Own));
-                self.infer_on(picked, inputs, (outputs, Vec::new()), slot, deadline).await
+                let answer = self.failing_on(picked, inputs, (outputs, Vec::new()), slot, deadline).await?;
+                answer.map_err(|(instance, failure)| call_error(&instance, failure))
             }
         }
     }
 
-    /// Runs an instance. Of the outputs, the second ones stay on the device.
-    async fn infer_on(
+    /// Runs an instance. Of the outputs, the second ones stay on the device. The outer error is for a run that did not come to a device; the inner
+    /// one is not yet as callers see it.
+    async fn failing_on(
         &self,
         picked: Picked,
         inputs: Vec<Tensor>,
         (outputs, stay): (Vec<usize>, Vec<usize>),
         slot: Option<Turn>,
         deadline: Option<Instant>,
-    ) -> Result<Vec<Tensor>, CallError> {
+    ) -> Result<Result<Vec<Tensor>, (Arc<ModelInstance>, Failure)>, CallError> {
         let no_device = || CallError::new(ErrorCode::ModelUnavailable, "no device");
         let Picked { runs: Runs::Instance(instance), held } = picked else { return Err(no_device()) };
         let threads = self.devices.get(instance.device).and_then(|device| device.threads.as_ref());
@@ -253,7 +242,7 @@ impl Models {
         let held = Some(held);
         let job =
             Job { model: Arc::clone(&instance), inputs, outputs, stay, slot, deadline, run, done, held };
-        threads.run(job, answer).await?.map_err(|failure| call_error(&instance, failure))
+        Ok(threads.run(job, answer).await?.map_err(|failure| (instance, failure)))
     }
 
     /// Runs one of a model's instances for a script: inputs by name, all outputs with theirs.
@@ -374,6 +363,16 @@ impl Models {
     /// Calls that are for a version have another one from now on.
     fn have_moved(&self, from: &ServedModel, to: &ServedModel) {
         self.residency.iter().for_each(|residency| residency.have_moved(from, to));
+    }
+
+    /// A version, and what it is made of if it is an ensemble.
+    fn with_parts(&self, model: &Arc<ServedModel>) -> Vec<Arc<ServedModel>> {
+        self.residency.as_ref().map(|residency| residency.with_parts(model)).unwrap_or_default()
+    }
+
+    /// Whether a model is loaded, and all that it is made of.
+    pub(crate) fn is_loaded(&self, model: &ServedModel) -> bool {
+        self.residency.as_ref().is_some_and(|residency| residency.is_loaded(model))
     }
 
     /// Has a version stay for a while, or not any more.
@@ -523,46 +522,5 @@ impl Drop for Models {
         self.watch.stop();
         // As have those that load.
         self.residency.iter().for_each(|residency| residency.break_off());
-    }
-}
-
-/// A backend's error as the caller sees it. What the caller did wrong is said in full; the rest is for the log.
-fn call_error(instance: &ModelInstance, failure: Failure) -> CallError {
-    let model = instance.name.as_str();
-    let error = match failure {
-        Failure::Backend(error) => error,
-        Failure::Late => return crate::scheduler::expired(),
-    };
-    match error {
-        BackendError::Input(text) => CallError::new(ErrorCode::InvalidTensor, text),
-        BackendError::Lost(_) => {
-            // Said once by whoever looks after the device.
-            tracing::debug!(model, %error, "a run was lost with its device");
-            CallError::new(
-                ErrorCode::ModelUnavailable,
-                match &instance.place {
-                    Some(place) => {
-                        format!("the device of model `{model}`, {}, was lost during the call", place.device)
-                    }
-                    None => format!("the device of model `{model}` was lost during the call"),
-                },
-            )
-            .with_retry_after(Duration::from_secs(1))
-        }
-        // Whoever it was for has left, or has been told that it is too late.
-        BackendError::Cancelled => crate::scheduler::expired(),
-        BackendError::OutOfMemory(_) => {
-            tracing::error!(model, %error, "model ran out of memory");
-            CallError::new(ErrorCode::ModelUnavailable, format!("model `{model}` ran out of memory"))
-        }
-        // A limit or a lack of the service's, of which its own words may be heard: what a call asks for is more, and no other time is better.
-        BackendError::Unsupported(text) => {
-            tracing::error!(model, error = text, "model cannot do what a call asks for");
-            CallError::new(ErrorCode::ModelFailed, format!("model `{model}` failed: {text}"))
-        }
-        error => {
-            tracing::error!(model, %error, "model failed");
-            CallError::new(ErrorCode::ModelFailed, format!("model `{model}` failed; the log says why"))
-        }
     }
 }

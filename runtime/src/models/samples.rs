@@ -10,6 +10,7 @@ use outrigger_protocol::call::{Limits, NoRegions};
 use outrigger_protocol::oip;
 
 use super::instance::ModelInstance;
+use super::job::Failure;
 use super::manifest::{self, Sample};
 use super::wanted::Wanted;
 use super::{golden, job};
@@ -48,6 +49,15 @@ impl From<BackendError> for Problem {
                 Self::Device(error)
             }
             error => Self::Text(error.to_string()),
+        }
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Backend(error) => error.into(),
+            failure => Self::Text(failure.to_string()),
         }
     }
 }

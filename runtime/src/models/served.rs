@@ -1,6 +1,5 @@
-//! A model that is served, whether it is loaded or not; and the lease by which a call has it.
+//! A model that is served, whether it is loaded or not.
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -10,10 +9,10 @@ use outrigger_store::Manifest;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::gate::{Behind, Gate};
-use super::graph::{Directory, Ensemble, Gathered, Graph, GraphCall};
-use super::instance::{Counted, LoadedModel, ModelInstance, Picked, Runs};
-use super::residency::{Residents, Usage};
+use super::graph::{Directory, Ensemble, Graph};
+use super::instance::LoadedModel;
+use super::lease::{Inside, Lease};
+use super::residency::Usage;
 use super::statistics::Statistics;
 use super::versions::Outcomes;
 use super::wanted::Wanted;
@@ -161,20 +160,28 @@ impl ServedModel {
 
     /// A lease for a call, if it is loaded, and all that it is made of.
     pub fn lease(&self) -> Option<Lease> {
-        let Some(ensemble) = &self.ensemble else { return self.lease_itself() };
-        let gathered = ensemble.gather(self).ok()??;
-        let gathered = Some((Arc::new(gathered), Arc::clone(ensemble)));
-        self.lease_itself().map(|lease| Lease { gathered, ..lease })
+        let gathered = match &self.ensemble {
+            None => None,
+            Some(ensemble) => Some((Arc::new(ensemble.gather(self).ok()??), Arc::clone(ensemble))),
+        };
+        let lease = self.hold()?;
+        gathered.iter().for_each(|(gathered, _)| gathered.is_used());
+        self.is_used();
+        Some(Lease { gathered, ..lease })
     }
 
-    /// The same of what it is itself: that can be run only if it is no ensemble.
-    pub(super) fn lease_itself(&self) -> Option<Lease> {
+    /// A lease of what it is itself, for who does not use it yet: that can be run only if it is no ensemble.
+    pub(super) fn hold(&self) -> Option<Lease> {
         let model = self.resident()?;
         let inside = Inside::enter(&model.door)?;
+        Some(Lease { model, inside, gathered: None })
+    }
+
+    /// A call has it.
+    pub(super) fn is_used(&self) {
         self.uses.fetch_add(1, Ordering::Relaxed);
         let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.last.fetch_max(now, Ordering::Relaxed);
-        Some(Lease { model, inside, gathered: None })
     }
 
     /// It is no more.
@@ -237,116 +244,4 @@ impl Drop for Waiting<'_> {
             resident.door.home.fell_idle();
         }
     }
-}
-
-/// Where calls go in and out of a model.
-pub(super) struct Door {
-    pub(super) gate: Gate,
-    /// Who wants to hear when nobody is inside.
-    home: Arc<Residents>,
-}
-
-impl Door {
-    pub(super) fn new(home: Arc<Residents>) -> Arc<Self> {
-        Arc::new(Self { gate: Gate::default(), home })
-    }
-
-    fn tell(&self, behind: Behind) {
-        match behind {
-            Behind::Others => {}
-            Behind::Nobody => self.home.fell_idle(),
-            Behind::Closed => self.home.has_changed(),
-        }
-    }
-}
-
-/// That a call is inside, until it is dropped.
-struct Inside(Arc<Door>);
-
-impl Inside {
-    fn enter(door: &Arc<Door>) -> Option<Self> {
-        match door.gate.enter() {
-            Ok(()) => Some(Self(Arc::clone(door))),
-            Err(behind) => {
-                // Who waits for it to be empty may have seen this call inside.
-                if behind == Behind::Closed {
-                    door.tell(behind);
-                }
-                None
-            }
-        }
-    }
-
-    /// For another that stays no longer than what it is for.
-    fn beside(&self) -> Self {
-        self.0.gate.enter_beside();
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        self.0.tell(self.0.gate.leave());
-    }
-}
-
-/// A loaded model in the hands of a call: as long as there is one it does not leave.
-pub struct Lease {
-    // Dropped first: who hears that nobody is inside finds that nobody holds it.
-    model: Arc<LoadedModel>,
-    inside: Inside,
-    /// All that an ensemble is made of.
-    gathered: Option<(Arc<Gathered>, Arc<Ensemble>)>,
-}
-
-impl Lease {
-    /// The instance for the next run: that with the fewest calls under way, among those that can be used.
-    pub fn pick(&self) -> Picked {
-        if let Some((gathered, ensemble)) = &self.gathered {
-            let call = GraphCall { picks: gathered.pick(), gathered: Arc::clone(gathered) };
-            let runs = Runs::Graph(call, Arc::clone(ensemble));
-            return Picked { runs, held: Held { _counted: None, _lease: self.beside() } };
-        }
-        match self.choose() {
-            Some(instance) => self.picked(instance),
-            None => Picked { runs: Runs::Nothing, held: Held { _counted: None, _lease: self.beside() } },
-        }
-    }
-
-    /// By what its answers are kept, if they are.
-    pub(crate) fn cached(&self) -> Option<Identity> {
-        let own = self.keeps_answers.then_some(self.identity)?;
-        let Some((gathered, _)) = &self.gathered else { return Some(own) };
-        Some(own.with(gathered.leases().map(|lease| lease.identity)))
-    }
-
-    /// The same among those on a device that take tensors which stay there.
-    pub(super) fn pick_on(&self, device: usize) -> Option<Picked> {
-        self.choose_on(device).map(|instance| self.picked(instance))
-    }
-
-    fn picked(&self, instance: &Arc<ModelInstance>) -> Picked {
-        let counted = (!self.others.is_empty()).then(|| Counted::new(Arc::clone(instance)));
-        let runs = Runs::Instance(Arc::clone(instance));
-        Picked { runs, held: Held { _counted: counted, _lease: self.beside() } }
-    }
-
-    /// For a run, which may outlast this.
-    fn beside(&self) -> Self {
-        Self { model: Arc::clone(&self.model), inside: self.inside.beside(), gathered: None }
-    }
-}
-
-impl Deref for Lease {
-    type Target = LoadedModel;
-
-    fn deref(&self) -> &LoadedModel {
-        &self.model
-    }
-}
-
-/// What a run holds for as long as it is under way, also when nobody waits for it any more.
-pub(super) struct Held {
-    _counted: Option<Counted>,
-    _lease: Lease,
 }

@@ -253,5 +253,7 @@ pub(super) fn on_devices(count: usize) -> Models {
     let mut models = Models::none();
     models.devices = (0..count).map(device).collect();
     models.ensemble_bytes = 1 << 20;
+    models.ensemble_runs = 8;
+    models.run_bytes = 1 << 16;
     models
 }

@@ -152,10 +152,6 @@ impl Threads {
     fn put(&self, job: Job) -> Result<Result<bool, Failure>, CallError> {
         let model = Arc::clone(&job.model);
         let Some(former) = &model.former else { return self.send(job).map(Ok) };
-        if !job.is_of_the_host() {
-            // Rows are put together and taken apart in the host's memory.
-            return self.send(job).map(Ok);
-        }
         if former.holds_nothing_back() && self.feed.is_idle() {
             // It would be the only one. To be looked for first costs 5 µs where each thread has a core of its own.
             return self.send(job).map(Ok);
@@ -164,7 +160,7 @@ impl Threads {
             Ok(Put::Call) => Ok(Ok(self.feed.call(&model))),
             Ok(Put::Wait) => Ok(Ok(true)),
             Err(Refused::Full) => Err(full()),
-            Err(Refused::Unfit(error)) => Ok(Err(Failure::Backend(error))),
+            Err(Refused::Unfit(failure)) => Ok(Err(failure)),
         }
     }
 
@@ -397,7 +393,7 @@ impl Feed {
         if let (Some(former), Ok(_)) = (&job.model.former, &answer) {
             former.ran_alone(&job, took);
         }
-        job.finish(answer.map_err(Failure::Backend));
+        job.finish(answer);
     }
 
     fn look(&self, model: &Arc<ModelInstance>) {

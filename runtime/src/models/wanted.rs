@@ -41,9 +41,26 @@ pub(super) struct Wanted {
     pub(super) settings: Vec<(String, String)>,
     pub(super) manifest: Option<Manifest>,
     /// Whether its answers are kept.
-    pub(super) cache: bool,
+    pub(super) cache: Keeping,
     /// What it is made of, if it is an ensemble: then it has no file.
     pub(super) graph: Option<Arc<Graph>>,
+}
+
+/// Whether answers of a model are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// It says so itself.
+    Said(bool),
+    /// As of all that say nothing.
+    Default(bool),
+}
+
+impl Keeping {
+    /// Whether they are, of a model that is no ensemble.
+    pub(super) fn keeps(self) -> bool {
+        let (Self::Said(keeps) | Self::Default(keeps)) = self;
+        keeps
+    }
 }
 
 impl Default for Wanted {
@@ -63,7 +80,7 @@ impl Default for Wanted {
             steps: StepsWish::Auto,
             settings: Vec::new(),
             manifest: None,
-            cache: false,
+            cache: Keeping::Default(false),
             graph: None,
         }
     }
@@ -104,22 +121,21 @@ pub(super) fn all(config: &Config, fetched: Option<&Fetched>) -> Result<Vec<Want
     Ok(all)
 }
 
-/// When an ensemble is said to be loaded, its models are, where that is earlier, and their files are here.
+/// When an ensemble is said to be loaded, what it is made of is, where that is earlier, and the files are here. That it is pinned counts for what it
+/// is made of as long as it is made of it, and is seen to later.
 fn raise(all: &mut [Wanted], ensemble: &str, load: LoadTime, is_here: &dyn Fn(&str) -> bool) {
-    let rank = |load| [LoadTime::Use, LoadTime::Start, LoadTime::Pinned].iter().position(|one| *one == load);
     let places: BTreeMap<String, usize> =
         all.iter().enumerate().map(|(at, wanted)| (wanted.name.clone(), at)).collect();
     let (mut open, mut seen) = (vec![ensemble.to_owned()], Vec::new());
     while let Some(name) = open.pop() {
         let Some(wanted) = places.get(&name).and_then(|at| all.get_mut(*at)) else { continue };
-        let Some(graph) = wanted.graph.clone() else {
-            if rank(wanted.load) < rank(load) && is_here(&name) {
-                wanted.load = load;
-            }
-            continue;
-        };
+        if load != LoadTime::Use && wanted.load == LoadTime::Use && is_here(&name) {
+            wanted.load = LoadTime::Start;
+        }
         // One that reaches itself is told later.
-        if !seen.contains(&name) {
+        if let Some(graph) = wanted.graph.clone()
+            && !seen.contains(&name)
+        {
             open.extend(graph.models().map(str::to_owned));
             seen.push(name);
         }
@@ -156,10 +172,11 @@ fn one(
 ) -> Result<Wanted, ModelsError> {
     said.load = said.load.or(Some(config.residency.load));
     let manifest = located.manifest.map(|path| read(&name, &path, &config.backends, files)).transpose()?;
-    said.cache =
-        said.cache.or(manifest.as_ref().and_then(|manifest| manifest.cache)).or(Some(config.cache.models));
+    let keeping = said.cache.or(manifest.as_ref().and_then(|manifest| manifest.cache));
+    let cache = keeping.map_or(Keeping::Default(config.cache.models), Keeping::Said);
     if let Some(path) = located.graph {
-        return ensemble(name, said, path, located.file, (manifest, located.version));
+        let ensemble = ensemble(name, said, path, located.file, (manifest, located.version))?;
+        return Ok(Wanted { cache, ..ensemble });
     }
     let file = match (&manifest, files.is_file(&said.path)) {
         // The operator names the file itself.
@@ -168,7 +185,7 @@ fn one(
         (None, false) => located.file,
     };
     let path = file.ok_or_else(|| ModelsError::NoFile { name: name.clone(), path: located.place })?;
-    Ok(resolve(name, path, said, manifest, located.version, &config.placement))
+    Ok(Wanted { cache, ..resolve(name, path, said, manifest, located.version, &config.placement) })
 }
 
 /// An ensemble, which has nothing of its own but a graph.
@@ -209,8 +226,7 @@ fn ensemble(
     let own = manifest.as_mut().and_then(|manifest| manifest.version.take());
     let version = said.version.or(own).or(folder).unwrap_or(defaults.version.clone());
     let load = said.load.unwrap_or(defaults.load);
-    let cache = said.cache.unwrap_or(defaults.cache);
-    Ok(Wanted { name, version, path, load, manifest, cache, graph: Some(Arc::new(graph)), ..defaults })
+    Ok(Wanted { name, version, path, load, manifest, graph: Some(Arc::new(graph)), ..defaults })
 }
 
 fn read(name: &str, path: &Path, backends: &BackendsConfig, files: &Files) -> Result<Manifest, ModelsError> {
@@ -255,8 +271,7 @@ fn resolve(
         steps: said.steps.or(own.steps).unwrap_or(defaults.steps),
         settings: over(said.settings, own.settings),
         manifest,
-        cache: said.cache.unwrap_or(defaults.cache),
-        graph: None,
+        ..defaults
     }
 }
 

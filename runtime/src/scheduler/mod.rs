@@ -331,6 +331,11 @@ impl Slot {
         self.deadline
     }
 
+    /// Leaves the slot, which was not used, to others: the call waits again.
+    pub fn give_back(mut self) -> Option<Ticket> {
+        self.ticket.take()
+    }
+
     /// The call ends so.
     pub fn finish(mut self, outcome: Outcome) {
         self.whole = matches!(outcome, Outcome::Answered | Outcome::Failed);

@@ -98,7 +98,7 @@ pub(super) enum Refused {
     /// So many wait already.
     Full,
     /// It does not fit the model.
-    Unfit(BackendError),
+    Unfit(Failure),
 }
 
 /// What there is to do for a thread that looks.
@@ -204,7 +204,7 @@ impl Former {
         self.note(&bucket(job), rows::of(&job.inputs).unwrap_or(1).max(1), took);
     }
 
-    fn member(&self, job: Job) -> Result<Member, BackendError> {
+    fn member(&self, job: Job) -> Result<Member, Failure> {
         // Each by itself, so that one that does not fit never gets among others.
         let bytes = job::check(&job.model, &job.inputs, &job.outputs, self.max_bytes);
         // What can never be run is not held back for others either.

@@ -112,7 +112,8 @@ pub(super) fn split(whole: &Tensor, rows: &[usize]) -> Option<Vec<Tensor>> {
         let end = at + len;
         let data = whole.data().slice(at..end);
         at = end;
-        tensor(whole, i64::try_from(*own).ok()?, trailing, data)
+        let part = tensor(whole, i64::try_from(*own).ok()?, trailing, data)?;
+        Some(part.part_of(whole.memory()))
     };
     rows.iter().map(part).collect()
 }

@@ -27,6 +27,8 @@ pub(in super::super) trait Around {
 enum Trouble {
     #[error(transparent)]
     Backend(#[from] BackendError),
+    #[error(transparent)]
+    Run(#[from] Failure),
     /// An output has not as many rows as the inputs had.
     #[error("output `{output}` has shape {shape:?} for {rows} rows")]
     Unsplit { output: String, shape: Vec<i64>, rows: usize },
@@ -55,7 +57,7 @@ pub(in super::super) fn run(
         match together(model, former, &group, around) {
             Ok(parts) => {
                 for (member, part) in group.into_iter().zip(parts) {
-                    member.job.finish(job::within(part, around.output_limit()).map_err(Failure::Backend));
+                    member.job.finish(job::within(part, around.output_limit()));
                 }
             }
             Err(trouble @ Trouble::Unsplit { .. }) => {
@@ -106,7 +108,7 @@ fn alone(model: &ModelInstance, former: &Former, member: Member, around: &impl A
     if answer.is_ok() {
         former.note(&about.bucket, about.rows, took);
     }
-    job.finish(answer.map_err(Failure::Backend));
+    job.finish(answer);
 }
 
 /// The outputs of each call, in their order.

@@ -1,6 +1,7 @@
 //! An ensemble that is served: a graph, with what it is made of just now. It holds no memory, so that it is had as soon as all its models are.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use outrigger_backend::ModelInfo;
 use serde::Serialize;
@@ -11,8 +12,10 @@ use super::read::{Graph, Node};
 use super::run::Counters;
 use super::types;
 use super::wired::{self, Leaf, Wired};
+use crate::cache::Identity;
 use crate::models::ModelsError;
-use crate::models::served::{Lease, ServedModel};
+use crate::models::lease::Lease;
+use crate::models::served::ServedModel;
 use crate::models::versions::NamedModel;
 
 /// What a served model is beside, if it is an ensemble.
@@ -20,11 +23,38 @@ pub(in crate::models) struct Ensemble {
     pub(super) graph: Arc<Graph>,
     directory: Arc<Directory>,
     /// What it was made of last.
-    wired: Mutex<Option<Arc<Wired>>>,
+    made: Mutex<Option<Arc<Made>>>,
     /// Why it was not had last, if that is for the versions of its models.
     refusal: Mutex<Option<Arc<str>>>,
+    /// Had by who asks whether devices hold all of it, with what the last one has heard.
+    pub(in crate::models) placing: tokio::sync::Mutex<Option<Placing>>,
     /// What is counted of its calls.
     pub(in crate::models) counters: OnceLock<Counters>,
+}
+
+/// Whether devices hold all that an ensemble is made of.
+pub(in crate::models) struct Placing {
+    /// When that was asked.
+    pub(in crate::models) at: Instant,
+    /// Of which models, by their numbers.
+    pub(in crate::models) of: Vec<usize>,
+    /// Why they do not; or which of them would not be where they are, by their numbers.
+    pub(in crate::models) moves: Result<Vec<usize>, String>,
+}
+
+/// What its nodes meant, and what came of that: it, or why it cannot be had with these.
+struct Made {
+    choices: Vec<Choice>,
+    wired: Result<Arc<Wired>, Unfit>,
+}
+
+/// What an ensemble is made of just now, those that its ensembles are made of too.
+#[derive(Default)]
+pub(in crate::models) struct Members {
+    /// The models, each once.
+    pub(in crate::models) leaves: Vec<Leaf>,
+    /// The ensembles, each once, and each after those that it is made of.
+    pub(in crate::models) ensembles: Vec<Arc<ServedModel>>,
 }
 
 /// A node of an ensemble.
@@ -49,9 +79,22 @@ pub(in crate::models) struct Gathered {
 }
 
 impl Gathered {
-    /// All that it runs by.
-    pub(in crate::models) fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.leaves.iter().chain(&self.groups)
+    /// What it gives depends on, run by run: the model, and the ensembles that the run is in.
+    pub(in crate::models) fn identities(&self) -> impl Iterator<Item = Identity> {
+        self.wired.runs.iter().flat_map(|run| {
+            let groups = run.groups.iter().filter_map(|at| self.groups.get(*at));
+            self.leaves.get(run.leaf).into_iter().chain(groups).map(|lease| lease.identity())
+        })
+    }
+
+    /// Whether answers of all that it is made of are kept.
+    pub(in crate::models) fn keeps_answers(&self) -> bool {
+        self.leaves.iter().chain(&self.groups).all(|lease| lease.keeping.keeps())
+    }
+
+    /// A call has all of it.
+    pub(in crate::models) fn is_used(&self) {
+        self.wired.leaves.iter().chain(&self.wired.groups).for_each(|model| model.is_used());
     }
 
     /// What callers send and get.
@@ -62,12 +105,12 @@ impl Gathered {
 
 impl Ensemble {
     pub(in crate::models) fn new(graph: Arc<Graph>, directory: &Arc<Directory>) -> Self {
-        let (wired, refusal, counters) = Default::default();
-        Self { graph, directory: Arc::clone(directory), wired, refusal, counters }
+        let (made, refusal, placing, counters) = Default::default();
+        Self { graph, directory: Arc::clone(directory), made, refusal, placing, counters }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Wired>>> {
-        self.wired.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Made>>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn choices(&self, own: &str) -> Result<Vec<Choice>, Unfit> {
@@ -99,30 +142,35 @@ impl Ensemble {
         ModelsError::Graph { path: self.graph.path.clone(), problem: unfit.to_string() }
     }
 
-    /// The models that it is made of, those of its ensembles too.
+    /// What it is made of.
     ///
     /// # Errors
     /// [`Unfit`], if that cannot be said.
-    pub(in crate::models) fn leaves(&self, own: &str) -> Result<Vec<Leaf>, Unfit> {
-        Ok(wired::leaves(&self.choices(own)?))
+    pub(in crate::models) fn members(&self, own: &str) -> Result<Members, Unfit> {
+        let (choices, mut ensembles) = (self.choices(own)?, Vec::new());
+        wired::ensembles(&choices, &mut ensembles);
+        Ok(Members { leaves: wired::leaves(&choices), ensembles })
     }
 
-    /// It with the versions that its nodes mean now.
+    /// It with the versions that its nodes mean now. As long as they mean the same it is not put together anew, also where it cannot be.
     ///
     /// # Errors
     /// [`Unfit`]: if it cannot be made of them, or would not be for callers what it was.
     pub(in crate::models) fn wire(&self, own: &ServedModel) -> Result<Arc<Wired>, Unfit> {
         let kept = self.lock().clone();
-        if let Some(wired) = kept.filter(|wired| wired.is_current()) {
-            return Ok(wired);
+        if let Some(made) = kept.filter(|made| made.choices.iter().all(Choice::is_current)) {
+            return made.wired.clone();
         }
-        let wired = Wired::new(&self.graph, self.choices(&own.name)?)?;
-        if let Some(why) = own.known().and_then(|(_, before)| types::differ(before, &wired.info)) {
-            return Err(Unfit::Versions(why));
+        let choices = self.choices(&own.name)?;
+        let wired = Wired::new(&self.graph, &choices).and_then(|wired| {
+            let differs = own.known().and_then(|(_, before)| types::differ(before, &wired.info));
+            differs.map_or(Ok(Arc::new(wired)), |why| Err(Unfit::Versions(why)))
+        });
+        // Of one that is not known more will be.
+        if !matches!(wired, Err(Unfit::Unknown(_))) {
+            *self.lock() = Some(Arc::new(Made { choices, wired: wired.clone() }));
         }
-        let wired = Arc::new(wired);
-        *self.lock() = Some(Arc::clone(&wired));
-        Ok(wired)
+        wired
     }
 
     /// Leases of all that it is made of; nothing if one of them is not loaded.
@@ -131,14 +179,20 @@ impl Ensemble {
     /// As [`Ensemble::wire`].
     pub(in crate::models) fn gather(&self, own: &ServedModel) -> Result<Option<Gathered>, Unfit> {
         let wired = self.wire(own)?;
-        let leases = |models: &[Arc<ServedModel>]| {
-            models.iter().map(|model| model.lease_itself()).collect::<Option<Vec<_>>>()
-        };
+        let leases =
+            |models: &[Arc<ServedModel>]| models.iter().map(|model| model.hold()).collect::<Option<Vec<_>>>();
         let Some((leaves, groups)) = leases(&wired.leaves).zip(leases(&wired.groups)) else {
             return Ok(None);
         };
         self.refused(None);
         Ok(Some(Gathered { wired, leaves, groups }))
+    }
+
+    /// Whether a node of it means this version of a model by its own name: then that is needed, whatever else it is called.
+    pub(in crate::models) fn names(&self, version: &ServedModel) -> bool {
+        self.graph.nodes.iter().any(|node| {
+            node.model == version.name && node.version.as_deref() == Some(version.version.as_str())
+        })
     }
 
     /// What its nodes are, as they are shown.
@@ -174,11 +228,11 @@ impl Ensemble {
         named: &NamedModel,
         leaf: &Arc<ServedModel>,
     ) -> bool {
-        let Ok(choices) = self.choices(&own.name) else { return false };
         if !Arc::ptr_eq(&named.stable(), leaf) {
             return false;
         }
         named.was_taken(|before| {
+            let Ok(choices) = self.choices(&own.name) else { return false };
             let look = |model: &ServedModel| {
                 let is_it = std::ptr::eq(model, Arc::as_ptr(leaf));
                 if is_it {

@@ -1,7 +1,7 @@
 //! The names that extents have for callers of a graph. Models name theirs each for itself; what must be equal for the models must be equal
 //! for callers, and has one name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outrigger_backend::TensorInfo;
 
@@ -19,6 +19,8 @@ pub(super) struct Extents {
     wrong: Option<(i64, i64)>,
     /// The names of those that are free.
     called: BTreeMap<usize, String>,
+    /// All names that are given, for they may be many.
+    given: BTreeSet<String>,
 }
 
 impl Extents {
@@ -31,8 +33,8 @@ impl Extents {
             start
         };
         let starts = inputs.iter().map(begin).collect();
-        let (names, fixed, called) = Default::default();
-        Self { starts, same: (0..next).collect(), names, fixed, wrong: None, called }
+        let (names, fixed, called, given) = Default::default();
+        Self { starts, same: (0..next).collect(), names, fixed, wrong: None, called, given }
     }
 
     /// The extents of an input are such for a node, or as graph.toml says.
@@ -74,11 +76,11 @@ impl Extents {
             if self.called.contains_key(&class) {
                 continue;
             }
-            let is_taken = |name: &String| self.called.values().any(|known| known == name);
             let name = match node {
-                Some(node) if is_taken(&symbol) => format!("{}.{symbol}", node_name(node)),
+                Some(node) if self.given.contains(&symbol) => format!("{}.{symbol}", node_name(node)),
                 _ => symbol,
             };
+            self.given.insert(name.clone());
             self.called.insert(class, name);
         }
         for (start, info) in self.starts.clone().into_iter().zip(inputs) {
@@ -121,7 +123,7 @@ impl Extents {
             let class = self.find(named);
             match self.called.get(&class) {
                 Some(name) => symbol.clone_from(name),
-                None if self.called.values().any(|known| known == symbol) => symbol.clear(),
+                None if self.given.contains(symbol) => symbol.clear(),
                 None => {}
             }
         }
@@ -136,9 +138,14 @@ impl Extents {
         number
     }
 
-    fn find(&self, mut at: usize) -> usize {
-        while let Some(above) = self.same.get(at).filter(|above| **above != at) {
-            at = *above;
+    fn find(&mut self, mut at: usize) -> usize {
+        while let Some(above) = self.same.get(at).copied().filter(|above| *above != at) {
+            // Whoever comes this way again has half of it.
+            let further = self.same.get(above).copied().unwrap_or(above);
+            if let Some(place) = self.same.get_mut(at) {
+                *place = further;
+            }
+            at = further;
         }
         at
     }

@@ -1,13 +1,16 @@
 //! Ensembles: models that are made of others, by a `graph.toml` that says which tensors go where. Callers see one as a model.
 //!
 //! ```text
-//! graph.toml → read, order (what can be said of it alone) → choice (versions) → types, extents (what fits) → wired → gather (leases) → picks → run
+//! graph.toml → read, order (what can be said of it alone) → choice (versions) → types, extents (what fits) → wired → gather (leases) → picks → run, course
 //! ```
 
 mod choice;
+mod course;
 mod directory;
 mod ensemble;
 mod extents;
+mod fit;
+mod groups;
 mod order;
 mod picks;
 mod read;
@@ -23,7 +26,7 @@ mod tests;
 pub(super) use choice::Unfit;
 pub(super) use directory::Directory;
 pub use ensemble::EnsembleNode;
-pub(super) use ensemble::{Ensemble, Gathered};
+pub(super) use ensemble::{Ensemble, Gathered, Placing};
 pub(super) use read::{Graph, read};
 pub(super) use run::Counters as GraphCounters;
 pub(super) use sample::GraphInstance;

@@ -4,20 +4,26 @@ use http::HeaderValue;
 
 use super::ensemble::Gathered;
 use super::wired::WiredRun;
-use crate::models::instance::Picked;
+use crate::models::picked::Picked;
 
 /// So many devices are named of a call.
 const SHOWN: usize = 8;
 
-/// The instances of a call's runs, in the order of the wired graph's.
+/// The instances of a call's runs, in the order of the wired graph's; nothing for those that are not needed.
 pub(in crate::models) struct Picks(Vec<Option<Picked>>);
 
 impl Gathered {
-    /// Picks an instance for each run: one on the device to which what it takes can stay bound, if there is one, and there that with the fewest calls.
-    pub(in crate::models) fn pick(&self) -> Picks {
-        let mut picks: Vec<Option<Picked>> = Vec::with_capacity(self.wired.runs.len());
-        for run in &self.wired.runs {
-            let picked = self.leaves.get(run.leaf).map(|lease| {
+    /// Picks an instance for each run that is needed for the outputs with these numbers, or for all: one on the device to which what it takes can
+    /// stay bound, if there is one, and there that with the fewest calls.
+    pub(in crate::models) fn pick(&self, outputs: Option<&[usize]>) -> Picks {
+        let wired = &self.wired;
+        let wanted = outputs.map(|outputs| {
+            outputs.iter().filter_map(|output| wired.outputs.get(*output).copied()).collect::<Vec<_>>()
+        });
+        let needed = wired.needed(wanted.as_ref().unwrap_or(&wired.outputs));
+        let mut picks: Vec<Option<Picked>> = Vec::with_capacity(wired.runs.len());
+        for (run, needed) in wired.runs.iter().zip(needed) {
+            let picked = self.leaves.get(run.leaf).filter(|_| needed).map(|lease| {
                 let mut near = self.devices_of(run, &picks).into_iter();
                 near.find_map(|device| lease.pick_on(device)).unwrap_or_else(|| lease.pick())
             });

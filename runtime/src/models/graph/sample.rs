@@ -1,27 +1,45 @@
-//! An ensemble as what runs samples: one run after the other, on the thread that asks, before calls can have it.
+//! An ensemble as what runs samples: as a call is run, but on the thread that asks, before calls can have it.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use outrigger_backend::{BackendError, Instance, Output, Run, RunId, Tensor};
+use outrigger_protocol::error::CallError;
 
 use super::ensemble::Gathered;
+use super::run::{Asked, Broken, Terms, run};
+use crate::config::LimitsConfig;
 use crate::models::instance::ModelInstance;
-use crate::models::job;
+use crate::models::job::{self, Failure};
 
 /// Runs the models that were gathered.
 pub(in crate::models) struct GraphInstance {
     gathered: Arc<Gathered>,
     /// By which its runs are told apart from all others on the same instances.
     id: RunId,
-    /// Bytes that the outputs of one run may take.
-    limit: usize,
+    /// Bytes that the outputs of one run may take, and what goes between runs.
+    limits: (usize, usize),
     /// What is running, and whether all of it is cancelled.
     state: Mutex<(Option<Arc<ModelInstance>>, bool)>,
 }
 
+/// Why a sample has no result.
+enum Ended {
+    Run(BackendError),
+    Call(CallError),
+}
+
+impl From<CallError> for Ended {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
 impl GraphInstance {
-    pub(in crate::models) fn new(gathered: Arc<Gathered>, id: RunId, limit: usize) -> Self {
-        Self { gathered, id, limit, state: Mutex::default() }
+    pub(in crate::models) fn new(gathered: Arc<Gathered>, id: RunId, limits: &LimitsConfig) -> Self {
+        let limits = (limits.answer, limits.ensemble);
+        Self { gathered, id, limits, state: Mutex::default() }
     }
 
     fn begins(&self, instance: Option<&Arc<ModelInstance>>) -> Result<(), BackendError> {
@@ -29,34 +47,44 @@ impl GraphInstance {
         state.0 = instance.cloned();
         if state.1 { Err(BackendError::Cancelled) } else { Ok(()) }
     }
+
+    /// One run of a model, at once.
+    fn execute(&self, asked: &Asked) -> Result<Vec<Tensor>, BackendError> {
+        let missing = || BackendError::Internal("a model of the ensemble is not there".into());
+        let run = self.gathered.wired.runs.get(asked.run).ok_or_else(missing)?;
+        let instance = self.gathered.leaves.get(run.leaf).and_then(|lease| lease.choose());
+        let instance = instance.ok_or_else(missing)?;
+        self.begins(Some(instance))?;
+        let Asked { inputs, outputs, .. } = asked;
+        let (limit, _) = self.limits;
+        let given = job::check(instance, inputs, outputs, limit).and_then(|_| {
+            let asked = job::Asked { inputs, outputs, stay: &[] };
+            job::execute(instance, asked, Run { id: Some(self.id) }, limit)
+        });
+        self.begins(None)?;
+        given.map_err(|failure| match failure {
+            Failure::Backend(error) => at(&run.name, &instance.name, error),
+            failure => at(&run.name, &instance.name, BackendError::Run(failure.to_string())),
+        })
+    }
 }
 
 impl Instance for GraphInstance {
     fn infer(&self, inputs: &[Tensor], outputs: &mut [Output], _: Run) -> Result<(), BackendError> {
-        let missing = || BackendError::Internal("a tensor of the ensemble is not there".into());
         let wired = &self.gathered.wired;
         wired.info.check_inputs(inputs)?;
         wired.info.check_outputs(outputs)?;
-        let mut tensors: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
-        for run in &wired.runs {
-            let taken = run.inputs.iter().map(|tensor| tensors.get(*tensor).cloned().flatten());
-            let taken = taken.collect::<Option<Vec<_>>>().ok_or_else(missing)?;
-            let instance = self.gathered.leaves.get(run.leaf).and_then(|lease| lease.choose());
-            let instance = instance.ok_or_else(missing)?;
-            self.begins(Some(instance))?;
-            let all: Vec<usize> = (0..run.info.outputs.len()).collect();
-            let given = job::check(instance, &taken, &all, self.limit).and_then(|_| {
-                let asked = job::Asked { inputs: &taken, outputs: &all, stay: &[] };
-                job::execute(instance, asked, Run { id: Some(self.id) }, self.limit)
-            });
-            let given = given.map_err(|error| at(&run.name, &instance.name, error));
-            self.begins(None)?;
-            tensors.extend(given?.into_iter().map(Some));
-        }
-        for output in outputs {
-            let tensor = wired.outputs.get(output.index()).and_then(|tensor| tensors.get(*tensor));
-            output.set(tensor.cloned().flatten().ok_or_else(missing)?);
-        }
+        let wanted: Vec<usize> = outputs.iter().map(Output::index).collect();
+        let broken = Broken::default();
+        let (home, (most, bytes)) = (|_| None, self.limits);
+        let terms = Terms { home, bytes, most, runs: 1, counters: None, broken: &broken };
+        let one = |asked: Asked| async move { self.execute(&asked).map_err(Ended::Run) };
+        let given = waiting_for_nothing(run(wired, inputs.to_vec(), &wanted, terms, one));
+        let given = given.map_err(|ended| match ended {
+            Ended::Run(error) => error,
+            Ended::Call(error) => BackendError::Run(error.message.into_owned()),
+        })?;
+        outputs.iter_mut().zip(given).for_each(|(output, tensor)| output.set(tensor));
         Ok(())
     }
 
@@ -79,6 +107,16 @@ impl Instance for GraphInstance {
 
     fn bytes_held(&self) -> u64 {
         0
+    }
+}
+
+/// The result of a future that does all its work whenever it is asked.
+fn waiting_for_nothing<T>(future: impl Future<Output = T>) -> T {
+    let (mut future, mut context) = (pin!(future), Context::from_waker(Waker::noop()));
+    loop {
+        if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
+            return result;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_backend::ModelInfo;
+use outrigger_backend::{ModelInfo, TensorInfo};
 
 use super::choice::{Choice, Unfit, typed};
 use super::read::Graph;
@@ -15,7 +15,6 @@ pub(in crate::models) type Leaf = (Arc<NamedModel>, Arc<ServedModel>);
 
 /// A graph whose models and ensembles are these versions.
 pub(in crate::models) struct Wired {
-    pub(super) choices: Vec<Choice>,
     /// What callers send and get.
     pub(in crate::models) info: Arc<ModelInfo>,
     /// The models, each once.
@@ -28,6 +27,8 @@ pub(in crate::models) struct Wired {
     pub(super) outputs: Vec<usize>,
     /// Of each tensor who gives it: a run; nobody for those that callers send.
     pub(super) givers: Vec<Option<usize>>,
+    /// Of each tensor who takes it: a run, and as which of its inputs.
+    takers: Vec<Vec<(usize, usize)>>,
 }
 
 /// A run of a model.
@@ -41,6 +42,8 @@ pub(super) struct WiredRun {
     pub(super) inputs: Vec<usize>,
     /// The number of the first one that it gives; the others follow.
     pub(super) first: usize,
+    /// Of each of those whether its size is known before the run.
+    pub(super) sized: Vec<bool>,
     /// The ensembles that it is in, by their places among the groups.
     pub(super) groups: Vec<usize>,
 }
@@ -57,23 +60,49 @@ impl Wired {
     ///
     /// # Errors
     /// [`Unfit`], also if a model has never been loaded.
-    pub(super) fn new(graph: &Graph, choices: Vec<Choice>) -> Result<Self, Unfit> {
+    pub(super) fn new(graph: &Graph, choices: &[Choice]) -> Result<Self, Unfit> {
         let look = |model: &ServedModel| model.known().map(|(_, info)| ModelInfo::clone(info));
         let mut groups = Vec::new();
-        ensembles(&choices, &mut groups);
+        ensembles(choices, &mut groups);
         let (leaves, runs, givers) = Default::default();
         let mut wiring = Wiring { look: &look, leaves, groups, runs, givers };
-        let top = typed(graph, &choices, &look)?.ok_or_else(|| unknown(&choices))?;
+        let top = typed(graph, choices, &look)?.ok_or_else(|| unknown(choices))?;
         wiring.givers.resize(graph.inputs.len(), None);
         let inputs: Vec<usize> = (0..graph.inputs.len()).collect();
-        let outputs = wiring.wire(graph, &choices, &top, &inputs, "", &[])?;
+        let outputs = wiring.wire(graph, choices, &top, &inputs, "", &[])?;
         let Wiring { leaves, groups, runs, givers, .. } = wiring;
-        Ok(Self { choices, info: Arc::new(top.info), leaves, groups, runs, outputs, givers })
+        let mut takers = vec![Vec::new(); givers.len()];
+        for (number, run) in runs.iter().enumerate() {
+            for (at, tensor) in run.inputs.iter().enumerate() {
+                takers.get_mut(*tensor).into_iter().for_each(|all| all.push((number, at)));
+            }
+        }
+        Ok(Self { info: Arc::new(top.info), leaves, groups, runs, outputs, givers, takers })
     }
 
-    /// Whether its nodes still mean that.
-    pub(super) fn is_current(&self) -> bool {
-        self.choices.iter().all(Choice::is_current)
+    /// Who takes a tensor: a run, and as which of its inputs.
+    pub(super) fn takers_of(&self, tensor: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.takers.get(tensor).into_iter().flatten().copied()
+    }
+
+    /// Whether callers send something that a run takes.
+    pub(super) fn is_fed_by_callers(&self, run: &WiredRun) -> bool {
+        run.inputs.iter().any(|tensor| self.givers.get(*tensor).copied().flatten().is_none())
+    }
+
+    /// Of each run whether it is needed for these tensors.
+    pub(super) fn needed(&self, wanted: &[usize]) -> Vec<bool> {
+        let mut needed = vec![false; self.runs.len()];
+        let mut open = wanted.to_vec();
+        while let Some(tensor) = open.pop() {
+            let Some(giver) = self.givers.get(tensor).copied().flatten() else { continue };
+            if let (Some(run), Some(is_needed)) = (self.runs.get(giver), needed.get_mut(giver))
+                && !std::mem::replace(is_needed, true)
+            {
+                open.extend(&run.inputs);
+            }
+        }
+        needed
     }
 }
 
@@ -90,7 +119,7 @@ fn unknown(choices: &[Choice]) -> Unfit {
 }
 
 /// Adds the ensembles that choices mean, each once, and each after those that it is made of.
-fn ensembles(choices: &[Choice], all: &mut Vec<Arc<ServedModel>>) {
+pub(super) fn ensembles(choices: &[Choice], all: &mut Vec<Arc<ServedModel>>) {
     for choice in choices.iter().filter(|choice| choice.served.graph().is_some()) {
         ensembles(&choice.inner, all);
         place(all, &choice.served);
@@ -166,11 +195,22 @@ impl Wiring<'_> {
         let (leaf, first) = (place(&mut self.leaves, model), self.givers.len());
         let (number, groups) = (self.runs.len(), within.to_vec());
         self.givers.extend(info.outputs.iter().map(|_| Some(number)));
-        let run = WiredRun { name, leaf, info, inputs, first, groups };
+        let sized = info.outputs.iter().map(|output| is_sized(&info, output)).collect();
+        let run = WiredRun { name, leaf, info, inputs, first, sized, groups };
         let outputs = run.outputs().collect();
         self.runs.push(run);
         Ok(outputs)
     }
+}
+
+/// Whether the size of an output follows from the inputs.
+fn is_sized(model: &ModelInfo, output: &TensorInfo) -> bool {
+    let known = |symbol: &str| {
+        let mut dimensions = model.inputs.iter().flat_map(TensorInfo::dimensions);
+        !symbol.is_empty() && dimensions.any(|(_, other)| other == symbol)
+    };
+    output.data_type.size().is_some()
+        && output.dimensions().all(|(extent, symbol)| extent >= 0 || known(symbol))
 }
 
 /// The place of a model in a list that has each once.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use outrigger_protocol::error::{CallError, ErrorCode};
 
-use super::super::served::{Lease, ServedModel};
+use super::super::lease::Lease;
+use super::super::served::ServedModel;
 use super::Residency;
 use super::core::{Core, Left, Want};
 use super::fetch::Fetches;
@@ -22,6 +23,16 @@ pub(super) const SOON: Duration = Duration::from_secs(1);
 pub(super) fn retired(model: &ServedModel) -> CallError {
     let text = format!("version {} of model `{}` is not served any more", model.version, model.name);
     CallError::new(ErrorCode::ModelNotFound, text)
+}
+
+fn wanted(model: &ServedModel, want: Want) -> Result<Want, CallError> {
+    match want {
+        Want::Ready | Want::Loading { .. } | Want::Assemble => Ok(want),
+        Want::Failed { retry_after, .. } => {
+            let text = format!("model `{}` does not load; the log says why", model.name);
+            Err(CallError::new(ErrorCode::ModelUnavailable, text).with_retry_after(retry_after.max(SOON)))
+        }
+    }
 }
 
 impl Residency {
@@ -40,11 +51,11 @@ impl Residency {
             return Ok(lease);
         }
         let _counted = self.count_waiter()?;
-        self.lease_uncounted(model, is_meant, until).await
+        self.hold(model, is_meant, until).await.inspect(|_| model.is_used())
     }
 
-    /// The same for who is counted as one that waits already.
-    pub(super) async fn lease_uncounted(
+    /// The same for who is counted as one that waits already, and does not use it yet. Of an ensemble that is what it is itself.
+    pub(super) async fn hold(
         self: &Arc<Self>,
         model: &ServedModel,
         is_meant: &(dyn Fn() -> bool + Sync),
@@ -55,7 +66,7 @@ impl Residency {
             let mut changed = pin!(model.changed.notified());
             // From here on nothing is missed.
             changed.as_mut().enable();
-            if let Some(lease) = model.lease() {
+            if let Some(lease) = model.hold() {
                 return Ok(lease);
             }
             if self.stopping.load(Ordering::Acquire) {
@@ -103,13 +114,29 @@ impl Residency {
             }
             want
         };
-        match want {
-            Want::Ready | Want::Loading { .. } | Want::Assemble => Ok(want),
-            Want::Failed { retry_after, .. } => {
-                let text = format!("model `{}` does not load; the log says why", model.name);
-                Err(CallError::new(ErrorCode::ModelUnavailable, text).with_retry_after(retry_after.max(SOON)))
+        wanted(model, want)
+    }
+
+    /// Whether the files of a model are here. If not, they are fetched.
+    pub(super) fn want_files(self: &Arc<Self>, model: &ServedModel) -> Result<bool, CallError> {
+        let want = {
+            let mut core = self.residents.lock();
+            // Under the lock: its number may be another's from then on.
+            if model.is_retired() {
+                return Err(retired(model));
             }
-        }
+            if core.is_here(model.number) {
+                return Ok(true);
+            }
+            let before = core.phase(model.number);
+            // Of what is away nothing else is begun.
+            let want = core.want(model.number, self.now());
+            if before != ModelState::Fetching {
+                self.note_fetching(&core, model);
+            }
+            want
+        };
+        wanted(model, want).map(|_| false)
     }
 
     /// If a load of a model has just been asked for, that begins its history. Under the lock of who knows, so that no thread comes to it before.
@@ -143,15 +170,6 @@ impl Residency {
         Ok(counted)
     }
 
-    /// The next load of a model that has failed need not wait.
-    pub(in crate::models) fn forgive(&self, model: &ServedModel) {
-        self.parts(model).iter().for_each(|part| self.forgive(part));
-        let mut core = self.residents.lock();
-        if !model.is_retired() {
-            core.forgive(model.number);
-        }
-    }
-
     /// Has a model leave once the calls are through that have it; does not return before. Not for an async task.
     pub(in crate::models) fn unload(&self, model: &ServedModel) {
         let mut core = self.residents.lock();
@@ -181,24 +199,6 @@ impl Residency {
         drop(core);
         model.changed.notify_waiters();
         self.residents.has_changed();
-    }
-
-    /// Says whether a model may make way for others; of an ensemble, whether its models may.
-    pub(in crate::models) fn pin(&self, model: &ServedModel, pinned: bool) {
-        self.parts(model).iter().for_each(|part| self.pin(part, pinned));
-        let changed = {
-            let mut core = self.residents.lock();
-            if model.is_retired() {
-                return;
-            }
-            let before = core.is_pinned(model.number);
-            core.pin(model.number, pinned);
-            before != pinned
-        };
-        if changed {
-            drop(self.tell(model, if pinned { Happening::Pinned } else { Happening::Unpinned }));
-            self.residents.has_changed();
-        }
     }
 
     /// The events after that number which are kept, and those to come.

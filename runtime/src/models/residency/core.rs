@@ -76,6 +76,8 @@ pub(super) struct Model {
     /// Bytes that are to be fetched before it can be loaded; nothing if its files are here.
     pub(super) away: Option<u64>,
     pub(super) pinned: bool,
+    /// An ensemble that never has to leave is made of it.
+    held: bool,
     /// How many need it to stay for a while.
     pub(super) kept: usize,
     /// It is made of others, and takes no memory.
@@ -134,6 +136,7 @@ impl Model {
             phase: ModelState::OnDisk,
             away: None,
             pinned: false,
+            held: false,
             kept: 0,
             assembled: false,
             vacant: false,
@@ -154,7 +157,7 @@ impl Model {
 
     /// Whether it never has to leave for others.
     pub(super) fn stays(&self) -> bool {
-        self.pinned || self.kept > 0
+        self.pinned || self.held || self.kept > 0
     }
 }
 
@@ -472,6 +475,13 @@ impl Core {
         }
     }
 
+    /// Whether an ensemble that never has to leave is made of it.
+    pub(in crate::models) fn hold(&mut self, model: usize, held: bool) {
+        if let Some(this) = self.models.get_mut(model) {
+            this.held = held;
+        }
+    }
+
     /// Somebody needs a model to stay for a while, or does not any more.
     pub(in crate::models) fn keep(&mut self, model: usize, kept: bool) {
         if let Some(this) = self.models.get_mut(model) {
@@ -484,9 +494,19 @@ impl Core {
         self.models.get(model).is_some_and(|this| this.away.is_none())
     }
 
-    /// Whether somebody has said that a model never has to leave for others.
+    /// Whether somebody has said that a model never has to leave for others, or an ensemble that is made of it.
     pub(in crate::models) fn is_pinned(&self, model: usize) -> bool {
+        self.models.get(model).is_some_and(|this| this.pinned || this.held)
+    }
+
+    /// Whether somebody has said so of it itself.
+    pub(in crate::models) fn is_pinned_itself(&self, model: usize) -> bool {
         self.models.get(model).is_some_and(|this| this.pinned)
+    }
+
+    /// Whether it does not have to leave for others now.
+    pub(in crate::models) fn stays(&self, model: usize) -> bool {
+        self.models.get(model).is_some_and(Model::stays)
     }
 
     /// A model, if it is in one of these phases.

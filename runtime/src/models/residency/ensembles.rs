@@ -4,37 +4,29 @@
 //! a call holds what there is while it waits for the rest, and one call at a time does that: two that did could wait for each other's room for
 //! ever. Whether all of it can be there together is asked before.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::future::try_join_all;
-use outrigger_backend::RunId;
 use outrigger_protocol::error::{CallError, ErrorCode};
-use prometheus::IntCounter;
 
 use super::super::ModelsError;
-use super::super::graph::{Ensemble, Gathered, GraphCounters, GraphInstance, Leaf, PLATFORM, Unfit};
-use super::super::instance::{LoadedModel, ModelInstance};
-use super::super::samples;
-use super::super::served::{Door, Lease, ServedModel};
+use super::super::graph::{Ensemble, Leaf, Placing, Unfit};
+use super::super::lease::Lease;
+use super::super::served::ServedModel;
 use super::Residency;
-use super::accounts::Charges;
 use super::calls::{SOON, retired};
-use super::core::Want;
-use super::history::{Happening, ModelEvent, Step};
-use super::room::Failure;
-use crate::config::LoadTime;
+use super::history::{Happening, ModelEvent};
 use crate::scheduler;
 
 /// Leases of all of them, if all are loaded.
-fn all_leased(leaves: &[Leaf]) -> Option<Vec<Lease>> {
-    leaves.iter().map(|(_, leaf)| leaf.lease_itself()).collect()
+fn all_held(leaves: &[Leaf]) -> Option<Vec<Lease>> {
+    leaves.iter().map(|(_, leaf)| leaf.hold()).collect()
 }
 
-fn late(model: &ServedModel) -> CallError {
+pub(super) fn late(model: &ServedModel) -> CallError {
     let text = format!("the models of ensemble `{}` are not loaded yet", model.name);
     CallError::new(ErrorCode::ModelUnavailable, text).with_retry_after(SOON)
 }
@@ -69,14 +61,24 @@ impl Residency {
             if Instant::now() >= until {
                 return Err(late(model));
             }
-            let leaves = ensemble.leaves(&model.name);
-            let leaves = leaves.map_err(|unfit| self.refused(model, ensemble, &[], &unfit))?;
-            let Some(_held) = self.bring_together(model, &leaves, until).await? else { continue };
+            let members = ensemble.members(&model.name);
+            let members = members.map_err(|unfit| self.refused(model, ensemble, &[], &unfit))?;
+            // What is known not to go together is not loaded for that.
+            if let Err(unfit @ (Unfit::Graph(_) | Unfit::Versions(_))) = ensemble.wire(model) {
+                return Err(self.refused(model, ensemble, &members.leaves, &unfit));
+            }
+            // Before anything is held, however long that takes.
+            let files = members.ensembles.iter().chain([&own]).map(|one| self.fetched_itself(one, until));
+            if try_join_all(files).await?.contains(&false) {
+                continue;
+            }
+            let leaves = &members.leaves;
+            let Some(_held) = self.bring_together(model, ensemble, leaves, until).await? else { continue };
             let wired = match ensemble.wire(model) {
                 Ok(wired) => wired,
                 // Another version is meant since, which has never been loaded.
                 Err(Unfit::Unknown(_)) => continue,
-                Err(unfit) => return Err(self.refused(model, ensemble, &leaves, &unfit)),
+                Err(unfit) => return Err(self.refused(model, ensemble, leaves, &unfit)),
             };
             for group in wired.groups.iter().chain([&own]) {
                 if !self.assembled(group, until).await? {
@@ -90,27 +92,57 @@ impl Residency {
         }
     }
 
+    /// Has the files of an ensemble itself fetched; nothing comes of it where it is not meant any more meanwhile.
+    async fn fetched_itself(
+        self: &Arc<Self>,
+        model: &Arc<ServedModel>,
+        until: Instant,
+    ) -> Result<bool, CallError> {
+        loop {
+            let mut changed = pin!(model.changed.notified());
+            // From here on nothing is missed.
+            changed.as_mut().enable();
+            if self.stopping.load(Ordering::Acquire) {
+                return Err(scheduler::draining());
+            }
+            if model.is_retired() {
+                return Ok(false);
+            }
+            if self.want_files(model)? {
+                return Ok(true);
+            }
+            tokio::time::timeout_at(until.into(), changed).await.map_err(|_| late(model))?;
+        }
+    }
+
     /// Leases of all models of an ensemble; nothing if other versions are meant meanwhile.
     async fn bring_together(
         self: &Arc<Self>,
         model: &ServedModel,
+        ensemble: &Ensemble,
         leaves: &[Leaf],
         until: Instant,
     ) -> Result<Option<Vec<Lease>>, CallError> {
-        if let Some(all) = all_leased(leaves) {
+        if let Some(all) = all_held(leaves) {
             return Ok(Some(all));
         }
-        self.check_place(model, leaves).await?;
+        self.check_place(model, ensemble, leaves, until).await?;
         if self.bring_each(model, leaves, until).await?.is_none() {
             return Ok(None);
         }
-        if let Some(all) = all_leased(leaves) {
+        if let Some(all) = all_held(leaves) {
             return Ok(Some(all));
         }
         let turn = tokio::time::timeout_at(until.into(), self.gathering.lock()).await;
         let _turn = turn.map_err(|_| late(model))?;
-        let each = leaves.iter().map(|(_, leaf)| self.bring_one(model, leaf, until));
-        Ok(try_join_all(each).await?.into_iter().collect())
+        // What stays may be more by now, and whoever waits here in vain has all others wait.
+        let moves = self.check_place(model, ensemble, leaves, until).await?;
+        // What is in the way of the others where it is comes last: it could not go elsewhere once it is held.
+        let (last, first): (Vec<_>, Vec<_>) =
+            leaves.iter().map(|(_, leaf)| leaf).partition(|leaf| moves.contains(&leaf.number));
+        let mut held = try_join_all(first.into_iter().map(|leaf| self.bring_one(model, leaf, until))).await?;
+        held.extend(try_join_all(last.into_iter().map(|leaf| self.bring_one(model, leaf, until))).await?);
+        Ok(held.into_iter().collect())
     }
 
     /// Has each of them loaded, and holds none; nothing if one is not meant any more.
@@ -132,7 +164,7 @@ impl Residency {
         leaf: &Arc<ServedModel>,
         until: Instant,
     ) -> Result<Option<Lease>, CallError> {
-        match self.lease_uncounted(leaf, &|| true, until).await {
+        match self.hold(leaf, &|| true, until).await {
             Ok(lease) => Ok(Some(lease)),
             Err(_) if leaf.is_retired() => Ok(None),
             Err(error) => {
@@ -142,14 +174,34 @@ impl Residency {
         }
     }
 
-    /// Whether devices hold all models of an ensemble together, as far as that can be told: else it is not tried.
-    async fn check_place(self: &Arc<Self>, model: &ServedModel, leaves: &[Leaf]) -> Result<(), CallError> {
-        let models: Vec<_> = leaves.iter().map(|(_, leaf)| Arc::clone(leaf)).collect();
-        let this = Arc::clone(self);
-        let place = tokio::task::spawn_blocking(move || this.have_place(&models)).await;
-        let Ok(Err(unplaced)) = place else { return Ok(()) };
-        let text = ModelsError::Together { name: model.name.clone(), unplaced }.to_string();
-        if model.ensemble.as_ref().is_some_and(|ensemble| ensemble.refused(Some(&text))) {
+    /// Whether devices hold all models of an ensemble together, as far as that can be told: else it is not tried. Of many calls that ask at once one
+    /// finds it out for all. Gives the numbers of those that would not be where they are.
+    async fn check_place(
+        self: &Arc<Self>,
+        model: &ServedModel,
+        ensemble: &Ensemble,
+        leaves: &[Leaf],
+        until: Instant,
+    ) -> Result<Vec<usize>, CallError> {
+        let (since, of) = (Instant::now(), leaves.iter().map(|(_, leaf)| leaf.number).collect::<Vec<_>>());
+        let placing = tokio::time::timeout_at(until.into(), ensemble.placing.lock()).await;
+        let mut placing = placing.map_err(|_| late(model))?;
+        let moves = match placing.as_ref().filter(|last| last.at >= since && last.of == of) {
+            Some(last) => last.moves.clone(),
+            None => {
+                let (at, models) =
+                    (Instant::now(), leaves.iter().map(|(_, leaf)| Arc::clone(leaf)).collect());
+                let moves = self.ask_for_place(model, models).await;
+                *placing = Some(Placing { at, of, moves: moves.clone() });
+                moves
+            }
+        };
+        drop(placing);
+        let text = match moves {
+            Ok(moves) => return Ok(moves),
+            Err(text) => text,
+        };
+        if ensemble.refused(Some(&text)) {
             tracing::error!(model = %model.name, reason = text, "an ensemble cannot be had");
             drop(
                 self.tell(model, Happening::Refused)
@@ -157,6 +209,19 @@ impl Residency {
             );
         }
         Err(CallError::new(ErrorCode::ModelUnavailable, text))
+    }
+
+    /// Which of these would not be where they are, or why devices do not hold them together.
+    async fn ask_for_place(
+        self: &Arc<Self>,
+        model: &ServedModel,
+        models: Vec<Arc<ServedModel>>,
+    ) -> Result<Vec<usize>, String> {
+        let this = Arc::clone(self);
+        let place = tokio::task::spawn_blocking(move || this.have_place(&models)).await;
+        let together = |unplaced| ModelsError::Together { name: model.name.clone(), unplaced }.to_string();
+        // A panic, which is a bug of ours, says nothing of it.
+        place.map_or(Ok(Vec::new()), |place| place.map_err(together))
     }
 
     /// It cannot be made of the versions that there are. If one of those is watched which took the place of one that would do, that counts against it.
@@ -173,148 +238,5 @@ impl Residency {
             leaves.iter().filter(|(named, leaf)| ensemble.did_with_the_one_before(model, named, leaf));
         at_fault.for_each(|(_, leaf)| leaf.outcomes.note(true));
         CallError::new(ErrorCode::ModelUnavailable, text)
-    }
-
-    /// Has an ensemble put together of which all models are loaded; says whether it is, which it is not if something else is meant meanwhile.
-    async fn assembled(
-        self: &Arc<Self>,
-        model: &Arc<ServedModel>,
-        until: Instant,
-    ) -> Result<bool, CallError> {
-        let Some(ensemble) = &model.ensemble else { return Ok(false) };
-        loop {
-            let mut changed = pin!(model.changed.notified());
-            // From here on nothing is missed.
-            changed.as_mut().enable();
-            if model.lease_itself().is_some() {
-                return Ok(true);
-            }
-            if self.stopping.load(Ordering::Acquire) {
-                return Err(scheduler::draining());
-            }
-            let Ok(Some(gathered)) = ensemble.gather(model) else { return Ok(false) };
-            // Another has taken its place: the wiring is made anew.
-            if model.is_retired() {
-                return Ok(false);
-            }
-            match self.want(model)? {
-                Want::Ready => continue,
-                Want::Assemble => {
-                    let (this, model) = (Arc::clone(self), Arc::clone(model));
-                    // It goes on also if whoever asked leaves.
-                    drop(tokio::task::spawn_blocking(move || this.assemble(&model, gathered)));
-                }
-                Want::Loading { .. } | Want::Failed { .. } => drop(gathered),
-            }
-            tokio::time::timeout_at(until.into(), changed).await.map_err(|_| late(model))?;
-        }
-    }
-
-    fn assemble(&self, model: &Arc<ServedModel>, gathered: Gathered) {
-        // A panic is a bug of ours. It costs this, not the thread.
-        let put = catch_unwind(AssertUnwindSafe(|| self.put_together(model, gathered)));
-        self.end(model, put.unwrap_or(Err(Failure::Broken)));
-    }
-
-    /// Tries an ensemble with its samples, and shows it to calls.
-    fn put_together(&self, model: &Arc<ServedModel>, gathered: Gathered) -> Result<u64, Failure> {
-        let (Some(ensemble), false) = (&model.ensemble, model.is_retired()) else {
-            return Err(Failure::Unwanted);
-        };
-        let (wanted, info) = (&model.wanted, gathered.info());
-        if let Some(manifest) = &wanted.manifest {
-            let failed = |problem| ModelsError::Manifest { path: manifest.path.clone(), problem };
-            manifest.check(&info).map_err(failed)?;
-        }
-        self.history.over(model.number, Step::Load);
-        self.residents.lock().warming(model.number);
-        let [on_device, on_host] = self.counters.models.between(&model.name);
-        // Samples are not counted.
-        let runs = IntCounter::new("samples", "samples").map_err(|_| Failure::Broken)?;
-        let id = RunId::MAX.get().saturating_sub(model.number as u64);
-        let instance = GraphInstance::new(
-            Arc::new(gathered),
-            RunId::new(id).unwrap_or(RunId::MAX),
-            self.config.limits.answer,
-        );
-        let instance = ModelInstance::new(&model.name, Arc::clone(&info), Arc::new(instance), None, runs);
-        samples::run(wanted, instance, &self.config.limits).map_err(|trouble| {
-            let (sample, problem) = match trouble {
-                samples::Trouble::Device(error) => ("a sample".to_owned(), error.to_string()),
-                samples::Trouble::Sample { sample, problem } => (sample, problem),
-            };
-            ModelsError::Sample { name: model.name.clone(), device: "its models".into(), sample, problem }
-        })?;
-        // It is put together again after it was unloaded.
-        let _ = ensemble.counters.set(GraphCounters { on_device, on_host });
-        let loaded = LoadedModel {
-            name: wanted.name.clone(),
-            version: wanted.version.clone(),
-            platform: PLATFORM.into(),
-            info,
-            first: None,
-            others: Vec::new(),
-            identity: model.identity(),
-            keeps_answers: wanted.cache,
-            outcomes: Some(Arc::clone(&model.outcomes)),
-            statistics: Some(Arc::clone(&model.statistics)),
-            door: Door::new(Arc::clone(&self.residents)),
-        };
-        self.history.over(model.number, Step::Warm);
-        self.history.ended(model.number, Ok(0));
-        model.put(Arc::new(loaded));
-        self.residents.lock().loaded(model.number, Charges::new(), self.now());
-        Ok(0)
-    }
-
-    /// Puts those together, at the start, whose models are loaded by then, and holds the others against what devices hold.
-    ///
-    /// # Errors
-    /// [`ModelsError`], for the first that cannot be had.
-    pub(super) fn assemble_at_start(&self) -> Result<(), ModelsError> {
-        let served = self.served();
-        let ensembles = || served.iter().filter_map(|model| Some((model, model.ensemble.as_ref()?)));
-        let mut has_changed = true;
-        while std::mem::take(&mut has_changed) {
-            for (model, ensemble) in ensembles() {
-                if model.load == LoadTime::Use || model.resident().is_some() {
-                    continue;
-                }
-                let gathered = match ensemble.gather(model) {
-                    Ok(Some(gathered)) => gathered,
-                    Ok(None) | Err(Unfit::Unknown(_)) => continue,
-                    Err(unfit) => return Err(ensemble.wrong(&unfit)),
-                };
-                let began = Instant::now();
-                self.history.asked(model.number);
-                self.residents.lock().want(model.number, self.now());
-                match self.put_together(model, gathered) {
-                    Ok(_) => {
-                        let took = began.elapsed();
-                        tracing::info!(model = %model.name, ?took, "ensemble ready");
-                        self.residents.lock().pin(model.number, model.load == LoadTime::Pinned);
-                    }
-                    Err(Failure::Models(error)) => return Err(error),
-                    Err(failure) => {
-                        return Err(ensemble.wrong(&Unfit::Graph(outrigger_backend::chain(&failure))));
-                    }
-                }
-                has_changed = true;
-            }
-        }
-        for (model, ensemble) in ensembles().filter(|(model, _)| model.resident().is_none()) {
-            // What versions lack has been told.
-            let leaves = ensemble.leaves(&model.name).unwrap_or_default();
-            let models: Vec<_> = leaves.into_iter().map(|(_, leaf)| leaf).collect();
-            let name = || model.name.clone();
-            self.have_place(&models).map_err(|unplaced| ModelsError::Together { name: name(), unplaced })?;
-        }
-        Ok(())
-    }
-
-    /// The models that an ensemble is made of just now; none of another.
-    pub(super) fn parts(&self, model: &ServedModel) -> Vec<Arc<ServedModel>> {
-        let leaves = model.ensemble.as_ref().and_then(|ensemble| ensemble.leaves(&model.name).ok());
-        leaves.unwrap_or_default().into_iter().map(|(_, leaf)| leaf).collect()
     }
 }

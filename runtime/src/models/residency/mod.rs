@@ -5,12 +5,14 @@
 //! itself are no concern of this: they lie on disk for as long as the replica lives.
 
 mod accounts;
+mod assembly;
 mod calls;
 mod core;
 mod ensembles;
 mod eta;
 mod fetch;
 mod history;
+mod parts;
 #[cfg(test)]
 mod properties;
 mod residents;
@@ -39,8 +41,9 @@ use outrigger_backend::BackendError;
 
 use super::health::DeviceHealth;
 use super::instance::{LoadedModel, ModelInstance};
+use super::lease::Door;
 use super::loader::{Counters, Ground, Loader, Others};
-use super::served::{Door, ServedModel};
+use super::served::ServedModel;
 use super::survey::{self, OpenDevice, Surveyed};
 use super::wanted::Wanted;
 use super::{Lanes, ModelsError, threads};
@@ -80,6 +83,8 @@ pub(in crate::models) struct Residency {
     loaders: Mutex<Vec<JoinHandle<()>>>,
     /// Had by a call of an ensemble that holds some of its models while it waits for others.
     gathering: tokio::sync::Mutex<()>,
+    /// Had by who looks what pinned ensembles are made of.
+    holding: Mutex<()>,
     /// Where files come from that are not here; nothing where all are.
     fetches: Option<Fetches>,
 }
@@ -156,7 +161,10 @@ impl Residency {
             core.pin(model.number, model.load == LoadTime::Pinned);
         }
         let eager: Vec<_> = eager.into_iter().cloned().collect();
-        let (lanes, used) = (homes.lanes(), homes.used);
+        // One that becomes an ensemble later, on a replica that has none, has its runs one after the other: there is room for no more.
+        let has_ensembles = served.iter().any(|model| model.ensemble.is_some());
+        let runs = if has_ensembles { config.limits.ensemble_runs } else { 1 };
+        let (lanes, used) = (homes.lanes().with_runs(runs), homes.used);
         let residency = Arc::new(Self {
             residents: Arc::new(Residents::new(core)),
             history: History::new(served.len(), said.events),
@@ -172,6 +180,7 @@ impl Residency {
             stopping: AtomicBool::new(false),
             loaders: Mutex::default(),
             gathering: tokio::sync::Mutex::default(),
+            holding: Mutex::default(),
             fetches,
         });
         for (model, loaded) in eager.iter().zip(loaded) {
@@ -179,6 +188,14 @@ impl Residency {
             model.put(residency.settled(model, loaded.instances)?);
         }
         residency.assemble_at_start()?;
+        // Also of one that comes later.
+        let pinned = |model: &&Arc<ServedModel>| model.ensemble.is_some() && model.load == LoadTime::Pinned;
+        residency
+            .served()
+            .iter()
+            .filter(pinned)
+            .for_each(|model| residency.residents.lock().pin(model.number, true));
+        residency.hold_parts();
         residency.start_loaders().map_err(ModelsError::Thread)?;
         Ok((residency, used))
     }
@@ -210,6 +227,10 @@ impl Residency {
             Some(former) => *former = Arc::clone(&model),
             None => all.push(Arc::clone(&model)),
         }
+        drop((served, core));
+        if model.load == LoadTime::Pinned {
+            self.hold_parts();
+        }
         model
     }
 
@@ -233,32 +254,9 @@ impl Residency {
                 return false;
             }
         }
+        self.hold_parts();
         model.changed.notify_waiters();
         true
-    }
-
-    /// Has a model stay for a while, or not any more.
-    pub(in crate::models) fn keep(&self, model: &ServedModel, kept: bool) {
-        {
-            let mut core = self.residents.lock();
-            // Its number may be another's by now.
-            if model.is_retired() {
-                return;
-            }
-            core.keep(model.number, kept);
-        }
-        self.residents.has_changed();
-    }
-
-    /// Calls that are for a version have another one from now on: those that wait look again, and if one was never to make way the other is not.
-    pub(in crate::models) fn have_moved(&self, from: &ServedModel, to: &ServedModel) {
-        {
-            let mut core = self.residents.lock();
-            if !from.is_retired() && !to.is_retired() && core.is_pinned(from.number) {
-                core.pin(to.number, true);
-            }
-        }
-        from.changed.notify_waiters();
     }
 
     /// The beginning of its time.
@@ -307,7 +305,7 @@ impl Residency {
                 return Err(ModelsError::Unused { name, device });
             }
             if let Some(former) = &mut instance.former {
-                former.let_wait(self.lanes.slots + self.lanes.ahead + threads::WAITING);
+                former.let_wait(self.lanes.waiting().saturating_add(threads::WAITING));
             }
         }
         let wanted = &model.wanted;
@@ -325,7 +323,7 @@ impl Residency {
             first: Some(first),
             others: instances.collect(),
             identity: model.identity(),
-            keeps_answers: wanted.cache,
+            keeping: wanted.cache,
             outcomes: Some(Arc::clone(&model.outcomes)),
             statistics: Some(Arc::clone(&model.statistics)),
             door: Door::new(Arc::clone(&self.residents)),

@@ -1,11 +1,12 @@
 //! How models are, for who looks at the replica.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::super::graph::{EnsembleNode, Unfit};
+use super::super::graph::{Ensemble, EnsembleNode, Unfit};
 use super::super::served::ServedModel;
 use super::Residency;
 use super::history::{Happening, Timeline};
@@ -98,26 +99,26 @@ impl Residency {
         }
     }
 
-    /// Whether calls of a model are answered: it is loaded, or is as soon as one needs it.
+    /// Whether calls of a model are answered: it is loaded, or is as soon as one needs it; so is all that it is made of.
     pub(in crate::models) fn can_be_had(&self, model: &ServedModel) -> bool {
-        let parts_can = match &model.ensemble {
-            None => true,
-            // Of what cannot be wired, because its models do not go together, there is none.
-            Some(ensemble) => match ensemble.wire(model) {
-                Ok(wired) => wired.leaves.iter().all(|leaf| self.can_be_had(leaf)),
-                Err(Unfit::Unknown(_)) => self.parts(model).iter().all(|part| self.can_be_had(part)),
-                Err(_) => false,
-            },
-        };
-        if !parts_can {
+        // Of what cannot be wired, because its models do not go together, there is none.
+        let is_fit =
+            |ensemble: &Arc<Ensemble>| matches!(ensemble.wire(model), Ok(_) | Err(Unfit::Unknown(_)));
+        if !model.ensemble.as_ref().is_none_or(is_fit) {
             return false;
         }
+        let parts = self.parts(model);
         let core = self.residents.lock();
-        match core.phase(model.number) {
-            ModelState::Failed => !core.is_barred(model.number, self.now()),
-            ModelState::Ready => model.resident().is_none_or(|resident| resident.is_able()),
+        parts.iter().map(Arc::as_ref).chain([model]).all(|one| match core.phase(one.number) {
+            ModelState::Failed => !core.is_barred(one.number, self.now()),
+            ModelState::Ready => one.resident().is_none_or(|resident| resident.is_able()),
             _ => true,
-        }
+        })
+    }
+
+    /// Whether a model is loaded, and all that it is made of.
+    pub(in crate::models) fn is_loaded(&self, model: &ServedModel) -> bool {
+        model.resident().is_some() && self.parts(model).iter().all(|part| part.resident().is_some())
     }
 
     /// Calls that wait for a model to be loaded.

@@ -27,9 +27,9 @@ impl Core {
         self.settled(except, |_| true, |(model, this)| !may_leave(this) || !usage(model).idle)
     }
 
-    /// The bytes held by each device as if every model had left that somebody has not said never does, but for these.
-    pub(in crate::models) fn held_by_pinned(&self, except: &[usize]) -> Vec<u64> {
-        self.settled(None, |_| false, |(model, this)| this.pinned && !except.contains(&model))
+    /// The bytes held by each device as if every model had left that does not stay, but for these.
+    pub(in crate::models) fn held_by_staying(&self, except: &[usize]) -> Vec<u64> {
+        self.settled(None, |_| false, |(model, this)| this.stays() && !except.contains(&model))
     }
 
     /// Whether anything else that holds memory could leave later: it is in use, loading or draining.

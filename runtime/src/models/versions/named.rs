@@ -254,13 +254,18 @@ impl NamedModel {
         })
     }
 
-    /// Takes away the versions that are called nothing: nobody gets them any more.
-    pub(super) fn take_unnamed(&self) -> Vec<Arc<ServedModel>> {
+    /// Takes away the versions that are called nothing, unless somebody needs them by their own name: nobody gets them any more.
+    pub(super) fn take_unnamed(&self, is_needed: impl Fn(&ServedModel) -> bool) -> Vec<Arc<ServedModel>> {
+        // Who asks others looks at versions, and may not while they are changed.
+        let all = self.versions();
+        let needed: Vec<_> =
+            all.iter().filter(|version| is_needed(version)).map(|version| version.version.clone()).collect();
         self.change(|versions| {
             let named = versions.labels.values().chain([&versions.stable, &versions.confirmed]);
             let named: Vec<_> = named.cloned().collect();
             let is_named = |version: &Arc<ServedModel>| named.iter().any(|one| Arc::ptr_eq(one, version));
-            let (stay, go) = std::mem::take(&mut versions.all).into_iter().partition(is_named);
+            let stays = |version: &Arc<ServedModel>| is_named(version) || needed.contains(&version.version);
+            let (stay, go) = std::mem::take(&mut versions.all).into_iter().partition(stays);
             versions.all = stay;
             go
         })

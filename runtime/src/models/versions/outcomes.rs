@@ -101,7 +101,7 @@ impl Outcomes {
     }
 
     /// All calls.
-    pub(super) fn all(&self) -> Counts {
+    pub(in crate::models) fn all(&self) -> Counts {
         self.lock().all
     }
 

@@ -16,6 +16,7 @@ use super::target::can_be_called;
 use crate::config::Config;
 use crate::fetching::{Fetched, Storage};
 use crate::models::Models;
+use crate::models::graph::Graph;
 use crate::models::residency::Happening;
 use crate::models::served::ServedModel;
 use crate::scheduler;
@@ -43,22 +44,23 @@ pub(crate) struct Rollouts {
     pub(super) stop: CancellationToken,
 }
 
-/// That a version stays loaded, until this is dropped.
+/// That a version stays loaded, until this is dropped; of an ensemble, what it is made of.
 pub(super) struct Kept {
     models: Arc<Models>,
-    version: Arc<ServedModel>,
+    versions: Vec<Arc<ServedModel>>,
 }
 
 impl Kept {
     pub(super) fn new(models: &Arc<Models>, version: &Arc<ServedModel>) -> Self {
-        models.keep(version, true);
-        Self { models: Arc::clone(models), version: Arc::clone(version) }
+        let versions = models.with_parts(version);
+        versions.iter().for_each(|version| models.keep(version, true));
+        Self { models: Arc::clone(models), versions }
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.models.keep(&self.version, false);
+        self.versions.iter().for_each(|version| self.models.keep(version, false));
     }
 }
 
@@ -248,13 +250,30 @@ impl Rollouts {
 
     /// Takes away what is called nothing any more; that its calls end is not waited for. For whoever has the turn.
     pub(super) fn sweep(self: &Arc<Self>, named: &NamedModel) {
-        for version in named.take_unnamed() {
+        for version in named.take_unnamed(|version| self.is_named_by_a_node(version)) {
             let this = Arc::clone(self);
             self.tasks.spawn(async move { this.retire(version).await });
         }
     }
 
-    async fn retire(&self, version: Arc<ServedModel>) {
+    /// Whether a node of an ensemble means this version by its own name.
+    fn is_named_by_a_node(&self, version: &ServedModel) -> bool {
+        let ensembles = self.models.versions().into_iter().filter_map(|model| model.ensemble.clone());
+        ensembles.into_iter().any(|ensemble| ensemble.names(version))
+    }
+
+    /// Takes away versions that only an ensemble has named which is no more.
+    async fn sweep_parts(self: &Arc<Self>, gone: &ServedModel) {
+        for named in
+            gone.graph().into_iter().flat_map(Graph::models).filter_map(|name| self.models.get(name).ok())
+        {
+            // Whoever changes versions now sees to the rest.
+            let _turn = named.turn.lock().await;
+            self.sweep(named);
+        }
+    }
+
+    async fn retire(self: &Arc<Self>, version: Arc<ServedModel>) {
         let (models, retired) = (Arc::clone(&self.models), Arc::clone(&version));
         let gone = tokio::task::spawn_blocking(move || models.retire(&retired)).await;
         match gone {
@@ -270,5 +289,6 @@ impl Rollouts {
         if let Some(source) = &version.source {
             self.let_go(&source.id).await;
         }
+        Box::pin(self.sweep_parts(&version)).await;
     }
 }

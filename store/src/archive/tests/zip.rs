@@ -203,7 +203,10 @@ fn an_entry_and_its_header_agree() {
     };
     assert!(check(&[Member { extra: unicode(b"a"), ..member.clone() }]).is_ok());
     damage(&of(&[Member { extra: unicode(b"b"), ..member.clone() }]), Damage::Directory);
-    damage(&of(&[Member { extra: b"\x01\0\x09\0".to_vec(), ..member }]), Damage::Directory);
+    damage(&of(&[Member { extra: b"\x01\0\x09\0".to_vec(), ..member.clone() }]), Damage::Directory);
+    // Zeros pad; anything else is a field that is cut off.
+    assert!(check(&[Member { extra: vec![0; 3], ..member.clone() }]).is_ok());
+    damage(&of(&[Member { extra: b"\x01\0\0".to_vec(), ..member }]), Damage::Directory);
 }
 
 /// The two ways of Fifield's: all entries are of one header, or each header is within the data of the one before.

@@ -166,7 +166,7 @@ impl Raw {
         Ok(sizes)
     }
 
-    /// The contents of an extra field. Twice the same one is refused; a tail too short for a field is padding.
+    /// The contents of an extra field. Twice the same one is refused; zeros at the end that are too few for a field are padding.
     fn extra_field(&self, wanted: u16) -> Result<Option<&[u8]>, ArchiveError> {
         let (mut rest, mut found) = (&self.extra[..], None);
         while let Some((head, tail)) = rest.split_at_checked(4) {
@@ -177,6 +177,7 @@ impl Raw {
             }
             rest = tail;
         }
+        self.expect(rest.iter().all(|byte| *byte == 0), Damage::Directory)?;
         Ok(found)
     }
 

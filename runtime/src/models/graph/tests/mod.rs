@@ -1,5 +1,6 @@
 //! Ensembles of models that are not there, on devices that are not.
 
+mod blame;
 mod dags;
 mod mistakes;
 mod residence;
@@ -7,7 +8,7 @@ mod signatures;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -20,11 +21,12 @@ use prometheus::IntCounter;
 use super::read::parse;
 use super::{Directory, Ensemble, Graph, GraphCounters};
 use crate::models::instance::{LoadedModel, ModelInstance};
+use crate::models::lease::Door;
 use crate::models::residency::Residents;
-use crate::models::served::{Door, ServedModel};
+use crate::models::served::ServedModel;
 use crate::models::tests::{fake_on, on_devices};
 use crate::models::versions::NamedModel;
-use crate::models::wanted::Wanted;
+use crate::models::wanted::{Keeping, Wanted};
 use crate::models::{Models, graph};
 
 /// `graph.toml`, read.
@@ -67,10 +69,12 @@ struct Calc {
     seen: Mutex<Vec<Vec<Seen>>>,
     /// Where in the host's memory its results were.
     gave: Mutex<Vec<usize>>,
-    /// It fails, or waits until it is cancelled.
-    fails: AtomicBool,
+    /// It waits until it is cancelled, and fails.
     waits: AtomicBool,
+    fails: AtomicBool,
     cancelled: AtomicBool,
+    /// What it gives keeps so many bytes with it.
+    keeps: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +90,14 @@ impl Instance for Calc {
             None => Seen::Host(input.data().as_ptr() as usize),
         };
         self.seen.lock().unwrap().push(inputs.iter().map(seen).collect());
-        if self.fails.load(Ordering::Relaxed) {
-            return Err(BackendError::Run("as it was told to".into()));
-        }
         while self.waits.load(Ordering::Relaxed) {
             if self.cancelled.load(Ordering::Relaxed) {
                 return Err(BackendError::Cancelled);
             }
             std::thread::yield_now();
+        }
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(BackendError::Run("as it was told to".into()));
         }
         let rows: Vec<Vec<f32>> = inputs.iter().map(values).collect();
         let results = (self.work)(&rows);
@@ -114,7 +118,7 @@ impl Instance for Calc {
                 continue;
             }
             self.gave.lock().unwrap().push(made.data().as_ptr() as usize);
-            output.set(made);
+            output.set(made.part_of(self.keeps.load(Ordering::Relaxed)));
         }
         Ok(())
     }
@@ -153,21 +157,32 @@ impl Rig {
     /// One more model, with `inputs` and `outputs` by name.
     fn model(&mut self, name: &str, inputs: &[&str], outputs: &[&str], work: Work, copies: &[Copy]) {
         let rows = |names: &[&str]| names.iter().map(|name| row(name)).collect();
-        let info = Arc::new(ModelInfo { inputs: rows(inputs), outputs: rows(outputs) });
+        self.model_of(name, ModelInfo { inputs: rows(inputs), outputs: rows(outputs) }, work, copies);
+    }
+
+    /// One more that takes and gives that.
+    fn model_of(&mut self, name: &str, info: ModelInfo, work: Work, copies: &[Copy]) {
+        let info = Arc::new(info);
         let calc = |(device, _): &Copy| {
             let (seen, gave, fails, waits, cancelled) = Default::default();
-            Arc::new(Calc { work, device: *device as i32, seen, gave, fails, waits, cancelled })
+            let keeps = AtomicUsize::new(0);
+            Arc::new(Calc { work, device: *device as i32, seen, gave, waits, fails, cancelled, keeps })
         };
         let calcs: Vec<_> = copies.iter().map(calc).collect();
         let instance = |(calc, (device, resides)): (&Arc<Calc>, &Copy)| {
             let mut instance = fake_on(name, *device);
             (instance.instance, instance.info) = (Arc::clone(calc) as _, Arc::clone(&info));
             (instance.device, instance.resides) = (*device, *resides);
+            instance
+        };
+        let served = self.served(name, None);
+        let instance = |(calc, copy)| {
+            let mut instance = instance((calc, copy));
+            instance.statistics = Some(Arc::clone(&served.statistics));
             Arc::new(instance)
         };
         let instances: Vec<Arc<ModelInstance>> = calcs.iter().zip(copies).map(instance).collect();
-        let served = self.served(name, None);
-        served.put(loaded(name, info, &instances));
+        served.put(loaded(&served, info, &instances));
         self.named.insert(name.into(), NamedModel::new(Arc::new(served)));
         self.calcs.insert(name.into(), calcs);
     }
@@ -195,7 +210,7 @@ impl Rig {
                 if let Ok(Some(gathered)) = ensemble.gather(&served) {
                     let counter = || IntCounter::new("tensors", "tensors").unwrap();
                     let _ = ensemble.counters.set(GraphCounters { on_device: counter(), on_host: counter() });
-                    served.put(loaded(&served.name, gathered.info(), &[]));
+                    served.put(loaded(&served, gathered.info(), &[]));
                 }
             }
         }
@@ -225,6 +240,18 @@ impl Rig {
         values(&given[0])
     }
 
+    /// Calls of a model, and how many of them count against its version.
+    fn counts(&self, name: &str) -> (u64, u64) {
+        let counts = self.stable(name).outcomes.all();
+        (counts.calls, counts.failures)
+    }
+
+    /// Calls of a model with a result, and its runs, as statistics have them.
+    fn runs(&self, name: &str) -> (u64, u64) {
+        let (_, calls, runs) = self.stable(name).statistics.counts();
+        (calls, runs)
+    }
+
     /// How many tensors stayed on a device, and how many came to the host.
     fn stayed(&self, name: &str) -> (u64, u64) {
         let ensemble = self.of(name);
@@ -233,18 +260,18 @@ impl Rig {
     }
 }
 
-fn loaded(name: &str, info: Arc<ModelInfo>, instances: &[Arc<ModelInstance>]) -> Arc<LoadedModel> {
+fn loaded(served: &ServedModel, info: Arc<ModelInfo>, instances: &[Arc<ModelInstance>]) -> Arc<LoadedModel> {
     Arc::new(LoadedModel {
-        name: name.into(),
+        name: served.name.clone(),
         version: "1".into(),
         platform: graph::PLATFORM.into(),
         info,
         first: instances.first().cloned(),
         others: instances.iter().skip(1).cloned().collect(),
         identity: crate::cache::Identity::of_this_load(),
-        keeps_answers: false,
-        outcomes: None,
-        statistics: None,
+        keeping: Keeping::Said(false),
+        outcomes: Some(Arc::clone(&served.outcomes)),
+        statistics: Some(Arc::clone(&served.statistics)),
         door: Door::new(Arc::new(Residents::none())),
     })
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use outrigger_backend::{DataType, ModelInfo, TensorInfo};
+
 use super::{Copy, Rig, Seen, add, next, split, twice};
 use crate::models::tests::until;
 
-const CHAIN: &str = "
+pub(super) const CHAIN: &str = "
     inputs = [{name = 'i'}]
     outputs = [{name = 'o', from = 'b.y'}]
     nodes = [{name = 'a', model = 'next', inputs = {x = 'i'}}, {name = 'b', model = 'twice', inputs = {x = 'a.y'}}]";
@@ -75,7 +77,7 @@ const DIAMOND: &str = "
         {name = 'sum', model = 'add', inputs = {one = 'left.y', other = 'right.y'}},
     ]";
 
-fn diamond(devices: [Copy; 4]) -> Rig {
+pub(super) fn diamond(devices: [Copy; 4]) -> Rig {
     let mut rig = Rig::new(2);
     rig.model("split", &["x"], &["half", "square"], split, &[devices[0]]);
     rig.model("next", &["x"], &["y"], next, &[devices[1]]);
@@ -113,6 +115,29 @@ async fn only_what_is_needed_runs() {
     for idle in ["next", "twice", "add"] {
         assert!(rig.calcs[idle][0].seen.lock().unwrap().is_empty(), "{idle}");
     }
+    // Nor has anything of it a place anywhere.
+    let rig = diamond([(0, false), (1, false), (1, false), (1, false)]);
+    let lease = rig.stable("e").lease().unwrap();
+    assert_eq!(lease.pick_for(Some(&[1])).header().unwrap(), "gpu:0");
+    assert_eq!(lease.pick().header().unwrap(), "gpu:0, gpu:1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_runs_are_under_way_than_may_be() {
+    let mut rig = diamond([(0, false), (0, false), (1, false), (0, false)]);
+    rig.models.ensemble_runs = 1;
+    let rig = Arc::new(rig);
+    let both = ["next", "twice"].map(|name| Arc::clone(&rig.calcs[name][0]));
+    both.iter().for_each(|calc| calc.waits.store(true, Ordering::Relaxed));
+    let begun = || both.iter().filter(|calc| !calc.seen.lock().unwrap().is_empty()).count();
+    let calls = Arc::clone(&rig);
+    let call = tokio::spawn(async move { calls.one("e", &[&[4.0]]).await });
+    until(|| begun() == 1).await;
+    let first = both.iter().position(|calc| !calc.seen.lock().unwrap().is_empty()).unwrap();
+    both[first].waits.store(false, Ordering::Relaxed);
+    until(|| begun() == 2).await;
+    both[1 - first].waits.store(false, Ordering::Relaxed);
+    assert_eq!(call.await.unwrap(), [35.0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,17 +169,6 @@ async fn who_leaves_leaves_all_runs_and_what_it_had() {
     until(|| rig.named.values().all(|named| named.stable().usage().idle)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_fails_ends_the_others_and_is_named() {
-    let rig = diamond([(0, false), (0, false), (1, false), (0, false)]);
-    rig.calcs["next"][0].waits.store(true, Ordering::Relaxed);
-    rig.calcs["twice"][0].fails.store(true, Ordering::Relaxed);
-    let said = rig.call("e", &[&[4.0]], &[0]).await.unwrap_err();
-    assert_eq!(said, "model_failed: node `right` (model `twice`): model `twice` failed; the log says why");
-    let left = Arc::clone(&rig.calcs["next"][0]);
-    until(|| left.seen.lock().unwrap().is_empty() || left.cancelled.load(Ordering::Relaxed)).await;
-}
-
 #[tokio::test]
 async fn what_goes_between_nodes_is_bounded() {
     let mut rig = diamond([(0, false); 4]);
@@ -166,4 +180,59 @@ async fn what_goes_between_nodes_is_bounded() {
     let said = rig.call("e", &[&four], &[0, 1]).await.unwrap_err();
     let text = "the tensors between nodes take 48 bytes, more than limits.ensemble, 32 bytes";
     assert!(said.starts_with("invalid_tensor: with node `") && said.ends_with(text), "{said}");
+}
+
+#[tokio::test]
+async fn a_part_of_a_batch_counts_as_the_batch_that_it_keeps() {
+    // How large its result is nobody knows beforehand, so that the model gives memory of its own.
+    let free = |name: &str, symbol: &str| TensorInfo::new(name, DataType::Fp32, &[(-1, symbol)]);
+    let info = ModelInfo { inputs: vec![free("x", "n")], outputs: vec![free("y", "m")] };
+    let mut rig = Rig::new(1);
+    rig.model_of("next", info, next, &[(0, false)]);
+    rig.model("twice", &["x"], &["y"], twice, &[(0, false)]);
+    rig.ensemble("e", CHAIN);
+    let mut rig = rig.ready();
+    rig.calcs["next"][0].keeps.store(1 << 16, Ordering::Relaxed);
+    for (limit, is_same) in [(1 << 17, true), (1 << 10, false)] {
+        rig.models.ensemble_bytes = limit;
+        rig.calcs["twice"][0].seen.lock().unwrap().clear();
+        assert_eq!(rig.one("e", &[&[1.0, 2.0]]).await, [4.0, 6.0]);
+        let gave = *rig.calcs["next"][0].gave.lock().unwrap().last().unwrap();
+        assert_eq!(seen(&rig, "twice", 0) == [Seen::Host(gave)], is_same, "{limit}");
+    }
+    rig.models.ensemble_bytes = 4;
+    let said = rig.call("e", &[&[1.0, 2.0]], &[0]).await.unwrap_err();
+    assert!(said.contains("the tensors between nodes take 8 bytes"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_runs_that_may_give_anything_no_more_are_under_way_than_there_is_room_for() {
+    let free = |name: &str, symbol: &str| TensorInfo::new(name, DataType::Fp32, &[(-1, symbol)]);
+    let info = || ModelInfo { inputs: vec![free("x", "n")], outputs: vec![free("y", "m")] };
+    for (limit, at_once) in [(1 << 17, 2), ((1 << 17) - 1, 1)] {
+        let mut rig = Rig::new(2);
+        rig.model_of("next", info(), next, &[(0, false)]);
+        rig.model_of("twice", info(), twice, &[(1, false)]);
+        rig.ensemble(
+            "e",
+            "inputs = [{name = 'i'}]
+            outputs = [{name = 'o', from = 'next.y'}, {name = 'p', from = 'twice.y'}]
+            nodes = [{model = 'next', inputs = {x = 'i'}}, {model = 'twice', inputs = {x = 'i'}}]",
+        );
+        let mut rig = rig.ready();
+        (rig.models.ensemble_bytes, rig.models.run_bytes) = (limit, 1 << 16);
+        let rig = Arc::new(rig);
+        let both = ["next", "twice"].map(|name| Arc::clone(&rig.calcs[name][0]));
+        both.iter().for_each(|calc| calc.waits.store(true, Ordering::Relaxed));
+        let has_begun = |at: usize| !both[at].seen.lock().unwrap().is_empty();
+        let calls = Arc::clone(&rig);
+        let call = tokio::spawn(async move { calls.call("e", &[&[4.0]], &[0, 1]).await.unwrap() });
+        until(|| (0..2).filter(|at| has_begun(*at)).count() == at_once).await;
+        let first = (0..2).find(|at| has_begun(*at)).unwrap();
+        both[first].waits.store(false, Ordering::Relaxed);
+        until(|| has_begun(1 - first)).await;
+        both[1 - first].waits.store(false, Ordering::Relaxed);
+        let given = call.await.unwrap();
+        assert_eq!((super::values(&given[0]), super::values(&given[1])), (vec![5.0], vec![8.0]));
+    }
 }
