@@ -82,11 +82,12 @@ impl Asked<'_> {
         let admitted = Instant::now();
         let deadline = slot.deadline();
         let until = deadline.map(tokio::time::Instant::into_std);
-        let (picked, begun) = (lease.pick_for(Some(&call.indices())), lease.begin());
+        let indices = call.indices();
+        let (picked, begun) = (lease.pick_for(Some(&indices)), lease.begin());
         let device = picked.header();
         let InferCall { id, inputs, outputs, urgency } = call;
         let call = InferCall { id, inputs: Vec::new(), outputs, urgency };
-        let run = serving.models.infer(picked, inputs, call.indices(), Some(slot), until);
+        let run = serving.models.infer(picked, inputs, indices, Some(slot), until);
         let result = match deadline {
             None => run.await,
             // A run that has not begun is not begun any more; one that has is cancelled, as far as its backend can.
