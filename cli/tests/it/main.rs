@@ -22,6 +22,7 @@ mod failures;
 mod fallback;
 mod fetching;
 mod gpu;
+mod grpc;
 mod health;
 mod init;
 mod isolation;
