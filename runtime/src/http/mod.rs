@@ -24,6 +24,7 @@ mod sagemaker;
 mod score;
 mod server;
 mod stall;
+mod tensors;
 mod v2;
 mod vertex;
 mod watch;
