@@ -27,6 +27,7 @@ mod health;
 mod init;
 mod isolation;
 mod lifecycle;
+mod limits;
 mod lint;
 mod listeners;
 mod manifests;

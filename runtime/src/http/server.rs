@@ -29,10 +29,6 @@ use crate::config::{Endpoint, LimitsConfig};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a connection is looked at that has sent part of HTTP/2's preface.
 const PREFACE_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes that one request of HTTP/2 may send ahead...
-const STREAM_WINDOW: u32 = 512 * 1024;
-/// ...and all of one connection together.
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
 
@@ -230,12 +226,12 @@ fn builder(limits: &LimitsConfig) -> Builder<TokioExecutor> {
         .max_concurrent_streams(limits.streams)
         // What one request may send ahead, and what all of a connection may: so that an upload that waits for its turn does not keep others
         // from sending.
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
         .max_header_list_size(u32::try_from(limits.header.saturating_mul(4)).unwrap_or(u32::MAX))
         // A client that is gone without a word is found out, and its calls end.
-        .keep_alive_interval(Some(Duration::from_secs(20)))
-        .keep_alive_timeout(Duration::from_secs(20));
+        .keep_alive_interval(Some(limits.silence))
+        .keep_alive_timeout(limits.silence);
     builder
 }
 
