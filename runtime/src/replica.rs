@@ -190,7 +190,7 @@ impl Replica {
                 version: config.service.version.clone(),
                 path_prefix: config.service.path_prefix.clone(),
             },
-            tensor_limits: tensor_limits(&config.limits),
+            tensor_limits: config.limits.of_calls(),
             shared_memory: SharedMemory::new(
                 config.score.contracts.shared_memory.clone(),
                 config.score.contracts.regions,
@@ -519,17 +519,6 @@ impl Replica {
 fn still_loading() -> CallError {
     CallError::new(ErrorCode::NotReady, "the replica is still loading")
         .with_retry_after(Duration::from_secs(1))
-}
-
-/// What a call of a model may ask for.
-fn tensor_limits(limits: &LimitsConfig) -> call::Limits {
-    call::Limits {
-        elements: limits.elements,
-        tensor_bytes: limits.answer,
-        rank: limits.rank,
-        depth: limits.depth,
-        id_bytes: limits.id,
-    }
 }
 
 fn queue_limits(config: &Config) -> Limits {

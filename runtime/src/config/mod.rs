@@ -42,6 +42,7 @@ pub use value::{Endpoint, Kind, Value};
 pub use http::HeaderValue;
 
 use getter::Getter;
+use outrigger_protocol::call;
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -336,6 +337,19 @@ pub struct LimitsConfig {
     pub ensemble: usize,
     /// Models.
     pub models: usize,
+}
+
+impl LimitsConfig {
+    /// What a call of a model may ask for.
+    pub(crate) fn of_calls(&self) -> call::Limits {
+        call::Limits {
+            elements: self.elements,
+            tensor_bytes: self.answer,
+            rank: self.rank,
+            depth: self.depth,
+            id_bytes: self.id,
+        }
+    }
 }
 
 /// `[queue]`.

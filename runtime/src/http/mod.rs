@@ -7,7 +7,7 @@ mod cors;
 mod entire;
 mod grpc;
 mod infer;
-mod inflate;
+pub(crate) mod inflate;
 mod keda;
 mod labels;
 mod model;
