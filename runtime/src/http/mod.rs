@@ -32,7 +32,7 @@ mod wish;
 
 pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
-pub(crate) use server::{Listener, Peers, serve};
+pub(crate) use server::{Ends, Listener, Peers, serve};
 
 pub(crate) use admin::router as admin_router;
 pub(crate) use observe::router as observe_router;

@@ -119,6 +119,18 @@ pub(super) async fn drained() {
     let ended = replica.wait();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.text());
     drop((sender, half));
+
+    // One whose client takes nothing holds the end up for no longer than that.
+    let replica = models().args(["--shutdown-drain", "500ms"]).start();
+    let mut grpc = Grpc::with_window(&replica, WINDOW).await;
+    let (sender, answer) = grpc.open(STREAM, &[]).await;
+    sender.send(large(0).into()).await.unwrap();
+    until("an answer", async || held(&replica).await > 0).await;
+    replica.signal("TERM");
+    let ended = replica.wait();
+    assert_eq!(ended.status.code(), Some(4), "{}", ended.text());
+    assert!(ended.text().contains("shutdown.drain"), "{}", ended.text());
+    assert_eq!(answer.told().await.status, -1, "it is broken off");
 }
 
 /// Bytes of bodies that are in the house.
