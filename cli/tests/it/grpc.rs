@@ -95,8 +95,17 @@ type Coming = Pin<Box<dyn Future<Output = hyper::Result<http::Response<Incoming>
 /// An answer on its way.
 pub(crate) enum Answer {
     Coming(Coming),
-    There { head: HeaderMap, body: Incoming, left: BytesMut, trailers: HeaderMap },
+    There(Box<There>),
     BrokenOff,
+}
+
+/// One whose head has come.
+pub(crate) struct There {
+    head: HeaderMap,
+    body: Incoming,
+    /// Of a message that is not whole.
+    left: BytesMut,
+    trailers: HeaderMap,
 }
 
 impl Answer {
@@ -108,7 +117,7 @@ impl Answer {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     let (left, trailers) = (BytesMut::new(), HeaderMap::new());
-                    Self::There { head: head.headers, body, left, trailers }
+                    Self::There(Box::new(There { head: head.headers, body, left, trailers }))
                 }
                 Err(_) => Self::BrokenOff,
             };
@@ -119,7 +128,8 @@ impl Answer {
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         self.come().await;
         loop {
-            let Self::There { body, left, trailers, .. } = self else { return None };
+            let Self::There(there) = self else { return None };
+            let There { body, left, trailers, .. } = &mut **there;
             if let Some(head) = left.first_chunk::<5>() {
                 let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
                 if left.len() >= 5 + length {
@@ -143,9 +153,10 @@ impl Answer {
         while let Some(message) = self.next().await {
             messages.push(message);
         }
-        let Self::There { head: mut headers, trailers, .. } = self else {
+        let Self::There(there) = self else {
             return Told { status: -1, code: String::new(), headers: HeaderMap::new(), messages };
         };
+        let There { head: mut headers, trailers, .. } = *there;
         headers.extend(trailers);
         let text = |name| headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
         Told {
