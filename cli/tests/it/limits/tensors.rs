@@ -1,11 +1,13 @@
 //! What a call says of its tensors, by every contract that has them.
 
+use std::collections::HashMap;
+
 use outrigger_backend::DataType;
 use outrigger_testkit::{ReplicaProcess, onnx};
-use prost::Message as _;
+use prost::Message;
 use serde_json::{Value, json};
 
-use super::requests::{models, models_still_serve, post};
+use super::requests::{PREDICT, models, models_still_serve, post};
 use super::resident;
 use crate::grpc::{Grpc, INFER, InferRequest, Input, Output, StreamReply, call, framed};
 use crate::support::{infer, outcome, outrigger};
@@ -27,7 +29,61 @@ async fn is(replica: &ReplicaProcess, model: &str, body: impl ToString, expected
     assert_eq!((status, code.as_str()), expected, "{text}");
 }
 
-/// What is said of this message, alone and in a stream: the code, empty for none.
+/// `PredictRequest`, as far as it is needed.
+#[derive(Clone, PartialEq, Message)]
+struct Predict {
+    #[prost(message, optional, tag = "1")]
+    model: Option<Named>,
+    #[prost(map = "string, message", tag = "2")]
+    inputs: HashMap<String, Proto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// `TensorProto`.
+#[derive(Clone, PartialEq, Message)]
+struct Proto {
+    #[prost(int32, tag = "1")]
+    data_type: i32,
+    #[prost(message, optional, tag = "2")]
+    shape: Option<Dimensions>,
+    #[prost(bytes = "vec", tag = "4")]
+    content: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimensions {
+    #[prost(message, repeated, tag = "2")]
+    all: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimension {
+    #[prost(int64, tag = "1")]
+    size: i64,
+}
+
+impl Predict {
+    /// What says the same as a call with one tensor of numbers; nothing for others.
+    fn of(call: &InferRequest) -> Option<Self> {
+        let ([input], [raw], []) = (&*call.inputs, &*call.raw, &*call.outputs) else { return None };
+        let data_type = match input.datatype.as_str() {
+            "FP32" => 1,
+            "UINT8" => 4,
+            _ => return None,
+        };
+        let all = input.shape.iter().map(|size| Dimension { size: *size }).collect();
+        let tensor = Proto { data_type, shape: Some(Dimensions { all }), content: raw.clone() };
+        let model = Some(Named { name: call.model_name.clone() });
+        Some(Self { model, inputs: [(input.name.clone(), tensor)].into() })
+    }
+}
+
+/// What is said of this message, alone, in a stream, and as TensorFlow Serving's clients would send it: the code, empty for none.
 async fn grpc_is(replica: &ReplicaProcess, request: &InferRequest, expected: &str) {
     let mut grpc = Grpc::connect(replica).await;
     let frame = framed(&request.encode_to_vec());
@@ -37,6 +93,10 @@ async fn grpc_is(replica: &ReplicaProcess, request: &InferRequest, expected: &st
     let told = grpc.ask(crate::grpc::STREAM, &[], frame).await;
     assert_eq!((told.status, told.messages.len()), (0, 1), "a stream goes on: {told:?}");
     assert_eq!(StreamReply::of(&told.messages[0]).1, expected);
+    if let Some(predict) = Predict::of(request) {
+        let told = grpc.ask(PREDICT, &[], framed(&predict.encode_to_vec())).await;
+        assert_eq!(told.outcome(), (status, expected), "{:?}", predict.inputs["x"].shape);
+    }
 }
 
 const INVALID: (u16, &str) = (400, "invalid_tensor");
