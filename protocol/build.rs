@@ -3,7 +3,11 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-const FILES: [&str; 3] = ["open_inference.proto", "health.proto", "tensorflow_serving.proto"];
+/// What reflection tells, by the name of the file that has it.
+const DESCRIBED: [(&str, &[&str]); 2] = [
+    ("described.bin", &["open_inference.proto", "health.proto"]),
+    ("described_tensorflow.bin", &["tensorflow_serving.proto"]),
+];
 
 /// Messages that are the body of an answer in JSON as well.
 const JSON: [&str; 11] = [
@@ -23,8 +27,14 @@ const JSON: [&str; 11] = [
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    let mut compiler = protox::Compiler::new(["proto"])?;
-    compiler.include_source_info(true).include_imports(true).open_files(FILES)?;
+    let mut all = protox::Compiler::new(["proto"])?;
+    for (name, files) in DESCRIBED {
+        let mut compiler = protox::Compiler::new(["proto"])?;
+        for compiler in [&mut compiler, &mut all] {
+            compiler.include_source_info(true).include_imports(true).open_files(files)?;
+        }
+        std::fs::write(out.join(name), compiler.encode_file_descriptor_set())?;
+    }
     let mut config = prost_build::Config::new();
     config.btree_map(["."]);
     for message in JSON {
@@ -34,8 +44,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         let as_name = "#[serde(serialize_with = \"super::data_type_name\")]";
         config.field_attribute(format!(".inference.{tensor}.data_type"), as_name);
     }
-    let described = compiler.file_descriptor_set();
-    std::fs::write(out.join("described.bin"), compiler.encode_file_descriptor_set())?;
-    config.compile_fds(described)?;
+    config.compile_fds(all.file_descriptor_set())?;
     Ok(())
 }

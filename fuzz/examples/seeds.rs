@@ -87,6 +87,19 @@ fn protocol() {
     }
     messages();
 
+    let mut seeds = Seeds::of("inflate");
+    // Of gzip and of zlib: whole, and twice as it would come, of which one is cut short.
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(&[b'x'; 3000]).expect("memory is there");
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    zlib.write_all(b"some text, and some text").expect("memory is there");
+    let (gzip, zlib) = (gzip.finish().expect("memory is there"), zlib.finish().expect("memory is there"));
+    for (kind, body) in [(0, gzip), (1, zlib)] {
+        seeds.add(&[kind, 0, 64, 100, 200, 255], "the same again, ");
+        seeds.add(&[kind, 1, 64, 100, 200], &body);
+        seeds.add(&[kind, 1, 1, 1, 200], &body[..body.len() - 1]);
+    }
+
     let mut seeds = Seeds::of("instances");
     let number = |wanted| DataType::ALL.into_iter().position(|known| known == wanted).expect("a type") as u8;
     let (single, bytes) = (number(DataType::Fp32), number(DataType::Bytes));

@@ -3,33 +3,27 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use outrigger_backend::{DataType, ModelInfo};
-use outrigger_fuzz::{Input, memory};
-use outrigger_protocol::call::{Form, InferReply, Limits, NoRegions, Wanted};
-use outrigger_protocol::oip::grpc::{encode_reply, is_raw, parse_request, target};
+use outrigger_backend::DataType;
+use outrigger_fuzz::Input;
+use outrigger_fuzz::calls::{self, LIMITS};
+use outrigger_protocol::call::{Form, NoRegions};
+use outrigger_protocol::oip::grpc::{encode_reply, id, is_raw, parse_request, target};
 use outrigger_protocol::oip::messages::{ModelInferRequest, ModelInferResponse};
 use prost::Message;
 
-const TENSOR_BYTES: usize = 4096;
-
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
-    let names = ["a", "b"];
-    let count = 1 + input.below(names.len() as u8);
-    let tensors: Vec<_> = names.iter().take(count).map(|name| input.tensor(name)).collect();
-    let model = ModelInfo { inputs: tensors.clone(), outputs: tensors };
-    let limits = Limits { elements: 512, tensor_bytes: TENSOR_BYTES, rank: 4, depth: 8, id_bytes: 32 };
+    let model = calls::model(&mut input, &["a", "b"]);
     let message = Bytes::copy_from_slice(input.rest());
     let named = target(&message).map(|target| (target.model.to_owned(), target.id.to_owned()));
     let _ = is_raw(&message);
-    let most = TENSOR_BYTES + 64 * 1024 + 16 * message.len();
-    let Ok(call) = memory::within(most, || parse_request(&message, &model, &limits, &NoRegions)) else {
-        return;
-    };
+    let found = id(&message).to_owned();
+    let read = calls::read(message.len(), || parse_request(&message, &model, &LIMITS, &NoRegions));
+    let Ok(call) = read else { return };
     model.check_inputs(&call.inputs).expect("it fits the model");
     // What is of no use here is not looked at as closely.
     let (Ok(read), Ok((name, id))) = (ModelInferRequest::decode(&*message), named) else { return };
-    assert_eq!((&read.model_name, &read.id), (&name, &id));
+    assert_eq!((&read.model_name, &read.id, &found), (&name, &id, &id));
     assert_eq!(call.id.clone().unwrap_or_default(), read.id);
     let mut raw = read.raw_input_contents.iter();
     for tensor in &read.inputs {
@@ -53,11 +47,9 @@ fuzz_target!(|data: &[u8]| {
             Some(_) => {}
         }
     }
-    let outputs: Vec<_> = (0..count).map(|index| Wanted { index, form: Form::Raw }).collect();
-    let (model_name, model_version, id) = ("m", Some("1"), call.id.as_deref());
-    let reply =
-        InferReply { model_name, model_version, id, model: &model, outputs: &outputs, tensors: &call.inputs };
-    let pieces = encode_reply(&reply).expect("there is a tensor for each output");
+    let outputs = calls::outputs(&model, &Form::Raw);
+    let pieces =
+        encode_reply(&calls::reply(&model, &call, &outputs)).expect("there is a tensor for each output");
     let told = ModelInferResponse::decode(&*pieces.concat()).expect("others can read it");
     assert!(told.raw_output_contents.iter().zip(&call.inputs).all(|(told, sent)| told == &sent.data()[..]));
 });

@@ -3,25 +3,18 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use outrigger_backend::ModelInfo;
-use outrigger_fuzz::{Input, memory};
-use outrigger_protocol::call::{Limits, NoRegions};
+use outrigger_fuzz::Input;
+use outrigger_fuzz::calls::{self, LIMITS};
+use outrigger_protocol::call::NoRegions;
 use outrigger_protocol::oip::{Request, parse_infer};
-
-const TENSOR_BYTES: usize = 4096;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
-    let names = ["a", "b"];
-    let tensors: Vec<_> = names.iter().map(|name| input.tensor(name)).collect();
-    let model = ModelInfo { inputs: tensors.clone(), outputs: tensors };
-    let limits = Limits { elements: 512, tensor_bytes: TENSOR_BYTES, rank: 4, depth: 8, id_bytes: 32 };
+    let model = calls::model_of(&mut input, &["a", "b"]);
     let json_length = Some(usize::from(input.byte()) * 4 + usize::from(input.byte() & 3));
     let body = Bytes::copy_from_slice(input.rest());
-    let most = TENSOR_BYTES + 64 * 1024 + 16 * body.len();
-    let read = memory::within(most, || {
-        parse_infer(Request { body: &body, json_length }, &model, &limits, &NoRegions)
-    });
+    let request = Request { body: &body, json_length };
+    let read = calls::read(body.len(), || parse_infer(request, &model, &LIMITS, &NoRegions));
     let Ok(call) = read else { return };
     model.check_inputs(&call.inputs).expect("it fits the model");
     let behind = body.len() - json_length.unwrap_or_default();

@@ -1,6 +1,7 @@
-//! What fuzz targets have in common: choices made of their input, memory that is counted, and files that are none on any disk.
+//! What fuzz targets have in common: choices made of their input, calls of models, memory that is counted, and files that are none on any disk.
 
 pub mod archives;
+pub mod calls;
 pub mod configuration;
 pub mod file;
 pub mod input;

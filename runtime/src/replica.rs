@@ -16,7 +16,7 @@ use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::cache::{CacheError, ResponseCache};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
-use crate::http::{self, BindError, Bound, Listener, Peers};
+use crate::http::{self, BindError, Bound, Ends, Listener, Peers};
 use crate::metrics::Metrics;
 use crate::models::{Lease, Models, ModelsError, NamedModel, Rollouts, ServedModel};
 use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
@@ -104,11 +104,14 @@ pub struct Replica {
 struct Door {
     connections: TaskTracker,
     stop: CancellationToken,
+    /// Nobody waits for those any more that are open still.
+    cut: CancellationToken,
 }
 
 impl Door {
     fn open(&self, listener: Listener, router: axum::Router, limits: LimitsConfig, peers: Peers) {
-        let serve = http::serve(listener, router, limits, peers, self.connections.clone(), self.stop.clone());
+        let ends = Ends { stop: self.stop.clone(), cut: self.cut.clone() };
+        let serve = http::serve(listener, router, limits, peers, self.connections.clone(), ends);
         self.connections.spawn(serve);
     }
 
@@ -117,6 +120,15 @@ impl Door {
         self.stop.cancel();
         self.connections.close();
         tokio::time::timeout(patience, self.connections.wait()).await.is_ok()
+    }
+
+    /// The same; those that take longer are closed.
+    async fn close_at_last(&self) {
+        if !self.close(LAST_ANSWERS).await {
+            self.cut.cancel();
+            // That takes a moment; nothing is lost where it does not.
+            let _ = tokio::time::timeout(LAST_ANSWERS, self.connections.wait()).await;
+        }
     }
 }
 
@@ -196,7 +208,7 @@ impl Replica {
                 version: config.service.version.clone(),
                 path_prefix: config.service.path_prefix.clone(),
             },
-            tensor_limits: call::Limits { tensor_bytes: config.limits.answer, ..call::Limits::default() },
+            tensor_limits: config.limits.of_calls(),
             shared_memory: SharedMemory::new(
                 config.score.contracts.shared_memory.clone(),
                 config.score.contracts.regions,
@@ -311,7 +323,7 @@ impl Replica {
             tracing::warn!("calls were still running after shutdown.drain and are broken off");
             self.break_off();
             // Their answers still go out.
-            self.calls.close(LAST_ANSWERS).await;
+            self.calls.close_at_last().await;
         }
         if let Some(serving) = self.serving.get() {
             if let Some(scripts) = &serving.scripts {
@@ -327,7 +339,7 @@ impl Replica {
         if let Some(upstream) = &self.upstream {
             upstream.stop(WORKER_GRACE).await;
         }
-        self.others.close(LAST_ANSWERS).await;
+        self.others.close_at_last().await;
         drained
     }
 

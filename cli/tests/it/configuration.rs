@@ -162,6 +162,7 @@ fn the_readme_shows_every_key() {
         ("model keys", table(key::MODEL_KEYS)),
         ("backend keys", table(key::BACKEND_KEYS)),
         ("caller keys", table(key::CALLER_KEYS)),
+        ("limits", crate::limits::table()),
     ];
     for (place, table) in tables {
         let (begin, end) = (format!("<!-- {place} -->\n"), format!("<!-- /{place} -->"));
@@ -174,7 +175,7 @@ fn the_readme_shows_every_key() {
     } else {
         assert!(
             readme == fresh,
-            "README's tables of keys are not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger readme"
+            "README's tables of keys and limits are not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger readme"
         );
     }
 }

@@ -5,6 +5,7 @@ use outrigger_testkit::{Launch, ReplicaProcess, onnx};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
+use crate::grpc::{Grpc, framed};
 use crate::support::{ECHO, client, header, outcome, outrigger};
 
 /// `x` + `y` of three numbers a row.
@@ -185,4 +186,26 @@ async fn only_contracts_that_are_spoken_are_there() {
     );
     assert_eq!(statuses("oip, tensorflow").await, ["oip", "tensorflow"]);
     assert_eq!(statuses("aml").await, ["aml"]);
+}
+
+#[tokio::test]
+async fn reflection_tells_of_what_is_spoken_alone() {
+    // `list_services`, and `file_containing_symbol`.
+    let symbol = "tensorflow.serving.PredictionService";
+    let list = [&[0x3a, 1][..], b"*"].concat();
+    let find = [&[0x22, symbol.len() as u8][..], symbol.as_bytes()].concat();
+    for (contracts, is_told) in [("grpc", false), ("grpc, tensorflow", true)] {
+        let replica = add().env("OUTRIGGER_SCORE_CONTRACTS", contracts).start();
+        let mut grpc = Grpc::connect(&replica).await;
+        for version in ["v1", "v1alpha"] {
+            let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+            let told = grpc.ask(&path, &[], framed(&list)).await;
+            let listed = String::from_utf8_lossy(&told.messages[0]).into_owned();
+            assert!(listed.contains("inference.GRPCInferenceService"), "{listed}");
+            assert!(listed.contains("grpc.health.v1.Health"), "{listed}");
+            assert_eq!(listed.contains(symbol), is_told, "{contracts} {version}: {listed}");
+            let told = grpc.ask(&path, &[], framed(&find)).await;
+            assert_eq!(told.status == 0, is_told, "{contracts} {version}: {told:?}");
+        }
+    }
 }

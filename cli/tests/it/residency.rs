@@ -11,7 +11,7 @@ use crate::placement::{adder, answer, call, contains, metrics};
 use crate::support::{busy, client, header, infer, outcome, outrigger, until_busy};
 
 /// A device with so many bytes for models, of which each takes 42, and models that are loaded when they are used.
-fn lazily(memory: u64, settings: &str, models: &[(&str, &str)], rest: &str) -> Launch {
+pub(crate) fn lazily(memory: u64, settings: &str, models: &[(&str, &str)], rest: &str) -> Launch {
     let tables: String =
         models.iter().map(|(name, _)| format!("[models.{name}]\npath = '{name}.txt'\n")).collect();
     let config = format!(
@@ -53,7 +53,7 @@ async fn states(replica: &ReplicaProcess) -> [String; 3] {
 }
 
 /// Has a load of a model go on that is held.
-fn go(replica: &ReplicaProcess, model: &str) {
+pub(crate) fn go(replica: &ReplicaProcess, model: &str) {
     std::fs::write(replica.directory().join(format!("{model}.go")), "").unwrap();
 }
 

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use outrigger_backend::MAX_RANK;
+
 /// Why scanning stopped. The scanner's position says where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -279,17 +281,24 @@ impl<'a> Scanner<'a> {
 
     /// Checks a value of any kind and goes past it. `depth` counts the arrays and objects around it.
     pub(crate) fn skip_value(&mut self, depth: usize) -> Result<(), Fault> {
-        if depth > self.max_depth {
-            return Err(Fault::TooDeep);
-        }
+        self.skip_nested(depth, self.max_depth)
+    }
+
+    /// The same for data of a tensor, or a row of several, which may be as deep as any tensor's whatever the limit is.
+    pub(crate) fn skip_data(&mut self) -> Result<(), Fault> {
+        self.skip_nested(0, self.max_depth.max(MAX_RANK))
+    }
+
+    fn skip_nested(&mut self, depth: usize, max_depth: usize) -> Result<(), Fault> {
         match self.peek() {
+            Some(b'{' | b'[') if depth >= max_depth => Err(Fault::TooDeep),
             Some(b'"') => self.string().map(drop),
             Some(b'-' | b'0'..=b'9') => self.number().map(drop),
             Some(b'{') => {
                 self.advance();
                 let mut first = true;
                 while self.member(first)?.is_some() {
-                    self.skip_value(depth + 1)?;
+                    self.skip_nested(depth + 1, max_depth)?;
                     first = false;
                 }
                 Ok(())
@@ -298,7 +307,7 @@ impl<'a> Scanner<'a> {
                 self.advance();
                 let mut first = true;
                 while self.item(first)? {
-                    self.skip_value(depth + 1)?;
+                    self.skip_nested(depth + 1, max_depth)?;
                     first = false;
                 }
                 Ok(())

@@ -24,7 +24,7 @@ pub use inference::{
 use inference::model_metadata_response::TensorMetadata;
 use inference::{ModelInput, ModelOutput};
 
-/// The descriptions of all services, as a serialised `FileDescriptorSet`: what reflection tells.
+/// The descriptions of this protocol's service and of health, as a serialised `FileDescriptorSet`: what reflection tells.
 pub const DESCRIBED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/described.bin"));
 
 /// Extensions that are always there.

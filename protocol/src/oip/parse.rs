@@ -242,7 +242,7 @@ impl<'a> Parser<'a> {
                         self.values(&mut draft)?;
                     } else {
                         // The data came before what says how to read it: come back later.
-                        self.skip(0)?;
+                        self.scanner.skip_data().map_err(|fault| self.bad(fault, "the body"))?;
                     }
                 }
                 "parameters" => {

@@ -458,12 +458,21 @@ fn deep_nesting_is_refused() {
     let x = r#"{"name":"x","shape":[1],"datatype":"FP32","data":[1]}"#;
     let nested =
         |depth: usize| format!(r#"{{"a":{}{},"inputs":[{x}]}}"#, "[".repeat(depth), "]".repeat(depth));
-    assert!(parse(&nested(32), &model).is_ok());
-    let error = parse(&nested(33), &model).unwrap_err();
+    // The body's own object counts.
+    assert!(parse(&nested(31), &model).is_ok());
+    let error = parse(&nested(32), &model).unwrap_err();
     assert!(error.message.contains("nested too deeply"), "{error}");
     let limits = Limits { depth: usize::MAX, ..Limits::default() };
     assert_eq!(code(parse_within(nested(100_000).as_bytes(), &model, &limits)), ErrorCode::MalformedJson);
-    // In data the shape says how deep it goes.
+    // In data the shape says how deep it goes, whether it comes before that or after.
+    let limits = Limits { depth: 4, ..Limits::default() };
+    let (open, close) = ("[".repeat(32), "]".repeat(32));
+    let deep = self::model(DataType::Fp32, &[1; 32]);
+    let data = format!(
+        r#"{{"inputs":[{{"data":{open}1{close},"name":"x","datatype":"FP32","shape":{:?}}}]}}"#,
+        [1; 32]
+    );
+    assert!(parse_within(data.as_bytes(), &deep, &limits).is_ok());
     let data = format!("{{\"data\":{}", "[".repeat(100_000));
     assert_eq!(code(parse(&format!("{{\"inputs\":[{data}"), &model)), ErrorCode::MalformedJson);
     assert_eq!(code(read(DataType::Fp32, &[1], &"[".repeat(100_000))), ErrorCode::InvalidTensor);

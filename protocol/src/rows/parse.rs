@@ -91,7 +91,7 @@ impl<'a> Parser<'a> {
         let mut count = 0;
         while self.scanner.item(count == 0)? {
             // Data is as deep as the model's rank says, at most.
-            self.scanner.skip_value(0)?;
+            self.scanner.skip_data()?;
             count += 1;
         }
         Ok(count)

@@ -15,6 +15,9 @@ use outrigger_backend::DataType;
 pub use reply::encode_reply;
 pub use request::{Target, parse_request, target};
 
+/// The descriptions of the service, as a serialised `FileDescriptorSet`: what reflection tells.
+pub const DESCRIBED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/described_tensorflow.bin"));
+
 /// The number of a type.
 fn number_of(data_type: DataType) -> Option<u64> {
     Some(match data_type {

@@ -339,8 +339,23 @@ keys! {
         "connections per listener; further ones wait in the kernel";
     LIMITS_STREAMS = "limits.streams", Kind::Count { min: 1, max: 1 << 16 }, "256", [],
         "requests at once on one HTTP/2 connection";
+    LIMITS_STREAM_WINDOW = "limits.stream_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "512KiB", [],
+        "bytes that one request of an HTTP/2 connection may send before they are read";
+    LIMITS_CONNECTION_WINDOW = "limits.connection_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "8MiB", [],
+        "bytes that all requests of an HTTP/2 connection together may send before they are read";
+    LIMITS_SILENCE = "limits.silence", Kind::Timeout, "20s", [],
+        "time after which an HTTP/2 client that has sent nothing is asked whether it is there; after as long again without an answer its \
+         connection is closed and its calls end";
     LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
         "largest answer of a script; largest inputs, and largest outputs, of one run of a model";
+    LIMITS_ELEMENTS = "limits.elements", Kind::Count { min: 1, max: 1 << 30 }, "67108864", [],
+        "elements of one tensor that a caller sends";
+    LIMITS_RANK = "limits.rank", Kind::Count { min: 1, max: 32 }, "32", [],
+        "dimensions of one tensor that a caller sends";
+    LIMITS_DEPTH = "limits.depth", Kind::Count { min: 4, max: 256 }, "32", [],
+        "arrays and objects inside each other in the JSON of a call of a model, data of tensors apart";
+    LIMITS_ID = "limits.id", Kind::Size { min: 1, max: 1 << 16 }, "256B", [],
+        "longest id of a call of a model, which its answer has too";
     LIMITS_ANSWERS = "limits.answers", Kind::Size { min: 1, max: 1 << 40 }, "1GiB", [],
         "memory for all answers that clients have not taken yet, what waits of streams among them; while they hold more, calls \
          are refused with 503";

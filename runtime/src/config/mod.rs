@@ -44,6 +44,7 @@ pub use value::{Endpoint, Kind, Value};
 pub use http::HeaderValue;
 
 use getter::Getter;
+use outrigger_protocol::call;
 
 /// A valid configuration.
 #[derive(Clone, Debug)]
@@ -314,8 +315,22 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Streams per HTTP/2 connection.
     pub streams: u32,
+    /// What one request of an HTTP/2 connection may send ahead, bytes.
+    pub stream_window: u32,
+    /// What all of its requests may, bytes.
+    pub connection_window: u32,
+    /// How long a client of HTTP/2 may be silent before it is asked whether it is there, and then before it answers.
+    pub silence: Duration,
     /// Largest answer, bytes.
     pub answer: usize,
+    /// Elements of a tensor.
+    pub elements: usize,
+    /// Dimensions of a tensor.
+    pub rank: usize,
+    /// Arrays and objects inside each other in JSON.
+    pub depth: usize,
+    /// Longest `id` of a call, bytes.
+    pub id: usize,
     /// All answers that clients have not taken, bytes.
     pub answers: usize,
     /// Longest time that a client may take nothing of what it is sent.
@@ -330,6 +345,19 @@ pub struct LimitsConfig {
     pub ensemble_runs: usize,
     /// Models.
     pub models: usize,
+}
+
+impl LimitsConfig {
+    /// What a call of a model may ask for.
+    pub(crate) fn of_calls(&self) -> call::Limits {
+        call::Limits {
+            elements: self.elements,
+            tensor_bytes: self.answer,
+            rank: self.rank,
+            depth: self.depth,
+            id_bytes: self.id,
+        }
+    }
 }
 
 /// `[queue]`.

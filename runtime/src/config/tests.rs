@@ -28,6 +28,7 @@ fn every_default_parses_and_makes_a_configuration() {
     let (config, _) = load(&sources("[script]\nentry = 'score.py'", &[])).unwrap();
     assert_eq!(config.listen.score.to_string(), "127.0.0.1:5001");
     assert_eq!(config.limits.body, 100 << 20);
+    assert_eq!(config.limits.of_calls(), call::Limits::default());
     assert_eq!(config.shutdown.drain, Duration::from_secs(30));
     assert_eq!(config.state_dir, Path::new("/home/u/.local/state/outrigger"));
     assert_eq!(config.auth.keys_file, Path::new("/home/u/.local/state/outrigger/keys.toml"));

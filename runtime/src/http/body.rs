@@ -14,22 +14,11 @@ use crate::scripts::{Body as ScriptBody, Filled, Pool};
 /// What memory of tensors is aligned to, bytes.
 const ALIGNMENT: usize = 64;
 
-/// Reads the whole body. The memory is counted for as long as the second value lives.
+/// Reads the whole body. The memory is counted for as long as the second value lives. What comes after `front` bytes begins where memory is
+/// aligned, if the body comes in several pieces and its length is known.
 ///
 /// # Errors
 /// `body_too_large`, `body_timeout`, `overloaded` when all bodies together hold too much, `bad_request` when it breaks off.
-pub(super) async fn read(
-    body: Body,
-    limits: &LimitsConfig,
-    busy: &Arc<Busy>,
-) -> Result<(Bytes, Reserved), CallError> {
-    read_aligned(body, limits, busy, None).await
-}
-
-/// The same; what comes after `front` bytes begins where memory is aligned, if the body comes in several pieces and its length is known.
-///
-/// # Errors
-/// As [`read`].
 pub(super) async fn read_aligned(
     body: Body,
     limits: &LimitsConfig,
@@ -40,7 +29,7 @@ pub(super) async fn read_aligned(
     Ok((gathered.bytes_of(), reserved))
 }
 
-/// The same as [`read`]; long bodies are read into memory of `pool`, which a worker can map.
+/// The same; long bodies are read into memory of `pool`, which a worker can map.
 ///
 /// # Errors
 /// As [`read`].

@@ -18,7 +18,7 @@ const FREE: usize = 64 * 1024;
 
 /// How a body was compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub(crate) enum Coding {
     /// Not at all.
     Identity,
     /// RFC 1952.
@@ -61,14 +61,25 @@ pub(super) fn inflate(
     limits: &LimitsConfig,
     busy: &Arc<Busy>,
 ) -> Result<(Bytes, Reserved), CallError> {
-    apart(body.len().saturating_mul(8), || inflate_here(coding, body, most, limits, busy))
+    let bounds = Bounds { bytes: most, ratio: limits.inflate, all: limits.bodies };
+    apart(body.len().saturating_mul(8), || inflate_here(coding, body, bounds, busy))
 }
 
-fn inflate_here(
+/// What a body may become.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// So many bytes.
+    pub(crate) bytes: usize,
+    /// So many times as long as it came.
+    pub(crate) ratio: usize,
+    /// So many bytes with all other bodies.
+    pub(crate) all: usize,
+}
+
+pub(crate) fn inflate_here(
     coding: Coding,
     body: &[u8],
-    limit: usize,
-    limits: &LimitsConfig,
+    bounds: Bounds,
     busy: &Arc<Busy>,
 ) -> Result<(Bytes, Reserved), CallError> {
     let wrong = || CallError::new(ErrorCode::BadRequest, "the body is not compressed as its header says");
@@ -77,15 +88,15 @@ fn inflate_here(
         Coding::Gzip => Decompress::new_gzip(15),
         Coding::Zlib => Decompress::new(true),
     };
-    let most = body.len().saturating_mul(limits.inflate).max(FREE).min(limit);
-    let mut reserved = busy.reserve(0, limits.bodies).ok_or_else(|| super::body::full(busy))?;
+    let most = body.len().saturating_mul(bounds.ratio).max(FREE).min(bounds.bytes);
+    let mut reserved = busy.reserve(0, bounds.all).ok_or_else(|| super::body::full(busy))?;
     let mut inflated = Vec::new();
     loop {
         let before = (inflater.total_in(), inflater.total_out());
         if inflated.len() == inflated.capacity() {
             // One more than is allowed is asked for, to see whether there is more.
             let step = STEP.max(inflated.len()).min(most.saturating_sub(inflated.len())) + 1;
-            if !reserved.grow_to(inflated.len() + step, limits.bodies) {
+            if !reserved.grow_to(inflated.len() + step, bounds.all) {
                 return Err(super::body::full(busy));
             }
             inflated.try_reserve_exact(step).map_err(|_| super::body::full(busy))?;
@@ -94,10 +105,10 @@ fn inflate_here(
         let status =
             inflater.decompress_vec(rest, &mut inflated, FlushDecompress::None).map_err(|_| wrong())?;
         if inflated.len() > most {
-            let text = if most == limit {
+            let text = if most == bounds.bytes {
                 format!("the body becomes larger than {most} bytes, the limit")
             } else {
-                format!("the body becomes more than {} times as long, limits.inflate", limits.inflate)
+                format!("the body becomes more than {} times as long, limits.inflate", bounds.ratio)
             };
             return Err(CallError::new(ErrorCode::BodyTooLarge, text));
         }

@@ -7,7 +7,7 @@ mod cors;
 mod entire;
 mod grpc;
 mod infer;
-mod inflate;
+pub(crate) mod inflate;
 mod keda;
 mod labels;
 mod model;
@@ -24,6 +24,7 @@ mod sagemaker;
 mod score;
 mod server;
 mod stall;
+mod tensors;
 mod v2;
 mod vertex;
 mod watch;
@@ -31,7 +32,7 @@ mod wish;
 
 pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
-pub(crate) use server::{Listener, Peers, serve};
+pub(crate) use server::{Ends, Listener, Peers, serve};
 
 pub(crate) use admin::router as admin_router;
 pub(crate) use observe::router as observe_router;

@@ -22,6 +22,9 @@ use super::permit::until_complete;
 use crate::config::Contract;
 use crate::replica::Replica;
 
+/// The most headers of a request. Hyper refuses more over HTTP/1.1 by itself; over HTTP/2 it counts none.
+const MAX_HEADERS: usize = 100;
+
 /// What an error looks like.
 fn error_in(contract: Contract, error: &CallError) -> http::Response<Bytes> {
     match contract {
@@ -167,6 +170,10 @@ fn write_access(line: &str, response: &Response, took: Duration, request: Option
 
 /// The header block as HTTP/1.1 writes it: name, colon, space, value, line end.
 fn check_size(parts: &Parts, limit: usize) -> Result<(), CallError> {
+    if parts.headers.len() > MAX_HEADERS {
+        let text = format!("there are more than {MAX_HEADERS} headers");
+        return Err(CallError::new(ErrorCode::HeaderTooLarge, text));
+    }
     let size: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     let uri = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
     if size + uri > limit {

@@ -22,7 +22,7 @@ use super::pieces::Pieces;
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use super::{body, model, score};
+use super::{body, model, score, tensors};
 use crate::apart::apart;
 use crate::config::Contract;
 use crate::replica::Replica;
@@ -106,9 +106,7 @@ async fn call(replica: &Replica, gate: &Gate<'_>, name: &str, parts: Parts, body
         Form::Json => None,
         Form::Binary(length) => Some(length),
     };
-    let limits = &replica.config.limits;
-    let (body, reserved) = body::read_aligned(body, limits, &replica.busy, json_length).await?;
-    let body = body::kept(body, reserved);
+    let body = tensors::read(replica, &parts.headers, body, json_length).await?;
     let size = body.len();
     let by_rows = json_length.is_none() && apart(size, || sagemaker::has_instances(&body));
     let asked = Asked { replica, grant: &grant, serving, model, which: None, wish, size };

@@ -29,10 +29,6 @@ use crate::config::{Endpoint, LimitsConfig};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often a connection is looked at that has sent part of HTTP/2's preface.
 const PREFACE_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes that one request of HTTP/2 may send ahead...
-const STREAM_WINDOW: u32 = 512 * 1024;
-/// ...and all of one connection together.
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
 
@@ -123,19 +119,28 @@ fn bind_unix(path: &std::path::Path) -> io::Result<Listener> {
     Ok(Listener::Unix(listener, SocketPath(path.to_owned())))
 }
 
-/// Accepts connections until `stop`, then lets those that are open finish what they are at. `tracker` knows all of them.
+/// What ends a listener and its connections.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    /// No new ones are accepted, and those that are open finish what they are at.
+    pub(crate) stop: CancellationToken,
+    /// Those that are open are closed.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Accepts connections until it is to stop. `tracker` knows all of them.
 pub(crate) async fn serve(
     listener: Listener,
     router: Router,
     limits: LimitsConfig,
     peers: Peers,
     tracker: TaskTracker,
-    stop: CancellationToken,
+    ends: Ends,
 ) {
+    let stop = ends.stop.clone();
     let first_byte = limits.header_timeout;
     let write = limits.write_timeout;
-    let server =
-        Arc::new(Server { builder: builder(&limits), router, stop: stop.clone(), first_byte, write, peers });
+    let server = Arc::new(Server { builder: builder(&limits), router, ends, first_byte, write, peers });
     let permits = Arc::new(Semaphore::new(limits.connections));
     loop {
         let permit = tokio::select! {
@@ -230,19 +235,19 @@ fn builder(limits: &LimitsConfig) -> Builder<TokioExecutor> {
         .max_concurrent_streams(limits.streams)
         // What one request may send ahead, and what all of a connection may: so that an upload that waits for its turn does not keep others
         // from sending.
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
         .max_header_list_size(u32::try_from(limits.header.saturating_mul(4)).unwrap_or(u32::MAX))
         // A client that is gone without a word is found out, and its calls end.
-        .keep_alive_interval(Some(Duration::from_secs(20)))
-        .keep_alive_timeout(Duration::from_secs(20));
+        .keep_alive_interval(Some(limits.silence))
+        .keep_alive_timeout(limits.silence);
     builder
 }
 
 struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
-    stop: CancellationToken,
+    ends: Ends,
     /// How long a client has until it says which protocol it speaks.
     first_byte: Duration,
     /// How long it may take nothing of what it is sent.
@@ -271,7 +276,7 @@ impl Server {
         };
         tokio::select! {
             told = tokio::time::timeout(self.first_byte, told) => told.unwrap_or(false),
-            () = self.stop.cancelled() => false,
+            () = self.ends.stop.cancelled() => false,
         }
     }
 
@@ -301,15 +306,20 @@ impl Server {
         let result = loop {
             tokio::select! {
                 result = connection.as_mut() => break result,
-                () = self.stop.cancelled(), if !stopping => {
+                () = self.ends.stop.cancelled(), if !stopping => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                () = self.ends.cut.cancelled() => break Err("the replica ends".into()),
                 () = &mut stalled => {
                     // Other answers on the connection have as long again; other calls come on a new one.
                     connection.as_mut().graceful_shutdown();
-                    let rest = tokio::time::timeout(self.write, connection);
-                    break rest.await.unwrap_or_else(|_| Err("its answers are not taken".into()));
+                    tokio::select! {
+                        rest = tokio::time::timeout(self.write, connection) => {
+                            break rest.unwrap_or_else(|_| Err("its answers are not taken".into()));
+                        }
+                        () = self.ends.cut.cancelled() => break Err("the replica ends".into()),
+                    }
                 }
             }
         };

@@ -20,7 +20,7 @@ use super::pieces::Pieces;
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use super::{body, model, score};
+use super::{model, score, tensors};
 use crate::apart::apart;
 use crate::config::{Contract, VertexConfig};
 use crate::replica::Replica;
@@ -107,7 +107,7 @@ async fn call(replica: &Replica, gate: &Gate<'_>, name: &str, parts: Parts, body
     let grant = gate.ask_for(Operation::Infer, &parts.headers, Some(name))?;
     let (serving, model) = model::find(replica, &grant, name, None)?;
     let wish = Wish::of(&parts.headers)?;
-    let (body, _reserved) = body::read(body, &replica.config.limits, &replica.busy).await?;
+    let body = tensors::read(replica, &parts.headers, body, None).await?;
     let size = body.len();
     let asked = Asked { replica, grant: &grant, serving, model, which: None, wish, size };
     let limits = &replica.tensor_limits;

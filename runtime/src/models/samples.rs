@@ -6,7 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use outrigger_backend::{BackendError, Run, RunId, Tensor};
-use outrigger_protocol::call::{Limits, NoRegions};
+use outrigger_protocol::call::NoRegions;
 use outrigger_protocol::oip;
 
 use super::instance::ModelInstance;
@@ -89,7 +89,7 @@ fn shown(path: &Path) -> String {
 
 fn one(sample: &Sample, instance: &Arc<ModelInstance>, limits: &LimitsConfig) -> Result<(), Problem> {
     let body = manifest::read_file(&sample.request, limits.body as u64)?.into();
-    let tensors = Limits { tensor_bytes: limits.answer, ..Limits::default() };
+    let tensors = limits.of_calls();
     let call = oip::parse_infer(oip::Request::json(&body), &instance.info, &tensors, &NoRegions)
         .map_err(|error| error.message.to_string())?;
     drop(body);

@@ -7,4 +7,4 @@ mod request;
 mod tests;
 
 pub use reply::{Pieces, encode_reply, in_stream, stream_error};
-pub use request::{Target, is_raw, parse_request, target};
+pub use request::{Target, id, is_raw, parse_request, target};

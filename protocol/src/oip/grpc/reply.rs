@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 
 use crate::call::{Form, InferReply, Slice};
 use crate::error::CallError;
+use crate::headers;
 use crate::wire::{put_bytes, put_head, put_varint};
 
 /// A message in pieces, in their order.
@@ -61,10 +62,13 @@ pub fn in_stream(pieces: Pieces) -> Pieces {
     all
 }
 
-/// An answer of a stream that says why there is no result, and to which request.
+/// An answer of a stream that says why there is no result, and to which request; the code is a parameter of it.
 pub fn stream_error(error: &CallError, id: &str) -> Pieces {
     let mut named = Vec::new();
     put_bytes(&mut named, 3, id.as_bytes());
+    put_parameter(&mut named, headers::CODE.as_str(), |value| {
+        put_bytes(value, 3, error.code.as_str().as_bytes());
+    });
     let mut message = Vec::with_capacity(error.message.len() + named.len() + 16);
     put_bytes(&mut message, 1, error.message.as_bytes());
     put_bytes(&mut message, 2, &named);

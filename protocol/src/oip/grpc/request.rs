@@ -49,6 +49,17 @@ pub fn target(message: &[u8]) -> Result<Target<'_>, CallError> {
     Ok(target)
 }
 
+/// The client's name for the call, as far as it can be found: the message may be none, or cut short.
+pub fn id(message: &[u8]) -> &str {
+    let (mut found, mut fields) = ("", Fields::of(message));
+    while let Ok(Some((number, value))) = fields.next() {
+        if number == 3 {
+            found = value.bytes().and_then(|range| text(message, range)).unwrap_or_default();
+        }
+    }
+    found
+}
+
 /// Whether the inputs of a message are as their bytes, so that there is not much to read.
 pub fn is_raw(message: &[u8]) -> bool {
     let mut fields = Fields::of(message);

@@ -15,6 +15,8 @@ use crate::replica::Replica;
 
 /// Up to so many bytes no memory of those for bodies is asked for: whoever has no key may ask for health.
 const SMALL: usize = 1024;
+/// So much of a message that is not read is kept, for the name that its sender gave it.
+const FRONT: usize = 4096;
 
 /// Reads them.
 pub(super) struct Messages {
@@ -43,30 +45,62 @@ impl Messages {
     /// The one message of a request that has one.
     ///
     /// # Errors
-    /// As [`Messages::next`]; `bad_request` where there is none or more than one.
+    /// As [`Messages::begun`] and [`Messages::rest`]; `bad_request` where there is none or more than one.
     pub(super) async fn only(&mut self) -> Result<Bytes, CallError> {
         let limit = self.replica.config.limits.body_timeout;
         let only = async {
             let wrong = || CallError::new(ErrorCode::BadRequest, "the request is not one message");
-            let message = self.next().await?.ok_or_else(wrong)?;
+            let prefix = self.begun().await?.ok_or_else(wrong)?;
+            let message = self.message(prefix).await?;
             if self.left.is_empty() && !self.more().await? { Ok(message) } else { Err(wrong()) }
         };
         tokio::time::timeout(limit, only).await.unwrap_or_else(|_| Err(self.late()))
     }
 
-    /// The next message; nothing once there is no more. One that has begun has to be there in time. Its memory is counted for as long as
-    /// any part of it is there.
+    /// What stands before the next message; nothing once there is no more. [`Messages::rest`] or [`Messages::skip`] follows.
     ///
     /// # Errors
-    /// `body_too_large`, `body_timeout`, `overloaded` when all bodies together hold too much, `unsupported_media_type` for a compression that
-    /// is not known, `bad_request` for what is no message.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+    /// `body_too_large`, `body_timeout` for one that has begun and does not go on, `bad_request` for what is no message.
+    pub(super) async fn begun(&mut self) -> Result<Option<Prefix>, CallError> {
         if self.left.is_empty() && !self.more().await? {
             return Ok(None);
         }
         let limit = self.replica.config.limits.body_timeout;
-        let message = tokio::time::timeout(limit, self.rest()).await.unwrap_or_else(|_| Err(self.late()))?;
-        Ok(Some(message))
+        let prefix = tokio::time::timeout(limit, self.prefix()).await.unwrap_or_else(|_| Err(self.late()));
+        prefix.map(Some)
+    }
+
+    /// The message whose beginning was there, which has to come in time. Its memory is counted for as long as any part of it is there.
+    ///
+    /// # Errors
+    /// `body_timeout`, `overloaded` when all bodies together hold too much, `body_too_large` for what is inflated to more than it may be,
+    /// `unsupported_media_type` for a compression that is not known, `bad_request` for what is no message.
+    pub(super) async fn rest(&mut self, prefix: Prefix) -> Result<Bytes, CallError> {
+        let limit = self.replica.config.limits.body_timeout;
+        tokio::time::timeout(limit, self.message(prefix)).await.unwrap_or_else(|_| Err(self.late()))
+    }
+
+    /// Goes past it, and keeps no more than its first bytes.
+    ///
+    /// # Errors
+    /// `body_timeout`, `bad_request` where it is cut short.
+    pub(super) async fn skip(&mut self, prefix: Prefix) -> Result<Bytes, CallError> {
+        let limit = self.replica.config.limits.body_timeout;
+        let skipped = async {
+            let front = self.bytes(prefix.length.min(FRONT)).await?;
+            let mut left = prefix.length.saturating_sub(front.len());
+            while left > 0 {
+                if self.left.is_empty() && !self.more().await? {
+                    return Err(broken_off());
+                }
+                let there = left.min(self.left.len());
+                self.left.advance(there);
+                left -= there;
+            }
+            // What is compressed says nothing by its first bytes.
+            Ok(if prefix.compressed { Bytes::new() } else { front })
+        };
+        tokio::time::timeout(limit, skipped).await.unwrap_or_else(|_| Err(self.late()))
     }
 
     fn late(&self) -> CallError {
@@ -74,8 +108,7 @@ impl Messages {
         CallError::new(ErrorCode::BodyTimeout, format!("the message did not arrive within {limit:?}"))
     }
 
-    /// A message that has begun.
-    async fn rest(&mut self) -> Result<Bytes, CallError> {
+    async fn prefix(&mut self) -> Result<Prefix, CallError> {
         let prefix = loop {
             if let Some(prefix) = self.left.first_chunk::<PREFIX>() {
                 break Prefix::parse(*prefix)?;
@@ -89,6 +122,10 @@ impl Messages {
             let text = format!("a message has {} bytes, the limit is {}", prefix.length, self.most);
             return Err(CallError::new(ErrorCode::BodyTooLarge, text));
         }
+        Ok(prefix)
+    }
+
+    async fn message(&mut self, prefix: Prefix) -> Result<Bytes, CallError> {
         let (limits, busy) = (&self.replica.config.limits, Arc::clone(&self.replica.busy));
         let coding = match (prefix.compressed, &self.coding) {
             (false, _) => Coding::Identity,

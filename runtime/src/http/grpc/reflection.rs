@@ -10,11 +10,13 @@ use futures_util::StreamExt;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::oip::messages::DESCRIBED;
 use outrigger_protocol::operation::Operation;
+use outrigger_protocol::tensorflow;
 use tonic_reflection::server::Builder;
 use tower::ServiceExt;
 
 use super::super::routes::Routes;
 use super::answer;
+use crate::config::Contract;
 use crate::replica::Replica;
 
 /// The routes: of the protocol's first version, and of the one before that, which tools still ask for.
@@ -28,8 +30,13 @@ pub(super) fn routes(routes: Routes) -> Routes {
         )
 }
 
-fn builder() -> Builder<'static> {
-    Builder::configure().register_encoded_file_descriptor_set(DESCRIBED)
+/// Tells of the services whose contracts are spoken.
+fn builder(replica: &Replica) -> Builder<'static> {
+    let builder = Builder::configure().register_encoded_file_descriptor_set(DESCRIBED);
+    match replica.config.score.contracts.spoken.contains(&Contract::Tensorflow) {
+        true => builder.register_encoded_file_descriptor_set(tensorflow::DESCRIBED),
+        false => builder,
+    }
 }
 
 fn unbuilt() -> CallError {
@@ -39,7 +46,7 @@ fn unbuilt() -> CallError {
 async fn v1(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     answer(&replica, Operation::ServerMetadata, request, async |gate, parts, body| {
         gate.ask(&parts.headers, None)?;
-        let service = builder().build_v1().map_err(|_| unbuilt())?;
+        let service = builder(&replica).build_v1().map_err(|_| unbuilt())?;
         let service = service.max_decoding_message_size(replica.config.limits.message);
         let request = Request::from_parts(parts, until_the_end(&replica, body));
         let Ok(response) = service.oneshot(request).await;
@@ -51,7 +58,7 @@ async fn v1(State(replica): State<Arc<Replica>>, request: Request) -> Response {
 async fn v1alpha(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     answer(&replica, Operation::ServerMetadata, request, async |gate, parts, body| {
         gate.ask(&parts.headers, None)?;
-        let service = builder().build_v1alpha().map_err(|_| unbuilt())?;
+        let service = builder(&replica).build_v1alpha().map_err(|_| unbuilt())?;
         let service = service.max_decoding_message_size(replica.config.limits.message);
         let request = Request::from_parts(parts, until_the_end(&replica, body));
         let Ok(response) = service.oneshot(request).await;

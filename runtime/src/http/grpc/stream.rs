@@ -1,8 +1,11 @@
 //! `ModelStreamInfer`: requests of one stream are worked on together, up to a limit, and answered in their order. One that fails says so
 //! in its answer, and the stream goes on.
 //!
-//! Calls and the reading of the next one are tasks of their own, which end with the stream: what they hold (a slot, memory, a caller's
-//! place) is not held for as long as the client likes to take nothing of what it is answered.
+//! Of a request beyond the limit no more is read than that it has begun. The caller's rate and place are asked for before a message is read:
+//! one that is refused is gone past, and takes no memory.
+//!
+//! Calls, which read their messages, and the waiting for the next one are tasks of their own, which end with the stream: what they hold (a slot,
+//! memory, a caller's place) is not held for as long as the client likes to take nothing of what it is answered.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,12 +20,13 @@ use futures_util::stream::{FuturesOrdered, StreamExt, unfold};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use outrigger_auth::Grant;
+use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::error::{CallError, ErrorCode};
-use outrigger_protocol::grpc;
-use outrigger_protocol::oip::grpc::{in_stream, stream_error, target};
+use outrigger_protocol::grpc::{self, Prefix};
+use outrigger_protocol::oip::grpc::{id, in_stream, stream_error, target};
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::urgency::Urgency;
+use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -54,8 +58,9 @@ async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Respons
     .await
 }
 
-type Read = Result<Option<Bytes>, CallError>;
-type Reading = AbortOnDropHandle<(Messages, Read)>;
+/// That a request has begun; nothing once there are no more.
+type Begun = Result<Option<(Messages, Prefix)>, CallError>;
+type Reading = AbortOnDropHandle<Begun>;
 
 /// An answer, and the caller's place, which is taken until it is sent.
 struct Answered {
@@ -88,7 +93,7 @@ impl Calls {
             replica,
             headers: Arc::new(headers),
             ends,
-            reading: Some(read(messages)),
+            reading: Some(reading(async { Some(messages) })),
             running: FuturesOrdered::new(),
             pieces: VecDeque::new(),
             grant: None,
@@ -134,27 +139,48 @@ impl Calls {
         self.end = Some(Err(error));
     }
 
-    fn take(&mut self, read: Result<(Messages, Read), JoinError>) {
+    fn take(&mut self, begun: Result<Begun, JoinError>) {
         self.reading = None;
-        match read {
-            Ok((messages, Ok(Some(message)))) => {
-                self.running.push_back(self.call(message));
-                self.reading = Some(self::read(messages));
+        match begun {
+            Ok(Ok(Some((messages, prefix)))) => {
+                let (sender, back) = oneshot::channel();
+                let call = self.call(messages, prefix, sender);
+                self.running.push_back(AbortOnDropHandle::new(tokio::spawn(call)));
+                self.reading = Some(reading(async { back.await.ok() }));
             }
-            Ok((_, Ok(None))) => {}
+            Ok(Ok(None)) => {}
             // What is no message has no answer of its own, and nothing after it can be read.
-            Ok((_, Err(error))) => self.stop_reading(error),
+            Ok(Err(error)) => self.stop_reading(error),
             Err(_) => self.stop_reading(broken()),
         }
     }
 
-    /// Works on a request; an error is one of the stream's.
-    fn call(&self, message: Bytes) -> AbortOnDropHandle<Result<Answered, CallError>> {
+    /// Reads a request that has begun, hands `messages` back, and works on it; an error is one of the stream's, and nothing is handed back.
+    fn call(
+        &self,
+        mut messages: Messages,
+        prefix: Prefix,
+        back: oneshot::Sender<Messages>,
+    ) -> impl Future<Output = Result<Answered, CallError>> + use<> {
         let (replica, headers, ends) = (Arc::clone(&self.replica), Arc::clone(&self.headers), self.ends);
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        let stop = self.stop.clone();
+        async move {
+            // Which model is meant stands in the message; `run` asks about that.
+            let grant = replica.ask(&headers, Operation::Infer, OfModel::AskedLater);
+            let read = async {
+                match &grant {
+                    Ok(_) => messages.rest(prefix).await,
+                    Err(_) => messages.skip(prefix).await,
+                }
+            };
+            let message = tokio::select! {
+                message = read => message?,
+                () = stop.cancelled() => return Err(scheduler::draining()),
+            };
+            // Where nobody takes it the stream has ended.
+            let _ = back.send(messages);
             let answered = async {
-                let target = target(&message)?;
-                let grant = replica.ask(&headers, Operation::Infer, Some(target.model))?;
+                let (grant, target) = (grant?, target(&message)?);
                 let mut wish = Wish::of(&headers)?;
                 let deadline = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
                 wish.add(Urgency { deadline, priority: None });
@@ -162,14 +188,13 @@ impl Calls {
                 Ok::<_, CallError>((in_stream(pieces), Some(grant)))
             };
             let (pieces, grant) = answered.await.unwrap_or_else(|error| {
-                let id = target(&message).map_or("", |target| target.id);
                 // One that is too long is what may be wrong.
-                let id = if id.len() > replica.tensor_limits.id_bytes { "" } else { id };
-                (stream_error(&error, id), None)
+                let id = Some(id(&message)).filter(|id| id.len() <= replica.tensor_limits.id_bytes);
+                (stream_error(&error, id.unwrap_or_default()), None)
             });
             // Counted from here on, also while others are sent before it.
             Ok(Answered { pieces: framed(held(&replica, pieces))?, grant })
-        }))
+        }
     }
 }
 
@@ -177,15 +202,17 @@ fn broken() -> CallError {
     CallError::new(ErrorCode::Internal, "a call of the stream ended by a mistake of the server's")
 }
 
-fn read(mut messages: Messages) -> Reading {
+/// Waits for the next request, once the messages are there to be read; that they are not coming is told by the call that has them.
+fn reading(messages: impl Future<Output = Option<Messages>> + Send + 'static) -> Reading {
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let read = messages.next().await;
-        (messages, read)
+        let Some(mut messages) = messages.await else { return Ok(None) };
+        let begun = messages.begun().await?;
+        Ok(begun.map(|prefix| (messages, prefix)))
     }))
 }
 
 /// Waits for what is being read, if anything is.
-async fn next(reading: &mut Option<Reading>) -> Result<(Messages, Read), JoinError> {
+async fn next(reading: &mut Option<Reading>) -> Result<Begun, JoinError> {
     match reading {
         Some(reading) => reading.await,
         None => std::future::pending().await,

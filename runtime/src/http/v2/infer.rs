@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
-use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, Method};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::headers;
@@ -13,11 +12,10 @@ use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
 
 use super::super::infer::{Asked, held};
-use super::super::inflate::{self, Coding};
 use super::super::pieces::Pieces;
 use super::super::routes::Routes;
 use super::super::wish::Wish;
-use super::super::{body, model};
+use super::super::{model, tensors};
 use super::{NamePath, of_model};
 use crate::apart::apart;
 use crate::replica::Replica;
@@ -34,14 +32,8 @@ async fn infer(State(replica): State<Arc<Replica>>, path: NamePath, request: Req
     of_model(&replica, Operation::Infer, path, request, Method::POST, async |_, grant, path, parts, body| {
         let (serving, model) = model::find(&replica, &grant, &path.name, path.which.as_deref())?;
         let wish = Wish::of(&parts.headers)?;
-        let limits = &replica.config.limits;
-        let coding = Coding::of(&parts.headers, &CONTENT_ENCODING)?;
         let json_length = json_length(&parts.headers)?;
-        // What lies behind the JSON is used where it is read to, so it is read to where a model can use it.
-        let aligned = json_length.filter(|_| coding == Coding::Identity);
-        let read = body::read_aligned(body, limits, &replica.busy, aligned).await?;
-        let (body, reserved) = inflate::inflated(coding, read, limits, &replica.busy)?;
-        let body = body::kept(body, reserved);
+        let body = tensors::read(&replica, &parts.headers, body, json_length).await?;
         let size = body.len();
         let which = path.which.as_deref();
         let asked = Asked { replica: &replica, grant: &grant, serving, model, which, wish, size };

@@ -1,0 +1,216 @@
+//! Connections, and what HTTP/2 has within one. What a server allows there is in its first frames, so these are read here.
+//!
+//! Source: RFC 9113, section 6, and RFC 7541, section 6.2.2, for header fields as they are.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use outrigger_testkit::ReplicaProcess;
+use outrigger_testkit::replica::KEY;
+
+use super::requests::serving;
+use crate::support::{PATIENCE, still_serves};
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const END_HEADERS: u8 = 4;
+
+const MAX_CONCURRENT_STREAMS: u16 = 3;
+const INITIAL_WINDOW_SIZE: u16 = 4;
+const REFUSED_STREAM: u32 = 7;
+const ENHANCE_YOUR_CALM: u32 = 11;
+/// What a connection's window is before anybody has said anything.
+const FIRST_WINDOW: u32 = 65_535;
+
+fn connect(replica: &ReplicaProcess) -> TcpStream {
+    let stream = TcpStream::connect(replica.score.trim_start_matches("http://")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+pub(super) async fn connections() {
+    let replica = serving().args(["--limits-connections", "2"]).start();
+    let ask = |stream: &mut TcpStream| stream.write_all(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    let is_answered = |stream: &mut TcpStream| {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    };
+    let mut kept: Vec<_> = (0..2).map(|_| connect(&replica)).collect();
+    for stream in &mut kept {
+        ask(stream);
+        is_answered(stream);
+    }
+    // The next one is connected by the kernel, and nobody answers.
+    let mut third = connect(&replica);
+    ask(&mut third);
+    third.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let silence = third.read(&mut [0]).unwrap_err();
+    assert!(matches!(silence.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{silence}");
+    third.set_read_timeout(Some(PATIENCE)).unwrap();
+    drop(kept);
+    is_answered(&mut third);
+    drop(third);
+    still_serves(&replica).await;
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A request whose body is to come.
+fn begun(stream: u32) -> Vec<u8> {
+    let key = format!("Bearer {KEY}");
+    let mut fields = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "t"),
+        (":path", "/score"),
+        ("authorization", &key),
+    ] {
+        fields.push(0);
+        for text in [name, value] {
+            fields.push(u8::try_from(text.len()).ok().filter(|length| *length < 127).unwrap());
+            fields.extend_from_slice(text.as_bytes());
+        }
+    }
+    frame(HEADERS, END_HEADERS, stream, &fields)
+}
+
+/// A frame: its kind, flags, stream and payload.
+type Framed = (u8, u8, u32, Vec<u8>);
+
+/// The next one; nothing once the connection is closed.
+fn maybe_next(stream: &mut TcpStream) -> Option<Framed> {
+    let still_open =
+        |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    let mut read = |bytes: &mut [u8]| match stream.read_exact(bytes) {
+        Err(error) if still_open(&error) => panic!("the connection stays open"),
+        read => read.ok(),
+    };
+    let mut head = [0; 9];
+    read(&mut head)?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    read(&mut payload)?;
+    Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+}
+
+fn next(stream: &mut TcpStream) -> Framed {
+    maybe_next(stream).expect("a connection")
+}
+
+/// A connection, and the frames with which the server begins.
+fn greeted(replica: &ReplicaProcess) -> (TcpStream, Vec<(u16, u32)>, u32) {
+    let mut stream = connect(replica);
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
+    let (mut settings, mut window) = (Vec::new(), None);
+    while settings.is_empty() || window.is_none() {
+        match next(&mut stream) {
+            (SETTINGS, 0, 0, payload) => {
+                let pairs = payload.chunks_exact(6).map(|pair| {
+                    let number = u16::from_be_bytes([pair[0], pair[1]]);
+                    (number, u32::from_be_bytes([pair[2], pair[3], pair[4], pair[5]]))
+                });
+                settings.extend(pairs);
+            }
+            (WINDOW_UPDATE, _, 0, payload) => {
+                window = Some(u32::from_be_bytes(payload.try_into().unwrap()));
+            }
+            _ => {}
+        }
+    }
+    (stream, settings, window.unwrap())
+}
+
+fn setting(settings: &[(u16, u32)], wanted: u16) -> Option<u32> {
+    settings.iter().find(|(number, _)| *number == wanted).map(|(_, value)| *value)
+}
+
+pub(super) async fn streams() {
+    let replica = serving().args(["--limits-streams", "2"]).start();
+    let (mut stream, settings, _) = greeted(&replica);
+    assert_eq!(setting(&settings, MAX_CONCURRENT_STREAMS), Some(2));
+    // Who does not keep to it is refused what is beyond.
+    for number in [1, 3, 5] {
+        stream.write_all(&begun(number)).unwrap();
+    }
+    let refused = loop {
+        if let (RST_STREAM, _, number, payload) = next(&mut stream) {
+            break (number, u32::from_be_bytes(payload.try_into().unwrap()));
+        }
+    };
+    assert_eq!(refused, (5, REFUSED_STREAM));
+    still_serves(&replica).await;
+}
+
+pub(super) async fn stream_window() {
+    let launch = serving().args(["--limits-stream-window", "128KiB"]);
+    let replica = launch.start();
+    let (_stream, settings, _) = greeted(&replica);
+    assert_eq!(setting(&settings, INITIAL_WINDOW_SIZE), Some(128 << 10));
+    still_serves(&replica).await;
+}
+
+pub(super) async fn connection_window() {
+    let replica = serving().args(["--limits-connection-window", "1MiB"]).start();
+    let (_stream, _, window) = greeted(&replica);
+    assert_eq!(window + FIRST_WINDOW, 1 << 20);
+    still_serves(&replica).await;
+}
+
+pub(super) async fn resets() {
+    let replica = serving().start();
+    let (mut stream, _, _) = greeted(&replica);
+    let mut numbers = (1..).step_by(2);
+    // Each is cancelled as soon as it has begun. Some may have been taken between two pieces of it.
+    for _ in 0..100 {
+        let mut many = Vec::new();
+        for number in numbers.by_ref().take(200) {
+            many.extend(begun(number));
+            many.extend(frame(RST_STREAM, 0, number, &[0, 0, 0, 8]));
+        }
+        if stream.write_all(&many).is_err() {
+            break;
+        }
+    }
+    let mut code = None;
+    while let Some((kind, _, _, payload)) = maybe_next(&mut stream) {
+        if kind == GOAWAY {
+            code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        }
+    }
+    // Where it was still sending, its connection may be reset before it has read why.
+    assert!(code.is_none_or(|code| code == ENHANCE_YOUR_CALM), "{code:?}");
+    still_serves(&replica).await;
+}
+
+pub(super) async fn silence() {
+    let replica = serving().args(["--limits-silence", "300ms"]).start();
+    let (mut stream, _, _) = greeted(&replica);
+    let mut is_asked = false;
+    while let Some((kind, flags, _, _)) = maybe_next(&mut stream) {
+        is_asked |= (kind, flags) == (PING, 0);
+    }
+    assert!(is_asked, "before it is closed");
+    // One that answers is not.
+    let (mut stream, _, _) = greeted(&replica);
+    for _ in 0..3 {
+        let payload = loop {
+            match next(&mut stream) {
+                (PING, 0, _, payload) => break payload,
+                (GOAWAY, ..) => panic!("it is closed"),
+                _ => {}
+            }
+        };
+        stream.write_all(&frame(PING, 1, 0, &payload)).unwrap();
+    }
+    still_serves(&replica).await;
+}
