@@ -81,6 +81,8 @@ pub struct Replica {
     pub(crate) service: ServiceInfo,
     pub(crate) tensor_limits: call::Limits,
     pub(crate) shared_memory: SharedMemory,
+    /// What the listeners serve, once somebody has asked.
+    pub(crate) descriptions: http::Descriptions,
     policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
     addresses: Addresses,
@@ -125,6 +127,8 @@ pub(crate) struct Serving {
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// The descriptions of the scoring route.
     pub(crate) swagger: Documents,
+    /// What its script takes and gives.
+    pub(crate) schemas: Schemas,
     /// What was laid out for it stays as long as it is there.
     _fetched: Option<Fetched>,
 }
@@ -195,6 +199,7 @@ impl Replica {
                 config.score.contracts.shared_memory.clone(),
                 config.score.contracts.regions,
             ),
+            descriptions: http::Descriptions::default(),
             policy,
             keys,
             addresses,
@@ -271,7 +276,7 @@ impl Replica {
         let rollouts = Rollouts::new(Arc::clone(&models), config, fetched.as_ref());
         rollouts.follow();
         let upstream = self.upstream.clone();
-        let serving = Serving { models, rollouts, scripts, upstream, swagger, _fetched: fetched };
+        let serving = Serving { models, rollouts, scripts, upstream, swagger, schemas, _fetched: fetched };
         if self.serving.set(serving).is_err() {
             tracing::error!("the replica was loaded twice");
         }

@@ -28,7 +28,7 @@ pub(in crate::models) struct Ensemble {
 }
 
 /// A node of an ensemble.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct EnsembleNode {
     /// Its name.
     pub node: String,
