@@ -38,11 +38,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     config.btree_map(["."]);
     for message in JSON {
-        config.type_attribute(format!(".inference.{message}"), "#[derive(serde::Serialize)]");
+        config.type_attribute(
+            format!(".inference.{message}"),
+            "#[derive(serde::Serialize, schemars::JsonSchema)]",
+        );
     }
     for tensor in ["ModelInput", "ModelOutput"] {
         let as_name = "#[serde(serialize_with = \"super::data_type_name\")]";
         config.field_attribute(format!(".inference.{tensor}.data_type"), as_name);
+        config.field_attribute(format!(".inference.{tensor}.data_type"), "#[schemars(with = \"String\")]");
     }
     config.compile_fds(all.file_descriptor_set())?;
     Ok(())

@@ -1,5 +1,6 @@
 //! How busy a replica is, at one moment.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The busy signal of one replica as it crosses the wire (`GET /busy`).
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Router and replica do not know each other's code: they meet here. Members that a reader does not know are
 /// skipped, so that replicas of a newer version can be read. Counters start at zero with each
 /// [`epoch`](Self::epoch) and only grow. Every number is finite.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BusySnapshot {
     /// When this process started, in milliseconds since 1970 (below 2⁵³). Another value means that the
     /// counters began anew.
@@ -69,7 +70,7 @@ pub struct BusySnapshot {
 }
 
 /// What happened in a stretch of time that ended at most a quarter of a second ago. All zero before the first one has passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Window {
     /// Its length.

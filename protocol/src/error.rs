@@ -7,12 +7,12 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 
 macro_rules! error_codes {
-    ($($(#[$doc:meta])+ $variant:ident = $text:literal, $status:ident, $retryable:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal, $status:ident, $retryable:literal;)+) => {
         /// Why a call was not answered with a result. The strings are stable: clients may match on them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum ErrorCode {
-            $($(#[$doc])+ $variant,)+
+            $($(#[doc = $doc])+ $variant,)+
         }
 
         impl ErrorCode {
@@ -22,6 +22,11 @@ macro_rules! error_codes {
             /// The stable name, in snake case, as it travels in `outrigger-code`.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// What it means, in a sentence or two.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
 
             /// The HTTP status. No other place chooses one.

@@ -7,6 +7,8 @@
 pub enum Operation {
     /// Whether the service is alive or ready.
     Health,
+    /// A page for people that is the same in every replica and holds nothing of the service.
+    Page,
     /// How busy the replica is, in numbers.
     Observe,
     /// Running the user's script.
@@ -33,6 +35,7 @@ impl Operation {
     /// Every operation.
     pub const ALL: &'static [Self] = &[
         Self::Health,
+        Self::Page,
         Self::Observe,
         Self::Score,
         Self::Swagger,
@@ -47,7 +50,7 @@ impl Operation {
 
     /// Whether anybody may ask, without a key.
     pub const fn public(self) -> bool {
-        matches!(self, Self::Health | Self::Observe | Self::Nowhere)
+        matches!(self, Self::Health | Self::Page | Self::Observe | Self::Nowhere)
     }
 
     /// Whether it manages the replica rather than uses it: nobody may who is not told so, with a key also where other operations
@@ -75,6 +78,7 @@ impl Operation {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Health => "health",
+            Self::Page => "page",
             Self::Observe => "observe",
             Self::Score => "score",
             Self::Swagger => "swagger",
@@ -102,7 +106,7 @@ mod tests {
     #[test]
     fn what_says_nothing_of_the_service_is_public() {
         let public: Vec<_> = Operation::ALL.iter().filter(|operation| operation.public()).collect();
-        assert_eq!(public, [&Operation::Health, &Operation::Observe, &Operation::Nowhere]);
+        assert_eq!(public, [&Operation::Health, &Operation::Page, &Operation::Observe, &Operation::Nowhere]);
     }
 
     #[test]

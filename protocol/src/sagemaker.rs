@@ -5,6 +5,7 @@
 
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::{CallError, ErrorCode};
@@ -86,7 +87,7 @@ pub(crate) fn has_member(body: &[u8], wanted: &str) -> bool {
 }
 
 /// A model that is loaded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Model {
     /// Its name.
@@ -96,7 +97,7 @@ pub struct Model {
 }
 
 /// Those that are, a page at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelList {
     /// The models.

@@ -111,6 +111,11 @@ impl Schemas {
         Self { versions: [read(Version::V2), read(Version::V3), read(Version::V3_1)] }
     }
 
+    /// Input and output for the newest version of the description; nothing where the script's types cannot be said in it.
+    pub fn newest(&self) -> Option<&[Value; 2]> {
+        self.of(Version::V3_1)
+    }
+
     fn of(&self, version: Version) -> Option<&[Value; 2]> {
         self.versions.get(version as usize)?.as_ref()
     }

@@ -86,6 +86,8 @@ pub struct Replica {
     pub(crate) tensor_limits: call::Limits,
     pub(crate) shared_memory: SharedMemory,
     pub(crate) cache: ResponseCache,
+    /// What the listeners serve, once somebody has asked.
+    pub(crate) descriptions: http::Descriptions,
     policy: Arc<Policy>,
     keys: Option<ResolvedKeys>,
     addresses: Addresses,
@@ -142,6 +144,8 @@ pub(crate) struct Serving {
     pub(crate) upstream: Option<Arc<Upstream>>,
     /// The descriptions of the scoring route.
     pub(crate) swagger: Documents,
+    /// What its script takes and gives.
+    pub(crate) schemas: Schemas,
     /// What was laid out for it stays as long as it is there.
     _fetched: Option<Fetched>,
 }
@@ -214,6 +218,7 @@ impl Replica {
                 config.score.contracts.regions,
             ),
             cache,
+            descriptions: http::Descriptions::default(),
             policy,
             keys,
             addresses,
@@ -290,7 +295,7 @@ impl Replica {
         let rollouts = Rollouts::new(Arc::clone(&models), config, fetched.as_ref());
         rollouts.follow();
         let upstream = self.upstream.clone();
-        let serving = Serving { models, rollouts, scripts, upstream, swagger, _fetched: fetched };
+        let serving = Serving { models, rollouts, scripts, upstream, swagger, schemas, _fetched: fetched };
         if self.serving.set(serving).is_err() {
             tracing::error!("the replica was loaded twice");
         }

@@ -135,6 +135,7 @@ pub trait Instance: Send + Sync {
 
 /// What a backend says of itself.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BackendInfo {
     /// Short name: `cpu`, `cuda`, `gpu`, `fpga`.
     pub name: String,
@@ -151,6 +152,7 @@ pub struct BackendInfo {
 
 /// One device.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceInfo {
     /// `cpu:0`, `cuda:1`.
     pub name: String,
@@ -166,6 +168,7 @@ pub struct DeviceInfo {
 
 /// A device, now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceStatus {
     /// Memory in all, in bytes; 0 if not known.
     pub memory_total: u64,
@@ -179,6 +182,7 @@ pub struct DeviceStatus {
 
 /// Whether a device can be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase", tag = "state", content = "reason")]
 #[non_exhaustive]
 pub enum Health {
@@ -194,6 +198,7 @@ pub enum Health {
 
 /// The kinds of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DeviceKind {

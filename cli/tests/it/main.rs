@@ -34,6 +34,7 @@ mod listeners;
 mod manifests;
 mod models;
 mod native;
+mod openapi;
 mod overload;
 mod placement;
 mod platforms;

@@ -62,6 +62,7 @@ async fn until_calls(replica: &ReplicaProcess, caller: &str, calls: f64) {
 /// Every route there is: listener, path, and the operation that is asked for. A new one is added here, with the operation whose
 /// rights it takes; the test below then holds it.
 const ROUTES: &[(&str, &str, &str)] = &[
+    ("admin", "/docs", "page"),
     ("admin", "/events", "status"),
     ("admin", "/models", "status"),
     ("admin", "/models/{model}", "status"),
@@ -70,9 +71,11 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("admin", "/models/{model}/pin", "model_control"),
     ("admin", "/models/{model}/unload", "model_control"),
     ("admin", "/models/{model}/unpin", "model_control"),
+    ("admin", "/openapi.json", "status"),
     ("admin", "/status", "status"),
     ("observe", "/", "health"),
     ("observe", "/busy", "observe"),
+    ("observe", "/docs", "page"),
     ("observe", "/externalscaler.ExternalScaler/GetMetricSpec", "observe"),
     ("observe", "/externalscaler.ExternalScaler/GetMetrics", "observe"),
     ("observe", "/externalscaler.ExternalScaler/IsActive", "observe"),
@@ -81,11 +84,13 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("observe", "/grpc.health.v1.Health/Watch", "health"),
     ("observe", "/live", "health"),
     ("observe", "/metrics", "observe"),
+    ("observe", "/openapi.json", "observe"),
     ("observe", "/ready", "health"),
     ("observe", "/v2/health/live", "health"),
     ("observe", "/v2/health/ready", "health"),
     ("observe", "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics", "observe"),
     ("score", "/", "health"),
+    ("score", "/docs", "page"),
     ("score", "/grpc.health.v1.Health/Check", "health"),
     ("score", "/grpc.health.v1.Health/Watch", "health"),
     ("score", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "server_metadata"),
@@ -109,6 +114,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("score", "/models", "model_metadata"),
     ("score", "/models/{model}", "model_metadata"),
     ("score", "/models/{model}/invoke", "infer"),
+    ("score", "/openapi.json", "model_metadata"),
     ("score", "/ping", "health"),
     ("score", "/score", "score"),
     ("score", "/swagger.json", "swagger"),
@@ -158,7 +164,7 @@ fn over_http2() -> Client {
 
 /// Whether a route is gRPC's.
 fn is_grpc(path: &str) -> bool {
-    path.contains('.') && path != "/swagger.json"
+    path.contains('.') && !path.ends_with(".json")
 }
 
 /// A message of gRPC's that names a model, in whichever field that is: of calls, loads and unloads, and of what is asked otherwise.

@@ -16,6 +16,7 @@ mod health;
 pub mod messages;
 mod parameters;
 mod parse;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 

@@ -8,6 +8,7 @@
 //! <https://www.tensorflow.org/tfx/serving/api_rest>.
 
 mod parse;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 mod write;

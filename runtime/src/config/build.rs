@@ -20,9 +20,9 @@ use super::upstream;
 use super::value::{Endpoint, Value};
 use super::{
     AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
-    ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, Origin,
-    PlacementConfig, ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings,
-    ShutdownConfig, Sources, StepsWish, suggestion,
+    ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, OpenApiConfig,
+    Origin, PlacementConfig, ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting,
+    Settings, ShutdownConfig, Sources, StepsWish, suggestion,
 };
 
 /// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.
@@ -219,6 +219,11 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
                 _ => LoadMetrics::Asked,
             },
             contracts: contracts.unwrap_or_default(),
+        },
+        openapi: OpenApiConfig {
+            enabled: get.flag(key::OPENAPI_ENABLED),
+            page: get.flag(key::OPENAPI_PAGE),
+            models: get.count(key::OPENAPI_MODELS),
         },
         service: ServiceConfig {
             name: get.text(key::SERVICE_NAME),

@@ -116,6 +116,13 @@ keys! {
     SCORE_STREAM_CALLS = "score.stream_calls", Kind::Count { min: 1, max: 1024 }, "16", [],
         "requests of one gRPC stream that are worked on at once; further ones are not read before";
 
+    OPENAPI_ENABLED = "openapi.enabled", Kind::Flag, "true", [],
+        "whether each listener describes what it serves (OpenAPI 3.1) at /openapi.json, and as a page at /docs [with compat: false]";
+    OPENAPI_PAGE = "openapi.page", Kind::Flag, "true", [],
+        "whether there is the page, which nobody needs a key for: it holds nothing of the service";
+    OPENAPI_MODELS = "openapi.models", Kind::Count { min: 1, max: 1000 }, "20", [],
+        "models that one description has at most, with what each takes: about 3 KB each; the next ones, or a single one, are asked for by the query";
+
     OBSERVE_LISTEN = "observe.listen", Kind::Address, "127.0.0.1:5002", [],
         "address for probes, the busy signal and metrics: read-only, no key needed";
     OBSERVE_WATCHERS = "observe.watchers", Kind::Count { min: 1, max: 1 << 16 }, "64", [],
@@ -555,6 +562,7 @@ pub(super) const COMPAT_DEFAULTS: &[(&Key, &str)] = &[
     (LOG_FORMAT, "azureml"),
     (LOG_REQUESTS, "true"),
     (SCORE_CONTRACTS, "aml"),
+    (OPENAPI_ENABLED, "false"),
     (SCORE_SERVER_VERSION, "azmlinfsrv/1.5.1"),
     (SCRIPT_TIMEOUT, "1h"),
 ];

@@ -55,6 +55,8 @@ pub struct Config {
     pub process: ProcessConfig,
     /// The scoring front.
     pub score: ScoreConfig,
+    /// What is told of what is served.
+    pub openapi: OpenApiConfig,
     /// Who the service is.
     pub service: ServiceConfig,
     /// Keys and the admin socket live here.
@@ -172,6 +174,17 @@ pub struct ScoreConfig {
     pub load_metrics: LoadMetrics,
     /// Which contracts are spoken.
     pub contracts: ContractsConfig,
+}
+
+/// `[openapi]`.
+#[derive(Clone, Debug)]
+pub struct OpenApiConfig {
+    /// Whether listeners describe what they serve.
+    pub enabled: bool,
+    /// Whether they do so as a page, too.
+    pub page: bool,
+    /// Models that one description has at most.
+    pub models: usize,
 }
 
 /// Which answers carry ORCA's header.

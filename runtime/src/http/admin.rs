@@ -12,38 +12,42 @@ use outrigger_protocol::aml;
 use outrigger_protocol::operation::Operation;
 use serde::Serialize;
 
-use super::routes::{Route, Routes};
-use super::{labels, models};
+use super::openapi::paths;
+use super::routes::{Described, Routes};
+use super::{labels, models, openapi};
 use crate::models::NamedStatus;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
 use crate::upstream::UpstreamStatus;
 
 /// All routes of the listener.
-pub(super) fn routes() -> Routes {
-    labels::routes(models::routes(Routes::new("admin").at("/status", Operation::Status, get(status))))
+pub(super) fn routes(replica: Option<&Replica>) -> Routes {
+    let routes = Routes::new("admin").at("/status", Operation::Status, get(status), paths::status);
+    openapi::beside(labels::routes(models::routes(routes)), Operation::Status, replica)
 }
 
 /// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    let routes = routes();
-    let list = routes.list().into();
+    let routes = routes(Some(&replica));
+    let served = routes.served();
     routes
         .router()
         .fallback(nowhere)
         .method_not_allowed_fallback(super::observe::wrong_method)
-        .layer(from_fn_with_state((Arc::clone(&replica), list), authenticated))
+        .layer(from_fn_with_state((Arc::clone(&replica), Arc::clone(&served)), authenticated))
+        .layer(Extension(served))
         .with_state(replica)
 }
 
 /// Asks for every URL what its route says, so that no route can forget it; the routes get the grant.
 async fn authenticated(
-    State((replica, routes)): State<(Arc<Replica>, Arc<[Route]>)>,
+    State((replica, routes)): State<(Arc<Replica>, Arc<[Described]>)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let route = path.and_then(|path| routes.iter().find(|route| route.path == path));
+    let route =
+        path.and_then(|path| routes.iter().map(|described| described.route).find(|route| route.path == path));
     // Where there is nothing, the operation that tells most says so.
     let operation = route.map_or(Operation::Status, |route| route.operation);
     match replica.ask_admin(request.headers(), operation) {
@@ -55,8 +59,8 @@ async fn authenticated(
     }
 }
 
-#[derive(Serialize)]
-struct Status<'a> {
+#[derive(Serialize, schemars::JsonSchema)]
+pub(super) struct Status<'a> {
     service: &'a str,
     version: &'static str,
     pid: u32,

@@ -169,13 +169,18 @@ impl Collector<'_> {
 /// # Errors
 /// `body_too_large`, `body_timeout`, `bad_request` when it breaks off.
 pub(super) async fn read_small(body: Body, limits: &LimitsConfig) -> Result<Bytes, CallError> {
+    let too_large = || {
+        let text = format!("the body is larger than limits.message, {} bytes", limits.message);
+        CallError::new(ErrorCode::BodyTooLarge, text)
+    };
+    // One that says so itself is not waited for.
+    if http_body::Body::size_hint(&body).lower() > limits.message as u64 {
+        return Err(too_large());
+    }
     let read = Limited::new(body, limits.message).collect();
     match tokio::time::timeout(limits.body_timeout, read).await {
         Ok(Ok(read)) => Ok(read.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let text = format!("the body is larger than limits.message, {} bytes", limits.message);
-            Err(CallError::new(ErrorCode::BodyTooLarge, text))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(CallError::new(ErrorCode::BadRequest, "the body broke off")),
         Err(_) => Err(late(limits)),
     }

@@ -12,6 +12,7 @@ use outrigger_protocol::operation::Operation;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::openapi::paths;
 use super::routes::Routes;
 use super::{rpc, watch};
 use crate::busy::{Place, Watch};
@@ -20,10 +21,10 @@ use crate::replica::Replica;
 /// The service.
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .at(keda::IS_ACTIVE, Operation::Observe, post(is_active))
-        .at(keda::STREAM_IS_ACTIVE, Operation::Observe, post(stream_is_active))
-        .at(keda::GET_METRIC_SPEC, Operation::Observe, post(get_metric_spec))
-        .at(keda::GET_METRICS, Operation::Observe, post(get_metrics))
+        .at(keda::IS_ACTIVE, Operation::Observe, post(is_active), paths::grpc)
+        .at(keda::STREAM_IS_ACTIVE, Operation::Observe, post(stream_is_active), paths::grpc)
+        .at(keda::GET_METRIC_SPEC, Operation::Observe, post(get_metric_spec), paths::grpc)
+        .at(keda::GET_METRICS, Operation::Observe, post(get_metrics), paths::grpc)
 }
 
 async fn is_active(State(replica): State<Arc<Replica>>, request: Request) -> Response {

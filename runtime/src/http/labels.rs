@@ -15,6 +15,7 @@ use outrigger_store::Label;
 use serde::Deserialize;
 
 use super::models::{Granted, find, refused, shown};
+use super::openapi::paths;
 use super::routes::Routes;
 use super::wish::Wish;
 use crate::models::Rolled;
@@ -25,13 +26,18 @@ const MAX_VERSION: usize = 255;
 
 /// The routes.
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.at("/models/{model}/labels/{label}", Operation::ModelControl, put(label).delete(unlabel))
+    routes.at(
+        "/models/{model}/labels/{label}",
+        Operation::ModelControl,
+        put(label).delete(unlabel),
+        paths::label,
+    )
 }
 
 /// Which version is to be called so.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Labelled {
+pub(super) struct Labelled {
     /// Its number, `latest`, or what it is called, here or in the registry.
     version: String,
 }

@@ -13,6 +13,7 @@ mod labels;
 mod model;
 mod models;
 mod observe;
+mod openapi;
 mod orca;
 mod passing;
 mod permit;
@@ -30,6 +31,7 @@ mod vertex;
 mod watch;
 mod wish;
 
+pub(crate) use openapi::Descriptions;
 pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
 pub(crate) use server::{Ends, Listener, Peers, serve};

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::openapi::paths;
 use super::routes::Routes;
 use super::watch::{self, KEEP_ALIVE};
 use super::wish::Wish;
@@ -36,13 +37,13 @@ const MAX_PAGE: usize = 1000;
 /// The routes.
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .at("/models", Operation::Status, get(list))
-        .at("/models/{model}", Operation::Status, get(one))
-        .at("/models/{model}/load", Operation::ModelControl, post(load))
-        .at("/models/{model}/unload", Operation::ModelControl, post(unload))
-        .at("/models/{model}/pin", Operation::ModelControl, post(pin))
-        .at("/models/{model}/unpin", Operation::ModelControl, post(unpin))
-        .at("/events", Operation::Status, get(events))
+        .at("/models", Operation::Status, get(list), paths::models)
+        .at("/models/{model}", Operation::Status, get(one), paths::model)
+        .at("/models/{model}/load", Operation::ModelControl, post(load), paths::model_control)
+        .at("/models/{model}/unload", Operation::ModelControl, post(unload), paths::model_control)
+        .at("/models/{model}/pin", Operation::ModelControl, post(pin), paths::model_control)
+        .at("/models/{model}/unpin", Operation::ModelControl, post(unpin), paths::model_control)
+        .at("/events", Operation::Status, get(events), paths::events)
 }
 
 pub(super) type Granted = Extension<Arc<Grant>>;
@@ -60,8 +61,8 @@ struct Paging {
     limit: Option<usize>,
 }
 
-#[derive(Serialize)]
-struct Page {
+#[derive(Serialize, schemars::JsonSchema)]
+pub(super) struct Page {
     models: Vec<NamedStatus>,
     /// Models in all.
     total: usize,
@@ -202,8 +203,8 @@ async fn events(
     watch::stream(Body::from_stream(events))
 }
 
-#[derive(Serialize)]
-struct Events {
+#[derive(Serialize, schemars::JsonSchema)]
+pub(super) struct Events {
     events: Vec<ModelEvent>,
 }
 

@@ -3,37 +3,40 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, knative};
 
+use super::openapi::paths;
 use super::routes::Routes;
-use super::{grpc, keda, orca, rpc, watch};
+use super::{grpc, keda, openapi, orca, rpc, watch};
 use crate::replica::Replica;
 
 /// All routes of the listener.
-pub(super) fn routes() -> Routes {
+pub(super) fn routes(replica: Option<&Replica>) -> Routes {
     let routes = Routes::new("observe")
-        .at("/", Operation::Health, get(async || aml::HEALTHY))
-        .at("/live", Operation::Health, get(async || "live\n"))
-        .at("/ready", Operation::Health, get(ready))
-        .at("/v2/health/live", Operation::Health, get(async || "live\n"))
-        .at("/v2/health/ready", Operation::Health, get(ready))
-        .at("/busy", Operation::Observe, get(busy))
-        .at("/metrics", Operation::Observe, get(metrics));
-    grpc::health_routes(keda::routes(orca::routes(routes)))
+        .at("/", Operation::Health, get(async || aml::HEALTHY), paths::healthy)
+        .at("/live", Operation::Health, get(async || "live\n"), paths::live)
+        .at("/ready", Operation::Health, get(ready), paths::ready)
+        .at("/v2/health/live", Operation::Health, get(async || "live\n"), paths::live)
+        .at("/v2/health/ready", Operation::Health, get(ready), paths::ready)
+        .at("/busy", Operation::Observe, get(busy), paths::busy)
+        .at("/metrics", Operation::Observe, get(metrics), paths::metrics);
+    openapi::beside(grpc::health_routes(keda::routes(orca::routes(routes))), Operation::Observe, replica)
 }
 
 /// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    let router = routes().router().fallback(nowhere).method_not_allowed_fallback(wrong_method);
-    router.with_state(replica)
+    let routes = routes(Some(&replica));
+    let served = routes.served();
+    let router = routes.router().fallback(nowhere).method_not_allowed_fallback(wrong_method);
+    router.layer(Extension(served)).with_state(replica)
 }
 
 async fn ready(State(replica): State<Arc<Replica>>) -> Response {

@@ -13,6 +13,7 @@ use outrigger_protocol::orca::{self, Format, LoadReport, LoadReportRequest};
 use tokio::time::MissedTickBehavior;
 use tonic::Status;
 
+use super::openapi::paths;
 use super::routes::Routes;
 use super::rpc;
 use crate::busy::Place;
@@ -39,7 +40,7 @@ pub(super) fn may_tell(code: Option<ErrorCode>) -> bool {
 
 /// The service.
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.at(orca::STREAM_CORE_METRICS, Operation::Observe, post(stream_core_metrics))
+    routes.at(orca::STREAM_CORE_METRICS, Operation::Observe, post(stream_core_metrics), paths::grpc)
 }
 
 async fn stream_core_metrics(

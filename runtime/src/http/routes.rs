@@ -8,6 +8,7 @@ use outrigger_protocol::Operation;
 
 use crate::config::Contract;
 
+use super::openapi::Describe;
 use super::{admin, observe, score};
 use crate::replica::Replica;
 
@@ -24,11 +25,19 @@ pub struct Route {
     pub contract: Option<Contract>,
 }
 
+/// A route, and what describes it.
+#[derive(Clone, Copy)]
+pub(super) struct Described {
+    pub(super) route: Route,
+    pub(super) describe: Describe,
+}
+
 /// Every route of every listener.
 pub fn routes() -> Vec<Route> {
-    [score::routes(&Contract::ALL), observe::routes(), admin::routes()]
+    [score::routes(None), observe::routes(None), admin::routes(None)]
         .into_iter()
         .flat_map(|routes| routes.list)
+        .map(|described| described.route)
         .collect()
 }
 
@@ -36,9 +45,13 @@ pub fn routes() -> Vec<Route> {
 pub(super) struct Routes {
     listener: &'static str,
     router: Router<Arc<Replica>>,
-    list: Vec<Route>,
+    list: Vec<Described>,
+    /// Those of them that are served.
+    served: Vec<Described>,
     /// Whose routes are added now.
     contract: Option<Contract>,
+    /// Whether they are served.
+    on: bool,
     /// The contracts that are spoken.
     spoken: Vec<Contract>,
 }
@@ -50,34 +63,51 @@ impl Routes {
 
     /// Those of a listener that speaks only some of the contracts; the list has the others', too.
     pub(super) fn spoken(listener: &'static str, spoken: &[Contract]) -> Self {
-        Self { listener, router: Router::new(), list: Vec::new(), contract: None, spoken: spoken.to_vec() }
+        let (list, served) = (Vec::new(), Vec::new());
+        Self {
+            listener,
+            router: Router::new(),
+            list,
+            served,
+            contract: None,
+            on: true,
+            spoken: spoken.to_vec(),
+        }
     }
 
     /// Those of a contract follow.
     pub(super) fn of(self, contract: Contract) -> Self {
-        Self { contract: Some(contract), ..self }
+        let on = self.spoken.contains(&contract);
+        Self { contract: Some(contract), on, ..self }
     }
 
-    /// Adds one.
+    /// Those of no contract follow, which are served or not; the list has them all the same.
+    pub(super) fn when(self, on: bool) -> Self {
+        Self { contract: None, on, ..self }
+    }
+
+    /// Adds one, with what describes it.
     pub(super) fn at(
         mut self,
         path: &'static str,
         operation: Operation,
         methods: MethodRouter<Arc<Replica>>,
+        describe: Describe,
     ) -> Self {
-        let contract = self.contract;
-        self.list.push(Route { listener: self.listener, path, operation, contract });
-        if contract.is_some_and(|contract| !self.spoken.contains(&contract)) {
+        let route = Route { listener: self.listener, path, operation, contract: self.contract };
+        self.list.push(Described { route, describe });
+        if !self.on {
             return self;
         }
+        self.served.push(Described { route, describe });
         #[expect(clippy::disallowed_methods, reason = "the one place that lists what it adds")]
         let router = self.router.route(path, methods);
         Self { router, ..self }
     }
 
-    /// What has been added.
-    pub(super) fn list(&self) -> Vec<Route> {
-        self.list.clone()
+    /// What has been added and is served.
+    pub(super) fn served(&self) -> Arc<[Described]> {
+        self.served.as_slice().into()
     }
 
     /// The router, which lacks its fallback.

@@ -18,6 +18,7 @@ use outrigger_protocol::{aml, oip, rows};
 use serde::Deserialize;
 
 use super::infer::{Asked, held};
+use super::openapi::paths;
 use super::pieces::Pieces;
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
@@ -34,11 +35,11 @@ const PAGE: usize = 100;
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
         .of(Contract::Sagemaker)
-        .at("/ping", Operation::Health, any(ping))
-        .at("/invocations", Operation::Score, any(invocations))
-        .at("/models", Operation::ModelMetadata, any(models))
-        .at("/models/{model}", Operation::ModelMetadata, any(one))
-        .at("/models/{model}/invoke", Operation::Infer, any(invoke))
+        .at("/ping", Operation::Health, any(ping), paths::ping)
+        .at("/invocations", Operation::Score, any(invocations), paths::invocations)
+        .at("/models", Operation::ModelMetadata, any(models), paths::loaded)
+        .at("/models/{model}", Operation::ModelMetadata, any(one), paths::loaded_one)
+        .at("/models/{model}/invoke", Operation::Infer, any(invoke), paths::invoke)
 }
 
 fn wrong_method() -> CallError {
@@ -137,8 +138,8 @@ async fn call(replica: &Replica, gate: &Gate<'_>, name: &str, parts: Parts, body
 }
 
 /// What is to be loaded.
-#[derive(Deserialize)]
-struct Load {
+#[derive(Deserialize, schemars::JsonSchema)]
+pub(super) struct Load {
     model_name: String,
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::any;
+use axum::{Extension, Router};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -18,10 +18,11 @@ use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, headers};
 
+use super::openapi::paths;
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use super::{body, grpc, passing, sagemaker, v2, vertex};
+use super::{body, grpc, openapi, passing, sagemaker, v2, vertex};
 use crate::config::Contract;
 use crate::models;
 use crate::replica::Replica;
@@ -29,19 +30,21 @@ use crate::scheduler::Admission;
 use crate::scripts::{self, ReplyHead, ScriptAnswer, ScriptCall};
 
 /// All routes of the listener.
-pub(super) fn routes(spoken: &[Contract]) -> Routes {
-    let routes = Routes::spoken("score", spoken)
-        .at("/", Operation::Health, any(root))
+pub(super) fn routes(replica: Option<&Replica>) -> Routes {
+    let spoken = replica.map_or(&Contract::ALL[..], |replica| &replica.config.score.contracts.spoken);
+    let routes = Routes::spoken("score", spoken).at("/", Operation::Health, any(root), paths::root);
+    let routes = openapi::on_score(routes, replica)
         .of(Contract::Aml)
-        .at("/score", Operation::Score, any(score))
-        .at("/swagger.json", Operation::Swagger, any(swagger_json));
+        .at("/score", Operation::Score, any(score), paths::score)
+        .at("/swagger.json", Operation::Swagger, any(swagger_json), paths::swagger);
     vertex::routes(sagemaker::routes(grpc::routes(v2::routes(routes))))
 }
 
 /// The listener.
 pub(crate) fn router(replica: Arc<Replica>) -> Router {
-    let routes = routes(&replica.config.score.contracts.spoken);
-    let mut router = routes.router().fallback(any(nowhere));
+    let routes = routes(Some(&replica));
+    let served = routes.served();
+    let mut router = routes.router().fallback(any(nowhere)).layer(Extension(served));
     if replica.config.upstream.as_ref().is_some_and(|upstream| !upstream.paths.is_empty()) {
         router = router.layer(from_fn_with_state(Arc::clone(&replica), passing::passed));
     }

@@ -16,6 +16,7 @@ use outrigger_protocol::{aml, rows, vertex};
 use tower::ServiceExt;
 
 use super::infer::Asked;
+use super::openapi::paths;
 use super::pieces::Pieces;
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
@@ -31,8 +32,8 @@ const PREDICT: &str = "/vertex/predict";
 
 /// The routes.
 pub(super) fn routes(routes: Routes) -> Routes {
-    let routes = routes.of(Contract::Vertex).at(HEALTH, Operation::Health, any(health));
-    routes.at(PREDICT, Operation::Score, any(predict))
+    let routes = routes.of(Contract::Vertex).at(HEALTH, Operation::Health, any(health), paths::vertex_health);
+    routes.at(PREDICT, Operation::Score, any(predict), paths::vertex_predict)
 }
 
 /// Puts in front of a router what has its routes found at the paths that are configured. These go before others that are there.

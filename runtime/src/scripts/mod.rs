@@ -93,7 +93,7 @@ enum Lanes {
 }
 
 /// What one worker is doing, for the admin listener.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, schemars::JsonSchema)]
 pub struct WorkerStatus {
     /// Its number.
     pub worker: usize,

@@ -56,7 +56,7 @@ pub(crate) struct Upstream {
 }
 
 /// How an upstream is, for the admin listener.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(crate) struct UpstreamStatus {
     url: String,
     ready: bool,

@@ -13,6 +13,16 @@ pub enum PathPattern {
     Below(String),
 }
 
+/// As it is configured.
+impl std::fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exactly(path) => f.write_str(path),
+            Self::Below(path) => write!(f, "{path}*"),
+        }
+    }
+}
+
 /// A path that is decoded so often and still holds escapes hides something.
 const ROUNDS: usize = 3;
 

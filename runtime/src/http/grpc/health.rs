@@ -11,6 +11,7 @@ use outrigger_protocol::grpc::health::{HealthCheckRequest, HealthCheckResponse, 
 use outrigger_protocol::operation::Operation;
 use tonic::Status;
 
+use super::super::openapi::paths;
 use super::super::routes::Routes;
 use super::super::rpc;
 use super::super::watch::KEEP_ALIVE;
@@ -23,10 +24,11 @@ const SERVICES: [&str; 2] = ["", "inference.GRPCInferenceService"];
 
 /// The routes, of whichever listener.
 pub(in super::super) fn routes(routes: Routes) -> Routes {
-    routes.at("/grpc.health.v1.Health/Check", Operation::Health, any(check)).at(
+    routes.at("/grpc.health.v1.Health/Check", Operation::Health, any(check), paths::grpc).at(
         "/grpc.health.v1.Health/Watch",
         Operation::Health,
         any(watch),
+        paths::grpc,
     )
 }
 

@@ -16,6 +16,7 @@ use outrigger_protocol::urgency::Urgency;
 
 use super::super::infer::{Asked, Notes, held};
 use super::super::model;
+use super::super::openapi::paths;
 use super::super::pieces::Pieces;
 use super::super::reply::Answer;
 use super::super::routes::Routes;
@@ -25,7 +26,7 @@ use crate::apart::apart;
 use crate::replica::Replica;
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.at("/inference.GRPCInferenceService/ModelInfer", Operation::Infer, any(infer))
+    routes.at("/inference.GRPCInferenceService/ModelInfer", Operation::Infer, any(infer), paths::grpc)
 }
 
 async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Response {

@@ -12,15 +12,31 @@ use outrigger_protocol::oip::messages::{
 };
 use outrigger_protocol::operation::Operation::SharedMemory;
 
+use super::super::openapi::paths;
 use super::super::routes::Routes;
 use super::{Asked, said, unary};
 use crate::replica::Replica;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .at("/inference.GRPCInferenceService/SystemSharedMemoryStatus", SharedMemory, any(status))
-        .at("/inference.GRPCInferenceService/SystemSharedMemoryRegister", SharedMemory, any(register))
-        .at("/inference.GRPCInferenceService/SystemSharedMemoryUnregister", SharedMemory, any(unregister))
+        .at(
+            "/inference.GRPCInferenceService/SystemSharedMemoryStatus",
+            SharedMemory,
+            any(status),
+            paths::grpc,
+        )
+        .at(
+            "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
+            SharedMemory,
+            any(register),
+            paths::grpc,
+        )
+        .at(
+            "/inference.GRPCInferenceService/SystemSharedMemoryUnregister",
+            SharedMemory,
+            any(unregister),
+            paths::grpc,
+        )
 }
 
 async fn status(State(replica): State<Arc<Replica>>, request: Request) -> Response {

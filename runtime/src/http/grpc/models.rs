@@ -9,6 +9,7 @@ use outrigger_protocol::oip::messages::*;
 use outrigger_protocol::operation::Operation;
 
 use super::super::model;
+use super::super::openapi::paths;
 use super::super::routes::Routes;
 use super::{Asked, said, unary};
 use crate::replica::Replica;
@@ -26,6 +27,7 @@ macro_rules! methods {
                 })
                 .await
             }),
+            paths::grpc,
         ))*
     };
 }
@@ -54,10 +56,25 @@ pub(super) fn routes(routes: Routes) -> Routes {
         };
     };
     routes
-        .at("/inference.GRPCInferenceService/ModelMetadata", Operation::ModelMetadata, any(metadata))
-        .at("/inference.GRPCInferenceService/ModelConfig", Operation::ModelMetadata, any(config))
-        .at("/inference.GRPCInferenceService/RepositoryModelLoad", Operation::ModelControl, any(load))
-        .at("/inference.GRPCInferenceService/RepositoryModelUnload", Operation::ModelControl, any(unload))
+        .at(
+            "/inference.GRPCInferenceService/ModelMetadata",
+            Operation::ModelMetadata,
+            any(metadata),
+            paths::grpc,
+        )
+        .at("/inference.GRPCInferenceService/ModelConfig", Operation::ModelMetadata, any(config), paths::grpc)
+        .at(
+            "/inference.GRPCInferenceService/RepositoryModelLoad",
+            Operation::ModelControl,
+            any(load),
+            paths::grpc,
+        )
+        .at(
+            "/inference.GRPCInferenceService/RepositoryModelUnload",
+            Operation::ModelControl,
+            any(unload),
+            paths::grpc,
+        )
 }
 
 async fn metadata(State(replica): State<Arc<Replica>>, request: Request) -> Response {

@@ -14,6 +14,7 @@ use outrigger_protocol::tensorflow;
 use tonic_reflection::server::Builder;
 use tower::ServiceExt;
 
+use super::super::openapi::paths;
 use super::super::routes::Routes;
 use super::answer;
 use crate::config::Contract;
@@ -22,11 +23,17 @@ use crate::replica::Replica;
 /// The routes: of the protocol's first version, and of the one before that, which tools still ask for.
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .at("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Operation::ServerMetadata, any(v1))
+        .at(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            Operation::ServerMetadata,
+            any(v1),
+            paths::grpc,
+        )
         .at(
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
             Operation::ServerMetadata,
             any(v1alpha),
+            paths::grpc,
         )
 }
 

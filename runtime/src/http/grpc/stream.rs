@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::infer::held;
+use super::super::openapi::paths;
 use super::super::routes::Routes;
 use super::super::wish::Wish;
 use super::infer::run;
@@ -41,7 +42,7 @@ use crate::replica::Replica;
 use crate::scheduler;
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.at("/inference.GRPCInferenceService/ModelStreamInfer", Operation::Infer, any(infer))
+    routes.at("/inference.GRPCInferenceService/ModelStreamInfer", Operation::Infer, any(infer), paths::grpc)
 }
 
 async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Response {

@@ -11,6 +11,7 @@ use outrigger_protocol::tensorflow::{encode_reply, parse_request, target};
 
 use super::super::infer::Asked;
 use super::super::model;
+use super::super::openapi::paths;
 use super::super::routes::Routes;
 use super::infer::{answered, wish};
 use super::{Messages, answer, said};
@@ -23,6 +24,7 @@ pub(super) fn routes(routes: Routes) -> Routes {
         "/tensorflow.serving.PredictionService/Predict",
         Operation::Infer,
         any(predict),
+        paths::grpc,
     )
 }
 

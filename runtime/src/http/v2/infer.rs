@@ -12,6 +12,7 @@ use outrigger_protocol::oip;
 use outrigger_protocol::operation::Operation;
 
 use super::super::infer::{Asked, held};
+use super::super::openapi::paths;
 use super::super::pieces::Pieces;
 use super::super::routes::Routes;
 use super::super::wish::Wish;
@@ -21,10 +22,11 @@ use crate::apart::apart;
 use crate::replica::Replica;
 
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.at("/v2/models/{model}/infer", Operation::Infer, any(infer)).at(
+    routes.at("/v2/models/{model}/infer", Operation::Infer, any(infer), paths::infer).at(
         "/v2/models/{model}/versions/{version}/infer",
         Operation::Infer,
         any(infer),
+        paths::infer,
     )
 }
 

@@ -10,6 +10,7 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
 use serde::Deserialize;
 
+use super::super::openapi::paths;
 use super::super::reply::plain;
 use super::super::routes::Routes;
 use super::{NamePath, answer, asked, json, named};
@@ -18,11 +19,21 @@ use crate::replica::Replica;
 pub(super) fn routes(routes: Routes) -> Routes {
     use Operation::SharedMemory;
     routes
-        .at("/v2/systemsharedmemory/status", SharedMemory, any(all_status))
-        .at("/v2/systemsharedmemory/unregister", SharedMemory, any(unregister_all))
-        .at("/v2/systemsharedmemory/region/{region}/status", SharedMemory, any(status))
-        .at("/v2/systemsharedmemory/region/{region}/register", SharedMemory, any(register))
-        .at("/v2/systemsharedmemory/region/{region}/unregister", SharedMemory, any(unregister))
+        .at("/v2/systemsharedmemory/status", SharedMemory, any(all_status), paths::all_regions)
+        .at("/v2/systemsharedmemory/unregister", SharedMemory, any(unregister_all), paths::forget_all_regions)
+        .at("/v2/systemsharedmemory/region/{region}/status", SharedMemory, any(status), paths::region)
+        .at(
+            "/v2/systemsharedmemory/region/{region}/register",
+            SharedMemory,
+            any(register),
+            paths::register_region,
+        )
+        .at(
+            "/v2/systemsharedmemory/region/{region}/unregister",
+            SharedMemory,
+            any(unregister),
+            paths::forget_region,
+        )
 }
 
 /// The name of a region, once the caller may know of any.
@@ -58,8 +69,8 @@ async fn status(State(replica): State<Arc<Replica>>, path: NamePath, request: Re
 }
 
 /// What is registered.
-#[derive(Default, Deserialize)]
-struct Wanted {
+#[derive(Default, Deserialize, schemars::JsonSchema)]
+pub(in crate::http) struct RegionWanted {
     key: String,
     #[serde(default)]
     offset: u64,
@@ -69,7 +80,7 @@ struct Wanted {
 async fn register(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {
     answer(&replica, Operation::SharedMemory, request, Method::POST, async |gate, parts, body| {
         let grant = gate.ask(&parts.headers, None)?;
-        let Wanted { key, offset, byte_size } = asked(&replica, body).await?;
+        let RegionWanted { key, offset, byte_size } = asked(&replica, body).await?;
         let name = region(path)?;
         replica.shared_memory.of(grant.caller()).register(&name, &key, offset, byte_size)?;
         Ok(plain("application/json", ""))

@@ -5,6 +5,9 @@ mod memory;
 mod models;
 mod repository;
 
+pub(super) use memory::RegionWanted;
+pub(super) use repository::{Control, IndexWanted};
+
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -24,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::body;
+use super::openapi::paths;
 use super::reply::{self, Answer, Gate, method_not_allowed, plain};
 use super::routes::Routes;
 use crate::config::Contract;
@@ -33,9 +37,9 @@ use crate::replica::Replica;
 pub(super) fn routes(routes: Routes) -> Routes {
     let routes = routes
         .of(Contract::Oip)
-        .at("/v2", Operation::ServerMetadata, any(server))
-        .at("/v2/health/live", Operation::Health, any(live))
-        .at("/v2/health/ready", Operation::Health, any(ready));
+        .at("/v2", Operation::ServerMetadata, any(server), paths::server)
+        .at("/v2/health/live", Operation::Health, any(live), paths::server_live)
+        .at("/v2/health/ready", Operation::Health, any(ready), paths::server_ready);
     memory::routes(repository::routes(infer::routes(models::routes(routes))))
 }
 

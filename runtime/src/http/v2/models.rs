@@ -11,6 +11,7 @@ use outrigger_protocol::oip::{self, messages};
 use outrigger_protocol::operation::Operation;
 
 use super::super::model;
+use super::super::openapi::paths;
 use super::super::routes::Routes;
 use super::{NamePath, answer, json, of_model, with_status};
 use crate::replica::Replica;
@@ -18,15 +19,15 @@ use crate::replica::Replica;
 pub(super) fn routes(routes: Routes) -> Routes {
     use Operation::ModelMetadata;
     routes
-        .at("/v2/models/{model}", ModelMetadata, any(metadata))
-        .at("/v2/models/{model}/ready", ModelMetadata, any(ready))
-        .at("/v2/models/{model}/config", ModelMetadata, any(config))
-        .at("/v2/models/{model}/stats", ModelMetadata, any(statistics))
-        .at("/v2/models/{model}/versions/{version}", ModelMetadata, any(metadata))
-        .at("/v2/models/{model}/versions/{version}/ready", ModelMetadata, any(ready))
-        .at("/v2/models/{model}/versions/{version}/config", ModelMetadata, any(config))
-        .at("/v2/models/{model}/versions/{version}/stats", ModelMetadata, any(statistics))
-        .at("/v2/models/stats", ModelMetadata, any(all_statistics))
+        .at("/v2/models/{model}", ModelMetadata, any(metadata), paths::metadata)
+        .at("/v2/models/{model}/ready", ModelMetadata, any(ready), paths::model_ready)
+        .at("/v2/models/{model}/config", ModelMetadata, any(config), paths::config)
+        .at("/v2/models/{model}/stats", ModelMetadata, any(statistics), paths::statistics)
+        .at("/v2/models/{model}/versions/{version}", ModelMetadata, any(metadata), paths::metadata)
+        .at("/v2/models/{model}/versions/{version}/ready", ModelMetadata, any(ready), paths::model_ready)
+        .at("/v2/models/{model}/versions/{version}/config", ModelMetadata, any(config), paths::config)
+        .at("/v2/models/{model}/versions/{version}/stats", ModelMetadata, any(statistics), paths::statistics)
+        .at("/v2/models/stats", ModelMetadata, any(all_statistics), paths::all_statistics)
 }
 
 async fn metadata(State(replica): State<Arc<Replica>>, path: NamePath, request: Request) -> Response {

@@ -12,6 +12,7 @@ use outrigger_protocol::operation::Operation;
 use serde::Deserialize;
 
 use super::super::model;
+use super::super::openapi::paths;
 use super::super::reply::plain;
 use super::super::routes::Routes;
 use super::{NamePath, answer, asked, json, of_model};
@@ -19,14 +20,14 @@ use crate::replica::Replica;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .at("/v2/repository/index", Operation::ModelMetadata, any(index))
-        .at("/v2/repository/models/{model}/load", Operation::ModelControl, any(load))
-        .at("/v2/repository/models/{model}/unload", Operation::ModelControl, any(unload))
+        .at("/v2/repository/index", Operation::ModelMetadata, any(index), paths::index)
+        .at("/v2/repository/models/{model}/load", Operation::ModelControl, any(load), paths::load)
+        .at("/v2/repository/models/{model}/unload", Operation::ModelControl, any(unload), paths::unload)
 }
 
 /// What an index is asked for by.
-#[derive(Default, Deserialize)]
-struct Wanted {
+#[derive(Default, Deserialize, schemars::JsonSchema)]
+pub(in crate::http) struct IndexWanted {
     #[serde(default)]
     ready: bool,
 }
@@ -34,16 +35,17 @@ struct Wanted {
 async fn index(State(replica): State<Arc<Replica>>, request: Request) -> Response {
     answer(&replica, Operation::ModelMetadata, request, Method::POST, async |gate, parts, body| {
         let grant = gate.ask(&parts.headers, OfModel::AskedLater)?;
-        let Wanted { ready } = asked(&replica, body).await?;
+        let IndexWanted { ready } = asked(&replica, body).await?;
         json(&model::index(&replica, &grant, ready)?)
     })
     .await
 }
 
 /// What a load or an unload is asked for with.
-#[derive(Default, Deserialize)]
-struct Control {
+#[derive(Default, Deserialize, schemars::JsonSchema)]
+pub(in crate::http) struct Control {
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     parameters: BTreeMap<String, serde::de::IgnoredAny>,
 }
 

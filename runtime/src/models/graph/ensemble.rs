@@ -58,7 +58,7 @@ pub(in crate::models) struct Members {
 }
 
 /// A node of an ensemble.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct EnsembleNode {
     /// Its name.
     pub node: String,

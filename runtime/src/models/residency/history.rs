@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 use crate::fetching::Brought;
 
 /// Something that has happened to a model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct ModelEvent {
     /// Its number; the next event has the next one.
     pub number: u64,
@@ -34,7 +34,7 @@ pub struct ModelEvent {
 }
 
 /// What can happen to a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Happening {
     /// Its files are being fetched.
@@ -78,7 +78,7 @@ pub enum Happening {
 }
 
 /// How a load went, or goes.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, schemars::JsonSchema)]
 pub struct Timeline {
     /// When it was asked for, milliseconds since 1970.
     pub asked_ms: u64,

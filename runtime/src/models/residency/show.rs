@@ -14,7 +14,7 @@ use super::state::ModelState;
 use super::thrash::Thrash;
 
 /// How a model is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct ModelStatus {
     /// Its name.
     pub name: String,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Whether a model is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelState {
     /// It is known where its files are; they are fetched with the first call that needs it.

@@ -55,7 +55,7 @@ impl Versions {
 }
 
 /// A version that takes the place of another.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub(super) struct Rollout {
     /// What it is to be called.
     pub(super) label: String,
@@ -80,7 +80,7 @@ pub(super) struct Watched {
 }
 
 /// How far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Stage {
     /// It is fetched, loaded and tried; calls have the one before it.
@@ -109,7 +109,7 @@ pub(super) enum Standing {
 }
 
 /// How a model is, in all its versions.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
 pub struct NamedStatus {
     /// The stable version.
     #[serde(flatten)]

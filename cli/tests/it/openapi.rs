@@ -1,0 +1,392 @@
+//! What the listeners say of themselves: `/openapi.json`, all of which is so, and the page at `/docs`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+
+use outrigger_backend::DataType;
+use outrigger_testkit::onnx::Dim;
+use outrigger_testkit::replica::KEY;
+use outrigger_testkit::upstream::App;
+use outrigger_testkit::{Launch, ReplicaProcess, onnx, repository};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use crate::support::{ECHO, client, header, outcome, outrigger};
+
+/// A script that says what it takes.
+const TYPED: &str = "
+from inference_schema.parameter_types.standard_py_parameter_type import StandardPythonParameterType
+from inference_schema.schema_decorators import input_schema, output_schema
+def init():
+    pass
+@input_schema('numbers', StandardPythonParameterType([1.5, 2.5]))
+@output_schema(StandardPythonParameterType(4.0))
+def run(numbers):
+    return sum(numbers)
+";
+
+/// What is switched on beside what always is.
+fn everything(launch: Launch) -> Launch {
+    launch.args([
+        "--score-model-control",
+        "--score-shared-memory",
+        "/dev/shm",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ])
+}
+
+/// Models of all datatypes, and one with two inputs.
+fn models() -> Launch {
+    let mut launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    for data_type in DataType::ALL {
+        let model = onnx::identity(data_type, &[Dim::Named("batch"), Dim::Fixed(2)]);
+        let file = format!("{}.onnx", data_type.name().to_lowercase());
+        launch = launch.file(&file, model).args(["--model", &format!("id-{}={file}", data_type.name())]);
+    }
+    launch
+}
+
+/// The addresses of the listeners, by name.
+fn listeners(replica: &ReplicaProcess) -> [(&'static str, String); 3] {
+    let admin = format!("http://{}", replica.admin);
+    [("score", replica.score.clone()), ("observe", replica.observe.clone()), ("admin", admin)]
+}
+
+async fn document(base: &str, query: &str) -> Value {
+    let request = client().get(format!("{base}/openapi.json{query}")).bearer_auth(KEY);
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let document: Value = response.json().await.unwrap();
+    assert_eq!(status, 200, "{document}");
+    assert_eq!(headers["content-type"], "application/json");
+    assert_eq!(headers["cache-control"], "no-store");
+    document
+}
+
+fn paths(document: &Value) -> BTreeSet<&str> {
+    document["paths"].as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// Has a client that is not ours read a description and believe it. `calls` examples with a body have to be there at least.
+fn believed(replica: &ReplicaProcess, base: &str, calls: usize) {
+    let python = repository().join(".venv-triton/bin/python");
+    if !python.exists() {
+        println!("skipped: no tritonclient");
+        return;
+    }
+    let script = repository().join("cli/tests/openapi/client.py");
+    let calls = calls.to_string();
+    let mut command = Command::new(python);
+    let ran = command
+        .arg(script)
+        .args([base.trim_start_matches("http://"), KEY, "--calls", &calls])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}\n{}", replica.log_text());
+}
+
+#[test]
+fn what_is_described_of_models_is_valid_and_so() {
+    let replica = models().args(["--score-model", "add", "--admin-listen", "127.0.0.1:0"]).start();
+    let calls = [DataType::ALL.len() + 3, 0, 0];
+    for ((_, base), calls) in listeners(&replica).iter().zip(calls) {
+        believed(&replica, base, calls);
+    }
+}
+
+#[test]
+fn what_is_described_of_a_script_is_valid_and_so() {
+    let replica = everything(outrigger().script(TYPED)).start();
+    for ((_, base), calls) in listeners(&replica).iter().zip([3, 0, 0]) {
+        believed(&replica, base, calls);
+    }
+}
+
+#[tokio::test]
+async fn what_a_script_takes_and_gives_is_in_the_description() {
+    let replica = outrigger().script(TYPED).start();
+    let document = document(&replica.score, "").await;
+    let post = &document["paths"]["/score"]["post"];
+    let input = &post["requestBody"]["content"]["application/json"];
+    assert_eq!(input["schema"]["properties"]["numbers"]["items"]["type"], "number", "{input}");
+    assert_eq!(input["example"], json!({ "numbers": [1.5, 2.5] }));
+    assert_eq!(post["responses"]["200"]["content"]["application/json"]["schema"]["type"], "number", "{post}");
+    assert_eq!(
+        document["paths"]["/vertex/predict"]["post"]["requestBody"]["content"]["application/json"],
+        *input
+    );
+}
+
+/// Whether a route is gRPC's.
+fn is_grpc(path: &str) -> bool {
+    path.contains('.') && !path.ends_with(".json")
+}
+
+#[tokio::test]
+async fn every_route_and_method_is_described_and_nothing_else() {
+    let launch = everything(outrigger().script(ECHO).file("add.onnx", onnx::add(3)));
+    let replica = launch.args(["--model", "add=add.onnx"]).start();
+    let over_http2 = Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    for (listener, base) in listeners(&replica) {
+        let document = document(&base, "").await;
+        let routes = outrigger_runtime::routes();
+        let routes: BTreeSet<_> =
+            routes.iter().filter(|route| route.listener == listener).map(|route| route.path).collect();
+        let mut described = paths(&document);
+        assert_eq!(described.remove("/v2/models/add/infer"), listener == "score");
+        assert_eq!(described, routes, "{listener}");
+        for path in routes {
+            let item = document["paths"][path].as_object().unwrap();
+            if is_grpc(path) {
+                assert_eq!(item.keys().collect::<Vec<_>>(), ["post"], "{path}");
+            }
+            let url =
+                ["model", "version", "label", "region"].iter().fold(format!("{base}{path}"), |url, name| {
+                    let value = if *name == "model" { "add" } else { "1" };
+                    url.replace(&format!("{{{name}}}"), value)
+                });
+            for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
+                // Preflights are answered to browsers, and are none of the service's operations.
+                if method == "OPTIONS" && ["/", "/score", "/swagger.json"].contains(&path) {
+                    continue;
+                }
+                // Streams have no end.
+                if is_grpc(path) && method == "POST" {
+                    continue;
+                }
+                let client = if is_grpc(path) { over_http2.clone() } else { client() };
+                let request = client.request(Method::from_bytes(method.as_bytes()).unwrap(), &url);
+                let content_type = if is_grpc(path) { "application/grpc" } else { "application/json" };
+                let request = request.bearer_auth(KEY).header("content-type", content_type).body("{}");
+                let response = request.send().await.unwrap();
+                let refused = response.status() == 405 || header(&response, "grpc-status") == "12";
+                let counts_as =
+                    if method == "HEAD" && path != "/score" { "get" } else { &method.to_lowercase() };
+                let known = item.contains_key(counts_as);
+                assert_eq!(!refused, known, "{method} {path} on {listener}: {}", response.status());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_switched_off_is_not_described() {
+    let replica = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]).start();
+    let all = document(&replica.score, "").await;
+    for absent in ["/score", "/v2/systemsharedmemory/status", "/v2/repository/models/{model}/load"] {
+        assert!(!paths(&all).contains(absent), "{absent}");
+    }
+    assert!(all["paths"]["/models"]["get"].is_object() && all["paths"]["/models"]["post"].is_null());
+    assert!(!all.to_string().contains("SystemSharedMemory"));
+    for (contracts, there, absent) in [
+        (
+            "aml",
+            vec!["/swagger.json"],
+            vec!["/v2", "/ping", "/vertex/predict", "/inference.GRPCInferenceService/ModelInfer"],
+        ),
+        ("oip", vec!["/v2/models/add/infer"], vec!["/swagger.json", "/ping", "/grpc.health.v1.Health/Check"]),
+        ("sagemaker", vec!["/models/add/invoke", "/ping"], vec!["/v2", "/vertex/predict"]),
+        ("vertex", vec!["/vertex/predict", "/predict"], vec!["/v2", "/ping"]),
+    ] {
+        let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+        let replica =
+            launch.args(["--score-contracts", contracts, "--score-vertex-predict-route", "/predict"]).start();
+        let document = document(&replica.score, "").await;
+        let paths = paths(&document);
+        assert!(there.iter().all(|path| paths.contains(path)), "{contracts}: {paths:?}");
+        assert!(!absent.iter().any(|path| paths.contains(path)), "{contracts}: {paths:?}");
+        if contracts == "aml" {
+            assert!(
+                document["components"]["schemas"].get("InferRequest").is_none(),
+                "what is not used is left out"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_not_ready_describes_what_does_not_depend_on_it() {
+    let launch = outrigger().args(["--upstream-url", "http://127.0.0.1:9", "--admin-listen", "127.0.0.1:0"]);
+    let replica = launch.spawn();
+    // Nothing is behind it, so it does not become ready; other listeners describe themselves all the same.
+    for (listener, base) in listeners(&replica).into_iter().skip(1) {
+        assert!(paths(&document(&base, "").await).contains("/openapi.json"), "{listener}");
+    }
+    let request = client().get(format!("{}/openapi.json", replica.score)).bearer_auth(KEY);
+    let (status, code, _) = outcome(request.send().await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (503, "not_ready"));
+}
+
+#[tokio::test]
+async fn a_sidecar_describes_what_it_passes_on_and_not_what_it_hides() {
+    let app = App::start();
+    let launch = outrigger().args(["--upstream-url", &app.url()]);
+    let passed_on = ["/predict", "/docs", "/v2/*"].into_iter().flat_map(|path| ["--upstream-paths", path]);
+    let replica = launch.args(passed_on).start();
+    let document = document(&replica.score, "").await;
+    let described = paths(&document);
+    assert!(["/score", "/predict"].iter().all(|path| described.contains(path)), "{described:?}");
+    // These are the other server's.
+    assert!(!described.iter().any(|path| path.starts_with("/v2/")), "{described:?}");
+    assert_eq!(document["paths"]["/docs"]["get"]["tags"], json!(["Scoring"]));
+    assert!(document["info"]["description"].as_str().unwrap().contains("/v2/*"));
+    let codes = document["paths"]["/score"]["post"]["responses"].as_object().unwrap();
+    assert!(codes.contains_key("502"), "{codes:?}");
+}
+
+#[tokio::test]
+async fn many_models_are_described_a_page_at_a_time_and_each_alone() {
+    let names: Vec<_> = (0..7).map(|number| format!("m{number}")).collect();
+    let mut launch =
+        outrigger().file("add.onnx", onnx::add(3)).args(["--openapi-models", "3", "--residency-load", "use"]);
+    for name in &names {
+        launch = launch.args(["--model", &format!("{name}=add.onnx")]);
+    }
+    let replica = launch.start();
+    let (mut seen, mut query) = (Vec::new(), String::new());
+    loop {
+        let document = document(&replica.score, &query).await;
+        let models = &document["info"]["x-outrigger-models"];
+        let described: Vec<_> =
+            models["described"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        assert!(described.len() <= 3);
+        assert_eq!(models["total"], 7);
+        for name in &described {
+            let post = &document["paths"][format!("/v2/models/{name}/infer")]["post"];
+            let request = &post["requestBody"]["content"]["application/json"];
+            assert_eq!(
+                request["schema"]["$ref"], "#/components/schemas/InferRequest",
+                "it is not loaded for this"
+            );
+        }
+        seen.extend(described.into_iter().map(str::to_owned));
+        let Some(next) = models["next"].as_str() else { break };
+        query = format!("?after={next}");
+    }
+    assert_eq!(seen, names);
+
+    let alone = document(&replica.score, "?model=m5").await;
+    assert_eq!(alone["info"]["x-outrigger-models"]["described"], json!(["m5"]));
+    let request =
+        &alone["paths"]["/v2/models/m5/infer"]["post"]["requestBody"]["content"]["application/json"];
+    let example = request["example"].to_string();
+    assert_eq!(request["example"]["inputs"].as_array().unwrap().len(), 2, "{example}");
+    let call = client().post(format!("{}/v2/models/m5/infer", replica.score)).bearer_auth(KEY).body(example);
+    assert_eq!(call.send().await.unwrap().status(), 200);
+    let unknown = client().get(format!("{}/openapi.json?model=nil", replica.score)).bearer_auth(KEY);
+    let (status, code, _) = outcome(unknown.send().await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (404, "model_not_found"));
+}
+
+#[tokio::test]
+async fn callers_see_their_own_models_alone() {
+    let key = "the-key-of-bob-0123456789";
+    let config = format!(
+        "[models.add]\npath = 'add.onnx'\n[models.secret]\npath = 'add.onnx'\n[callers.bob]\nkey = '{key}'\nmodels = ['add']\noperations = ['model_metadata']\n"
+    );
+    let launch = outrigger().file("add.onnx", onnx::add(3)).file("o.toml", config);
+    let replica = launch.args(["--config", "o.toml", "--score-model", "secret"]).start();
+    let request = client().get(format!("{}/openapi.json", replica.score)).bearer_auth(key);
+    let (status, _, document) = outcome(request.send().await.unwrap()).await;
+    assert_eq!(status, 200, "{document}");
+    assert!(document["paths"]["/v2/models/add/infer"].is_object());
+    assert!(!document.to_string().contains("secret"), "{document}");
+    let request = client().get(format!("{}/openapi.json?model=secret", replica.score)).bearer_auth(key);
+    assert_eq!(request.send().await.unwrap().status(), 403);
+}
+
+#[tokio::test]
+async fn the_page_stands_alone_and_needs_no_key() {
+    let replica = outrigger().script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    for (listener, base) in listeners(&replica) {
+        let get = |coding: &'static str| {
+            client().get(format!("{base}/docs")).header("accept-encoding", coding).send()
+        };
+        let plain = get("identity").await.unwrap();
+        assert_eq!(plain.status(), 200, "{listener}");
+        let policy = header(&plain, "content-security-policy");
+        assert!(
+            policy.starts_with("default-src 'none'; ") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe") && !policy.contains("http") && !policy.contains('*'), "{policy}");
+        for (name, value) in [
+            ("content-type", "text/html; charset=utf-8"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("vary", "Accept-Encoding"),
+            ("content-encoding", ""),
+        ] {
+            assert_eq!(header(&plain, name), value, "{listener}");
+        }
+        let plain = plain.text().await.unwrap();
+        for foreign in ["http:", "https:", " src=", "@import", "url("] {
+            assert!(!plain.contains(foreign), "{foreign}");
+        }
+        assert!(!plain.contains("ML service"), "nothing of the service is in it");
+        let compressed = get("br, gzip;q=0.8").await.unwrap();
+        assert_eq!(header(&compressed, "content-encoding"), "gzip");
+        let compressed = compressed.bytes().await.unwrap();
+        assert!(compressed.len() < plain.len() / 2, "{} of {}", compressed.len(), plain.len());
+    }
+}
+
+/// A Chromium: the one that is named, or one that is installed.
+fn chromium() -> Option<PathBuf> {
+    let named = std::env::var_os("OUTRIGGER_TEST_CHROMIUM").map(PathBuf::from);
+    let folders: Vec<_> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    let installed = ["chromium", "chromium-headless-shell", "google-chrome"];
+    let mut installed = installed.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    named.or_else(|| installed.find(|path| path.exists()))
+}
+
+#[test]
+fn the_page_works_in_a_browser() {
+    let python = repository().join(".venv-triton/bin/python");
+    let Some(chromium) = chromium() else {
+        println!("skipped: no Chromium");
+        return;
+    };
+    let replica = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]).start();
+    let script = repository().join("cli/tests/openapi/page.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(chromium).args([replica.score.trim_start_matches("http://"), KEY, "add"]);
+    let ran = command.args(std::env::var_os("OUTRIGGER_TEST_PICTURES")).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}\n{}", replica.log_text());
+}
+
+#[tokio::test]
+async fn page_and_description_can_be_switched_off() {
+    let status = async |base: &str, path: &str| {
+        client().get(format!("{base}{path}")).bearer_auth(KEY).send().await.unwrap().status().as_u16()
+    };
+    for (flags, expected) in [
+        (vec!["--openapi-page=false"], [200, 404]),
+        (vec!["--openapi-enabled=false"], [404, 404]),
+        (vec!["--compat"], [404, 404]),
+        (vec!["--compat", "--openapi-enabled=true"], [200, 200]),
+    ] {
+        let launch = outrigger().script(ECHO).args(["--admin-listen", "127.0.0.1:0"]);
+        let replica = launch.args(flags.iter().copied()).start();
+        for (listener, base) in listeners(&replica) {
+            let got = [status(&base, "/openapi.json").await, status(&base, "/docs").await];
+            assert_eq!(got, expected, "{flags:?} on {listener}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_keys_none_is_asked_for() {
+    let replica = outrigger().script(ECHO).env("OUTRIGGER_AUTH_ENABLED", "false").start();
+    let document: Value =
+        client().get(format!("{}/openapi.json", replica.score)).send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&document["security"], &document["components"]["securitySchemes"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert!(document["paths"]["/score"]["post"]["responses"].get("401").is_none());
+}

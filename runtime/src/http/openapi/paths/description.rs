@@ -1,0 +1,39 @@
+//! The description itself.
+
+use serde_json::json;
+
+use super::super::errors::{LOADED, NAMED, WAITS};
+use super::super::operation::{get, json_of, text};
+use super::super::place::Place;
+use super::super::tags::Tag;
+
+pub(in crate::http) fn document(place: &mut Place<'_>) {
+    let scoring = place.route.listener == "score";
+    let mut operation = get(Tag::Description, "This listener in OpenAPI 3.1").ok(
+        "The description.",
+        [json_of(json!({ "type": "object", "required": ["openapi", "info", "paths"] }))],
+    );
+    if scoring {
+        let text = format!(
+            "Names the models that the caller may know of, {} at a time (`openapi.models`): `info.x-outrigger-models` says how many there are, and what the \
+             next ones are asked for with. A model that has not been loaded yet is loaded only where it is asked for by its name.",
+            place.facts.config.openapi.models
+        );
+        operation = operation
+            .text(text)
+            .query("model", "The only model that is described.", json!({ "type": "string" }))
+            .query("after", "The name after which models are described.", json!({ "type": "string" }))
+            .errors(LOADED)
+            .errors(NAMED)
+            .errors(WAITS);
+    }
+    place.add(operation);
+}
+
+pub(in crate::http) fn page(place: &mut Place<'_>) {
+    place.add(
+        get(Tag::Description, "This description as a page")
+            .text("Loads nothing from elsewhere, and asks for a key where one is needed, which it keeps in memory alone.")
+            .ok("The page.", [text("text/html")]),
+    );
+}

@@ -1,0 +1,23 @@
+//! What there is at each path: the functions that routes are added with.
+
+mod admin;
+mod description;
+mod grpc;
+mod observe;
+mod sagemaker;
+mod score;
+mod v2;
+mod vertex;
+
+pub(in crate::http) use admin::{events, label, model, model_control, models, status};
+pub(in crate::http) use description::{document, page};
+pub(in crate::http) use grpc::grpc;
+pub(in crate::http) use observe::{busy, healthy, live, metrics, ready};
+pub(in crate::http) use sagemaker::{invocations, invoke, loaded, loaded_one, ping};
+pub(in crate::http) use score::{passed_on, root, score, swagger};
+pub(in crate::http::openapi) use v2::call;
+pub(in crate::http) use v2::{
+    all_regions, all_statistics, config, forget_all_regions, forget_region, index, infer, load, metadata,
+    model_ready, region, register_region, server, server_live, server_ready, statistics, unload,
+};
+pub(in crate::http) use vertex::{health as vertex_health, predict as vertex_predict};

@@ -1,0 +1,48 @@
+//! Vertex AI's routes.
+
+use outrigger_protocol::error::ErrorCode;
+use serde_json::json;
+
+use super::super::errors::{BODY, INFER, SCRIPT, UPSTREAM, WORK};
+use super::super::operation::{bytes, get, json_of, post};
+use super::super::place::{Lane, Place};
+use super::super::tags::Tag;
+use super::score::script_bodies;
+
+pub(in crate::http) fn health(place: &mut Place<'_>) {
+    place.add(
+        get(Tag::Vertex, "Whether calls are taken")
+            .ok("They are.", [json_of(json!({ "type": "object" })).such_as(json!({}))])
+            .errors(&[ErrorCode::NotReady]),
+    );
+}
+
+pub(in crate::http) fn predict(place: &mut Place<'_>) {
+    let facts = place.facts;
+    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    let operation = post(Tag::Vertex, "Calls the service");
+    let operation = match &facts.lane {
+        Lane::Nothing => operation
+            .text("An instance is what one row of each input holds: an object of them by name, or, where there is one input, that itself.")
+            .body([json_of(reference("InstancesRequest"))])
+            .ok("A prediction for each instance, in the same form.", [json_of(reference("PredictionsAnswer"))])
+            .headers(&["Device", "LoadReport"])
+            .errors(INFER),
+        Lane::Script { input, output, .. } => {
+            let (body, _) = script_bodies(input, output);
+            let predictions = json!({ "type": "object", "required": ["predictions"], "properties": { "predictions": output } });
+            operation
+                .text("What is taken is the script's, and so is what it gives, which is put in `predictions` where it has none.")
+                .body(body)
+                .ok("What `run()` returned.", [json_of(predictions)])
+                .headers(&["RunFailed", "RunTime", "Device", "LoadReport"])
+                .errors(SCRIPT)
+        }
+        Lane::Upstream => operation
+            .text("Passed on as it is; JSON that comes back is put in `predictions` where it has none.")
+            .body([bytes("*/*")])
+            .ok("What it answered.", [bytes("*/*")])
+            .errors(UPSTREAM),
+    };
+    place.add(operation.errors(BODY).errors(WORK));
+}

@@ -1,0 +1,335 @@
+//! A path while its operations are described.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outrigger_protocol::error::ErrorCode;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use super::operation::{Answered, Content, Operation};
+use super::tags::Tag;
+use crate::config::{Config, Contract};
+use crate::http::routes::Route;
+
+/// What the operations of a path are written down by.
+pub(in crate::http) type Describe = fn(&mut Place<'_>);
+
+/// What is behind `/score`.
+pub(super) enum Lane {
+    /// A script, with the methods that it takes and the schemas of what it takes and gives.
+    Script { methods: Vec<String>, input: Value, output: Value },
+    /// A server.
+    Upstream,
+    /// Neither.
+    Nothing,
+}
+
+/// What a description depends on.
+pub(super) struct Facts<'a> {
+    pub(super) config: &'a Config,
+    pub(super) lane: Lane,
+    /// Whether the listener asks for keys.
+    pub(super) keyed: bool,
+}
+
+/// What has been described.
+pub(super) struct Written {
+    pub(super) paths: Map<String, Value>,
+    responses: BTreeMap<String, Value>,
+    pub(super) tags: BTreeSet<Tag>,
+    /// The names of operations that are taken.
+    ids: BTreeSet<String>,
+    /// Of what is sent.
+    answers: SchemaGenerator,
+    /// Of what is read.
+    requests: SchemaGenerator,
+}
+
+impl Written {
+    pub(super) fn new() -> Self {
+        let settings = || {
+            SchemaSettings::draft2020_12().with(|settings| {
+                settings.definitions_path = "/components/schemas".into();
+                settings.meta_schema = None;
+            })
+        };
+        Self {
+            paths: Map::new(),
+            responses: BTreeMap::new(),
+            tags: BTreeSet::new(),
+            ids: BTreeSet::new(),
+            answers: settings().for_serialize().into_generator(),
+            requests: settings().for_deserialize().into_generator(),
+        }
+    }
+
+    /// What goes on from a description: its answers are shared, and its names are taken.
+    pub(super) fn continuing(document: &Value) -> Self {
+        let mut written = Self::new();
+        let responses = document.pointer("/components/responses").and_then(Value::as_object);
+        written
+            .responses
+            .extend(responses.into_iter().flatten().map(|(name, response)| (name.clone(), response.clone())));
+        let paths = document.get("paths").and_then(Value::as_object);
+        let operations =
+            paths.into_iter().flat_map(Map::values).filter_map(Value::as_object).flat_map(Map::values);
+        let ids = operations.filter_map(|operation| operation.get("operationId")?.as_str());
+        written.ids.extend(ids.map(str::to_owned));
+        written
+    }
+
+    /// Schemas of types, by name.
+    pub(super) fn schemas(&mut self) -> Map<String, Value> {
+        let mut schemas = self.requests.take_definitions(true);
+        schemas.extend(self.answers.take_definitions(true));
+        schemas
+    }
+
+    /// Answers that several operations have.
+    pub(super) fn responses(&mut self) -> Map<String, Value> {
+        std::mem::take(&mut self.responses).into_iter().collect()
+    }
+
+    /// A name for an operation that no other one has.
+    fn id(&mut self, method: &str, path: &str) -> String {
+        let name = id(method, path);
+        let numbered = (2_usize..).map(|number| format!("{name}{number}"));
+        let mut names = std::iter::once(name.clone()).chain(numbered);
+        let free = names.find(|name| !self.ids.contains(name)).unwrap_or_default();
+        self.ids.insert(free.clone());
+        free
+    }
+
+    /// A reference to such an answer.
+    fn shared(&mut self, name: &str, response: Value) -> Value {
+        let mut number = 1_usize;
+        loop {
+            let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
+            let there = self.responses.entry(name.clone()).or_insert_with(|| response.clone());
+            if *there == response {
+                return json!({ "$ref": format!("#/components/responses/{name}") });
+            }
+            number += 1;
+        }
+    }
+}
+
+/// A path while its operations are described.
+pub(in crate::http) struct Place<'a> {
+    pub(super) facts: &'a Facts<'a>,
+    pub(super) route: Route,
+    /// The path under which it is shown.
+    pub(super) path: &'a str,
+    pub(super) written: &'a mut Written,
+}
+
+impl Place<'_> {
+    /// The schema of a type that is sent.
+    pub(super) fn answer<T: JsonSchema>(&mut self) -> Value {
+        self.written.answers.subschema_for::<T>().to_value()
+    }
+
+    /// The schema of a type that is read.
+    pub(super) fn request<T: JsonSchema>(&mut self) -> Value {
+        self.written.requests.subschema_for::<T>().to_value()
+    }
+
+    /// Adds an operation.
+    pub(super) fn add(&mut self, operation: Operation) {
+        self.written.tags.insert(operation.tag);
+        let described = self.described(&operation);
+        let path = self.written.paths.entry(self.path).or_insert_with(|| json!({}));
+        if let Some(path) = path.as_object_mut() {
+            path.insert(operation.method.to_owned(), described);
+        }
+    }
+
+    fn described(&mut self, operation: &Operation) -> Value {
+        let mut described = json!({
+            "operationId": self.written.id(operation.method, self.path),
+            "tags": [operation.tag.name()],
+            "summary": operation.summary,
+            "responses": self.responses(operation),
+        });
+        let mut set = |name: &str, value: Value| {
+            if let Some(members) = described.as_object_mut() {
+                members.insert(name.to_owned(), value);
+            }
+        };
+        if !operation.text.is_empty() {
+            set("description", json!(operation.text));
+        }
+        let parameters = self.parameters(operation);
+        if !parameters.is_empty() {
+            set("parameters", Value::Array(parameters));
+        }
+        if !operation.body.is_empty() {
+            let content = contents(&operation.body);
+            set("requestBody", json!({ "required": operation.body_needed, "content": content }));
+        }
+        if self.facts.keyed && self.route.operation.public() {
+            set("security", json!([]));
+        }
+        described
+    }
+
+    fn parameters(&self, operation: &Operation) -> Vec<Value> {
+        let reference = |name: &str| json!({ "$ref": format!("#/components/parameters/{name}") });
+        let names = ["model", "version", "label", "region"];
+        let varies = names.into_iter().filter(|name| self.path.contains(&format!("{{{name}}}")));
+        let mut parameters: Vec<_> = varies.map(reference).collect();
+        parameters.extend(operation.parameters.iter().cloned());
+        if self.route.operation.work() && operation.tag != Tag::Grpc {
+            parameters.extend(["Deadline", "Priority", "LoadFormat"].map(reference));
+        }
+        if self.is_scoring() {
+            parameters.push(reference("RequestId"));
+        }
+        parameters
+    }
+
+    fn is_scoring(&self) -> bool {
+        self.route.listener == "score"
+    }
+
+    fn responses(&mut self, operation: &Operation) -> Value {
+        let mut responses = Map::new();
+        for answer in &operation.answers {
+            responses.insert(answer.status.to_string(), self.good(answer));
+        }
+        let mut by_status: BTreeMap<u16, BTreeSet<ErrorCode>> = BTreeMap::new();
+        for code in self.codes(operation) {
+            by_status.entry(code.status().as_u16()).or_default().insert(code);
+        }
+        for (status, codes) in by_status {
+            if !responses.contains_key(&status.to_string()) {
+                responses.insert(status.to_string(), self.error(status, &codes));
+            }
+        }
+        Value::Object(responses)
+    }
+
+    /// What can go wrong with the operation, and with any like it.
+    fn codes(&self, operation: &Operation) -> Vec<ErrorCode> {
+        let mut codes = operation.errors.clone();
+        if operation.tag == Tag::Grpc {
+            // gRPC says in its trailers what is wrong.
+            return codes;
+        }
+        if !self.route.operation.public() {
+            codes.extend(self.facts.keyed.then_some(ErrorCode::Unauthenticated));
+            codes.push(ErrorCode::Forbidden);
+        }
+        if self.is_scoring() {
+            codes.extend([ErrorCode::HeaderTooLarge, ErrorCode::RequestIdTooLong]);
+        }
+        codes
+    }
+
+    fn good(&self, answer: &Answered) -> Value {
+        let mut names = answer.headers.clone();
+        if answer.status >= 400 {
+            names.extend(["Code", "Retryable"]);
+        }
+        if self.is_scoring() {
+            names.push("RequestId");
+        }
+        let mut response = json!({ "description": answer.text });
+        if let Some(members) = response.as_object_mut() {
+            if !names.is_empty() {
+                members.insert("headers".into(), headers(&names));
+            }
+            if !answer.contents.is_empty() {
+                members.insert("content".into(), contents(&answer.contents));
+            }
+        }
+        response
+    }
+
+    fn error(&mut self, status: u16, codes: &BTreeSet<ErrorCode>) -> Value {
+        let words: Vec<_> = codes.iter().map(|code| format!("`{code}`: {}", code.meaning())).collect();
+        let mut names = Vec::new();
+        if codes.iter().any(|code| code.retryable()) {
+            names.push("RetryAfter");
+        }
+        if codes.contains(&ErrorCode::Unauthenticated) {
+            names.push("Authenticate");
+        }
+        let (schema, member) = match self.route.contract {
+            Some(Contract::Oip | Contract::Vertex) => ("ErrorAnswer", "error"),
+            _ => ("MessageAnswer", "message"),
+        };
+        if member == "message" {
+            names.push("RunFailed");
+        }
+        if self.is_scoring() {
+            names.push("RequestId");
+        }
+        let mut headers = headers(&names);
+        if let Some(headers) = headers.as_object_mut() {
+            let known: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
+            headers.insert(
+                "Outrigger-Code".into(),
+                json!({
+                    "description": "What went wrong; stable, to match on.",
+                    "required": true,
+                    "schema": { "type": "string", "enum": known },
+                }),
+            );
+            headers.insert("Outrigger-Retryable".into(), json!({ "$ref": "#/components/headers/Retryable" }));
+        }
+        let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
+        let response = json!({
+            "description": words.join("\n\n"),
+            "headers": headers,
+            "content": { "application/json": { "schema": schema } },
+        });
+        let (listener, shape) = (self.route.listener, if member == "error" { "Error" } else { "Message" });
+        self.written.shared(&format!("{listener}-{shape}-{status}"), response)
+    }
+}
+
+/// Headers of the components, by the names that they have on the wire.
+fn headers(names: &[&str]) -> Value {
+    let wire = |name: &str| match name {
+        "RequestId" => "X-Request-Id",
+        "Device" => "Outrigger-Device",
+        "RetryAfter" => "Retry-After",
+        "Authenticate" => "WWW-Authenticate",
+        "RunFailed" => "x-ms-run-function-failed",
+        "RunTime" => "x-ms-run-fn-exec-ms",
+        "JsonLength" => "Inference-Header-Content-Length",
+        "LoadReport" => "endpoint-load-metrics",
+        "Code" => "Outrigger-Code",
+        "Retryable" => "Outrigger-Retryable",
+        _ => "",
+    };
+    let one =
+        |name: &&str| (wire(name).to_owned(), json!({ "$ref": format!("#/components/headers/{name}") }));
+    Value::Object(names.iter().map(one).collect())
+}
+
+fn contents(contents: &[Content]) -> Value {
+    let one = |content: &Content| {
+        let mut media = json!({ "schema": content.schema });
+        if let (Some(example), Some(members)) = (&content.example, media.as_object_mut()) {
+            members.insert("example".into(), example.clone());
+        }
+        (content.media.to_owned(), media)
+    };
+    Value::Object(contents.iter().map(one).collect())
+}
+
+/// A name for code that is made of a description: `getV2ModelsModelReady`.
+fn id(method: &str, path: &str) -> String {
+    let words =
+        path.split(|character: char| !character.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let mut id = method.to_owned();
+    for word in words {
+        let mut characters = word.chars();
+        id.extend(characters.next().map(|first| first.to_ascii_uppercase()));
+        id.push_str(characters.as_str());
+    }
+    id
+}
