@@ -63,7 +63,7 @@ pub(super) fn fixed(config: &Config, listed: &[Described], lane: Lane) -> Value 
 }
 
 /// Whether a path goes to the server behind, whatever route there is.
-fn is_upstreams(config: &Config, listener: &str, path: &str) -> bool {
+pub(super) fn is_upstreams(config: &Config, listener: &str, path: &str) -> bool {
     let mut patterns = config.upstream.iter().flat_map(|upstream| &upstream.paths);
     listener == "score"
         && path != "/score"
