@@ -4,8 +4,9 @@ use outrigger_protocol::operation::Operation;
 use serde_json::{Map, Value, json};
 
 use super::components;
-use super::place::{Facts, Lane, Place, Written};
+use super::place::{Facts, Lane, Place};
 use super::tags::Tag;
+use super::written::Written;
 use crate::config::{Config, Contract, Endpoint, PathPattern};
 use crate::http::routes::{Described, Route};
 use crate::replica::Serving;
