@@ -223,7 +223,8 @@ async fn a_replica_that_is_not_ready_describes_what_does_not_depend_on_it() {
 #[tokio::test]
 async fn a_sidecar_describes_what_it_passes_on_and_not_what_it_hides() {
     let app = App::start();
-    let launch = outrigger().args(["--upstream-url", &app.url()]);
+    let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    let launch = launch.args(["--upstream-url", &app.url()]);
     let passed_on = ["/predict", "/docs", "/v2/*"].into_iter().flat_map(|path| ["--upstream-paths", path]);
     let replica = launch.args(passed_on).start();
     let document = document(&replica.score, "").await;

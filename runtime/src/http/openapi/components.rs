@@ -3,7 +3,7 @@
 use outrigger_protocol::{oip, orca, rows};
 use serde_json::{Map, Value, json};
 
-use super::place::Written;
+use super::written::Written;
 use crate::config::Config;
 
 pub(super) fn summary(listener: &str) -> &'static str {

@@ -4,8 +4,9 @@ use outrigger_protocol::operation::Operation;
 use serde_json::{Map, Value, json};
 
 use super::components;
-use super::place::{Facts, Lane, Place, Written};
+use super::place::{Facts, Lane, Place};
 use super::tags::Tag;
+use super::written::Written;
 use crate::config::{Config, Contract, Endpoint, PathPattern};
 use crate::http::routes::{Described, Route};
 use crate::replica::Serving;
@@ -63,7 +64,7 @@ pub(super) fn fixed(config: &Config, listed: &[Described], lane: Lane) -> Value 
 }
 
 /// Whether a path goes to the server behind, whatever route there is.
-fn is_upstreams(config: &Config, listener: &str, path: &str) -> bool {
+pub(super) fn is_upstreams(config: &Config, listener: &str, path: &str) -> bool {
     let mut patterns = config.upstream.iter().flat_map(|upstream| &upstream.paths);
     listener == "score"
         && path != "/score"

@@ -14,6 +14,7 @@ mod page;
 pub(super) mod paths;
 mod place;
 mod tags;
+mod written;
 
 use std::sync::{Arc, OnceLock};
 

@@ -11,11 +11,12 @@ use outrigger_protocol::{oip, rows};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::document::{drop_unused, members};
+use super::document::{drop_unused, is_upstreams, members};
 use super::operation::{json_of, post};
 use super::paths;
-use super::place::{Facts, Lane, Place, Written};
+use super::place::{Facts, Lane, Place};
 use super::tags::Tag;
+use super::written::Written;
 use crate::config::Contract;
 use crate::http::model;
 use crate::http::reply::Gate;
@@ -196,6 +197,9 @@ impl One {
         } else {
             return;
         };
+        if is_upstreams(facts.config, "score", &path) {
+            return;
+        }
         let route =
             Route { listener: "score", path: "", operation: Operation::Infer, contract: Some(contract) };
         let mut operation = post(Tag::Models, "Runs the model");

@@ -1,8 +1,9 @@
 //! The page: one document with its style and script in it, which loads the description that lies beside it and nothing else.
 //!
-//! It is our own because none of the viewers that there are fits: Swagger UI, the only one that a crate ships whole, is 1.4 MB of script for
-//! what 12 KB do here; RapiDoc, Redoc, Scalar and Elements come from a network that a replica may not have, and style their parts inline, which
-//! the policy below forbids.
+//! It is our own because none of the viewers that there are fits. Swagger UI (5.32.6), the only one that a crate ships whole
+//! (`utoipa-swagger-ui-vendored` 0.2), is 1.5 MB of script and 0.2 MB of style in several files for what 22 KB do here. The crates with RapiDoc,
+//! Redoc and Scalar (`utoipa-rapidoc` 7, `utoipa-redoc` 7, `utoipa-scalar` 0.4) have the reader's browser load them from a network, which it may not have
+//! and the policy below forbids.
 
 use std::io::Write as _;
 use std::sync::LazyLock;
