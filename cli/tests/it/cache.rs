@@ -235,8 +235,8 @@ async fn what_storage_vouches_for_is_the_same_when_it_comes_back_and_each_versio
 }
 
 #[tokio::test]
-async fn an_answer_that_is_none_is_not_kept() {
-    let replica = summing("cache = true\n[models.never]\npath = 'never.onnx'\ncache = true")
+async fn an_answer_that_json_cannot_say_is_one_in_bytes() {
+    let replica = summing("[models.never]\npath = 'never.onnx'\ncache = true")
         .file("never.onnx", onnx::never_finite(2))
         .start();
     for _ in 0..2 {
@@ -244,6 +244,39 @@ async fn an_answer_that_is_none_is_not_kept() {
         let (status, code, body) = outcome(response).await;
         assert_eq!((status, code.as_str()), (500, "result_not_finite"), "{body}");
     }
+    let mut binary = question(3.0);
+    binary["parameters"] = json!({"binary_data_output": true});
+    let response = infer(&replica, "never", binary.to_string()).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), header(&response, "outrigger-cache").as_str()), (200, "hit"));
+    assert_eq!(counts(&replica, "never").await[1], 1, "runs");
+}
+
+#[tokio::test]
+async fn what_needs_no_slot_is_refused_like_what_does() {
+    const WIDTH: usize = 2000;
+    let config = "[models.outer]\npath = 'outer.onnx'\ncache = true\n[limits]\nanswers = '1MiB'\n[cache]\nanswer = '32MiB'";
+    let launch = outrigger().file("outer.onnx", onnx::outer()).file("outrigger.toml", config);
+    let replica = launch.args(["--config", "outrigger.toml"]).start();
+    let input = |name: &str, shape: [usize; 2]| json!({"name": name, "datatype": "FP32", "shape": shape, "data": vec![1; WIDTH]});
+    let body = json!({"inputs": [input("x", [WIDTH, 1]), input("z", [1, WIDTH])]}).to_string();
+    let ask = || infer(&replica, "outer", body.clone()).send();
+    for how in ["miss", "hit"] {
+        let response = ask().await.unwrap();
+        assert_eq!((response.status().as_u16(), header(&response, "outrigger-cache").as_str()), (200, how));
+        assert!(response.bytes().await.unwrap().len() > 4 * WIDTH * WIDTH / 2);
+    }
+    // More than sockets hold, and nobody reads it.
+    let mut held = vec![ask().await.unwrap()];
+    let refused = loop {
+        let response = ask().await.unwrap();
+        match response.status().as_u16() {
+            200 => held.push(response),
+            _ => break outcome(response).await,
+        }
+        assert!(held.len() < 100, "{} answers wait for their clients", held.len());
+    };
+    assert_eq!((refused.0, refused.1.as_str()), (503, "overloaded"), "{}", refused.2);
+    assert!(refused.2.to_string().contains("limits.answers"), "{}", refused.2);
 }
 
 #[tokio::test]
@@ -261,4 +294,58 @@ async fn an_ensemble_s_answers_are_kept_as_a_model_s() {
     // With what it is made of, it is another.
     reload(&replica).await;
     assert_eq!(answer(ask(&replica, "all", 3.0)).await.0, "miss");
+}
+
+#[tokio::test]
+async fn an_ensemble_that_does_not_say_has_its_models_decide() {
+    let graph = "
+        inputs = [{name = 'x'}, {name = 'y'}]
+        outputs = [{name = 'z', from = 'sum.z'}]
+        nodes = [{model = 'sum', inputs = {x = 'x', y = 'y'}}]";
+    let launch = outrigger().file("models/all/graph.toml", graph).args(["--model-dir", "models"]);
+    let launch = launch.args(["--cache-models"]).file("models/sum/sum.onnx", onnx::add(2));
+    let replica = launch.file("models/sum/model.toml", "cache = false").start();
+    for _ in 0..2 {
+        assert_eq!(answer(ask(&replica, "all", 3.0)).await.0, "", "its model says no");
+    }
+}
+
+/// The models that an ensemble is made of stay the same, and change places.
+#[tokio::test]
+async fn an_ensemble_s_answers_are_those_of_its_nodes_versions() {
+    let stored = Stored::folder();
+    stored.write("sum/model.onnx", onnx::add(2));
+    stored.done(&["push", "sum"]);
+    stored.write("sum/model.onnx", difference());
+    stored.done(&["push", "sum"]);
+    // Both versions are in it whichever is the stable one.
+    let node = |name: &str, version: &str| {
+        format!("{{name = '{name}', model = 'sum', {version} inputs = {{x = 'x', y = 'y'}}}}")
+    };
+    let nodes = [node("one", "version = 1,"), node("two", "version = 2,"), node("stable", "")].join(", ");
+    let graph = format!(
+        "inputs = [{{name = 'x'}}, {{name = 'y'}}]
+        outputs = [{{name = 'z', from = 'stable.z'}}, {{name = 'a', from = 'one.z'}}, {{name = 'b', from = 'two.z'}}]
+        nodes = [{nodes}]"
+    );
+    stored.write("all/graph.toml", graph);
+    stored.write("all/model.toml", "cache = true");
+    stored.done(&["push", "all"]);
+    let config = "[models.sum]\nsource = 'sum:1'\n[models.all]\nsource = 'all:1'\nload = 'use'";
+    let replica =
+        stored.replica().file("outrigger.toml", config).args(["--config", "outrigger.toml"]).start();
+    let label = async |word: &str, version: &str| {
+        let client =
+            reqwest::Client::builder().no_proxy().unix_socket(replica.admin_socket()).build().unwrap();
+        let url = format!("http://admin/models/sum/labels/{word}");
+        let response = client.put(url).json(&json!({"version": version})).send().await.unwrap();
+        let (status, _, body) = outcome(response).await;
+        assert_eq!(status, 200, "{body}");
+    };
+    label("next", "2").await;
+    for (stable, expected) in [("1", json!([4.0, 5.0])), ("2", json!([2.0, 1.0])), ("1", json!([4.0, 5.0]))] {
+        label("stable", stable).await;
+        assert_eq!(answer(ask(&replica, "all", 3.0)).await.1, expected, "stable is {stable}");
+        assert_eq!(answer(ask(&replica, "all", 3.0)).await, ("hit".into(), expected));
+    }
 }

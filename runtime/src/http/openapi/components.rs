@@ -91,6 +91,7 @@ fn parameters() -> Value {
         "Priority": header("X-Request-Priority", "How urgent it is.", json!({ "enum": ["high", "normal", "low"] })),
         "LoadFormat": header(orca::FORMAT.as_str(), "Asks for the replica's load (ORCA) in the answer, in this form.", json!({ "type": "string" })),
         "JsonLength": header("Inference-Header-Content-Length", "How many bytes of the body are JSON, where others follow.", json!({ "type": "integer", "minimum": 0 })),
+        "CacheControl": header("Cache-Control", "Of a model whose answers are kept: `no-cache` has it run and its answer kept, `no-store` has it run alone.", json!({ "type": "string" })),
         "Encoding": header("Content-Encoding", "How the body is compressed.", json!({ "enum": ["identity", "gzip", "deflate"] })),
     })
 }
@@ -101,6 +102,7 @@ fn headers() -> Value {
     json!({
         "RequestId": text("That of the request, or one that was made for it."),
         "Device": text("Where the model ran; `; fallback-from=` names where it was to go first, if that is elsewhere."),
+        "Cache": json!({ "description": "How the answer of a model was come by whose answers are kept: it was there, another call was at it, or it was run.", "schema": { "enum": ["hit", "joined", "miss"] } }),
         "RetryAfter": number("Seconds after which a retry makes sense, if that is known."),
         "Authenticate": text("`Bearer`"),
         "RunFailed": json!({ "description": "Whether it was `run()` that failed.", "schema": { "enum": ["True", "False"] } }),

@@ -212,6 +212,7 @@ impl Place<'_> {
 fn headers(names: &[&str]) -> Value {
     let wire = |name: &str| match name {
         "RequestId" => "X-Request-Id",
+        "Cache" => "Outrigger-Cache",
         "Device" => "Outrigger-Device",
         "RetryAfter" => "Retry-After",
         "Authenticate" => "WWW-Authenticate",

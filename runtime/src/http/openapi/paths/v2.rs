@@ -94,13 +94,13 @@ pub(in crate::http) fn all_statistics(place: &mut Place<'_>) {
 /// A call of a model by tensors: with these bodies in JSON.
 pub(in crate::http::openapi) fn call(operation: Operation, request: Content, answer: Content) -> Operation {
     operation
-        .takes(&["JsonLength", "Encoding"])
+        .takes(&["JsonLength", "Encoding", "CacheControl"])
         .body([request, bytes("application/octet-stream")])
         .ok(
             "The outputs: JSON, and behind it the elements of those that are asked for as bytes.",
             [answer, bytes("application/octet-stream")],
         )
-        .headers(&["JsonLength", "Device", "LoadReport"])
+        .headers(&["JsonLength", "Cache", "Device", "LoadReport"])
         .errors(BODY)
         .errors(WORK)
         .errors(INFER)

@@ -26,7 +26,8 @@ pub(in crate::http) fn predict(place: &mut Place<'_>) {
             .text("An instance is what one row of each input holds: an object of them by name, or, where there is one input, that itself.")
             .body([json_of(reference("InstancesRequest"))])
             .ok("A prediction for each instance, in the same form.", [json_of(reference("PredictionsAnswer"))])
-            .headers(&["Device", "LoadReport"])
+            .takes(&["CacheControl"])
+            .headers(&["Cache", "Device", "LoadReport"])
             .errors(INFER),
         Lane::Script { input, output, .. } => {
             let (body, _) = script_bodies(input, output);
