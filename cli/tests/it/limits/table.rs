@@ -151,8 +151,35 @@ const ELSEWHERE: &[(Row, &str, &str)] = &[
             source: of(key::LIMITS_ENSEMBLE),
             beyond: "400 `invalid_tensor`",
         },
-        "cli/tests/it/ensembles.rs",
+        "cli/tests/it/ensembles/mod.rs",
         "what_goes_between_nodes_is_bounded",
+    ),
+    (
+        Row {
+            limit: "runs of an ensemble's models at once in a call",
+            source: of(key::LIMITS_ENSEMBLE_RUNS),
+            beyond: "further ones wait until others are over",
+        },
+        "runtime/src/models/graph/tests/residence.rs",
+        "no_more_runs_are_under_way_than_may_be",
+    ),
+    (
+        Row {
+            limit: "memory of answers that are kept, and an answer that is",
+            source: of(key::CACHE_BYTES),
+            beyond: "those that are asked for least make way; an answer beyond `cache.answer` is not kept",
+        },
+        "runtime/src/cache/tests.rs",
+        "bytes_are_bounded_whatever_comes",
+    ),
+    (
+        Row {
+            limit: "calls that wait for others' runs",
+            source: of(key::CACHE_WAITING),
+            beyond: "further ones are run themselves",
+        },
+        "runtime/src/cache/tests.rs",
+        "so_many_wait_and_further_ones_run_themselves",
     ),
     (
         Row {
