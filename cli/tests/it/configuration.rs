@@ -140,7 +140,7 @@ fn a_file_in_the_socket_s_place_is_never_removed() {
     assert_eq!(std::fs::read_to_string(&copy).unwrap(), "data");
 }
 
-/// The README's table of keys, as the table of keys in the code has it.
+/// The table of keys in the docs, as the table of keys in the code has it.
 fn key_table() -> String {
     let mut table = String::from("| key | default | meaning |\n|---|---|---|\n");
     for key in key::KEYS {
@@ -151,32 +151,31 @@ fn key_table() -> String {
     table
 }
 
-/// `OUTRIGGER_TEST_UPDATE=1` writes the table instead of comparing it.
+/// `OUTRIGGER_TEST_UPDATE=1` writes the tables instead of comparing them.
 #[test]
-fn the_readme_shows_every_key() {
-    let path = outrigger_testkit::repository().join("README.md");
-    let readme = std::fs::read_to_string(&path).unwrap();
-    let mut fresh = readme.clone();
+fn the_docs_show_every_key_and_limit() {
     let tables = [
-        ("keys", key_table()),
-        ("model keys", table(key::MODEL_KEYS)),
-        ("backend keys", table(key::BACKEND_KEYS)),
-        ("caller keys", table(key::CALLER_KEYS)),
-        ("limits", crate::limits::table()),
+        ("configuration.md", "keys", key_table()),
+        ("configuration.md", "model keys", table(key::MODEL_KEYS)),
+        ("configuration.md", "backend keys", table(key::BACKEND_KEYS)),
+        ("callers.md", "caller keys", table(key::CALLER_KEYS)),
+        ("limits.md", "limits", crate::limits::table()),
     ];
-    for (place, table) in tables {
+    for (page, place, table) in tables {
+        let path = outrigger_testkit::repository().join("docs").join(page);
+        let there = std::fs::read_to_string(&path).unwrap();
         let (begin, end) = (format!("<!-- {place} -->\n"), format!("<!-- /{place} -->"));
-        let (before, rest) = fresh.split_once(&begin).unwrap();
+        let (before, rest) = there.split_once(&begin).unwrap();
         let (_, after) = rest.split_once(&end).unwrap();
-        fresh = format!("{before}{begin}{table}{end}{after}");
-    }
-    if std::env::var_os("OUTRIGGER_TEST_UPDATE").is_some() {
-        std::fs::write(&path, fresh).unwrap();
-    } else {
-        assert!(
-            readme == fresh,
-            "README's tables of keys and limits are not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger readme"
-        );
+        let fresh = format!("{before}{begin}{table}{end}{after}");
+        if std::env::var_os("OUTRIGGER_TEST_UPDATE").is_some() {
+            std::fs::write(&path, fresh).unwrap();
+        } else {
+            assert!(
+                there == fresh,
+                "the table of {place} in docs/{page} is not the code's: OUTRIGGER_TEST_UPDATE=1 cargo test -p outrigger --test it the_docs_show"
+            );
+        }
     }
 }
 

@@ -140,9 +140,9 @@ pub(crate) async fn call(replica: &ReplicaProcess, body: String) -> (u16, String
 }
 
 #[tokio::test]
-async fn the_readme_shows_one() {
-    let readme = include_str!("../../../README.md");
-    let mut blocks = readme.split("```toml\n").skip(1).filter_map(|block| block.split("```").next());
+async fn the_docs_show_one() {
+    let docs = include_str!("../../../docs/model.md");
+    let mut blocks = docs.split("```toml\n").skip(1).filter_map(|block| block.split("```").next());
     let example = blocks.find(|block| block.contains("before = [")).unwrap();
     let replica = with("", example).file("models/classes/classes.onnx", network(224)).start();
     let (status, _, answer) = call(&replica, body(&[image(1, 30, 40), image(2, 30, 40)], 30, 40)).await;

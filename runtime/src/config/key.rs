@@ -1,5 +1,5 @@
 //! The table of configuration keys: name, kind, default, further names, meaning. Flags, environment variables, `--help`, the
-//! effective configuration and the README's table all come from it.
+//! effective configuration and the table in `docs/configuration.md` all come from it.
 
 use super::value::Kind;
 

@@ -205,9 +205,9 @@ async fn callers_see_a_model() {
 }
 
 #[tokio::test]
-async fn the_readme_shows_one() {
-    let readme = include_str!("../../../../README.md");
-    let mut blocks = readme.split("```toml\n").skip(1).filter_map(|block| block.split("```").next());
+async fn the_docs_show_one() {
+    let docs = include_str!("../../../../docs/ensembles.md");
+    let mut blocks = docs.split("```toml\n").skip(1).filter_map(|block| block.split("```").next());
     let example = blocks.find(|block| block.contains("[[nodes]]")).unwrap();
     let launch = outrigger()
         .file("models/embedding.onnx", onnx::mlp(&[4, 8]))

@@ -1,4 +1,4 @@
-//! Every limit on what comes from outside: the README's table of them, and one test for each row. A row cannot be there without its test,
+//! Every limit on what comes from outside: the table of them in `docs/limits.md`, and one test for each row. A row cannot be there without its test,
 //! for it is the row that makes the test. Those that tests of other subjects hold are in [`table`].
 
 mod compressed;

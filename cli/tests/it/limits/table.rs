@@ -1,4 +1,4 @@
-//! The README's table of limits, and those of its rows that other tests hold.
+//! The table of limits in `docs/limits.md`, and those of its rows that other tests hold.
 
 use outrigger_runtime::config::key::{self, Key};
 use outrigger_testkit::repository;
