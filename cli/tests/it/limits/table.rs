@@ -33,7 +33,7 @@ impl Row {
         let (number, key) = match source {
             Source::Key(key) => (default(key), format!("`{}`", key.name)),
             Source::OfCaller(key) => {
-                (default(key), format!("`{}` of a [caller](#who-may-do-what)", key.name))
+                (default(key), format!("`{}` of a [caller](callers.md)", key.name))
             }
             Source::Fixed(number, why) => ((*number).to_owned(), format!("fixed: {why}")),
         };
