@@ -512,12 +512,24 @@ impl Replica {
         Err(CallError::new(ErrorCode::Overloaded, text).with_retry_after(Duration::from_secs(1)))
     }
 
-    /// The same of a call that needs no slot: it is refused where one that needs one would be, whatever is free.
+    /// Whether a call may begin that may need no slot; one that is counted has begun.
     ///
     /// # Errors
-    /// `draining`, `overloaded`.
+    /// `draining`.
+    pub(crate) fn may_begin(&self, is_counted: bool) -> Result<(), CallError> {
+        if is_counted || !self.busy.is_draining() {
+            return Ok(());
+        }
+        self.busy.refuse();
+        Err(scheduler::draining())
+    }
+
+    /// [`Replica::admit`] of a call that needs no slot: its answer has to have room, too.
+    ///
+    /// # Errors
+    /// `overloaded`.
     pub(crate) fn admit_without_slot(&self, counted: Option<Ticket>) -> Result<(), CallError> {
-        let may = if self.busy.is_draining() { Err(scheduler::draining()) } else { self.may_answer() };
+        let may = self.may_answer();
         match (counted, &may) {
             (Some(counted), Ok(())) => counted.finish(Outcome::Answered),
             (Some(counted), Err(_)) => counted.finish(Outcome::Refused),

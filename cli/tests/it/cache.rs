@@ -143,15 +143,20 @@ async fn callers_have_their_own_unless_they_share() {
     }
 }
 
+/// A model that takes its time, on so many threads.
+fn slow(threads: usize, millis: u64) -> Launch {
+    let config = format!(
+        "[backends.adder]\nlibrary = '{}'\nthreads = {threads}\n[models.slow]\npath = 'slow.txt'\ndevices = ['adder']\ncache = true",
+        adder().display()
+    );
+    let launch = outrigger().file("slow.txt", format!("slow {millis}")).file("outrigger.toml", config);
+    launch.args(["--config", "outrigger.toml"])
+}
+
 #[tokio::test]
 async fn who_asks_what_is_being_run_waits_for_that() {
     const OTHERS: u64 = 20;
-    let config = format!(
-        "[backends.adder]\nlibrary = '{}'\nthreads = 4\n[models.slow]\npath = 'slow.txt'\ndevices = ['adder']\ncache = true",
-        adder().display()
-    );
-    let launch = outrigger().file("slow.txt", "slow 3000").file("outrigger.toml", config);
-    let replica = launch.args(["--config", "outrigger.toml"]).start();
+    let replica = slow(4, 3000).start();
     let mut calls = JoinSet::new();
     calls.spawn(answer(infer(&replica, "slow", call())));
     until_busy(&replica, 1, 0).await;
@@ -162,6 +167,46 @@ async fn who_asks_what_is_being_run_waits_for_that() {
     assert_eq!(answers.iter().filter(|(how, _)| how == "miss").count(), 1, "{answers:?}");
     assert!(answers.iter().all(|(_, data)| *data == answers[0].1), "{answers:?}");
     assert_eq!(counts(&replica, "slow").await, [1, 1, OTHERS, 1]);
+}
+
+/// Those that have waited in the queue for a slot, too.
+#[tokio::test]
+async fn who_finds_at_its_slot_that_another_is_at_it_gives_it_back() {
+    const SAME: usize = 6;
+    let replica = slow(2, 1000).start();
+    let other = |x: f32| {
+        let row = |name: &str| json!({"name": name, "datatype": "FP32", "shape": [1, 3], "data": vec![x; 3]});
+        json!({"inputs": [row("x"), row("y")]}).to_string()
+    };
+    let mut calls = JoinSet::new();
+    for x in [8.0, 9.0] {
+        calls.spawn(answer(infer(&replica, "slow", other(x))));
+    }
+    until_busy(&replica, 2, 0).await;
+    for _ in 0..SAME {
+        calls.spawn(answer(infer(&replica, "slow", call())));
+    }
+    let answers = calls.join_all().await;
+    assert_eq!(answers.iter().filter(|(how, _)| how == "miss").count(), 3, "{answers:?}");
+    assert_eq!(counts(&replica, "slow").await, [3, 3, SAME as u64 - 1, 3]);
+    let busy = until_busy(&replica, 0, 0).await;
+    assert_eq!(busy["answered"], busy["arrived"], "each is counted once: {busy}");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_run_when_the_replica_ends_has_its_answer() {
+    let replica = slow(1, 2000).start();
+    let (first, second) = (infer(&replica, "slow", call()), infer(&replica, "slow", call()));
+    let first = tokio::spawn(answer(first));
+    until_busy(&replica, 1, 0).await;
+    let joined = "outrigger_cache_waiting";
+    let second = tokio::spawn(answer(second));
+    until("the second waits", async || metric(&replica, joined).await == 1.0).await;
+    replica.signal("TERM");
+    assert_eq!(first.await.unwrap().0, "miss");
+    assert_eq!(second.await.unwrap().0, "joined");
+    let ended = tokio::task::spawn_blocking(|| replica.wait()).await.unwrap();
+    assert!(ended.status.success(), "{}", ended.text());
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, ShapeError, Tensor, TensorInfo};
 
-use super::Limits;
 use super::fit::{self, find, invalid, short};
+use super::{Limits, too_many_dimensions};
 use crate::error::{CallError, ErrorCode};
 
 /// The inputs that have come.
@@ -48,6 +48,9 @@ impl<'a> Inputs<'a> {
             let text = format!("input `{}` has no `shape`", short(name));
             return Err(CallError::new(ErrorCode::BadRequest, text));
         };
+        if shape.extents().len() > self.limits.rank {
+            return Err(too_many_dimensions(self.limits.rank));
+        }
         fit::check_shape(name, &shape, info, self.model, &self.tensors)?;
         let elements = shape.elements();
         if elements > self.limits.elements {

@@ -153,7 +153,7 @@ fn level<'s>(
         scanner.open_array()?;
         level(scanner, inner, take)?;
     }
-    if scanner.item(count == 0)? { Err(Fault::TooMany) } else { Ok(()) }
+    if scanner.item(count == 0)? { Err(scanner.too_many()) } else { Ok(()) }
 }
 
 /// Reads the rest of an array of `count` values whose opening bracket is taken.
@@ -169,7 +169,7 @@ fn row<'s>(
         }
         take(scanner)?;
     }
-    if scanner.item(count == 0)? { Err(Fault::TooMany) } else { Ok(()) }
+    if scanner.item(count == 0)? { Err(scanner.too_many()) } else { Ok(()) }
 }
 
 /// A `Shape` has no negative extent.

@@ -186,10 +186,16 @@ impl<'a> Scanner<'a> {
         if self.peek() != Some(b'[') {
             return self.wrong_kind("an array");
         }
-        match self.skip_value(0) {
+        match self.skip_data() {
             Ok(()) => Fault::TooFew,
             Err(fault) => fault,
         }
+    }
+
+    /// What is wrong with an array that goes on behind its last value.
+    #[cold]
+    pub(crate) fn too_many(&mut self) -> Fault {
+        if self.peek() == Some(b']') { Fault::Value } else { Fault::TooMany }
     }
 
     /// Takes `{`.

@@ -422,6 +422,11 @@ fn bodies_that_are_no_json_are_malformed() {
         assert_eq!(code(parse(text, &model)), ErrorCode::MalformedJson, "{text}");
     }
     assert_eq!(code(parse(&format!("{whole}x"), &model)), ErrorCode::MalformedJson);
+    for data in ["[1.5,2,]", "[1.5,]", "[,]", "[1.5,,2]"] {
+        let text = body("FP32", "[2]", data);
+        assert_eq!(code(parse(&text, &model)), ErrorCode::MalformedJson, "{text}");
+    }
+    assert_eq!(code(parse(&body("FP32", "[2]", "[1.5,2,3]"), &model)), ErrorCode::InvalidTensor);
     assert_eq!(code(parse_within(b"{\"\xff\":1}", &model, &Limits::default())), ErrorCode::MalformedJson);
 }
 

@@ -106,6 +106,8 @@ fn what_is_no_request_is_refused() {
     assert!(parse_instances(more, &pairs, &Limits::default()).is_ok());
     let scalar = model(&[("x", DataType::Uint8, &[])]);
     assert!(parse(json!([1]), &scalar).unwrap_err().message.contains("has no rows"));
+    let limits = Limits { rank: 1, ..Limits::default() };
+    assert!(parse_instances(more, &pairs, &limits).unwrap_err().message.contains("more than 1 dimensions"));
     let limits = Limits { tensor_bytes: 3, ..Limits::default() };
     let two = json!({"instances": [[1, 2], [3, 4]]}).to_string();
     assert!(

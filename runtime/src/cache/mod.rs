@@ -41,6 +41,8 @@ const TENSOR: usize = 256;
 const TABLE: u64 = 4;
 /// The largest answers that go into a part of the cache with a lock of its own, at least.
 const ANSWERS: u64 = 16;
+/// How often a call goes by another's run before it is run whoever else is at it.
+const ROUNDS: u8 = 2;
 /// The most such parts.
 const PARTS: u64 = 64;
 
@@ -65,7 +67,7 @@ pub(crate) struct ResponseCache {
     answers: Arc<Answers>,
     flights: Flights,
     /// Calls that wait for others' runs.
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
     /// Makes hashes worthless for who does not have it.
     secret: [u8; 32],
     config: CacheConfig,
@@ -126,8 +128,8 @@ impl ResponseCache {
         let evictions = metrics::evictions(registry)?;
         let leaving = Leaving(evictions);
         let answers = Arc::new(Cache::with_options(options, Bytes, BuildHasherDefault::default(), leaving));
-        let metrics = Metrics::new(registry, &answers)?;
-        let (flights, waiting) = Default::default();
+        let (flights, waiting) = <(_, Arc<AtomicUsize>)>::default();
+        let metrics = Metrics::new(registry, &answers, &waiting)?;
         Ok(Self { answers, flights, waiting, secret, config: config.clone(), metrics })
     }
 
@@ -170,11 +172,13 @@ pub(crate) struct Asking<'a> {
     flight: Option<Flight<'a>>,
     /// It is run whoever else is at it.
     alone: bool,
+    /// How often others have been at it, and nothing came of it.
+    rounds: u8,
 }
 
 impl<'a> Asking<'a> {
     fn new(cache: &'a ResponseCache, key: Key, reuse: Reuse) -> Self {
-        Self { cache, key, reuse, flight: None, alone: reuse != Reuse::Both }
+        Self { cache, key, reuse, flight: None, alone: reuse != Reuse::Both, rounds: 0 }
     }
 
     /// The answer, if it is kept, or once the call has it that is at it now. Nothing where the question has to be run.
@@ -198,15 +202,20 @@ impl<'a> Asking<'a> {
         };
         let landed = joined(landing, deadline).await;
         drop(place);
-        Ok(landed?.map(|answer| (answer, Lookup::Joined)))
+        let landed = landed?;
+        if landed.is_none() {
+            self.next_round();
+        }
+        Ok(landed.map(|answer| (answer, Lookup::Joined)))
     }
 
     /// Whether the call, which has its slot, is to run it: then others wait for this one from here on, until [`Asking::ran`]. Else the answer is
     /// there by now, or another call is at it, and [`Asking::known`] is to be asked again.
     pub(crate) fn leads(&mut self) -> bool {
         if self.reuse == Reuse::KeepOnly {
-            // What is under way is older.
+            // What is under way is older: nobody joins it any more, nor is it kept.
             self.cache.flights.forget(&self.key);
+            self.flight = self.cache.flights.lead(self.key);
         }
         if self.alone {
             return true;
@@ -216,7 +225,16 @@ impl<'a> Asking<'a> {
         if self.flight.is_some() && self.cache.answers.peek(&self.key).is_some() {
             self.flight = None;
         }
+        if self.flight.is_none() {
+            self.next_round();
+        }
         self.flight.is_some()
+    }
+
+    /// Another was at it. Where that comes to nothing again and again, as many are at it as there are slots.
+    fn next_round(&mut self) {
+        self.rounds += 1;
+        self.alone = self.rounds > ROUNDS;
     }
 
     /// It has been run. Others that have waited for it have the same answer, and who asks later.
@@ -227,14 +245,16 @@ impl<'a> Asking<'a> {
             flight.landed(Ok(Arc::new(answer)));
         }
         let kept = cache.takes(tensors).then(|| compact(tensors)).flatten();
-        // What came after a later call had asked for a fresh answer is none.
-        let is_current = flight.as_ref().is_none_or(Flight::is_current);
+        // What comes after a later call has asked for a fresh answer is none, nor need what is run beside another.
+        if !flight.as_ref().is_some_and(Flight::is_current) {
+            return;
+        }
         match kept {
-            Some(tensors) if is_current => {
+            Some(tensors) => {
                 cache.answers.insert(key, Arc::new(Answer { tensors, device: device.cloned() }));
             }
             None if reuse == Reuse::KeepOnly => drop(cache.answers.remove(&key)),
-            _ => {}
+            None => {}
         }
     }
 

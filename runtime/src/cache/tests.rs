@@ -194,6 +194,28 @@ async fn who_waits_for_another_does_so_until_its_own_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_nothing_twice_runs_beside_the_third() {
+    let cache = cache(1 << 20, 1024);
+    let mut unlucky = asking(&cache, 1);
+    for _ in 0..ROUNDS {
+        let other = leading(&cache, 1);
+        let (nothing, ()) = tokio::join!(unlucky.known(None), async { drop(other) });
+        assert!(nothing.unwrap().is_none());
+    }
+    let third = leading(&cache, 1);
+    assert!(!unlucky.leads() && unlucky.leads(), "the last time that it stands back");
+    assert!(unlucky.known(None).await.unwrap().is_none());
+    unlucky.ran(&[bytes(b"beside")], None);
+    assert_eq!(known(asking(&cache, 2)).await, None);
+    third.ran(&[bytes(b"third")], None);
+    assert_eq!(
+        known(asking(&cache, 1)).await,
+        answer(b"third", Lookup::Hit),
+        "which is the one that is kept"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn so_many_wait_and_further_ones_run_themselves() {
     let cache = cache(1 << 20, 1024);
     let first = leading(&cache, 1);
@@ -231,7 +253,9 @@ async fn one_that_wants_a_fresh_answer_neither_looks_nor_waits_and_what_is_older
     old.ran(&[bytes(b"old")], None);
     assert_eq!(known(asking(&cache, 1)).await, answer(b"new", Lookup::Hit));
     // One that is too large to be kept takes away what was.
-    fresh().ran(&[bytes(&[1; 2000])], None);
+    let mut large = fresh();
+    assert!(large.leads());
+    large.ran(&[bytes(&[1; 2000])], None);
     assert_eq!(known(asking(&cache, 1)).await, None);
 }
 

@@ -154,6 +154,12 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`limits.bodies` is smaller than `limits.body`, so the largest body could never come in".into(),
         );
     }
+    if get.size(key::LIMITS_CONNECTION_WINDOW) < get.size(key::LIMITS_STREAM_WINDOW) {
+        mistake(
+            key::LIMITS_CONNECTION_WINDOW,
+            "`limits.connection_window` is smaller than `limits.stream_window`, so one request would hold up all others of its connection".into(),
+        );
+    }
     if get.size(key::CACHE_ANSWER) > get.size(key::CACHE_BYTES) / 2 {
         mistake(
             key::CACHE_ANSWER,

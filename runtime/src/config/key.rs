@@ -387,8 +387,8 @@ keys! {
         "memory for all answers that are kept, a quarter of it for finding them; those that are asked for least make way";
     CACHE_ANSWER = "cache.answer", Kind::Size { min: 1, max: 1 << 30 }, "1MiB", [],
         "largest answer that is kept";
-    CACHE_WAITING = "cache.waiting", Kind::Count { min: 0, max: 1 << 20 }, "1024", [],
-        "calls that may wait for the run of another that has asked the same; further ones are run themselves";
+    CACHE_WAITING = "cache.waiting", Kind::Count { min: 0, max: 1 << 20 }, "256", [],
+        "calls that may wait for the run of another that has asked the same; further ones are run themselves, and these if nothing comes of it, which queue.items has to have room for";
     CACHE_PER_CALLER = "cache.per_caller", Kind::Flag, "true", [],
         "whether callers are given only what they asked for themselves; else one can tell by the time whether another has asked the same";
 

@@ -127,30 +127,34 @@ impl Asked<'_> {
         wish.add(call.urgency);
         let terms = wish.terms(grant, named.kind, size.max(inputs), serving.infer_admission());
         let mut asking = replica.cache.ask(&lease, grant, &call, wish.reuse());
+        if asking.is_some() {
+            replica.may_begin(counted.is_some())?;
+        }
         let (mut counted, mut looking, mut queueing) = (counted, Duration::ZERO, leased - since);
+        let mut last = parsed;
         let (given, admitted) = loop {
-            let began = Instant::now();
-            let known = match &mut asking {
-                Some(asking) => asking.known(terms.deadline).await,
-                None => Ok(None),
-            };
-            let looked = Instant::now();
-            looking += looked - began;
-            match known {
-                Ok(Some(known)) => {
-                    replica.admit_without_slot(counted)?;
-                    break (Ok(Given::known(known, lease.begin())), looked);
+            if let Some(asking) = &mut asking {
+                let known = asking.known(terms.deadline).await;
+                let looked = Instant::now();
+                looking += looked - last;
+                last = looked;
+                match known {
+                    Ok(Some(known)) => {
+                        replica.admit_without_slot(counted)?;
+                        break (Ok(Given::known(known, lease.begin())), looked);
+                    }
+                    Err(error) => {
+                        end(counted, &error);
+                        lease.begin().ended_as(&error);
+                        break (Err(error), looked);
+                    }
+                    Ok(None) => {}
                 }
-                Err(error) => {
-                    end(counted, &error);
-                    lease.begin().ended_as(&error);
-                    break (Err(error), looked);
-                }
-                Ok(None) => {}
             }
             let slot = replica.admit(grant, terms, counted).await?;
             let admitted = Instant::now();
-            queueing += admitted - looked;
+            queueing += admitted - last;
+            last = admitted;
             if asking.as_mut().is_none_or(Asking::leads) {
                 break (run(&serving.models, &lease, &mut call, slot, asking).await, admitted);
             }

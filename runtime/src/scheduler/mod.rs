@@ -117,11 +117,9 @@ impl Scheduler {
         terms: Terms,
         counted: Option<Ticket>,
     ) -> Result<Slot, CallError> {
-        if self.busy.is_draining() {
-            match counted {
-                Some(ticket) => ticket.finish(Outcome::Refused),
-                None => self.busy.refuse(),
-            }
+        // One that is counted came before, and has waited for something else since.
+        if counted.is_none() && self.busy.is_draining() {
+            self.busy.refuse();
             return Err(draining());
         }
         let since = Instant::now();

@@ -56,7 +56,7 @@ rows! {
         => compressed::inflated;
     "times as long as what was sent that it may become, beyond 64 KiB", of(key::LIMITS_INFLATE), "413 `body_too_large`"
         => compressed::ratio;
-    "codings of a body for a model, and of a gRPC message", Fixed("identity, gzip, deflate", "others are not understood"),
+    "codings of a body for a model, and of a gRPC message", Fixed("identity, gzip of one member, deflate", "others are not understood"),
         "415 `unsupported_media_type`; over gRPC UNIMPLEMENTED, with `grpc-accept-encoding`"
         => compressed::codings;
     "parts of a multipart body, for a model", Fixed("0", "it is JSON; a script has any body"), "415 `unsupported_media_type`"

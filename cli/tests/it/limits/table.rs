@@ -32,9 +32,7 @@ impl Row {
             |key: &Key| if key.default.is_empty() { "none".into() } else { format!("`{}`", key.default) };
         let (number, key) = match source {
             Source::Key(key) => (default(key), format!("`{}`", key.name)),
-            Source::OfCaller(key) => {
-                (default(key), format!("`{}` of a [caller](callers.md)", key.name))
-            }
+            Source::OfCaller(key) => (default(key), format!("`{}` of a [caller](callers.md)", key.name)),
             Source::Fixed(number, why) => ((*number).to_owned(), format!("fixed: {why}")),
         };
         format!("| {limit} | {number} | {key} | {beyond} |\n")
@@ -165,12 +163,17 @@ const ELSEWHERE: &[(Row, &str, &str)] = &[
     ),
     (
         Row {
-            limit: "memory of answers that are kept, and an answer that is",
+            limit: "memory of answers that are kept",
             source: of(key::CACHE_BYTES),
-            beyond: "those that are asked for least make way; an answer beyond `cache.answer` is not kept",
+            beyond: "those that are asked for least make way",
         },
         "runtime/src/cache/tests.rs",
         "bytes_are_bounded_whatever_comes",
+    ),
+    (
+        Row { limit: "an answer that is kept", source: of(key::CACHE_ANSWER), beyond: "it is not kept" },
+        "cli/tests/it/cache.rs",
+        "bytes_are_bounded_and_large_answers_are_not_kept",
     ),
     (
         Row {
