@@ -1,5 +1,6 @@
 //! The description itself.
 
+use outrigger_protocol::error::ErrorCode;
 use serde_json::json;
 
 use super::super::errors::{LOADED, NAMED, WAITS};
@@ -27,7 +28,7 @@ pub(in crate::http) fn document(place: &mut Place<'_>) {
             .errors(NAMED)
             .errors(WAITS);
     }
-    place.add(operation);
+    place.add(operation.errors(&[ErrorCode::Overloaded]));
 }
 
 pub(in crate::http) fn page(place: &mut Place<'_>) {
