@@ -422,7 +422,7 @@ async fn without_keys_none_is_asked_for() {
 async fn what_manages_models_needs_a_key_also_where_scoring_is_open() {
     let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
     let launch = launch.args(["--score-model-control"]).env("OUTRIGGER_AUTH_ENABLED", "false");
-    let replica = launch.start();
+    let replica = launch.args(["--admin-listen", "127.0.0.1:0"]).start();
     let document: Value =
         client().get(format!("{}/openapi.json", replica.score)).send().await.unwrap().json().await.unwrap();
     assert!(document["components"]["securitySchemes"]["key"].is_object() && document["security"].is_null());
@@ -444,6 +444,19 @@ async fn what_manages_models_needs_a_key_also_where_scoring_is_open() {
         let status = client().request(method, url).body("{}").send().await.unwrap().status().as_u16();
         assert_eq!(status == 401, keyed, "{path}: {status}");
     }
+}
+
+#[tokio::test]
+async fn what_nobody_has_a_key_for_is_not_described() {
+    let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    let replica = launch.args(["--score-model-control"]).env("OUTRIGGER_AUTH_ENABLED", "false").start();
+    let document: Value =
+        client().get(format!("{}/openapi.json", replica.score)).send().await.unwrap().json().await.unwrap();
+    assert!(document["paths"].get("/v2/repository/models/{model}/load").is_none());
+    assert!(document["paths"]["/models"].get("post").is_none());
+    let url = format!("{}/v2/repository/models/add/load", replica.score);
+    let status = client().post(url).bearer_auth(KEY).body("{}").send().await.unwrap().status();
+    assert_eq!(status, 403, "it is refused, whoever asks");
 }
 
 #[tokio::test]

@@ -32,9 +32,7 @@ impl Row {
             |key: &Key| if key.default.is_empty() { "none".into() } else { format!("`{}`", key.default) };
         let (number, key) = match source {
             Source::Key(key) => (default(key), format!("`{}`", key.name)),
-            Source::OfCaller(key) => {
-                (default(key), format!("`{}` of a [caller](callers.md)", key.name))
-            }
+            Source::OfCaller(key) => (default(key), format!("`{}` of a [caller](callers.md)", key.name)),
             Source::Fixed(number, why) => ((*number).to_owned(), format!("fixed: {why}")),
         };
         format!("| {limit} | {number} | {key} | {beyond} |\n")
@@ -252,6 +250,15 @@ const ELSEWHERE: &[(Row, &str, &str)] = &[
         },
         "cli/tests/it/busy.rs",
         "watchers_are_limited_and_leave_with_the_replica",
+    ),
+    (
+        Row {
+            limit: "descriptions that are put together at once",
+            source: of(key::OPENAPI_AT_ONCE),
+            beyond: "503 `overloaded`",
+        },
+        "runtime/src/http/openapi/mod.rs",
+        "no_more_are_put_together_at_once_than_may_be",
     ),
     (
         Row {

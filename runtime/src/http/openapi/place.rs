@@ -68,8 +68,11 @@ impl Place<'_> {
         self.written.requests.subschema_for::<T>().to_value()
     }
 
-    /// Adds an operation.
+    /// Adds an operation, unless nobody may ask for it.
     pub(super) fn add(&mut self, operation: Operation) {
+        if self.is_nobodys(&operation) {
+            return;
+        }
         self.written.tags.insert(operation.tag);
         let described = self.described(&operation);
         let path = self.written.paths.entry(self.path).or_insert_with(|| json!({}));
@@ -122,6 +125,14 @@ impl Place<'_> {
             parameters.push(reference("RequestId"));
         }
         parameters
+    }
+
+    /// What manages models needs a key, which nobody has where neither scoring nor management over TCP asks for one.
+    fn is_nobodys(&self, operation: &Operation) -> bool {
+        let config = self.facts.config;
+        let has_keys = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
+        let asked = operation.asks.unwrap_or(self.route.operation);
+        self.is_scoring() && asked.administrative() && !has_keys
     }
 
     fn needs_key(&self, operation: &Operation) -> bool {
