@@ -218,7 +218,7 @@ impl Replica {
                 config.score.contracts.regions,
             ),
             cache,
-            descriptions: http::Descriptions::default(),
+            descriptions: http::Descriptions::new(config.openapi.at_once),
             policy,
             keys,
             addresses,
@@ -503,7 +503,10 @@ impl Replica {
     }
 
     /// Whether there is memory for one more answer.
-    fn may_answer(&self) -> Result<(), CallError> {
+    ///
+    /// # Errors
+    /// `overloaded`.
+    pub(crate) fn may_answer(&self) -> Result<(), CallError> {
         if self.busy.unsent() < self.config.limits.answers as u64 {
             return Ok(());
         }

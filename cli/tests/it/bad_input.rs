@@ -190,6 +190,12 @@ async fn answers_that_nobody_takes_have_a_limit_and_a_time() {
     assert_eq!((refused.status().as_u16(), header(&refused, "retry-after")), (503, "1".into()));
     let (_, code, body) = outcome(refused).await;
     assert!(code == "overloaded" && body["message"].as_str().unwrap().contains("limits.answers"), "{body}");
+    for base in [&replica.score, &replica.observe] {
+        let described = client().get(format!("{base}/openapi.json"));
+        let described = described.bearer_auth(outrigger_testkit::replica::KEY).send().await.unwrap();
+        let (status, code, _) = outcome(described).await;
+        assert_eq!((status, code.as_str()), (503, "overloaded"), "{base}");
+    }
     let mut rest = Vec::new();
     slow.read_to_end(&mut rest).unwrap();
     assert!(rest.len() > SIZE, "the whole answer");

@@ -98,6 +98,26 @@ fn what_is_described_of_models_is_valid_and_so() {
 }
 
 #[test]
+fn what_is_described_of_models_by_sagemakers_contract_alone_is_valid_and_so() {
+    let replica = models().args(["--score-model", "add", "--score-contracts", "sagemaker"]).start();
+    believed(&replica, &replica.score, DataType::ALL.len() + 2);
+}
+
+#[tokio::test]
+async fn a_model_is_described_by_the_contract_that_is_spoken() {
+    let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    let replica = launch.args(["--score-contracts", "sagemaker"]).start();
+    let document = document(&replica.score, "").await;
+    let post = &document["paths"]["/models/add/invoke"]["post"];
+    let binary = "application/vnd.sagemaker-triton.binary+json";
+    for content in [&post["requestBody"]["content"], &post["responses"]["200"]["content"]] {
+        let media: Vec<_> = content.as_object().unwrap().keys().collect();
+        assert_eq!(media, ["application/json", binary]);
+        assert_eq!(content["application/json"]["schema"]["anyOf"].as_array().unwrap().len(), 2, "{content}");
+    }
+}
+
+#[test]
 fn what_is_described_of_a_script_is_valid_and_so() {
     let replica = everything(outrigger().script(TYPED)).start();
     for ((_, base), calls) in listeners(&replica).iter().zip([3, 0, 0]) {
@@ -234,6 +254,12 @@ async fn a_sidecar_describes_what_it_passes_on_and_not_what_it_hides() {
     assert!(!described.iter().any(|path| path.starts_with("/v2/")), "{described:?}");
     assert_eq!(document["paths"]["/docs"]["get"]["tags"], json!(["Scoring"]));
     assert!(document["info"]["description"].as_str().unwrap().contains("/v2/*"));
+    // These are passed on whatever the method, but for two that are none for the server behind.
+    let methods: BTreeSet<_> = document["paths"]["/predict"].as_object().unwrap().keys().cloned().collect();
+    let all = ["delete", "get", "head", "options", "patch", "post", "put"];
+    assert_eq!(methods, all.map(str::to_owned).into());
+    let own = &document["paths"]["/score"]["post"]["responses"]["default"]["content"];
+    assert!(own.get("*/*").is_some(), "{own}");
     let codes = document["paths"]["/score"]["post"]["responses"].as_object().unwrap();
     assert!(codes.contains_key("502"), "{codes:?}");
 }
@@ -390,4 +416,85 @@ async fn without_keys_none_is_asked_for() {
         (&Value::Null, &Value::Null)
     );
     assert!(document["paths"]["/score"]["post"]["responses"].get("401").is_none());
+}
+
+#[tokio::test]
+async fn what_manages_models_needs_a_key_also_where_scoring_is_open() {
+    let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    let launch = launch.args(["--score-model-control"]).env("OUTRIGGER_AUTH_ENABLED", "false");
+    let replica = launch.args(["--admin-listen", "127.0.0.1:0"]).start();
+    let document: Value =
+        client().get(format!("{}/openapi.json", replica.score)).send().await.unwrap().json().await.unwrap();
+    assert!(document["components"]["securitySchemes"]["key"].is_object() && document["security"].is_null());
+    for (path, method, keyed) in [
+        ("/v2/repository/models/{model}/load", "post", true),
+        ("/v2/repository/models/{model}/unload", "post", true),
+        ("/models", "post", true),
+        ("/models/{model}", "delete", true),
+        ("/models", "get", false),
+        ("/v2/models/{model}/infer", "post", false),
+        ("/v2/models/add/infer", "post", false),
+    ] {
+        let operation = &document["paths"][path][method];
+        assert!(operation.is_object(), "{method} {path}");
+        assert_eq!(operation["security"] == json!([{ "key": [] }]), keyed, "{method} {path}");
+        assert_eq!(operation["responses"].get("401").is_some(), keyed, "{method} {path}");
+        let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+        let url = format!("{}{}", replica.score, path.replace("{model}", "add"));
+        let status = client().request(method, url).body("{}").send().await.unwrap().status().as_u16();
+        assert_eq!(status == 401, keyed, "{path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_has_a_key_for_is_not_described() {
+    let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    let replica = launch.args(["--score-model-control"]).env("OUTRIGGER_AUTH_ENABLED", "false").start();
+    let document: Value =
+        client().get(format!("{}/openapi.json", replica.score)).send().await.unwrap().json().await.unwrap();
+    assert!(document["paths"].get("/v2/repository/models/{model}/load").is_none());
+    assert!(document["paths"]["/models"].get("post").is_none());
+    let url = format!("{}/v2/repository/models/add/load", replica.score);
+    let status = client().post(url).bearer_auth(KEY).body("{}").send().await.unwrap().status();
+    assert_eq!(status, 403, "it is refused, whoever asks");
+}
+
+#[tokio::test]
+async fn a_status_with_an_answer_and_an_error_has_both_bodies() {
+    let replica = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]).start();
+    let document = document(&replica.score, "").await;
+    let content = &document["paths"]["/v2/models/{model}/ready"]["get"]["responses"]["503"]["content"];
+    let bodies = content["application/json"]["schema"]["anyOf"].as_array().unwrap();
+    assert_eq!(bodies.len(), 2, "{content}");
+    assert_eq!(bodies[1]["$ref"], "#/components/schemas/ErrorAnswer");
+    for path in ["/v2/models/{model}", "/v2/models/{model}/config", "/openapi.json"] {
+        assert!(document["paths"][path]["get"]["responses"].get("429").is_some(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn head_has_the_head_of_get_and_no_body() {
+    let replica = outrigger().script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    for (listener, base) in listeners(&replica) {
+        let head = client().head(format!("{base}/openapi.json")).bearer_auth(KEY).send().await.unwrap();
+        assert_eq!(head.status(), 200, "{listener}");
+        assert_eq!(header(&head, "content-type"), "application/json", "{listener}");
+        assert_eq!(header(&head, "content-length"), "", "no length is said: {listener}");
+        assert_eq!(head.bytes().await.unwrap().len(), 0, "{listener}");
+    }
+}
+
+#[tokio::test]
+async fn many_who_ask_at_once_get_the_description_or_are_told_to_come_again() {
+    let replica = outrigger().script(ECHO).args(["--openapi-at-once", "1"]).start();
+    let ask = || client().get(format!("{}/openapi.json", replica.score)).bearer_auth(KEY).send();
+    let asked: Vec<_> = (0..32).map(|_| tokio::spawn(ask())).collect();
+    for answer in asked {
+        let answer = answer.await.unwrap().unwrap();
+        if answer.status() != 200 {
+            assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (503, "1".into()));
+            assert_eq!(header(&answer, "outrigger-code"), "overloaded");
+        }
+    }
+    assert_eq!(ask().await.unwrap().status(), 200);
 }

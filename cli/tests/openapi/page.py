@@ -67,7 +67,7 @@ async def use(tab, address, key, model, folder):
     for domain in ("Page", "Runtime", "Network", "Log"):
         await tab.ask(f"{domain}.enable")
     await tab.ask("Page.addScriptToEvaluateOnNewDocument", source="window.violations = []; addEventListener('securitypolicyviolation', (event) => violations.push(event.blockedURI + ' ' + event.violatedDirective))")
-    await tab.ask("Page.navigate", url=f"http://{address}/docs")
+    await tab.ask("Page.navigate", url=f"http://{address}/docs#%")
     # Nothing is known without a key.
     await tab.until("document.getElementById('state')?.textContent.includes('asks for a key')")
     assert await tab.run("document.querySelectorAll('details.operation').length") == 0
@@ -90,6 +90,9 @@ async def use(tab, address, key, model, folder):
     assert status.startswith("200 "), status
     command = await tab.run(f"document.querySelector('#{operation} form > pre').textContent")
     assert command.startswith("curl -X POST 'http://") and "Bearer $KEY" in command and key not in command, command
+    # A query that is an object is sent by its members, and examples in JSON are JSON.
+    assert await tab.run("document.getElementById('raw').hidden"), "a browser would follow the link without the key"
+    assert await tab.run("text('a', 'application/json') === '\"a\"' && text('a', 'text/plain') === 'a' && kind(false) === 'nothing' && kind(null) === 'anything'")
     await tab.picture(folder, "dark", 1200, "dark")
     await tab.picture(folder, "phone", 390, "dark")
     if folder:

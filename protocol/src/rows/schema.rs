@@ -53,7 +53,7 @@ pub fn answer(model: &ModelInfo) -> Value {
 }
 
 /// One instance that the model takes: zeros, with 1 for each free extent. Nothing where that would be more than [`EXAMPLE_ELEMENTS`], the
-/// model does not take exactly one row, or its inputs have none.
+/// model does not take exactly one row, its inputs have none, or an extent is 0: there may be any number of empty lists then.
 pub fn example(model: &ModelInfo) -> Option<Value> {
     let mut left = EXAMPLE_ELEMENTS;
     let mut row = Map::new();
@@ -61,6 +61,9 @@ pub fn example(model: &ModelInfo) -> Option<Value> {
         let shape = example_shape(info);
         left = left.checked_sub(elements(&shape)?)?;
         let (1, extents) = shape.split_first()? else { return None };
+        if extents.contains(&0) {
+            return None;
+        }
         row.insert(info.name.clone(), nested(extents, &zero(info.data_type)));
     }
     Some(json!({ "instances": [row] }))
@@ -113,7 +116,7 @@ mod tests {
 
     #[test]
     fn there_is_no_example_for_models_that_take_no_single_row() {
-        for shape in [&[][..], &[2, 3], &[1, 2000]] {
+        for shape in [&[][..], &[2, 3], &[1, 2000], &[1, 1 << 40, 0], &[-1, 0, 1 << 40]] {
             let model = ModelInfo { inputs: vec![info(DataType::Fp32, shape)], outputs: Vec::new() };
             assert_eq!(example(&model), None, "{shape:?}");
         }

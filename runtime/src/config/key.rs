@@ -122,6 +122,8 @@ keys! {
         "whether there is the page, which nobody needs a key for: it holds nothing of the service";
     OPENAPI_MODELS = "openapi.models", Kind::Count { min: 1, max: 1000 }, "20", [],
         "models that one description has at most, with what each takes: about 3 KB each; the next ones, or a single one, are asked for by the query";
+    OPENAPI_AT_ONCE = "openapi.at_once", Kind::Count { min: 1, max: 1024 }, "2", [],
+        "descriptions that are put together at once; who asks for one more is told to come again";
 
     OBSERVE_LISTEN = "observe.listen", Kind::Address, "127.0.0.1:5002", [],
         "address for probes, the busy signal and metrics: read-only, no key needed";

@@ -258,6 +258,15 @@ const ELSEWHERE: &[(Row, &str, &str)] = &[
     ),
     (
         Row {
+            limit: "descriptions that are put together at once",
+            source: of(key::OPENAPI_AT_ONCE),
+            beyond: "503 `overloaded`",
+        },
+        "runtime/src/http/openapi/mod.rs",
+        "no_more_are_put_together_at_once_than_may_be",
+    ),
+    (
+        Row {
             limit: "gRPC message on `observe.listen`",
             source: of(key::OBSERVE_MESSAGE),
             beyond: "OUT_OF_RANGE",

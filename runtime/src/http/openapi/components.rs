@@ -15,13 +15,16 @@ pub(super) fn summary(listener: &str) -> &'static str {
 }
 
 /// What holds for all of it.
-pub(super) fn description(listener: &str, keyed: bool, config: &Config) -> String {
+pub(super) fn description(listener: &str, keyed: bool, written: &Written, config: &Config) -> String {
     let mut text = String::from(
         "An answer that is no result says why: in its body in words, in the header `Outrigger-Code` in a word to match on, and in \
-         `Outrigger-Retryable` whether the same request may succeed later. A `HEAD` is answered wherever a `GET` is.",
+         `Outrigger-Retryable` whether the same request may succeed later. A `HEAD` is answered wherever a `GET` is",
     );
+    text += if listener == "score" { ", but not at `/score`." } else { "." };
     if keyed {
         text += " Most operations need a key: `Authorization: Bearer KEY`. What a key allows is in the service's configuration.";
+    } else if written.keyed {
+        text += " Most operations need no key; those that load and unload models do: `Authorization: Bearer KEY`.";
     }
     if listener == "score" {
         let limits = &config.limits;
@@ -42,7 +45,7 @@ pub(super) fn description(listener: &str, keyed: bool, config: &Config) -> Strin
     text
 }
 
-pub(super) fn components(written: &mut Written, listener: &str, config: &Config) -> Value {
+pub(super) fn components(written: &mut Written, listener: &str) -> Value {
     let mut schemas = written.schemas();
     schemas.extend([
         ("MessageAnswer".to_owned(), failed("message")),
@@ -58,12 +61,7 @@ pub(super) fn components(written: &mut Written, listener: &str, config: &Config)
     components.insert("parameters".into(), parameters());
     components.insert("headers".into(), headers());
     let scheme = json!({ "type": "http", "scheme": "bearer", "description": "A key of the service, primary, secondary or a caller's own." });
-    let keyed = match listener {
-        "score" => config.auth.enabled,
-        "admin" => matches!(config.listen.admin, crate::config::Endpoint::Tcp(_)),
-        _ => false,
-    };
-    if keyed {
+    if written.keyed {
         components.insert("securitySchemes".into(), json!({ "key": scheme }));
     }
     Value::Object(components)

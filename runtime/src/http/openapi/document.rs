@@ -1,13 +1,14 @@
 //! A description, but for the models, which not everybody may know of.
 
 use outrigger_protocol::operation::Operation;
+use outrigger_protocol::{oip, rows};
 use serde_json::{Map, Value, json};
 
 use super::components;
-use super::place::{Facts, Lane, Place};
+use super::place::{Facts, Lane, Place, mostly_needs_key};
 use super::tags::Tag;
 use super::written::Written;
-use crate::config::{Config, Contract, Endpoint, PathPattern};
+use crate::config::{Config, Contract, PathPattern};
 use crate::http::routes::{Described, Route};
 use crate::replica::Serving;
 
@@ -24,12 +25,8 @@ pub(super) fn lane(config: &Config, serving: &Serving) -> Lane {
 /// Describes what is served at these routes, which are all of one listener.
 pub(super) fn fixed(config: &Config, listed: &[Described], lane: Lane) -> Value {
     let listener = listed.first().map_or("score", |described| described.route.listener);
-    let keyed = match listener {
-        "score" => config.auth.enabled,
-        "admin" => matches!(config.listen.admin, Endpoint::Tcp(_)),
-        _ => false,
-    };
-    let facts = Facts { config, lane, keyed };
+    let keyed = mostly_needs_key(config, listener);
+    let facts = Facts { config, lane };
     let mut written = Written::new();
     for Described { route, describe } in listed {
         if !is_upstreams(config, listener, route.path) {
@@ -47,19 +44,19 @@ pub(super) fn fixed(config: &Config, listed: &[Described], lane: Lane) -> Value 
             "title": config.service.name,
             "version": config.service.version,
             "summary": components::summary(listener),
-            "description": components::description(listener, keyed, config),
+            "description": components::description(listener, keyed, &written, config),
         },
         "servers": [{ "url": ".", "description": "where this description is" }],
         "tags": Tag::described(&tags),
-        "components": components::components(&mut written, listener, config),
+        "components": components::components(&mut written, listener),
         "paths": Value::Object(std::mem::take(&mut written.paths)),
     });
     if let Some(members) = document.as_object_mut().filter(|_| keyed) {
         members.insert("security".into(), json!([{ "key": [] }]));
     }
-    if listener != "score" {
-        drop_unused(&mut document);
-    }
+    // What models have in common is used once they are added.
+    let models = kept_for_models(&document);
+    drop_unused(&mut document, &models);
     document
 }
 
@@ -101,11 +98,12 @@ fn at_configured_paths(facts: &Facts<'_>, listed: &[Described], written: &mut Wr
     }
 }
 
-/// Leaves out what nothing refers to.
-pub(super) fn drop_unused(document: &mut Value) {
+/// Leaves out what nothing refers to, neither here nor in `beside`.
+fn drop_unused(document: &mut Value, beside: &Value) {
     loop {
         let mut used = std::collections::BTreeSet::new();
         references(document, &mut used);
+        references(beside, &mut used);
         let mut dropped = false;
         let sections = document.get_mut("components").and_then(Value::as_object_mut);
         for (section, members) in sections.into_iter().flatten() {
@@ -121,6 +119,16 @@ pub(super) fn drop_unused(document: &mut Value) {
         if !dropped {
             return;
         }
+    }
+}
+
+/// Schemas of rows, which only single models refer to, where calls with instances are taken.
+fn kept_for_models(document: &Value) -> Value {
+    let mut used = std::collections::BTreeSet::new();
+    references(document, &mut used);
+    match used.contains("#/components/schemas/InstancesRequest") {
+        true => rows::schema::components().keys().map(|name| oip::schema::reference(name)).collect(),
+        false => Value::Null,
     }
 }
 

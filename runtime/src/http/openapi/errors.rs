@@ -22,6 +22,8 @@ pub(super) const WAITS: &[ErrorCode] = &[
     Draining,
     Internal,
 ];
+/// Of what may load a model for who may call it, which counts as a call.
+pub(super) const LOADS: &[ErrorCode] = &[RateLimited, TooManyCalls];
 /// Of work for a lane.
 pub(super) const WORK: &[ErrorCode] =
     &[RateLimited, TooManyCalls, NotReady, Overloaded, Draining, DeadlineExceeded, Internal];

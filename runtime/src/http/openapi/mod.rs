@@ -16,21 +16,26 @@ mod place;
 mod tags;
 mod written;
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Extension;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{any, get};
+use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::aml;
-use outrigger_protocol::error::CallError;
+use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::models::refused;
-use super::reply::{answer, method_not_allowed, plain};
+use super::reply::{answer, method_not_allowed};
 use super::routes::{Described, Routes};
 use crate::apart::apart;
 use crate::config::Contract;
@@ -44,11 +49,31 @@ pub(super) const DOCUMENT: &str = "/openapi.json";
 const PAGE: &str = "/docs";
 
 /// What has been described already, of each listener.
-#[derive(Default)]
 pub(crate) struct Descriptions {
     score: OnceLock<Value>,
     observe: OnceLock<Value>,
     admin: OnceLock<Value>,
+    /// How many more may be put together now.
+    free: Semaphore,
+}
+
+impl Descriptions {
+    /// None yet; at most so many are put together at once.
+    pub(crate) fn new(at_once: usize) -> Self {
+        let none = OnceLock::new;
+        Self { score: none(), observe: none(), admin: none(), free: Semaphore::new(at_once) }
+    }
+
+    /// Leave to put one together, for as long as it is kept.
+    ///
+    /// # Errors
+    /// `overloaded`.
+    fn begin(&self) -> Result<SemaphorePermit<'_>, CallError> {
+        self.free.try_acquire().map_err(|_| {
+            let text = "as many descriptions as may be at once are being put together (openapi.at_once)";
+            CallError::new(ErrorCode::Overloaded, text).with_retry_after(Duration::from_secs(1))
+        })
+    }
 }
 
 /// What a listener serves, for who describes it.
@@ -84,43 +109,80 @@ async fn of_score(State(replica): State<Arc<Replica>>, listed: Listed, request: 
         let grant =
             gate.ask(&parts.headers, asked.model.as_deref().map_or(OfModel::AskedLater, OfModel::Named))?;
         let serving = replica.serving(&grant)?;
+        replica.may_answer()?;
         let described = models::described(&replica, gate, &grant, &parts.headers, &asked).await?;
+        if parts.method == Method::HEAD {
+            return Ok(head());
+        }
+        let _leave = replica.descriptions.begin()?;
         // It is some milliseconds of work, however short the request.
         Ok(apart(usize::MAX, || {
             let fixed = replica.descriptions.score.get_or_init(|| {
                 document::fixed(&replica.config, &listed, document::lane(&replica.config, serving))
             });
-            sent(&described.added_to(fixed.clone()))
+            sent(&replica, &described.added_to(fixed.clone()))
         }))
     })
     .await
 }
 
-async fn of_observe(State(replica): State<Arc<Replica>>, listed: Listed) -> Response {
+async fn of_observe(State(replica): State<Arc<Replica>>, listed: Listed, method: Method) -> Response {
     let fixed = || document::fixed(&replica.config, &listed, place::Lane::Nothing);
-    sent(replica.descriptions.observe.get_or_init(fixed))
+    beside_sent(&replica, &method, || Ok(sent(&replica, replica.descriptions.observe.get_or_init(fixed))))
 }
 
 async fn of_admin(
     State(replica): State<Arc<Replica>>,
     listed: Listed,
     grant: Extension<Arc<Grant>>,
+    method: Method,
 ) -> Response {
-    let fixed = || document::fixed(&replica.config, &listed, place::Lane::Nothing);
-    let mut document = replica.descriptions.admin.get_or_init(fixed).clone();
-    match models::first(&replica, &grant) {
-        Ok(first) => models::name_it(&mut document, first.as_deref()),
-        // It says what there is all the same.
-        Err(CallError { code: outrigger_protocol::error::ErrorCode::NotReady, .. }) => {}
-        Err(error) => return refused(&error),
-    }
-    sent(&document)
+    beside_sent(&replica, &method, || {
+        let fixed = || document::fixed(&replica.config, &listed, place::Lane::Nothing);
+        let mut document = replica.descriptions.admin.get_or_init(fixed).clone();
+        match models::first(&replica, &grant) {
+            Ok(first) => models::name_it(&mut document, first.as_deref()),
+            // It says what there is all the same.
+            Err(CallError { code: ErrorCode::NotReady, .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(sent(&replica, &document))
+    })
+}
+
+/// The answer of another listener, where there is memory for it.
+fn beside_sent(
+    replica: &Replica,
+    method: &Method,
+    made: impl FnOnce() -> Result<Response, CallError>,
+) -> Response {
+    let answer = || {
+        replica.may_answer()?;
+        if *method == Method::HEAD {
+            return Ok(head());
+        }
+        let _leave = replica.descriptions.begin()?;
+        made()
+    };
+    answer().unwrap_or_else(|error| refused(&error))
+}
+
+/// A description, which counts as unsent until the client has it.
+fn sent(replica: &Replica, document: &Value) -> Response {
+    headed(Body::from(replica.busy.hold(document.to_string().into())))
+}
+
+/// What is asked for without the description is not worth putting one together: how long it would be is not said.
+fn head() -> Response {
+    headed(Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>()))
 }
 
 /// A description differs by who asks, so nobody between keeps it.
-fn sent(document: &Value) -> Response {
-    let mut response = plain("application/json", document.to_string());
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+fn headed(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -134,4 +196,22 @@ async fn page_on_score(State(replica): State<Arc<Replica>>, request: Request) ->
 
 async fn page_beside(request: Request) -> Response {
     page::page(request.headers())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_are_put_together_at_once_than_may_be() {
+        let descriptions = Descriptions::new(2);
+        let (one, _other) = (descriptions.begin().unwrap(), descriptions.begin().unwrap());
+        let refused = descriptions.begin().unwrap_err();
+        assert_eq!(
+            (refused.code, refused.retry_after),
+            (ErrorCode::Overloaded, Some(Duration::from_secs(1)))
+        );
+        drop(one);
+        assert!(descriptions.begin().is_ok());
+    }
 }

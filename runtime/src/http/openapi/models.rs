@@ -11,8 +11,8 @@ use outrigger_protocol::{oip, rows};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::document::{drop_unused, is_upstreams, members};
-use super::operation::{json_of, post};
+use super::document::{is_upstreams, members};
+use super::operation::{Content, json_of, post};
 use super::paths;
 use super::place::{Facts, Lane, Place};
 use super::tags::Tag;
@@ -127,11 +127,7 @@ impl DescribedModels<'_> {
             info.insert("x-outrigger-models".into(), told);
         }
         self.by_default(&mut document);
-        let facts = Facts {
-            config: &self.replica.config,
-            lane: Lane::Nothing,
-            keyed: self.replica.config.auth.enabled,
-        };
+        let facts = Facts { config: &self.replica.config, lane: Lane::Nothing };
         let mut written = Written::continuing(&document);
         for one in &self.models {
             one.describe(&facts, &mut written);
@@ -148,7 +144,6 @@ impl DescribedModels<'_> {
             let rest = std::mem::take(tags);
             tags.extend(described.as_array().into_iter().flatten().cloned().chain(rest));
         }
-        drop_unused(&mut document);
         document
     }
 
@@ -202,7 +197,6 @@ impl One {
         }
         let route =
             Route { listener: "score", path: "", operation: Operation::Infer, contract: Some(contract) };
-        let mut operation = post(Tag::Models, "Runs the model");
         let text = match &self.info {
             None => "It has not been loaded yet; what it takes is known once it has been, which asking for its description by name does too.".to_owned(),
             Some(info) => {
@@ -213,17 +207,28 @@ impl One {
                 format!("Takes {}; gives {}. A free extent is −1.", tensors(&info.inputs), tensors(&info.outputs))
             }
         };
-        operation = operation.text(text);
         let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
-        let (request, answer) = match &self.info {
-            None => (json_of(reference("InferRequest")), json_of(reference("InferAnswer"))),
-            Some(info) => {
-                let mut request = json_of(oip::schema::request(info));
-                request.example = oip::schema::example(info);
-                (request, json_of(oip::schema::answer(&self.name, info)))
+        let either = |one: Value, other: Value| json!({ "anyOf": [one, other] });
+        let [request, answer, by_rows, predictions] = match &self.info {
+            None => ["InferRequest", "InferAnswer", "InstancesRequest", "PredictionsAnswer"].map(reference),
+            Some(info) => [
+                oip::schema::request(info),
+                oip::schema::answer(&self.name, info),
+                rows::schema::request(info),
+                rows::schema::answer(info),
+            ],
+        };
+        let example = self.info.as_deref().and_then(oip::schema::example);
+        let such_as = |schema: Value| Content { example, ..json_of(schema) };
+        let operation = post(Tag::Models, "Runs the model").text(text);
+        let operation = match contract {
+            Contract::Sagemaker => {
+                let request = such_as(either(request, by_rows));
+                paths::instances_call(operation, request, json_of(either(answer, predictions)))
             }
+            _ => paths::call(operation, such_as(request), json_of(answer)),
         };
         let mut place = Place { facts, route, path: &path, written };
-        place.add(paths::call(operation, request, answer));
+        place.add(operation);
     }
 }

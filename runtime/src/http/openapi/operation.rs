@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use outrigger_protocol::error::ErrorCode;
+use outrigger_protocol::operation::Operation as Asked;
 use serde_json::{Value, json};
 
 use super::tags::Tag;
@@ -58,6 +59,10 @@ pub(super) struct Operation {
     pub(super) body_needed: bool,
     pub(super) answers: Vec<Answered>,
     pub(super) errors: Vec<ErrorCode>,
+    /// What is asked of the policy, where that is not what its route asks.
+    pub(super) asks: Option<Asked>,
+    /// Who else may answer, with whatever status and body.
+    pub(super) others: Option<&'static str>,
 }
 
 pub(super) fn get(tag: Tag, summary: &'static str) -> Operation {
@@ -80,6 +85,8 @@ impl Operation {
             body_needed: true,
             answers: Vec::new(),
             errors: Vec::new(),
+            asks: None,
+            others: None,
         }
     }
 
@@ -134,6 +141,16 @@ impl Operation {
             answer.headers.extend_from_slice(names);
         }
         self
+    }
+
+    /// What is asked of the policy, where that is not what its route asks.
+    pub(super) fn asks(self, asked: Asked) -> Self {
+        Self { asks: Some(asked), ..self }
+    }
+
+    /// Who else may answer, with whatever status and body.
+    pub(super) fn others(self, text: &'static str) -> Self {
+        Self { others: Some(text), ..self }
     }
 
     /// What can go wrong.

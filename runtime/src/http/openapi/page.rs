@@ -34,7 +34,8 @@ struct Page {
 static PAGE: LazyLock<Page> = LazyLock::new(|| {
     let plain = FRAME.replacen("{style}", STYLE, 1).replacen("{script}", SCRIPT, 1);
     let policy = format!(
-        "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'; trusted-types 'none'",
         source(STYLE),
         source(SCRIPT)
     );
@@ -87,8 +88,10 @@ fn takes_gzip(request: &HeaderMap) -> bool {
     for part in values.flat_map(|value| value.split(',')) {
         let mut pieces = part.split(';').map(str::trim);
         let coding = pieces.next().unwrap_or_default();
-        let weight = pieces.find_map(|piece| piece.strip_prefix("q=")).and_then(|weight| weight.parse().ok());
-        let taken = weight.unwrap_or(1.0_f32) > 0.0;
+        let mut weights = pieces.filter_map(|piece| piece.split_once('='));
+        let weight = weights.find(|(name, _)| name.trim_end().eq_ignore_ascii_case("q"));
+        // One that is no number is not a wish for it.
+        let taken = weight.is_none_or(|(_, weight)| weight.trim().parse::<f32>().is_ok_and(|of| of > 0.0));
         if coding.eq_ignore_ascii_case("gzip") {
             return taken;
         }
@@ -109,6 +112,7 @@ mod tests {
             takes_gzip(&HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]))
         };
         assert!(of("gzip") && of("br, GZIP;q=0.5") && of("*") && of("identity, *;q=0.1"));
+        assert!(!of("gzip;Q=0") && !of("gzip ; q = 0.000") && !of("gzip;a=b;q=0.") && !of("*;Q=0"));
         assert!(
             !of("") && !of("br") && !of("gzip;q=0") && !of("*, gzip;q=0") && !takes_gzip(&HeaderMap::new())
         );

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outrigger_protocol::error::ErrorCode;
+use outrigger_protocol::operation::Operation as Asked;
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
 use super::operation::{Answered, Content, Operation};
 use super::tags::Tag;
 use super::written::Written;
-use crate::config::{Config, Contract};
+use crate::config::{Config, Contract, Endpoint};
 use crate::http::routes::Route;
 
 /// What the operations of a path are written down by.
@@ -29,8 +30,22 @@ pub(super) enum Lane {
 pub(super) struct Facts<'a> {
     pub(super) config: &'a Config,
     pub(super) lane: Lane,
-    /// Whether the listener asks for keys.
-    pub(super) keyed: bool,
+}
+
+/// Whether an operation needs a key. What manages the replica does so also where scoring is open; on a Unix socket the system has said who is
+/// there.
+pub(super) fn needs_key(config: &Config, listener: &str, asked: Asked) -> bool {
+    !asked.public()
+        && match listener {
+            "score" => asked.administrative() || config.auth.enabled,
+            "admin" => matches!(config.listen.admin, Endpoint::Tcp(_)),
+            _ => false,
+        }
+}
+
+/// The same of what most operations of a listener are.
+pub(super) fn mostly_needs_key(config: &Config, listener: &str) -> bool {
+    needs_key(config, listener, if listener == "admin" { Asked::Status } else { Asked::Score })
 }
 
 /// A path while its operations are described.
@@ -53,8 +68,11 @@ impl Place<'_> {
         self.written.requests.subschema_for::<T>().to_value()
     }
 
-    /// Adds an operation.
+    /// Adds an operation, unless nobody may ask for it.
     pub(super) fn add(&mut self, operation: Operation) {
+        if self.is_nobodys(&operation) {
+            return;
+        }
         self.written.tags.insert(operation.tag);
         let described = self.described(&operation);
         let path = self.written.paths.entry(self.path).or_insert_with(|| json!({}));
@@ -86,9 +104,11 @@ impl Place<'_> {
             let content = contents(&operation.body);
             set("requestBody", json!({ "required": operation.body_needed, "content": content }));
         }
-        if self.facts.keyed && self.route.operation.public() {
-            set("security", json!([]));
+        let keyed = self.needs_key(operation);
+        if keyed != mostly_needs_key(self.facts.config, self.route.listener) {
+            set("security", if keyed { json!([{ "key": [] }]) } else { json!([]) });
         }
+        self.written.keyed |= keyed;
         described
     }
 
@@ -107,6 +127,18 @@ impl Place<'_> {
         parameters
     }
 
+    /// What manages models needs a key, which nobody has where neither scoring nor management over TCP asks for one.
+    fn is_nobodys(&self, operation: &Operation) -> bool {
+        let config = self.facts.config;
+        let has_keys = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
+        let asked = operation.asks.unwrap_or(self.route.operation);
+        self.is_scoring() && asked.administrative() && !has_keys
+    }
+
+    fn needs_key(&self, operation: &Operation) -> bool {
+        needs_key(self.facts.config, self.route.listener, operation.asks.unwrap_or(self.route.operation))
+    }
+
     fn is_scoring(&self) -> bool {
         self.route.listener == "score"
     }
@@ -121,9 +153,17 @@ impl Place<'_> {
             by_status.entry(code.status().as_u16()).or_default().insert(code);
         }
         for (status, codes) in by_status {
-            if !responses.contains_key(&status.to_string()) {
-                responses.insert(status.to_string(), self.error(status, &codes));
-            }
+            let error = self.error(&codes, operation.others);
+            let error = match responses.remove(&status.to_string()) {
+                Some(answer) => either(answer, error),
+                None => self.shared_error(status, error),
+            };
+            responses.insert(status.to_string(), error);
+        }
+        if let Some(text) = operation.others {
+            let headers = headers(if self.is_scoring() { &["RequestId"] } else { &[] });
+            let anything = json!({ "description": text, "headers": headers, "content": { "*/*": {} } });
+            responses.insert("default".into(), anything);
         }
         Value::Object(responses)
     }
@@ -136,7 +176,7 @@ impl Place<'_> {
             return codes;
         }
         if !self.route.operation.public() {
-            codes.extend(self.facts.keyed.then_some(ErrorCode::Unauthenticated));
+            codes.extend(self.needs_key(operation).then_some(ErrorCode::Unauthenticated));
             codes.push(ErrorCode::Forbidden);
         }
         if self.is_scoring() {
@@ -165,7 +205,18 @@ impl Place<'_> {
         response
     }
 
-    fn error(&mut self, status: u16, codes: &BTreeSet<ErrorCode>) -> Value {
+    /// Whether errors have the member `error`, and not `message`.
+    fn says_error(&self) -> bool {
+        matches!(self.route.contract, Some(Contract::Oip | Contract::Vertex))
+    }
+
+    /// Written down once for all operations that have it.
+    fn shared_error(&mut self, status: u16, response: Value) -> Value {
+        let (listener, shape) = (self.route.listener, if self.says_error() { "Error" } else { "Message" });
+        self.written.shared(&format!("{listener}-{shape}-{status}"), response)
+    }
+
+    fn error(&self, codes: &BTreeSet<ErrorCode>, others: Option<&str>) -> Value {
         let words: Vec<_> = codes.iter().map(|code| format!("`{code}`: {}", code.meaning())).collect();
         let mut names = Vec::new();
         if codes.iter().any(|code| code.retryable()) {
@@ -174,11 +225,8 @@ impl Place<'_> {
         if codes.contains(&ErrorCode::Unauthenticated) {
             names.push("Authenticate");
         }
-        let (schema, member) = match self.route.contract {
-            Some(Contract::Oip | Contract::Vertex) => ("ErrorAnswer", "error"),
-            _ => ("MessageAnswer", "message"),
-        };
-        if member == "message" {
+        let schema = if self.says_error() { "ErrorAnswer" } else { "MessageAnswer" };
+        if !self.says_error() {
             names.push("RunFailed");
         }
         if self.is_scoring() {
@@ -191,21 +239,50 @@ impl Place<'_> {
                 "Outrigger-Code".into(),
                 json!({
                     "description": "What went wrong; stable, to match on.",
-                    "required": true,
+                    "required": others.is_none(),
                     "schema": { "type": "string", "enum": known },
                 }),
             );
             headers.insert("Outrigger-Retryable".into(), json!({ "$ref": "#/components/headers/Retryable" }));
         }
         let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
-        let response = json!({
-            "description": words.join("\n\n"),
-            "headers": headers,
-            "content": { "application/json": { "schema": schema } },
-        });
-        let (listener, shape) = (self.route.listener, if member == "error" { "Error" } else { "Message" });
-        self.written.shared(&format!("{listener}-{shape}-{status}"), response)
+        let content = match others {
+            None => json!({ "application/json": { "schema": schema } }),
+            Some(_) => json!({ "application/json": { "schema": { "anyOf": [schema, true] } }, "*/*": {} }),
+        };
+        let mut texts = words;
+        texts.extend(others.map(str::to_owned));
+        json!({ "description": texts.join("\n\n"), "headers": headers, "content": content })
     }
+}
+
+/// An answer that is one of two of the same status. A header that only one of them has may be missing.
+fn either(mut answer: Value, mut error: Value) -> Value {
+    let text = |of: &Value| of.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let description = format!("{}\n\nOr: {}", text(&answer), text(&error));
+    let mut take = |name: &str| match error.get_mut(name).map(Value::take) {
+        Some(Value::Object(members)) => members,
+        _ => Map::new(),
+    };
+    let (headers, contents) = (take("headers"), take("content"));
+    let Some(members) = answer.as_object_mut() else { return error };
+    members.insert("description".into(), json!(description));
+    if let Some(there) = members.entry("headers").or_insert_with(|| json!({})).as_object_mut() {
+        for (name, mut header) in headers {
+            if let Some(header) = header.as_object_mut() {
+                header.remove("required");
+            }
+            there.entry(name).or_insert(header);
+        }
+    }
+    if let Some(there) = members.entry("content").or_insert_with(|| json!({})).as_object_mut() {
+        for (media, other) in contents {
+            let schema = |of: &Value| of.get("schema").cloned().unwrap_or(json!(true));
+            let both = there.get(&media).map(|one| json!({ "anyOf": [schema(one), schema(&other)] }));
+            there.insert(media, both.map_or(other, |schema| json!({ "schema": schema })));
+        }
+    }
+    answer
 }
 
 /// Headers of the components, by the names that they have on the wire.

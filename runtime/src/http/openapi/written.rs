@@ -13,6 +13,8 @@ pub(super) struct Written {
     pub(super) paths: Map<String, Value>,
     responses: BTreeMap<String, Value>,
     pub(super) tags: BTreeSet<Tag>,
+    /// Whether any operation needs a key.
+    pub(super) keyed: bool,
     /// The names of operations that are taken.
     ids: BTreeSet<String>,
     /// Of what is sent.
@@ -33,6 +35,7 @@ impl Written {
             paths: Map::new(),
             responses: BTreeMap::new(),
             tags: BTreeSet::new(),
+            keyed: false,
             ids: BTreeSet::new(),
             answers: settings().for_serialize().into_generator(),
             requests: settings().for_deserialize().into_generator(),

@@ -5,6 +5,8 @@ const METHODS = ["get", "put", "post", "delete", "options", "head", "patch"];
 const byId = (id) => document.getElementById(id);
 let described = null;
 let key = "";
+/** Of an answer that has no end, or is long, this much is shown. */
+const SHOWN = 64 * 1024;
 
 /** An element with attributes and children; a text becomes a text node. */
 function el(name, attributes, ...children) {
@@ -29,7 +31,7 @@ function resolved(value) {
   for (let left = 16; value && value.$ref && left > 0; left--) {
     value = value.$ref.slice(2).split("/").reduce((at, step) => at && at[step.replace(/~1/g, "/").replace(/~0/g, "~")], described);
   }
-  return value === undefined ? true : value;
+  return value === undefined || value === null ? true : value;
 }
 
 const nameOf = (schema) => (schema && schema.$ref ? schema.$ref.split("/").pop() : "");
@@ -39,7 +41,7 @@ const shown = (value) => JSON.stringify(value);
 function kind(schema) {
   const name = nameOf(schema);
   const of = resolved(schema);
-  if (of === true) return "anything";
+  if (typeof of !== "object") return of === false ? "nothing" : "anything";
   if ("const" in of) return shown(of.const);
   if (of.enum) return of.enum.map(shown).join(" | ");
   const several = of.anyOf || of.oneOf;
@@ -55,7 +57,7 @@ function kind(schema) {
 function short(schema) {
   const of = resolved(schema);
   if (nameOf(schema)) return nameOf(schema);
-  if (of === true) return "anything";
+  if (typeof of !== "object") return of === false ? "nothing" : "anything";
   const several = of.anyOf || of.oneOf;
   if (several) return [...new Set(several.map(short))].slice(0, 4).join(" or ");
   if (of.allOf) return short(of.allOf[0]);
@@ -65,7 +67,7 @@ function short(schema) {
 /** What is inside a schema; deeper parts are made once they are opened. */
 function tree(schema) {
   const of = resolved(schema);
-  if (of === true || typeof of !== "object") return null;
+  if (typeof of !== "object") return null;
   const parts = [];
   for (const part of of.allOf || []) parts.push(["", part, false]);
   for (const [name, part] of Object.entries(of.properties || {})) parts.push([name, part, (of.required || []).includes(name)]);
@@ -90,11 +92,12 @@ function bodies(content) {
   return Object.entries(content || {}).map(([media, body]) => [
     el("p", {}, el("code", {}, media), " ", el("span", { class: "quiet" }, kind(body.schema))),
     tree(body.schema),
-    body.example === undefined ? null : el("details", {}, el("summary", {}, "Example"), el("pre", { tabindex: 0 }, text(body.example))),
+    body.example === undefined ? null : el("details", {}, el("summary", {}, "Example"), el("pre", { tabindex: 0 }, text(body.example, media))),
   ]).flat();
 }
 
-const text = (value) => (typeof value === "string" ? value : folded(JSON.stringify(value, null, 2)));
+/** A value as it is sent: text is itself, but in JSON. */
+const text = (value, media) => (typeof value === "string" && !media.includes("json") ? value : folded(JSON.stringify(value, null, 2)));
 
 /** Lists of numbers on one line. */
 function folded(json) {
@@ -137,6 +140,35 @@ function inside(path, method, operation) {
     operation.tags && operation.tags.includes("gRPC") ? null : trial(path, method, operation, parameters, body));
 }
 
+/** The beginning of an answer, what it is so far meanwhile, and whether that is the `whole`, it was `cut`, or `stopped`. */
+async function read(response, control, seen) {
+  if (!response.body) return { answer: "", bytes: 0, ended: "whole" };
+  const [reader, decoder] = [response.body.getReader(), new TextDecoder()];
+  let [answer, bytes] = ["", 0];
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return { answer: answer + decoder.decode(), bytes, ended: "whole" };
+      bytes += value.byteLength;
+      answer += decoder.decode(value.subarray(0, SHOWN), { stream: true });
+      seen(answer.slice(0, SHOWN));
+      if (bytes > SHOWN) {
+        await reader.cancel();
+        return { answer: answer.slice(0, SHOWN), bytes, ended: "cut" };
+      }
+    }
+  } catch (error) {
+    if (control.signal.aborted) return { answer, bytes, ended: "stopped" };
+    throw error;
+  }
+}
+
+/** Whether anything here needs a key. */
+function isKeyed() {
+  const operations = Object.values(described.paths).flatMap((item) => METHODS.map((method) => item[method])).filter(Boolean);
+  return [described, ...operations].some((one) => (one.security || []).length > 0);
+}
+
 /** A request to send, and the same for a terminal. */
 function trial(path, method, operation, parameters, body) {
   const inputs = parameters.map((parameter) => {
@@ -146,7 +178,8 @@ function trial(path, method, operation, parameters, body) {
   });
   const media = body && Object.keys(body.content).find((name) => name.includes("json")) || (body && Object.keys(body.content)[0]);
   const area = media ? el("textarea", { spellcheck: "false", "aria-label": "Body" }) : null;
-  if (area) area.value = body.content[media].example === undefined ? "" : text(body.content[media].example);
+  if (area) area.value = body.content[media].example === undefined ? "" : text(body.content[media].example, media);
+  const type = media && media.includes("*") ? el("input", { value: "application/json", autocomplete: "off", spellcheck: "false" }) : null;
   const curl = el("pre", { tabindex: 0 });
   const result = el("div", { role: "status", "aria-live": "polite" });
 
@@ -156,41 +189,64 @@ function trial(path, method, operation, parameters, body) {
     const headers = {};
     for (const [parameter, input] of inputs) {
       if (parameter.in === "path") target = target.replace("{" + parameter.name + "}", encodeURIComponent(input.value));
-      else if (input.value !== "" && parameter.in === "query") query.set(parameter.name, input.value);
+      else if (parameter.in === "query" && resolved(parameter.schema).type === "object") {
+        // An object in a query is its members, each by its name.
+        for (const [name, value] of new URLSearchParams(input.value)) query.append(name, value);
+      } else if (input.value !== "" && parameter.in === "query") query.set(parameter.name, input.value);
       else if (input.value !== "") headers[parameter.name] = input.value;
     }
     const url = new URL("." + target + (query.size ? "?" + query : ""), document.baseURI);
     const sent = area && area.value !== "" ? area.value : undefined;
-    if (sent !== undefined) headers["Content-Type"] = media.includes("*") ? "application/octet-stream" : media;
+    if (sent !== undefined) headers["Content-Type"] = type ? type.value || "application/octet-stream" : media;
     return { url, headers, sent };
   };
   const quoted = (word) => "'" + word.replace(/'/g, "'\\''") + "'";
   const needsKey = () => (operation.security || described.security || []).length > 0;
   const write = () => {
     const { url, headers, sent } = request();
-    const parts = ["curl" + (method === "get" ? "" : " -X " + method.toUpperCase()) + " " + quoted(url.href)];
+    const parts = ["curl" + (method === "get" ? "" : method === "head" ? " -I" : " -X " + method.toUpperCase()) + " " + quoted(url.href)];
     if (needsKey()) parts.push('-H "Authorization: Bearer $KEY"');
     for (const [name, value] of Object.entries(headers)) parts.push("-H " + quoted(name + ": " + value));
-    if (sent !== undefined) parts.push("--data-binary " + quoted(sent));
+    if (sent !== undefined) parts.push("--data-raw " + quoted(sent));
     curl.textContent = parts.join(" \\\n  ");
   };
+  let running = null;
+  const stop = el("button", { type: "button", hidden: true, onclick: () => running && running.abort() }, "Stop");
   const send = async () => {
+    // Who sends again has no use for the answer before.
+    if (running) running.abort();
+    const mine = running = new AbortController();
+    stop.hidden = false;
     const { url, headers, sent } = request();
     if (key && needsKey()) headers.Authorization = "Bearer " + key;
     const begun = performance.now();
     result.replaceChildren(el("p", { class: "quiet" }, "…"));
+    const showing = (...children) => { if (running === mine) result.replaceChildren(...children); };
     try {
-      const response = await fetch(url, { method: method.toUpperCase(), headers, body: sent, credentials: "omit", cache: "no-store" });
+      const response = await fetch(url, { method: method.toUpperCase(), headers, body: sent, credentials: "omit", cache: "no-store", signal: mine.signal });
       const type = response.headers.get("content-type") || "";
-      const whole = await response.arrayBuffer();
-      let answer = /json|text|^$/.test(type) ? new TextDecoder().decode(whole) : whole.byteLength + " bytes of " + type;
-      if (type.includes("json")) try { answer = folded(JSON.stringify(JSON.parse(answer), null, 2)); } catch { /* It is shown as it came. */ }
-      result.replaceChildren(
-        el("p", { class: response.ok ? "good" : "bad" }, response.status + " " + response.statusText + " in " + Math.round(performance.now() - begun) + " ms"),
+      const head = el("p", { class: response.ok ? "good" : "bad" });
+      const told = () => { head.textContent = response.status + " " + response.statusText + " in " + Math.round(performance.now() - begun) + " ms"; };
+      const body = el("pre", { tabindex: 0 });
+      told();
+      // A stream is shown as it comes.
+      const come = () => showing(head,
         el("details", {}, el("summary", {}, "Headers"), el("pre", { tabindex: 0 }, [...response.headers].map(([name, value]) => name + ": " + value).join("\n"))),
-        el("pre", { tabindex: 0 }, answer));
+        body);
+      const words = /json|text|^$/.test(type);
+      const stream = type.includes("event-stream");
+      const { answer, bytes, ended } = await read(response, mine, (so_far) => { if (stream) { body.textContent = so_far; told(); if (!body.isConnected) come(); } });
+      let shown = words ? answer : bytes + (ended === "cut" ? " bytes and more of " : " bytes of ") + type;
+      if (type.includes("json") && ended === "whole") try { shown = folded(JSON.stringify(JSON.parse(answer), null, 2)); } catch { /* It is shown as it came. */ }
+      if (shown.length > SHOWN) shown = shown.slice(0, SHOWN) + "\n…";
+      else if (words && ended !== "whole") shown += ended === "cut" ? "\n… the rest is not shown" : "\n… stopped";
+      body.textContent = shown;
+      told();
+      come();
     } catch (error) {
-      result.replaceChildren(el("p", { class: "bad" }, "No answer: " + error.message));
+      showing(el("p", { class: "bad" }, mine.signal.aborted ? "Stopped." : "No answer: " + error.message));
+    } finally {
+      if (running === mine) { running = null; stop.hidden = true; }
     }
   };
   const copy = el("button", { type: "button", onclick: async () => {
@@ -205,7 +261,8 @@ function trial(path, method, operation, parameters, body) {
     asked(inputs.filter(([parameter]) => parameter.required || parameter.in !== "header")),
     more.length ? el("details", {}, el("summary", {}, "Headers"), el("div", { class: "try-more" }, asked(more))) : null,
     area ? el("label", {}, media, area) : null,
-    el("div", { class: "row" }, el("button", { class: "first" }, "Send"), copy, el("span", { class: "quiet" }, "the command")),
+    type ? el("label", {}, "Content-Type", type) : null,
+    el("div", { class: "row" }, el("button", { class: "first" }, "Send"), stop, copy, el("span", { class: "quiet" }, "the command")),
     curl, result);
   write();
   return form;
@@ -234,9 +291,12 @@ function show() {
     byId("models-note").textContent = models.described.length + " of " + models.total + " are shown";
     byId("more").hidden = !models.next;
   }
-  byId("access").hidden = !(described.security || []).length;
+  byId("access").hidden = !isKeyed();
+  // A browser would follow it without the key.
+  byId("raw").hidden = (described.security || []).length > 0;
   filter();
-  const wanted = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+  let wanted = null;
+  try { wanted = location.hash && byId(decodeURIComponent(location.hash.slice(1))); } catch { /* It is no name. */ }
   if (wanted && wanted.tagName === "DETAILS") { wanted.open = true; wanted.scrollIntoView(); }
 }
 
@@ -257,19 +317,33 @@ function say(words, bad) {
   byId("state").className = bad ? "bad" : "";
 }
 
+/** Takes away what was described: who asks next may not know of it. */
+function empty() {
+  described = null;
+  for (const name of ["operations", "groups", "about"]) byId(name).replaceChildren();
+  for (const name of ["models", "raw"]) byId(name).hidden = true;
+  byId("title").textContent = document.title = "API";
+}
+
+let loads = 0;
+
 async function load(query) {
+  const mine = ++loads;
+  empty();
   say("Loading…");
   const headers = key ? { Authorization: "Bearer " + key } : {};
   try {
     const response = await fetch("openapi.json" + (query || ""), { headers, credentials: "omit", cache: "no-store" });
+    if (mine !== loads) return;
     if (response.status === 401) return say(key ? "This key is not taken." : "This service asks for a key: enter one above.", Boolean(key));
     const answer = await response.json();
+    if (mine !== loads) return;
     if (!response.ok) return say(answer.message || "The description cannot be had: " + response.status, true);
     described = answer;
     show();
     say("");
   } catch (error) {
-    say("The description cannot be had: " + error.message, true);
+    if (mine === loads) say("The description cannot be had: " + error.message, true);
   }
 }
 

@@ -1,8 +1,9 @@
 //! The description itself.
 
+use outrigger_protocol::error::ErrorCode;
 use serde_json::json;
 
-use super::super::errors::{LOADED, NAMED, WAITS};
+use super::super::errors::{LOADED, LOADS, NAMED, WAITS};
 use super::super::operation::{get, json_of, text};
 use super::super::place::Place;
 use super::super::tags::Tag;
@@ -25,15 +26,17 @@ pub(in crate::http) fn document(place: &mut Place<'_>) {
             .query("after", "The name after which models are described.", json!({ "type": "string" }))
             .errors(LOADED)
             .errors(NAMED)
-            .errors(WAITS);
+            .takes(&["Deadline"])
+            .errors(WAITS)
+            .errors(LOADS);
     }
-    place.add(operation);
+    place.add(operation.errors(&[ErrorCode::Overloaded]));
 }
 
 pub(in crate::http) fn page(place: &mut Place<'_>) {
     place.add(
         get(Tag::Description, "This description as a page")
-            .text("Loads nothing from elsewhere, and asks for a key where one is needed, which it keeps in memory alone.")
+            .text("Loads nothing from elsewhere, and asks for a key where one is needed, which it stores nowhere.")
             .ok("The page.", [text("text/html")]),
     );
 }

@@ -13,6 +13,7 @@ pub(in crate::http) use admin::{events, label, model, model_control, models, sta
 pub(in crate::http) use description::{document, page};
 pub(in crate::http) use grpc::grpc;
 pub(in crate::http) use observe::{busy, healthy, live, metrics, ready};
+pub(in crate::http::openapi) use sagemaker::call as instances_call;
 pub(in crate::http) use sagemaker::{invocations, invoke, loaded, loaded_one, ping};
 pub(in crate::http) use score::{passed_on, root, score, swagger};
 pub(in crate::http::openapi) use v2::call;

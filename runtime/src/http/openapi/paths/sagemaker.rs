@@ -1,14 +1,15 @@
 //! SageMaker's routes.
 
 use outrigger_protocol::error::ErrorCode;
+use outrigger_protocol::operation::Operation as Asked;
 use outrigger_protocol::sagemaker::{Model, ModelList};
 use serde_json::{Value, json};
 
 use super::super::errors::{BODY, INFER, LOADED, NAMED, SCRIPT, SMALL, UPSTREAM, WAITS, WORK};
-use super::super::operation::{Operation, bytes, get, json_of, post, text};
+use super::super::operation::{Content, Operation, bytes, get, json_of, post, text};
 use super::super::place::{Lane, Place};
 use super::super::tags::Tag;
-use super::score::script_bodies;
+use super::score::{SCRIPTS_OWN, SERVERS_OWN, script_bodies};
 use crate::http::sagemaker::Load;
 
 pub(in crate::http) fn ping(place: &mut Place<'_>) {
@@ -23,18 +24,23 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// A call of a model.
-fn call(operation: Operation) -> Operation {
+/// A call of any model.
+fn any_call(operation: Operation) -> Operation {
     let any = |first: &str, second: &str| json_of(json!({ "anyOf": [reference(first), reference(second)] }));
+    let operation = operation.text(
+        "Tensors by the Open Inference Protocol, in JSON or with bytes behind it, where the content type's parameter \
+         `json-header-size` says how many bytes are JSON; or `instances`, which are answered with `predictions`.",
+    );
+    call(operation, any("InferRequest", "InstancesRequest"), any("InferAnswer", "PredictionsAnswer"))
+}
+
+/// A call of a model by tensors or instances: with these bodies in JSON.
+pub(in crate::http::openapi) fn call(operation: Operation, request: Content, answer: Content) -> Operation {
     let binary = || bytes("application/vnd.sagemaker-triton.binary+json");
     operation
-        .text(
-            "Tensors by the Open Inference Protocol, in JSON or with bytes behind it, where the content type's parameter \
-             `json-header-size` says how many bytes are JSON; or `instances`, which are answered with `predictions`.",
-        )
-        .body([any("InferRequest", "InstancesRequest"), binary()])
-        .ok("The outputs, as the call was made.", [any("InferAnswer", "PredictionsAnswer"), binary()])
-        .takes(&["CacheControl"])
+        .body([request, binary()])
+        .ok("The outputs, as the call was made.", [answer, binary()])
+        .takes(&["Encoding", "CacheControl"])
         .headers(&["Cache", "Device", "LoadReport"])
         .errors(BODY)
         .errors(WORK)
@@ -45,14 +51,15 @@ pub(in crate::http) fn invocations(place: &mut Place<'_>) {
     let facts = place.facts;
     let operation = post(Tag::SageMaker, "Calls the service");
     place.add(match &facts.lane {
-        Lane::Nothing => call(operation),
+        Lane::Nothing => any_call(operation),
         // Of all methods POST comes this far.
         Lane::Script { input, output, .. } => {
             let (body, answer) = script_bodies(input, output);
             let operation = operation.text("What is taken and given is the script's.").body(body);
             let headers = ["RunFailed", "RunTime", "Device", "LoadReport"];
             operation
-                .ok("What `run()` returned.", [answer])
+                .ok("What `run()` returned.", [answer, bytes("*/*")])
+                .others(SCRIPTS_OWN)
                 .headers(&headers)
                 .errors(BODY)
                 .errors(WORK)
@@ -61,13 +68,14 @@ pub(in crate::http) fn invocations(place: &mut Place<'_>) {
         Lane::Upstream => {
             let operation =
                 operation.text("Passed on as it is; the answer is the server's behind.").body([bytes("*/*")]);
-            operation.ok("What it answered.", [bytes("*/*")]).errors(BODY).errors(WORK).errors(UPSTREAM)
+            let operation = operation.ok("What it answered.", [bytes("*/*")]).others(SERVERS_OWN);
+            operation.errors(BODY).errors(WORK).errors(UPSTREAM)
         }
     });
 }
 
 pub(in crate::http) fn invoke(place: &mut Place<'_>) {
-    place.add(call(post(Tag::SageMaker, "Calls a model")));
+    place.add(any_call(post(Tag::SageMaker, "Calls a model")));
 }
 
 pub(in crate::http) fn loaded(place: &mut Place<'_>) {
@@ -83,6 +91,7 @@ pub(in crate::http) fn loaded(place: &mut Place<'_>) {
             post(Tag::SageMaker, "Has one more model loaded")
                 .text("Where its files are stands in the configuration: a URL that is sent along is not looked at. It needs the operation `model_control`.")
                 .takes(&["Deadline"])
+                .asks(Asked::ModelControl)
                 .body([json_of(load)])
                 .ok("It is loaded.", [])
                 .errors(SMALL)
@@ -103,6 +112,7 @@ pub(in crate::http) fn loaded_one(place: &mut Place<'_>) {
                 "Has a model leave once the calls are through that have it",
             )
             .text("It needs the operation `model_control`.")
+            .asks(Asked::ModelControl)
             .ok("It has left.", [])
             .errors(NAMED),
         );

@@ -13,6 +13,11 @@ pub(in crate::http) fn root(place: &mut Place<'_>) {
     place.add(get(Tag::Health, "Whether the server is up").ok("It is.", [healthy]));
 }
 
+/// Of answers that scripts make themselves.
+pub(super) const SCRIPTS_OWN: &str = "The script's own answer, where it makes one.";
+/// Of answers of a server behind.
+pub(super) const SERVERS_OWN: &str = "The answer of the server behind, whatever it is.";
+
 /// What a script takes and gives: by its schema, which has an example where the script says one, or anything.
 pub(super) fn script_bodies(input: &Value, output: &Value) -> (Vec<Content>, Content) {
     let mut body = json_of(input.clone());
@@ -57,7 +62,8 @@ pub(in crate::http) fn score(place: &mut Place<'_>) {
                     operation = operation.body(body);
                     operation.body_needed = false;
                 }
-                operation = operation.ok("What `run()` returned.", (method != "head").then_some(answer));
+                let answers = if method == "head" { vec![] } else { vec![answer, bytes("*/*")] };
+                operation = operation.ok("What `run()` returned.", answers).others(SCRIPTS_OWN);
                 place.add(
                     operation
                         .headers(&["RunFailed", "RunTime", "Device", "LoadReport"])
@@ -87,12 +93,19 @@ pub(in crate::http) fn swagger(place: &mut Place<'_>) {
 
 /// A path that goes to the server behind.
 pub(in crate::http) fn passed_on(place: &mut Place<'_>) {
-    for method in ["post", "get"] {
+    // At `/score` other methods are answered here.
+    let methods: &[_] = match place.path {
+        "/score" => &["post", "get"],
+        _ => &["get", "put", "post", "delete", "options", "head", "patch"],
+    };
+    for method in methods {
         let mut operation = Operation::new(method, Tag::Scoring, "Calls the server behind")
             .text("Passed on as it is; the answer is that server's, whatever its status.")
-            .body((method == "post").then(|| bytes("*/*")));
+            .body(matches!(*method, "post" | "put" | "patch" | "delete").then(|| bytes("*/*")));
         operation.body_needed = false;
-        let operation = operation.ok("What it answered.", [bytes("*/*")]).headers(&["LoadReport"]);
+        let answers = (*method != "head").then(|| bytes("*/*"));
+        let operation = operation.ok("What it answered.", answers).headers(&["LoadReport"]);
+        let operation = operation.others(SERVERS_OWN);
         place.add(operation.errors(BODY).errors(WORK).errors(UPSTREAM));
     }
 }

@@ -7,7 +7,7 @@ use outrigger_protocol::oip::messages::{
 };
 use serde_json::{Value, json};
 
-use super::super::errors::{BODY, INFER, LOADED, NAMED, SMALL, WAITS, WORK};
+use super::super::errors::{BODY, INFER, LOADED, LOADS, NAMED, SMALL, WAITS, WORK};
 use super::super::operation::{Content, Operation, bytes, get, json_of, post};
 use super::super::place::Place;
 use super::super::tags::Tag;
@@ -45,7 +45,8 @@ pub(in crate::http) fn metadata(place: &mut Place<'_>) {
             .text("A model that has never been loaded is loaded for it, which needs the right to call it. A free extent is −1.")
             .takes(&["Deadline"])
             .ok("Inputs, outputs, versions and platform.", [json_of(answer)])
-            .errors(WAITS),
+            .errors(WAITS)
+            .errors(LOADS),
     );
 }
 
@@ -55,7 +56,8 @@ pub(in crate::http) fn config(place: &mut Place<'_>) {
         get(Tag::Metadata, "The same as a configuration, for clients that ask for one")
             .takes(&["Deadline"])
             .ok("The configuration.", [json_of(answer)])
-            .errors(WAITS),
+            .errors(WAITS)
+            .errors(LOADS),
     );
 }
 

@@ -7,7 +7,7 @@ use super::super::errors::{BODY, INFER, SCRIPT, UPSTREAM, WORK};
 use super::super::operation::{bytes, get, json_of, post};
 use super::super::place::{Lane, Place};
 use super::super::tags::Tag;
-use super::score::script_bodies;
+use super::score::{SCRIPTS_OWN, SERVERS_OWN, script_bodies};
 
 pub(in crate::http) fn health(place: &mut Place<'_>) {
     place.add(
@@ -26,7 +26,7 @@ pub(in crate::http) fn predict(place: &mut Place<'_>) {
             .text("An instance is what one row of each input holds: an object of them by name, or, where there is one input, that itself.")
             .body([json_of(reference("InstancesRequest"))])
             .ok("A prediction for each instance, in the same form.", [json_of(reference("PredictionsAnswer"))])
-            .takes(&["CacheControl"])
+            .takes(&["Encoding", "CacheControl"])
             .headers(&["Cache", "Device", "LoadReport"])
             .errors(INFER),
         Lane::Script { input, output, .. } => {
@@ -35,7 +35,8 @@ pub(in crate::http) fn predict(place: &mut Place<'_>) {
             operation
                 .text("What is taken is the script's, and so is what it gives, which is put in `predictions` where it has none.")
                 .body(body)
-                .ok("What `run()` returned.", [json_of(predictions)])
+                .ok("What `run()` returned.", [json_of(predictions), bytes("*/*")])
+                .others(SCRIPTS_OWN)
                 .headers(&["RunFailed", "RunTime", "Device", "LoadReport"])
                 .errors(SCRIPT)
         }
@@ -43,6 +44,7 @@ pub(in crate::http) fn predict(place: &mut Place<'_>) {
             .text("Passed on as it is; JSON that comes back is put in `predictions` where it has none.")
             .body([bytes("*/*")])
             .ok("What it answered.", [bytes("*/*")])
+            .others(SERVERS_OWN)
             .errors(UPSTREAM),
     };
     place.add(operation.errors(BODY).errors(WORK));
