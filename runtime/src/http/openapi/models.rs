@@ -207,10 +207,10 @@ impl One {
                 format!("Takes {}; gives {}. A free extent is −1.", tensors(&info.inputs), tensors(&info.outputs))
             }
         };
-        let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
         let either = |one: Value, other: Value| json!({ "anyOf": [one, other] });
         let [request, answer, by_rows, predictions] = match &self.info {
-            None => ["InferRequest", "InferAnswer", "InstancesRequest", "PredictionsAnswer"].map(reference),
+            None => ["InferRequest", "InferAnswer", "InstancesRequest", "PredictionsAnswer"]
+                .map(oip::schema::reference),
             Some(info) => [
                 oip::schema::request(info),
                 oip::schema::answer(&self.name, info),

@@ -1,9 +1,10 @@
 //! SageMaker's routes.
 
 use outrigger_protocol::error::ErrorCode;
+use outrigger_protocol::oip::schema::reference;
 use outrigger_protocol::operation::Operation as Asked;
 use outrigger_protocol::sagemaker::{Model, ModelList};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::errors::{BODY, INFER, LOADED, NAMED, SCRIPT, SMALL, UPSTREAM, WAITS, WORK};
 use super::super::operation::{Content, Operation, bytes, get, json_of, post, text};
@@ -18,10 +19,6 @@ pub(in crate::http) fn ping(place: &mut Place<'_>) {
             .ok("They are.", [text("text/plain")])
             .errors(&[ErrorCode::NotReady]),
     );
-}
-
-fn reference(name: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
 /// A call of any model.

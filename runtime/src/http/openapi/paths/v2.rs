@@ -5,6 +5,7 @@ use outrigger_protocol::oip::messages::{
     ModelConfig, ModelIndex, ModelMetadataResponse, ModelStatisticsResponse, RegionStatus,
     ServerMetadataResponse,
 };
+use outrigger_protocol::oip::schema::reference;
 use serde_json::{Value, json};
 
 use super::super::errors::{BODY, INFER, LOADED, LOADS, NAMED, SMALL, WAITS, WORK};
@@ -113,8 +114,7 @@ const INFER_TEXT: &str = "Elements are in the JSON, flat or nested. Those of an 
     preceded by their length in four bytes.";
 
 pub(in crate::http) fn infer(place: &mut Place<'_>) {
-    let [request, answer] = ["InferRequest", "InferAnswer"]
-        .map(|name| json_of(json!({ "$ref": format!("#/components/schemas/{name}") })));
+    let [request, answer] = ["InferRequest", "InferAnswer"].map(|name| json_of(reference(name)));
     place.add(call(post(Tag::Inference, "Runs a model on tensors").text(INFER_TEXT), request, answer));
 }
 

@@ -1,6 +1,7 @@
 //! Vertex AI's routes.
 
 use outrigger_protocol::error::ErrorCode;
+use outrigger_protocol::oip::schema::reference;
 use serde_json::json;
 
 use super::super::errors::{BODY, INFER, SCRIPT, UPSTREAM, WORK};
@@ -19,7 +20,6 @@ pub(in crate::http) fn health(place: &mut Place<'_>) {
 
 pub(in crate::http) fn predict(place: &mut Place<'_>) {
     let facts = place.facts;
-    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     let operation = post(Tag::Vertex, "Calls the service");
     let operation = match &facts.lane {
         Lane::Nothing => operation
