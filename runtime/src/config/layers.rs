@@ -203,16 +203,15 @@ impl Reader {
     }
 
     fn file(&mut self, path: &Path, text: &str) {
+        let place = FilePlace::new(path, text);
         let table = match DeTable::parse(text) {
             Ok(table) => table,
             Err(error) => {
-                let line = line_of(text, error.span().map_or(0, |span| span.start));
-                self.mistake(&Origin::File(path.into(), line), error.message().to_owned());
+                let origin = place.at(error.span().map_or(0, |span| span.start));
+                self.mistake(&origin, error.message().to_owned());
                 return;
             }
         };
-        let base = path.parent().unwrap_or(Path::new(""));
-        let place = FilePlace { path, text, base };
         self.table(&place, "", table.get_ref());
     }
 
@@ -485,18 +484,25 @@ impl Reader {
 /// The file that a table stands in.
 struct FilePlace<'a> {
     path: &'a Path,
-    text: &'a str,
     base: &'a Path,
+    /// Where lines end, in bytes from the start: with a thousand models a file has thousands of values, each of which is told its line.
+    ends: Vec<usize>,
 }
 
-impl FilePlace<'_> {
-    fn origin<T>(&self, spanned: &Spanned<T>) -> Origin {
-        Origin::File(self.path.into(), line_of(self.text, spanned.span().start))
+impl<'a> FilePlace<'a> {
+    fn new(path: &'a Path, text: &str) -> Self {
+        let base = path.parent().unwrap_or(Path::new(""));
+        Self { path, base, ends: text.match_indices('\n').map(|(at, _)| at).collect() }
     }
-}
 
-fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+    fn origin<T>(&self, spanned: &Spanned<T>) -> Origin {
+        self.at(spanned.span().start)
+    }
+
+    /// The line of what stands so many bytes from the start.
+    fn at(&self, offset: usize) -> Origin {
+        Origin::File(self.path.into(), self.ends.partition_point(|end| *end < offset) + 1)
+    }
 }
 
 fn rebase(value: Value, base: &Path) -> Value {
