@@ -236,6 +236,14 @@ impl Busy {
         self.bell.ring();
     }
 
+    /// The same of one that may be counted already.
+    pub(crate) fn refuse_call(&self, counted: Option<Ticket>) {
+        match counted {
+            Some(counted) => counted.finish(Outcome::Refused),
+            None => self.refuse(),
+        }
+    }
+
     /// Notes since when the call waits that has waited longest.
     pub(crate) fn set_oldest(&self, since: Option<Instant>) {
         let micros = since.map(|since| since.saturating_duration_since(self.started).as_micros());

@@ -533,11 +533,9 @@ impl Replica {
     /// `overloaded`.
     pub(crate) fn admit_without_slot(&self, counted: Option<Ticket>) -> Result<(), CallError> {
         let may = self.may_answer();
-        match (counted, &may) {
-            (Some(counted), Ok(())) => counted.finish(Outcome::Answered),
-            (Some(counted), Err(_)) => counted.finish(Outcome::Refused),
-            (None, Ok(())) => {}
-            (None, Err(_)) => self.busy.refuse(),
+        match &may {
+            Ok(()) => counted.into_iter().for_each(|counted| counted.finish(Outcome::Answered)),
+            Err(_) => self.busy.refuse_call(counted),
         }
         may
     }

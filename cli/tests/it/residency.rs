@@ -133,6 +133,17 @@ async fn who_cannot_wait_is_told_when_to_come_again_and_the_load_goes_on() {
 }
 
 #[tokio::test]
+async fn a_call_that_was_not_for_its_model_after_all_has_failed() {
+    let replica = lazily(100, "", &THREE, "").start();
+    let (status, code, _) =
+        outcome(infer(&replica, "a", call().replace("\"y\"", "\"why\"")).send().await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (400, "invalid_tensor"));
+    let busy = busy(&replica).await;
+    let counts = ["arrived", "failed", "cancelled", "queued"].map(|what| busy[what].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, 0, 0], "it has waited for its model: {busy}");
+}
+
+#[tokio::test]
 async fn a_model_that_does_not_load_is_left_alone_for_a_while() {
     let models = [("a", "nonsense"), ("b", "add 3\n")];
     let mut replica = lazily(100, "", &models, "retry = '1h'\nmax_retry = '1h'").start();

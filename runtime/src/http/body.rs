@@ -224,8 +224,14 @@ pub(super) fn too_large(limits: &LimitsConfig) -> CallError {
     )
 }
 
+/// A request is refused for its body, and counted so.
 pub(super) fn full(busy: &Busy) -> CallError {
     busy.refuse();
+    no_room()
+}
+
+/// That there is no memory for what a request brings.
+pub(super) fn no_room() -> CallError {
     CallError::new(
         ErrorCode::Overloaded,
         "the bodies of other requests hold all the memory there is for them",

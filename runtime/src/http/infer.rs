@@ -1,24 +1,22 @@
-//! A call of a model on its way, whichever contract it came by: lease, inputs, slot, run, outputs.
+//! A call of a model on its way, whichever contract it came by: lease, inputs, outputs, answer.
 
-use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
 use outrigger_auth::Grant;
-use outrigger_backend::{ModelInfo, Tensor};
+use outrigger_backend::ModelInfo;
 use outrigger_protocol::call::{Form, InferCall, InferReply, Regions};
-use outrigger_protocol::error::{CallError, ErrorCode};
-use outrigger_protocol::headers;
+use outrigger_protocol::error::CallError;
 
+use super::body;
+use super::given::{Due, Given, Notes, Spent, end};
 use super::wish::Wish;
 use crate::apart::apart;
-use crate::busy::{Outcome, Ticket, Unsent};
-use crate::cache::{Answer, Asking, Lookup};
-use crate::models::{Begun, Lease, Models, NamedModel, Times};
+use crate::busy::Unsent;
+use crate::models::{Lease, NamedModel, Times};
 use crate::replica::{Replica, Serving};
-use crate::scheduler::{self, Slot};
+use crate::shared_memory::CallerMemory;
 
 /// What is to be run, and for whom.
 pub(super) struct Asked<'a> {
@@ -40,55 +38,9 @@ pub(super) struct Inferred {
     given: Given,
     times: Times,
     since: Instant,
-    written: Instant,
+    /// When it had its result.
+    ran: Instant,
     _unsent: Unsent,
-}
-
-/// What came of a call, by a run of its own or another's.
-struct Given {
-    tensors: Vec<Tensor>,
-    notes: Notes,
-    /// How it ends counts for its version, whoever has run it.
-    begun: Begun,
-}
-
-/// What answers say of how they came to be.
-#[derive(Clone, Default)]
-pub(super) struct Notes {
-    /// The device that ran it.
-    device: Option<HeaderValue>,
-    /// Where answers are kept.
-    lookup: Option<Lookup>,
-}
-
-impl Notes {
-    /// Says it.
-    pub(super) fn put(self, headers: &mut HeaderMap) {
-        if let Some(device) = self.device {
-            headers.insert(headers::DEVICE, device);
-        }
-        if let Some(lookup) = self.lookup {
-            headers.insert(headers::CACHE, HeaderValue::from_static(lookup.as_str()));
-        }
-    }
-}
-
-impl Given {
-    fn known((answer, lookup): (Arc<Answer>, Lookup), begun: Begun) -> Self {
-        let notes = Notes { device: answer.device.clone(), lookup: Some(lookup) };
-        Self { tensors: answer.tensors.clone(), notes, begun }
-    }
-
-    /// The same after this, which may be what it fails by.
-    fn after(self, done: Result<(), CallError>) -> Result<Self, CallError> {
-        match done {
-            Ok(()) => Ok(self),
-            Err(error) => {
-                self.begun.ended_as(&error);
-                Err(error.on(self.notes.device))
-            }
-        }
-    }
 }
 
 impl Asked<'_> {
@@ -96,139 +48,78 @@ impl Asked<'_> {
     /// Outputs that are wanted in shared memory are there afterwards.
     ///
     /// # Errors
-    /// Those of `parse`, of [`Replica::lease`], [`Replica::admit`] and [`Models::infer`].
+    /// Those of `parse`, of [`Replica::lease`] and of [`Due::given`], and `overloaded`.
     pub(super) async fn run(
         self,
         parse: impl Fn(&ModelInfo, &dyn Regions) -> Result<InferCall, CallError>,
     ) -> Result<Inferred, CallError> {
-        let Self { replica, grant, serving, model: named, which, mut wish, size } = self;
-        let since = Instant::now();
+        let mut spent = Spent::new();
+        let Self { replica, grant, serving, model, which, mut wish, size } = self;
         // From here on it does not make way for others; who sends slowly does not keep it.
         let patience = wish.patience(replica.config.queue.wait).into_std();
-        let (lease, counted) = replica.lease(serving, named, which, patience).await?;
-        let leased = Instant::now();
+        let (lease, counted) = replica.lease(serving, model, which, patience).await?;
+        spent.queued();
         let memory = replica.shared_memory.of(grant.caller());
-        let mut call = parse(&lease.info, &memory).inspect_err(|_| {
-            // A version may have other inputs than the one before it, of which callers do not know.
-            if named.was_taken(|info| parse(info, &memory).is_ok()) {
-                lease.begin().ended(false);
+        let mut call = match read(model, &lease, &memory, parse) {
+            Ok(call) => call,
+            Err(error) => {
+                end(counted, &error);
+                return Err(error);
             }
-        })?;
-        for wanted in &call.outputs {
-            if let Form::Shared(slice) = &wanted.form {
-                memory.check(slice)?;
-            }
-        }
+        };
         // Inputs may be more than the request: shared memory, numbers of few digits.
         let inputs: usize = call.inputs.iter().map(|tensor| tensor.data().len()).sum();
         let more = replica.busy.reserve(inputs.saturating_sub(size), replica.config.limits.bodies);
-        let _more = more.ok_or_else(|| super::body::full(&replica.busy))?;
-        let parsed = Instant::now();
+        let Some(_more) = more else {
+            replica.busy.refuse_call(counted);
+            return Err(body::no_room());
+        };
+        let input = spent.lap();
         wish.add(call.urgency);
-        let terms = wish.terms(grant, named.kind, size.max(inputs), serving.infer_admission());
-        let mut asking = replica.cache.ask(&lease, grant, &call, wish.reuse());
-        if asking.is_some() {
-            replica.may_begin(counted.is_some())?;
-        }
-        let (mut counted, mut looking, mut queueing) = (counted, Duration::ZERO, leased - since);
-        let mut last = parsed;
-        let (given, admitted) = loop {
-            if let Some(asking) = &mut asking {
-                let known = asking.known(terms.deadline).await;
-                let looked = Instant::now();
-                looking += looked - last;
-                last = looked;
-                match known {
-                    Ok(Some(known)) => {
-                        replica.admit_without_slot(counted)?;
-                        break (Ok(Given::known(known, lease.begin())), looked);
-                    }
-                    Err(error) => {
-                        end(counted, &error);
-                        lease.begin().ended_as(&error);
-                        break (Err(error), looked);
-                    }
-                    Ok(None) => {}
-                }
-            }
-            let slot = replica.admit(grant, terms, counted).await?;
-            let admitted = Instant::now();
-            queueing += admitted - last;
-            last = admitted;
-            if asking.as_mut().is_none_or(Asking::leads) {
-                break (run(&serving.models, &lease, &mut call, slot, asking).await, admitted);
-            }
-            counted = slot.give_back();
-        };
-        let ran = Instant::now();
-        let written = given.and_then(|given| {
-            let shared = call.outputs.iter().zip(&given.tensors).try_for_each(|(wanted, tensor)| {
-                let Form::Shared(slice) = &wanted.form else { return Ok(()) };
-                let name = lease.info.outputs.get(wanted.index).map_or("", |info| &info.name);
-                memory.write(name, slice, tensor.data())
-            });
-            given.after(shared)
-        });
-        let given = written.inspect_err(|_| {
-            lease.statistics().iter().for_each(|statistics| statistics.failed(since.elapsed()));
-        })?;
+        let terms = wish.terms(grant, model.kind, size.max(inputs), serving.infer_admission());
+        let asking = replica.cache.ask(&lease, grant, &call, wish.reuse());
+        let due = Due { replica, grant, models: &serving.models, lease: &lease, terms, counted, asking };
+        let given = due.given(&mut call, &mut spent).await?;
+        let infer = spent.lap();
+        let shared = share(&lease, &call, &given, &memory);
+        let given = given.after(shared, &lease, spent.since)?;
         given.notes.lookup.into_iter().for_each(|lookup| replica.cache.count(lookup));
+        let lookup = given.notes.lookup.map(|lookup| (lookup, spent.looking));
+        let times = Times { input, queue: spent.queueing, infer, lookup, ..Times::default() };
         let bytes = given.tensors.iter().map(|tensor| tensor.data().len()).sum();
-        let times = Times {
-            input: parsed - leased,
-            queue: queueing,
-            infer: ran - admitted,
-            lookup: given.notes.lookup.map(|lookup| (lookup, looking)),
-            ..Times::default()
-        };
         let _unsent = replica.busy.unsent_guard(bytes);
-        Ok(Inferred { lease, call, given, times, since, written: ran, _unsent })
+        Ok(Inferred { lease, call, given, times, since: spent.since, ran: spent.last(), _unsent })
     }
 }
 
-/// A call ends without a slot; if it has waited for its model, or has had one, it was counted.
-fn end(counted: Option<Ticket>, error: &CallError) {
-    let is_late = error.code == ErrorCode::DeadlineExceeded;
-    let outcome = if is_late { Outcome::Expired } else { Outcome::Failed };
-    counted.into_iter().for_each(|counted| counted.finish(outcome));
-}
-
-/// Runs a call that has its slot. Its inputs are gone then.
-///
-/// # Errors
-/// Those of [`Models::infer`], and `deadline_exceeded`.
-async fn run(
-    models: &Models,
+/// What a request asks of a version.
+fn read(
+    model: &NamedModel,
     lease: &Lease,
-    call: &mut InferCall,
-    slot: Slot,
-    asking: Option<Asking<'_>>,
-) -> Result<Given, CallError> {
-    let deadline = slot.deadline();
-    let indices = call.indices();
-    let (picked, begun) = (lease.pick_for(Some(&indices)), lease.begin());
-    let notes = Notes { device: picked.header(), lookup: asking.as_ref().map(|_| Lookup::Miss) };
-    let until = deadline.map(tokio::time::Instant::into_std);
-    let run = models.infer(picked, mem::take(&mut call.inputs), indices, Some(slot), until);
-    let result = match deadline {
-        None => run.await,
-        // A run that has not begun is not begun any more; one that has is cancelled, as far as its backend can.
-        Some(deadline) => {
-            tokio::time::timeout_at(deadline, run).await.unwrap_or_else(|_| Err(scheduler::expired()))
+    memory: &CallerMemory<'_>,
+    parse: impl Fn(&ModelInfo, &dyn Regions) -> Result<InferCall, CallError>,
+) -> Result<InferCall, CallError> {
+    let call = parse(&lease.info, memory).inspect_err(|_| {
+        // A version may have other inputs than the one before it, of which callers do not know.
+        if model.was_taken(|info| parse(info, memory).is_ok()) {
+            lease.begin().ended(false);
         }
-    };
-    match result {
-        Ok(tensors) => {
-            asking.into_iter().for_each(|asking| asking.ran(&tensors, notes.device.as_ref()));
-            Ok(Given { tensors, notes, begun })
-        }
-        Err(error) => {
-            let error = error.on(notes.device);
-            asking.into_iter().for_each(|asking| asking.failed(&error));
-            begun.ended_as(&error);
-            Err(error)
+    })?;
+    for wanted in &call.outputs {
+        if let Form::Shared(slice) = &wanted.form {
+            memory.check(slice)?;
         }
     }
+    Ok(call)
+}
+
+/// Writes what is wanted in shared memory.
+fn share(lease: &Lease, call: &InferCall, given: &Given, memory: &CallerMemory<'_>) -> Result<(), CallError> {
+    call.outputs.iter().zip(&given.tensors).try_for_each(|(wanted, tensor)| {
+        let Form::Shared(slice) = &wanted.form else { return Ok(()) };
+        let name = lease.info.outputs.get(wanted.index).map_or("", |info| &info.name);
+        memory.write(name, slice, tensor.data())
+    })
 }
 
 impl Inferred {
@@ -259,14 +150,14 @@ impl Inferred {
         let bytes = text.map(|(_, tensor)| tensor.data().len()).sum();
         let encoded = apart(bytes, || encode(&reply));
         begun.ended(encoded.is_ok());
-        let (whole, output) = (self.since.elapsed(), self.written.elapsed());
+        let (whole, output) = (self.since.elapsed(), self.ran.elapsed());
         if let Some(statistics) = self.lease.statistics() {
             match &encoded {
                 Ok(_) => statistics.succeeded(&Times { output, whole, ..self.times }),
                 Err(_) => statistics.failed(whole),
             }
         }
-        encoded.map_err(|error| error.on(notes.device))
+        encoded.map_err(|error| notes.on(error))
     }
 }
 

@@ -5,6 +5,7 @@ mod begun;
 mod body;
 mod cors;
 mod entire;
+mod given;
 mod grpc;
 mod infer;
 pub(crate) mod inflate;

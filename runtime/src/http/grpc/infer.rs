@@ -14,7 +14,8 @@ use outrigger_protocol::oip::grpc::{Pieces as Reply, Target, encode_reply, is_ra
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::urgency::Urgency;
 
-use super::super::infer::{Asked, Notes, held};
+use super::super::given::Notes;
+use super::super::infer::{Asked, held};
 use super::super::model;
 use super::super::openapi::paths;
 use super::super::pieces::Pieces;
