@@ -5,30 +5,28 @@
 //! again is not run twice: the second call waits for the first one's result. It joins only what has been let through to a lane, so
 //! that nobody waits in another's queue; who finds at its slot that another is at it gives the slot back.
 
+mod asking;
 mod flights;
 mod metrics;
 mod question;
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use http::HeaderValue;
 use outrigger_auth::Grant;
-use outrigger_backend::{Buffer, Tensor};
+use outrigger_backend::Tensor;
 use outrigger_protocol::call::InferCall;
-use outrigger_protocol::error::{CallError, ErrorCode};
 use prometheus::{IntCounter, Registry};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
-use tokio::time::Instant;
 
-use crate::apart::apart;
 use crate::config::CacheConfig;
 use crate::models::Lease;
-use crate::scheduler;
 
-use flights::{Flight, Flights, Landing};
+pub(crate) use asking::Asking;
+use flights::Flights;
 use metrics::Metrics;
 use question::Key;
 pub(crate) use question::{Identity, Reuse};
@@ -41,8 +39,6 @@ const TENSOR: usize = 256;
 const TABLE: u64 = 4;
 /// The largest answers that go into a part of the cache with a lock of its own, at least.
 const ANSWERS: u64 = 16;
-/// How often a call goes by another's run before it is run whoever else is at it.
-const ROUNDS: u8 = 2;
 /// The most such parts.
 const PARTS: u64 = 64;
 
@@ -162,146 +158,6 @@ impl ResponseCache {
         let in_host = tensors.iter().all(|tensor| tensor.resident().is_none());
         in_host && bytes <= self.config.answer && weight(tensors) <= most
     }
-}
-
-/// A question on its way to its answer.
-pub(crate) struct Asking<'a> {
-    cache: &'a ResponseCache,
-    key: Key,
-    reuse: Reuse,
-    flight: Option<Flight<'a>>,
-    /// It is run whoever else is at it.
-    alone: bool,
-    /// How often others have been at it, and nothing came of it.
-    rounds: u8,
-}
-
-impl<'a> Asking<'a> {
-    fn new(cache: &'a ResponseCache, key: Key, reuse: Reuse) -> Self {
-        Self { cache, key, reuse, flight: None, alone: reuse != Reuse::Both, rounds: 0 }
-    }
-
-    /// The answer, if it is kept, or once the call has it that is at it now. Nothing where the question has to be run.
-    ///
-    /// # Errors
-    /// The other call's, where the model failed, and `deadline_exceeded`.
-    pub(crate) async fn known(
-        &mut self,
-        deadline: Option<Instant>,
-    ) -> Result<Option<(Arc<Answer>, Lookup)>, CallError> {
-        if self.alone {
-            return Ok(None);
-        }
-        if let Some(answer) = self.cache.answers.get(&self.key) {
-            return Ok(Some((answer, Lookup::Hit)));
-        }
-        let Some(landing) = self.cache.flights.landing(&self.key) else { return Ok(None) };
-        let Some(place) = Place::take(&self.cache.waiting, self.cache.config.waiting) else {
-            self.alone = true;
-            return Ok(None);
-        };
-        let landed = joined(landing, deadline).await;
-        drop(place);
-        let landed = landed?;
-        if landed.is_none() {
-            self.next_round();
-        }
-        Ok(landed.map(|answer| (answer, Lookup::Joined)))
-    }
-
-    /// Whether the call, which has its slot, is to run it: then others wait for this one from here on, until [`Asking::ran`]. Else the answer is
-    /// there by now, or another call is at it, and [`Asking::known`] is to be asked again.
-    pub(crate) fn leads(&mut self) -> bool {
-        if self.reuse == Reuse::KeepOnly {
-            // What is under way is older: nobody joins it any more, nor is it kept.
-            self.cache.flights.forget(&self.key);
-            self.flight = self.cache.flights.lead(self.key);
-        }
-        if self.alone {
-            return true;
-        }
-        self.flight = self.cache.flights.lead(self.key);
-        // One that was under way a moment ago may have landed.
-        if self.flight.is_some() && self.cache.answers.peek(&self.key).is_some() {
-            self.flight = None;
-        }
-        if self.flight.is_none() {
-            self.next_round();
-        }
-        self.flight.is_some()
-    }
-
-    /// Another was at it. Where that comes to nothing again and again, as many are at it as there are slots.
-    fn next_round(&mut self) {
-        self.rounds += 1;
-        self.alone = self.rounds > ROUNDS;
-    }
-
-    /// It has been run. Others that have waited for it have the same answer, and who asks later.
-    pub(crate) fn ran(self, tensors: &[Tensor], device: Option<&HeaderValue>) {
-        let Self { cache, key, reuse, flight, .. } = self;
-        if let Some(flight) = &flight {
-            let answer = Answer { tensors: tensors.to_vec(), device: device.cloned() };
-            flight.landed(Ok(Arc::new(answer)));
-        }
-        let kept = cache.takes(tensors).then(|| compact(tensors)).flatten();
-        // What comes after a later call has asked for a fresh answer is none, nor need what is run beside another.
-        if !flight.as_ref().is_some_and(Flight::is_current) {
-            return;
-        }
-        match kept {
-            Some(tensors) => {
-                cache.answers.insert(key, Arc::new(Answer { tensors, device: device.cloned() }));
-            }
-            None if reuse == Reuse::KeepOnly => drop(cache.answers.remove(&key)),
-            None => {}
-        }
-    }
-
-    /// The run has failed. Others that have waited for it hear the same if it would be no better for them.
-    pub(crate) fn failed(self, error: &CallError) {
-        let is_own = error.code.retryable() || error.code == ErrorCode::DeadlineExceeded;
-        if let (Some(flight), false) = (&self.flight, is_own) {
-            flight.landed(Err(error.clone()));
-        }
-    }
-}
-
-/// What has come of another call's run; nothing if that went without a result.
-async fn joined(landing: Landing, deadline: Option<Instant>) -> Result<Option<Arc<Answer>>, CallError> {
-    let landed = match deadline {
-        None => landing.wait().await,
-        Some(deadline) => {
-            tokio::time::timeout_at(deadline, landing.wait()).await.map_err(|_| scheduler::expired())?
-        }
-    };
-    landed.transpose()
-}
-
-/// One of a number of places, until it is dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(taken: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let one_more = |taken| (taken < most).then_some(taken + 1);
-        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Self(taken))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Copies that hold nothing but these tensors: what a run gives may be part of a batch, or memory that others wait for.
-fn compact(tensors: &[Tensor]) -> Option<Vec<Tensor>> {
-    let copy = |tensor: &Tensor| {
-        let mut buffer = Buffer::zeroed(tensor.data().len()).ok()?;
-        apart(buffer.len(), || buffer.copy_from_slice(tensor.data()));
-        Tensor::new(tensor.data_type(), tensor.shape().clone(), bytes::Bytes::from_owner(buffer)).ok()
-    };
-    tensors.iter().map(copy).collect()
 }
 
 fn weight(tensors: &[Tensor]) -> u64 {

@@ -1,12 +1,16 @@
 //! What is taken for the same question, who waits for whom, and how much is kept.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use outrigger_backend::{DataType, Shape};
 use outrigger_protocol::call::{Form, Wanted};
+use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::urgency::Urgency;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
+use super::asking::ROUNDS;
 use super::*;
 
 const SECRET: [u8; 32] = [7; 32];
