@@ -1,6 +1,6 @@
 //! What the listeners say of themselves: `/openapi.json`, all of which is so, and the page at `/docs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -306,6 +306,49 @@ async fn many_models_are_described_a_page_at_a_time_and_each_alone() {
     let unknown = client().get(format!("{}/openapi.json?model=nil", replica.score)).bearer_auth(KEY);
     let (status, code, _) = outcome(unknown.send().await.unwrap()).await;
     assert_eq!((status, code.as_str()), (404, "model_not_found"));
+}
+
+/// The names of operations, by path and method.
+fn ids(document: &Value) -> BTreeMap<(String, String), String> {
+    let paths = document["paths"].as_object().unwrap().iter();
+    let methods = paths.flat_map(|(path, item)| {
+        item.as_object().unwrap().iter().map(move |(method, operation)| {
+            ((path.clone(), method.clone()), operation["operationId"].as_str().unwrap().to_owned())
+        })
+    });
+    methods.collect()
+}
+
+#[tokio::test]
+async fn names_of_operations_depend_on_nothing_else_in_the_description() {
+    let launch = |names: &[&str]| {
+        let mut launch = outrigger().file("add.onnx", onnx::add(3));
+        for name in names {
+            launch = launch.args(["--model", &format!("{name}=add.onnx")]);
+        }
+        launch.args(["--score-vertex-predict-route", "/v2/models"]).start()
+    };
+    // Names that come to the same where only letters and digits count, and one that is like a route's.
+    let many = launch(&["a-b", "a.b", "a_b", "aB", "ab", "model"]);
+    let all = ids(&document(&many.score, "").await);
+    let different: BTreeSet<_> = all.values().collect();
+    assert_eq!(different.len(), all.len(), "{all:?}");
+    let of = |path: &str| all[&(path.to_owned(), "post".to_owned())].as_str();
+    assert_eq!(of("/v2/models/{model}/infer"), "postV2ModelsModelInfer");
+    assert_eq!(of("/v2/models/a-b/infer"), "postV2ModelsModelInfer_a_2db");
+    assert_eq!(of("/v2/models/model/infer"), "postV2ModelsModelInfer_model");
+    assert_eq!(of("/v2/models"), "postVertexPredict_v2_2fmodels");
+    let one = launch(&["a_b"]);
+    let others = [
+        document(&many.score, "?after=a-b").await,
+        document(&many.score, "?model=a_b").await,
+        document(&one.score, "").await,
+    ];
+    for other in others {
+        let other = ids(&other);
+        assert!(other.contains_key(&("/v2/models/a_b/infer".into(), "post".into())), "{other:?}");
+        assert!(other.iter().all(|(at, id)| all[at] == *id), "{other:?}");
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,13 @@ pub(super) fn fixed(config: &Config, listed: &[Described], lane: Lane) -> Value 
     let mut written = Written::new();
     for Described { route, describe } in listed {
         if !is_upstreams(config, listener, route.path) {
-            describe(&mut Place { facts: &facts, route: *route, path: route.path, written: &mut written });
+            describe(&mut Place {
+                facts: &facts,
+                route: *route,
+                path: route.path,
+                one: None,
+                written: &mut written,
+            });
         }
     }
     if listener == "score" {
@@ -71,12 +77,14 @@ pub(super) fn is_upstreams(config: &Config, listener: &str, path: &str) -> bool 
 /// The single paths that go to the server behind; what is below others it describes itself.
 fn passed_on(facts: &Facts<'_>, written: &mut Written) {
     let (operation, contract) = (Operation::Score, Some(Contract::Aml));
-    let route = Route { listener: "score", path: "", operation, contract };
+    // No route has this path; it is what the operations are named by.
+    let route = Route { listener: "score", path: "/upstream", operation, contract };
     for pattern in facts.config.upstream.iter().flat_map(|upstream| &upstream.paths) {
         if let PathPattern::Exactly(path) = pattern
             && path != "/score"
         {
-            super::paths::passed_on(&mut Place { facts, route, path, written });
+            let one = path.strip_prefix('/');
+            super::paths::passed_on(&mut Place { facts, route, path, one, written });
         }
     }
 }
@@ -93,7 +101,8 @@ fn at_configured_paths(facts: &Facts<'_>, listed: &[Described], written: &mut Wr
         if let Some(Described { route, describe }) =
             route.filter(|described| described.route.contract == Some(Contract::Vertex))
         {
-            describe(&mut Place { facts, route: *route, path, written });
+            let one = path.strip_prefix('/').filter(|_| path != inner);
+            describe(&mut Place { facts, route: *route, path, one, written });
         }
     }
 }

@@ -8,6 +8,7 @@
 mod components;
 mod document;
 mod errors;
+mod ids;
 mod models;
 mod operation;
 mod page;

@@ -186,17 +186,17 @@ impl One {
         let spoken = &facts.config.score.contracts.spoken;
         let segment = utf8_percent_encode(&self.name, SEGMENT);
         let (contract, path) = if spoken.contains(&Contract::Oip) {
-            (Contract::Oip, format!("/v2/models/{segment}/infer"))
+            (Contract::Oip, "/v2/models/{model}/infer")
         } else if spoken.contains(&Contract::Sagemaker) {
-            (Contract::Sagemaker, format!("/models/{segment}/invoke"))
+            (Contract::Sagemaker, "/models/{model}/invoke")
         } else {
             return;
         };
+        let route = Route { listener: "score", path, operation: Operation::Infer, contract: Some(contract) };
+        let path = path.replace("{model}", &segment.to_string());
         if is_upstreams(facts.config, "score", &path) {
             return;
         }
-        let route =
-            Route { listener: "score", path: "", operation: Operation::Infer, contract: Some(contract) };
         let text = match &self.info {
             None => "It has not been loaded yet; what it takes is known once it has been, which asking for its description by name does too.".to_owned(),
             Some(info) => {
@@ -228,7 +228,7 @@ impl One {
             }
             _ => paths::call(operation, such_as(request), json_of(answer)),
         };
-        let mut place = Place { facts, route, path: &path, written };
+        let mut place = Place { facts, route, path: &path, one: Some(&self.name), written };
         place.add(operation);
     }
 }

@@ -7,6 +7,7 @@ use outrigger_protocol::operation::Operation as Asked;
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
+use super::ids;
 use super::operation::{Answered, Content, Operation};
 use super::tags::Tag;
 use super::written::Written;
@@ -54,6 +55,8 @@ pub(in crate::http) struct Place<'a> {
     pub(super) route: Route,
     /// The path under which it is shown.
     pub(super) path: &'a str,
+    /// The model that it is for, or the configured path that it is at, where it is no route by itself.
+    pub(super) one: Option<&'a str>,
     pub(super) written: &'a mut Written,
 }
 
@@ -83,7 +86,7 @@ impl Place<'_> {
 
     fn described(&mut self, operation: &Operation) -> Value {
         let mut described = json!({
-            "operationId": self.written.id(operation.method, self.path),
+            "operationId": ids::of(operation.method, self.route.path, self.one),
             "tags": [operation.tag.name()],
             "summary": operation.summary,
             "responses": self.responses(operation),
