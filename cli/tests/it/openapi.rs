@@ -308,6 +308,78 @@ async fn many_models_are_described_a_page_at_a_time_and_each_alone() {
     assert_eq!((status, code.as_str()), (404, "model_not_found"));
 }
 
+/// A model whose description is long: 400 outputs with names of 250 characters, all of them `x`.
+fn long() -> Vec<u8> {
+    let mut graph = onnx::Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Fixed(1)]);
+    for number in 0..400 {
+        let name = format!("{number:0>250}");
+        graph.output(&name, DataType::Fp32, &[Dim::Fixed(1)]);
+        graph.node("Identity", &["x"], &[&name]);
+    }
+    graph.model()
+}
+
+/// The description as it is sent.
+async fn text(base: &str, query: &str) -> String {
+    let request = client().get(format!("{base}/openapi.json{query}")).bearer_auth(KEY);
+    request.send().await.unwrap().text().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_description_has_so_many_bytes_about_models() {
+    const BYTES: usize = 64 * 1024;
+    // Names in the list of those that are described, and what the list is made of.
+    const BESIDE: usize = 2048;
+    let names: Vec<_> = (0..30).map(|number| format!("m{number:02}")).collect();
+    let launch = || outrigger().file("add.onnx", onnx::add(3)).file("long.onnx", long());
+    let mut many = launch().args(["--openapi-models", "1000", "--openapi-bytes", "64KiB"]);
+    for name in &names {
+        let file = if name == "m05" { "long.onnx" } else { "add.onnx" };
+        many = many.args(["--model", &format!("{name}={file}")]);
+    }
+    let replica = many.start();
+    let without = text(&replica.score, "?after=z").await.len();
+    let (mut seen, mut query, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let text = text(&replica.score, &query).await;
+        assert!(text.len() < without + BYTES + BESIDE, "{} of {without}", text.len());
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let models = &document["info"]["x-outrigger-models"];
+        for name in models["described"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()) {
+            let post = &document["paths"][format!("/v2/models/{name}/infer")]["post"];
+            let request = &post["requestBody"]["content"]["application/json"];
+            assert_eq!(request["example"].is_object(), name != "m05", "{name}");
+            let said = post["description"].as_str().unwrap();
+            assert_eq!(said.contains("openapi.bytes"), name == "m05", "{said}");
+            seen.push(name.to_owned());
+        }
+        pages += 1;
+        let Some(next) = models["next"].as_str() else { break };
+        query = format!("?after={next}");
+    }
+    assert_eq!(seen, names);
+    assert!(pages > 1, "it fits into one");
+    let alone = text(&replica.score, "?model=m05").await;
+    assert!(alone.len() < without + BYTES + BESIDE && alone.contains("/v2/models/m05/infer"));
+    // What is meant by calls without a name is about a model, too.
+    for (bytes, is_there) in [("64KiB", false), ("16MiB", true)] {
+        let launch = launch().args(["--model", "long=long.onnx", "--openapi-bytes", bytes]);
+        let replica = launch.start();
+        let document = document(&replica.score, "").await;
+        let of = |path: &str| {
+            document["paths"][path]["post"]["responses"]["200"]["content"]["application/json"].to_string()
+        };
+        let name = format!("{:0>250}", 399);
+        for path in ["/invocations", "/vertex/predict", "/v2/models/long/infer"] {
+            assert_eq!(of(path).contains(&name), is_there, "{path} {bytes}");
+        }
+        let call = json!({ "inputs": [{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.5] }] });
+        let call = client().post(format!("{}/invocations", replica.score)).bearer_auth(KEY).json(&call);
+        assert_eq!(call.send().await.unwrap().status(), 200);
+    }
+}
+
 /// The names of operations, by path and method.
 fn ids(document: &Value) -> BTreeMap<(String, String), String> {
     let paths = document["paths"].as_object().unwrap().iter();

@@ -3,8 +3,10 @@
 //! Each route comes with the function that describes it ([`Routes::at`](super::routes::Routes::at)), so that none is without; what is switched off is not
 //! described. Bodies that are types are described by these ([`schemars`]); the others, which are read and written without one, beside what
 //! reads and writes them ([`outrigger_protocol::oip::schema`]). What does not depend on who asks is made once; the models that a caller may
-//! know of are added for each, [`openapi.models`](crate::config::key::OPENAPI_MODELS) at a time.
+//! know of are added for each, as many at a time as [`openapi.models`](crate::config::key::OPENAPI_MODELS) and
+//! [`openapi.bytes`](crate::config::key::OPENAPI_BYTES) say.
 
+mod bodies;
 mod components;
 mod document;
 mod errors;
@@ -14,6 +16,7 @@ mod operation;
 mod page;
 pub(super) mod paths;
 mod place;
+mod shown;
 mod tags;
 mod written;
 
@@ -32,7 +35,6 @@ use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
-use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::models::refused;
@@ -41,6 +43,9 @@ use super::routes::{Described, Routes};
 use crate::apart::apart;
 use crate::config::Contract;
 use crate::replica::Replica;
+
+use document::Document;
+use shown::Added;
 
 pub(super) use place::Describe;
 
@@ -51,9 +56,9 @@ const PAGE: &str = "/docs";
 
 /// What has been described already, of each listener.
 pub(crate) struct Descriptions {
-    score: OnceLock<Value>,
-    observe: OnceLock<Value>,
-    admin: OnceLock<Value>,
+    score: OnceLock<Document>,
+    observe: OnceLock<Document>,
+    admin: OnceLock<Document>,
     /// How many more may be put together now.
     free: Semaphore,
 }
@@ -111,25 +116,27 @@ async fn of_score(State(replica): State<Arc<Replica>>, listed: Listed, request: 
             gate.ask(&parts.headers, asked.model.as_deref().map_or(OfModel::AskedLater, OfModel::Named))?;
         let serving = replica.serving(&grant)?;
         replica.may_answer()?;
-        let described = models::described(&replica, gate, &grant, &parts.headers, &asked).await?;
+        let found = models::find(&replica, gate, &grant, &parts.headers, &asked).await?;
         if parts.method == Method::HEAD {
             return Ok(head());
         }
         let _leave = replica.descriptions.begin()?;
         // It is some milliseconds of work, however short the request.
         Ok(apart(usize::MAX, || {
-            let fixed = replica.descriptions.score.get_or_init(|| {
-                document::fixed(&replica.config, &listed, document::lane(&replica.config, serving))
+            let document = replica.descriptions.score.get_or_init(|| {
+                Document::of(&replica.config, &listed, document::lane(&replica.config, serving))
             });
-            sent(&replica, &described.added_to(fixed.clone()))
+            sent(&replica, document.with(&found.added(&listed)))
         }))
     })
     .await
 }
 
 async fn of_observe(State(replica): State<Arc<Replica>>, listed: Listed, method: Method) -> Response {
-    let fixed = || document::fixed(&replica.config, &listed, place::Lane::Nothing);
-    beside_sent(&replica, &method, || Ok(sent(&replica, replica.descriptions.observe.get_or_init(fixed))))
+    beside_sent(&replica, &method, || {
+        let document = || Document::of(&replica.config, &listed, place::Lane::Nothing);
+        Ok(sent(&replica, replica.descriptions.observe.get_or_init(document).with(&Added::default())))
+    })
 }
 
 async fn of_admin(
@@ -139,15 +146,13 @@ async fn of_admin(
     method: Method,
 ) -> Response {
     beside_sent(&replica, &method, || {
-        let fixed = || document::fixed(&replica.config, &listed, place::Lane::Nothing);
-        let mut document = replica.descriptions.admin.get_or_init(fixed).clone();
-        match models::first(&replica, &grant) {
-            Ok(first) => models::name_it(&mut document, first.as_deref()),
+        let added = match models::example(&replica, &grant) {
             // It says what there is all the same.
-            Err(CallError { code: ErrorCode::NotReady, .. }) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(sent(&replica, &document))
+            Err(CallError { code: ErrorCode::NotReady, .. }) => Added::default(),
+            added => added?,
+        };
+        let document = || Document::of(&replica.config, &listed, place::Lane::Nothing);
+        Ok(sent(&replica, replica.descriptions.admin.get_or_init(document).with(&added)))
     })
 }
 
@@ -169,8 +174,8 @@ fn beside_sent(
 }
 
 /// A description, which counts as unsent until the client has it.
-fn sent(replica: &Replica, document: &Value) -> Response {
-    headed(Body::from(replica.busy.hold(document.to_string().into())))
+fn sent(replica: &Replica, json: String) -> Response {
+    headed(Body::from(replica.busy.hold(json.into())))
 }
 
 /// What is asked for without the description is not worth putting one together: how long it would be is not said.

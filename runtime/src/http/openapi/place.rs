@@ -7,6 +7,7 @@ use outrigger_protocol::operation::Operation as Asked;
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
+use super::bodies::Meant;
 use super::ids;
 use super::operation::{Answered, Content, Operation};
 use super::tags::Tag;
@@ -31,6 +32,8 @@ pub(super) enum Lane {
 pub(super) struct Facts<'a> {
     pub(super) config: &'a Config,
     pub(super) lane: Lane,
+    /// What is called by who names no model, where that is described.
+    pub(super) meant: Option<Meant<'a>>,
 }
 
 /// Whether an operation needs a key. What manages the replica does so also where scoring is open; on a Unix socket the system has said who is
@@ -78,10 +81,8 @@ impl Place<'_> {
         }
         self.written.tags.insert(operation.tag);
         let described = self.described(&operation);
-        let path = self.written.paths.entry(self.path).or_insert_with(|| json!({}));
-        if let Some(path) = path.as_object_mut() {
-            path.insert(operation.method.to_owned(), described);
-        }
+        let methods = self.written.paths.entry(self.path.to_owned()).or_default();
+        methods.insert(operation.method, described);
     }
 
     fn described(&mut self, operation: &Operation) -> Value {
@@ -159,7 +160,7 @@ impl Place<'_> {
             let error = self.error(&codes, operation.others);
             let error = match responses.remove(&status.to_string()) {
                 Some(answer) => either(answer, error),
-                None => self.shared_error(status, error),
+                None => self.shared_error(status, &codes, operation.others.is_some(), error),
             };
             responses.insert(status.to_string(), error);
         }
@@ -213,10 +214,18 @@ impl Place<'_> {
         matches!(self.route.contract, Some(Contract::Oip | Contract::Vertex))
     }
 
-    /// Written down once for all operations that have it.
-    fn shared_error(&mut self, status: u16, response: Value) -> Value {
-        let (listener, shape) = (self.route.listener, if self.says_error() { "Error" } else { "Message" });
-        self.written.shared(&format!("{listener}-{shape}-{status}"), response)
+    /// Written down once for all operations that have it, by a name that comes from what is in it: no other answer changes that.
+    fn shared_error(
+        &mut self,
+        status: u16,
+        codes: &BTreeSet<ErrorCode>,
+        others: bool,
+        response: Value,
+    ) -> Value {
+        let shape = if self.says_error() { "Error" } else { "Message" };
+        let mut words: Vec<_> = codes.iter().map(|code| code.as_str()).collect();
+        words.extend(others.then_some("others"));
+        self.written.shared(format!("{shape}-{status}-{}", words.join(".")), response)
     }
 
     fn error(&self, codes: &BTreeSet<ErrorCode>, others: Option<&str>) -> Value {

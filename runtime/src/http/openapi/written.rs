@@ -8,10 +8,14 @@ use serde_json::{Map, Value, json};
 
 use super::tags::Tag;
 
+/// What the methods of a path do, by method.
+pub(super) type Methods = BTreeMap<&'static str, Value>;
+
 /// What has been described.
 pub(super) struct Written {
-    pub(super) paths: Map<String, Value>,
-    responses: BTreeMap<String, Value>,
+    pub(super) paths: BTreeMap<String, Methods>,
+    /// Answers that several operations have.
+    pub(super) responses: BTreeMap<String, Value>,
     pub(super) tags: BTreeSet<Tag>,
     /// Whether any operation needs a key.
     pub(super) keyed: bool,
@@ -30,23 +34,13 @@ impl Written {
             })
         };
         Self {
-            paths: Map::new(),
+            paths: BTreeMap::new(),
             responses: BTreeMap::new(),
             tags: BTreeSet::new(),
             keyed: false,
             answers: settings().for_serialize().into_generator(),
             requests: settings().for_deserialize().into_generator(),
         }
-    }
-
-    /// What goes on from a description: its answers are shared.
-    pub(super) fn continuing(document: &Value) -> Self {
-        let mut written = Self::new();
-        let responses = document.pointer("/components/responses").and_then(Value::as_object);
-        written
-            .responses
-            .extend(responses.into_iter().flatten().map(|(name, response)| (name.clone(), response.clone())));
-        written
     }
 
     /// Schemas of types, by name.
@@ -56,21 +50,10 @@ impl Written {
         schemas
     }
 
-    /// Answers that several operations have.
-    pub(super) fn responses(&mut self) -> Map<String, Value> {
-        std::mem::take(&mut self.responses).into_iter().collect()
-    }
-
-    /// A reference to such an answer.
-    pub(super) fn shared(&mut self, name: &str, response: Value) -> Value {
-        let mut number = 1_usize;
-        loop {
-            let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
-            let there = self.responses.entry(name.clone()).or_insert_with(|| response.clone());
-            if *there == response {
-                return json!({ "$ref": format!("#/components/responses/{name}") });
-            }
-            number += 1;
-        }
+    /// A reference to an answer of this name, which says all that is in it; itself, should another one have it.
+    pub(super) fn shared(&mut self, name: String, response: Value) -> Value {
+        let reference = json!({ "$ref": format!("#/components/responses/{name}") });
+        let there = self.responses.entry(name).or_insert_with(|| response.clone());
+        if *there == response { reference } else { response }
     }
 }

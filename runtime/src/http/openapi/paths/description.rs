@@ -16,9 +16,9 @@ pub(in crate::http) fn document(place: &mut Place<'_>) {
     );
     if scoring {
         let text = format!(
-            "Names the models that the caller may know of, {} at a time (`openapi.models`): `info.x-outrigger-models` says how many there are, and what the \
+            "Names the models that the caller may know of, {} at a time (`openapi.models`), or as many as fit into {} bytes (`openapi.bytes`): `info.x-outrigger-models` says how many there are, and what the \
              next ones are asked for with. A model that has not been loaded yet is loaded only where it is asked for by its name.",
-            place.facts.config.openapi.models
+            place.facts.config.openapi.models, place.facts.config.openapi.bytes
         );
         operation = operation
             .text(text)
