@@ -380,6 +380,46 @@ async fn a_description_has_so_many_bytes_about_models() {
     }
 }
 
+#[tokio::test]
+async fn those_that_are_said_to_be_described_are() {
+    let app = App::start();
+    let launch = || {
+        let mut launch = outrigger().file("add.onnx", onnx::add(3)).args(["--openapi-models", "2"]);
+        for name in ["a", "b", "c", "d"] {
+            launch = launch.args(["--model", &format!("{name}=add.onnx")]);
+        }
+        launch
+    };
+    let passed_on = ["/v2/models/a/*", "/v2/models/b/*", "/v2/models/c/*"];
+    let passed_on = passed_on.into_iter().flat_map(|path| ["--upstream-paths", path]);
+    let sidecar = launch().args(["--upstream-url", &app.url()]).args(passed_on).start();
+    let without = launch().args(["--score-contracts", "vertex"]).start();
+    let all = launch().start();
+    for (replica, expected) in [
+        (&sidecar, [json!([]), json!(["d"])].to_vec()),
+        (&without, [json!([])].to_vec()),
+        (&all, [json!(["a", "b"]), json!(["c", "d"])].to_vec()),
+    ] {
+        let (mut pages, mut query) = (Vec::new(), String::new());
+        loop {
+            let document = document(&replica.score, &query).await;
+            let models = &document["info"]["x-outrigger-models"];
+            let paths: Vec<_> =
+                paths(&document).into_iter().filter_map(|path| path.strip_prefix("/v2/models/")).collect();
+            let paths: Vec<_> = paths.into_iter().filter_map(|path| path.strip_suffix("/infer")).collect();
+            let paths: Vec<_> = paths.into_iter().filter(|name| !name.contains('{')).collect();
+            assert_eq!(models["described"], json!(paths));
+            assert_eq!(models["total"], 4);
+            pages.push(models["described"].clone());
+            let Some(next) = models["next"].as_str() else { break };
+            query = format!("?after={next}");
+        }
+        assert_eq!(pages, expected);
+    }
+    let passed_on = document(&sidecar.score, "?model=a").await;
+    assert_eq!(passed_on["info"]["x-outrigger-models"]["described"], json!([]));
+}
+
 /// The names of operations, by path and method.
 fn ids(document: &Value) -> BTreeMap<(String, String), String> {
     let paths = document["paths"].as_object().unwrap().iter();
