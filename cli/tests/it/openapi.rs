@@ -1,6 +1,7 @@
 //! What the listeners say of themselves: `/openapi.json`, all of which is so, and the page at `/docs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -539,6 +540,33 @@ fn the_page_works_in_a_browser() {
     let ran = command.args(std::env::var_os("OUTRIGGER_TEST_PICTURES")).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{said}\n{}", replica.log_text());
+}
+
+#[tokio::test]
+async fn a_description_is_compressed_for_who_takes_that() {
+    let replica = outrigger().script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    for (listener, base) in listeners(&replica) {
+        let get = |method: Method, coding: &'static str| {
+            let request = client().request(method, format!("{base}/openapi.json")).bearer_auth(KEY);
+            request.header("accept-encoding", coding).send()
+        };
+        let plain = get(Method::GET, "identity").await.unwrap();
+        assert_eq!(
+            (header(&plain, "content-encoding"), header(&plain, "vary")),
+            ("".into(), "Accept-Encoding".into())
+        );
+        let plain = plain.bytes().await.unwrap();
+        let compressed = get(Method::GET, "br, gzip").await.unwrap();
+        assert_eq!(header(&compressed, "content-encoding"), "gzip", "{listener}");
+        assert_eq!(header(&compressed, "vary"), "Accept-Encoding");
+        let head = get(Method::HEAD, "gzip").await.unwrap();
+        assert_eq!(header(&head, "content-encoding"), "gzip", "{listener}");
+        let compressed = compressed.bytes().await.unwrap();
+        assert!(compressed.len() < plain.len() / 2, "{} of {}", compressed.len(), plain.len());
+        let mut read = Vec::new();
+        flate2::read::GzDecoder::new(&compressed[..]).read_to_end(&mut read).unwrap();
+        assert_eq!(read, plain, "{listener}");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod bodies;
 mod components;
 mod document;
 mod errors;
+mod gzip;
 mod ids;
 mod models;
 mod operation;
@@ -30,7 +31,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{any, get};
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use flate2::Compression;
+use http::{HeaderMap, HeaderValue, Method, header};
 use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
@@ -118,7 +120,7 @@ async fn of_score(State(replica): State<Arc<Replica>>, listed: Listed, request: 
         replica.may_answer()?;
         let found = models::find(&replica, gate, &grant, &parts.headers, &asked).await?;
         if parts.method == Method::HEAD {
-            return Ok(head());
+            return Ok(head(&parts.headers));
         }
         let _leave = replica.descriptions.begin()?;
         // It is some milliseconds of work, however short the request.
@@ -126,16 +128,21 @@ async fn of_score(State(replica): State<Arc<Replica>>, listed: Listed, request: 
             let document = replica.descriptions.score.get_or_init(|| {
                 Document::of(&replica.config, &listed, document::lane(&replica.config, serving))
             });
-            sent(&replica, document.with(&found.added(&listed)))
+            sent(&replica, &parts.headers, document.with(&found.added(&listed)))
         }))
     })
     .await
 }
 
-async fn of_observe(State(replica): State<Arc<Replica>>, listed: Listed, method: Method) -> Response {
-    beside_sent(&replica, &method, || {
+async fn of_observe(
+    State(replica): State<Arc<Replica>>,
+    listed: Listed,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    beside_sent(&replica, &method, &headers, || {
         let document = || Document::of(&replica.config, &listed, place::Lane::Nothing);
-        Ok(sent(&replica, replica.descriptions.observe.get_or_init(document).with(&Added::default())))
+        Ok(replica.descriptions.observe.get_or_init(document).with(&Added::default()))
     })
 }
 
@@ -144,15 +151,16 @@ async fn of_admin(
     listed: Listed,
     grant: Extension<Arc<Grant>>,
     method: Method,
+    headers: HeaderMap,
 ) -> Response {
-    beside_sent(&replica, &method, || {
+    beside_sent(&replica, &method, &headers, || {
         let added = match models::example(&replica, &grant) {
             // It says what there is all the same.
             Err(CallError { code: ErrorCode::NotReady, .. }) => Added::default(),
             added => added?,
         };
         let document = || Document::of(&replica.config, &listed, place::Lane::Nothing);
-        Ok(sent(&replica, replica.descriptions.admin.get_or_init(document).with(&added)))
+        Ok(replica.descriptions.admin.get_or_init(document).with(&added))
     })
 }
 
@@ -160,35 +168,45 @@ async fn of_admin(
 fn beside_sent(
     replica: &Replica,
     method: &Method,
-    made: impl FnOnce() -> Result<Response, CallError>,
+    request: &HeaderMap,
+    made: impl FnOnce() -> Result<String, CallError>,
 ) -> Response {
     let answer = || {
         replica.may_answer()?;
         if *method == Method::HEAD {
-            return Ok(head());
+            return Ok(head(request));
         }
         let _leave = replica.descriptions.begin()?;
-        made()
+        Ok(sent(replica, request, made()?))
     };
     answer().unwrap_or_else(|error| refused(&error))
 }
 
 /// A description, which counts as unsent until the client has it.
-fn sent(replica: &Replica, json: String) -> Response {
-    headed(Body::from(replica.busy.hold(json.into())))
+fn sent(replica: &Replica, request: &HeaderMap, json: String) -> Response {
+    let compressed = gzip::takes_gzip(request).then(|| gzip::gzip(json.as_bytes(), Compression::fast()).ok());
+    let compressed = compressed.flatten();
+    let coding = compressed.as_ref().map(|_| "gzip");
+    let body = compressed.unwrap_or_else(|| json.into());
+    headed(Body::from(replica.busy.hold(body)), coding)
 }
 
 /// What is asked for without the description is not worth putting one together: how long it would be is not said.
-fn head() -> Response {
-    headed(Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>()))
+fn head(request: &HeaderMap) -> Response {
+    let coding = gzip::takes_gzip(request).then_some("gzip");
+    headed(Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>()), coding)
 }
 
 /// A description differs by who asks, so nobody between keeps it.
-fn headed(body: Body) -> Response {
+fn headed(body: Body, coding: Option<&'static str>) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if let Some(coding) = coding {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+    }
     response
 }
 

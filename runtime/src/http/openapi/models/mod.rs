@@ -4,16 +4,18 @@ mod one;
 mod room;
 mod unnamed;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use http::HeaderMap;
 use outrigger_auth::Grant;
 use outrigger_backend::ModelInfo;
 use outrigger_protocol::error::CallError;
+use serde_json::Value;
 
 use super::bodies::Meant;
 use super::shown::{Added, Models};
-use super::written::Written;
+use super::tags::Tag;
 use crate::http::model;
 use crate::http::reply::Gate;
 use crate::http::routes::Described;
@@ -122,9 +124,9 @@ impl Found<'_> {
         let (mut last, mut more) = (None, self.more);
         for one in &self.models {
             match one.describe(config, &mut room, described.is_empty()) {
-                one::Outcome::Described(written) => {
+                one::Outcome::Described(fitting) => {
                     described.push(one.name.clone());
-                    add(&mut added, written);
+                    add(&mut added, fitting);
                 }
                 one::Outcome::NotHere => {}
                 one::Outcome::NoRoom => {
@@ -142,12 +144,13 @@ impl Found<'_> {
 
 /// What has been described, and fits.
 struct Fitting {
-    written: Written,
     paths: room::Paths,
+    responses: BTreeMap<String, Value>,
+    tags: BTreeSet<Tag>,
 }
 
-fn add(added: &mut Added, Fitting { written, paths }: Fitting) {
+fn add(added: &mut Added, Fitting { paths, responses, tags }: Fitting) {
     added.paths.extend(paths);
-    added.responses.extend(written.responses);
-    added.tags.extend(written.tags);
+    added.responses.extend(responses);
+    added.tags.extend(tags);
 }

@@ -51,16 +51,16 @@ impl Room {
     }
 
     /// Takes the room that it needs; nothing, if there is not so much.
-    pub(super) fn take(&mut self, mut written: Written) -> Option<Fitting> {
+    pub(super) fn take(&mut self, written: Written) -> Option<Fitting> {
         let mut left = self.left;
         let mut paths = Paths::new();
-        for (path, methods) in std::mem::take(&mut written.paths) {
+        for (path, methods) in written.paths {
             left = left.checked_sub(path.len())?;
             let methods = fitting(&methods, &mut left)?;
             paths.insert(path, methods);
         }
         self.left = left;
-        Some(Fitting { written, paths })
+        Some(Fitting { paths, responses: written.responses, tags: written.tags })
     }
 }
 
