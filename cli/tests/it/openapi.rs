@@ -70,13 +70,19 @@ fn paths(document: &Value) -> BTreeSet<&str> {
     document["paths"].as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Has a client that is not ours read a description and believe it. `calls` examples with a body have to be there at least.
-fn believed(replica: &ReplicaProcess, base: &str, calls: usize) {
+/// The Python that has a validator and a client which are not ours. Where it is not there, the test says so, and is no success of `cargo xtask test`.
+fn python() -> Option<PathBuf> {
     let python = repository().join(".venv-triton/bin/python");
     if !python.exists() {
-        println!("skipped: no tritonclient");
-        return;
+        println!("skipped: no openapi-spec-validator in .venv-triton: `cargo xtask setup` makes it");
+        return None;
     }
+    Some(python)
+}
+
+/// Has a client that is not ours read a description and believe it. `calls` examples with a body have to be there at least.
+fn believed(replica: &ReplicaProcess, base: &str, calls: usize) {
+    let Some(python) = python() else { return };
     let script = repository().join("cli/tests/openapi/client.py");
     let calls = calls.to_string();
     let mut command = Command::new(python);
@@ -116,6 +122,61 @@ async fn a_model_is_described_by_the_contract_that_is_spoken() {
         assert_eq!(media, ["application/json", binary]);
         assert_eq!(content["application/json"]["schema"]["anyOf"].as_array().unwrap().len(), 2, "{content}");
     }
+}
+
+#[test]
+fn what_is_described_of_answers_is_so_as_they_are_configured() {
+    let flags = |load: &'static str, version: &'static str, origins: &'static str| {
+        let flags = ["--score-load-metrics", load, "--score-server-version", version];
+        models().args(flags).args(["--score-cors-origins", origins]).start()
+    };
+    for replica in [flags("bin", "", "https://a.example"), flags("off", "mine/1", "*")] {
+        believed(&replica, &replica.score, DataType::ALL.len() + 1);
+    }
+}
+
+#[tokio::test]
+async fn headers_are_described_where_they_are_configured() {
+    for (flags, there) in [
+        (vec![], [true, true, false]),
+        (vec!["--score-load-metrics", "off"], [false, true, false]),
+        (vec!["--score-server-version", ""], [true, false, false]),
+        (vec!["--score-cors-origins", "https://a.example"], [true, true, true]),
+    ] {
+        let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+        let replica = launch.args(flags.iter().copied()).start();
+        let document = document(&replica.score, "").await;
+        let infer = &document["paths"]["/v2/models/add/infer"]["post"];
+        let names = ["endpoint-load-metrics", "x-ms-server-version", "Access-Control-Allow-Origin"];
+        let is_there = names.map(|name| infer["responses"]["200"]["headers"].get(name).is_some());
+        assert_eq!(is_there, there, "{flags:?}");
+        let takes = infer["parameters"].to_string();
+        assert_eq!(takes.contains("parameters/LoadFormat"), there[0], "{flags:?}");
+        assert!(takes.contains("parameters/MsClientRequestId") && takes.contains("parameters/TraceId"));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_go_wrong_is_not_described() {
+    let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    let replica = launch.args(["--admin-listen", "127.0.0.1:0"]).start();
+    let base = format!("http://{}", replica.admin);
+    let document = document(&base, "").await;
+    let label = &document["paths"]["/models/{model}/labels/{label}"]["put"];
+    let statuses: Vec<_> = label["responses"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(!statuses.contains(&"408") && !statuses.contains(&"413"), "{statuses:?}");
+    let content_type = ("content-type", "application/json");
+    for body in [vec![b' '; 4 << 20], b"{".to_vec(), b"{}".to_vec(), b"[]".to_vec()] {
+        let request = client().put(format!("{base}/models/add/labels/it")).bearer_auth(KEY).body(body);
+        let (status, code, _) =
+            outcome(request.header(content_type.0, content_type.1).send().await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (400, "bad_request"));
+    }
+    let known = label["responses"]["400"]["$ref"].as_str().unwrap();
+    assert_eq!(known, "#/components/responses/Message-400-bad_request");
+    let events = document["paths"]["/events"]["get"]["parameters"].to_string();
+    assert!(events.contains("parameters/LastEvent"), "{events}");
+    assert_eq!(document["components"]["parameters"]["LastEvent"]["name"], "Last-Event-ID");
 }
 
 #[test]
@@ -528,7 +589,7 @@ fn chromium() -> Option<PathBuf> {
 
 #[test]
 fn the_page_works_in_a_browser() {
-    let python = repository().join(".venv-triton/bin/python");
+    let Some(python) = python() else { return };
     let Some(chromium) = chromium() else {
         println!("skipped: no Chromium");
         return;
@@ -540,6 +601,33 @@ fn the_page_works_in_a_browser() {
     let ran = command.args(std::env::var_os("OUTRIGGER_TEST_PICTURES")).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{said}\n{}", replica.log_text());
+}
+
+#[tokio::test]
+async fn a_description_is_compressed_for_who_takes_that() {
+    let replica = outrigger().script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    for (listener, base) in listeners(&replica) {
+        let get = |method: Method, coding: &'static str| {
+            let request = client().request(method, format!("{base}/openapi.json")).bearer_auth(KEY);
+            request.header("accept-encoding", coding).send()
+        };
+        let plain = get(Method::GET, "identity").await.unwrap();
+        assert_eq!(
+            (header(&plain, "content-encoding"), header(&plain, "vary")),
+            ("".into(), "Accept-Encoding".into())
+        );
+        let plain = plain.bytes().await.unwrap();
+        let compressed = get(Method::GET, "br, gzip").await.unwrap();
+        assert_eq!(header(&compressed, "content-encoding"), "gzip", "{listener}");
+        assert_eq!(header(&compressed, "vary"), "Accept-Encoding");
+        let head = get(Method::HEAD, "gzip").await.unwrap();
+        assert_eq!(header(&head, "content-encoding"), "gzip", "{listener}");
+        let compressed = compressed.bytes().await.unwrap();
+        assert!(compressed.len() < plain.len() / 2, "{} of {}", compressed.len(), plain.len());
+        let mut read = Vec::new();
+        flate2::read::GzDecoder::new(&compressed[..]).read_to_end(&mut read).unwrap();
+        assert_eq!(read, plain, "{listener}");
+    }
 }
 
 #[tokio::test]

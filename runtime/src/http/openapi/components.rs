@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use outrigger_protocol::ids::MAX_ID_CHARS;
 use outrigger_protocol::{oip, rows};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::headers;
 use super::written::{Methods, Written};
 use crate::config::Config;
 
@@ -99,7 +101,7 @@ impl Components {
             schemas,
             responses: std::mem::take(&mut written.responses),
             parameters: parameters(),
-            headers: headers(),
+            headers: headers::all(),
             schemes: written.keyed.then_some(("key", scheme)).into_iter().collect(),
         }
     }
@@ -180,6 +182,7 @@ fn parameters() -> BTreeMap<&'static str, Parameter> {
         schema,
         example: None,
     };
+    let id = || json!({ "type": "string", "maxLength": MAX_ID_CHARS });
     BTreeMap::from([
         ("model", path("model", "The model's name.")),
         ("version", path("version", "A version of it, by its own name or by what it is called.")),
@@ -190,7 +193,28 @@ fn parameters() -> BTreeMap<&'static str, Parameter> {
             header(
                 "X-Request-Id",
                 "Identifies the request; comes back, and is made where it is not there.",
-                json!({ "type": "string", "maxLength": 100 }),
+                id(),
+            ),
+        ),
+        (
+            "MsRequestId",
+            header(
+                "x-ms-request-id",
+                "The same by its older name; comes back, or what else identifies the request.",
+                id(),
+            ),
+        ),
+        (
+            "MsClientRequestId",
+            header("x-ms-client-request-id", "The client's own name for it; comes back.", id()),
+        ),
+        ("TraceId", header("TraceId", "Comes back as it is.", json!({ "type": "string" }))),
+        (
+            "LastEvent",
+            header(
+                "Last-Event-ID",
+                "Of a reader of events that comes back: the last one that it knows, in place of `after`.",
+                json!({ "type": "integer", "minimum": 0 }),
             ),
         ),
         (
@@ -236,38 +260,6 @@ fn parameters() -> BTreeMap<&'static str, Parameter> {
                 "How the body is compressed.",
                 json!({ "enum": ["identity", "gzip", "deflate"] }),
             ),
-        ),
-    ])
-}
-
-fn headers() -> BTreeMap<&'static str, Value> {
-    let text = |text: &str| json!({ "description": text, "schema": { "type": "string" } });
-    let number = |text: &str| json!({ "description": text, "schema": { "type": "integer", "minimum": 0 } });
-    BTreeMap::from([
-        ("RequestId", text("That of the request, or one that was made for it.")),
-        (
-            "Device",
-            text(
-                "Where the model ran; `; fallback-from=` names where it was to go first, if that is elsewhere.",
-            ),
-        ),
-        (
-            "Cache",
-            json!({ "description": "How the answer of a model was come by whose answers are kept: it was there, another call was at it, or it was run.", "schema": { "enum": ["hit", "joined", "miss"] } }),
-        ),
-        ("RetryAfter", number("Seconds after which a retry makes sense, if that is known.")),
-        ("Authenticate", text("`Bearer`")),
-        (
-            "RunFailed",
-            json!({ "description": "Whether it was `run()` that failed.", "schema": { "enum": ["True", "False"] } }),
-        ),
-        ("RunTime", text("Milliseconds that `run()` took, with three decimals.")),
-        ("JsonLength", number("How many bytes of the body are JSON, where others follow.")),
-        ("LoadReport", text("The replica's load, where it was asked for.")),
-        ("Code", text("What is wrong; stable, to match on.")),
-        (
-            "Retryable",
-            json!({ "description": "Whether the same request may succeed later, or elsewhere.", "schema": { "enum": ["true", "false"] } }),
         ),
     ])
 }

@@ -6,11 +6,13 @@
 //! know of are added for each, as many at a time as [`openapi.models`](crate::config::key::OPENAPI_MODELS) and
 //! [`openapi.bytes`](crate::config::key::OPENAPI_BYTES) say.
 
+mod answers;
 mod bodies;
 mod components;
 mod document;
 mod errors;
 mod gzip;
+mod headers;
 mod ids;
 mod models;
 mod operation;

@@ -30,13 +30,16 @@ pub(in crate::http) fn document(place: &mut Place<'_>) {
             .errors(WAITS)
             .errors(LOADS);
     }
-    place.add(operation.errors(&[ErrorCode::Overloaded]));
+    let headers = ["CacheControl", "ContentEncoding", "Vary"];
+    place.add(operation.headers(&headers).errors(&[ErrorCode::Overloaded]));
 }
 
 pub(in crate::http) fn page(place: &mut Place<'_>) {
     place.add(
         get(Tag::Description, "This description as a page")
             .text("Loads nothing from elsewhere, and asks for a key where one is needed, which it stores nowhere.")
-            .ok("The page.", [text("text/html")]),
+            .ok("The page.", [text("text/html")])
+            .headers(&["CacheControl", "ContentEncoding", "Vary", "ContentPolicy", "ContentTypeOptions"])
+            .headers(&["FrameOptions", "OpenerPolicy", "ReferrerPolicy"]),
     );
 }

@@ -37,7 +37,7 @@ pub(in crate::http::openapi) fn call(operation: Operation, [request, answer]: Bo
         .body([request, binary()])
         .ok("The outputs, as the call was made.", [answer, binary()])
         .takes(&["Encoding", "CacheControl"])
-        .headers(&["Cache", "Device", "LoadReport"])
+        .headers(&["Cache", "Device"])
         .errors(BODY)
         .errors(WORK)
         .errors(INFER)
@@ -52,7 +52,7 @@ pub(in crate::http) fn invocations(place: &mut Place<'_>) {
         Lane::Script { input, output, .. } => {
             let (body, answer) = script_bodies(input, output);
             let operation = operation.text("What is taken and given is the script's.").body(body);
-            let headers = ["RunFailed", "RunTime", "Device", "LoadReport"];
+            let headers = ["RunFailed", "RunTime", "Device"];
             operation
                 .ok("What `run()` returned.", [answer, bytes("*/*")])
                 .others(SCRIPTS_OWN)

@@ -103,7 +103,7 @@ pub(in crate::http::openapi) fn call(operation: Operation, [request, answer]: Bo
             "The outputs: JSON, and behind it the elements of those that are asked for as bytes.",
             [answer, bytes("application/octet-stream")],
         )
-        .headers(&["JsonLength", "Cache", "Device", "LoadReport"])
+        .headers(&["JsonLength", "Cache", "Device"])
         .errors(BODY)
         .errors(WORK)
         .errors(INFER)

@@ -29,7 +29,7 @@ pub(in crate::http) fn predict(place: &mut Place<'_>) {
             .body([instances])
             .ok("A prediction for each instance, in the same form.", [predictions])
             .takes(&["Encoding", "CacheControl"])
-            .headers(&["Cache", "Device", "LoadReport"])
+            .headers(&["Cache", "Device"])
             .errors(INFER)
         }
         Lane::Script { input, output, .. } => {
@@ -40,7 +40,7 @@ pub(in crate::http) fn predict(place: &mut Place<'_>) {
                 .body(body)
                 .ok("What `run()` returned.", [json_of(predictions), bytes("*/*")])
                 .others(SCRIPTS_OWN)
-                .headers(&["RunFailed", "RunTime", "Device", "LoadReport"])
+                .headers(&["RunFailed", "RunTime", "Device"])
                 .errors(SCRIPT)
         }
         Lane::Upstream => operation
