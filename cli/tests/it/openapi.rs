@@ -587,47 +587,58 @@ fn chromium() -> Option<PathBuf> {
     named.or_else(|| installed.find(|path| path.exists()))
 }
 
-#[test]
-fn the_page_works_in_a_browser() {
-    let Some(python) = python() else { return };
+/// Has a Chromium use the page of a listener, as a case of `page.py` says.
+fn browse(replica: &ReplicaProcess, base: &str, case: &str, arguments: &[&str]) {
     let Some(chromium) = chromium() else {
         println!("skipped: no Chromium");
         return;
     };
-    let replica = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]).start();
+    let Some(python) = python() else { return };
     let script = repository().join("cli/tests/openapi/page.py");
     let mut command = Command::new(python);
-    command.arg(script).arg(chromium).args([replica.score.trim_start_matches("http://"), KEY, "add"]);
-    let ran = command.args(std::env::var_os("OUTRIGGER_TEST_PICTURES")).output().unwrap();
+    command.arg(script).arg(chromium).args([case, base.trim_start_matches("http://"), KEY]);
+    let ran = command.args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{said}\n{}", replica.log_text());
 }
 
-#[tokio::test]
-async fn a_description_is_compressed_for_who_takes_that() {
-    let replica = outrigger().script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
-    for (listener, base) in listeners(&replica) {
-        let get = |method: Method, coding: &'static str| {
-            let request = client().request(method, format!("{base}/openapi.json")).bearer_auth(KEY);
-            request.header("accept-encoding", coding).send()
-        };
-        let plain = get(Method::GET, "identity").await.unwrap();
-        assert_eq!(
-            (header(&plain, "content-encoding"), header(&plain, "vary")),
-            ("".into(), "Accept-Encoding".into())
-        );
-        let plain = plain.bytes().await.unwrap();
-        let compressed = get(Method::GET, "br, gzip").await.unwrap();
-        assert_eq!(header(&compressed, "content-encoding"), "gzip", "{listener}");
-        assert_eq!(header(&compressed, "vary"), "Accept-Encoding");
-        let head = get(Method::HEAD, "gzip").await.unwrap();
-        assert_eq!(header(&head, "content-encoding"), "gzip", "{listener}");
-        let compressed = compressed.bytes().await.unwrap();
-        assert!(compressed.len() < plain.len() / 2, "{} of {}", compressed.len(), plain.len());
-        let mut read = Vec::new();
-        flate2::read::GzDecoder::new(&compressed[..]).read_to_end(&mut read).unwrap();
-        assert_eq!(read, plain, "{listener}");
-    }
+#[test]
+fn the_page_works_in_a_browser() {
+    let replica = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]).start();
+    let pictures = std::env::var("OUTRIGGER_TEST_PICTURES").ok();
+    let arguments: Vec<_> = std::iter::once("add").chain(pictures.as_deref()).collect();
+    browse(&replica, &replica.score, "use", &arguments);
+}
+
+#[test]
+fn hostile_names_are_text_in_a_browser() {
+    let input = "<script>violations.push('input')</script>";
+    let output = "\"><img src=x onerror=\"violations.push('output')\">'; exit 1; `exit 1` $(exit 1) \\";
+    let extent = "<b onclick='violations.push(1)'>extent</b>";
+    let service = "</title><svg onload=\"violations.push('service')\">'$(exit 1)";
+    let mut graph = onnx::Graph::default();
+    let shape = [Dim::Named(extent), Dim::Fixed(2)];
+    graph.input(input, DataType::Fp32, &shape);
+    graph.input(output, DataType::Fp32, &shape);
+    graph.output("sum", DataType::Fp32, &shape);
+    graph.node("Add", &[input, output], &["sum"]);
+    // All that the name of a model may have.
+    let model = "0-a.b_C";
+    let launch = outrigger().file("m.onnx", graph.model()).args(["--model", &format!("{model}=m.onnx")]);
+    let replica = launch.args(["--service-name", service]).start();
+    browse(&replica, &replica.score, "hostile", &[model, input, output, extent, service]);
+}
+
+#[test]
+fn of_a_long_answer_the_beginning_is_shown_in_a_browser() {
+    let replica = models().start();
+    browse(&replica, &replica.score, "long", &[]);
+}
+
+#[test]
+fn an_answer_without_end_is_stopped_in_a_browser() {
+    let replica = outrigger().script(ECHO).start();
+    browse(&replica, &replica.observe, "endless", &[]);
 }
 
 #[tokio::test]
