@@ -1,6 +1,7 @@
 //! What the listeners say of themselves: `/openapi.json`, all of which is so, and the page at `/docs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -69,13 +70,19 @@ fn paths(document: &Value) -> BTreeSet<&str> {
     document["paths"].as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Has a client that is not ours read a description and believe it. `calls` examples with a body have to be there at least.
-fn believed(replica: &ReplicaProcess, base: &str, calls: usize) {
+/// The Python that has a validator and a client which are not ours. Where it is not there, the test says so, and is no success of `cargo xtask test`.
+fn python() -> Option<PathBuf> {
     let python = repository().join(".venv-triton/bin/python");
     if !python.exists() {
-        println!("skipped: no tritonclient");
-        return;
+        println!("skipped: no openapi-spec-validator in .venv-triton: `cargo xtask setup` makes it");
+        return None;
     }
+    Some(python)
+}
+
+/// Has a client that is not ours read a description and believe it. `calls` examples with a body have to be there at least.
+fn believed(replica: &ReplicaProcess, base: &str, calls: usize) {
+    let Some(python) = python() else { return };
     let script = repository().join("cli/tests/openapi/client.py");
     let calls = calls.to_string();
     let mut command = Command::new(python);
@@ -115,6 +122,61 @@ async fn a_model_is_described_by_the_contract_that_is_spoken() {
         assert_eq!(media, ["application/json", binary]);
         assert_eq!(content["application/json"]["schema"]["anyOf"].as_array().unwrap().len(), 2, "{content}");
     }
+}
+
+#[test]
+fn what_is_described_of_answers_is_so_as_they_are_configured() {
+    let flags = |load: &'static str, version: &'static str, origins: &'static str| {
+        let flags = ["--score-load-metrics", load, "--score-server-version", version];
+        models().args(flags).args(["--score-cors-origins", origins]).start()
+    };
+    for replica in [flags("bin", "", "https://a.example"), flags("off", "mine/1", "*")] {
+        believed(&replica, &replica.score, DataType::ALL.len() + 1);
+    }
+}
+
+#[tokio::test]
+async fn headers_are_described_where_they_are_configured() {
+    for (flags, there) in [
+        (vec![], [true, true, false]),
+        (vec!["--score-load-metrics", "off"], [false, true, false]),
+        (vec!["--score-server-version", ""], [true, false, false]),
+        (vec!["--score-cors-origins", "https://a.example"], [true, true, true]),
+    ] {
+        let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+        let replica = launch.args(flags.iter().copied()).start();
+        let document = document(&replica.score, "").await;
+        let infer = &document["paths"]["/v2/models/add/infer"]["post"];
+        let names = ["endpoint-load-metrics", "x-ms-server-version", "Access-Control-Allow-Origin"];
+        let is_there = names.map(|name| infer["responses"]["200"]["headers"].get(name).is_some());
+        assert_eq!(is_there, there, "{flags:?}");
+        let takes = infer["parameters"].to_string();
+        assert_eq!(takes.contains("parameters/LoadFormat"), there[0], "{flags:?}");
+        assert!(takes.contains("parameters/MsClientRequestId") && takes.contains("parameters/TraceId"));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_go_wrong_is_not_described() {
+    let launch = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]);
+    let replica = launch.args(["--admin-listen", "127.0.0.1:0"]).start();
+    let base = format!("http://{}", replica.admin);
+    let document = document(&base, "").await;
+    let label = &document["paths"]["/models/{model}/labels/{label}"]["put"];
+    let statuses: Vec<_> = label["responses"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert!(!statuses.contains(&"408") && !statuses.contains(&"413"), "{statuses:?}");
+    let content_type = ("content-type", "application/json");
+    for body in [vec![b' '; 4 << 20], b"{".to_vec(), b"{}".to_vec(), b"[]".to_vec()] {
+        let request = client().put(format!("{base}/models/add/labels/it")).bearer_auth(KEY).body(body);
+        let (status, code, _) =
+            outcome(request.header(content_type.0, content_type.1).send().await.unwrap()).await;
+        assert_eq!((status, code.as_str()), (400, "bad_request"));
+    }
+    let known = label["responses"]["400"]["$ref"].as_str().unwrap();
+    assert_eq!(known, "#/components/responses/Message-400-bad_request");
+    let events = document["paths"]["/events"]["get"]["parameters"].to_string();
+    assert!(events.contains("parameters/LastEvent"), "{events}");
+    assert_eq!(document["components"]["parameters"]["LastEvent"]["name"], "Last-Event-ID");
 }
 
 #[test]
@@ -308,6 +370,161 @@ async fn many_models_are_described_a_page_at_a_time_and_each_alone() {
     assert_eq!((status, code.as_str()), (404, "model_not_found"));
 }
 
+/// A model whose description is long: 400 outputs with names of 250 characters, all of them `x`.
+fn long() -> Vec<u8> {
+    let mut graph = onnx::Graph::default();
+    graph.input("x", DataType::Fp32, &[Dim::Fixed(1)]);
+    for number in 0..400 {
+        let name = format!("{number:0>250}");
+        graph.output(&name, DataType::Fp32, &[Dim::Fixed(1)]);
+        graph.node("Identity", &["x"], &[&name]);
+    }
+    graph.model()
+}
+
+/// The description as it is sent.
+async fn text(base: &str, query: &str) -> String {
+    let request = client().get(format!("{base}/openapi.json{query}")).bearer_auth(KEY);
+    request.send().await.unwrap().text().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_description_has_so_many_bytes_about_models() {
+    const BYTES: usize = 64 * 1024;
+    // Names in the list of those that are described, and what the list is made of.
+    const BESIDE: usize = 2048;
+    let names: Vec<_> = (0..30).map(|number| format!("m{number:02}")).collect();
+    let launch = || outrigger().file("add.onnx", onnx::add(3)).file("long.onnx", long());
+    let mut many = launch().args(["--openapi-models", "1000", "--openapi-bytes", "64KiB"]);
+    for name in &names {
+        let file = if name == "m05" { "long.onnx" } else { "add.onnx" };
+        many = many.args(["--model", &format!("{name}={file}")]);
+    }
+    let replica = many.start();
+    let without = text(&replica.score, "?after=z").await.len();
+    let (mut seen, mut query, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let text = text(&replica.score, &query).await;
+        assert!(text.len() < without + BYTES + BESIDE, "{} of {without}", text.len());
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let models = &document["info"]["x-outrigger-models"];
+        for name in models["described"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()) {
+            let post = &document["paths"][format!("/v2/models/{name}/infer")]["post"];
+            let request = &post["requestBody"]["content"]["application/json"];
+            assert_eq!(request["example"].is_object(), name != "m05", "{name}");
+            let said = post["description"].as_str().unwrap();
+            assert_eq!(said.contains("openapi.bytes"), name == "m05", "{said}");
+            seen.push(name.to_owned());
+        }
+        pages += 1;
+        let Some(next) = models["next"].as_str() else { break };
+        query = format!("?after={next}");
+    }
+    assert_eq!(seen, names);
+    assert!(pages > 1, "it fits into one");
+    let alone = text(&replica.score, "?model=m05").await;
+    assert!(alone.len() < without + BYTES + BESIDE && alone.contains("/v2/models/m05/infer"));
+    // What is meant by calls without a name is about a model, too.
+    for (bytes, is_there) in [("64KiB", false), ("16MiB", true)] {
+        let launch = launch().args(["--model", "long=long.onnx", "--openapi-bytes", bytes]);
+        let replica = launch.start();
+        let document = document(&replica.score, "").await;
+        let of = |path: &str| {
+            document["paths"][path]["post"]["responses"]["200"]["content"]["application/json"].to_string()
+        };
+        let name = format!("{:0>250}", 399);
+        for path in ["/invocations", "/vertex/predict", "/v2/models/long/infer"] {
+            assert_eq!(of(path).contains(&name), is_there, "{path} {bytes}");
+        }
+        let call = json!({ "inputs": [{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.5] }] });
+        let call = client().post(format!("{}/invocations", replica.score)).bearer_auth(KEY).json(&call);
+        assert_eq!(call.send().await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn those_that_are_said_to_be_described_are() {
+    let app = App::start();
+    let launch = || {
+        let mut launch = outrigger().file("add.onnx", onnx::add(3)).args(["--openapi-models", "2"]);
+        for name in ["a", "b", "c", "d"] {
+            launch = launch.args(["--model", &format!("{name}=add.onnx")]);
+        }
+        launch
+    };
+    let passed_on = ["/v2/models/a/*", "/v2/models/b/*", "/v2/models/c/*"];
+    let passed_on = passed_on.into_iter().flat_map(|path| ["--upstream-paths", path]);
+    let sidecar = launch().args(["--upstream-url", &app.url()]).args(passed_on).start();
+    let without = launch().args(["--score-contracts", "vertex"]).start();
+    let all = launch().start();
+    for (replica, expected) in [
+        (&sidecar, [json!([]), json!(["d"])].to_vec()),
+        (&without, [json!([])].to_vec()),
+        (&all, [json!(["a", "b"]), json!(["c", "d"])].to_vec()),
+    ] {
+        let (mut pages, mut query) = (Vec::new(), String::new());
+        loop {
+            let document = document(&replica.score, &query).await;
+            let models = &document["info"]["x-outrigger-models"];
+            let paths: Vec<_> =
+                paths(&document).into_iter().filter_map(|path| path.strip_prefix("/v2/models/")).collect();
+            let paths: Vec<_> = paths.into_iter().filter_map(|path| path.strip_suffix("/infer")).collect();
+            let paths: Vec<_> = paths.into_iter().filter(|name| !name.contains('{')).collect();
+            assert_eq!(models["described"], json!(paths));
+            assert_eq!(models["total"], 4);
+            pages.push(models["described"].clone());
+            let Some(next) = models["next"].as_str() else { break };
+            query = format!("?after={next}");
+        }
+        assert_eq!(pages, expected);
+    }
+    let passed_on = document(&sidecar.score, "?model=a").await;
+    assert_eq!(passed_on["info"]["x-outrigger-models"]["described"], json!([]));
+}
+
+/// The names of operations, by path and method.
+fn ids(document: &Value) -> BTreeMap<(String, String), String> {
+    let paths = document["paths"].as_object().unwrap().iter();
+    let methods = paths.flat_map(|(path, item)| {
+        item.as_object().unwrap().iter().map(move |(method, operation)| {
+            ((path.clone(), method.clone()), operation["operationId"].as_str().unwrap().to_owned())
+        })
+    });
+    methods.collect()
+}
+
+#[tokio::test]
+async fn names_of_operations_depend_on_nothing_else_in_the_description() {
+    let launch = |names: &[&str]| {
+        let mut launch = outrigger().file("add.onnx", onnx::add(3));
+        for name in names {
+            launch = launch.args(["--model", &format!("{name}=add.onnx")]);
+        }
+        launch.args(["--score-vertex-predict-route", "/v2/models"]).start()
+    };
+    // Names that come to the same where only letters and digits count, and one that is like a route's.
+    let many = launch(&["a-b", "a.b", "a_b", "aB", "ab", "model"]);
+    let all = ids(&document(&many.score, "").await);
+    let different: BTreeSet<_> = all.values().collect();
+    assert_eq!(different.len(), all.len(), "{all:?}");
+    let of = |path: &str| all[&(path.to_owned(), "post".to_owned())].as_str();
+    assert_eq!(of("/v2/models/{model}/infer"), "postV2ModelsModelInfer");
+    assert_eq!(of("/v2/models/a-b/infer"), "postV2ModelsModelInfer_a_2db");
+    assert_eq!(of("/v2/models/model/infer"), "postV2ModelsModelInfer_model");
+    assert_eq!(of("/v2/models"), "postVertexPredict_v2_2fmodels");
+    let one = launch(&["a_b"]);
+    let others = [
+        document(&many.score, "?after=a-b").await,
+        document(&many.score, "?model=a_b").await,
+        document(&one.score, "").await,
+    ];
+    for other in others {
+        let other = ids(&other);
+        assert!(other.contains_key(&("/v2/models/a_b/infer".into(), "post".into())), "{other:?}");
+        assert!(other.iter().all(|(at, id)| all[at] == *id), "{other:?}");
+    }
+}
+
 #[tokio::test]
 async fn callers_see_their_own_models_alone() {
     let key = "the-key-of-bob-0123456789";
@@ -370,20 +587,85 @@ fn chromium() -> Option<PathBuf> {
     named.or_else(|| installed.find(|path| path.exists()))
 }
 
-#[test]
-fn the_page_works_in_a_browser() {
-    let python = repository().join(".venv-triton/bin/python");
+/// Has a Chromium use the page of a listener, as a case of `page.py` says.
+fn browse(replica: &ReplicaProcess, base: &str, case: &str, arguments: &[&str]) {
     let Some(chromium) = chromium() else {
         println!("skipped: no Chromium");
         return;
     };
-    let replica = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]).start();
+    let Some(python) = python() else { return };
     let script = repository().join("cli/tests/openapi/page.py");
     let mut command = Command::new(python);
-    command.arg(script).arg(chromium).args([replica.score.trim_start_matches("http://"), KEY, "add"]);
-    let ran = command.args(std::env::var_os("OUTRIGGER_TEST_PICTURES")).output().unwrap();
+    command.arg(script).arg(chromium).args([case, base.trim_start_matches("http://"), KEY]);
+    let ran = command.args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{said}\n{}", replica.log_text());
+}
+
+#[test]
+fn the_page_works_in_a_browser() {
+    let replica = outrigger().file("add.onnx", onnx::add(3)).args(["--model", "add=add.onnx"]).start();
+    let pictures = std::env::var("OUTRIGGER_TEST_PICTURES").ok();
+    let arguments: Vec<_> = std::iter::once("add").chain(pictures.as_deref()).collect();
+    browse(&replica, &replica.score, "use", &arguments);
+}
+
+#[test]
+fn hostile_names_are_text_in_a_browser() {
+    let input = "<script>violations.push('input')</script>";
+    let output = "\"><img src=x onerror=\"violations.push('output')\">'; exit 1; `exit 1` $(exit 1) \\";
+    let extent = "<b onclick='violations.push(1)'>extent</b>";
+    let service = "</title><svg onload=\"violations.push('service')\">'$(exit 1)";
+    let mut graph = onnx::Graph::default();
+    let shape = [Dim::Named(extent), Dim::Fixed(2)];
+    graph.input(input, DataType::Fp32, &shape);
+    graph.input(output, DataType::Fp32, &shape);
+    graph.output("sum", DataType::Fp32, &shape);
+    graph.node("Add", &[input, output], &["sum"]);
+    // All that the name of a model may have.
+    let model = "0-a.b_C";
+    let launch = outrigger().file("m.onnx", graph.model()).args(["--model", &format!("{model}=m.onnx")]);
+    let replica = launch.args(["--service-name", service]).start();
+    browse(&replica, &replica.score, "hostile", &[model, input, output, extent, service]);
+}
+
+#[test]
+fn of_a_long_answer_the_beginning_is_shown_in_a_browser() {
+    let replica = models().start();
+    browse(&replica, &replica.score, "long", &[]);
+}
+
+#[test]
+fn an_answer_without_end_is_stopped_in_a_browser() {
+    let replica = outrigger().script(ECHO).start();
+    browse(&replica, &replica.observe, "endless", &[]);
+}
+
+#[tokio::test]
+async fn a_description_is_compressed_for_who_takes_that() {
+    let replica = outrigger().script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    for (listener, base) in listeners(&replica) {
+        let get = |method: Method, coding: &'static str| {
+            let request = client().request(method, format!("{base}/openapi.json")).bearer_auth(KEY);
+            request.header("accept-encoding", coding).send()
+        };
+        let plain = get(Method::GET, "identity").await.unwrap();
+        assert_eq!(
+            (header(&plain, "content-encoding"), header(&plain, "vary")),
+            ("".into(), "Accept-Encoding".into())
+        );
+        let plain = plain.bytes().await.unwrap();
+        let compressed = get(Method::GET, "br, gzip").await.unwrap();
+        assert_eq!(header(&compressed, "content-encoding"), "gzip", "{listener}");
+        assert_eq!(header(&compressed, "vary"), "Accept-Encoding");
+        let head = get(Method::HEAD, "gzip").await.unwrap();
+        assert_eq!(header(&head, "content-encoding"), "gzip", "{listener}");
+        let compressed = compressed.bytes().await.unwrap();
+        assert!(compressed.len() < plain.len() / 2, "{} of {}", compressed.len(), plain.len());
+        let mut read = Vec::new();
+        flate2::read::GzDecoder::new(&compressed[..]).read_to_end(&mut read).unwrap();
+        assert_eq!(read, plain, "{listener}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ Usage: client.py ADDRESS KEY [--calls N]: N examples with a body at least have t
 
 import argparse
 import copy
+import gzip
 import http.client
 import json
 import re
@@ -17,6 +18,12 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 BASE = "urn:description"
+# What HTTP itself says of a body and a connection; OpenAPI has other places for it, or none.
+HTTP = {"connection", "content-length", "content-type", "date", "transfer-encoding"}
+# Sent wherever they are described, so that what an answer says of them is seen.
+SENT = {"x-ms-client-request-id": "client-1", "traceid": "trace-1", "endpoint-load-metrics-format": "TEXT", "accept-encoding": "gzip"}
+# What has to be seen at least once where it is described: it comes with whatever is sent above.
+COMES = {"x-request-id", "x-ms-request-id", "x-ms-client-request-id", "traceid", "endpoint-load-metrics", "x-ms-server-version", "cache-control", "vary", "content-encoding"}
 
 
 def strict(schema):
@@ -36,6 +43,7 @@ def strict(schema):
 class Listener:
     def __init__(self, address, key):
         self.address, self.key = address, key
+        self.seen, self.told = set(), set()
         status, _, body = self.send("GET", "/openapi.json", secured=True)
         assert status == 200, (status, body)
         self.document = json.loads(body)
@@ -55,6 +63,8 @@ class Listener:
         whole = b"" if "event-stream" in (answer.getheader("content-type") or "") else answer.read()
         headers = {name.lower(): value for name, value in answer.getheaders()}
         connection.close()
+        if headers.get("content-encoding") == "gzip":
+            whole = gzip.decompress(whole)
         return answer.status, headers, whole
 
     def resolved(self, value):
@@ -85,8 +95,12 @@ class Listener:
                 return False
             if parameter["in"] == "path":
                 path = path.replace("{%s}" % parameter["name"], urllib.parse.quote(example, safe=""))
+            elif parameter["in"] == "header" and parameter["name"].lower() in SENT:
+                headers[parameter["name"]] = SENT[parameter["name"].lower()]
             elif example is not None:
                 (headers if parameter["in"] == "header" else query)[parameter["name"]] = str(example)
+        if operation["tags"] == ["Description"]:
+            headers["Accept-Encoding"] = SENT["accept-encoding"]
         body = None
         if "requestBody" in operation:
             content = operation["requestBody"]["content"]
@@ -103,6 +117,8 @@ class Listener:
         answer = self.send(method.upper(), path + ("?" + urllib.parse.urlencode(query) if query else ""), headers, body, secured)
         self.answered(place, operation, *answer)
         assert answer[0] < 300, (place, answer)
+        for name in {"x-ms-client-request-id", "traceid"} & {name.lower() for name in headers}:
+            assert answer[1].get(name) == SENT[name], (place, name, answer[1])
         if secured and operation["tags"] != ["gRPC"]:
             # The same without a key is refused, as is described.
             refused = self.send(method.upper(), path, headers, body)
@@ -116,6 +132,8 @@ class Listener:
         names = {parameter["name"] for parameter in map(self.resolved, operation.get("parameters", []))}
         mistakes = {
             "X-Request-Id": "x" * 300,
+            "x-ms-request-id": "x" * 300,
+            "x-ms-client-request-id": "x" * 300,
             "X-Request-Deadline-Ms": "soon",
             "X-Request-Priority": "highest",
             "Inference-Header-Content-Length": "1" * 12,
@@ -142,16 +160,28 @@ class Listener:
         described = operation["responses"].get(str(status)) or operation["responses"].get("default")
         assert described, (place, status, "is not described", body[:300])
         described = self.resolved(described)
+        named = {name.lower() for name in described.get("headers", {})}
+        self.told |= named
+        self.seen |= headers.keys()
+        # Who else may answer has headers and bodies of its own.
+        free = "default" in operation["responses"]
+        unnamed = headers.keys() - named - HTTP
+        assert free or not unnamed, (place, status, unnamed, "are not described")
         for name, header in described.get("headers", {}).items():
             header, value = self.resolved(header), headers.get(name.lower())
             assert value is not None or not header.get("required"), (place, status, name)
             if value is not None and "enum" in header["schema"]:
                 assert value in header["schema"]["enum"], (place, status, name, value)
         content = described.get("content")
-        if not content or not body:
+        if not content:
+            assert free or not body, (place, status, body[:300], "is a body that is not described")
             return
         media = headers.get("content-type", "").split(";")[0]
         assert media in content or "*/*" in content, (place, status, media, list(content))
+        if not body:
+            # To HEAD the same is said without it.
+            assert media != "application/json" or place.startswith("HEAD "), (place, status, "has no body")
+            return
         if media == "application/json" and media in content:
             self.check(content[media]["schema"], json.loads(body), (place, status))
 
@@ -180,6 +210,8 @@ def main():
             continue
         calls += listener.call(path, method, operation)
     assert calls >= asked.calls, f"{calls} examples with a body"
+    never = COMES & listener.told - listener.seen
+    assert not never, (never, "are described and never come")
     print(f"{len(ids)} operations, {calls} examples with a body")
 
 

@@ -230,6 +230,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             enabled: get.flag(key::OPENAPI_ENABLED),
             page: get.flag(key::OPENAPI_PAGE),
             models: get.count(key::OPENAPI_MODELS),
+            bytes: get.size(key::OPENAPI_BYTES),
             at_once: get.count(key::OPENAPI_AT_ONCE),
         },
         service: ServiceConfig {

@@ -122,6 +122,9 @@ keys! {
         "whether there is the page, which nobody needs a key for: it holds nothing of the service";
     OPENAPI_MODELS = "openapi.models", Kind::Count { min: 1, max: 1000 }, "20", [],
         "models that one description has at most, with what each takes: about 3 KB each; the next ones, or a single one, are asked for by the query";
+    OPENAPI_BYTES = "openapi.bytes", Kind::Size { min: 1 << 16, max: 1 << 28 }, "1MiB", [],
+        "bytes of one description that are about models; those that do not fit into it are asked for by the query, and one that does not by itself is \
+         described without its tensors";
     OPENAPI_AT_ONCE = "openapi.at_once", Kind::Count { min: 1, max: 1024 }, "2", [],
         "descriptions that are put together at once; who asks for one more is told to come again";
 

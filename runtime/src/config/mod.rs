@@ -185,6 +185,8 @@ pub struct OpenApiConfig {
     pub page: bool,
     /// Models that one description has at most.
     pub models: usize,
+    /// Bytes of one description that are about models.
+    pub bytes: usize,
     /// Descriptions that are put together at once.
     pub at_once: usize,
 }

@@ -267,6 +267,15 @@ const ELSEWHERE: &[(Row, &str, &str)] = &[
     ),
     (
         Row {
+            limit: "bytes of a description that are about models",
+            source: of(key::OPENAPI_BYTES),
+            beyond: "it has fewer of them at a time; one that does not fit by itself is there without its tensors",
+        },
+        "cli/tests/it/openapi.rs",
+        "a_description_has_so_many_bytes_about_models",
+    ),
+    (
+        Row {
             limit: "gRPC message on `observe.listen`",
             source: of(key::OBSERVE_MESSAGE),
             beyond: "OUT_OF_RANGE",

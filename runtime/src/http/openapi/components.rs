@@ -1,9 +1,14 @@
 //! What operations have in common: schemas, parameters, headers, and how callers say who they are.
 
-use outrigger_protocol::{oip, orca, rows};
+use std::collections::{BTreeMap, BTreeSet};
+
+use outrigger_protocol::ids::MAX_ID_CHARS;
+use outrigger_protocol::{oip, rows};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::written::Written;
+use super::headers;
+use super::written::{Methods, Written};
 use crate::config::Config;
 
 pub(super) fn summary(listener: &str) -> &'static str {
@@ -45,26 +50,114 @@ pub(super) fn description(listener: &str, keyed: bool, written: &Written, config
     text
 }
 
-pub(super) fn components(written: &mut Written, listener: &str) -> Value {
-    let mut schemas = written.schemas();
-    schemas.extend([
-        ("MessageAnswer".to_owned(), failed("message")),
-        ("ErrorAnswer".to_owned(), failed("error")),
-    ]);
-    if listener == "score" {
-        schemas.extend(oip::schema::components());
-        schemas.extend(rows::schema::components());
+/// What operations refer to, by name.
+pub(super) struct Components {
+    pub(super) schemas: Map<String, Value>,
+    pub(super) responses: BTreeMap<String, Value>,
+    pub(super) parameters: BTreeMap<&'static str, Parameter>,
+    pub(super) headers: BTreeMap<&'static str, Value>,
+    /// How callers say who they are; empty where nobody is asked.
+    pub(super) schemes: BTreeMap<&'static str, Value>,
+}
+
+/// What a request can say beside its body.
+#[derive(Clone, Serialize)]
+pub(super) struct Parameter {
+    name: &'static str,
+    #[serde(rename = "in")]
+    place: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    required: bool,
+    description: &'static str,
+    schema: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) example: Option<String>,
+}
+
+/// What an operation asks for: a key, with no further rights.
+#[derive(Serialize)]
+pub(super) struct Scheme {
+    key: [&'static str; 0],
+}
+
+impl Scheme {
+    pub(super) const KEY: Self = Self { key: [] };
+}
+
+impl Components {
+    /// What operations of a listener may have referred to.
+    pub(super) fn of(written: &mut Written, listener: &str) -> Self {
+        let mut schemas = written.schemas();
+        schemas.extend([
+            ("MessageAnswer".to_owned(), failed("message")),
+            ("ErrorAnswer".to_owned(), failed("error")),
+        ]);
+        if listener == "score" {
+            schemas.extend(oip::schema::components());
+            schemas.extend(rows::schema::components());
+        }
+        let scheme = json!({ "type": "http", "scheme": "bearer", "description": "A key of the service, primary, secondary or a caller's own." });
+        Self {
+            schemas,
+            responses: std::mem::take(&mut written.responses),
+            parameters: parameters(),
+            headers: headers::all(),
+            schemes: written.keyed.then_some(("key", scheme)).into_iter().collect(),
+        }
     }
-    let mut components = Map::new();
-    components.insert("schemas".into(), Value::Object(schemas));
-    components.insert("responses".into(), Value::Object(written.responses()));
-    components.insert("parameters".into(), parameters());
-    components.insert("headers".into(), headers());
-    let scheme = json!({ "type": "http", "scheme": "bearer", "description": "A key of the service, primary, secondary or a caller's own." });
-    if written.keyed {
-        components.insert("securitySchemes".into(), json!({ "key": scheme }));
+
+    /// Leaves out what nothing refers to: neither these paths, nor what single models have at theirs.
+    pub(super) fn keep_used(&mut self, paths: &BTreeMap<String, Methods>) {
+        let mut used = Used::default();
+        paths.values().flat_map(Methods::values).for_each(|operation| used.look(operation));
+        // Of rows only single models refer to the parts, where calls with instances are taken.
+        if used.has("schemas", "InstancesRequest") {
+            rows::schema::components().keys().for_each(|name| used.look(&oip::schema::reference(name)));
+        }
+        // What is used may use more itself.
+        let mut known = 0;
+        while used.names.len() > known {
+            known = used.names.len();
+            let used_now = used.clone();
+            self.schemas
+                .iter()
+                .filter(|(name, _)| used_now.has("schemas", name))
+                .for_each(|(_, one)| used.look(one));
+            self.responses
+                .iter()
+                .filter(|(name, _)| used_now.has("responses", name))
+                .for_each(|(_, one)| used.look(one));
+        }
+        self.schemas.retain(|name, _| used.has("schemas", name));
+        self.responses.retain(|name, _| used.has("responses", name));
+        self.parameters.retain(|name, _| used.has("parameters", name));
+        self.headers.retain(|name, _| used.has("headers", name));
     }
-    Value::Object(components)
+}
+
+/// What is referred to.
+#[derive(Clone, Default)]
+struct Used {
+    names: BTreeSet<String>,
+}
+
+impl Used {
+    fn has(&self, section: &str, name: &str) -> bool {
+        self.names.contains(&format!("#/components/{section}/{name}"))
+    }
+
+    fn look(&mut self, value: &Value) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| self.look(item)),
+            Value::Object(members) => {
+                if let Some(Value::String(reference)) = members.get("$ref") {
+                    self.names.insert(reference.clone());
+                }
+                members.values().for_each(|member| self.look(member));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The body of an answer that is none.
@@ -76,38 +169,97 @@ fn failed(member: &str) -> Value {
     })
 }
 
-fn parameters() -> Value {
-    let path = |name: &str, text: &str| json!({ "name": name, "in": "path", "required": true, "description": text, "schema": { "type": "string" } });
-    let header = |name: &str, text: &str, schema: Value| json!({ "name": name, "in": "header", "description": text, "schema": schema });
-    json!({
-        "model": path("model", "The model's name."),
-        "version": path("version", "A version of it, by its own name or by what it is called."),
-        "label": path("label", "What versions are called."),
-        "region": path("region", "What the region is called."),
-        "RequestId": header("X-Request-Id", "Identifies the request; comes back, and is made where it is not there.", json!({ "type": "string", "maxLength": 100 })),
-        "Deadline": header("X-Request-Deadline-Ms", "Milliseconds after which the answer has lost its worth.", json!({ "type": "integer", "minimum": 0 })),
-        "Priority": header("X-Request-Priority", "How urgent it is.", json!({ "enum": ["high", "normal", "low"] })),
-        "LoadFormat": header(orca::FORMAT.as_str(), "Asks for the replica's load (ORCA) in the answer, in this form.", json!({ "type": "string" })),
-        "JsonLength": header("Inference-Header-Content-Length", "How many bytes of the body are JSON, where others follow.", json!({ "type": "integer", "minimum": 0 })),
-        "CacheControl": header("Cache-Control", "Of a model whose answers are kept: `no-cache` has it run and its answer kept, `no-store` has it run alone.", json!({ "type": "string" })),
-        "Encoding": header("Content-Encoding", "How the body is compressed.", json!({ "enum": ["identity", "gzip", "deflate"] })),
-    })
-}
-
-fn headers() -> Value {
-    let text = |text: &str| json!({ "description": text, "schema": { "type": "string" } });
-    let number = |text: &str| json!({ "description": text, "schema": { "type": "integer", "minimum": 0 } });
-    json!({
-        "RequestId": text("That of the request, or one that was made for it."),
-        "Device": text("Where the model ran; `; fallback-from=` names where it was to go first, if that is elsewhere."),
-        "Cache": json!({ "description": "How the answer of a model was come by whose answers are kept: it was there, another call was at it, or it was run.", "schema": { "enum": ["hit", "joined", "miss"] } }),
-        "RetryAfter": number("Seconds after which a retry makes sense, if that is known."),
-        "Authenticate": text("`Bearer`"),
-        "RunFailed": json!({ "description": "Whether it was `run()` that failed.", "schema": { "enum": ["True", "False"] } }),
-        "RunTime": text("Milliseconds that `run()` took, with three decimals."),
-        "JsonLength": number("How many bytes of the body are JSON, where others follow."),
-        "LoadReport": text("The replica's load, where it was asked for."),
-        "Code": text("What is wrong; stable, to match on."),
-        "Retryable": json!({ "description": "Whether the same request may succeed later, or elsewhere.", "schema": { "enum": ["true", "false"] } }),
-    })
+fn parameters() -> BTreeMap<&'static str, Parameter> {
+    let path = |name, description| {
+        let schema = json!({ "type": "string" });
+        Parameter { name, place: "path", required: true, description, schema, example: None }
+    };
+    let header = |name, description, schema| Parameter {
+        name,
+        place: "header",
+        required: false,
+        description,
+        schema,
+        example: None,
+    };
+    let id = || json!({ "type": "string", "maxLength": MAX_ID_CHARS });
+    BTreeMap::from([
+        ("model", path("model", "The model's name.")),
+        ("version", path("version", "A version of it, by its own name or by what it is called.")),
+        ("label", path("label", "What versions are called.")),
+        ("region", path("region", "What the region is called.")),
+        (
+            "RequestId",
+            header(
+                "X-Request-Id",
+                "Identifies the request; comes back, and is made where it is not there.",
+                id(),
+            ),
+        ),
+        (
+            "MsRequestId",
+            header(
+                "x-ms-request-id",
+                "The same by its older name; comes back, or what else identifies the request.",
+                id(),
+            ),
+        ),
+        (
+            "MsClientRequestId",
+            header("x-ms-client-request-id", "The client's own name for it; comes back.", id()),
+        ),
+        ("TraceId", header("TraceId", "Comes back as it is.", json!({ "type": "string" }))),
+        (
+            "LastEvent",
+            header(
+                "Last-Event-ID",
+                "Of a reader of events that comes back: the last one that it knows, in place of `after`.",
+                json!({ "type": "integer", "minimum": 0 }),
+            ),
+        ),
+        (
+            "Deadline",
+            header(
+                "X-Request-Deadline-Ms",
+                "Milliseconds after which the answer has lost its worth.",
+                json!({ "type": "integer", "minimum": 0 }),
+            ),
+        ),
+        (
+            "Priority",
+            header("X-Request-Priority", "How urgent it is.", json!({ "enum": ["high", "normal", "low"] })),
+        ),
+        (
+            "LoadFormat",
+            header(
+                "endpoint-load-metrics-format",
+                "Asks for the replica's load (ORCA) in the answer, in this form.",
+                json!({ "type": "string" }),
+            ),
+        ),
+        (
+            "JsonLength",
+            header(
+                "Inference-Header-Content-Length",
+                "How many bytes of the body are JSON, where others follow.",
+                json!({ "type": "integer", "minimum": 0 }),
+            ),
+        ),
+        (
+            "CacheControl",
+            header(
+                "Cache-Control",
+                "Of a model whose answers are kept: `no-cache` has it run and its answer kept, `no-store` has it run alone.",
+                json!({ "type": "string" }),
+            ),
+        ),
+        (
+            "Encoding",
+            header(
+                "Content-Encoding",
+                "How the body is compressed.",
+                json!({ "enum": ["identity", "gzip", "deflate"] }),
+            ),
+        ),
+    ])
 }

@@ -1,16 +1,30 @@
-//! A description, but for the models, which not everybody may know of.
+//! A description, but for what depends on who asks: the models, which not everybody may know of.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use outrigger_protocol::operation::Operation;
-use outrigger_protocol::{oip, rows};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use super::components;
+use super::components::{self, Components};
 use super::place::{Facts, Lane, Place, mostly_needs_key};
 use super::tags::Tag;
-use super::written::Written;
+use super::written::{Methods, Written};
 use crate::config::{Config, Contract, PathPattern};
 use crate::http::routes::{Described, Route};
 use crate::replica::Serving;
+
+/// A description, but for what depends on who asks.
+pub(super) struct Document {
+    pub(super) title: String,
+    pub(super) version: String,
+    pub(super) summary: &'static str,
+    pub(super) description: String,
+    pub(super) tags: BTreeSet<Tag>,
+    /// Whether an operation needs a key of which nothing else is said.
+    pub(super) keyed: bool,
+    pub(super) paths: BTreeMap<String, Methods>,
+    pub(super) components: Components,
+}
 
 /// What is behind `/score`.
 pub(super) fn lane(config: &Config, serving: &Serving) -> Lane {
@@ -22,42 +36,80 @@ pub(super) fn lane(config: &Config, serving: &Serving) -> Lane {
     Lane::Script { methods: scripts.ready().methods.clone(), input, output }
 }
 
-/// Describes what is served at these routes, which are all of one listener.
-pub(super) fn fixed(config: &Config, listed: &[Described], lane: Lane) -> Value {
-    let listener = listed.first().map_or("score", |described| described.route.listener);
-    let keyed = mostly_needs_key(config, listener);
-    let facts = Facts { config, lane };
-    let mut written = Written::new();
-    for Described { route, describe } in listed {
-        if !is_upstreams(config, listener, route.path) {
-            describe(&mut Place { facts: &facts, route: *route, path: route.path, written: &mut written });
+impl Document {
+    /// Describes what is served at these routes, which are all of one listener.
+    pub(super) fn of(config: &Config, listed: &[Described], lane: Lane) -> Self {
+        let listener = listed.first().map_or("score", |described| described.route.listener);
+        let keyed = mostly_needs_key(config, listener);
+        let facts = Facts { config, lane, meant: None };
+        let mut written = Written::new();
+        for shown in shown(config, listed) {
+            shown.describe(&facts, &mut written);
+        }
+        if listener == "score" {
+            passed_on(&facts, &mut written);
+        }
+        let mut components = Components::of(&mut written, listener);
+        components.keep_used(&written.paths);
+        Self {
+            title: config.service.name.clone(),
+            version: config.service.version.clone(),
+            summary: components::summary(listener),
+            description: components::description(listener, keyed, &written, config),
+            tags: written.tags,
+            keyed,
+            paths: written.paths,
+            components,
         }
     }
-    if listener == "score" {
-        passed_on(&facts, &mut written);
-        at_configured_paths(&facts, listed, &mut written);
+}
+
+/// A route, and a path at which it is shown.
+pub(super) struct Shown<'a> {
+    described: &'a Described,
+    path: &'a str,
+    /// The same, where the operator has chosen it.
+    chosen: Option<&'a str>,
+}
+
+impl Shown<'_> {
+    pub(super) fn route(&self) -> Route {
+        self.described.route
     }
-    let tags: Vec<Tag> = written.tags.iter().copied().collect();
-    let mut document = json!({
-        "openapi": "3.1.1",
-        "info": {
-            "title": config.service.name,
-            "version": config.service.version,
-            "summary": components::summary(listener),
-            "description": components::description(listener, keyed, &written, config),
-        },
-        "servers": [{ "url": ".", "description": "where this description is" }],
-        "tags": Tag::described(&tags),
-        "components": components::components(&mut written, listener),
-        "paths": Value::Object(std::mem::take(&mut written.paths)),
+
+    pub(super) fn describe(&self, facts: &Facts<'_>, written: &mut Written) {
+        let Self { described: Described { route, describe }, path, chosen } = self;
+        describe(&mut Place { facts, route: *route, path, one: *chosen, written });
+    }
+}
+
+/// Where routes of a listener are shown: at their own paths, as far as these are no upstream's, and Vertex AI's where they are configured to be, too,
+/// which go before others.
+pub(super) fn shown<'a>(config: &'a Config, listed: &'a [Described]) -> Vec<Shown<'a>> {
+    let listener = listed.first().map_or("score", |described| described.route.listener);
+    let vertex = &config.score.contracts.vertex;
+    let configured = [(&vertex.health_route, "/vertex/health"), (&vertex.predict_route, "/vertex/predict")];
+    let mut configured: Vec<_> = configured
+        .into_iter()
+        .filter_map(|(path, inner)| Some((path.as_deref()?, inner)))
+        .filter(|_| listener == "score")
+        .collect();
+    configured.dedup_by_key(|(path, _)| *path);
+    let is_own = |described: &&Described| {
+        let path = described.route.path;
+        !is_upstreams(config, listener, path) && !configured.iter().any(|(chosen, _)| *chosen == path)
+    };
+    let own = listed.iter().filter(is_own).map(|described| Shown {
+        described,
+        path: described.route.path,
+        chosen: None,
     });
-    if let Some(members) = document.as_object_mut().filter(|_| keyed) {
-        members.insert("security".into(), json!([{ "key": [] }]));
-    }
-    // What models have in common is used once they are added.
-    let models = kept_for_models(&document);
-    drop_unused(&mut document, &models);
-    document
+    let chosen = configured.iter().filter_map(|(path, inner)| {
+        let of_vertex = |route: &Route| route.path == *inner && route.contract == Some(Contract::Vertex);
+        let described = listed.iter().find(|described| of_vertex(&described.route))?;
+        Some(Shown { described, path, chosen: path.strip_prefix('/').filter(|_| path != inner) })
+    });
+    own.chain(chosen).collect()
 }
 
 /// Whether a path goes to the server behind, whatever route there is.
@@ -71,81 +123,14 @@ pub(super) fn is_upstreams(config: &Config, listener: &str, path: &str) -> bool 
 /// The single paths that go to the server behind; what is below others it describes itself.
 fn passed_on(facts: &Facts<'_>, written: &mut Written) {
     let (operation, contract) = (Operation::Score, Some(Contract::Aml));
-    let route = Route { listener: "score", path: "", operation, contract };
+    // No route has this path; it is what the operations are named by.
+    let route = Route { listener: "score", path: "/upstream", operation, contract };
     for pattern in facts.config.upstream.iter().flat_map(|upstream| &upstream.paths) {
         if let PathPattern::Exactly(path) = pattern
             && path != "/score"
         {
-            super::paths::passed_on(&mut Place { facts, route, path, written });
+            let one = path.strip_prefix('/');
+            super::paths::passed_on(&mut Place { facts, route, path, one, written });
         }
     }
-}
-
-/// Vertex AI's routes where they are configured to be, which go before others.
-fn at_configured_paths(facts: &Facts<'_>, listed: &[Described], written: &mut Written) {
-    let vertex = &facts.config.score.contracts.vertex;
-    for (path, inner) in
-        [(&vertex.health_route, "/vertex/health"), (&vertex.predict_route, "/vertex/predict")]
-    {
-        let Some(path) = path else { continue };
-        written.paths.remove(path.as_str());
-        let route = listed.iter().find(|described| described.route.path == inner);
-        if let Some(Described { route, describe }) =
-            route.filter(|described| described.route.contract == Some(Contract::Vertex))
-        {
-            describe(&mut Place { facts, route: *route, path, written });
-        }
-    }
-}
-
-/// Leaves out what nothing refers to, neither here nor in `beside`.
-fn drop_unused(document: &mut Value, beside: &Value) {
-    loop {
-        let mut used = std::collections::BTreeSet::new();
-        references(document, &mut used);
-        references(beside, &mut used);
-        let mut dropped = false;
-        let sections = document.get_mut("components").and_then(Value::as_object_mut);
-        for (section, members) in sections.into_iter().flatten() {
-            let kept = |name: &str| {
-                section == "securitySchemes" || used.contains(&format!("#/components/{section}/{name}"))
-            };
-            if let Some(members) = members.as_object_mut() {
-                let before = members.len();
-                members.retain(|name, _| kept(name));
-                dropped |= members.len() < before;
-            }
-        }
-        if !dropped {
-            return;
-        }
-    }
-}
-
-/// Schemas of rows, which only single models refer to, where calls with instances are taken.
-fn kept_for_models(document: &Value) -> Value {
-    let mut used = std::collections::BTreeSet::new();
-    references(document, &mut used);
-    match used.contains("#/components/schemas/InstancesRequest") {
-        true => rows::schema::components().keys().map(|name| oip::schema::reference(name)).collect(),
-        false => Value::Null,
-    }
-}
-
-fn references(value: &Value, found: &mut std::collections::BTreeSet<String>) {
-    match value {
-        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
-        Value::Object(members) => {
-            if let Some(Value::String(reference)) = members.get("$ref") {
-                found.insert(reference.clone());
-            }
-            members.values().for_each(|member| references(member, found));
-        }
-        _ => {}
-    }
-}
-
-/// The members of an object, there or not.
-pub(super) fn members<'a>(document: &'a mut Value, pointer: &str) -> Option<&'a mut Map<String, Value>> {
-    document.pointer_mut(pointer)?.as_object_mut()
 }

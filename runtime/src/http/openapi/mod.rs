@@ -3,16 +3,23 @@
 //! Each route comes with the function that describes it ([`Routes::at`](super::routes::Routes::at)), so that none is without; what is switched off is not
 //! described. Bodies that are types are described by these ([`schemars`]); the others, which are read and written without one, beside what
 //! reads and writes them ([`outrigger_protocol::oip::schema`]). What does not depend on who asks is made once; the models that a caller may
-//! know of are added for each, [`openapi.models`](crate::config::key::OPENAPI_MODELS) at a time.
+//! know of are added for each, as many at a time as [`openapi.models`](crate::config::key::OPENAPI_MODELS) and
+//! [`openapi.bytes`](crate::config::key::OPENAPI_BYTES) say.
 
+mod answers;
+mod bodies;
 mod components;
 mod document;
 mod errors;
+mod gzip;
+mod headers;
+mod ids;
 mod models;
 mod operation;
 mod page;
 pub(super) mod paths;
 mod place;
+mod shown;
 mod tags;
 mod written;
 
@@ -26,12 +33,12 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::{any, get};
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use flate2::Compression;
+use http::{HeaderMap, HeaderValue, Method, header};
 use outrigger_auth::{Grant, OfModel};
 use outrigger_protocol::aml;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
-use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::models::refused;
@@ -40,6 +47,9 @@ use super::routes::{Described, Routes};
 use crate::apart::apart;
 use crate::config::Contract;
 use crate::replica::Replica;
+
+use document::Document;
+use shown::Added;
 
 pub(super) use place::Describe;
 
@@ -50,9 +60,9 @@ const PAGE: &str = "/docs";
 
 /// What has been described already, of each listener.
 pub(crate) struct Descriptions {
-    score: OnceLock<Value>,
-    observe: OnceLock<Value>,
-    admin: OnceLock<Value>,
+    score: OnceLock<Document>,
+    observe: OnceLock<Document>,
+    admin: OnceLock<Document>,
     /// How many more may be put together now.
     free: Semaphore,
 }
@@ -110,25 +120,32 @@ async fn of_score(State(replica): State<Arc<Replica>>, listed: Listed, request: 
             gate.ask(&parts.headers, asked.model.as_deref().map_or(OfModel::AskedLater, OfModel::Named))?;
         let serving = replica.serving(&grant)?;
         replica.may_answer()?;
-        let described = models::described(&replica, gate, &grant, &parts.headers, &asked).await?;
+        let found = models::find(&replica, gate, &grant, &parts.headers, &asked).await?;
         if parts.method == Method::HEAD {
-            return Ok(head());
+            return Ok(head(&parts.headers));
         }
         let _leave = replica.descriptions.begin()?;
         // It is some milliseconds of work, however short the request.
         Ok(apart(usize::MAX, || {
-            let fixed = replica.descriptions.score.get_or_init(|| {
-                document::fixed(&replica.config, &listed, document::lane(&replica.config, serving))
+            let document = replica.descriptions.score.get_or_init(|| {
+                Document::of(&replica.config, &listed, document::lane(&replica.config, serving))
             });
-            sent(&replica, &described.added_to(fixed.clone()))
+            sent(&replica, &parts.headers, document.with(&found.added(&listed)))
         }))
     })
     .await
 }
 
-async fn of_observe(State(replica): State<Arc<Replica>>, listed: Listed, method: Method) -> Response {
-    let fixed = || document::fixed(&replica.config, &listed, place::Lane::Nothing);
-    beside_sent(&replica, &method, || Ok(sent(&replica, replica.descriptions.observe.get_or_init(fixed))))
+async fn of_observe(
+    State(replica): State<Arc<Replica>>,
+    listed: Listed,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    beside_sent(&replica, &method, &headers, || {
+        let document = || Document::of(&replica.config, &listed, place::Lane::Nothing);
+        Ok(replica.descriptions.observe.get_or_init(document).with(&Added::default()))
+    })
 }
 
 async fn of_admin(
@@ -136,17 +153,16 @@ async fn of_admin(
     listed: Listed,
     grant: Extension<Arc<Grant>>,
     method: Method,
+    headers: HeaderMap,
 ) -> Response {
-    beside_sent(&replica, &method, || {
-        let fixed = || document::fixed(&replica.config, &listed, place::Lane::Nothing);
-        let mut document = replica.descriptions.admin.get_or_init(fixed).clone();
-        match models::first(&replica, &grant) {
-            Ok(first) => models::name_it(&mut document, first.as_deref()),
+    beside_sent(&replica, &method, &headers, || {
+        let added = match models::example(&replica, &grant) {
             // It says what there is all the same.
-            Err(CallError { code: ErrorCode::NotReady, .. }) => {}
-            Err(error) => return Err(error),
-        }
-        Ok(sent(&replica, &document))
+            Err(CallError { code: ErrorCode::NotReady, .. }) => Added::default(),
+            added => added?,
+        };
+        let document = || Document::of(&replica.config, &listed, place::Lane::Nothing);
+        Ok(replica.descriptions.admin.get_or_init(document).with(&added))
     })
 }
 
@@ -154,35 +170,45 @@ async fn of_admin(
 fn beside_sent(
     replica: &Replica,
     method: &Method,
-    made: impl FnOnce() -> Result<Response, CallError>,
+    request: &HeaderMap,
+    made: impl FnOnce() -> Result<String, CallError>,
 ) -> Response {
     let answer = || {
         replica.may_answer()?;
         if *method == Method::HEAD {
-            return Ok(head());
+            return Ok(head(request));
         }
         let _leave = replica.descriptions.begin()?;
-        made()
+        Ok(sent(replica, request, made()?))
     };
     answer().unwrap_or_else(|error| refused(&error))
 }
 
 /// A description, which counts as unsent until the client has it.
-fn sent(replica: &Replica, document: &Value) -> Response {
-    headed(Body::from(replica.busy.hold(document.to_string().into())))
+fn sent(replica: &Replica, request: &HeaderMap, json: String) -> Response {
+    let compressed = gzip::takes_gzip(request).then(|| gzip::gzip(json.as_bytes(), Compression::fast()).ok());
+    let compressed = compressed.flatten();
+    let coding = compressed.as_ref().map(|_| "gzip");
+    let body = compressed.unwrap_or_else(|| json.into());
+    headed(Body::from(replica.busy.hold(body)), coding)
 }
 
 /// What is asked for without the description is not worth putting one together: how long it would be is not said.
-fn head() -> Response {
-    headed(Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>()))
+fn head(request: &HeaderMap) -> Response {
+    let coding = gzip::takes_gzip(request).then_some("gzip");
+    headed(Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>()), coding)
 }
 
 /// A description differs by who asks, so nobody between keeps it.
-fn headed(body: Body) -> Response {
+fn headed(body: Body, coding: Option<&'static str>) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    if let Some(coding) = coding {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+    }
     response
 }
 

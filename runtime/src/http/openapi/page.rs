@@ -5,7 +5,6 @@
 //! Redoc and Scalar (`utoipa-rapidoc` 7, `utoipa-redoc` 7, `utoipa-scalar` 0.4) have the reader's browser load them from a network, which it may not have
 //! and the policy below forbids.
 
-use std::io::Write as _;
 use std::sync::LazyLock;
 
 use axum::body::Body;
@@ -14,10 +13,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use flate2::Compression;
-use flate2::write::GzEncoder;
-use http::header::{self, ACCEPT_ENCODING};
+use http::header;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
+
+use super::gzip::{gzip, takes_gzip};
 
 const FRAME: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -40,7 +40,7 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
         source(SCRIPT)
     );
     Page {
-        gzip: gzip(plain.as_bytes()).map(Bytes::from).ok(),
+        gzip: gzip(plain.as_bytes(), Compression::best()).ok(),
         plain: Bytes::from(plain),
         // It is ASCII; if it were not, nothing would be allowed.
         policy: HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'")),
@@ -50,12 +50,6 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
 /// What the policy calls a text that stands in the page.
 fn source(text: &str) -> String {
     format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)))
-}
-
-fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes)?;
-    encoder.finish()
 }
 
 /// The page for a request with these headers.
@@ -81,42 +75,9 @@ pub(super) fn page(request: &HeaderMap) -> Response {
     response
 }
 
-/// Whether an answer may be gzip: it is named, or all are, and its weight is not nought.
-fn takes_gzip(request: &HeaderMap) -> bool {
-    let values = request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let mut named = None;
-    for part in values.flat_map(|value| value.split(',')) {
-        let mut pieces = part.split(';').map(str::trim);
-        let coding = pieces.next().unwrap_or_default();
-        let mut weights = pieces.filter_map(|piece| piece.split_once('='));
-        let weight = weights.find(|(name, _)| name.trim_end().eq_ignore_ascii_case("q"));
-        // One that is no number is not a wish for it.
-        let taken = weight.is_none_or(|(_, weight)| weight.trim().parse::<f32>().is_ok_and(|of| of > 0.0));
-        if coding.eq_ignore_ascii_case("gzip") {
-            return taken;
-        }
-        if coding == "*" {
-            named = Some(taken);
-        }
-    }
-    named.unwrap_or(false)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_takes_gzip_gets_it() {
-        let of = |value: &'static str| {
-            takes_gzip(&HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]))
-        };
-        assert!(of("gzip") && of("br, GZIP;q=0.5") && of("*") && of("identity, *;q=0.1"));
-        assert!(!of("gzip;Q=0") && !of("gzip ; q = 0.000") && !of("gzip;a=b;q=0.") && !of("*;Q=0"));
-        assert!(
-            !of("") && !of("br") && !of("gzip;q=0") && !of("*, gzip;q=0") && !takes_gzip(&HeaderMap::new())
-        );
-    }
 
     #[test]
     fn nothing_in_the_page_is_from_elsewhere_or_outside_its_hashes() {

@@ -1,6 +1,6 @@
 //! What operations are grouped by, each with a sentence.
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 /// A group of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,8 +83,15 @@ impl Tag {
     }
 
     /// Those that are used, as a description lists them.
-    pub(super) fn described(used: &[Self]) -> Value {
-        let one = |tag: Self| json!({ "name": tag.name(), "description": tag.text() });
+    pub(super) fn described(used: &[Self]) -> Vec<ShownTag> {
+        let one = |tag: Self| ShownTag { name: tag.name(), description: tag.text() };
         Self::ALL.into_iter().filter(|tag| used.contains(tag)).map(one).collect()
     }
+}
+
+/// A group as it is shown.
+#[derive(Serialize)]
+pub(super) struct ShownTag {
+    name: &'static str,
+    description: &'static str,
 }

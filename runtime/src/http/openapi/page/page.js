@@ -50,7 +50,9 @@ function kind(schema) {
   if (of.type === "array") return (name ? name + ": " : "") + "array of " + (of.items ? short(of.items) : "anything");
   const least = of.minimum != null ? " ≥ " + of.minimum : "";
   const most = of.maximum != null ? " ≤ " + of.maximum : "";
-  return (name ? name + ": " : "") + type + (of.format ? " (" + of.format + ")" : "") + least + most;
+  // Such as what the model calls an extent.
+  const title = of.title && of.title !== name ? " “" + of.title + "”" : "";
+  return (name ? name + ": " : "") + type + title + (of.format ? " (" + of.format + ")" : "") + least + most;
 }
 
 /** The same in one or two words. */

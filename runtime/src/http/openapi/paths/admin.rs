@@ -3,7 +3,7 @@
 use outrigger_protocol::error::ErrorCode;
 use serde_json::json;
 
-use super::super::errors::{LOADED, NAMED, SMALL, WAITS};
+use super::super::errors::{LOADED, NAMED, WAITS};
 use super::super::operation::{Operation, get, json_of, post, text};
 use super::super::place::Place;
 use super::super::tags::Tag;
@@ -69,8 +69,7 @@ pub(in crate::http) fn label(place: &mut Place<'_>) {
         .body([json_of(request)])
         .ok("It is called so.", [json_of(answer.clone())])
         .answer(202, "It is on its way.", [json_of(answer.clone())])
-        .errors(SMALL)
-        .errors(&[ErrorCode::Conflict])
+        .errors(&[ErrorCode::BadRequest, ErrorCode::Conflict])
         .errors(WAITS),
     );
     place.add(
@@ -96,7 +95,9 @@ pub(in crate::http) fn events(place: &mut Place<'_>) {
                 "With any value or none: server-sent events, those to come among them.",
                 json!({ "type": "string" }),
             )
+            .takes(&["LastEvent"])
             .ok("Those that are kept, or events as they come.", [json_of(events), text("text/event-stream")])
+            .headers(&["CacheControl"])
             .errors(LOADED)
             .errors(&[ErrorCode::BadRequest, ErrorCode::Overloaded]),
     );

@@ -16,9 +16,9 @@ pub(in crate::http) fn document(place: &mut Place<'_>) {
     );
     if scoring {
         let text = format!(
-            "Names the models that the caller may know of, {} at a time (`openapi.models`): `info.x-outrigger-models` says how many there are, and what the \
+            "Names the models that the caller may know of, {} at a time (`openapi.models`), or as many as fit into {} bytes (`openapi.bytes`): `info.x-outrigger-models` says how many there are, and what the \
              next ones are asked for with. A model that has not been loaded yet is loaded only where it is asked for by its name.",
-            place.facts.config.openapi.models
+            place.facts.config.openapi.models, place.facts.config.openapi.bytes
         );
         operation = operation
             .text(text)
@@ -30,13 +30,16 @@ pub(in crate::http) fn document(place: &mut Place<'_>) {
             .errors(WAITS)
             .errors(LOADS);
     }
-    place.add(operation.errors(&[ErrorCode::Overloaded]));
+    let headers = ["CacheControl", "ContentEncoding", "Vary"];
+    place.add(operation.headers(&headers).errors(&[ErrorCode::Overloaded]));
 }
 
 pub(in crate::http) fn page(place: &mut Place<'_>) {
     place.add(
         get(Tag::Description, "This description as a page")
             .text("Loads nothing from elsewhere, and asks for a key where one is needed, which it stores nowhere.")
-            .ok("The page.", [text("text/html")]),
+            .ok("The page.", [text("text/html")])
+            .headers(&["CacheControl", "ContentEncoding", "Vary", "ContentPolicy", "ContentTypeOptions"])
+            .headers(&["FrameOptions", "OpenerPolicy", "ReferrerPolicy"]),
     );
 }

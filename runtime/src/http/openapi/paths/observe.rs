@@ -34,6 +34,7 @@ pub(in crate::http) fn busy(place: &mut Place<'_>) {
                 json!({ "type": "string" }),
             )
             .ok("The signal as it stands, or events.", [json_of(snapshot), text("text/event-stream")])
+            .headers(&["CacheControl"])
             .errors(&[ErrorCode::Overloaded]),
     );
 }

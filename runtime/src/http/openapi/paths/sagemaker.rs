@@ -1,13 +1,13 @@
 //! SageMaker's routes.
 
 use outrigger_protocol::error::ErrorCode;
-use outrigger_protocol::oip::schema::reference;
 use outrigger_protocol::operation::Operation as Asked;
 use outrigger_protocol::sagemaker::{Model, ModelList};
 use serde_json::json;
 
+use super::super::bodies::{self, Bodies, Meant};
 use super::super::errors::{BODY, INFER, LOADED, NAMED, SCRIPT, SMALL, UPSTREAM, WAITS, WORK};
-use super::super::operation::{Content, Operation, bytes, get, json_of, post, text};
+use super::super::operation::{Operation, bytes, get, json_of, post, text};
 use super::super::place::{Lane, Place};
 use super::super::tags::Tag;
 use super::score::{SCRIPTS_OWN, SERVERS_OWN, script_bodies};
@@ -21,24 +21,23 @@ pub(in crate::http) fn ping(place: &mut Place<'_>) {
     );
 }
 
-/// A call of any model.
-fn any_call(operation: Operation) -> Operation {
-    let any = |first: &str, second: &str| json_of(json!({ "anyOf": [reference(first), reference(second)] }));
+/// A call of a model: of that one, or any.
+fn call_of(operation: Operation, meant: Option<Meant<'_>>) -> Operation {
     let operation = operation.text(
         "Tensors by the Open Inference Protocol, in JSON or with bytes behind it, where the content type's parameter \
          `json-header-size` says how many bytes are JSON; or `instances`, which are answered with `predictions`.",
     );
-    call(operation, any("InferRequest", "InstancesRequest"), any("InferAnswer", "PredictionsAnswer"))
+    call(operation, bodies::either(meant))
 }
 
 /// A call of a model by tensors or instances: with these bodies in JSON.
-pub(in crate::http::openapi) fn call(operation: Operation, request: Content, answer: Content) -> Operation {
+pub(in crate::http::openapi) fn call(operation: Operation, [request, answer]: Bodies) -> Operation {
     let binary = || bytes("application/vnd.sagemaker-triton.binary+json");
     operation
         .body([request, binary()])
         .ok("The outputs, as the call was made.", [answer, binary()])
         .takes(&["Encoding", "CacheControl"])
-        .headers(&["Cache", "Device", "LoadReport"])
+        .headers(&["Cache", "Device"])
         .errors(BODY)
         .errors(WORK)
         .errors(INFER)
@@ -48,12 +47,12 @@ pub(in crate::http) fn invocations(place: &mut Place<'_>) {
     let facts = place.facts;
     let operation = post(Tag::SageMaker, "Calls the service");
     place.add(match &facts.lane {
-        Lane::Nothing => any_call(operation),
+        Lane::Nothing => call_of(operation, facts.meant),
         // Of all methods POST comes this far.
         Lane::Script { input, output, .. } => {
             let (body, answer) = script_bodies(input, output);
             let operation = operation.text("What is taken and given is the script's.").body(body);
-            let headers = ["RunFailed", "RunTime", "Device", "LoadReport"];
+            let headers = ["RunFailed", "RunTime", "Device"];
             operation
                 .ok("What `run()` returned.", [answer, bytes("*/*")])
                 .others(SCRIPTS_OWN)
@@ -72,7 +71,7 @@ pub(in crate::http) fn invocations(place: &mut Place<'_>) {
 }
 
 pub(in crate::http) fn invoke(place: &mut Place<'_>) {
-    place.add(any_call(post(Tag::SageMaker, "Calls a model")));
+    place.add(call_of(post(Tag::SageMaker, "Calls a model"), None));
 }
 
 pub(in crate::http) fn loaded(place: &mut Place<'_>) {

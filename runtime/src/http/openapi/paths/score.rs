@@ -66,7 +66,7 @@ pub(in crate::http) fn score(place: &mut Place<'_>) {
                 operation = operation.ok("What `run()` returned.", answers).others(SCRIPTS_OWN);
                 place.add(
                     operation
-                        .headers(&["RunFailed", "RunTime", "Device", "LoadReport"])
+                        .headers(&["RunFailed", "RunTime", "Device"])
                         .errors(BODY)
                         .errors(WORK)
                         .errors(SCRIPT),
@@ -104,7 +104,7 @@ pub(in crate::http) fn passed_on(place: &mut Place<'_>) {
             .body(matches!(*method, "post" | "put" | "patch" | "delete").then(|| bytes("*/*")));
         operation.body_needed = false;
         let answers = (*method != "head").then(|| bytes("*/*"));
-        let operation = operation.ok("What it answered.", answers).headers(&["LoadReport"]);
+        let operation = operation.ok("What it answered.", answers);
         let operation = operation.others(SERVERS_OWN);
         place.add(operation.errors(BODY).errors(WORK).errors(UPSTREAM));
     }

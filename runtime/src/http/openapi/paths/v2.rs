@@ -5,11 +5,11 @@ use outrigger_protocol::oip::messages::{
     ModelConfig, ModelIndex, ModelMetadataResponse, ModelStatisticsResponse, RegionStatus,
     ServerMetadataResponse,
 };
-use outrigger_protocol::oip::schema::reference;
 use serde_json::{Value, json};
 
+use super::super::bodies::{self, Bodies};
 use super::super::errors::{BODY, INFER, LOADED, LOADS, NAMED, SMALL, WAITS, WORK};
-use super::super::operation::{Content, Operation, bytes, get, json_of, post};
+use super::super::operation::{Operation, bytes, get, json_of, post};
 use super::super::place::Place;
 use super::super::tags::Tag;
 use crate::http::v2::{Control, IndexWanted, RegionWanted};
@@ -95,7 +95,7 @@ pub(in crate::http) fn all_statistics(place: &mut Place<'_>) {
 }
 
 /// A call of a model by tensors: with these bodies in JSON.
-pub(in crate::http::openapi) fn call(operation: Operation, request: Content, answer: Content) -> Operation {
+pub(in crate::http::openapi) fn call(operation: Operation, [request, answer]: Bodies) -> Operation {
     operation
         .takes(&["JsonLength", "Encoding", "CacheControl"])
         .body([request, bytes("application/octet-stream")])
@@ -103,7 +103,7 @@ pub(in crate::http::openapi) fn call(operation: Operation, request: Content, ans
             "The outputs: JSON, and behind it the elements of those that are asked for as bytes.",
             [answer, bytes("application/octet-stream")],
         )
-        .headers(&["JsonLength", "Cache", "Device", "LoadReport"])
+        .headers(&["JsonLength", "Cache", "Device"])
         .errors(BODY)
         .errors(WORK)
         .errors(INFER)
@@ -114,8 +114,8 @@ const INFER_TEXT: &str = "Elements are in the JSON, flat or nested. Those of an 
     preceded by their length in four bytes.";
 
 pub(in crate::http) fn infer(place: &mut Place<'_>) {
-    let [request, answer] = ["InferRequest", "InferAnswer"].map(|name| json_of(reference(name)));
-    place.add(call(post(Tag::Inference, "Runs a model on tensors").text(INFER_TEXT), request, answer));
+    let operation = post(Tag::Inference, "Runs a model on tensors").text(INFER_TEXT);
+    place.add(call(operation, bodies::tensors(None)));
 }
 
 pub(in crate::http) fn index(place: &mut Place<'_>) {

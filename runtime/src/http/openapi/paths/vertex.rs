@@ -1,7 +1,7 @@
 //! Vertex AI's routes.
 
+use super::super::bodies;
 use outrigger_protocol::error::ErrorCode;
-use outrigger_protocol::oip::schema::reference;
 use serde_json::json;
 
 use super::super::errors::{BODY, INFER, SCRIPT, UPSTREAM, WORK};
@@ -22,13 +22,16 @@ pub(in crate::http) fn predict(place: &mut Place<'_>) {
     let facts = place.facts;
     let operation = post(Tag::Vertex, "Calls the service");
     let operation = match &facts.lane {
-        Lane::Nothing => operation
+        Lane::Nothing => {
+            let [instances, predictions] = bodies::rows(facts.meant);
+            operation
             .text("An instance is what one row of each input holds: an object of them by name, or, where there is one input, that itself.")
-            .body([json_of(reference("InstancesRequest"))])
-            .ok("A prediction for each instance, in the same form.", [json_of(reference("PredictionsAnswer"))])
+            .body([instances])
+            .ok("A prediction for each instance, in the same form.", [predictions])
             .takes(&["Encoding", "CacheControl"])
-            .headers(&["Cache", "Device", "LoadReport"])
-            .errors(INFER),
+            .headers(&["Cache", "Device"])
+            .errors(INFER)
+        }
         Lane::Script { input, output, .. } => {
             let (body, _) = script_bodies(input, output);
             let predictions = json!({ "type": "object", "required": ["predictions"], "properties": { "predictions": output } });
@@ -37,7 +40,7 @@ pub(in crate::http) fn predict(place: &mut Place<'_>) {
                 .body(body)
                 .ok("What `run()` returned.", [json_of(predictions), bytes("*/*")])
                 .others(SCRIPTS_OWN)
-                .headers(&["RunFailed", "RunTime", "Device", "LoadReport"])
+                .headers(&["RunFailed", "RunTime", "Device"])
                 .errors(SCRIPT)
         }
         Lane::Upstream => operation
