@@ -3,17 +3,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
+use axum::Extension;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::put;
-use axum::{Extension, Json};
 use http::{HeaderMap, StatusCode};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
 use outrigger_store::Label;
 use serde::Deserialize;
 
+use super::body::read_small;
 use super::models::{Granted, find, refused, shown};
 use super::openapi::paths;
 use super::routes::Routes;
@@ -56,15 +57,15 @@ async fn label(
     Extension(grant): Granted,
     Path((name, label)): Path<(String, String)>,
     headers: HeaderMap,
-    body: Result<Json<Labelled>, JsonRejection>,
+    body: Body,
 ) -> Response {
     let labelled = async {
         // Whoever may not know of the model learns nothing else either.
         let (models, model) = find(&replica, &grant, &name)?;
         let label = parsed(&label)?;
-        let expected = "the body is JSON such as {\"version\": \"3\"}";
-        let Json(Labelled { version }) =
-            body.map_err(|error| bad(format!("{expected}: {}", error.body_text())))?;
+        let body = read_small(body, &replica.config.limits).await?;
+        let Labelled { version } = serde_json::from_slice(&body)
+            .map_err(|error| bad(format!("the body is JSON such as {{\"version\": \"3\"}}: {error}")))?;
         if version.len() > MAX_VERSION {
             return Err(bad(format!("`version` is longer than {MAX_VERSION} bytes")));
         }

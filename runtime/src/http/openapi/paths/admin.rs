@@ -69,7 +69,7 @@ pub(in crate::http) fn label(place: &mut Place<'_>) {
         .body([json_of(request)])
         .ok("It is called so.", [json_of(answer.clone())])
         .answer(202, "It is on its way.", [json_of(answer.clone())])
-        .errors(&[ErrorCode::BadRequest, ErrorCode::Conflict])
+        .errors(&[ErrorCode::BodyTooLarge, ErrorCode::BodyTimeout, ErrorCode::Conflict])
         .errors(WAITS),
     );
     place.add(
