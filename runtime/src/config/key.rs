@@ -355,6 +355,9 @@ keys! {
     LIMITS_SILENCE = "limits.silence", Kind::Timeout, "20s", [],
         "time after which an HTTP/2 client that has sent nothing is asked whether it is there; after as long again without an answer its \
          connection is closed and its calls end";
+    LIMITS_IDLE = "limits.idle", Kind::Timeout, "11m", [],
+        "time after which a connection on which nothing is asked is closed, over HTTP/2 with a GOAWAY; to be longer than clients and load \
+         balancers keep theirs (Google's do for 10 minutes), for who asks at that very moment over HTTP/1.1 has to ask again";
     LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
         "largest answer of a script; largest inputs, and largest outputs, of one run of a model";
     LIMITS_ELEMENTS = "limits.elements", Kind::Count { min: 1, max: 1 << 30 }, "67108864", [],

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::util::{MapRequest, MapResponse};
+use tower::ServiceExt;
 
+use super::idle::Requests;
 use super::passing::Peer;
 use super::stall::Watch;
 use crate::config::{Endpoint, LimitsConfig};
@@ -138,10 +138,8 @@ pub(crate) async fn serve(
     ends: Ends,
 ) {
     let stop = ends.stop.clone();
-    let first_byte = limits.header_timeout;
-    let write = limits.write_timeout;
-    let server = Arc::new(Server { builder: builder(&limits), router, ends, first_byte, write, peers });
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let server = Arc::new(Server { builder: builder(&limits), router, ends, limits, peers });
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit,
@@ -248,10 +246,7 @@ struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
     ends: Ends,
-    /// How long a client has until it says which protocol it speaks.
-    first_byte: Duration,
-    /// How long it may take nothing of what it is sent.
-    write: Duration,
+    limits: LimitsConfig,
     peers: Peers,
 }
 
@@ -275,7 +270,7 @@ impl Server {
             }
         };
         tokio::select! {
-            told = tokio::time::timeout(self.first_byte, told) => told.unwrap_or(false),
+            told = tokio::time::timeout(self.limits.header_timeout, told) => told.unwrap_or(false),
             () = self.ends.stop.cancelled() => false,
         }
     }
@@ -285,24 +280,27 @@ impl Server {
         stream: S,
         peer: Option<Peer>,
     ) {
-        let watch = Watch::new(self.write);
-        let answers = Arc::clone(&watch);
-        let router = self.router.clone();
-        let watched = MapResponse::new(router, move |answer: Response| answer.map(|body| answers.body(body)));
+        let answers = Watch::new(self.limits.write_timeout);
+        let requests = Arc::<Requests>::default();
         let peer = peer.filter(|_| self.peers == Peers::Known);
-        let watched = MapRequest::new(watched, move |mut request: http::Request<Incoming>| {
+        let service = service_fn(|mut request: http::Request<Incoming>| {
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
             }
-            request
+            let (answers, open) = (Arc::clone(&answers), requests.begin());
+            let answer = self.router.clone().oneshot(request);
+            async move { answer.await.map(|answer| answer.map(|body| answers.body(body, open))) }
         });
         let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(self.write));
+        stream.set_write_timeout(Some(self.limits.write_timeout));
         let stream = TokioIo::new(Box::pin(stream));
-        let connection = self.builder.serve_connection(stream, TowerToHyperService::new(watched));
-        let stalled = watch.stalled();
-        tokio::pin!(connection, stalled);
-        let mut stopping = false;
+        let connection = self.builder.serve_connection(stream, service);
+        let stalled = answers.stalled();
+        // Nothing is asked any more; and then, of one that was told to end because of it, it does not.
+        let (idle, remains) =
+            (requests.idle(&answers, self.limits.idle), requests.idle(&answers, self.limits.silence));
+        tokio::pin!(connection, stalled, idle, remains);
+        let (mut stopping, mut is_idle) = (false, false);
         let result = loop {
             tokio::select! {
                 result = connection.as_mut() => break result,
@@ -311,11 +309,17 @@ impl Server {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = self.ends.cut.cancelled() => break Err("the replica ends".into()),
+                () = &mut idle, if !is_idle => {
+                    // What is asked before the client has heard of it is still answered.
+                    is_idle = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut remains, if is_idle => break Err("it does not end although nothing is asked".into()),
                 () = &mut stalled => {
                     // Other answers on the connection have as long again; other calls come on a new one.
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
-                        rest = tokio::time::timeout(self.write, connection) => {
+                        rest = tokio::time::timeout(self.limits.write_timeout, connection) => {
                             break rest.unwrap_or_else(|_| Err("its answers are not taken".into()));
                         }
                         () = self.ends.cut.cancelled() => break Err("the replica ends".into()),

@@ -12,13 +12,16 @@ use outrigger_testkit::replica::KEY;
 use super::requests::serving;
 use crate::support::{PATIENCE, still_serves};
 
-const HEADERS: u8 = 1;
+const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const END_HEADERS: u8 = 4;
+const END_STREAM: u8 = 1;
+pub(super) const ACK: u8 = 1;
 
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW_SIZE: u16 = 4;
@@ -27,7 +30,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 /// What a connection's window is before anybody has said anything.
 const FIRST_WINDOW: u32 = 65_535;
 
-fn connect(replica: &ReplicaProcess) -> TcpStream {
+pub(super) fn connect(replica: &ReplicaProcess) -> TcpStream {
     let stream = TcpStream::connect(replica.score.trim_start_matches("http://")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
@@ -59,13 +62,13 @@ pub(super) async fn connections() {
     still_serves(&replica).await;
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A request whose body is to come.
-fn begun(stream: u32) -> Vec<u8> {
+pub(super) fn begun(stream: u32) -> Vec<u8> {
     let key = format!("Bearer {KEY}");
     let mut fields = Vec::new();
     for (name, value) in [
@@ -84,11 +87,16 @@ fn begun(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &fields)
 }
 
+/// One that is all there.
+pub(super) fn asked(stream: u32) -> Vec<u8> {
+    [begun(stream), frame(DATA, END_STREAM, stream, b"1")].concat()
+}
+
 /// A frame: its kind, flags, stream and payload.
-type Framed = (u8, u8, u32, Vec<u8>);
+pub(super) type Framed = (u8, u8, u32, Vec<u8>);
 
 /// The next one; nothing once the connection is closed.
-fn maybe_next(stream: &mut TcpStream) -> Option<Framed> {
+pub(super) fn maybe_next(stream: &mut TcpStream) -> Option<Framed> {
     let still_open =
         |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
     let mut read = |bytes: &mut [u8]| match stream.read_exact(bytes) {
@@ -107,7 +115,7 @@ fn next(stream: &mut TcpStream) -> Framed {
 }
 
 /// A connection, and the frames with which the server begins.
-fn greeted(replica: &ReplicaProcess) -> (TcpStream, Vec<(u16, u32)>, u32) {
+pub(super) fn greeted(replica: &ReplicaProcess) -> (TcpStream, Vec<(u16, u32)>, u32) {
     let mut stream = connect(replica);
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();

@@ -3,6 +3,7 @@
 
 mod compressed;
 mod connections;
+mod idle;
 mod json;
 mod memory;
 mod requests;
@@ -90,6 +91,8 @@ rows! {
         => connections::resets;
     "time in which an HTTP/2 client says nothing, and then does not answer a ping", of(key::LIMITS_SILENCE), "the connection is closed"
         => connections::silence;
+    "time for which nothing is asked on a connection", of(key::LIMITS_IDLE), "it is closed; over HTTP/2 with a GOAWAY, and what comes before that is heard of is answered"
+        => idle::idle;
     "bytes of all inputs of a call of a model", of(key::LIMITS_ANSWER), "400 `invalid_tensor`"
         => tensors::bytes;
     "elements of a tensor", of(key::LIMITS_ELEMENTS), "400 `invalid_tensor`"

@@ -8,7 +8,7 @@ use super::requests::models;
 use crate::support::{outcome, score, until_busy};
 
 /// A script that comes back once the file `go` is there.
-const WAITS: &str = r#"
+pub(super) const WAITS: &str = r#"
 import os, time
 def init():
     pass
