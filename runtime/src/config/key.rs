@@ -343,7 +343,7 @@ keys! {
     LIMITS_HEADER = "limits.header", Kind::Size { min: 1024, max: 1 << 20 }, "32KiB", [],
         "largest request header block, URL counted in";
     LIMITS_HEADER_TIMEOUT = "limits.header_timeout", Kind::Timeout, "30s", [],
-        "longest time for a request header to arrive, on a new connection and on one that is kept";
+        "longest time for a request header to arrive: from the beginning of a connection, and on one that is kept from the first of it that comes; over HTTP/2 for its preface";
     LIMITS_CONNECTIONS = "limits.connections", Kind::Count { min: 1, max: 1 << 20 }, "4096", [],
         "connections per listener; further ones wait in the kernel";
     LIMITS_STREAMS = "limits.streams", Kind::Count { min: 1, max: 1 << 16 }, "256", [],

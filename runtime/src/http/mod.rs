@@ -6,6 +6,7 @@ mod body;
 mod cors;
 mod entire;
 mod grpc;
+mod head;
 mod idle;
 mod infer;
 pub(crate) mod inflate;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::head::Heads;
 use super::idle::Requests;
 use super::passing::Peer;
 use super::stall::Watch;
@@ -27,8 +28,6 @@ use crate::config::{Endpoint, LimitsConfig};
 
 /// How long a listener waits after an error of the system's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often a connection is looked at that has sent part of HTTP/2's preface.
-const PREFACE_PAUSE: Duration = Duration::from_millis(10);
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
 
@@ -157,10 +156,8 @@ pub(crate) async fn serve(
                 tracker.spawn(async move {
                     match stream {
                         Stream::Tcp(stream) => {
-                            if server.speaks(&stream).await {
-                                let peer = stream.peer_addr().ok().map(|peer| Peer(peer.ip().to_canonical()));
-                                server.connection(stream, peer).await;
-                            }
+                            let peer = stream.peer_addr().ok().map(|peer| Peer(peer.ip().to_canonical()));
+                            server.connection(stream, peer).await;
                         }
                         Stream::Unix(stream) => server.connection(stream, None).await,
                     }
@@ -224,8 +221,8 @@ fn builder(limits: &LimitsConfig) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // Hyper's own time for a head is also that in which a connection may be kept, on which the next one has not begun: see `head.rs`.
+        .header_read_timeout(None)
         .max_buf_size((limits.header * 4).max(256 * 1024));
     builder
         .http2()
@@ -250,31 +247,7 @@ struct Server {
     peers: Peers,
 }
 
-/// What a client that speaks HTTP/2 begins with. Source: RFC 9113, section 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 impl Server {
-    /// Waits until the client has sent enough to tell its protocol; hyper's own time limits begin only then.
-    async fn speaks(&self, stream: &tokio::net::TcpStream) -> bool {
-        let mut seen = [0; PREFACE.len()];
-        let told = async {
-            loop {
-                match stream.peek(&mut seen).await {
-                    Ok(0) | Err(_) => return false,
-                    Ok(length) if length < PREFACE.len() && seen[..length] == PREFACE[..length] => {
-                        // Part of a preface: a system call that waits for more of it does not exist.
-                        tokio::time::sleep(PREFACE_PAUSE).await;
-                    }
-                    Ok(_) => return true,
-                }
-            }
-        };
-        tokio::select! {
-            told = tokio::time::timeout(self.limits.header_timeout, told) => told.unwrap_or(false),
-            () = self.ends.stop.cancelled() => false,
-        }
-    }
-
     async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
         stream: S,
@@ -291,7 +264,8 @@ impl Server {
             let answer = self.router.clone().oneshot(request);
             async move { answer.await.map(|answer| answer.map(|body| answers.body(body, open))) }
         });
-        let mut stream = TimeoutStream::new(stream);
+        let heads = Heads::new(stream, Arc::clone(&requests), self.limits.header_timeout);
+        let mut stream = TimeoutStream::new(heads);
         stream.set_write_timeout(Some(self.limits.write_timeout));
         let stream = TokioIo::new(Box::pin(stream));
         let connection = self.builder.serve_connection(stream, service);

@@ -1,12 +1,19 @@
-//! Connections on which nothing is asked: they end, no request is lost by it, and none that is in the house is cut.
+//! Connections on which nothing is asked, or a request only begun: they end, no request is lost by it, and none that is in the house is cut.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use super::connections::{ACK, Framed, GOAWAY, HEADERS, PING, asked, frame, greeted, maybe_next};
+use outrigger_testkit::ReplicaProcess;
+
+use super::connections::{
+    ACK, CONTINUATION, Framed, GOAWAY, HEADERS, PING, asked, connect, frame, greeted, maybe_next,
+};
 use super::requests::{models, models_still_serve};
 use super::waiting::WAITS;
+use super::{is_silent, long_and_short};
 use crate::support::{PATIENCE, until_busy};
 
 /// What the server asks after the first GOAWAY, to know when the client has heard of it.
@@ -72,6 +79,15 @@ pub(super) async fn idle() {
     assert_eq!(partings(&frames), [(1, 0)]);
     assert!(!replica.log_text().contains("panicked"));
 
+    // Over HTTP/1.1, whatever may be taken for a head.
+    let times = ["--limits-idle", "300ms", "--limits-header-timeout", "1h"];
+    let replica = models().args(times).start();
+    for connect in [connect, connect_to_admin] {
+        let mut stream = connect(&replica);
+        exchange(&mut stream);
+        assert!(is_closed(&mut stream));
+    }
+
     // One that says that it is there, and not that it has heard of it.
     let replica = models().args(["--limits-idle", "300ms", "--limits-silence", "2s"]).start();
     let (mut stream, ..) = greeted(&replica);
@@ -79,4 +95,80 @@ pub(super) async fn idle() {
     assert_eq!(partings(&frames)[0], (ANY, 0));
     assert!(frames.iter().any(|framed| framed.3 == SHUTDOWN));
     models_still_serve(&replica).await;
+}
+
+/// The same for the admin listener's Unix socket, which is one as any other once it is there.
+fn connect_to_admin(replica: &ReplicaProcess) -> TcpStream {
+    let stream = TcpStream::from(OwnedFd::from(UnixStream::connect(replica.admin_socket()).unwrap()));
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Asks for something over HTTP/1.1 on a connection that is kept.
+fn exchange(stream: &mut TcpStream) {
+    stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    assert!(head.starts_with("http/1.1 404"), "{head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    matches!(stream.read(&mut [0]), Ok(0))
+}
+
+pub(super) async fn heads() {
+    let [long, short] = long_and_short(models, "--limits-header-timeout");
+    for connect in [connect, connect_to_admin] {
+        let mut kept = connect(&short);
+        exchange(&mut kept);
+        for (requests, begun) in
+            [(0, ""), (0, "PRI * HT"), (0, "GET / HTTP/1.1\r\nHo"), (1, "GET / HTTP/1.1\r\nHo"), (2, "\r\n")]
+        {
+            let [mut in_long, mut in_short] = [&long, &short].map(|replica| {
+                let mut stream = connect(replica);
+                (0..requests).for_each(|_| exchange(&mut stream));
+                stream.write_all(begun.as_bytes()).unwrap();
+                stream
+            });
+            assert!(is_closed(&mut in_short), "{begun:?}");
+            assert!(is_silent(&mut in_long), "{begun:?}");
+        }
+        // Where nothing is begun, nothing is late.
+        assert!(is_silent(&mut kept));
+        exchange(&mut kept);
+    }
+    models_still_serve(&short).await;
+}
+
+pub(super) async fn heads_of_http2() {
+    let [long, short] = long_and_short(models, "--limits-silence");
+    let begun = frame(HEADERS, 0, 1, &[]);
+    // Whether it does nothing more, sends more of them whenever it is asked whether it is there, or says that it is.
+    for answer in [None, Some(frame(CONTINUATION, 0, 1, &[])), Some(frame(PING, ACK, 0, &[0; 8]))] {
+        let [mut in_long, mut in_short] = [&long, &short].map(|replica| {
+            let (mut stream, ..) = greeted(replica);
+            stream.write_all(&begun).unwrap();
+            stream
+        });
+        let since = Instant::now();
+        while let Some((kind, flags, ..)) = maybe_next(&mut in_short) {
+            assert!(since.elapsed() < PATIENCE, "the connection stays open");
+            if let (PING, 0, Some(answer)) = (kind, flags, &answer) {
+                let _ = in_short.write_all(answer);
+            }
+        }
+        while !is_silent(&mut in_long) {
+            // What it was greeted with.
+            maybe_next(&mut in_long).expect("it stays open");
+        }
+    }
+    models_still_serve(&short).await;
 }
