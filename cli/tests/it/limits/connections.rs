@@ -10,6 +10,7 @@ use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::replica::KEY;
 
 use super::requests::serving;
+use super::{is_silent, long_and_short};
 use crate::support::{PATIENCE, still_serves};
 
 const DATA: u8 = 0;
@@ -175,42 +176,84 @@ pub(super) async fn connection_window() {
     still_serves(&replica).await;
 }
 
+/// Requests that are cancelled as soon as they have begun, in one piece, and the number of the next one.
+fn cancelled(stream: &mut TcpStream, first: u32, count: u32) -> u32 {
+    let mut all = Vec::new();
+    for number in (first..).step_by(2).take(count as usize) {
+        all.extend(begun(number));
+        all.extend(frame(RST_STREAM, 0, number, &[0, 0, 0, 8]));
+    }
+    stream.write_all(&all).unwrap();
+    first + 2 * count
+}
+
+/// Asks whether it is there, and waits until it says so.
+///
+/// # Errors
+/// The reason, if it parts instead.
+fn is_there(stream: &mut TcpStream) -> Result<(), u32> {
+    stream.write_all(&frame(PING, 0, 0, b"are you?")).unwrap();
+    loop {
+        match next(stream) {
+            (PING, ACK, 0, payload) if payload == b"are you?" => return Ok(()),
+            (GOAWAY, _, _, payload) => return Err(u32::from_be_bytes(payload[4..8].try_into().unwrap())),
+            _ => {}
+        }
+    }
+}
+
+/// Sends a request and waits for the answer to it.
+fn is_answered(stream: &mut TcpStream, number: u32) {
+    stream.write_all(&asked(number)).unwrap();
+    loop {
+        match next(stream) {
+            (HEADERS, _, answered, fields) if answered == number => {
+                // `:status: 200`, by its place in the table of RFC 7541, appendix A.
+                return assert_eq!(fields[0], 0x88);
+            }
+            (GOAWAY, ..) => panic!("it is closed"),
+            _ => {}
+        }
+    }
+}
+
 pub(super) async fn resets() {
     let replica = serving().start();
-    let (mut stream, _, _) = greeted(&replica);
-    let mut numbers = (1..).step_by(2);
-    // Each is cancelled as soon as it has begun. Some may have been taken between two pieces of it.
-    for _ in 0..100 {
-        let mut many = Vec::new();
-        for number in numbers.by_ref().take(200) {
-            many.extend(begun(number));
-            many.extend(frame(RST_STREAM, 0, number, &[0, 0, 0, 8]));
-        }
-        if stream.write_all(&many).is_err() {
-            break;
-        }
+    let (mut other, ..) = greeted(&replica);
+    // So many are taken as they are, time and again: it is not their sum.
+    let (mut stream, ..) = greeted(&replica);
+    let mut number = 1;
+    for _ in 0..10 {
+        number = cancelled(&mut stream, number, 20);
+        // What is answered was taken after them.
+        is_answered(&mut stream, number);
+        number += 2;
     }
-    let mut code = None;
-    while let Some((kind, _, _, payload)) = maybe_next(&mut stream) {
-        if kind == GOAWAY {
-            code = Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
-        }
-    }
-    // Where it was still sending, its connection may be reset before it has read why.
-    assert!(code.is_none_or(|code| code == ENHANCE_YOUR_CALM), "{code:?}");
+    // Of one more at a time some may have been taken between two pieces of it, but not always.
+    let reason = (0..50).find_map(|_| {
+        number = cancelled(&mut stream, number, 21);
+        is_there(&mut stream).err()
+    });
+    assert_eq!(reason, Some(ENHANCE_YOUR_CALM));
+    assert_eq!(maybe_next(&mut stream), None, "and it is closed");
+    is_answered(&mut other, 1);
     still_serves(&replica).await;
 }
 
 pub(super) async fn silence() {
-    let replica = serving().args(["--limits-silence", "300ms"]).start();
-    let (mut stream, _, _) = greeted(&replica);
+    let [long, short] = long_and_short(serving, "--limits-silence");
+    let [mut in_long, mut in_short] = [&long, &short].map(|replica| greeted(replica).0);
     let mut is_asked = false;
-    while let Some((kind, flags, _, _)) = maybe_next(&mut stream) {
+    while let Some((kind, flags, _, _)) = maybe_next(&mut in_short) {
         is_asked |= (kind, flags) == (PING, 0);
     }
     assert!(is_asked, "before it is closed");
-    // One that answers is not.
-    let (mut stream, _, _) = greeted(&replica);
+    while !is_silent(&mut in_long) {
+        let (kind, ..) = maybe_next(&mut in_long).expect("it stays open");
+        assert_ne!(kind, PING);
+    }
+    // One that answers stays open, for as long as it likes: not so long that it is slow.
+    let (mut stream, ..) = greeted(&short);
     for _ in 0..3 {
         let payload = loop {
             match next(&mut stream) {
@@ -219,7 +262,7 @@ pub(super) async fn silence() {
                 _ => {}
             }
         };
-        stream.write_all(&frame(PING, 1, 0, &payload)).unwrap();
+        stream.write_all(&frame(PING, ACK, 0, &payload)).unwrap();
     }
-    still_serves(&replica).await;
+    still_serves(&short).await;
 }
