@@ -269,11 +269,8 @@ impl Server {
         stream.set_write_timeout(Some(self.limits.write_timeout));
         let stream = TokioIo::new(Box::pin(stream));
         let connection = self.builder.serve_connection(stream, service);
-        let stalled = answers.stalled();
-        // Nothing is asked any more; and then, of one that was told to end because of it, it does not.
-        let (idle, remains) =
-            (requests.idle(&answers, self.limits.idle), requests.idle(&answers, self.limits.silence));
-        tokio::pin!(connection, stalled, idle, remains);
+        let (stalled, idle) = (answers.stalled(), requests.idle(&answers, self.limits.idle));
+        tokio::pin!(connection, stalled, idle);
         let (mut stopping, mut is_idle) = (false, false);
         let result = loop {
             tokio::select! {
@@ -284,11 +281,11 @@ impl Server {
                 }
                 () = self.ends.cut.cancelled() => break Err("the replica ends".into()),
                 () = &mut idle, if !is_idle => {
-                    // What is asked before the client has heard of it is still answered.
+                    // What is asked before the client has heard of it is still answered. Of one over HTTP/2 that does not say that it has, no other
+                    // ping is asked either, so that it has `limits.silence`.
                     is_idle = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = &mut remains, if is_idle => break Err("it does not end although nothing is asked".into()),
                 () = &mut stalled => {
                     // Other answers on the connection have as long again; other calls come on a new one.
                     connection.as_mut().graceful_shutdown();
