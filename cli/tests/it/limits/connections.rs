@@ -10,7 +10,7 @@ use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::replica::KEY;
 
 use super::requests::serving;
-use super::{is_silent, long_and_short};
+use super::{is_silent, long_and_short, resident};
 use crate::support::{PATIENCE, still_serves};
 
 const DATA: u8 = 0;
@@ -29,6 +29,8 @@ const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
+/// The longest payload of a frame.
+const PIECE: usize = 16 << 10;
 /// What a connection's window is before anybody has said anything.
 const FIRST_WINDOW: u32 = 65_535;
 
@@ -71,7 +73,11 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 
 /// A request whose body is to come.
 pub(super) fn begun(stream: u32) -> Vec<u8> {
-    let key = format!("Bearer {KEY}");
+    begun_by(KEY, stream)
+}
+
+fn begun_by(key: &str, stream: u32) -> Vec<u8> {
+    let key = format!("Bearer {key}");
     let mut fields = Vec::new();
     for (name, value) in [
         (":method", "POST"),
@@ -125,6 +131,8 @@ pub(super) fn greeted(replica: &ReplicaProcess) -> (TcpStream, Vec<(u16, u32)>, 
     while settings.is_empty() || window.is_none() {
         match next(&mut stream) {
             (SETTINGS, 0, 0, payload) => {
+                // Before that they are not held to.
+                stream.write_all(&frame(SETTINGS, ACK, 0, &[])).unwrap();
                 let pairs = payload.chunks_exact(6).map(|pair| {
                     let number = u16::from_be_bytes([pair[0], pair[1]]);
                     (number, u32::from_be_bytes([pair[2], pair[3], pair[4], pair[5]]))
@@ -173,6 +181,29 @@ pub(super) async fn connection_window() {
     let replica = serving().args(["--limits-connection-window", "1MiB"]).start();
     let (_stream, _, window) = greeted(&replica);
     assert_eq!(window + FIRST_WINDOW, 1 << 20);
+    still_serves(&replica).await;
+
+    // What is refused is not kept: all that a client without a key may be ahead, on many connections at once, is nowhere once it has come.
+    let replica = serving().start();
+    let before = resident(&replica);
+    let connections: Vec<_> = (0..64)
+        .map(|_| {
+            let (mut stream, settings, window) = greeted(&replica);
+            let each = setting(&settings, INITIAL_WINDOW_SIZE).unwrap() as usize;
+            let all = (window + FIRST_WINDOW) as usize;
+            for number in (1..).step_by(2).take(all / each) {
+                stream.write_all(&begun_by("somebody-else-s", number)).unwrap();
+                for _ in 0..each / PIECE {
+                    stream.write_all(&frame(DATA, 0, number, &[b'x'; PIECE])).unwrap();
+                }
+            }
+            assert_eq!(is_there(&mut stream), Ok(()));
+            stream
+        })
+        .collect();
+    let grown = resident(&replica).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
+    drop(connections);
     still_serves(&replica).await;
 }
 
