@@ -297,6 +297,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             stream_window: u32::try_from(get.size(key::LIMITS_STREAM_WINDOW)).unwrap_or(u32::MAX),
             connection_window: u32::try_from(get.size(key::LIMITS_CONNECTION_WINDOW)).unwrap_or(u32::MAX),
             silence: get.duration(key::LIMITS_SILENCE),
+            idle: get.duration(key::LIMITS_IDLE),
             answer: get.size(key::LIMITS_ANSWER),
             elements: get.count(key::LIMITS_ELEMENTS),
             rank: get.count(key::LIMITS_RANK),

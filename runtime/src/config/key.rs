@@ -346,18 +346,21 @@ keys! {
     LIMITS_HEADER = "limits.header", Kind::Size { min: 1024, max: 1 << 20 }, "32KiB", [],
         "largest request header block, URL counted in";
     LIMITS_HEADER_TIMEOUT = "limits.header_timeout", Kind::Timeout, "30s", [],
-        "longest time for a request header to arrive, on a new connection and on one that is kept";
+        "longest time for a request header to arrive: from the beginning of a connection, and on one that is kept from the first of it that comes; over HTTP/2 for its preface";
     LIMITS_CONNECTIONS = "limits.connections", Kind::Count { min: 1, max: 1 << 20 }, "4096", [],
         "connections per listener; further ones wait in the kernel";
     LIMITS_STREAMS = "limits.streams", Kind::Count { min: 1, max: 1 << 16 }, "256", [],
         "requests at once on one HTTP/2 connection";
     LIMITS_STREAM_WINDOW = "limits.stream_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "512KiB", [],
         "bytes that one request of an HTTP/2 connection may send before they are read";
-    LIMITS_CONNECTION_WINDOW = "limits.connection_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "8MiB", [],
-        "bytes that all requests of an HTTP/2 connection together may send before they are read";
+    LIMITS_CONNECTION_WINDOW = "limits.connection_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "2MiB", [],
+        "bytes that all requests of an HTTP/2 connection together may send before they are read; docs/limits.md says what of it there can be at most";
     LIMITS_SILENCE = "limits.silence", Kind::Timeout, "20s", [],
         "time after which an HTTP/2 client that has sent nothing is asked whether it is there; after as long again without an answer its \
          connection is closed and its calls end";
+    LIMITS_IDLE = "limits.idle", Kind::Timeout, "11m", [],
+        "time after which a connection on which nothing is asked is closed, over HTTP/2 with a GOAWAY; to be longer than clients and load \
+         balancers keep theirs (Google's do for 10 minutes), for who asks at that very moment over HTTP/1.1 has to ask again";
     LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
         "largest answer of a script; largest inputs, and largest outputs, of one run of a model";
     LIMITS_ELEMENTS = "limits.elements", Kind::Count { min: 1, max: 1 << 30 }, "67108864", [],

@@ -338,6 +338,8 @@ pub struct LimitsConfig {
     pub connection_window: u32,
     /// How long a client of HTTP/2 may be silent before it is asked whether it is there, and then before it answers.
     pub silence: Duration,
+    /// How long a connection may be there on which nothing is asked.
+    pub idle: Duration,
     /// Largest answer, bytes.
     pub answer: usize,
     /// Elements of a tensor.

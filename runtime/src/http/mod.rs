@@ -7,6 +7,8 @@ mod cors;
 mod entire;
 mod given;
 mod grpc;
+mod head;
+mod idle;
 mod infer;
 pub(crate) mod inflate;
 mod keda;

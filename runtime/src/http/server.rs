@@ -8,27 +8,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::util::{MapRequest, MapResponse};
+use tower::ServiceExt;
 
+use super::head::Heads;
+use super::idle::Requests;
 use super::passing::Peer;
 use super::stall::Watch;
 use crate::config::{Endpoint, LimitsConfig};
 
 /// How long a listener waits after an error of the system's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How often a connection is looked at that has sent part of HTTP/2's preface.
-const PREFACE_PAUSE: Duration = Duration::from_millis(10);
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
 
@@ -138,10 +137,8 @@ pub(crate) async fn serve(
     ends: Ends,
 ) {
     let stop = ends.stop.clone();
-    let first_byte = limits.header_timeout;
-    let write = limits.write_timeout;
-    let server = Arc::new(Server { builder: builder(&limits), router, ends, first_byte, write, peers });
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let server = Arc::new(Server { builder: builder(&limits), router, ends, limits, peers });
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit,
@@ -159,10 +156,8 @@ pub(crate) async fn serve(
                 tracker.spawn(async move {
                     match stream {
                         Stream::Tcp(stream) => {
-                            if server.speaks(&stream).await {
-                                let peer = stream.peer_addr().ok().map(|peer| Peer(peer.ip().to_canonical()));
-                                server.connection(stream, peer).await;
-                            }
+                            let peer = stream.peer_addr().ok().map(|peer| Peer(peer.ip().to_canonical()));
+                            server.connection(stream, peer).await;
                         }
                         Stream::Unix(stream) => server.connection(stream, None).await,
                     }
@@ -226,8 +221,8 @@ fn builder(limits: &LimitsConfig) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // Hyper's own time for a head is also that in which a connection may be kept, on which the next one has not begun: see `head.rs`.
+        .header_read_timeout(None)
         .max_buf_size((limits.header * 4).max(256 * 1024));
     builder
         .http2()
@@ -248,61 +243,35 @@ struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
     ends: Ends,
-    /// How long a client has until it says which protocol it speaks.
-    first_byte: Duration,
-    /// How long it may take nothing of what it is sent.
-    write: Duration,
+    limits: LimitsConfig,
     peers: Peers,
 }
 
-/// What a client that speaks HTTP/2 begins with. Source: RFC 9113, section 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 impl Server {
-    /// Waits until the client has sent enough to tell its protocol; hyper's own time limits begin only then.
-    async fn speaks(&self, stream: &tokio::net::TcpStream) -> bool {
-        let mut seen = [0; PREFACE.len()];
-        let told = async {
-            loop {
-                match stream.peek(&mut seen).await {
-                    Ok(0) | Err(_) => return false,
-                    Ok(length) if length < PREFACE.len() && seen[..length] == PREFACE[..length] => {
-                        // Part of a preface: a system call that waits for more of it does not exist.
-                        tokio::time::sleep(PREFACE_PAUSE).await;
-                    }
-                    Ok(_) => return true,
-                }
-            }
-        };
-        tokio::select! {
-            told = tokio::time::timeout(self.first_byte, told) => told.unwrap_or(false),
-            () = self.ends.stop.cancelled() => false,
-        }
-    }
-
     async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
         stream: S,
         peer: Option<Peer>,
     ) {
-        let watch = Watch::new(self.write);
-        let answers = Arc::clone(&watch);
-        let router = self.router.clone();
-        let watched = MapResponse::new(router, move |answer: Response| answer.map(|body| answers.body(body)));
+        let answers = Watch::new(self.limits.write_timeout);
+        let requests = Arc::<Requests>::default();
         let peer = peer.filter(|_| self.peers == Peers::Known);
-        let watched = MapRequest::new(watched, move |mut request: http::Request<Incoming>| {
+        let service = service_fn(|mut request: http::Request<Incoming>| {
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
             }
-            request
+            let (answers, open) = (Arc::clone(&answers), requests.begin());
+            let answer = self.router.clone().oneshot(request);
+            async move { answer.await.map(|answer| answer.map(|body| answers.body(body, open))) }
         });
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(self.write));
+        let heads = Heads::new(stream, Arc::clone(&requests), self.limits.header_timeout);
+        let mut stream = TimeoutStream::new(heads);
+        stream.set_write_timeout(Some(self.limits.write_timeout));
         let stream = TokioIo::new(Box::pin(stream));
-        let connection = self.builder.serve_connection(stream, TowerToHyperService::new(watched));
-        let stalled = watch.stalled();
-        tokio::pin!(connection, stalled);
-        let mut stopping = false;
+        let connection = self.builder.serve_connection(stream, service);
+        let (stalled, idle) = (answers.stalled(), requests.idle(&answers, self.limits.idle));
+        tokio::pin!(connection, stalled, idle);
+        let (mut stopping, mut is_idle) = (false, false);
         let result = loop {
             tokio::select! {
                 result = connection.as_mut() => break result,
@@ -311,11 +280,17 @@ impl Server {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = self.ends.cut.cancelled() => break Err("the replica ends".into()),
+                () = &mut idle, if !is_idle => {
+                    // What is asked before the client has heard of it is still answered. Of one over HTTP/2 that does not say that it has, no other
+                    // ping is asked either, so that it has `limits.silence`.
+                    is_idle = true;
+                    connection.as_mut().graceful_shutdown();
+                }
                 () = &mut stalled => {
                     // Other answers on the connection have as long again; other calls come on a new one.
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
-                        rest = tokio::time::timeout(self.write, connection) => {
+                        rest = tokio::time::timeout(self.limits.write_timeout, connection) => {
                             break rest.unwrap_or_else(|_| Err("its answers are not taken".into()));
                         }
                         () = self.ends.cut.cancelled() => break Err("the replica ends".into()),

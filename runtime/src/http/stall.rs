@@ -15,6 +15,8 @@ use axum::body::Body;
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
 
+use super::idle::Open;
+
 /// Parts of the limit. A piece that lies still is found after the limit and at most one part more.
 const PARTS: usize = 4;
 /// The present part, and those before it until a piece has lain still for the limit.
@@ -54,9 +56,14 @@ impl Watch {
         &self.pieces[part % COUNTED]
     }
 
-    /// Has the client's answer watched.
-    pub(super) fn body(self: &Arc<Self>, body: Body) -> Watched {
-        Watched { body, piece: Some(Piece::new(self)), watch: Arc::clone(self) }
+    /// Whether nothing is the client's to take.
+    pub(super) fn all_are_taken(&self) -> bool {
+        self.pieces.iter().all(|count| count.load(Ordering::Relaxed) == 0)
+    }
+
+    /// Has the client's answer watched. The request is open for as long as there may be more of it.
+    pub(super) fn body(self: &Arc<Self>, body: Body, open: Open) -> Watched {
+        Watched { body, piece: Some(Piece::new(self)), watch: Arc::clone(self), _open: open }
     }
 }
 
@@ -96,6 +103,7 @@ pub(super) struct Watched {
     watch: Arc<Watch>,
     /// None while it is the turn of whoever makes the answer.
     piece: Option<Piece>,
+    _open: Open,
 }
 
 impl http_body::Body for Watched {
@@ -158,6 +166,10 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(4);
 
+    fn watched(watch: &Arc<Watch>, body: Body) -> Watched {
+        watch.body(body, Arc::<super::super::idle::Requests>::default().begin())
+    }
+
     async fn within(watch: &Watch, seconds: u64) -> bool {
         tokio::time::timeout(Duration::from_secs(seconds), watch.stalled()).await.is_ok()
     }
@@ -165,7 +177,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_is_not_asked_for_is_found() {
         let watch = Watch::new(LIMIT);
-        let body = watch.body(Body::from("x"));
+        let body = watched(&watch, Body::from("x"));
         let begun = tokio::time::Instant::now();
         watch.stalled().await;
         assert!((LIMIT..=LIMIT * 5 / 4).contains(&begun.elapsed()), "{:?}", begun.elapsed());
@@ -177,7 +189,7 @@ mod tests {
     async fn what_lies_in_a_buffer_is_found_and_what_moves_is_not() {
         let watch = Watch::new(LIMIT);
         let mut data =
-            watch.body(Body::from("xxxx")).frame().await.unwrap().unwrap().into_data().ok().unwrap();
+            watched(&watch, Body::from("xxxx")).frame().await.unwrap().unwrap().into_data().ok().unwrap();
         let begun = tokio::time::Instant::now();
         let stalled = watch.stalled();
         tokio::pin!(stalled);
@@ -190,7 +202,7 @@ mod tests {
         stalled.await;
         assert!(begun.elapsed() >= LIMIT + Duration::from_secs(12));
         drop(data);
-        assert!(watch.pieces.iter().all(|count| count.load(Ordering::Relaxed) == 0), "nothing is left");
+        assert!(watch.all_are_taken());
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,7 +210,7 @@ mod tests {
         let (send, receive) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
         let chunks = chunks(receive);
         let watch = Watch::new(LIMIT);
-        let mut body = watch.body(Body::new(chunks));
+        let mut body = watched(&watch, Body::new(chunks));
         let waits = tokio::time::timeout(Duration::ZERO, body.frame()).await;
         assert!(waits.is_err(), "its maker has nothing yet");
         assert!(!within(&watch, 3600).await);

@@ -99,15 +99,50 @@ pub(super) async fn names() {
     models_still_serve(&replica).await;
 }
 
+/// The most memory that a replica has had in use, bytes.
+fn most(replica: &ReplicaProcess) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", replica.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+/// A body with parameters of the call, of its input, and of its output.
+fn with_parameters(of_call: &str, of_input: &str, of_output: &str) -> String {
+    let body = tensors().to_string().replacen("{\"data", &format!("{{\"parameters\":{of_input},\"data"), 1);
+    assert!(body.contains(of_input), "{body}");
+    let more =
+        format!("{{\"parameters\":{of_call},\"outputs\":[{{\"name\":\"y\",\"parameters\":{of_output}}}],");
+    body.replacen('{', &more, 1)
+}
+
 pub(super) async fn parameters() {
     let replica = models().start();
-    let before = super::resident(&replica);
-    let many: serde_json::Map<_, _> =
-        (0..200_000).map(|number| (format!("p{number}"), json!("some text"))).collect();
-    is(&replica, "f", with("parameters", &Value::from(many).to_string()), (200, "")).await;
-    let grown = super::resident(&replica).saturating_sub(before);
-    assert!(grown < 64 << 20, "{grown} bytes");
-    is(&replica, "f", with("parameters", "{\"timeout\": \"soon\"}"), (400, "bad_request")).await;
+    let plain = is(&replica, "f", with_parameters("{}", "{}", "{}"), (200, "")).await;
+    // Whatever they are called and hold, they change nothing and do not come back.
+    let strange =
+        r#"{"mine": {"shape": [9], "deep": [[[1]]]}, "name": "z", "datatype": 7, "": null, "mine": true}"#;
+    let answer = is(&replica, "f", with_parameters(strange, strange, strange), (200, "")).await;
+    assert_eq!(answer, plain);
+    // As deep as anything else in the JSON.
+    let deep = format!("{{\"mine\":{}{}}}", "[".repeat(32), "]".repeat(32));
+    for body in [
+        with_parameters(&deep, "{}", "{}"),
+        with_parameters("{}", &deep, "{}"),
+        with_parameters("{}", "{}", &deep),
+    ] {
+        is(&replica, "f", body, (400, "malformed_json")).await;
+    }
+    // What means something is checked.
+    is(&replica, "f", with_parameters(r#"{"timeout": "soon"}"#, "{}", "{}"), (400, "bad_request")).await;
+
+    // However many there are, no memory is taken for them: the body's alone, and again as much while it comes. If each were kept, it would take
+    // far more than the few bytes that it has there.
+    let many: String = (0..2_000_000).map(|number| format!("\"{number}\":0,")).collect();
+    let body = with_parameters(&format!("{{{many}\"last\":0}}"), "{}", "{}");
+    let (length, before) = (body.len(), most(&replica));
+    assert_eq!(is(&replica, "f", body, (200, "")).await, plain);
+    let grown = most(&replica).saturating_sub(before);
+    assert!(grown < 3 * length, "{grown} bytes for {length}");
     models_still_serve(&replica).await;
 }
 

@@ -3,6 +3,7 @@
 
 mod compressed;
 mod connections;
+mod idle;
 mod json;
 mod memory;
 mod requests;
@@ -12,7 +13,10 @@ mod tensors;
 mod waiting;
 
 use outrigger_runtime::config::key;
-use outrigger_testkit::ReplicaProcess;
+use std::io::ErrorKind;
+use std::net::TcpStream;
+
+use outrigger_testkit::{Launch, ReplicaProcess};
 
 use crate::support::client;
 use table::Source::{Fixed, OfCaller};
@@ -36,6 +40,20 @@ async fn metric(replica: &ReplicaProcess, name: &str) -> usize {
 /// Bytes of answers that clients have not taken.
 async fn held(replica: &ReplicaProcess) -> usize {
     metric(replica, "outrigger_answer_bytes ").await
+}
+
+/// Two replicas that differ in one time alone: in the first it is longer than any test, in the second it is short. If the same is begun in both, in
+/// this order, and over in the second alone, then that time is why, however fast the machine is.
+fn long_and_short(launch: impl Fn() -> Launch, flag: &str) -> [ReplicaProcess; 2] {
+    ["1h", "300ms"].map(|time| launch().args([flag, time]).start())
+}
+
+/// Whether the connection is open, and nothing has been said on it that was not read.
+fn is_silent(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 macro_rules! rows {
@@ -90,6 +108,12 @@ rows! {
         => connections::resets;
     "time in which an HTTP/2 client says nothing, and then does not answer a ping", of(key::LIMITS_SILENCE), "the connection is closed"
         => connections::silence;
+    "time for which nothing is asked on a connection", of(key::LIMITS_IDLE), "it is closed; over HTTP/2 with a GOAWAY, and what comes before that is heard of is answered"
+        => idle::idle;
+    "time in which URL and headers come, on any kind of socket; over HTTP/2, its preface", of(key::LIMITS_HEADER_TIMEOUT), "the connection is closed"
+        => idle::heads;
+    "time in which headers of HTTP/2 that have begun make no end, and then as long again", of(key::LIMITS_SILENCE), "the connection is closed, for before their end no ping can be answered"
+        => idle::heads_of_http2;
     "bytes of all inputs of a call of a model", of(key::LIMITS_ANSWER), "400 `invalid_tensor`"
         => tensors::bytes;
     "elements of a tensor", of(key::LIMITS_ELEMENTS), "400 `invalid_tensor`"

@@ -9,6 +9,7 @@ use outrigger_testkit::{Launch, ReplicaProcess, onnx};
 use prost::Message as _;
 use serde_json::json;
 
+use super::{is_silent, long_and_short};
 use crate::grpc::{Grpc, INFER, STREAM, call, framed, padded};
 use crate::support::{ECHO, client, header, infer, outcome, outrigger, raw, score, still_serves};
 
@@ -107,30 +108,42 @@ pub(super) async fn body() {
 }
 
 pub(super) async fn body_timeout() {
-    let replica = serving().args(["--limits-body-timeout", "300ms"]).start();
+    let [long, short] = long_and_short(serving, "--limits-body-timeout");
     let head = format!("Host: t\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 5\r\nConnection: close");
     for path in ["/score", "/v2/models/f/infer", "/vertex/predict", "/v2/repository/index"] {
-        let answer = raw(&replica, format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\nab").as_bytes());
+        let request = format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\nab");
+        let mut in_long = TcpStream::connect(long.score.trim_start_matches("http://")).unwrap();
+        in_long.write_all(request.as_bytes()).unwrap();
+        let answer = raw(&short, request.as_bytes());
         assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("body_timeout"), "{path}: {answer}");
+        assert!(is_silent(&mut in_long), "{path}");
     }
-    let mut grpc = Grpc::connect(&replica).await;
     let whole = framed(&message());
+    let (mut grpc_of_long, mut grpc) = (Grpc::connect(&long).await, Grpc::connect(&short).await);
     for path in [INFER, STREAM, PREDICT, "/inference.GRPCInferenceService/ModelMetadata"] {
         for there in [3, whole.len() - 1] {
+            let part = || whole[..there].to_vec().into();
+            let (sender_of_long, answer) = grpc_of_long.open(path, &[]).await;
+            sender_of_long.send(part()).await.unwrap();
+            let in_long = tokio::spawn(answer.told());
             let (sender, answer) = grpc.open(path, &[]).await;
-            sender.send(whole[..there].to_vec().into()).await.unwrap();
+            sender.send(part()).await.unwrap();
             assert_eq!(answer.told().await.outcome(), (4, "body_timeout"), "{path}: {there}");
-            drop(sender);
+            assert!(!in_long.is_finished(), "{path}: {there}");
+            drop((sender, sender_of_long));
+            in_long.abort();
         }
     }
-    // A stream in which nothing is said is not late.
+    // A stream in which nothing is said is not late, as a message is that was begun after it.
     let (sender, mut answer) = grpc.open(STREAM, &[]).await;
     for _ in 0..2 {
-        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
-        sender.send(framed(&message()).into()).await.unwrap();
+        let (late, told) = grpc.open(STREAM, &[]).await;
+        late.send(whole[..3].to_vec().into()).await.unwrap();
+        assert_eq!(told.told().await.outcome(), (4, "body_timeout"));
+        sender.send(whole.clone().into()).await.unwrap();
         assert!(answer.next().await.is_some());
     }
-    still_serves(&replica).await;
+    still_serves(&short).await;
 }
 
 /// Bytes of a header block of HTTP/1.1 with this long field: of `GET /`, and of a host.

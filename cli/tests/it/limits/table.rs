@@ -55,15 +55,6 @@ const ELSEWHERE: &[(Row, &str, &str)] = &[
     ),
     (
         Row {
-            limit: "time in which URL and headers come",
-            source: of(key::LIMITS_HEADER_TIMEOUT),
-            beyond: "the connection is closed",
-        },
-        "cli/tests/it/bad_input.rs",
-        "connections_that_say_nothing_are_closed",
-    ),
-    (
-        Row {
             limit: "deadline of a request",
             source: Source::Fixed("24 h", "longer ones count as that"),
             beyond: "400 `bad_request` for what is no time",

@@ -132,26 +132,62 @@ pub(super) async fn elements() {
     models_still_serve(&replica).await;
 }
 
+/// The same as [`is`] for a call whose tensor lies behind its JSON.
+async fn binary_is(
+    replica: &ReplicaProcess,
+    model: &str,
+    datatype: &str,
+    shape: &[i64],
+    raw: &[u8],
+    expected: (u16, &str),
+) {
+    let parameters = json!({"binary_data_size": raw.len()});
+    let x = json!({"name": "x", "shape": shape, "datatype": datatype, "parameters": parameters});
+    let json = json!({"inputs": [x]}).to_string();
+    let request = infer(replica, model, [json.as_bytes(), raw].concat());
+    let request = request.header("inference-header-content-length", json.len().to_string());
+    let (status, code, body) = outcome(request.send().await.unwrap()).await;
+    assert_eq!((status, code.as_str()), expected, "{model} {shape:?}: {body}");
+}
+
 pub(super) async fn product() {
-    let replica = models().start();
+    // As many as can be allowed, so that nothing else refuses what comes out small.
+    let replica = models().args(["--limits-elements", "1073741824", "--limits-answer", "1GiB"]).start();
     let before = resident(&replica);
-    // More than 64 bits can say; as many bytes as they can; and far more than there is.
-    for shape in [
-        [1i64 << 33, 1 << 33],
-        [1 << 62, 4],
-        [i64::MAX, i64::MAX],
-        [1 << 61, 1],
-        [1 << 40, 1 << 20],
-        [1 << 25, 1 << 10],
+    // What is said of shapes is compared with what there is of data: where numbers wrap around, so many elements are as good as these.
+    for (shape, elements) in [
+        // A product of more than 64 bits: 2^66, 2^64, 2^64 + 2 and nearly 2^126.
+        ([1i64 << 33, 1 << 33], 0),
+        ([1 << 62, 4], 0),
+        ([3, 0x5555_5555_5555_5556], 2),
+        ([i64::MAX, i64::MAX], 1),
+        // As many bytes of 32 bits each: 2^63, 2^64, and 2^65 + 8.
+        ([1 << 61, 1], 0),
+        ([1 << 62, 1], 0),
+        ([(1 << 62) + 1, 2], 2),
+        // And far more than there is.
+        ([1 << 40, 1 << 20], 1),
+        ([1 << 25, 1 << 10], 1),
     ] {
-        for (model, datatype) in [("f", "FP32"), ("b", "UINT8"), ("s", "BYTES")] {
-            let data = if model == "s" { json!(["a"]) } else { json!([1]) };
-            is(&replica, model, tensor(datatype, json!(shape), data), INVALID).await;
-            grpc_is(&replica, &call(model, "", datatype, &shape, vec![0; 4]), "invalid_tensor").await;
+        for (model, datatype, bytes, element) in
+            [("f", "FP32", 4, json!(1)), ("b", "UINT8", 1, json!(1)), ("s", "BYTES", 4, json!(""))]
+        {
+            is(&replica, model, tensor(datatype, json!(shape), json!(vec![element; elements])), INVALID)
+                .await;
+            // A string without characters is the length that it has: 32 bits of 0.
+            let raw = vec![0; elements * bytes];
+            binary_is(&replica, model, datatype, &shape, &raw, INVALID).await;
+            grpc_is(&replica, &call(model, "", datatype, &shape, raw), "invalid_tensor").await;
         }
+    }
+    // The same are taken where they are as many as is said.
+    for (model, datatype, bytes) in [("f", "FP32", 4), ("b", "UINT8", 1), ("s", "BYTES", 4)] {
+        binary_is(&replica, model, datatype, &[1, 2], &vec![0; 2 * bytes], (200, "")).await;
+        grpc_is(&replica, &call(model, "", datatype, &[1, 2], vec![0; 2 * bytes]), "").await;
     }
     // No elements are no mistake, however far a dimension goes that has none of them.
     is(&replica, "f", tensor("FP32", json!([0, 2]), json!([])), (200, "")).await;
+    binary_is(&replica, "f", "FP32", &[0, 2], &[], (200, "")).await;
     let grown = resident(&replica).saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");
     models_still_serve(&replica).await;
