@@ -154,10 +154,13 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`limits.bodies` is smaller than `limits.body`, so the largest body could never come in".into(),
         );
     }
-    if get.size(key::LIMITS_CONNECTION_WINDOW) < get.size(key::LIMITS_STREAM_WINDOW) {
+    let of_streams = get.count(key::LIMITS_STREAMS).saturating_mul(get.size(key::LIMITS_STREAM_WINDOW));
+    if get.size(key::LIMITS_CONNECTION_WINDOW) < of_streams {
         mistake(
             key::LIMITS_CONNECTION_WINDOW,
-            "`limits.connection_window` is smaller than `limits.stream_window`, so one request would hold up all others of its connection".into(),
+            "`limits.connection_window` is smaller than `limits.streams` times `limits.stream_window`, so requests that wait would keep others on \
+             their connection from sending"
+                .into(),
         );
     }
     if get.size(key::CACHE_ANSWER) > get.size(key::CACHE_BYTES) / 2 {

@@ -351,10 +351,11 @@ keys! {
         "connections per listener; further ones wait in the kernel";
     LIMITS_STREAMS = "limits.streams", Kind::Count { min: 1, max: 1 << 16 }, "256", [],
         "requests at once on one HTTP/2 connection";
-    LIMITS_STREAM_WINDOW = "limits.stream_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "512KiB", [],
+    LIMITS_STREAM_WINDOW = "limits.stream_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "128KiB", [],
         "bytes that one request of an HTTP/2 connection may send before they are read";
-    LIMITS_CONNECTION_WINDOW = "limits.connection_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "2MiB", [],
-        "bytes that all requests of an HTTP/2 connection together may send before they are read; docs/limits.md says what of it there can be at most";
+    LIMITS_CONNECTION_WINDOW = "limits.connection_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "32MiB", [],
+        "bytes that all requests of an HTTP/2 connection together may send before they are read, at least limits.streams times limits.stream_window: those \
+         that wait keep no others from sending. docs/limits.md says what of it there can be at most";
     LIMITS_SILENCE = "limits.silence", Kind::Timeout, "20s", [],
         "time after which an HTTP/2 client that has sent nothing is asked whether it is there; after as long again without an answer its \
          connection is closed and its calls end";

@@ -170,15 +170,16 @@ pub(super) async fn streams() {
 }
 
 pub(super) async fn stream_window() {
-    let launch = serving().args(["--limits-stream-window", "128KiB"]);
+    let launch = serving().args(["--limits-stream-window", "96KiB"]);
     let replica = launch.start();
     let (_stream, settings, _) = greeted(&replica);
-    assert_eq!(setting(&settings, INITIAL_WINDOW_SIZE), Some(128 << 10));
+    assert_eq!(setting(&settings, INITIAL_WINDOW_SIZE), Some(96 << 10));
     still_serves(&replica).await;
 }
 
 pub(super) async fn connection_window() {
-    let replica = serving().args(["--limits-connection-window", "1MiB"]).start();
+    let flags = ["--limits-connection-window", "1MiB", "--limits-streams", "8"];
+    let replica = serving().args(flags).start();
     let (_stream, _, window) = greeted(&replica);
     assert_eq!(window + FIRST_WINDOW, 1 << 20);
     still_serves(&replica).await;
@@ -186,7 +187,7 @@ pub(super) async fn connection_window() {
     // What is refused is not kept: all that a client without a key may be ahead, on many connections at once, is nowhere once it has come.
     let replica = serving().start();
     let before = resident(&replica);
-    let connections: Vec<_> = (0..64)
+    let connections: Vec<_> = (0..8)
         .map(|_| {
             let (mut stream, settings, window) = greeted(&replica);
             let each = setting(&settings, INITIAL_WINDOW_SIZE).unwrap() as usize;

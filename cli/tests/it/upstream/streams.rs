@@ -12,6 +12,7 @@ use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::replica::KEY;
 use outrigger_testkit::upstream::App;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::{both, control, in_front_of, metric, pass, seen, until_left, until_seen};
 use crate::devices::until;
@@ -130,6 +131,37 @@ impl Body for Pieces {
 pub(super) fn pieces() -> (tokio::sync::mpsc::Sender<Bytes>, reqwest::Body) {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     (sender, reqwest::Body::wrap(Pieces(receiver)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_wait_do_not_keep_others_of_their_connection_from_sending() {
+    // More than is taken before there is a slot.
+    const PIECE: usize = 2 << 20;
+    const WAIT: u64 = 32;
+    let app = App::start();
+    let replica = in_front_of(&app).args(["--upstream-slots", "1"]).start();
+    let [_, (_, client)] = both();
+    let url = format!("{}/app/hash", replica.score);
+    let (sender, body) = pieces();
+    let first = tokio::spawn(client.post(&url).bearer_auth(KEY).body(body).send());
+    sender.send(vec![b'x'; PIECE].into()).await.unwrap();
+    until_seen(&app, "the first piece", |seen| seen["taken"] == PIECE).await;
+    let mut others = JoinSet::new();
+    for _ in 0..WAIT {
+        let request = client.post(&url).bearer_auth(KEY).body(vec![b'y'; PIECE]);
+        others.spawn(async move { outcome(request.send().await.unwrap()).await });
+    }
+    until_busy(&replica, 1, WAIT).await;
+    // What they have sent is nobody's to read for now.
+    for _ in 1..8 {
+        sender.send(vec![b'x'; PIECE].into()).await.unwrap();
+    }
+    drop(sender);
+    let (status, _, told) = outcome(first.await.unwrap().unwrap()).await;
+    assert_eq!((status, &told["length"]), (200, &json!(8 * PIECE)), "{told}");
+    for (status, _, told) in others.join_all().await {
+        assert_eq!((status, &told["length"]), (200, &json!(PIECE)), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
