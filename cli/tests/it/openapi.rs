@@ -13,6 +13,7 @@ use outrigger_testkit::{Launch, ReplicaProcess, onnx, repository};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
+use crate::residency::{lazily, state};
 use crate::support::{ECHO, client, header, outcome, outrigger};
 
 /// A script that says what it takes.
@@ -154,6 +155,19 @@ async fn headers_are_described_where_they_are_configured() {
         assert_eq!(takes.contains("parameters/LoadFormat"), there[0], "{flags:?}");
         assert!(takes.contains("parameters/MsClientRequestId") && takes.contains("parameters/TraceId"));
     }
+}
+
+#[tokio::test]
+async fn who_asks_for_the_head_alone_has_no_model_loaded() {
+    let replica = lazily(100, "", &[("a", "add 3\n")], "").start();
+    let url = format!("{}/openapi.json?model=", replica.score);
+    for (model, expected) in [("a", 200), ("b", 404)] {
+        let answer = client().head(format!("{url}{model}")).bearer_auth(KEY).send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{model}");
+    }
+    assert_eq!(state(&replica, "a").await, "on_disk");
+    document(&replica.score, "?model=a").await;
+    assert_eq!(state(&replica, "a").await, "ready");
 }
 
 #[tokio::test]

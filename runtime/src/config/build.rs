@@ -34,6 +34,7 @@ pub(super) fn fill(settings: &mut Settings, config: &Config) {
         (key::ADMIN_LISTEN, Value::Endpoint(config.listen.admin.clone())),
         (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys_file.clone())),
         (key::BACKENDS_CPU_THREADS, count(config.backends.cpu_threads)),
+        (key::LIMITS_CONNECTION_WINDOW, Value::Size(config.limits.connection_window.into())),
         (key::RESIDENCY_LOADS, count(config.residency.loads)),
         (key::SCORE_SERVER_VERSION, Value::Text(DEFAULT_SERVER_VERSION.into())),
         (key::SERVICE_POD, Value::Text(config.service.pod.clone())),
@@ -154,14 +155,18 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`limits.bodies` is smaller than `limits.body`, so the largest body could never come in".into(),
         );
     }
-    let of_streams = get.count(key::LIMITS_STREAMS).saturating_mul(get.size(key::LIMITS_STREAM_WINDOW));
-    if get.size(key::LIMITS_CONNECTION_WINDOW) < of_streams {
-        mistake(
-            key::LIMITS_CONNECTION_WINDOW,
-            "`limits.connection_window` is smaller than `limits.streams` times `limits.stream_window`, so requests that wait would keep others on \
-             their connection from sending"
-                .into(),
+    let (of_streams, most) = (of_streams(&get), (1 << 31) - 1);
+    if of_streams > most {
+        let problem = format!(
+            "`limits.streams` times `limits.stream_window` is {of_streams} bytes, and an HTTP/2 connection can have {most} at most under way"
         );
+        mistake(key::LIMITS_STREAM_WINDOW, problem);
+    } else if get.optional_size(key::LIMITS_CONNECTION_WINDOW).is_some_and(|window| window < of_streams) {
+        let problem = format!(
+            "`limits.connection_window` is smaller than `limits.streams` times `limits.stream_window`, {of_streams} bytes, so requests that wait \
+             would keep others on their connection from sending: leave it out, or lower one of those"
+        );
+        mistake(key::LIMITS_CONNECTION_WINDOW, problem);
     }
     if get.size(key::CACHE_ANSWER) > get.size(key::CACHE_BYTES) / 2 {
         mistake(
@@ -298,7 +303,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             connections: get.count(key::LIMITS_CONNECTIONS),
             streams: u32::try_from(get.count(key::LIMITS_STREAMS)).unwrap_or(u32::MAX),
             stream_window: u32::try_from(get.size(key::LIMITS_STREAM_WINDOW)).unwrap_or(u32::MAX),
-            connection_window: u32::try_from(get.size(key::LIMITS_CONNECTION_WINDOW)).unwrap_or(u32::MAX),
+            connection_window: connection_window(&get),
             silence: get.duration(key::LIMITS_SILENCE),
             idle: get.duration(key::LIMITS_IDLE),
             answer: get.size(key::LIMITS_ANSWER),
@@ -325,6 +330,16 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             drain: get.duration(key::SHUTDOWN_DRAIN),
         },
     })
+}
+
+/// What all requests of an HTTP/2 connection may send before anybody reads it, bytes.
+fn of_streams(get: &Getter<'_>) -> usize {
+    get.count(key::LIMITS_STREAMS).saturating_mul(get.size(key::LIMITS_STREAM_WINDOW))
+}
+
+fn connection_window(get: &Getter<'_>) -> u32 {
+    let window = get.optional_size(key::LIMITS_CONNECTION_WINDOW).unwrap_or_else(|| of_streams(get));
+    u32::try_from(window).unwrap_or(u32::MAX)
 }
 
 /// A header's value of visible ASCII; `None` for anything else, nothing too.

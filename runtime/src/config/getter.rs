@@ -59,11 +59,15 @@ impl Getter<'_> {
         }
     }
 
-    pub(super) fn size(&self, key: &Key) -> usize {
+    pub(super) fn optional_size(&self, key: &Key) -> Option<usize> {
         match self.value(key) {
-            Some(Value::Size(size)) => usize::try_from(*size).unwrap_or(usize::MAX),
-            _ => 0,
+            Some(Value::Size(size)) => Some(usize::try_from(*size).unwrap_or(usize::MAX)),
+            _ => None,
         }
+    }
+
+    pub(super) fn size(&self, key: &Key) -> usize {
+        self.optional_size(key).unwrap_or_default()
     }
 
     pub(super) fn flag(&self, key: &Key) -> bool {

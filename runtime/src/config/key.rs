@@ -123,10 +123,10 @@ keys! {
     OPENAPI_MODELS = "openapi.models", Kind::Count { min: 1, max: 1000 }, "20", [],
         "models that one description has at most, with what each takes: about 3 KB each; the next ones, or a single one, are asked for by the query";
     OPENAPI_BYTES = "openapi.bytes", Kind::Size { min: 1 << 16, max: 1 << 28 }, "1MiB", [],
-        "bytes of one description that are about models; those that do not fit into it are asked for by the query, and one that does not by itself is \
+        "bytes that models' paths take in one description; those that do not fit into it are asked for by the query, and one that does not by itself is \
          described without its tensors";
     OPENAPI_AT_ONCE = "openapi.at_once", Kind::Count { min: 1, max: 1024 }, "2", [],
-        "descriptions that are put together at once; who asks for one more is told to come again";
+        "descriptions that are put together at once of each listener; who asks for one more is told to come again";
 
     OBSERVE_LISTEN = "observe.listen", Kind::Address, "127.0.0.1:5002", [],
         "address for probes, the busy signal and metrics: read-only, no key needed";
@@ -349,18 +349,18 @@ keys! {
         "longest time for a request header to arrive: from the beginning of a connection, and on one that is kept from the first of it that comes; over HTTP/2 for its preface";
     LIMITS_CONNECTIONS = "limits.connections", Kind::Count { min: 1, max: 1 << 20 }, "4096", [],
         "connections per listener; further ones wait in the kernel";
-    LIMITS_STREAMS = "limits.streams", Kind::Count { min: 1, max: 1 << 16 }, "256", [],
+    LIMITS_STREAMS = "limits.streams", Kind::Count { min: 1, max: 1 << 14 }, "256", [],
         "requests at once on one HTTP/2 connection";
-    LIMITS_STREAM_WINDOW = "limits.stream_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "128KiB", [],
+    LIMITS_STREAM_WINDOW = "limits.stream_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "256KiB", [],
         "bytes that one request of an HTTP/2 connection may send before they are read";
-    LIMITS_CONNECTION_WINDOW = "limits.connection_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "32MiB", [],
-        "bytes that all requests of an HTTP/2 connection together may send before they are read, at least limits.streams times limits.stream_window: those \
-         that wait keep no others from sending. docs/limits.md says what of it there can be at most";
+    LIMITS_CONNECTION_WINDOW = "limits.connection_window", Kind::Size { min: 1 << 16, max: (1 << 31) - 1 }, "", [],
+        "bytes that all requests of an HTTP/2 connection together may send before they are read, and no fewer than that by default, so that those that wait \
+         keep no others from sending; docs/limits.md says what of it there can be at most [default: limits.streams × limits.stream_window]";
     LIMITS_SILENCE = "limits.silence", Kind::Timeout, "20s", [],
         "time after which an HTTP/2 client that has sent nothing is asked whether it is there; after as long again without an answer its \
          connection is closed and its calls end";
     LIMITS_IDLE = "limits.idle", Kind::Timeout, "11m", [],
-        "time after which a connection on which nothing is asked is closed, over HTTP/2 with a GOAWAY; to be longer than clients and load \
+        "time after which, or a quarter more, a connection on which nothing is asked is closed, over HTTP/2 with a GOAWAY; to be longer than clients and load \
          balancers keep theirs (Google's do for 10 minutes), for who asks at that very moment over HTTP/1.1 has to ask again";
     LIMITS_ANSWER = "limits.answer", Kind::Size { min: 1, max: 1 << 30 }, "256MiB", [],
         "largest answer of a script; largest inputs, and largest outputs, of one run of a model";

@@ -147,6 +147,25 @@ body = '2GiB'
 }
 
 #[test]
+fn a_connection_has_room_for_all_its_streams() {
+    let window = |limits: &str| {
+        let loaded = load(&sources(&format!("model_dir = '/m'\n[limits]\n{limits}"), &[]));
+        loaded.map(|(config, _)| config.limits.connection_window).map_err(|mistakes| mistakes[0].to_string())
+    };
+    assert_eq!(window(""), Ok(64 << 20));
+    assert_eq!(window("streams = 512\nstream_window = '1MiB'"), Ok(512 << 20));
+    assert_eq!(window("streams = 8\nstream_window = '1MiB'\nconnection_window = '8MiB'"), Ok(8 << 20));
+    assert_eq!(window("streams = 8\nstream_window = '1MiB'\nconnection_window = '9MiB'"), Ok(9 << 20));
+    let less = window("streams = 8\nstream_window = '1MiB'\nconnection_window = '8388607B'").unwrap_err();
+    assert!(
+        less.contains("`limits.connection_window` is smaller than") && less.contains("8388608"),
+        "{less}"
+    );
+    let too_much = window("streams = 2048\nstream_window = '1MiB'").unwrap_err();
+    assert!(too_much.contains("2147483648 bytes"), "{too_much}");
+}
+
+#[test]
 fn variables_of_kubernetes_are_no_mistakes() {
     let environment = [("OUTRIGGER_PORT_5001_TCP_ADDR", "10.0.0.1"), ("OUTRIGGER_SERVICE_HOST", "10.0.0.1")];
     let (_, settings) = load(&sources("model_dir = '/m'", &environment)).unwrap();

@@ -1,5 +1,6 @@
 //! The time in which a request's head comes, on whichever kind of socket: from the connection's first moment for the first one, and from the first
-//! bytes of it that are not all for a further one over HTTP/1.1. A connection on which nothing is begun is [`super::idle`]'s.
+//! bytes of it that are not all for a further one over HTTP/1.1. A connection on which nothing is begun is [`super::idle`]'s, and so is one whose next head
+//! has begun before the answer before it was over, and does not go on.
 //!
 //! Over HTTP/2 this is the time in which the preface comes. Behind it nothing can be said on a connection before a head that has begun is
 //! over, the answer to a ping included: so one that does not end is found by `limits.silence`.
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::idle::Requests;
+use super::stall::Watch;
 
 /// What a client that speaks HTTP/2 begins with. Source: RFC 9113, section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -22,6 +24,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) struct Heads<S> {
     stream: S,
     requests: Arc<Requests>,
+    answers: Arc<Watch>,
     protocol: Protocol,
     /// Where the connection was when something was last read.
     heard: usize,
@@ -55,8 +58,8 @@ impl Protocol {
 }
 
 impl<S> Heads<S> {
-    pub(super) fn new(stream: S, requests: Arc<Requests>, limit: Duration) -> Self {
-        Self { stream, requests, protocol: Protocol::Unknown(0), heard: 0, limit, end: None }
+    pub(super) fn new(stream: S, requests: Arc<Requests>, answers: Arc<Watch>, limit: Duration) -> Self {
+        Self { stream, requests, answers, protocol: Protocol::Unknown(0), heard: 0, limit, end: None }
     }
 
     fn hear(&mut self, bytes: &[u8]) {
@@ -71,7 +74,10 @@ impl<S> Heads<S> {
         let turn = self.requests.turns();
         let is_due = match self.protocol {
             Protocol::Unknown(_) => true,
-            Protocol::Http1 => !self.requests.are_open() && self.heard == turn,
+            // An answer that the client is taking is not cut off because it has begun with the next request.
+            Protocol::Http1 => {
+                !self.requests.are_open() && self.answers.all_are_taken() && self.heard == turn
+            }
             Protocol::Http2 => false,
         };
         if !is_due {
@@ -136,6 +142,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heads<S> {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::time::{Instant, sleep, timeout};
 
@@ -147,7 +155,7 @@ mod tests {
     fn connection() -> (DuplexStream, Heads<DuplexStream>, Arc<Requests>) {
         let (client, server) = tokio::io::duplex(64);
         let requests = Arc::<Requests>::default();
-        let heads = Heads::new(server, Arc::clone(&requests), LIMIT);
+        let heads = Heads::new(server, Arc::clone(&requests), Watch::new(LIMIT), LIMIT);
         (client, heads, requests)
     }
 
@@ -211,6 +219,20 @@ mod tests {
             assert!(timeout(HOUR, late(&mut heads)).await.is_err(), "nothing is begun");
         }
         client.write_all(b"GET / HTT").await.unwrap();
+        assert_is_limit(late(&mut heads).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_still_being_taken_is_not_cut_off() {
+        let (mut client, mut heads, requests) = connection();
+        let mut body = heads.answers.body(Body::from("x"), requests.begin());
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!(timeout(LIMIT, late(&mut heads)).await.is_err());
+        let piece = body.frame().await;
+        drop(body);
+        client.write_all(b"GET / HTT").await.unwrap();
+        assert!(timeout(HOUR, late(&mut heads)).await.is_err(), "the answer is in a buffer");
+        drop(piece);
         assert_is_limit(late(&mut heads).await);
     }
 

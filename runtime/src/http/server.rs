@@ -264,7 +264,8 @@ impl Server {
             let answer = self.router.clone().oneshot(request);
             async move { answer.await.map(|answer| answer.map(|body| answers.body(body, open))) }
         });
-        let heads = Heads::new(stream, Arc::clone(&requests), self.limits.header_timeout);
+        let heads =
+            Heads::new(stream, Arc::clone(&requests), Arc::clone(&answers), self.limits.header_timeout);
         let mut stream = TimeoutStream::new(heads);
         stream.set_write_timeout(Some(self.limits.write_timeout));
         let stream = TokioIo::new(Box::pin(stream));

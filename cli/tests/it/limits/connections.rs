@@ -178,7 +178,7 @@ pub(super) async fn stream_window() {
 }
 
 pub(super) async fn connection_window() {
-    let flags = ["--limits-connection-window", "1MiB", "--limits-streams", "8"];
+    let flags = ["--limits-connection-window", "1MiB", "--limits-streams", "4"];
     let replica = serving().args(flags).start();
     let (_stream, _, window) = greeted(&replica);
     assert_eq!(window + FIRST_WINDOW, 1 << 20);
@@ -269,6 +269,19 @@ pub(super) async fn resets() {
     assert_eq!(reason, Some(ENHANCE_YOUR_CALM));
     assert_eq!(maybe_next(&mut stream), None, "and it is closed");
     is_answered(&mut other, 1);
+    still_serves(&replica).await;
+}
+
+pub(super) async fn empty_frames() {
+    let replica = serving().start();
+    let (mut stream, ..) = greeted(&replica);
+    stream.write_all(&begun(1)).unwrap();
+    for _ in 0..100 {
+        stream.write_all(&frame(DATA, 0, 1, &[])).unwrap();
+    }
+    assert_eq!(is_there(&mut stream), Ok(()));
+    stream.write_all(&frame(DATA, 0, 1, &[])).unwrap();
+    assert_eq!(is_there(&mut stream), Err(ENHANCE_YOUR_CALM));
     still_serves(&replica).await;
 }
 

@@ -54,7 +54,7 @@ fn answered(frames: &[Framed]) -> bool {
 
 pub(super) async fn idle() {
     let launch = models().script(WAITS).file("app/outputs/.kept", "");
-    let replica = launch.args(["--limits-idle", "300ms"]).start();
+    let replica = launch.args(["--limits-idle", "2s"]).start();
     let (mut calling, ..) = greeted(&replica);
     calling.write_all(&asked(1)).unwrap();
     until_busy(&replica, 1, 0).await;
@@ -80,7 +80,7 @@ pub(super) async fn idle() {
     assert!(!replica.log_text().contains("panicked"));
 
     // Over HTTP/1.1, whatever may be taken for a head.
-    let times = ["--limits-idle", "300ms", "--limits-header-timeout", "1h"];
+    let times = ["--limits-idle", "2s", "--limits-header-timeout", "1h"];
     let replica = models().args(times).start();
     for connect in [connect, connect_to_admin] {
         let mut stream = connect(&replica);
@@ -89,7 +89,7 @@ pub(super) async fn idle() {
     }
 
     // One that says that it is there, and not that it has heard of it.
-    let replica = models().args(["--limits-idle", "300ms", "--limits-silence", "2s"]).start();
+    let replica = models().args(["--limits-idle", "1s", "--limits-silence", "2s"]).start();
     let (mut stream, ..) = greeted(&replica);
     let frames = until_closed(&mut stream, |ping| ping != SHUTDOWN);
     assert_eq!(partings(&frames)[0], (ANY, 0));

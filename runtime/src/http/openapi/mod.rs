@@ -60,18 +60,29 @@ const PAGE: &str = "/docs";
 
 /// What has been described already, of each listener.
 pub(crate) struct Descriptions {
-    score: OnceLock<Document>,
-    observe: OnceLock<Document>,
-    admin: OnceLock<Document>,
+    score: Description,
+    observe: Description,
+    admin: Description,
+}
+
+impl Descriptions {
+    /// None yet; at most so many of a listener are put together at once.
+    pub(crate) fn new(at_once: usize) -> Self {
+        let none = || Description::new(at_once);
+        Self { score: none(), observe: none(), admin: none() }
+    }
+}
+
+/// That of a listener. Each has its own bound: for some of them nobody needs a key.
+struct Description {
+    document: OnceLock<Document>,
     /// How many more may be put together now.
     free: Semaphore,
 }
 
-impl Descriptions {
-    /// None yet; at most so many are put together at once.
-    pub(crate) fn new(at_once: usize) -> Self {
-        let none = OnceLock::new;
-        Self { score: none(), observe: none(), admin: none(), free: Semaphore::new(at_once) }
+impl Description {
+    fn new(at_once: usize) -> Self {
+        Self { document: OnceLock::new(), free: Semaphore::new(at_once) }
     }
 
     /// Leave to put one together, for as long as it is kept.
@@ -120,14 +131,17 @@ async fn of_score(State(replica): State<Arc<Replica>>, listed: Listed, request: 
             gate.ask(&parts.headers, asked.model.as_deref().map_or(OfModel::AskedLater, OfModel::Named))?;
         let serving = replica.serving(&grant)?;
         replica.may_answer()?;
-        let found = models::find(&replica, gate, &grant, &parts.headers, &asked).await?;
         if parts.method == Method::HEAD {
+            // No model is loaded for it.
+            asked.model.iter().try_for_each(|name| serving.models.get(name).map(drop))?;
             return Ok(head(&parts.headers));
         }
-        let _leave = replica.descriptions.begin()?;
+        let found = models::find(&replica, gate, &grant, &parts.headers, &asked).await?;
+        let description = &replica.descriptions.score;
+        let _leave = description.begin()?;
         // It is some milliseconds of work, however short the request.
         Ok(apart(usize::MAX, || {
-            let document = replica.descriptions.score.get_or_init(|| {
+            let document = description.document.get_or_init(|| {
                 Document::of(&replica.config, &listed, document::lane(&replica.config, serving))
             });
             sent(&replica, &parts.headers, document.with(&found.added(&listed)))
@@ -142,9 +156,10 @@ async fn of_observe(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    beside_sent(&replica, &method, &headers, || {
+    let description = &replica.descriptions.observe;
+    beside_sent(&replica, description, &method, &headers, || {
         let document = || Document::of(&replica.config, &listed, place::Lane::Nothing);
-        Ok(replica.descriptions.observe.get_or_init(document).with(&Added::default()))
+        Ok(description.document.get_or_init(document).with(&Added::default()))
     })
 }
 
@@ -155,20 +170,22 @@ async fn of_admin(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    beside_sent(&replica, &method, &headers, || {
+    let description = &replica.descriptions.admin;
+    beside_sent(&replica, description, &method, &headers, || {
         let added = match models::example(&replica, &grant) {
             // It says what there is all the same.
             Err(CallError { code: ErrorCode::NotReady, .. }) => Added::default(),
             added => added?,
         };
         let document = || Document::of(&replica.config, &listed, place::Lane::Nothing);
-        Ok(replica.descriptions.admin.get_or_init(document).with(&added))
+        Ok(description.document.get_or_init(document).with(&added))
     })
 }
 
 /// The answer of another listener, where there is memory for it.
 fn beside_sent(
     replica: &Replica,
+    description: &Description,
     method: &Method,
     request: &HeaderMap,
     made: impl FnOnce() -> Result<String, CallError>,
@@ -178,8 +195,8 @@ fn beside_sent(
         if *method == Method::HEAD {
             return Ok(head(request));
         }
-        let _leave = replica.descriptions.begin()?;
-        Ok(sent(replica, request, made()?))
+        let _leave = description.begin()?;
+        apart(usize::MAX, || Ok(sent(replica, request, made()?)))
     };
     answer().unwrap_or_else(|error| refused(&error))
 }
@@ -230,14 +247,14 @@ mod tests {
 
     #[test]
     fn no_more_are_put_together_at_once_than_may_be() {
-        let descriptions = Descriptions::new(2);
-        let (one, _other) = (descriptions.begin().unwrap(), descriptions.begin().unwrap());
-        let refused = descriptions.begin().unwrap_err();
+        let description = Description::new(2);
+        let (one, _other) = (description.begin().unwrap(), description.begin().unwrap());
+        let refused = description.begin().unwrap_err();
         assert_eq!(
             (refused.code, refused.retry_after),
             (ErrorCode::Overloaded, Some(Duration::from_secs(1)))
         );
         drop(one);
-        assert!(descriptions.begin().is_ok());
+        assert!(description.begin().is_ok());
     }
 }

@@ -129,6 +129,8 @@ impl Found<'_> {
                     add(&mut added, fitting);
                 }
                 one::Outcome::NotHere => {}
+                // Before any other has taken room there will not be more for it on a page to come.
+                one::Outcome::NoRoom if described.is_empty() => {}
                 one::Outcome::NoRoom => {
                     more = true;
                     break;

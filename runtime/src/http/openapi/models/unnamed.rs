@@ -13,7 +13,7 @@ use crate::http::routes::Described;
 /// Routes of such calls.
 const UNNAMED: [&str; 2] = ["/invocations", "/vertex/predict"];
 
-/// Describes them once more, with that model's bodies, where these take no more than half of the room, which no other model gets.
+/// Describes them once more, with that model's bodies, where these take no more than half of the room; what is left of that goes to the others.
 pub(super) fn describe(
     config: &Config,
     listed: &[Described],
