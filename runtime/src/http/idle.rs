@@ -7,10 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::stall::Watch;
-
-/// Parts of the limit. An idle connection is found after the limit and at most one part more.
-const PARTS: u32 = 4;
+use super::stall::{PARTS, Watch, parts};
 
 /// The requests of a connection.
 #[derive(Default)]
@@ -40,9 +37,7 @@ impl Requests {
 
     /// Comes back once there has been none for the limit, and nothing of an answer either.
     pub(super) async fn idle(&self, answers: &Watch, limit: Duration) {
-        let part = (limit / PARTS).max(Duration::from_millis(1));
-        let mut parts = tokio::time::interval(part);
-        parts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut parts = parts(limit);
         let mut quiet_since = None;
         let mut still = 0;
         while still < PARTS {

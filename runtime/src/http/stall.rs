@@ -14,13 +14,21 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Buf, Bytes};
 use http_body::{Frame, SizeHint};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::idle::Open;
 
-/// Parts of the limit. A piece that lies still is found after the limit and at most one part more.
-const PARTS: usize = 4;
+/// Parts of the limit. What is to be found after it is found at most one part later.
+pub(super) const PARTS: usize = 4;
 /// The present part, and those before it until a piece has lain still for the limit.
 const COUNTED: usize = PARTS + 2;
+
+/// Ticks at once, and then with each part of the limit.
+pub(super) fn parts(limit: Duration) -> Interval {
+    let mut parts = tokio::time::interval((limit / PARTS as u32).max(Duration::from_millis(1)));
+    parts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    parts
+}
 
 /// The pieces of a connection's answers.
 pub(super) struct Watch {
@@ -37,9 +45,7 @@ impl Watch {
 
     /// Comes back once a piece has lain still for the limit. To be called once.
     pub(super) async fn stalled(&self) {
-        let part = (self.limit / PARTS as u32).max(Duration::from_millis(1));
-        let mut parts = tokio::time::interval(part);
-        parts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut parts = parts(self.limit);
         // The first is at once.
         parts.tick().await;
         loop {

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::replica::KEY;
+use outrigger_testkit::upstream::App;
 
 use super::requests::serving;
 use super::{is_silent, long_and_short, resident};
-use crate::support::{PATIENCE, still_serves};
+use crate::support::{PATIENCE, outrigger, still_serves, until_busy};
 
 const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
@@ -187,7 +188,7 @@ pub(super) async fn connection_window() {
     // What is refused is not kept: all that a client without a key may be ahead, on many connections at once, is nowhere once it has come.
     let replica = serving().start();
     let before = resident(&replica);
-    let connections: Vec<_> = (0..8)
+    let connections: Vec<_> = (0..2)
         .map(|_| {
             let (mut stream, settings, window) = greeted(&replica);
             let each = setting(&settings, INITIAL_WINDOW_SIZE).unwrap() as usize;
@@ -283,6 +284,27 @@ pub(super) async fn empty_frames() {
     stream.write_all(&frame(DATA, 0, 1, &[])).unwrap();
     assert_eq!(is_there(&mut stream), Err(ENHANCE_YOUR_CALM));
     still_serves(&replica).await;
+}
+
+/// Bodies in frames of a byte each, which a call has sent that waits for a slot.
+pub(super) async fn crumbs() {
+    let app = App::start();
+    let launch = outrigger().args(["--upstream-url", &app.url(), "--upstream-stream-threshold", "0B"]);
+    let windows = ["--limits-streams", "1", "--limits-stream-window", "128KiB"];
+    let replica = launch.args(windows).start();
+    let crumb = || frame(DATA, 0, 1, b"x");
+    let [(mut first, ..), (mut waiting, ..)] = [greeted(&replica), greeted(&replica)];
+    for (stream, queued) in [(&mut first, 0), (&mut waiting, 1)] {
+        stream.write_all(&[begun(1), crumb()].concat()).unwrap();
+        until_busy(&replica, 1, queued).await;
+    }
+    // Each lacks 255 bytes, and that may be half of 128 KiB.
+    let most = (64 << 10) / 255;
+    waiting.write_all(&crumb().repeat(most)).unwrap();
+    assert_eq!(is_there(&mut waiting), Ok(()));
+    waiting.write_all(&crumb()).unwrap();
+    assert_eq!(is_there(&mut waiting), Err(ENHANCE_YOUR_CALM));
+    assert_eq!(is_there(&mut first), Ok(()), "others go on");
 }
 
 pub(super) async fn silence() {

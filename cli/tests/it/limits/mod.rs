@@ -110,6 +110,9 @@ rows! {
     "frames of bodies without a byte, on an HTTP/2 connection", Fixed("100", "against floods of them"),
         "ENHANCE_YOUR_CALM, and the connection is closed"
         => connections::empty_frames;
+    "what frames of bodies lack of 256 bytes each, while nobody reads them, on an HTTP/2 connection",
+        Fixed("half of `limits.connection_window`", "against floods of them"), "ENHANCE_YOUR_CALM, and the connection is closed"
+        => connections::crumbs;
     "time in which an HTTP/2 client says nothing, and then does not answer a ping", of(key::LIMITS_SILENCE), "the connection is closed"
         => connections::silence;
     "time for which nothing is asked on a connection", of(key::LIMITS_IDLE), "it is closed; over HTTP/2 with a GOAWAY, and what comes before that is heard of is answered"

@@ -272,7 +272,7 @@ const ELSEWHERE: &[(Row, &str, &str)] = &[
             source: of(key::OPENAPI_BYTES),
             beyond: "it has fewer of them at a time; one that does not fit by itself is there without its tensors",
         },
-        "cli/tests/it/openapi.rs",
+        "cli/tests/it/openapi/models.rs",
         "a_description_has_so_many_bytes_about_models",
     ),
     (

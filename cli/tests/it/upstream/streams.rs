@@ -152,7 +152,7 @@ async fn uploads_that_wait_do_not_keep_others_of_their_connection_from_sending()
         others.spawn(async move { outcome(request.send().await.unwrap()).await });
     }
     until_busy(&replica, 1, WAIT).await;
-    // What they have sent is nobody's to read for now.
+    // Nothing of theirs is read before they have the slot.
     for _ in 1..8 {
         sender.send(vec![b'x'; PIECE].into()).await.unwrap();
     }
