@@ -190,7 +190,8 @@ impl Built {
             let input = outcome.input.take();
             let shown = |input: &String| format!("{} {input}", self.programs.join(target).display());
             let reproduce = input.as_ref().map(shown);
-            outcome.crash = Some(Crash { status, log, reproduce });
+            let said = std::mem::take(&mut outcome.said);
+            outcome.crash = Some(Crash { status, log, reproduce, said });
         }
         Ok(outcome)
     }

@@ -15,6 +15,8 @@ pub(crate) struct Outcome {
     pub(crate) corpus: String,
     /// Where the input was written that it did not survive.
     pub(super) input: Option<String>,
+    /// What it said of that: the panic or the limit, and the input as Base64, for where its files are gone.
+    pub(super) said: Vec<String>,
     pub(crate) crash: Option<Crash>,
 }
 
@@ -26,6 +28,8 @@ pub(crate) struct Crash {
     pub(crate) log: PathBuf,
     /// What does it again.
     pub(crate) reproduce: Option<String>,
+    /// The panic or the limit that was met, and the input as Base64.
+    pub(crate) said: Vec<String>,
 }
 
 impl Crash {
@@ -35,7 +39,8 @@ impl Crash {
             Some(command) => format!("again with `{command}`"),
             None => "no input was written".into(),
         };
-        format!("{}; {what}; its log is {}", self.status, self.log.display())
+        let said: String = self.said.iter().map(|line| format!("\n    {line}")).collect();
+        format!("{}; {what}; its log is {}{said}", self.status, self.log.display())
     }
 }
 
@@ -44,7 +49,8 @@ impl Outcome {
     /// `stat::number_of_executed_units: 65536`.
     pub(super) fn read(target: &str, text: &str) -> Self {
         let mut outcome = Self { target: target.to_owned(), ..Self::default() };
-        for line in text.lines() {
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let after = |name: &str| {
                 words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1)).copied()
@@ -61,6 +67,13 @@ impl Outcome {
             if let Some((_, path)) = line.split_once("Test unit written to ") {
                 outcome.input = Some(path.to_owned());
             }
+            let is_reason = line.contains("ERROR: libFuzzer: ") && !line.contains("deadly signal");
+            if is_reason || line.starts_with("Base64: ") {
+                outcome.said.push(shortened(line));
+            } else if line.contains(" panicked at ") {
+                // What it says stands on the line behind.
+                outcome.said.extend([line, lines.next().unwrap_or_default()].map(shortened));
+            }
         }
         outcome
     }
@@ -73,6 +86,12 @@ impl Outcome {
             self.target, self.executions, self.coverage, self.corpus
         )
     }
+}
+
+/// As much of a line as is of use in a list of failures.
+fn shortened(line: &str) -> String {
+    const MOST: usize = 4096;
+    line.chars().take(MOST).collect()
 }
 
 #[cfg(test)]
@@ -97,8 +116,16 @@ mod tests {
     #[test]
     fn the_input_of_a_crash_is_named() {
         let text = "#7\tNEW    cov: 1 ft: 1 corp: 1/1b lim: 4 exec/s: 0 rss: 1Mb\n\
+                    thread '<unnamed>' (7) panicked at fuzz_targets/a.rs:9:1:\n\
+                    it is not whole\n\
+                    note: run with a backtrace\n\
+                    ==7== ERROR: libFuzzer: deadly signal\n\
                     artifact_prefix='/r/'; Test unit written to /r/crash-0a\nBase64: AA==\n";
         let outcome = Outcome::read("a", text);
         assert_eq!((outcome.executions, outcome.input.as_deref()), (7, Some("/r/crash-0a")));
+        let panic = "thread '<unnamed>' (7) panicked at fuzz_targets/a.rs:9:1:";
+        assert_eq!(outcome.said, [panic, "it is not whole", "Base64: AA=="]);
+        let text = "==7== ERROR: libFuzzer: timeout after 61 seconds\n";
+        assert_eq!(Outcome::read("a", text).said, [text.trim_end()]);
     }
 }

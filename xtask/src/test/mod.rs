@@ -107,16 +107,17 @@ fn nothing_ran(language: &str, suites: &[Suite]) -> Option<String> {
     (Totals::of(suites).ran() == 0).then(|| format!("{language}: no test ran"))
 }
 
-/// Prints failures, skips, the table, and at the very end the one line that machines read.
+/// Prints skips, the table, failures, and at the very end the one line that machines read.
 fn finish(suites: &[Suite], allowed: &Allowed, mut problems: Vec<String>) -> ExitCode {
     let totals = Totals::of(suites);
     say::step("what ran");
     println!();
-    for (title, names) in [("failed", suite::failures(suites)), ("skipped", suite::skips(suites))] {
+    let list = |title: &str, names: Vec<String>| {
         if !names.is_empty() {
             println!("{title}:\n  {}\n", names.join("\n  "));
         }
-    }
+    };
+    list("skipped", suite::skips(suites));
     let mut used = BTreeSet::new();
     for skip in suites.iter().flat_map(|suite| &suite.skips) {
         match allowed.line_for(skip) {
@@ -133,6 +134,8 @@ fn finish(suites: &[Suite], allowed: &Allowed, mut problems: Vec<String>) -> Exi
         println!("note: {ALLOWED} allows what was not skipped here: {line}\n");
     }
     println!("{}", suite::table(suites));
+    // Last, where those look who see the end of a log alone.
+    list("failed", suite::failures(suites));
     for problem in &problems {
         println!("problem: {problem}");
     }
