@@ -2,9 +2,11 @@
 
 Scripts import `rawhttp`, AMLRequest and AMLResponse from `azureml.contrib.services` or from
 `azureml_inference_server_http.api`. Both lead here, also where that server is installed: its `rawhttp` would
-set a flag that nobody looks at. Of an installed `azureml` all else stays as it is.
+set a flag that nobody looks at. ModelDataCollector of `azureml.monitoring` is ours too: the original's library
+loads on no system of today. Of an installed `azureml` all else stays as it is.
 """
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import logging
@@ -50,6 +52,11 @@ MODULES: Final[Mapping[str, Mapping[str, Any]]] = {
     "azureml.contrib.services.aml_request": _REQUEST,
     "azureml.contrib.services.aml_response": _RESPONSE,
 }
+#: What is in them is imported when they are, as few scripts collect.
+_LATER: Final[Mapping[str, tuple[str, str]]] = {
+    "azureml.monitoring": ("monitoring", "ModelDataCollector"),
+    "azureml.monitoring.modeldatacollector": ("monitoring", "ModelDataCollector"),
+}
 #: Packages that are ours.
 PACKAGES: Final = (_SERVER, f"{_SERVER}.api")
 #: Packages that are ours when nobody else has them.
@@ -68,6 +75,9 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname in MODULES:
             return importlib.machinery.ModuleSpec(fullname, _Loader(MODULES[fullname]))
+        if fullname in _LATER:
+            is_package = any(name.startswith(f"{fullname}.") for name in _LATER)
+            return importlib.machinery.ModuleSpec(fullname, _Later(*_LATER[fullname]), is_package=is_package)
         if fullname in PACKAGES or fullname in SHARED_PACKAGES:
             return self._find_package(fullname, path, target)
         return None
@@ -89,3 +99,12 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module).update(self._content)
+
+
+class _Later(importlib.abc.Loader):
+    def __init__(self, source: str, name: str) -> None:
+        self._source, self._name = source, name
+
+    def exec_module(self, module: ModuleType) -> None:
+        source = importlib.import_module(f".{self._source}", __package__)
+        setattr(module, self._name, getattr(source, self._name))
