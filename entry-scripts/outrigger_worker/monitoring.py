@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -159,17 +159,18 @@ class ModelDataCollector:
         return dict(zip(CORRELATION, values, strict=True))
 
     def _bodies(self, columns: list[str] | None, rows: list[list[str]]) -> Iterator[dict[str, Any]]:
-        """What is posted: rows that belong into the same file together."""
+        """What is posted: rows that belong to the same request and into the same file together."""
         work = context.current()
         request_id = work.request_id.decode("utf-8", "replace") if work is not None else ""
-        follows: dict[str, int] = {}
-        if columns and self._designation != "general":
-            # Counted from the end, where they are added: a list may have more or fewer cells than it has names.
-            follows = {name: columns.index(name) - len(columns) for name in CORRELATION if name in columns}
+        names = columns if columns is not None else list(CORRELATION) if self._correlated else []
+        # What tells which rows belong together is written by the replica, in columns of its own.
+        correlated = tuple(names[-len(CORRELATION) :]) == CORRELATION
+        # Counted from the end, where they are added: a list may have more or fewer cells than it has names.
+        at = {name: names.index(name) - len(names) for name in CORRELATION if name in names}
 
         def place(row: list[str]) -> tuple[str, ...]:
             def said(name: str, otherwise: str) -> str:
-                index = follows.get(name, 0)
+                index = at.get(name, 0)
                 return row[index] or otherwise if -len(row) <= index < 0 else otherwise
 
             return (
@@ -177,14 +178,14 @@ class ModelDataCollector:
                 said(_SERVICE, self._names.service),
                 said(_MODEL, self._names.model),
                 said(_VERSION, self._names.version),
-                said(_BOUNDARY, str(self._boundary)),
-                said(_TIME, "")[:13],
+                said(_TIME, ""),
                 said(_ID, ""),
                 said(_REQUEST, request_id),
             )
 
+        end = -len(CORRELATION) if correlated else None
         for where, some in groupby(rows, place):
-            workspace, service, model, version, boundary, hour, correlation_id, request = where
+            workspace, service, model, version, time, correlation_id, request = where
             yield {
                 "designation": self._designation,
                 "file": self._file,
@@ -192,13 +193,22 @@ class ModelDataCollector:
                 "service": service,
                 "model": model,
                 "version": version,
-                "hourly": boundary == str(_HOUR),
-                "hour": hour or None,
+                "correlated": correlated,
+                "time": _microseconds(time),
                 "correlation_id": correlation_id,
                 "request_id": request,
-                "columns": columns,
-                "rows": list(some),
+                "columns": columns[:end] if columns is not None else None,
+                "rows": [row[:end] for row in some],
             }
+
+
+def _microseconds(time: str) -> int | None:
+    """Since 1970, of a time in UTC that says no zone; None for what is no such time."""
+    try:
+        since = datetime.fromisoformat(time).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    except ValueError:
+        return None
+    return max(0, since // timedelta(microseconds=1))
 
 
 class _Names:

@@ -4,6 +4,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,7 +23,6 @@ CORRELATION = [
     "$aml_model_version",
     "$aml_request_id",
 ]
-NO_REQUEST = "00000000-0000-0000-0000-000000000000"
 
 
 class Replica(ThreadingHTTPServer):
@@ -93,12 +93,12 @@ def test_inputs_have_what_joins_them(serve: Launch, replica: Replica) -> None:
     own = correlations["$aml_dc_correlation_id"]
     assert own.startswith("mine-") and uuid.UUID(own.removeprefix("mine-")).version == 4
     [body] = replica.taken
-    row = ["1.5", "", *(str(value) for value in correlations.values())]
-    assert (body["columns"], body["rows"]) == (["a", "b", *CORRELATION], [row])
-    where = [body[name] for name in ("designation", "file", "workspace", "service", "model", "version", "hourly")]
-    assert where == ["inputs", "inputs", "sub/rg/ws", "svc", "best", "3", False]
+    assert (body["columns"], body["rows"], body["correlated"]) == (["a", "b"], [["1.5", ""]], True)
+    where = [body[name] for name in ("designation", "file", "workspace", "service", "model", "version")]
+    assert where == ["inputs", "inputs", "sub/rg/ws", "svc", "best", "3"]
     time = correlations["$aml_dc_scoring_timestamp"]
-    assert len(time) == len("2026-01-02T03:04:05.123456") and body["hour"] == time[:13]
+    assert len(time) == len("2026-01-02T03:04:05.123456")
+    assert body["time"] == round(datetime.fromisoformat(time + "+00:00").timestamp() * 1e6)
     assert (body["correlation_id"], body["request_id"]) == (own, correlations["$aml_request_id"])
     assert correlations["$aml_dc_boundary"] == 1440
 
@@ -124,7 +124,7 @@ def test_tables(serve: Launch, replica: Replica, data: str, columns: Any, rows: 
         return
     [body] = taken
     assert (body["designation"], body["file"]) == ("general", "default")
-    assert (body["columns"], body["rows"], body["hour"]) == (columns, rows, None)
+    assert (body["columns"], body["rows"], body["time"], body["correlated"]) == (columns, rows, None, False)
 
 
 def test_predictions_go_where_their_inputs_went(serve: Launch, replica: Replica) -> None:
@@ -146,17 +146,20 @@ def run(data):
         assert inputs["correlation_id"] == predictions["correlation_id"] == said["$aml_dc_correlation_id"]
         assert (predictions["model"], predictions["version"], predictions["service"]) == ("best", "7", "svc")
         assert (predictions["designation"], predictions["file"]) == ("predictions", "predictions")
-        assert predictions["hour"] == "2020-02-03T04"
-        assert predictions["columns"] == ["p", *CORRELATION]
-        count = 1 if data == "array" else 2
-        assert len(inputs["rows"]) == len(predictions["rows"]) == count
+        assert predictions["time"] == 1_580_702_706_000_001
+        assert (predictions["columns"], predictions["correlated"]) == (["p"], True)
+        array = [["1", "2"]], [["5", "6"]]
+        wanted = array if data == "array" else ([["1"], ["2"]], [["5"], ["6"]])
+        assert (inputs["rows"], predictions["rows"]) == wanted
 
 
 def test_rows_of_several_days_part(serve: Launch, replica: Replica) -> None:
     frame = "pandas.DataFrame({'p': [1, 2, 3], '$aml_dc_scoring_timestamp': "
-    frame += "['2020-01-01T00:00:00', '2020-01-01T00:59:00', '2020-01-02T00:00:00']})"
+    frame += "['2020-01-01T00:00:00', '2020-01-01T00:00:00', '2020-01-02T00:00:00']})"
     taken = collected(serve, replica, "'best', 'labels'", f"dc.collect({frame})")
-    assert [(body["hour"], len(body["rows"])) for body in taken] == [("2020-01-01T00", 2), ("2020-01-02T00", 1)]
+    day = 86_400_000_000
+    times = [(body["time"] - 18262 * day, len(body["rows"]), body["correlated"]) for body in taken]
+    assert times == [(0, 2, False), (day, 1, False)]
 
 
 def test_names_come_from_azuremls_list(serve: Launch, replica: Replica, tmp_path: Any) -> None:
@@ -165,10 +168,10 @@ def test_names_come_from_azuremls_list(serve: Launch, replica: Replica, tmp_path
         "modelsInfo": {"best": {"9": {}, "10": {}}},
     }
     (tmp_path / "model_config_map.json").write_text(json.dumps(config))
-    root = {"AML_APP_ROOT": str(tmp_path), "AML_MODEL_DC_BOUNDARY": "hour"}
-    [body] = collected(serve, replica, "'best', 'signals', collection_name='mine'", "dc.collect([1])", **root)
-    where = [body[name] for name in ("workspace", "model", "version", "file", "hourly")]
-    assert where == ["sub/rg/ws", "best", "10", "mine", True]
+    made = "'best', 'signals', collection_name='mine'"
+    [body] = collected(serve, replica, made, "dc.collect([1])", AML_APP_ROOT=str(tmp_path))
+    where = [body[name] for name in ("workspace", "model", "version", "file")]
+    assert where == ["sub/rg/ws", "best", "10", "mine"]
 
 
 @pytest.mark.parametrize("config", ["{", "[]", '{"modelsInfo": {"best": {"x": 1, "y": 2}}}', '{"modelsInfo": 3}'])
@@ -245,5 +248,6 @@ def test_the_request_is_named(launch: Launch, replica: Replica) -> None:
     worker.start()
     worker.send_call(1, call_payload(POST, request_id=b"req-7"))
     assert worker.reply(1).json() == "req-7"
-    assert [body["request_id"] for body in replica.taken] == ["", "req-7"]
-    assert replica.taken[0]["rows"][0][-1] == NO_REQUEST
+    assert [body["request_id"] for body in replica.taken] == ["00000000-0000-0000-0000-000000000000", "req-7"]
+    # Outside of calls there is none, which the original says by zeros.
+    assert all(body["rows"] == [[str(number)]] for number, body in enumerate(replica.taken))

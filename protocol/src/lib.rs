@@ -18,6 +18,7 @@ pub mod ids;
 mod json;
 pub mod keda;
 pub mod knative;
+pub mod modeldata;
 pub mod oip;
 pub mod operation;
 pub mod orca;

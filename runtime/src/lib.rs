@@ -8,6 +8,7 @@
 mod apart;
 pub mod busy;
 mod cache;
+mod collection;
 pub mod config;
 pub mod fetching;
 #[cfg(fuzzing)]
@@ -23,6 +24,7 @@ mod shared_memory;
 pub mod swagger;
 mod upstream;
 
+pub use collection::CollectError;
 pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;
 pub use models::report;

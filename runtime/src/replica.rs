@@ -1,7 +1,7 @@
 //! A replica: everything that serves one service, put together, started and ended in order.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, OfModel, Policy, ResolvedKeys};
@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::cache::{CacheError, ResponseCache};
-use crate::config::{Config, Endpoint, LimitsConfig};
+use crate::collection::{CollectError, Collecting};
+use crate::config::{Config, Endpoint, LimitsConfig, ScriptConfig};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Ends, Listener, Peers};
 use crate::metrics::Metrics;
@@ -52,6 +53,9 @@ pub enum ReplicaError {
     /// A description of the user's own cannot be sent.
     #[error(transparent)]
     Swagger(#[from] SwaggerFileError),
+    /// Nothing can be collected.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
     /// The response cache cannot be.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -72,6 +76,8 @@ pub struct Addresses {
     pub observe: Bound,
     /// Management.
     pub admin: Bound,
+    /// Where scripts hand over what they collect.
+    pub collect: Option<Bound>,
 }
 
 /// A replica.
@@ -93,10 +99,16 @@ pub struct Replica {
     addresses: Addresses,
     /// What is behind it, for who asks how that is.
     upstream: Option<Arc<Upstream>>,
+    /// What is collected, once that has begun.
+    collecting: OnceLock<Arc<Collecting>>,
+    /// Bound from the start, and served from then on.
+    collector: Mutex<Option<Listener>>,
     /// Set once everything is loaded.
     serving: OnceLock<Serving>,
     /// The score listener's connections, which a drain waits for.
     calls: Door,
+    /// Those of scripts that hand over what they collect, which may do so until they end.
+    handovers: Door,
     /// Those of the other listeners, which stay open to the end.
     others: Door,
 }
@@ -176,11 +188,14 @@ impl Replica {
         let score = Listener::bind(&Endpoint::Tcp(config.listen.score), "score.listen")?;
         let observe = Listener::bind(&Endpoint::Tcp(config.listen.observe), "observe.listen")?;
         let admin = Listener::bind(&config.listen.admin, "admin.listen")?;
+        let collect = config.collect.as_ref().map(|collect| Endpoint::Tcp(collect.listen));
+        let collector = collect.as_ref().map(|at| Listener::bind(at, "collect.listen")).transpose()?;
         let bound = |listener: &Listener, asked: &Endpoint| listener.bound().unwrap_or_else(|| asked.clone());
         let addresses = Addresses {
             score: bound(&score, &Endpoint::Tcp(config.listen.score)),
             observe: bound(&observe, &Endpoint::Tcp(config.listen.observe)),
             admin: bound(&admin, &config.listen.admin),
+            collect: collector.iter().zip(&collect).map(|(listener, asked)| bound(listener, asked)).next(),
         };
 
         // Management over TCP needs a key even where scoring needs none.
@@ -223,8 +238,11 @@ impl Replica {
             keys,
             addresses,
             upstream,
+            collecting: OnceLock::new(),
+            collector: Mutex::new(collector),
             serving: OnceLock::new(),
             calls: Door::default(),
+            handovers: Door::default(),
             others: Door::default(),
             busy,
             effective,
@@ -246,6 +264,7 @@ impl Replica {
     /// # Errors
     /// [`ReplicaError::Models`], [`ReplicaError::Script`].
     pub async fn load(self: &Arc<Self>) -> Result<(), ReplicaError> {
+        let collecting = self.collect().await?;
         let fetching = self.busy.loading();
         let fetched = fetching::fetch(&self.config, Extent::Start).await?;
         drop(fetching);
@@ -268,8 +287,9 @@ impl Replica {
                     queue_wait: self.config.queue.wait,
                     compat: self.config.compat,
                 };
+                let script = self.told(script, collecting.as_deref())?;
                 let (model_dir, busy) = (config.model_dir.as_deref(), Arc::clone(&self.busy));
-                let scripts = Scripts::start(script, model_dir, Arc::clone(&models), busy, limits).await?;
+                let scripts = Scripts::start(&script, model_dir, Arc::clone(&models), busy, limits).await?;
                 self.scheduler.set_slots(scripts.slots());
                 let alone = models.iter().next().is_none();
                 self.scheduler.set_ahead(if alone { scripts.ahead() } else { 0 });
@@ -301,6 +321,38 @@ impl Replica {
         }
         self.busy.set_ready(true);
         Ok(())
+    }
+
+    /// Begins to collect, where anything is to be collected.
+    async fn collect(&self) -> Result<Option<Arc<Collecting>>, CollectError> {
+        let Some(config) = &self.config.collect else { return Ok(None) };
+        let collecting = Collecting::open(config, self.metrics.registry()).await?;
+        let listener = self.collector.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listener) = listener {
+            let limits = self.config.limits.clone();
+            let router = http::collect_router(Arc::clone(&collecting), limits.clone());
+            self.handovers.open(listener, router, limits, Peers::Unknown);
+        }
+        Ok(Some(Arc::clone(self.collecting.get_or_init(|| collecting))))
+    }
+
+    /// A script as it is started: with what it needs to hand over what it collects.
+    fn told<'a>(
+        &self,
+        script: &'a ScriptConfig,
+        collecting: Option<&Collecting>,
+    ) -> Result<Cow<'a, ScriptConfig>, CollectError> {
+        let (Some(collecting), Some(Endpoint::Tcp(at))) = (collecting, &self.addresses.collect) else {
+            return Ok(Cow::Borrowed(script));
+        };
+        let mut script = script.clone();
+        collecting.tell(&mut script, *at, &self.config.state_dir).map_err(CollectError::List)?;
+        Ok(Cow::Owned(script))
+    }
+
+    /// What is collected, if anything is.
+    pub(crate) fn collecting(&self) -> Option<&Arc<Collecting>> {
+        self.collecting.get()
     }
 
     /// Where it listens.
@@ -343,6 +395,10 @@ impl Replica {
         }
         if let Some(upstream) = &self.upstream {
             upstream.stop(WORKER_GRACE).await;
+        }
+        if let Some(collecting) = self.collecting() {
+            self.handovers.close_at_last().await;
+            collecting.stop().await;
         }
         self.others.close_at_last().await;
         drained

@@ -9,6 +9,7 @@ use outrigger_sandbox::Part;
 
 use super::cache;
 use super::callers;
+use super::collect;
 use super::devices;
 use super::getter::Getter;
 use super::key::{self, Key};
@@ -209,6 +210,10 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         mistakes.extend(more);
         PolicyConfig::default()
     });
+    let collect = collect::collect(settings, sources, &state_dir).unwrap_or_else(|more| {
+        mistakes.extend(more);
+        None
+    });
     let (Some(store), Some(residency), true) = (store, residency, mistakes.is_empty()) else {
         return Err(mistakes);
     };
@@ -271,6 +276,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             keys_file: get.path(key::AUTH_KEYS_FILE).unwrap_or_else(|| state_dir.join("keys.toml")),
         },
         callers,
+        collect,
         state_dir,
         script,
         upstream,

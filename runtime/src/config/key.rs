@@ -50,6 +50,11 @@ const fn port(variable: &'static str) -> Alias {
     Alias { variable, prefix: "0.0.0.0:", suffix: "" }
 }
 
+/// A port on this machine.
+const fn collector(variable: &'static str) -> Alias {
+    Alias { variable, prefix: "127.0.0.1:", suffix: "" }
+}
+
 macro_rules! keys {
     ($($id:ident = $name:literal, $kind:expr, $default:literal, [$($alias:expr),*], $doc:literal;)*) => {
         $(#[doc = $doc] pub const $id: &Key = &Key {
@@ -448,6 +453,59 @@ keys! {
         "time between not ready and closing the listeners, for routers to notice";
     SHUTDOWN_DRAIN = "shutdown.drain", Kind::Duration, "30s", [],
         "time for accepted calls to finish before the end";
+
+    COLLECT_TO = "collect.to", Kind::Location, "", [],
+        "where collected data goes: a folder, or a URL of blob storage, whose credentials are found as those of `store.registry`; nothing is \
+         collected if empty [default: az://modeldata where AML_MODEL_DC_STORAGE_ENABLED is true and AML_MODEL_DC_STORAGE is a connection string]";
+    COLLECT_COLLECTIONS = "collect.collections", Kind::List, "", [],
+        "collections that are kept, beside those that have a table [collections.NAME]: request and response are what was asked and answered, \
+         modeldata is what ModelDataCollector collects, others are scripts' own";
+    COLLECT_SPOOL = "collect.spool", Kind::Path, "", [],
+        "directory that collected data is written to first, and that survives the process; each replica has one of its own [default: STATE_DIR/collect]";
+    COLLECT_ENDPOINT = "collect.endpoint", Kind::Text, "", [],
+        "name of the endpoint, a folder in blob storage [default: service.name where it can be one, else default]";
+    COLLECT_DEPLOYMENT = "collect.deployment", Kind::Text, "default", [],
+        "name of the deployment, a folder in blob storage";
+    COLLECT_WORKSPACE = "collect.workspace", Kind::Text, "default/default/default", [],
+        "workspace of rows that name none, as subscription/group/workspace";
+    COLLECT_URL = "collect.url", Kind::Text, "", [],
+        "what URLs of data begin with that is an object of its own [default: collect.to as it is shown]";
+    COLLECT_LISTEN = "collect.listen", Kind::Address, "127.0.0.1:50011", [collector("AZUREML_MDC_PORT")],
+        "loopback address at which scripts hand over what they collect, as azureml-ai-monitoring and azureml.monitoring do; port 0: any free one, which they are told";
+    COLLECT_BODY = "collect.body", Kind::Size { min: 1024, max: 1 << 28 }, "4MiB", [],
+        "most bytes of a request, or of an answer, that are kept of it";
+    COLLECT_BODIES = "collect.bodies", Kind::Size { min: 1 << 16, max: 1 << 40 }, "256MiB", [],
+        "most bytes of requests and answers that are held for collection while their calls go on; of further ones none is kept";
+    COLLECT_HEADERS = "collect.headers", Kind::List, "", [],
+        "headers of requests that are kept with them; credentials never are";
+    COLLECT_ROWS = "collect.rows", Kind::Size { min: 1024, max: 1 << 28 }, "16MiB", [],
+        "largest body that a script may hand over";
+    COLLECT_CALLS = "collect.calls", Kind::Count { min: 1, max: 65_536 }, "64", [],
+        "bodies that scripts may hand over at once; who brings one more is told to come again";
+    COLLECT_ITEMS = "collect.items", Kind::Count { min: 1, max: 1 << 20 }, "4096", [],
+        "most records of a collection that wait in memory to be written to disk";
+    COLLECT_MEMORY = "collect.memory", Kind::Size { min: 1 << 16, max: 1 << 40 }, "64MiB", [],
+        "most bytes of these";
+    COLLECT_SEGMENT = "collect.segment", Kind::Size { min: 1 << 16, max: 1 << 32 }, "16MiB", [],
+        "size of the files in collect.spool";
+    COLLECT_FLUSH = "collect.flush", Kind::Timeout, "30s", [],
+        "how long new records wait until their object in blob storage is written again";
+    COLLECT_OBJECT = "collect.object", Kind::Size { min: 1024, max: 1 << 30 }, "4MiB", [],
+        "size at which an object is closed, and the next one begins";
+    COLLECT_INLINE = "collect.inline", Kind::Size { min: 1, max: 1 << 30 }, "4MiB", [],
+        "largest data inside of a line; what is larger is an object of its own";
+    COLLECT_OPEN = "collect.open", Kind::Count { min: 1, max: 65_536 }, "16", [],
+        "most objects of a collection that are open at once";
+    COLLECT_UPLOADS = "collect.uploads", Kind::Count { min: 1, max: 256 }, "4", [],
+        "most objects that are written to blob storage at once";
+    COLLECT_UPLOAD_TIMEOUT = "collect.upload_timeout", Kind::Timeout, "1m", [],
+        "time limit of writing one";
+    COLLECT_RETRY_MAX = "collect.retry_max", Kind::Timeout, "30s", [],
+        "longest pause before it is tried again";
+    COLLECT_STOP = "collect.stop", Kind::Duration, "10s", [],
+        "longest time at the end for writing to blob storage what is there; the rest is written after the next start";
+    COLLECT_SAMPLING_KEY = "collect.sampling_key", Kind::Secret, "", [],
+        "key of the hash that decides by its id whether a request is kept, so that callers cannot; the same for all replicas";
 }
 
 /// The most copies of one model.
@@ -564,6 +622,45 @@ table_keys! { "callers", CALLER_KEYS,
         "such calls in the house at once, waiting ones among them [default: no limit]";
     CALLER_PRIORITY = "priority", Kind::OneOf(&["high", "normal", "low"]), "",
         "priority of its calls, and the most urgent that it may ask for [default: normal]";
+}
+
+table_keys! { "collections", COLLECTION_KEYS,
+    COLLECTION_FORMAT = "format", Kind::OneOf(&["events", "csv", "parquet"]), "",
+        "form of its objects: events, CloudEvents as JSON lines; csv, rows as ModelDataCollector has them; parquet [default: events; for modeldata, which is that of ModelDataCollector, csv]";
+    COLLECTION_ROLLING = "rolling", Kind::OneOf(&["minute", "hour", "day", "month", "year"]), "",
+        "how often another folder begins [default: hour; of csv day, or hour where AML_MODEL_DC_BOUNDARY is hour]";
+    COLLECTION_SAMPLING = "sampling", Kind::Number { min: 0.0, max: 1.0 }, "1",
+        "share of requests that are kept, decided by their ids: of one request all collections with the same share keep theirs or none";
+    COLLECTION_KEEP_ERRORS = "keep_errors", Kind::Flag, "false",
+        "whether what belongs to calls that failed is kept whatever the share";
+    COLLECTION_KEEP_SLOWER = "keep_slower", Kind::Timeout, "",
+        "the same of calls that took longer than this [default: none]";
+    COLLECTION_FULL = "full", Kind::OneOf(&["drop_newest", "drop_oldest", "block"]), "drop_newest",
+        "what happens without room, in memory or on disk: what comes is dropped, or what has waited longest, or calls wait until what is collected of them is on disk";
+    COLLECTION_BLOCK = "block", Kind::Timeout, "2s",
+        "longest time that a call waits with full = \"block\"";
+    COLLECTION_SYNC = "sync", Kind::OneOf(&["always", "interval", "never"]), "interval",
+        "when what is written is safe from the end of the machine too: before anybody is told, every sync_interval, or as the system likes; it is safe from the end of the process in any case";
+    COLLECTION_SYNC_INTERVAL = "sync_interval", Kind::Timeout, "1s",
+        "how often, with sync = \"interval\"";
+    COLLECTION_DISK = "disk", Kind::Size { min: 1 << 20, max: 1 << 50 }, "1GiB",
+        "most bytes on disk that are not in blob storage yet";
+    COLLECTION_ALLOW = "allow", Kind::List, "",
+        "JSON pointers, such as /data/*/age, of all that is kept of a body; `*` is any member [default: everything]";
+    COLLECTION_DENY = "deny", Kind::List, "",
+        "JSON pointers of what is left out";
+    COLLECTION_HASH = "hash", Kind::List, "",
+        "JSON pointers of what is replaced by a hash keyed with `salt`";
+    COLLECTION_SALT = "salt", Kind::Secret, "",
+        "key of that hash, 16 characters or more";
+    COLLECTION_PATTERNS = "patterns", Kind::List, "",
+        "regular expressions: what they match anywhere is replaced by ***";
+    COLLECTION_HASH_PATTERNS = "hash_patterns", Kind::List, "",
+        "the same, replaced by a hash keyed with `salt`";
+    COLLECTION_TEXT = "text", Kind::Count { min: 1, max: 1 << 24 }, "",
+        "longest text, characters; of a longer one the beginning is kept [default: any length]";
+    COLLECTION_RETENTION_DAYS = "retention_days", Kind::Count { min: 1, max: 36_500 }, "",
+        "age in days at which what is in blob storage is deleted, by its folder [default: never]";
 }
 
 /// Defaults that are others with `compat = true`.

@@ -11,9 +11,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::callers::{self, check_caller_name};
+use super::collect::check_collection_name;
 use super::devices::check_backend_name;
 use super::key::{
-    BACKEND_KEYS, CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH, MODEL_SOURCE,
+    BACKEND_KEYS, CALLER_KEYS, COLLECTION_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH,
+    MODEL_SOURCE,
 };
 use super::value::{Kind, Value};
 
@@ -118,6 +120,8 @@ pub struct Settings {
     pub backends: BTreeMap<String, NamedSection>,
     /// `[callers.NAME]`.
     pub callers: BTreeMap<String, NamedSection>,
+    /// `[collections.NAME]`.
+    pub collections: BTreeMap<String, NamedSection>,
     /// Variables that look like ours but are not; harmless unless close to one that is.
     pub strangers: Vec<String>,
     /// What the operator should know of settings that have no effect, a sentence each.
@@ -222,6 +226,7 @@ impl Reader {
             match value.get_ref() {
                 DeValue::Table(inner) if full == "models" => self.models(place, inner),
                 DeValue::Table(inner) if full == "callers" => self.callers(place, inner),
+                DeValue::Table(inner) if full == "collections" => self.collections(place, inner),
                 DeValue::Table(inner)
                     if prefix == "backends." && !KEYS.iter().any(|key| key.name == full) =>
                 {
@@ -238,8 +243,11 @@ impl Reader {
                     }
                     None => {
                         let sections = KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(s, _)| s);
-                        let names =
-                            KEYS.iter().map(|key| key.name).chain(sections).chain(["models", "callers"]);
+                        let names = KEYS.iter().map(|key| key.name).chain(sections).chain([
+                            "models",
+                            "callers",
+                            "collections",
+                        ]);
                         let problem = format!("unknown key `{full}`{}", suggestion(&full, names));
                         self.mistake(&origin, problem);
                     }
@@ -273,6 +281,13 @@ impl Reader {
             self.tables(place, "callers", callers, CALLER_KEYS, check_caller_name)
         {
             self.settings.callers.insert(caller, NamedSection { origin, section });
+        }
+    }
+
+    fn collections(&mut self, place: &FilePlace<'_>, collections: &DeTable<'_>) {
+        let read = self.tables(place, "collections", collections, COLLECTION_KEYS, check_collection_name);
+        for (collection, origin, section) in read {
+            self.settings.collections.insert(collection, NamedSection { origin, section });
         }
     }
 

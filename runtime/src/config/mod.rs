@@ -6,6 +6,7 @@ mod cache;
 #[cfg(test)]
 mod caller_tests;
 mod callers;
+mod collect;
 mod contracts;
 mod devices;
 mod getter;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cache::CacheConfig;
+pub use collect::{CollectConfig, MODELDATA, REQUEST, RESPONSE};
 pub use contracts::{Contract, ContractsConfig, VertexConfig};
 pub use devices::{BackendConfig, BackendsConfig, DeviceWish, PlacementConfig, ProcessKind};
 pub(crate) use devices::{check_list, is_backend_name, main_backend, pairs};
@@ -73,6 +75,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Who may do what.
     pub callers: outrigger_auth::PolicyConfig,
+    /// What is collected, if anything is.
+    pub collect: Option<CollectConfig>,
     /// The entry script, if there is one.
     pub script: Option<ScriptConfig>,
     /// The server behind this replica, if there is one.

@@ -46,6 +46,12 @@ impl Settings {
                 }
             }
         }
+        for (name, collection) in &self.collections {
+            let _ = writeln!(text, "\n[collections.{name}]");
+            for key in super::key::COLLECTION_KEYS {
+                self.line(&mut text, &collection.section, key, key.name);
+            }
+        }
         text
     }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod begun;
 mod body;
+mod collect;
 mod cors;
 mod entire;
 mod given;
@@ -40,5 +41,6 @@ pub use server::{BindError, Bound};
 pub(crate) use server::{Ends, Listener, Peers, serve};
 
 pub(crate) use admin::router as admin_router;
+pub(crate) use collect::router as collect_router;
 pub(crate) use observe::router as observe_router;
 pub(crate) use score::router as score_router;

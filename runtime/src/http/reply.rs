@@ -19,6 +19,7 @@ use super::cors::Cors;
 use super::entire::entire;
 use super::orca;
 use super::permit::until_complete;
+use crate::collection::{Call, Tap};
 use crate::config::Contract;
 use crate::replica::Replica;
 
@@ -43,6 +44,8 @@ pub(super) struct Gate<'a> {
     replica: &'a Replica,
     operation: Operation,
     permit: OnceLock<Permit>,
+    /// The call that was allowed, where calls are collected.
+    call: Option<OnceLock<Call>>,
 }
 
 impl Gate<'_> {
@@ -72,7 +75,12 @@ impl Gate<'_> {
         headers: &HeaderMap,
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
+        let model = model.into();
         let grant = self.replica.ask(headers, operation, model)?;
+        if let Some(call) = &self.call {
+            // Of several models the first.
+            call.get_or_init(|| Call::of(model));
+        }
         if let Some(permit) = grant.permit() {
             // A second place would be held by the second grant itself.
             let _ = self.permit.set(permit);
@@ -91,7 +99,11 @@ pub(super) async fn answer(
     then: impl AsyncFnOnce(&Gate<'_>, &RequestIds, Parts, Body) -> Answer,
 ) -> Response {
     let begun = Instant::now();
-    let gate = Gate { replica, operation, permit: OnceLock::new() };
+    // What is not allowed is not collected, or anybody could fill the disk.
+    let collecting = replica.collecting().filter(|_| operation.work());
+    let mut gate =
+        Gate { replica, operation, permit: OnceLock::new(), call: collecting.map(|_| OnceLock::new()) };
+    let mut tap = None;
     let (parts, body) = request.into_parts();
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
@@ -106,7 +118,13 @@ pub(super) async fn answer(
         Ok(ids) => {
             let result = match check_size(&parts, replica.config.limits.header) {
                 Ok(()) => {
-                    let body = entire(body, parts.version);
+                    let mut body = entire(body, parts.version);
+                    if let Some(collecting) = collecting {
+                        tap = Tap::new(collecting, &parts, ids.request_id(), begun);
+                    }
+                    if let Some(tap) = &tap {
+                        body = tap.request(body);
+                    }
                     then(&gate, &ids, parts, body).await
                 }
                 Err(error) => Err(error),
@@ -114,6 +132,7 @@ pub(super) async fn answer(
             (Ok(ids), result)
         }
     };
+    let call = gate.call.take().and_then(OnceLock::into_inner);
     let result = result.map(|response| until_complete(response, gate.permit.into_inner()));
     let code = result.as_ref().err().map(|error| error.code);
     // The system that we succeed refuses these before its own code is reached, which would add the headers.
@@ -137,6 +156,9 @@ pub(super) async fn answer(
         if let Some(format) = load.filter(|_| orca::may_tell(code)) {
             outrigger_protocol::orca::write(headers, format, &replica.busy.snapshot());
         }
+    }
+    if let (Some(tap), Some(call)) = (tap, call) {
+        response = tap.response(response, call).await;
     }
     if let Some(line) = access {
         let request = ids.as_ref().ok().map(RequestIds::request_id);

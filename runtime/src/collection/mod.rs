@@ -1,0 +1,103 @@
+//! Data collection in the replica: what was asked and answered is tapped as it passes ([`tap`]), scripts hand over what they collect themselves
+//! (`http/collect.rs`), and both go to [`outrigger_collect`], which keeps them on disk and brings them to blob storage.
+
+mod held;
+mod metrics;
+mod scripts;
+mod tap;
+
+use std::sync::Arc;
+
+use outrigger_collect::{Collection, Collections, OpenError, Status, Target};
+use outrigger_store::{Location, LocationError};
+use prometheus::Registry;
+
+use crate::config::{CollectConfig, MODELDATA, REQUEST, RESPONSE};
+use held::Held;
+
+pub(crate) use tap::{Call, Tap};
+
+/// Why nothing can be collected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectError {
+    /// Where it is to go is no place.
+    #[error("`collect.to`: {0}")]
+    To(#[from] LocationError),
+    /// The spool cannot be used, or settings contradict each other.
+    #[error("`collect`: {0}")]
+    Open(#[from] OpenError),
+    /// Scripts cannot be told what is collected.
+    #[error("`state_dir` cannot be written: {0}")]
+    List(std::io::Error),
+    /// The metrics contradict each other.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What is collected of a replica.
+pub(crate) struct Collecting {
+    pub(crate) config: CollectConfig,
+    collections: Collections,
+    request: Option<Tapped>,
+    response: Option<Tapped>,
+    held: Held,
+}
+
+/// A collection of what passes.
+struct Tapped {
+    collection: Arc<Collection>,
+    /// Whether only the end of a call says if it is kept.
+    late: bool,
+}
+
+impl Collecting {
+    /// Opens the spool, and goes on with what is in it. Blob storage need not be there.
+    ///
+    /// # Errors
+    /// [`CollectError`].
+    pub(crate) async fn open(config: &CollectConfig, registry: &Registry) -> Result<Arc<Self>, CollectError> {
+        let location = Location::open(config.to.as_str(), &config.base, &config.environment)?;
+        let collections = Collections::open(config.settings.clone(), Target::from(&location)).await?;
+        let tapped = |name: &str| {
+            let settings = config.settings.collections.get(name)?;
+            let late = settings.keep_errors || settings.keep_slower.is_some();
+            Some(Tapped { collection: Arc::clone(collections.collection(name)?), late })
+        };
+        let (request, response) = (tapped(REQUEST), tapped(RESPONSE));
+        let names: Vec<_> = config.settings.collections.keys().map(String::as_str).collect();
+        tracing::info!(to = %location, collections = names.join(", "), "collecting");
+        let held = Held::new(config.bodies);
+        let collecting = Arc::new(Self { config: config.clone(), collections, request, response, held });
+        registry.register(Box::new(metrics::Shown::new(Arc::clone(&collecting))?))?;
+        Ok(collecting)
+    }
+
+    /// A collection of a script's own events.
+    pub(crate) fn events(&self, name: &str) -> Option<&Arc<Collection>> {
+        let is_scripts = ![REQUEST, RESPONSE, MODELDATA].contains(&name);
+        self.collections.collection(name).filter(|_| is_scripts)
+    }
+
+    /// The collection of a script's rows.
+    pub(crate) fn rows(&self) -> Option<&Arc<Collection>> {
+        self.collections.collection(MODELDATA)
+    }
+
+    /// How each collection is doing.
+    pub(crate) fn status(&self) -> Vec<Status> {
+        self.collections.status()
+    }
+
+    /// Takes nothing more, and brings to blob storage what there is time for.
+    pub(crate) async fn stop(&self) {
+        let stopped = self.collections.stop(self.config.stop).await;
+        if stopped.pending > 0 {
+            let pending = stopped.pending;
+            tracing::warn!(
+                pending,
+                "collected records are on disk and not in blob storage: the next start goes on with them"
+            );
+        }
+    }
+}

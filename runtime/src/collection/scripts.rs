@@ -1,0 +1,47 @@
+//! What a script needs to hand over what it collects: variables that say where, a list of what is collected, and a port that its sandbox lets through.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use outrigger_sandbox::Network;
+use serde_json::json;
+
+use super::Collecting;
+use crate::config::{MODELDATA, REQUEST, RESPONSE, ScriptConfig};
+
+/// The list of what is collected, as `azureml-ai-monitoring` reads it.
+const LIST: &str = "collections.json";
+
+impl Collecting {
+    /// Tells a script of a listener. The list is kept in `folder`.
+    ///
+    /// # Errors
+    /// The list cannot be written.
+    pub(crate) fn tell(&self, script: &mut ScriptConfig, at: SocketAddr, folder: &Path) -> io::Result<()> {
+        let list = folder.join(LIST);
+        let names = self.config.settings.collections.keys();
+        let own = names.filter(|name| ![REQUEST, RESPONSE, MODELDATA].contains(&name.as_str()));
+        // What is sampled is decided here, so that it is the same for all that belongs to a request.
+        let own = own.map(|name| (name.clone(), json!({ "enabled": true, "sampleRatePercentage": 100 })));
+        let text = json!({ "runMode": "cloud", "collections": own.collect::<serde_json::Map<_, _>>() });
+        // All at once: another replica of the same folder may be reading it.
+        let fresh = folder.join(format!(".{LIST}.{}", std::process::id()));
+        std::fs::write(&fresh, text.to_string())?;
+        std::fs::rename(&fresh, &list)?;
+        let variables = [
+            ("AZUREML_MDC_HOST", at.ip().to_string()),
+            ("AZUREML_MDC_PORT", at.port().to_string()),
+            ("AZUREML_MDC_CONFIG_PATH", list.display().to_string()),
+            ("AML_MODEL_DC_STORAGE_ENABLED", self.rows().is_some().to_string()),
+        ];
+        script.environment.extend(variables.map(|(name, value)| (name.to_owned(), value)));
+        script.sandbox.read.push(list);
+        script.sandbox.network = match std::mem::replace(&mut script.sandbox.network, Network::Off) {
+            Network::On => Network::On,
+            Network::Off => Network::Ports(vec![at.port()]),
+            Network::Ports(ports) => Network::Ports(ports.into_iter().chain([at.port()]).collect()),
+        };
+        Ok(())
+    }
+}
