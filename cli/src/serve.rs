@@ -33,7 +33,7 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Validates the configuration, prints it with where each value came from, and ends"),
         )
-        .after_help("`--help` shows the keys of [models.NAME], [backends.NAME] and [callers.NAME] as well.")
+        .after_help("`--help` shows the keys of [models.NAME], [backends.NAME], [callers.NAME] and [collections.NAME] as well.")
         .after_long_help(tables());
     settings(command)
 }
@@ -52,6 +52,7 @@ fn tables() -> String {
         ("In the configuration file, for each model, [models.NAME]:", key::MODEL_KEYS),
         ("For each backend, [backends.NAME]:", key::BACKEND_KEYS),
         ("For each caller, [callers.NAME]:", key::CALLER_KEYS),
+        ("For each collection, [collections.NAME]:", key::COLLECTION_KEYS),
     ]
     .map(table)
     .join("\n")

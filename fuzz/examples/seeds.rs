@@ -134,6 +134,14 @@ fn protocol() {
     seeds.add(&[], [header(3, "250"), header(4, "low"), header(6, "json")].concat());
     seeds.add(&[], header(5, "text/html, application/protobuf;q=0.9"));
 
+    let mut seeds = Seeds::of("modeldata");
+    let rows = r#"{"designation":"inputs","file":"inputs","workspace":"a/b/c","service":"s","model":"m","version":"1","correlated":true,"time":1500000,"correlation_id":"c","request_id":"r","columns":["a"],"rows":[["1"],["x"]]}"#;
+    seeds.add(&[0], rows);
+    seeds.add(&[0], r#"{"designation":"general","model":"m","version":"1","rows":[]}"#);
+    let event = [header(0, "azureml.inference.a"), header(1, "1700000000"), header(2, "id"), header(4, "agent/1")];
+    seeds.add(&[1], event.concat());
+    seeds.add(&[1], [header(0, "azureml.inference.a"), header(7, "my-own"), header(5, "x")].concat());
+
     let mut seeds = Seeds::of("scalers");
     let report_interval = Some(orca::Interval { seconds: 1, nanos: 500_000_000 });
     seeds.add(&[0], orca::LoadReportRequest { report_interval }.encode_to_vec());

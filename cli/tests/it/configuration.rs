@@ -90,9 +90,12 @@ fn help_names_every_key_with_its_variable() {
     ] {
         assert!(text.contains(part), "{part} not in\n{text}");
     }
-    for (table, keys) in
-        [("models", key::MODEL_KEYS), ("backends", key::BACKEND_KEYS), ("callers", key::CALLER_KEYS)]
-    {
+    for (table, keys) in [
+        ("models", key::MODEL_KEYS),
+        ("backends", key::BACKEND_KEYS),
+        ("callers", key::CALLER_KEYS),
+        ("collections", key::COLLECTION_KEYS),
+    ] {
         let (_, of_table) = text.split_once(&format!("[{table}.NAME]:\n")).unwrap();
         let of_table = of_table.split(".NAME]:\n").next().unwrap();
         for key in keys {

@@ -6,6 +6,7 @@ mod batching;
 mod breaker;
 mod busy;
 mod cache;
+mod collection;
 mod configuration;
 mod contracts;
 mod copies;
