@@ -186,8 +186,7 @@ impl Collection {
             self.drop_one(Reason::Large);
             return Offered::Dropped(Reason::Large);
         }
-        let since = Instant::now();
-        let queued = Queued { record, size, since, ack: None };
+        let queued = Queued { record, size, ack: None };
         match self.full {
             Full::DropNewest => match self.push(queued) {
                 Ok(()) => Offered::Taken,
@@ -200,7 +199,7 @@ impl Collection {
             Full::Block(bound) => {
                 let (ack, told) = oneshot::channel();
                 let outside = self.push(Queued { ack: Some(ack), ..queued }).err().map(Box::new);
-                let until = since + bound;
+                let until = Instant::now() + bound;
                 Offered::Waiting(Waiting { collection: Arc::clone(self), until, outside, told })
             }
         }

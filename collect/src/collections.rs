@@ -2,17 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
 
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use outrigger_store::Location;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::collection::Collection;
 use crate::counts::Counts;
+use crate::erase::{Deleted, EraseError, Held};
+use crate::lane::Lane;
+use crate::layout::Layout;
+use crate::layout::date::micros;
+use crate::log::table::Position;
+use crate::log::{Bounds, Log};
+use crate::redact::Redactor;
 use crate::ring::Wake;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{CollectionSettings, Settings, SettingsError};
+use crate::spool::Spool;
+use crate::upload::{Asked, Source, Uploader};
+use crate::writer::{Command, Writer};
 
 /// Where collected data goes: a storage, and a folder in it.
 #[derive(Clone, Debug)]
@@ -95,9 +109,65 @@ pub struct Stopped {
 }
 
 /// All collections of a replica: the writer's thread, the task that writes to blob, and who has them.
-#[derive(Debug)]
+///
+/// Dropped without [`Collections::stop`], what was offered is written to the logs, and goes to blob after the next start.
 pub struct Collections {
     collections: BTreeMap<String, Arc<Collection>>,
+    sources: Vec<Arc<Source>>,
+    target: Target,
+    instance: String,
+    timeout: Duration,
+    asked: Arc<Asked>,
+    wake: Arc<Wake>,
+    commands: mpsc::Sender<Command>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl std::fmt::Debug for Collections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collections").field("collections", &self.collections.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Collections {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::End);
+        self.wake.urgent();
+    }
+}
+
+/// What reading the spool has made.
+struct Opened {
+    lanes: Vec<Lane>,
+    spool: Spool,
+}
+
+fn open_lanes(settings: &Settings, shown: &str, wake: &Arc<Wake>) -> Result<Opened, OpenError> {
+    let spool = Spool::open(&settings.spool)?;
+    let error = |path: PathBuf| |source| OpenError::Spool { path, source };
+    let left = spool.logs().map_err(error(settings.spool.clone()))?;
+    let mut names: Vec<(String, CollectionSettings)> =
+        settings.collections.iter().map(|(name, of)| (name.clone(), of.clone())).collect();
+    // What is not collected any more still goes to blob.
+    let left = left.into_iter().filter(|name| !settings.collections.contains_key(name));
+    names.extend(left.map(|name| (name, CollectionSettings::default())));
+    let mut lanes = Vec::new();
+    for (name, of) in names {
+        let redactor = Redactor::new(&of.redaction).map_err(|(at, problem)| {
+            OpenError::Settings(vec![SettingsError { at: format!("{name}.{at}"), problem }])
+        })?;
+        let layout = Arc::new(Layout::new(&name, settings, &of, redactor, shown));
+        let dir = spool.log(&name);
+        let bounds =
+            Bounds { segment_bytes: settings.segment_bytes, disk_bytes: of.disk_bytes, sync: of.sync };
+        let log = Log::open(&dir, bounds).map_err(error(dir))?;
+        let collection = Arc::new(Collection::new(&name, settings, &of, Arc::clone(wake)));
+        let recovered = log.shared().lock().objects.values().map(|object| object.records).sum();
+        collection.counters.recovered(recovered);
+        lanes.push(Lane::new(collection, layout, log, settings, &of));
+    }
+    Ok(Opened { lanes, spool })
 }
 
 impl Collections {
@@ -108,11 +178,60 @@ impl Collections {
     pub async fn open(settings: Settings, target: Target) -> Result<Self, OpenError> {
         settings.check().map_err(OpenError::Settings)?;
         let wake = Arc::new(Wake::default());
-        let collections = settings.collections.iter().map(|(name, of)| {
-            (name.clone(), Arc::new(Collection::new(name, &settings, of, Arc::clone(&wake))))
-        });
-        let _ = target;
-        Ok(Self { collections: collections.collect() })
+        let (shown, woken, of) = (target.shown.clone(), Arc::clone(&wake), settings.clone());
+        let opening = tokio::task::spawn_blocking(move || open_lanes(&of, &shown, &woken));
+        let ended =
+            |error| OpenError::Spool { path: settings.spool.clone(), source: std::io::Error::other(error) };
+        let Opened { lanes, spool } = opening.await.map_err(ended)??;
+        let instance = spool.instance().to_owned();
+        let source = |lane: &Lane| {
+            let name = lane.collection.name();
+            Arc::new(Source {
+                collection: Arc::clone(&lane.collection),
+                layout: Arc::clone(&lane.layout),
+                gauges: Arc::clone(&lane.gauges),
+                table: lane.log.shared().clone(),
+                dir: lane.log.dir().to_owned(),
+                retention_days: settings.collections.get(name).and_then(|of| of.retention_days),
+            })
+        };
+        let sources: Vec<_> = lanes.iter().map(source).collect();
+        let known = |lane: &&Lane| settings.collections.contains_key(lane.collection.name());
+        let collections = lanes
+            .iter()
+            .filter(known)
+            .map(|lane| (lane.collection.name().to_owned(), Arc::clone(&lane.collection)));
+        let collections = collections.collect();
+        let (commands, receiver) = mpsc::channel();
+        let writer = Writer { lanes, spool, wake: Arc::clone(&wake), commands: receiver };
+        let writer = std::thread::Builder::new().name("collect".into()).spawn(move || writer.run());
+        let writer = writer.map_err(|source| OpenError::Spool { path: settings.spool.clone(), source })?;
+        let asked = Arc::new(Asked::default());
+        let uploader = Uploader {
+            sources: sources.clone(),
+            target: target.clone(),
+            bounds: (&settings).into(),
+            wake: Arc::clone(&wake),
+            asked: Arc::clone(&asked),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(uploader.run());
+        let timeout = settings.upload_timeout;
+        if sources.iter().any(|source| source.retention_days.is_some()) {
+            tasks.spawn(retain(sources.clone(), target.clone(), settings.retention_interval, timeout));
+        }
+        Ok(Self {
+            collections,
+            sources,
+            target,
+            instance,
+            timeout,
+            asked,
+            wake,
+            commands,
+            writer: Mutex::new(Some(writer)),
+            tasks: Mutex::new(tasks),
+        })
     }
 
     /// One of them. Names are taken as they are: lower-case.
@@ -120,26 +239,189 @@ impl Collections {
         self.collections.get(name)
     }
 
-    /// How each is doing, in the order of their names; those too that are not configured any more, as long as something of them is in the spool.
+    /// The name of this instance, in those of its objects. It is the spool's.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// How each is doing; those too that are not configured any more, as long as something of them is in the spool.
     pub fn status(&self) -> Vec<Status> {
-        let of = |collection: &Arc<Collection>| Status {
-            name: collection.name().to_owned(),
-            counts: collection.counts(),
-            ring_items: collection.ring.items(),
-            ring_bytes: collection.ring.bytes(),
-            ..Status::default()
-        };
-        self.collections.values().map(of).collect()
+        self.sources.iter().map(|source| source.status()).collect()
     }
 
     /// Writes what has been offered until now to blob, for so long at most; whether all of it is there.
-    pub async fn flush(&self, _longest: Duration) -> bool {
-        self.collections.values().all(|collection| collection.counts().pending == 0)
+    pub async fn flush(&self, longest: Duration) -> bool {
+        let flushed = async {
+            self.command(Command::Drain).await?;
+            self.sent().await;
+            Some(())
+        };
+        tokio::time::timeout(longest, flushed).await.is_ok_and(|flushed| flushed.is_some())
+    }
+
+    /// Asks the writer for something, and waits until it is done.
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (told, answer) = oneshot::channel();
+        self.commands.send(command(told)).ok()?;
+        self.wake.urgent();
+        answer.await.ok()
+    }
+
+    /// Waits until what is in the logs now is in blob.
+    async fn sent(&self) {
+        let _now = Now::of(&self.asked);
+        let places = |source: &Arc<Source>| {
+            let table = source.table.lock();
+            table.objects.iter().map(|(number, object)| (*number, object.end)).collect::<Vec<_>>()
+        };
+        let wanted: Vec<_> = self.sources.iter().map(|source| (source, places(source))).collect();
+        loop {
+            let is_there = wanted.iter().all(|(source, objects)| {
+                let table = source.table.lock();
+                let is_sent = |(number, end): &(u64, Position)| {
+                    table
+                        .objects
+                        .get(number)
+                        .is_none_or(|object| object.sent.end >= *end || !object.is_behind())
+                };
+                table.doubts.is_empty() && objects.iter().all(is_sent)
+            });
+            if is_there {
+                return;
+            }
+            self.asked.again.notify_one();
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Deletes what is known of a correlation id, from the logs of this replica and from blob; also that of the v1 SDK, which appends a UUID to what its user says.
+    ///
+    /// What other replicas have in their logs is theirs to delete: each of them has to be asked. It can be asked again, until it says that it is done.
+    ///
+    /// # Errors
+    /// What may not be gone yet.
+    pub async fn delete(&self, correlation_id: &str) -> Result<Deleted, EraseError> {
+        let mut deleted = Deleted::default();
+        for (lane, source) in self.sources.iter().enumerate() {
+            let name = || source.collection.name().to_owned();
+            let correlation: Arc<str> = source.layout.correlation(correlation_id).into();
+            let held = Held::of(source, self.timeout + self.timeout).await;
+            let held = held
+                .ok_or_else(|| EraseError::Slow { collection: name(), time: self.timeout + self.timeout })?;
+            let wanted = Arc::clone(&correlation);
+            let found = self.command(|told| Command::Erase { lane, correlation: wanted, told }).await;
+            let found = found
+                .ok_or(EraseError::Ended)?
+                .map_err(|error| EraseError::Log { collection: name(), source: error })?;
+            drop(held);
+            self.asked.again.notify_one();
+            source.delete_sides(&self.target, &found.sides, self.timeout).await?;
+            source.rewritten(self.timeout).await?;
+            let in_blob = source.delete_in_blob(&self.target, &correlation, self.timeout).await?;
+            deleted.records += found.records + in_blob.records;
+            deleted.objects += in_blob.objects;
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes the objects that are older than their collections keep them; how many they were. It is done by itself every
+    /// [`Settings::retention_interval`], too.
+    ///
+    /// # Errors
+    /// If blob storage does not do it.
+    pub async fn expire(&self) -> Result<u64, EraseError> {
+        let mut count = 0;
+        for source in &self.sources {
+            count += source.expire(&self.target, self.timeout).await?;
+        }
+        Ok(count)
     }
 
     /// Takes nothing more, writes what there is to the logs, and as much of it to blob as there is time for.
-    pub async fn stop(&self, _longest: Duration) -> Stopped {
-        self.collections.values().for_each(|collection| collection.close());
-        Stopped { pending: self.collections.values().map(|collection| collection.counts().pending).sum() }
+    pub async fn stop(&self, longest: Duration) -> Stopped {
+        self.sources.iter().for_each(|source| source.collection.stop());
+        let sent = async {
+            self.command(Command::Close).await?;
+            self.sent().await;
+            Some(())
+        };
+        let _ = tokio::time::timeout(longest, sent).await;
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        let _ = self.commands.send(Command::End);
+        self.wake.urgent();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+        Stopped { pending: self.sources.iter().map(|source| source.collection.counts().pending).sum() }
+    }
+}
+
+/// How often it looks whether something is there.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Somebody waits, for as long as it is there.
+struct Now<'a>(&'a Asked);
+
+impl<'a> Now<'a> {
+    fn of(asked: &'a Asked) -> Self {
+        asked.now.fetch_add(1, Ordering::AcqRel);
+        Self(asked)
+    }
+}
+
+impl Drop for Now<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Deletes what is too old, from time to time.
+async fn retain(sources: Vec<Arc<Source>>, target: Target, interval: Duration, timeout: Duration) {
+    loop {
+        for source in &sources {
+            match source.expire(&target, timeout).await {
+                Ok(0) => {}
+                Ok(objects) => tracing::info!(
+                    collection = source.collection.name(),
+                    objects,
+                    "collected data was deleted for its age"
+                ),
+                Err(error) => {
+                    tracing::warn!(collection = source.collection.name(), %error, "collected data that is too old is not deleted")
+                }
+            }
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+impl Source {
+    fn status(&self) -> Status {
+        let (ring, gauges) = (&self.collection.ring, &self.gauges);
+        let (oldest, disk_bytes, waiting) = {
+            let table = self.table.lock();
+            let behind = table.objects.values().filter(|object| object.is_behind()).count();
+            (table.oldest(), table.bytes, behind + table.doubts.len())
+        };
+        let now = micros(SystemTime::now());
+        let problem =
+            |place: &Mutex<Option<String>>| place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Status {
+            name: self.collection.name().to_owned(),
+            counts: self.collection.counts(),
+            ring_items: ring.items(),
+            ring_bytes: ring.bytes(),
+            disk_bytes,
+            lag: oldest.map(|oldest| Duration::from_micros(now.saturating_sub(oldest))),
+            objects_waiting: waiting,
+            uploads: gauges.uploads.load(Ordering::Acquire),
+            uploaded_bytes: gauges.uploaded_bytes.load(Ordering::Acquire),
+            upload_failures: gauges.upload_failures.load(Ordering::Acquire),
+            disk_failures: gauges.disk_failures.load(Ordering::Acquire),
+            stalled: gauges.stalled.load(Ordering::Acquire),
+            problem: problem(&gauges.disk_problem).or_else(|| problem(&gauges.blob_problem)),
+        }
     }
 }

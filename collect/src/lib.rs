@@ -18,14 +18,23 @@
 mod collection;
 mod collections;
 mod counts;
+mod erase;
+mod lane;
+mod layout;
+mod log;
 mod record;
+mod redact;
 mod ring;
 mod sampling;
 mod settings;
+mod spool;
+mod upload;
+mod writer;
 
 pub use collection::{Collection, Kept, Offered, Waiting};
 pub use collections::{Collections, OpenError, Status, Stopped, Target};
 pub use counts::{Counts, Reason};
+pub use erase::{Deleted, EraseError};
 pub use record::{Designation, Outcome, Record, Table};
 pub use settings::{
     CollectionSettings, Format, Full, MAX_COLLECTIONS, MAX_NAME, MAX_RULES, Pattern, Redaction, Replacement,

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
@@ -16,7 +16,6 @@ use crate::record::Record;
 pub(crate) struct Queued {
     pub(crate) record: Record,
     pub(crate) size: usize,
-    pub(crate) since: Instant,
     pub(crate) ack: Option<oneshot::Sender<Kept>>,
 }
 
@@ -135,7 +134,7 @@ mod tests {
 
     fn queued(size: usize) -> Queued {
         let record = Record::new("a", SystemTime::UNIX_EPOCH, Bytes::new());
-        Queued { record, size, since: Instant::now(), ack: None }
+        Queued { record, size, ack: None }
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::lane::BATCH_BYTES;
+use crate::redact::Redactor;
+
 /// Most collections.
 pub const MAX_COLLECTIONS: usize = 32;
 /// Longest name of a collection, an endpoint or a deployment, bytes.
@@ -304,12 +307,18 @@ impl Settings {
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
+    /// Longest line of an object: what a record becomes may be longer than it was.
+    pub(crate) fn line_bytes(&self) -> usize {
+        self.record_bytes.saturating_mul(2)
+    }
+
     fn check_collection(&self, name: &str, of: &CollectionSettings, error: &mut dyn FnMut(&str, String)) {
         if !(0.0..=1.0).contains(&of.sampling) {
             error(&format!("{name}.sampling"), format!("{} is no share: 0 to 1", of.sampling));
         }
         // A segment can be dropped while another is written, and a record always finds room in what can be made free.
-        let least = self.segment_bytes.saturating_mul(2).saturating_add(2 * self.record_bytes as u64);
+        let batch = (BATCH_BYTES + 2 * self.line_bytes()) as u64;
+        let least = self.segment_bytes.saturating_mul(2).saturating_add(2 * batch);
         if of.disk_bytes < least {
             let problem = format!(
                 "{} is too little: two segments and two of the largest records are {least}",
@@ -327,6 +336,9 @@ impl Settings {
         }
         if of.retention_days == Some(0) {
             error(&format!("{name}.retention_days"), "1 is the least".into());
+        }
+        if let Err((at, problem)) = Redactor::new(&of.redaction) {
+            error(&format!("{name}.redaction.{at}"), problem);
         }
     }
 }

@@ -1,0 +1,398 @@
+//! From one ring to one log.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+use crate::collection::{Collection, Kept};
+use crate::counts::Reason;
+use crate::layout::date::micros;
+use crate::layout::{Key, Layout, Place, events};
+use crate::log::frame::Stored;
+use crate::log::{Beginning, Log};
+use crate::ring::Queued;
+use crate::settings::{CollectionSettings, Full, Settings, Sync};
+use crate::spool::Spool;
+
+/// Most records that are written together.
+const BATCH_RECORDS: usize = 256;
+/// Bytes after which nothing more is written together.
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
+/// How long after the end of its folder's time an object waits for stragglers.
+const STRAGGLERS: Duration = Duration::from_secs(60);
+/// How many segments an object may keep from being removed.
+const PINNED: u64 = 3;
+/// When a log that could not be written is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// What others see of a lane.
+#[derive(Debug)]
+pub(crate) struct Gauges {
+    pub(crate) uploads: AtomicU64,
+    pub(crate) uploaded_bytes: AtomicU64,
+    pub(crate) upload_failures: AtomicU64,
+    pub(crate) disk_failures: AtomicU64,
+    pub(crate) stalled: AtomicBool,
+    pub(crate) disk_problem: Mutex<Option<String>>,
+    pub(crate) blob_problem: Mutex<Option<String>>,
+}
+
+impl Gauges {
+    pub(crate) fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            uploads: zero(),
+            uploaded_bytes: zero(),
+            upload_failures: zero(),
+            disk_failures: zero(),
+            stalled: AtomicBool::new(false),
+            disk_problem: Mutex::new(None),
+            blob_problem: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn tell(place: &Mutex<Option<String>>, problem: Option<String>) {
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+}
+
+/// One collection, as the writer has it.
+pub(crate) struct Lane {
+    pub(crate) collection: Arc<Collection>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) log: Log,
+    full: Full,
+    sync: Sync,
+    bounds: Bounds,
+    open: HashMap<Key, Open>,
+    /// Those of what is gathered.
+    acks: Vec<oneshot::Sender<Kept>>,
+    line: Vec<u8>,
+    /// There was no room, and it is not tried again before then.
+    retry: Option<Instant>,
+}
+
+struct Bounds {
+    object_bytes: usize,
+    open_objects: usize,
+    line_bytes: usize,
+    disk_bytes: u64,
+}
+
+/// An object to which records come.
+struct Open {
+    number: u64,
+    path: Arc<str>,
+    bytes: usize,
+    records: u64,
+    /// Microseconds since 1970.
+    until: u64,
+    last: Instant,
+    segment: u64,
+}
+
+impl Lane {
+    pub(crate) fn new(
+        collection: Arc<Collection>,
+        layout: Arc<Layout>,
+        log: Log,
+        all: &Settings,
+        settings: &CollectionSettings,
+    ) -> Self {
+        let bounds = Bounds {
+            object_bytes: usize::try_from(all.object_bytes).unwrap_or(usize::MAX),
+            open_objects: all.open_objects,
+            line_bytes: all.line_bytes(),
+            disk_bytes: settings.disk_bytes,
+        };
+        Self {
+            collection,
+            layout,
+            gauges: Arc::new(Gauges::new()),
+            log,
+            full: settings.full,
+            sync: settings.sync,
+            bounds,
+            open: HashMap::new(),
+            acks: Vec::new(),
+            line: Vec::new(),
+            retry: None,
+        }
+    }
+
+    /// Whether there is something that could be written now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.retry.is_none() && self.collection.ring.items() > 0
+    }
+
+    /// Writes what there is, up to a batch; whether anything was written.
+    pub(crate) fn drain(&mut self, spool: &mut Spool) -> bool {
+        if self.retry.is_some_and(|retry| Instant::now() < retry) || !self.make_room(spool) {
+            return false;
+        }
+        let mut records = 0;
+        while records < BATCH_RECORDS && self.log.gathered() < BATCH_BYTES {
+            let Some(queued) = self.collection.ring.pop() else { break };
+            records += 1;
+            self.take(queued, spool);
+        }
+        if records > 0 {
+            self.collection.room.notify_waiters();
+            self.commit();
+        }
+        records > 0
+    }
+
+    /// Whether there is room for a batch. What could not be written goes first.
+    fn make_room(&mut self, spool: &mut Spool) -> bool {
+        if self.log.gathered() > 0 && !self.commit() {
+            return false;
+        }
+        if self.collection.ring.items() == 0 {
+            self.is_going(true);
+            return true;
+        }
+        if let Err(error) = spool.ensure(2 * BATCH_RECORDS as u64) {
+            self.failed(&error);
+            return false;
+        }
+        let needed = (BATCH_BYTES + 2 * self.bounds.line_bytes) as u64;
+        if !self.has_room(needed) {
+            // Nothing is gathered, so everything that is there can go to blob, and then be removed.
+            self.close_all();
+            while !self.has_room(needed) {
+                if self.full == Full::DropOldest && self.free_oldest() {
+                    continue;
+                }
+                self.failed(&io::Error::from(io::ErrorKind::StorageFull));
+                return false;
+            }
+        }
+        self.is_going(true);
+        true
+    }
+
+    fn has_room(&mut self, needed: u64) -> bool {
+        let has =
+            |lane: &Self| lane.log.shared().lock().bytes.saturating_add(needed) <= lane.bounds.disk_bytes;
+        has(self) || {
+            self.log.tidy_segments();
+            has(self)
+        }
+    }
+
+    fn is_going(&mut self, going: bool) {
+        if going && self.retry.take().is_some() {
+            self.gauges.stalled.store(false, Ordering::Release);
+            Gauges::tell(&self.gauges.disk_problem, None);
+            tracing::info!(collection = self.collection.name(), "collected data is written to disk again");
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        if self.retry.replace(Instant::now() + RETRY).is_none() {
+            tracing::warn!(
+                collection = self.collection.name(),
+                %error,
+                "collected data cannot be written to disk: it waits in memory, and what finds no room there is dropped"
+            );
+        }
+        self.gauges.disk_failures.fetch_add(1, Ordering::AcqRel);
+        self.gauges.stalled.store(true, Ordering::Release);
+        Gauges::tell(&self.gauges.disk_problem, Some(error.to_string()));
+    }
+
+    fn take(&mut self, queued: Queued, spool: &mut Spool) {
+        let Queued { mut record, ack, .. } = queued;
+        let taken = self.layout.prepare(&mut record).and_then(|place| self.append(&record, &place, spool));
+        match (taken, ack) {
+            (Ok(()), Some(ack)) => self.acks.push(ack),
+            (Ok(()), None) => {}
+            (Err(reason), ack) => {
+                let kept = self.collection.drop_one(reason);
+                if let Some(ack) = ack {
+                    let _ = ack.send(kept);
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, record: &crate::Record, place: &Place, spool: &mut Spool) -> Result<(), Reason> {
+        self.line.clear();
+        if !place.aside {
+            self.layout.write_line(record, place, None, self.bounds.line_bytes, &mut self.line)?;
+        }
+        if self.line.len() > self.bounds.line_bytes {
+            return Err(Reason::Large);
+        }
+        let known = self.open.get(&place.key);
+        let is_full = |open: &Open| open.bytes > 0 && open.bytes + self.line.len() > self.bounds.object_bytes;
+        if known.is_none_or(is_full) {
+            self.begin(place, spool)?;
+        }
+        let open = self.open.get_mut(&place.key).ok_or(Reason::Invalid)?;
+        let side = place.aside.then(|| self.layout.side_path(&open.path, open.records, record));
+        if let Some(side) = &side {
+            self.layout.write_line(record, place, Some(side), self.bounds.line_bytes, &mut self.line)?;
+        }
+        let stored = Stored {
+            time: place.time,
+            correlation: events::correlation(record).as_bytes(),
+            line: &self.line,
+            side: side.as_deref().map(|side| (side, &record.data[..])),
+        };
+        self.log.append(open.number, &stored);
+        open.bytes += self.line.len();
+        open.records += 1;
+        open.last = Instant::now();
+        Ok(())
+    }
+
+    /// Begins an object for a place.
+    fn begin(&mut self, place: &Place, spool: &mut Spool) -> Result<(), Reason> {
+        let number = spool.number().ok_or(Reason::Full)?;
+        if let Some(open) = self.open.remove(&place.key) {
+            self.log.close(open.number);
+        }
+        if self.open.len() >= self.bounds.open_objects
+            && let Some(key) = self.open.iter().min_by_key(|(_, open)| open.last).map(|(key, _)| key.clone())
+        {
+            self.close_one(&key);
+        }
+        let path: Arc<str> = self.layout.path(place, spool.instance(), number).into();
+        let header = self.layout.header(place);
+        let beginning =
+            Beginning { path: Arc::clone(&path), format: self.layout.format, header: header.into() };
+        self.log.begin(number, beginning);
+        let segment = self.log.segment();
+        let open = Open {
+            number,
+            path,
+            bytes: header.len(),
+            records: 0,
+            until: place.until,
+            last: Instant::now(),
+            segment,
+        };
+        self.open.insert(place.key.clone(), open);
+        Ok(())
+    }
+
+    fn close_one(&mut self, key: &Key) {
+        if let Some(open) = self.open.remove(key) {
+            self.log.close(open.number);
+        }
+    }
+
+    /// Nothing more comes to any object that there is.
+    pub(crate) fn close_all(&mut self) {
+        for (_, open) in self.open.drain() {
+            self.log.close(open.number);
+        }
+        if self.log.gathered() == 0 {
+            // Nothing is written, so nothing fails.
+            let _ = self.log.commit();
+        }
+        if let Err(error) = self.log.rotate() {
+            self.failed(&error);
+        }
+    }
+
+    /// Writes what is gathered, and tells those who wait; whether that went well.
+    pub(crate) fn commit(&mut self) -> bool {
+        loop {
+            let Err(error) = self.log.commit() else { break };
+            let kind = error.kind();
+            if self.full == Full::DropOldest && kind == io::ErrorKind::StorageFull && self.free_oldest() {
+                continue;
+            }
+            // Another one may be taken.
+            if kind == io::ErrorKind::FileTooLarge && self.log.is_long() && self.log.rotate().is_ok() {
+                continue;
+            }
+            self.failed(&error);
+            return false;
+        }
+        self.count_orphans();
+        self.is_going(true);
+        let mut kept = Kept::Logged;
+        if self.sync == Sync::Always
+            && let Err(error) = self.log.sync()
+        {
+            self.failed(&error);
+            kept = Kept::Late;
+        }
+        for ack in self.acks.drain(..) {
+            let _ = ack.send(kept);
+        }
+        true
+    }
+
+    /// Records of objects that were dropped before these were written.
+    fn count_orphans(&mut self) {
+        let orphans = self.log.take_orphans();
+        if orphans > 0 {
+            self.collection.counters.dropped(Reason::Oldest, orphans);
+        }
+    }
+
+    /// Drops what is in the oldest segment and not in blob; whether anything became free.
+    fn free_oldest(&mut self) -> bool {
+        let Some(freed) = self.log.free_oldest() else { return false };
+        self.collection.counters.dropped(Reason::Oldest, freed.records);
+        self.open.retain(|_, open| !freed.objects.contains(&open.number));
+        true
+    }
+
+    /// What is to be done from time to time.
+    pub(crate) fn tick(&mut self) {
+        if let (Sync::Interval(interval), Some(since)) = (self.sync, self.log.unsynced())
+            && since.elapsed() >= interval
+            && let Err(error) = self.log.sync()
+        {
+            self.failed(&error);
+        }
+        let (now, segment) = (micros(SystemTime::now()), self.log.segment());
+        let is_over = |open: &Open| {
+            let ended = open.until.saturating_add(STRAGGLERS.as_micros() as u64) < now;
+            ended && open.last.elapsed() >= STRAGGLERS || open.segment + PINNED <= segment
+        };
+        let over: Vec<_> =
+            self.open.iter().filter(|(_, open)| is_over(open)).map(|(key, _)| key.clone()).collect();
+        over.iter().for_each(|key| self.close_one(key));
+        if self.log.gathered() > 0 {
+            return;
+        }
+        // Closings are no bytes.
+        let _ = self.log.commit();
+        if self.log.is_spent() && self.open.is_empty() && self.log.rotate().is_err() {
+            return;
+        }
+        self.log.tidy();
+        if self.log.commit().is_err() {
+            // That something is done is known again when it is done again.
+            self.log.discard();
+        }
+    }
+
+    /// Takes nothing more, and gives up what could not be written.
+    pub(crate) fn end(&mut self) {
+        if self.log.gathered() > 0 && !self.commit() {
+            let records = self.log.discard();
+            self.collection.counters.dropped(Reason::Full, records);
+            for ack in self.acks.drain(..) {
+                let _ = ack.send(Kept::Dropped(Reason::Full));
+            }
+        }
+        self.collection.close();
+        self.close_all();
+        self.tick();
+        let _ = self.log.sync();
+    }
+}

@@ -1,0 +1,164 @@
+//! Records as CloudEvents, in the fields of AzureML's v2 collector.
+
+use std::io::Write as _;
+
+use serde::de::IgnoredAny;
+
+use super::Layout;
+use super::date::Date;
+use crate::record::Record;
+
+/// Longest name or value of an attribute, bytes.
+const MAX_ATTRIBUTE: usize = 1024;
+/// What attributes do not replace.
+const FIELDS: [&str; 15] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "datacontenttype",
+    "time",
+    "data",
+    "path",
+    "method",
+    "contentrange",
+    "correlationid",
+    "xrequestid",
+    "modelversion",
+    "datainblob",
+    "status",
+];
+
+/// Whether the content type says JSON.
+pub(crate) fn is_json(record: &Record) -> bool {
+    let Some(kind) = &record.content_type else { return true };
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    let (_, subtype) = essence.split_once('/').unwrap_or_default();
+    let suffix = subtype.rsplit('+').next().unwrap_or_default();
+    suffix.eq_ignore_ascii_case("json")
+}
+
+/// Whether the data can be a part of a line.
+pub(crate) fn is_text(record: &Record) -> bool {
+    let Some(kind) = &record.content_type else { return str::from_utf8(&record.data).is_ok() };
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    let (main, _) = essence.split_once('/').unwrap_or_default();
+    let form = essence.eq_ignore_ascii_case("application/x-www-form-urlencoded");
+    let xml = essence.eq_ignore_ascii_case("application/xml");
+    let says = is_json(record) || main.eq_ignore_ascii_case("text") || form || xml || essence.is_empty();
+    says && str::from_utf8(&record.data).is_ok()
+}
+
+/// Appends a JSON string.
+pub(crate) fn push_string(to: &mut Vec<u8>, text: &str) {
+    // Writing to memory does not fail.
+    let _ = serde_json::to_writer(&mut *to, text);
+}
+
+/// Appends JSON without what is between its parts, so that it is in one line. It must be JSON.
+fn push_compact(to: &mut Vec<u8>, json: &[u8]) {
+    if !json.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return to.extend_from_slice(json.trim_ascii());
+    }
+    let (mut inside, mut escaped) = (false, false);
+    for byte in json {
+        if inside {
+            inside = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+        } else if byte.is_ascii_whitespace() {
+            continue;
+        } else {
+            inside = *byte == b'"';
+        }
+        to.push(*byte);
+    }
+}
+
+impl Layout {
+    /// Appends the line.
+    pub(super) fn write_event(&self, record: &Record, time: u64, side: Option<&str>, to: &mut Vec<u8>) {
+        let field = |to: &mut Vec<u8>, name: &str, value: &str| {
+            to.push(b',');
+            push_string(to, name);
+            to.push(b':');
+            push_string(to, value);
+        };
+        to.extend_from_slice(br#"{"specversion":"1.0","id":"#);
+        match &record.id {
+            Some(id) => push_string(to, id),
+            None => {
+                let _ = write!(to, "\"{}\"", uuid::Uuid::new_v4());
+            }
+        }
+        field(to, "source", &self.source);
+        match &record.kind {
+            Some(kind) => field(to, "type", kind),
+            None => {
+                let _ = write!(to, ",\"type\":\"azureml.inference.{}\"", self.collection);
+            }
+        }
+        field(to, "datacontenttype", record.content_type.as_deref().unwrap_or("application/json"));
+        to.extend_from_slice(br#","time":""#);
+        Date::of(time).write_iso(to);
+        to.extend_from_slice(br#"Z","data":"#);
+        let size = record.data.len();
+        match side {
+            Some(side) => push_string(to, &format!("{}/{side}", self.url)),
+            None if size == 0 => to.extend_from_slice(b"null"),
+            None => push_data(to, record),
+        }
+        if let Some(path) = &record.path {
+            field(to, "path", path);
+        }
+        if let Some(method) = &record.method {
+            field(to, "method", method);
+        }
+        let _ = match size.checked_sub(1) {
+            Some(last) => write!(to, ",\"contentrange\":\"bytes 0-{last}/{size}\""),
+            None => write!(to, ",\"contentrange\":\"*\""),
+        };
+        if side.is_some() {
+            to.extend_from_slice(br#","datainblob":true"#);
+        }
+        field(to, "correlationid", correlation(record));
+        field(to, "xrequestid", &record.request_id);
+        field(to, "modelversion", record.version.as_deref().unwrap_or("default"));
+        if let Some(model) = &record.model {
+            field(to, "modelname", model);
+        }
+        if let Some(status) = record.outcome.status {
+            let _ = write!(to, ",\"status\":{status}");
+        }
+        if let Some(latency) = record.outcome.latency {
+            let _ = write!(to, ",\"latencyms\":{}", latency.as_micros() as f64 / 1000.0);
+        }
+        let mut kept: Vec<&str> = Vec::new();
+        for (name, value) in &record.attributes {
+            let name: &str = name;
+            let taken =
+                FIELDS.contains(&name) || matches!(name, "modelname" | "latencyms") || kept.contains(&name);
+            let long = name.len() > MAX_ATTRIBUTE || value.len() > MAX_ATTRIBUTE;
+            if kept.len() < self.attributes && !taken && !long && !name.is_empty() {
+                field(to, name, value);
+                kept.push(name);
+            }
+        }
+        to.extend_from_slice(b"}\n");
+    }
+}
+
+fn push_data(to: &mut Vec<u8>, record: &Record) {
+    if is_json(record) && serde_json::from_slice::<IgnoredAny>(&record.data).is_ok() {
+        return push_compact(to, &record.data);
+    }
+    match str::from_utf8(&record.data) {
+        Ok(text) => push_string(to, text),
+        // What is no text is an object of its own, so this is not come to.
+        Err(_) => to.extend_from_slice(b"null"),
+    }
+}
+
+/// What joins a record with others.
+pub(crate) fn correlation(record: &Record) -> &str {
+    record.correlation_id.as_deref().unwrap_or(&record.request_id)
+}

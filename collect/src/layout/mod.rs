@@ -1,0 +1,215 @@
+//! Which object a record belongs to, and how it looks there.
+
+pub(crate) mod csv;
+pub(crate) mod date;
+pub(crate) mod events;
+pub(crate) mod parquet;
+
+use std::sync::Arc;
+
+use self::date::Date;
+use crate::counts::Reason;
+use crate::record::Record;
+use crate::redact::Redactor;
+use crate::settings::{CollectionSettings, Format, Rolling, Settings};
+
+/// The layout of one collection.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) collection: Arc<str>,
+    pub(crate) format: Format,
+    rolling: Rolling,
+    /// Of events: up to the time.
+    folder: String,
+    source: String,
+    endpoint: String,
+    workspace: String,
+    url: String,
+    inline_bytes: usize,
+    attributes: usize,
+    redactor: Redactor,
+}
+
+/// What tells the objects of a collection from each other that are open at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// Of events: the folder.
+    Time(u64),
+    /// Of tables: the folder, and the header.
+    Table(Box<str>, Box<[u8]>),
+}
+
+/// Where a record goes.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) key: Key,
+    /// When the next folder begins, microseconds since 1970.
+    pub(crate) until: u64,
+    pub(crate) time: u64,
+    /// Whether its data is an object of its own.
+    pub(crate) aside: bool,
+}
+
+impl Layout {
+    pub(crate) fn new(
+        name: &str,
+        all: &Settings,
+        settings: &CollectionSettings,
+        redactor: Redactor,
+        shown: &str,
+    ) -> Self {
+        let (endpoint, deployment) = (&all.endpoint, &all.deployment);
+        let source = || format!("/endpoints/{endpoint}/deployments/{deployment}");
+        let rolling = match (settings.format, settings.rolling) {
+            (Format::Csv, Rolling::Minute | Rolling::Hour) => Rolling::Hour,
+            (Format::Csv, _) => Rolling::Day,
+            (_, rolling) => rolling,
+        };
+        Self {
+            collection: name.into(),
+            format: settings.format,
+            rolling,
+            folder: format!("modelDataCollector/{endpoint}/{deployment}/{name}/"),
+            source: all.source.clone().unwrap_or_else(source),
+            endpoint: endpoint.clone(),
+            workspace: all.workspace.clone(),
+            url: all.url.as_deref().unwrap_or(shown).trim_end_matches('/').to_owned(),
+            inline_bytes: all.inline_bytes,
+            attributes: all.attributes,
+            redactor,
+        }
+    }
+
+    /// Where objects of this collection are, of which retention and deletion look.
+    pub(crate) fn prefix(&self) -> &str {
+        match self.format {
+            Format::Events | Format::Parquet => &self.folder,
+            Format::Csv => csv::FOLDER,
+        }
+    }
+
+    /// How the names of its objects end.
+    pub(crate) fn extension(&self) -> &'static str {
+        match self.format {
+            Format::Events => ".jsonl",
+            Format::Csv => ".csv",
+            Format::Parquet => ".parquet",
+        }
+    }
+
+    /// What the URLs of separate objects begin with.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A correlation id as it is written.
+    pub(crate) fn correlation<'a>(&self, id: &'a str) -> std::borrow::Cow<'a, str> {
+        self.redactor.text(id)
+    }
+
+    /// Takes out of a record what must not be written, and says where it goes.
+    ///
+    /// # Errors
+    /// Why it is not written at all.
+    pub(crate) fn prepare(&self, record: &mut Record) -> Result<Place, Reason> {
+        let time = date::micros(record.time);
+        let date = Date::of(time);
+        let (bucket, until) = date.bucket(self.rolling);
+        if self.format == Format::Csv {
+            let table = record.table.as_ref().ok_or(Reason::Invalid)?;
+            let folder = self.table_folder(record, table, &date);
+            let header = self.table_header(table, &record.data)?;
+            let key = Key::Table(folder.into_boxed_str(), header.into_boxed_slice());
+            return Ok(Place { key, until, time, aside: false });
+        }
+        self.redactor.record(record).map_err(|_| Reason::Redaction)?;
+        let aside = record.data.len() > self.inline_bytes || !events::is_text(record);
+        Ok(Place { key: Key::Time(bucket), until, time, aside })
+    }
+
+    /// The name of an object below the target.
+    pub(crate) fn path(&self, place: &Place, instance: &str, number: u64) -> String {
+        match &place.key {
+            Key::Table(folder, _) => {
+                // The folder ends with `/NAME-`: files are called as `inputs*.csv` finds them.
+                format!("{folder}{instance}-{number}.csv")
+            }
+            Key::Time(_) => {
+                let mut path = self.folder.clone();
+                Date::of(place.time).write_folder(self.rolling, &mut path);
+                format!("{path}/{instance}-{number}{}", self.extension())
+            }
+        }
+    }
+
+    /// The name of the object of a record's own data, beside its line's.
+    pub(crate) fn side_path(&self, path: &str, nth: u64, record: &Record) -> String {
+        let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
+        let extension = if events::is_json(record) { "json" } else { "bin" };
+        format!("{stem}-{nth}.{extension}")
+    }
+
+    /// What the object begins with.
+    pub(crate) fn header<'a>(&self, place: &'a Place) -> &'a [u8] {
+        match &place.key {
+            Key::Time(_) => &[],
+            Key::Table(_, header) => header,
+        }
+    }
+
+    /// Appends what a record adds to its object: `most` bytes, or not much more.
+    ///
+    /// # Errors
+    /// Why it is not written at all.
+    pub(crate) fn write_line(
+        &self,
+        record: &Record,
+        place: &Place,
+        side: Option<&str>,
+        most: usize,
+        to: &mut Vec<u8>,
+    ) -> Result<(), Reason> {
+        match self.format {
+            Format::Csv => self.write_rows(record, place.time, most, to),
+            Format::Events | Format::Parquet => {
+                self.write_event(record, place.time, side, to);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Appends a text as a part of a path: what is not harmless in one is `_`.
+pub(crate) fn push_segment(to: &mut String, text: &str) {
+    let start = to.len();
+    let harmless =
+        |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.');
+    to.extend(text.chars().take(128).map(|character| if harmless(character) { character } else { '_' }));
+    match to.get(start..) {
+        Some("") => to.push_str("default"),
+        Some(part) if part.bytes().all(|byte| byte == b'.') => {
+            to.truncate(start);
+            to.push('_');
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_leaves_its_folder() {
+        let segment = |text| {
+            let mut path = String::new();
+            push_segment(&mut path, text);
+            path
+        };
+        assert_eq!(segment("iris-2.0"), "iris-2.0");
+        assert_eq!(segment(""), "default");
+        assert_eq!((segment("."), segment(".."), segment("../..")), ("_".into(), "_".into(), ".._..".into()));
+        assert_eq!(segment("a/b\\c\0ü"), "a_b_c__");
+        assert_eq!(segment(&"a".repeat(500)).len(), 128);
+    }
+}

@@ -1,0 +1,109 @@
+//! What an earlier process has left in a log.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader};
+use std::path::Path;
+use std::time::Instant;
+
+use super::frame::{Body, Kind, Opened, Reader, Stored};
+use super::table::{Object, Position, Segment, Sent, Table};
+use super::{READ, segment_path};
+use crate::settings::Format;
+
+/// Reads all segments into a table, in which nothing more comes to any object, and says which number the next segment has.
+///
+/// What cannot be read is left out and said in the log. Segments are removed in their order, so those before a gap were to be removed, and now are.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub(super) fn recover(dir: &Path, table: &mut Table) -> io::Result<u64> {
+    let mut numbers = numbers(dir)?;
+    numbers.sort_unstable();
+    let next = numbers.last().map_or(1, |last| last + 1);
+    let whole =
+        numbers.iter().rev().zip((0..next).rev()).take_while(|(number, wanted)| *number == wanted).count();
+    let (stale, live) = numbers.split_at(numbers.len() - whole);
+    for number in stale {
+        fs::remove_file(segment_path(dir, *number))?;
+    }
+    for number in live {
+        let segment = segment(dir, *number, table)?;
+        table.bytes += segment.bytes;
+        table.segments.insert(*number, segment);
+    }
+    table.objects.retain(|_, object| object.records > 0);
+    Ok(next)
+}
+
+fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let number: Option<u64> =
+            name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|name| name.parse().ok());
+        numbers.extend(number.filter(|number| *number < u64::MAX));
+    }
+    Ok(numbers)
+}
+
+/// Reads a segment, and cuts off what is torn.
+fn segment(dir: &Path, number: u64, table: &mut Table) -> io::Result<Segment> {
+    let path = segment_path(dir, number);
+    let file = File::open(&path)?;
+    let size = file.metadata()?.len();
+    let input = BufReader::with_capacity(READ, file);
+    let Some(mut reader) = Reader::of_segment(input, number, size)? else {
+        tracing::warn!(path = %path.display(), size, "a segment of collected data has no beginning, and is left out");
+        return Ok(Segment { bytes: size, salt: 0 });
+    };
+    let mut damaged = 0;
+    while let Some((offset, head, body)) = reader.next(|_| true)? {
+        let at = Position { segment: number, offset };
+        match (head.kind, body) {
+            (Kind::Done, _) => {
+                table.objects.remove(&head.object);
+            }
+            (Kind::Open, Body::Whole(body)) => begin(table, head.object, at, body),
+            (Kind::Record, Body::Whole(body)) => {
+                let Some(stored) = Stored::read(body) else { continue };
+                if let Some(object) = table.objects.get_mut(&head.object) {
+                    let length = super::frame::FRAME_HEAD as u64 + u64::from(head.length);
+                    object.end = Position { offset: offset + length, ..at };
+                    object.records += 1;
+                    object.unsent_since.get_or_insert(stored.time);
+                }
+            }
+            (_, Body::Damaged) => damaged += 1,
+            (_, Body::Erased | Body::Passed) => {}
+        }
+    }
+    let (end, salt) = (reader.at(), reader.salt());
+    if damaged > 0 || end < size {
+        tracing::warn!(path = %path.display(), damaged, torn = size - end, "collected data on disk is not as it was written");
+    }
+    if end < size {
+        OpenOptions::new().write(true).open(&path)?.set_len(end)?;
+    }
+    Ok(Segment { bytes: end, salt })
+}
+
+fn begin(table: &mut Table, number: u64, at: Position, body: &[u8]) {
+    let Some(opened) = Opened::read(body) else { return };
+    let Some(format) = Format::of(opened.format) else { return };
+    let object = Object {
+        path: opened.path.into(),
+        format,
+        header: opened.header.into(),
+        start: at,
+        end: at,
+        records: 0,
+        closed: true,
+        sent: Sent { end: at, records: 0 },
+        attempt: None,
+        busy: false,
+        rewrite: false,
+        unsent_since: None,
+        flushed: Instant::now(),
+    };
+    table.objects.insert(number, object);
+}

@@ -1,0 +1,119 @@
+//! The one thread from the rings to the logs.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::erase::Found;
+use crate::lane::Lane;
+use crate::ring::Wake;
+use crate::spool::Spool;
+
+/// How often lanes look after what is not a record.
+const TICK: Duration = Duration::from_millis(250);
+/// How long records gather when nobody waits for them: a wake-up for each would cost those who offer them more than all the rest.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// What others ask of the writer.
+pub(crate) enum Command {
+    /// Write what has been offered until now, and say when that is done, as far as it could be.
+    Drain(oneshot::Sender<()>),
+    /// The same, and nothing more comes to the objects that there are.
+    Close(oneshot::Sender<()>),
+    /// Erase what one lane has of a correlation id.
+    Erase { lane: usize, correlation: Arc<str>, told: oneshot::Sender<io::Result<Found>> },
+    /// End.
+    End,
+}
+
+/// The thread's state.
+pub(crate) struct Writer {
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) spool: Spool,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) commands: Receiver<Command>,
+}
+
+/// Whatever ends the thread, nobody goes on offering to a ring that nobody empties.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.lanes.iter().for_each(|lane| lane.collection.close());
+    }
+}
+
+impl Writer {
+    /// Runs until it is told to end.
+    pub(crate) fn run(mut self) {
+        self.wake.is_me();
+        let mut ticked = Instant::now();
+        loop {
+            loop {
+                match self.commands.try_recv() {
+                    Ok(Command::End) | Err(TryRecvError::Disconnected) => {
+                        self.drain();
+                        self.lanes.iter_mut().for_each(Lane::end);
+                        return;
+                    }
+                    Ok(command) => self.obey(command),
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+            let mut busy = false;
+            for lane in &mut self.lanes {
+                busy |= lane.drain(&mut self.spool);
+            }
+            if ticked.elapsed() >= TICK {
+                self.lanes.iter_mut().for_each(Lane::tick);
+                ticked = Instant::now();
+            }
+            if busy {
+                // More has come meanwhile, or will in a moment.
+                let waits = |lane: &Lane| {
+                    lane.is_ready()
+                        && (lane.collection.waits().is_some() || lane.collection.ring.is_half_full())
+                };
+                self.wake.sleep(GATHER, true, || self.lanes.iter().any(waits));
+            } else {
+                self.wake.sleep(TICK.saturating_sub(ticked.elapsed()), false, || {
+                    self.lanes.iter().any(Lane::is_ready)
+                });
+            }
+        }
+    }
+
+    /// Writes what is in the rings now.
+    fn drain(&mut self) {
+        for lane in &mut self.lanes {
+            let mut left = lane.collection.ring.items();
+            while left > 0 && lane.drain(&mut self.spool) {
+                left = left.min(lane.collection.ring.items());
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Drain(told) => {
+                self.drain();
+                let _ = told.send(());
+            }
+            Command::Close(told) => {
+                self.drain();
+                self.lanes.iter_mut().for_each(Lane::close_all);
+                let _ = told.send(());
+            }
+            Command::Erase { lane, correlation, told } => {
+                self.drain();
+                let found = match self.lanes.get_mut(lane) {
+                    Some(lane) => lane.erase(&correlation),
+                    None => Err(io::ErrorKind::NotFound.into()),
+                };
+                let _ = told.send(found);
+            }
+            Command::End => {}
+        }
+    }
+}

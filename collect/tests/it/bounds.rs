@@ -1,0 +1,181 @@
+//! What there is no room for.
+
+use std::time::Duration;
+
+use outrigger_collect::{CollectionSettings, Full, Kept, OpenError, Reason, Sync};
+
+use crate::support::{LONG, Mood, Moody, balance, ids, open, record, settings, text, until};
+
+/// Room for a few segments.
+const DISK: u64 = 3 << 20;
+
+fn full(full: Full) -> CollectionSettings {
+    CollectionSettings { full, disk_bytes: DISK, sync: Sync::Never, ..CollectionSettings::default() }
+}
+
+fn small(dir: &std::path::Path, policy: Full) -> outrigger_collect::Settings {
+    let mut settings = settings(dir, full(policy));
+    settings.ring_items = 32;
+    settings
+}
+
+/// Offers records of 10 kB until 8 MB have been.
+async fn flood(collection: &std::sync::Arc<outrigger_collect::Collection>) {
+    for id in 0..800 {
+        let _ = collection.offer(record(format_args!("{id:04}"), text(10_000))).kept().await;
+        tokio::task::yield_now().await;
+        if id % 16 == 0 {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_no_room_the_newest_are_dropped_and_the_log_stays_in_its_bound() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    store.set(Mood::Down);
+    let collections = open(small(dir.path(), Full::DropNewest), store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    flood(collection).await;
+    until("it stalls", || collections.status()[0].stalled).await;
+    let status = &collections.status()[0];
+    balance(&status.counts);
+    assert!(status.disk_bytes <= DISK && status.counts.dropped(Reason::Full) > 300, "{status:?}");
+    assert_eq!(status.counts.dropped_in_all(), status.counts.dropped(Reason::Full));
+    // With room again it goes on by itself.
+    store.set(Mood::Fine);
+    until("it goes on", || !collections.status()[0].stalled).await;
+    assert_eq!(collection.offer(record("after", "1")).kept().await, Kept::Queued);
+    assert!(collections.flush(LONG).await);
+    let counts = collection.counts();
+    balance(&counts);
+    let there = ids(&store.objects().await);
+    assert_eq!((there.len() as u64, counts.pending), (counts.persisted, 0));
+    assert!(there.contains(&"0000".to_owned()) && there.contains(&"after".to_owned()));
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_no_room_the_oldest_are_dropped_where_that_is_the_policy() {
+    for mood in [Mood::Down, Mood::Mute] {
+        let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+        store.set(mood);
+        let collections = open(small(dir.path(), Full::DropOldest), store.target()).await;
+        let collection = collections.collection("c").expect("it is there");
+        flood(collection).await;
+        let status = &collections.status()[0];
+        balance(&status.counts);
+        assert!(status.disk_bytes <= DISK && status.counts.dropped(Reason::Oldest) > 300, "{status:?}");
+        store.set(Mood::Fine);
+        assert!(collections.flush(LONG).await);
+        let counts = collection.counts();
+        balance(&counts);
+        let mut there = ids(&store.objects().await);
+        assert!(there.contains(&"0799".to_owned()), "{counts:?}");
+        let count = there.len();
+        there.sort();
+        there.dedup();
+        assert_eq!(
+            (there.len(), count as u64, counts.pending),
+            (count, counts.persisted, 0),
+            "{mood:?}: {counts:?}"
+        );
+        assert_eq!(collections.stop(LONG).await.pending, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_room_waits_no_longer_than_the_policy_says() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    store.set(Mood::Down);
+    let collections = open(small(dir.path(), Full::Block(Duration::from_millis(50))), store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    let (mut logged, mut late, mut dropped) = (0, 0, 0);
+    while dropped < 5 {
+        match collection.offer(record(logged + late + dropped, text(10_000))).kept().await {
+            Kept::Logged => logged += 1,
+            Kept::Late => late += 1,
+            Kept::Dropped(Reason::Timeout) => dropped += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let status = &collections.status()[0];
+    balance(&status.counts);
+    assert!(logged > 50 && late > 0 && status.stalled && status.disk_bytes <= DISK, "{logged} {status:?}");
+    // A record that nobody waits for any more is dropped, too, if there is no room for it.
+    drop(collection.offer(record("gone", "1")));
+    assert_eq!(collection.counts().dropped(Reason::Timeout), 6);
+    store.set(Mood::Fine);
+    until("it goes on", || !collections.status()[0].stalled).await;
+    assert!(collections.flush(LONG).await);
+    let counts = collection.counts();
+    balance(&counts);
+    assert_eq!((counts.persisted, counts.pending), (logged + late, 0));
+    assert_eq!(ids(&store.objects().await).len() as u64, counts.persisted);
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_holds_up_nobody_and_is_tried_until_it_does() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let collections = open(settings(dir.path(), CollectionSettings::default()), store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    // The folder of the log is a file: not even root can write a segment in it.
+    let log = dir.path().join("logs/c");
+    std::fs::remove_dir(&log).expect("it is empty");
+    std::fs::write(&log, "").expect("a file");
+    let _ = collection.offer(record(1, "1"));
+    until("it stalls", || collections.status()[0].stalled).await;
+    let status = &collections.status()[0];
+    assert!(status.disk_failures > 0 && status.problem.is_some() && status.counts.pending == 1, "{status:?}");
+    assert_eq!(collection.offer(record(2, "1")).kept().await, Kept::Queued);
+    std::fs::remove_file(&log).expect("it is there");
+    std::fs::create_dir(&log).expect("a folder");
+    until("it goes on", || !collections.status()[0].stalled).await;
+    assert!(collections.flush(LONG).await);
+    assert_eq!(collection.counts().persisted, 2);
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_dropped() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let collections = open(settings(dir.path(), CollectionSettings::default()), store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    let kept = collection.offer(record(1, text(64 << 10))).kept().await;
+    assert_eq!(kept, Kept::Dropped(Reason::Large));
+    assert_eq!(collection.offer(record(2, text(60 << 10))).kept().await, Kept::Queued);
+    // As text it would be six times as long.
+    let mut escaped = record(3, vec![1; 31 << 10]);
+    escaped.content_type = Some("text/plain".into());
+    assert_eq!(collection.offer(escaped).kept().await, Kept::Queued);
+    assert!(collections.flush(LONG).await);
+    let counts = collection.counts();
+    assert_eq!((counts.persisted, counts.dropped(Reason::Large)), (1, 2));
+    balance(&counts);
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_kept_are_refused_all_at_once_and_a_spool_has_one_owner() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let mut wrong =
+        settings(dir.path(), CollectionSettings { sampling: 1.5, disk_bytes: 1, ..Default::default() });
+    wrong.endpoint = "../up".into();
+    wrong.collections.insert("Upper".into(), CollectionSettings::default());
+    match outrigger_collect::Collections::open(wrong, store.target()).await {
+        Err(OpenError::Settings(mistakes)) => {
+            let at: Vec<_> = mistakes.iter().map(|mistake| mistake.at.as_str()).collect();
+            assert_eq!(at, ["endpoint", "Upper", "c.sampling", "c.disk_bytes"]);
+        }
+        other => panic!("{other:?}"),
+    }
+    let first = open(settings(dir.path(), CollectionSettings::default()), store.target()).await;
+    let second = outrigger_collect::Collections::open(
+        settings(dir.path(), CollectionSettings::default()),
+        store.target(),
+    )
+    .await;
+    assert!(matches!(second, Err(OpenError::Taken(_))), "{second:?}");
+    assert_eq!(first.stop(LONG).await.pending, 0);
+}
