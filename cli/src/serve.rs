@@ -272,7 +272,7 @@ pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
 fn failed(error: &ReplicaError, config: &Config) -> u8 {
     failure::report(error, config);
     match error {
-        ReplicaError::Bind(_) | ReplicaError::Keys(_) => exit::CONFIG,
+        ReplicaError::Bind(_) | ReplicaError::Keys(_) | ReplicaError::Collect(_) => exit::CONFIG,
         // What is said of a model does not go together with the model.
         ReplicaError::Models(ModelsError::Batch { .. }) => exit::CONFIG,
         _ => exit::START,

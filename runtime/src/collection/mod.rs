@@ -22,16 +22,16 @@ pub(crate) use tap::{Call, Tap};
 #[non_exhaustive]
 pub enum CollectError {
     /// Where it is to go is no place.
-    #[error("`collect.to`: {0}")]
+    #[error("`collect.to`")]
     To(#[from] LocationError),
     /// The spool cannot be used, or settings contradict each other.
-    #[error("`collect`: {0}")]
+    #[error("`collect`")]
     Open(#[from] OpenError),
     /// Scripts cannot be told what is collected.
-    #[error("`state_dir` cannot be written: {0}")]
-    List(std::io::Error),
+    #[error("`state_dir` cannot be written")]
+    List(#[source] std::io::Error),
     /// The metrics contradict each other.
-    #[error("metrics: {0}")]
+    #[error("metrics")]
     Metrics(#[from] prometheus::Error),
 }
 
@@ -42,6 +42,18 @@ pub(crate) struct Collecting {
     request: Option<Tapped>,
     response: Option<Tapped>,
     held: Held,
+}
+
+/// Where it goes. A folder begins as one that is not there yet.
+fn location(config: &CollectConfig) -> Result<Location, LocationError> {
+    let open = || Location::open(config.to.as_str(), &config.base, &config.environment);
+    match open() {
+        Err(LocationError::Folder { path, source }) if source.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(&path).map_err(|source| LocationError::Folder { path, source })?;
+            open()
+        }
+        opened => opened,
+    }
 }
 
 /// A collection of what passes.
@@ -57,7 +69,7 @@ impl Collecting {
     /// # Errors
     /// [`CollectError`].
     pub(crate) async fn open(config: &CollectConfig, registry: &Registry) -> Result<Arc<Self>, CollectError> {
-        let location = Location::open(config.to.as_str(), &config.base, &config.environment)?;
+        let location = location(config)?;
         let collections = Collections::open(config.settings.clone(), Target::from(&location)).await?;
         let tapped = |name: &str| {
             let settings = config.settings.collections.get(name)?;

@@ -52,7 +52,7 @@ async fn a_call_and_its_answer_are_kept_and_joined() {
 
 #[tokio::test]
 async fn models_and_streams_and_binary_tensors_are_kept() {
-    let streams = "def run(data):\n    yield b'a' * 10\n    yield b'b' * 10\n";
+    let streams = "def init():\n    pass\ndef run(data):\n    yield b'a' * 10\n    yield b'b' * 10\n";
     let replica = collecting("request, response").file("add.onnx", onnx::add(2)).script(streams);
     let replica = replica.args(["--model", "add=add.onnx"]).start();
     let tensor = |name: &str| json!({"name": name, "shape": [1, 2], "datatype": "FP32", "data": [1, 2]});
@@ -82,7 +82,7 @@ async fn models_and_streams_and_binary_tensors_are_kept() {
     );
     assert_eq!(of(&responses, "json")["data"]["outputs"][0]["data"], json!([2.0, 4.0]));
     let event = of(&requests, "binary");
-    assert_eq!(event["datainblob"], "true");
+    assert_eq!(event["datainblob"], true);
     let url = event["data"].as_str().unwrap();
     let objects = objects(&replica.directory().join("blob"));
     let (_, stored) = objects.iter().find(|(name, _)| url.ends_with(name.as_str())).unwrap();
@@ -115,7 +115,7 @@ async fn what_is_not_allowed_and_what_is_no_call_is_not_kept() {
 
 #[tokio::test]
 async fn request_and_response_are_sampled_together_and_errors_are_kept() {
-    let script = "def run(data):\n    if 'bad' in data:\n        raise ValueError(data)\n    return data\n";
+    let script = "def init():\n    pass\ndef run(data):\n    if 'bad' in data:\n        raise ValueError(data)\n    return data\n";
     let config = "[collections.request]\nsampling = 0.3\nkeep_errors = true\n\
                   [collections.response]\nsampling = 0.3\nkeep_errors = true\n";
     let replica = collecting("").file("o.toml", config).args(["--config", "o.toml"]).script(script).start();
