@@ -1,6 +1,6 @@
 //! What every answer shares: identifiers, versions, and how an error looks in each contract.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -8,8 +8,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, header};
-use outrigger_auth::{Grant, OfModel, Permit};
+use http::{Extensions, HeaderMap, HeaderValue, header};
+use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate, Permit};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
@@ -42,6 +42,8 @@ pub(super) type Answer = Result<Response, CallError>;
 pub(super) struct Gate<'a> {
     replica: &'a Replica,
     operation: Operation,
+    /// Of the request's connection.
+    certificate: Option<Arc<PeerCertificate>>,
     permit: OnceLock<Permit>,
 }
 
@@ -62,7 +64,7 @@ impl Gate<'_> {
 
     /// The same of another operation, where what a route does is found out only then.
     pub(super) fn check_for(&self, operation: Operation, headers: &HeaderMap) -> Result<(), CallError> {
-        self.replica.check(headers, operation)
+        self.replica.check(self.credentials(headers), operation)
     }
 
     /// The same for what it does beside that.
@@ -72,13 +74,22 @@ impl Gate<'_> {
         headers: &HeaderMap,
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
-        let grant = self.replica.ask(headers, operation, model)?;
+        let grant = self.replica.ask(self.credentials(headers), operation, model)?;
         if let Some(permit) = grant.permit() {
             // A second place would be held by the second grant itself.
             let _ = self.permit.set(permit);
         }
         Ok(grant)
     }
+
+    fn credentials<'c>(&'c self, headers: &'c HeaderMap) -> Credentials<'c> {
+        Credentials { headers, certificate: self.certificate.as_deref() }
+    }
+}
+
+/// The certificate that was shown on a request's connection.
+pub(super) fn certificate_of(extensions: &Extensions) -> Option<Arc<PeerCertificate>> {
+    extensions.get::<Arc<PeerCertificate>>().cloned()
 }
 
 /// Answers a request: checks what holds for all of them (identifiers, the size of the header block), has `then` do the work, gives
@@ -91,8 +102,9 @@ pub(super) async fn answer(
     then: impl AsyncFnOnce(&Gate<'_>, &RequestIds, Parts, Body) -> Answer,
 ) -> Response {
     let begun = Instant::now();
-    let gate = Gate { replica, operation, permit: OnceLock::new() };
     let (parts, body) = request.into_parts();
+    let certificate = certificate_of(&parts.extensions);
+    let gate = Gate { replica, operation, certificate, permit: OnceLock::new() };
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
     let access = access_line(replica, &parts);
