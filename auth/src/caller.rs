@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use outrigger_protocol::{Operation, Priority};
 
 use crate::limiter::{Limiter, Rate};
-use crate::{Refusal, Secret};
+use crate::{CertificateName, Refusal, Secret};
 
 /// The most callers that a configuration may name, beside those that are always there.
 pub const MAX_CALLERS: usize = 100;
@@ -132,8 +132,10 @@ impl CallerRules {
 pub struct NamedCaller {
     /// Its name, for labels and logs.
     pub name: String,
-    /// Its key.
-    pub key: Secret,
+    /// Its key, where it has one.
+    pub key: Option<Secret>,
+    /// A name that its certificate has, where it may come with one.
+    pub certificate: Option<CertificateName>,
     /// What it may do.
     pub rules: CallerRules,
 }

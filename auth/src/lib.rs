@@ -8,6 +8,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the data path never panics")]
 
 mod caller;
+mod certificate;
 mod file;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -25,9 +26,10 @@ mod tests;
 pub use caller::{
     BUILT_IN, CallerCounts, CallerId, CallerRules, MAX_CALLERS, ModelRules, NamedCaller, OfModel,
 };
+pub use certificate::{CertificateName, CertificateNameFault, MAX_NAME_CHARS, MAX_NAMES, PeerCertificate};
 pub use key::{KeyFault, MAX_KEY_CHARS, MIN_KEY_CHARS, check_key, generate_key};
 pub use limiter::{MAX_BURST, MAX_RATE, MIN_RATE, Rate};
-pub use policy::{AuthError, Grant, Permit, Policy, PolicyConfig, Refusal};
+pub use policy::{AuthError, Credentials, Grant, Permit, Policy, PolicyConfig, Refusal};
 pub use ring::{KeyRing, doubles};
 pub use secret::Secret;
 pub use source::{KeyConfig, KeyError, KeyOrigin, KeySource, ResolvedKeys, Which};

@@ -1,5 +1,6 @@
 //! Who may do what: the one question that the request path asks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,9 @@ use outrigger_protocol::{CallError, ErrorCode, Operation, Priority};
 
 use crate::caller::{BUILT_IN, Caller, CallerCounts, OfModel};
 use crate::limiter::Denied;
-use crate::{CallerId, CallerRules, KeyError, KeyRing, NamedCaller, ResolvedKeys};
+use crate::{
+    CallerId, CallerRules, CertificateName, KeyError, KeyRing, NamedCaller, PeerCertificate, ResolvedKeys,
+};
 
 /// Why a key is not taken. The texts go to the caller and never hold what the caller sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -30,6 +33,14 @@ pub enum AuthError {
     /// The key is not valid.
     #[error("the key in the header `Authorization` is not valid")]
     WrongKey,
+    /// There is no `Authorization` header, and the connection's certificate is nobody's.
+    #[error(
+        "the certificate of this connection is no caller's, so a key is needed: send the header `Authorization: Bearer <key>`"
+    )]
+    StrangeCertificate,
+    /// The same, and the certificate is that of more than one.
+    #[error("the certificate of this connection is that of more than one caller")]
+    SeveralCallers,
 }
 
 /// Why a caller may not. The texts go to the caller; they say the same of a model that is there and one that is not.
@@ -99,10 +110,26 @@ impl Default for PolicyConfig {
     }
 }
 
+/// What says who calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Credentials<'a> {
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+    /// The certificate of its connection, where one was shown and verified. A key in the headers goes before it.
+    pub certificate: Option<&'a PeerCertificate>,
+}
+
+impl<'a> From<&'a HeaderMap> for Credentials<'a> {
+    fn from(headers: &'a HeaderMap) -> Self {
+        Self { headers, certificate: None }
+    }
+}
+
 /// Decides who may do what.
 pub struct Policy {
     open: bool,
     keys: Option<KeyRing>,
+    certificates: HashMap<CertificateName, CallerId>,
     /// By number.
     callers: Vec<Arc<Caller>>,
     /// What times are counted from.
@@ -126,8 +153,11 @@ impl Policy {
         for (name, rules) in BUILT_IN.into_iter().zip(rules) {
             add(name, rules)?;
         }
+        let mut certificates = HashMap::new();
         for named in &config.named {
-            named_keys.push((add(&named.name, &named.rules)?, &named.key));
+            let id = add(&named.name, &named.rules)?;
+            named_keys.extend(named.key.as_ref().map(|key| (id, key)));
+            certificates.extend(named.certificate.clone().map(|name| (name, id)));
         }
         let keys = keys.map(|keys| KeyRing::new(keys, named_keys)).transpose().map_err(KeyError::Random)?;
         if let Some((first, other)) = keys.as_ref().and_then(KeyRing::double) {
@@ -135,7 +165,7 @@ impl Policy {
                 |id: CallerId| callers.get(id.index()).map(|caller| caller.name.clone()).unwrap_or_default();
             return Err(KeyError::Double { first: name(first), other: name(other) });
         }
-        Ok(Self { open: config.open, keys, callers, since: now })
+        Ok(Self { open: config.open, keys, certificates, callers, since: now })
     }
 
     /// Says whether the caller may do `operation`, on `model` where it is asked of one, and if so, as whom. Public operations
@@ -143,14 +173,14 @@ impl Policy {
     ///
     /// # Errors
     /// [`Refusal`], in this order: who calls is not known, may not, comes too often, has too many calls at once.
-    pub fn ask<'m>(
+    pub fn ask<'m, 'c>(
         &self,
-        headers: &HeaderMap,
+        credentials: impl Into<Credentials<'c>>,
         operation: Operation,
         model: impl Into<OfModel<'m>>,
         now: Instant,
     ) -> Result<Grant, Refusal> {
-        let caller = self.caller(self.who(headers, operation)?)?;
+        let caller = self.caller(self.who(credentials.into(), operation)?)?;
         if operation.public() {
             return Ok(Grant { caller, operation, permit: None });
         }
@@ -165,8 +195,12 @@ impl Policy {
     ///
     /// # Errors
     /// [`Refusal`]: who calls is not known, or may not.
-    pub fn check(&self, headers: &HeaderMap, operation: Operation) -> Result<(), Refusal> {
-        self.caller(self.who(headers, operation)?)?.check(operation)
+    pub fn check<'c>(
+        &self,
+        credentials: impl Into<Credentials<'c>>,
+        operation: Operation,
+    ) -> Result<(), Refusal> {
+        self.caller(self.who(credentials.into(), operation)?)?.check(operation)
     }
 
     /// The grant of one who has come through the admin socket, who is the replica's own user.
@@ -186,18 +220,28 @@ impl Policy {
         self.callers.iter().map(|caller| (caller.name.as_str(), caller.counts()))
     }
 
-    fn who(&self, headers: &HeaderMap, operation: Operation) -> Result<CallerId, Refusal> {
+    fn who(&self, credentials: Credentials<'_>, operation: Operation) -> Result<CallerId, Refusal> {
         if operation.public() || (self.open && !operation.administrative()) {
             return Ok(CallerId::ANONYMOUS);
         }
         // Nobody has a key where none was asked for at start.
         let keys = self.keys.as_ref().ok_or(Refusal::Forbidden)?;
-        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let mut values = credentials.headers.get_all(AUTHORIZATION).iter();
         let first = values.next();
         if values.next().is_some() {
             return Err(AuthError::SeveralHeaders.into());
         }
-        Ok(keys.authenticate(first)?)
+        match (first, credentials.certificate) {
+            (None, Some(certificate)) => Ok(self.by_certificate(certificate)?),
+            _ => Ok(keys.authenticate(first)?),
+        }
+    }
+
+    /// Whose certificate it is.
+    fn by_certificate(&self, certificate: &PeerCertificate) -> Result<CallerId, AuthError> {
+        let mut callers = certificate.names().iter().filter_map(|name| self.certificates.get(name));
+        let first = *callers.next().ok_or(AuthError::StrangeCertificate)?;
+        if callers.any(|other| *other != first) { Err(AuthError::SeveralCallers) } else { Ok(first) }
     }
 
     fn caller(&self, id: CallerId) -> Result<Arc<Caller>, Refusal> {

@@ -28,7 +28,7 @@ fn bearer(key: &str) -> HeaderMap {
 }
 
 fn with_bob(rules: CallerRules) -> PolicyConfig {
-    let bob = NamedCaller { name: "bob".into(), key: Secret::new(BOB), rules };
+    let bob = NamedCaller { name: "bob".into(), key: Some(Secret::new(BOB)), certificate: None, rules };
     PolicyConfig { named: vec![bob], ..PolicyConfig::default() }
 }
 
@@ -211,7 +211,8 @@ fn keys_of_two_callers_and_too_many_callers_are_errors() {
     let named = |count: usize, key: &dyn Fn(usize) -> String| {
         let caller = |at| NamedCaller {
             name: format!("c{at}"),
-            key: Secret::new(key(at)),
+            key: Some(Secret::new(key(at))),
+            certificate: None,
             rules: CallerRules::default(),
         };
         PolicyConfig { named: (0..count).map(caller).collect(), ..PolicyConfig::default() }
@@ -227,4 +228,44 @@ fn keys_of_two_callers_and_too_many_callers_are_errors() {
     let error = Policy::new(Some(&keys()), &named(2, &|_| BOB.to_owned()), now).unwrap_err();
     assert!(error.to_string().starts_with("`c0` and `c1`"), "{error}");
     assert_eq!(doubles(&["a", "b", "a", "b", "a"].map(Secret::new)), [(0, 2), (1, 3), (0, 4)]);
+}
+
+#[test]
+fn a_verified_certificate_names_a_caller_where_no_key_does() {
+    let named = |name: &str, certificate: &str| NamedCaller {
+        name: name.into(),
+        key: None,
+        certificate: Some(CertificateName::parse(certificate).unwrap()),
+        rules: CallerRules::default(),
+    };
+    let jobs = named("jobs", "spiffe://example.org/jobs");
+    let config =
+        PolicyConfig { named: vec![jobs, named("web", "dns:web.example")], ..PolicyConfig::default() };
+    let (policy, now) = policy(&config);
+    let certificate =
+        |names: &[&str]| PeerCertificate::new(names.iter().map(|name| CertificateName::parse(name).unwrap()));
+    let ask = |headers: &HeaderMap, names: &[&str]| {
+        let certificate = certificate(names);
+        let credentials = Credentials { headers, certificate: Some(&certificate) };
+        let checked = policy.check(credentials, Operation::Score).map_err(|refusal| refusal.to_string());
+        let asked = policy.ask(credentials, Operation::Score, None, now);
+        assert_eq!(checked.is_ok(), asked.is_ok());
+        asked.map(|grant| grant.name().to_owned())
+    };
+    let none = HeaderMap::new();
+    let refused = |fault: AuthError| Err(Refusal::Unauthenticated(fault));
+    assert_eq!(ask(&none, &["cn:x", "spiffe://example.org/jobs"]), Ok("jobs".into()));
+    assert_eq!(ask(&none, &["dns:WEB.example", "dns:web.example"]), Ok("web".into()));
+    assert_eq!(ask(&none, &["cn:web.example"]), refused(AuthError::StrangeCertificate));
+    assert_eq!(ask(&none, &[]), refused(AuthError::StrangeCertificate));
+    let both = ["dns:web.example", "spiffe://example.org/jobs"];
+    assert_eq!(ask(&none, &both), refused(AuthError::SeveralCallers));
+    // A key goes before it, also one that is wrong.
+    assert_eq!(ask(&bearer(PRIMARY), &["dns:web.example"]), Ok("primary".into()));
+    assert_eq!(
+        ask(&bearer("no-key-of-anybody-0123456789"), &["dns:web.example"]),
+        refused(AuthError::WrongKey)
+    );
+    let without = policy.ask(&none, Operation::Score, None, now).map(|grant| grant.name().to_owned());
+    assert_eq!(without, refused(AuthError::NoHeader));
 }

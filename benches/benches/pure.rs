@@ -106,7 +106,8 @@ fn policy(criterion: &mut Criterion) {
     };
     let named = (0..10).map(|at| NamedCaller {
         name: format!("c{at}"),
-        key: key(&format!("c{at}")),
+        key: Some(key(&format!("c{at}"))),
+        certificate: None,
         rules: rules.clone(),
     });
     let config = PolicyConfig { named: named.collect(), ..PolicyConfig::default() };

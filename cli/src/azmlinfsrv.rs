@@ -155,6 +155,8 @@ fn preset(sources: &mut Sources, ports: &Ports) {
         (key::COMPAT, "true".into()),
         (key::AUTH_ENABLED, "false".into()),
         (key::AUTH_ALLOW_OPEN, "true".into()),
+        // Where a key is asked for after all, it is as it is there: without TLS.
+        (key::TLS_ALLOW_PLAIN, "true".into()),
         (key::SCORE_LISTEN, format!("0.0.0.0:{DEFAULT_PORT}")),
         (key::OBSERVE_LISTEN, observe),
         (key::SCRIPT_APP_ROOT, root),

@@ -1,4 +1,7 @@
-//! `outrigger health`: asks a replica whether it is ready, for images that have no other client.
+//! `outrigger health`: asks a replica whether it is ready, for images that have no other client. Over TLS too, and then without looking at the certificate, as
+//! Kubernetes' probes do: it is asked at an address that no certificate names, and tells nobody anything.
+
+mod tls;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -29,7 +32,7 @@ pub(crate) fn command() -> Command {
                 .long("url")
                 .value_name("URL")
                 .conflicts_with("live")
-                .help("Asks this instead, such as http://127.0.0.1:5001/"),
+                .help("Asks this instead, such as http://127.0.0.1:5001/, or https:// without looking at the certificate"),
         )
         .arg(
             Arg::new("timeout")
@@ -61,19 +64,20 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
 /// Where and what to ask.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
+    is_encrypted: bool,
     authority: String,
     path: String,
 }
 
 fn configured(matches: &ArgMatches, path: &str) -> anyhow::Result<Target> {
-    let address = match config::observe_address(&sources::collect(matches)?) {
-        Ok(address) => address,
+    let (address, is_encrypted) = match config::observe_address(&sources::collect(matches)?) {
+        Ok(found) => found,
         Err(mistakes) => {
             let all: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
             bail!("the configuration is wrong: {}", all.join("; "));
         }
     };
-    Ok(Target { authority: reachable(address).to_string(), path: path.into() })
+    Ok(Target { is_encrypted, authority: reachable(address).to_string(), path: path.into() })
 }
 
 /// The address to ask at where a replica listens on all.
@@ -89,15 +93,20 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
 
 impl Target {
     fn parse(url: &str) -> anyhow::Result<Self> {
-        let rest = url.strip_prefix("http://").context("the URL must begin with http://")?;
+        let (is_encrypted, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (None, Some(rest)) => (true, rest),
+            (None, None) => bail!("the URL must begin with http:// or https://"),
+        };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
         if authority.is_empty() || !clean(url) {
             bail!("`{url}` is no URL");
         }
         let host = authority.rsplit(']').next().unwrap_or(authority);
-        let authority = if host.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
-        Ok(Self { authority, path: if path.is_empty() { "/".into() } else { path.into() } })
+        let port = if is_encrypted { 443 } else { 80 };
+        let authority = if host.contains(':') { authority.to_owned() } else { format!("{authority}:{port}") };
+        Ok(Self { is_encrypted, authority, path: if path.is_empty() { "/".into() } else { path.into() } })
     }
 
     /// Asks; gives the body of an answer that is 2xx.
@@ -109,7 +118,7 @@ impl Target {
         let status = head.lines().next().unwrap_or_default();
         match status.split(' ').nth(1) {
             Some(code) if code.len() == 3 && code.starts_with('2') => Ok(body.to_owned()),
-            Some(_) => bail!("http://{}{} says: {status} {}", self.authority, self.path, body.trim()),
+            Some(_) => bail!("{self} says: {status} {}", body.trim()),
             None => bail!("{} does not speak HTTP", self.authority),
         }
     }
@@ -120,8 +129,12 @@ impl Target {
             if left.is_zero() { Err(anyhow::anyhow!("it took too long")) } else { Ok(left) }
         };
         let address = self.authority.to_socket_addrs()?.next().context("the name has no address")?;
-        let mut stream = TcpStream::connect_timeout(&address, left()?)?;
-        stream.set_write_timeout(Some(left()?))?;
+        let stream = TcpStream::connect_timeout(&address, left()?)?;
+        let timed = stream.try_clone()?;
+        timed.set_read_timeout(Some(left()?))?;
+        timed.set_write_timeout(Some(left()?))?;
+        let mut stream: Box<dyn Stream> =
+            if self.is_encrypted { Box::new(tls::over(stream, address.ip())?) } else { Box::new(stream) };
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: outrigger-health\r\nConnection: close\r\n\r\n",
             self.path, self.authority
@@ -130,7 +143,7 @@ impl Target {
         let mut answer = Vec::new();
         let mut part = [0; 1024];
         while (answer.len() as u64) < ANSWER_LIMIT {
-            stream.set_read_timeout(Some(left()?))?;
+            timed.set_read_timeout(Some(left()?))?;
             match stream.read(&mut part)? {
                 0 => break,
                 count => answer.extend_from_slice(&part[..count]),
@@ -140,22 +153,34 @@ impl Target {
     }
 }
 
+/// What is written to and read from.
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.path)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn urls_are_taken_apart() {
-        let check = |url: &str, expected: Option<(&str, &str)>| {
-            let target = Target::parse(url).ok();
-            let target = target.as_ref().map(|t| (t.authority.as_str(), t.path.as_str()));
-            assert_eq!(target, expected, "{url}");
+        let check = |url: &str, expected: Option<&str>| {
+            let target = Target::parse(url).ok().map(|target| target.to_string());
+            assert_eq!(target.as_deref(), expected, "{url}");
         };
-        check("http://127.0.0.1:5001/", Some(("127.0.0.1:5001", "/")));
-        check("http://localhost", Some(("localhost:80", "/")));
-        check("http://[::1]:5002/ready?x=1", Some(("[::1]:5002", "/ready?x=1")));
-        check("http://[::1]/ready", Some(("[::1]:80", "/ready")));
-        check("https://localhost/", None);
+        check("http://127.0.0.1:5001/", Some("http://127.0.0.1:5001/"));
+        check("http://localhost", Some("http://localhost:80/"));
+        check("http://[::1]:5002/ready?x=1", Some("http://[::1]:5002/ready?x=1"));
+        check("http://[::1]/ready", Some("http://[::1]:80/ready"));
+        check("https://localhost/", Some("https://localhost:443/"));
+        check("ftp://localhost/", None);
         check("http:///ready", None);
         check("http://localhost/a b", None);
         check("http://localhost/\r\nX: y", None);

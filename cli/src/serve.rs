@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use outrigger_auth::KeyOrigin;
 use outrigger_runtime::config::key::{self, KEYS, Key};
 use outrigger_runtime::config::{Config, Kind, Settings};
-use outrigger_runtime::{ModelsError, Replica, ReplicaError};
+use outrigger_runtime::{ModelsError, Replica, ReplicaError, tls};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{exit, init, log, sources};
@@ -197,10 +197,22 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
     for (key, path) in &missing {
         eprintln!("outrigger: `{key}`: there is no {}", path.display());
     }
-    for notice in &settings.notices {
+    let tls = config.tls.as_ref().map(|tls| tls::check(tls, config.process.container)).transpose();
+    let mut notices = settings.notices.clone();
+    let is_sound = match tls {
+        Ok(said) => {
+            notices.extend(said.into_iter().flatten());
+            missing.is_empty()
+        }
+        Err(error) => {
+            eprintln!("outrigger: {:#}", anyhow::Error::new(error));
+            false
+        }
+    };
+    for notice in &notices {
         eprintln!("outrigger: {notice}");
     }
-    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) }
+    if is_sound { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) }
 }
 
 async fn serve(config: Config, effective: String) -> u8 {
@@ -250,7 +262,8 @@ async fn serve(config: Config, effective: String) -> u8 {
 pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
     let addresses = replica.addresses();
     tracing::info!(score = %addresses.score, observe = %addresses.observe, admin = %addresses.admin, "listening");
-    if !config.auth.enabled {
+    // Where others can come, the configuration has said more.
+    if !config.auth.enabled && config.listen.score.ip().to_canonical().is_loopback() {
         tracing::warn!("auth.enabled = false: anybody who reaches score.listen can score");
     }
     let Some(keys) = replica.keys() else { return };
@@ -272,7 +285,9 @@ pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
 fn failed(error: &ReplicaError, config: &Config) -> u8 {
     failure::report(error, config);
     match error {
-        ReplicaError::Bind(_) | ReplicaError::Keys(_) | ReplicaError::Collect(_) => exit::CONFIG,
+        ReplicaError::Bind(_) | ReplicaError::Keys(_) | ReplicaError::Tls(_) | ReplicaError::Collect(_) => {
+            exit::CONFIG
+        }
         // What is said of a model does not go together with the model.
         ReplicaError::Models(ModelsError::Batch { .. }) => exit::CONFIG,
         _ => exit::START,

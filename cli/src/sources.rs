@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use outrigger_runtime::config::key::{self, KEYS};
-use outrigger_runtime::config::{self, Config, Mistake, Settings, Sources, azureml};
+use outrigger_runtime::config::{self, Config, Mistake, Settings, Sources, azureml, container};
 use outrigger_runtime::fetching::{self, Extent, Fetched};
 
 use tempfile::TempDir;
@@ -20,7 +20,8 @@ pub(crate) fn surroundings() -> anyhow::Result<Sources> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let working_directory = std::env::current_dir().context("the working directory cannot be read")?;
-    Ok(Sources { environment, working_directory, ..Sources::default() })
+    let container = container::evidence(&environment, Path::new("/"));
+    Ok(Sources { environment, working_directory, container, ..Sources::default() })
 }
 
 /// Collects what the command line, the environment and the file say.

@@ -22,6 +22,7 @@ mod scheduler;
 pub mod scripts;
 mod shared_memory;
 pub mod swagger;
+pub mod tls;
 mod upstream;
 
 pub use collection::CollectError;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use outrigger_auth::{Grant, KeyConfig, KeyError, KeySource, OfModel, Policy, ResolvedKeys};
+use outrigger_auth::{Credentials, Grant, KeyConfig, KeyError, KeySource, OfModel, Policy, ResolvedKeys};
 use outrigger_protocol::call;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::cache::{CacheError, ResponseCache};
 use crate::collection::{CollectError, Collecting};
-use crate::config::{Config, Endpoint, LimitsConfig, ScriptConfig};
+use crate::config::{Config, Endpoint, LimitsConfig, ScriptConfig, TlsListener};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Ends, Listener, Peers};
 use crate::metrics::Metrics;
@@ -24,6 +24,7 @@ use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
+use crate::tls::{Acceptor, Tls, TlsError};
 use crate::upstream::{Upstream, UpstreamStatus};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -41,6 +42,9 @@ pub enum ReplicaError {
     /// The keys cannot be read or made.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// TLS cannot be spoken with the files that there are.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A model cannot be fetched.
     #[error(transparent)]
     Fetching(#[from] FetchingError),
@@ -123,9 +127,16 @@ struct Door {
 }
 
 impl Door {
-    fn open(&self, listener: Listener, router: axum::Router, limits: LimitsConfig, peers: Peers) {
+    fn open(
+        &self,
+        listener: Listener,
+        router: axum::Router,
+        limits: LimitsConfig,
+        peers: Peers,
+        tls: Option<Acceptor>,
+    ) {
         let ends = Ends { stop: self.stop.clone(), cut: self.cut.clone() };
-        let serve = http::serve(listener, router, limits, peers, self.connections.clone(), ends);
+        let serve = http::serve(listener, router, limits, peers, tls, self.connections.clone(), ends);
         self.connections.spawn(serve);
     }
 
@@ -183,7 +194,7 @@ impl Replica {
     /// Binds the listeners and serves them; probes are answered from here on. Calls are refused until [`Replica::load`] is through.
     ///
     /// # Errors
-    /// [`ReplicaError::Bind`], [`ReplicaError::Keys`].
+    /// [`ReplicaError::Bind`], [`ReplicaError::Keys`], [`ReplicaError::Tls`].
     pub fn listen(config: Config, effective: String) -> Result<Arc<Self>, ReplicaError> {
         let score = Listener::bind(&Endpoint::Tcp(config.listen.score), "score.listen")?;
         let observe = Listener::bind(&Endpoint::Tcp(config.listen.observe), "observe.listen")?;
@@ -211,6 +222,9 @@ impl Replica {
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?;
+        let container = config.process.container;
+        let tls = config.tls.as_ref().map(|tls| Tls::load(tls, container, metrics.registry())).transpose()?;
+        let (tls, seen) = tls.unzip();
         let cache = ResponseCache::new(&config.cache, metrics.registry())?;
         let waits = Some(metrics.waits.clone());
         let upstream = config.upstream.as_ref();
@@ -251,9 +265,17 @@ impl Replica {
         let limits = &replica.config.limits;
         let peers = if replica.upstream.is_some() { Peers::Known } else { Peers::Unknown };
         let (calls, others) = (&replica.calls, &replica.others);
-        calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone(), peers);
-        others.open(observe, http::observe_router(Arc::clone(&replica)), limits.clone(), Peers::Unknown);
-        others.open(admin, http::admin_router(Arc::clone(&replica)), limits.clone(), Peers::Unknown);
+        let speaks = |listener| tls.as_ref().and_then(|tls| tls.acceptor(listener));
+        let (of_score, of_observe) = (speaks(TlsListener::Score), speaks(TlsListener::Observe));
+        let of_admin = speaks(TlsListener::Admin);
+        calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone(), peers, of_score);
+        let router = http::observe_router(Arc::clone(&replica));
+        others.open(observe, router, limits.clone(), Peers::Unknown, of_observe);
+        let router = http::admin_router(Arc::clone(&replica));
+        others.open(admin, router, limits.clone(), Peers::Unknown, of_admin);
+        if let Some((tls, seen)) = tls.zip(seen) {
+            replica.others.connections.spawn(tls.keep(seen, replica.others.stop.clone()));
+        }
         let windows = busy::keep_windows(Arc::clone(&replica.busy), replica.others.stop.clone());
         replica.others.connections.spawn(windows);
         Ok(replica)
@@ -331,7 +353,7 @@ impl Replica {
         if let Some(listener) = listener {
             let limits = self.config.limits.clone();
             let router = http::collect_router(Arc::clone(&collecting), limits.clone());
-            self.handovers.open(listener, router, limits, Peers::Unknown);
+            self.handovers.open(listener, router, limits, Peers::Unknown, None);
         }
         Ok(Some(Arc::clone(self.collecting.get_or_init(|| collecting))))
     }
@@ -602,19 +624,19 @@ impl Replica {
     /// `unauthenticated`, `forbidden`, `rate_limited`, `too_many_calls`.
     pub(crate) fn ask<'m>(
         &self,
-        headers: &::http::HeaderMap,
+        credentials: Credentials<'_>,
         operation: Operation,
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
-        Ok(self.policy.ask(headers, operation, model, Instant::now())?)
+        Ok(self.policy.ask(credentials, operation, model, Instant::now())?)
     }
 
     /// Whether the caller may do this on any model at all, for those who do not know yet of which it is asked.
     ///
     /// # Errors
     /// `unauthenticated`, `forbidden`.
-    pub(crate) fn check(&self, headers: &::http::HeaderMap, operation: Operation) -> Result<(), CallError> {
-        Ok(self.policy.check(headers, operation)?)
+    pub(crate) fn check(&self, credentials: Credentials<'_>, operation: Operation) -> Result<(), CallError> {
+        Ok(self.policy.check(credentials, operation)?)
     }
 
     /// The same on the admin listener. On a Unix socket the system has said who is there; over TCP a key is needed, also where scoring
@@ -624,12 +646,12 @@ impl Replica {
     /// `unauthenticated`, `forbidden`.
     pub(crate) fn ask_admin(
         &self,
-        headers: &::http::HeaderMap,
+        credentials: Credentials<'_>,
         operation: Operation,
     ) -> Result<Grant, CallError> {
         match self.config.listen.admin {
             Endpoint::Unix(_) => Ok(self.policy.local(operation)?),
-            Endpoint::Tcp(_) => self.ask(headers, operation, None),
+            Endpoint::Tcp(_) => self.ask(credentials, operation, None),
         }
     }
 }

@@ -11,12 +11,14 @@ use super::cache;
 use super::callers;
 use super::collect;
 use super::devices;
+use super::exposure::{self, Exposure};
 use super::getter::Getter;
 use super::key::{self, Key};
 use super::residency::{self, LoadTime};
 use super::rollout;
 use super::script::{self, script};
 use super::store;
+use super::tls::{self, TlsListener};
 use super::upstream;
 use super::value::{Endpoint, Value};
 use super::{
@@ -50,7 +52,9 @@ pub(super) fn fill(settings: &mut Settings, config: &Config) {
 }
 
 /// Turns settings, each valid by itself, into a configuration that is valid as a whole.
-pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Vec<Mistake>> {
+///
+/// The texts beside it are what the log is to warn of.
+pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, Vec<String>), Vec<Mistake>> {
     let get = Getter { settings };
     let mut mistakes = Vec::new();
     let mut mistake = |key: &Key, problem: String| {
@@ -70,13 +74,29 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
 
     let score = get.address(key::SCORE_LISTEN);
     let auth_enabled = get.flag(key::AUTH_ENABLED);
-    if !auth_enabled && !score.ip().is_loopback() && !get.flag(key::AUTH_ALLOW_OPEN) {
-        mistake(
-            key::AUTH_ENABLED,
-            format!(
-                "`auth.enabled = false` while `score.listen` is {score}: anybody could score; set `auth.allow_open = true` if that is meant"
-            ),
-        );
+    let container = match get.text(key::PROCESS_CONTAINER).as_str() {
+        "true" => true,
+        "false" => false,
+        _ => sources.container.is_some(),
+    };
+    let (tls, wrong_tls) = match tls::tls(settings) {
+        Ok(tls) => (tls, Vec::new()),
+        Err(mistakes) => (None, mistakes),
+    };
+    let of_score = tls.as_ref().filter(|tls| tls.covers(TlsListener::Score));
+    let mut exposed = exposure::judge(&Exposure {
+        score,
+        observe: get.address(key::OBSERVE_LISTEN),
+        auth: auth_enabled,
+        tls: of_score.is_some(),
+        requires_certificates: of_score.is_some_and(|tls| tls.requires_clients(TlsListener::Score)),
+        container,
+        allow_open: get.flag(key::AUTH_ALLOW_OPEN),
+        allow_plain: get.flag(key::TLS_ALLOW_PLAIN),
+    });
+    // What follows from a pair that is not whole is not said beside it.
+    if let Some((key, problem)) = exposed.refused.take().filter(|_| wrong_tls.is_empty()) {
+        mistake(key, problem);
     }
     let secret = |key: &Key| {
         get.value(key).and_then(|value| match value {
@@ -199,6 +219,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             "`score.server_version` cannot stand in a header: visible ASCII only".into(),
         );
     }
+    mistakes.extend(wrong_tls);
     mistakes.extend(more);
     mistakes.extend(placed);
     mistakes.extend(wrong);
@@ -218,7 +239,14 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         return Err(mistakes);
     };
 
-    Ok(Config {
+    if let (Some(tls), Some(script)) = (&tls, &script)
+        && tls.key.starts_with(&script.app_root)
+    {
+        let text = "`tls.key` is below `script.app_root`, so scripts can read it: keep it elsewhere";
+        exposed.warnings.push(text.into());
+    }
+
+    let config = Config {
         compat: get.flag(key::COMPAT),
         process: ProcessConfig {
             init: match get.text(key::PROCESS_INIT).as_str() {
@@ -226,7 +254,9 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
                 "false" => Init::Never,
                 _ => Init::Auto,
             },
+            container,
         },
+        tls,
         score: ScoreConfig {
             cors_origins: sorted(cors_origins),
             server_version: header_value(server_version),
@@ -335,7 +365,8 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
             quiet: get.duration(key::SHUTDOWN_QUIET),
             drain: get.duration(key::SHUTDOWN_DRAIN),
         },
-    })
+    };
+    Ok((config, exposed.warnings))
 }
 
 /// What all requests of an HTTP/2 connection may send before anybody reads it, bytes.

@@ -54,7 +54,7 @@ fn tables_become_rules() {
         &[],
     );
     let bob = &config.named[0];
-    assert_eq!((bob.name.as_str(), bob.key.expose()), ("bob", KEY));
+    assert_eq!((bob.name.as_str(), bob.key.as_ref().unwrap().expose()), ("bob", KEY));
     assert_eq!(bob.rules.operations, [Operation::Infer, Operation::ModelMetadata]);
     assert_eq!(bob.rules.models, ModelRules::Only(vec!["digits".into(), "team-*".into(), "*".into()]));
     let rate = bob.rules.rate.unwrap();
@@ -76,7 +76,7 @@ fn variables_beat_the_file_and_can_carry_the_key() {
     ];
     let config = policy(table, &environment);
     let jobs = &config.named[0];
-    assert_eq!((jobs.key.expose(), jobs.rules.rate.unwrap().per_second()), (KEY, 3.0));
+    assert_eq!((jobs.key.as_ref().unwrap().expose(), jobs.rules.rate.unwrap().per_second()), (KEY, 3.0));
     assert_eq!(jobs.rules.operations, [Operation::Score, Operation::Infer]);
     assert_eq!(config.primary.concurrency.unwrap().get(), 9);
     let wrong = [("OUTRIGGER_CALLERS_BATCH_JOBS_KEY", KEY), ("OUTRIGGER_CALLERS_BATCH_JOBS_RATE", "fast")];
@@ -139,7 +139,7 @@ fn each_mistake_is_said_where_it_stands() {
         ),
         (
             "[callers.bob]".into(),
-            "/o.toml:5: `callers.bob.key` is missing; OUTRIGGER_CALLERS_BOB_KEY would do too",
+            "/o.toml:5: `callers.bob.key` is missing; OUTRIGGER_CALLERS_BOB_KEY would do too, or `callers.bob.certificate`",
         ),
         ("callers.bob = 1".into(), "/o.toml:5: unknown key `models.digits.callers`"),
         (
@@ -207,4 +207,25 @@ fn a_model_directory_that_is_served_whole_may_hold_any_model() {
     let file = Some((PathBuf::from("/o.toml"), text));
     let environment = vec![("HOME".into(), "/home/u".into())];
     assert!(load(&Sources { file, environment, ..Sources::default() }).is_ok());
+}
+
+#[test]
+fn a_certificate_names_a_caller_in_place_of_a_key() {
+    let tls = "[tls]\ncertificate = 'c'\nkey = 'k'\nclient_certificates = 'optional'\nclient_ca = 'ca'\n";
+    let config = policy(&format!("{tls}[callers.jobs]\ncertificate = 'dns:Jobs.Example'"), &[]);
+    let jobs = &config.named[0];
+    assert!(jobs.key.is_none());
+    assert_eq!(jobs.certificate.as_ref().unwrap().as_str(), "dns:jobs.example");
+    let both = policy(&format!("{tls}[callers.jobs]\ncertificate = 'cn:jobs'\nkey = '{KEY}'"), &[]);
+    assert!(both.named[0].key.is_some() && both.named[0].certificate.is_some());
+    let check = |callers: &str, part: &str| {
+        let problems = problems(callers, &[]);
+        assert!(problems.len() == 1 && problems[0].contains(part), "{part} not alone in {problems:?}");
+    };
+    check("[callers.jobs]\ncertificate = 'cn:jobs'", "nobody is asked for one");
+    check(&format!("{tls}[callers.jobs]\ncertificate = 'jobs'"), "spiffe://DOMAIN/PATH, dns:NAME or cn:NAME");
+    check(&format!("{tls}[callers.jobs]\nrate = 5"), "or `callers.jobs.certificate`");
+    check(&format!("{tls}[callers.primary]\ncertificate = 'cn:jobs'"), "for callers of other names");
+    let two = "[callers.a]\ncertificate = 'cn:jobs'\n[callers.b]\ncertificate = 'cn:jobs'";
+    check(&format!("{tls}{two}"), "`callers.b.certificate` is the same as `callers.a.certificate`");
 }

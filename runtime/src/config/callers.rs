@@ -3,15 +3,18 @@
 use std::num::NonZeroU32;
 
 use outrigger_auth::{
-    BUILT_IN, CallerRules, MAX_CALLERS, ModelRules, NamedCaller, PolicyConfig, Rate, Secret, check_key,
+    BUILT_IN, CallerRules, CertificateName, MAX_CALLERS, ModelRules, NamedCaller, PolicyConfig, Rate, Secret,
+    check_key,
 };
 use outrigger_protocol::{Operation, Priority};
 
 use super::key::{
-    self, AUTH_ENABLED, AUTH_PRIMARY_KEY, AUTH_SECONDARY_KEY, CALLER_BURST, CALLER_CONCURRENCY, CALLER_KEY,
-    CALLER_KEYS, CALLER_MODELS, CALLER_OPERATIONS, CALLER_PRIORITY, CALLER_RATE, Key,
+    self, AUTH_ENABLED, AUTH_PRIMARY_KEY, AUTH_SECONDARY_KEY, CALLER_BURST, CALLER_CERTIFICATE,
+    CALLER_CONCURRENCY, CALLER_KEY, CALLER_KEYS, CALLER_MODELS, CALLER_OPERATIONS, CALLER_PRIORITY,
+    CALLER_RATE, Key,
 };
 use super::layers::{NamedSection, check_model_name};
+use super::tls;
 use super::value::Value;
 use super::{Mistake, Origin, Section, Settings, suggestion};
 
@@ -37,7 +40,7 @@ pub(super) fn check_caller_name(name: &str) -> Result<(), String> {
 
 /// Whether a built-in caller does not have this key in its table.
 pub(super) fn is_foreign(caller: &str, key: &Key) -> bool {
-    key.name == CALLER_KEY.name && WITH_TABLE.contains(&caller)
+    [CALLER_KEY.name, CALLER_CERTIFICATE.name].contains(&key.name) && WITH_TABLE.contains(&caller)
 }
 
 /// The keys that variables can set: those of callers that have a table, and of the built-in ones.
@@ -88,11 +91,9 @@ impl Builder<'_> {
                 "anonymous" => config.anonymous = self.rules(name, caller, CallerRules::default()),
                 _ => {
                     let rules = self.rules(name, caller, CallerRules::default());
-                    config.named.extend(self.key(name, caller).map(|key| NamedCaller {
-                        name: name.clone(),
-                        key,
-                        rules,
-                    }));
+                    let certificate = self.certificate(name, caller);
+                    let key = self.key(name, caller, certificate.is_some());
+                    config.named.push(NamedCaller { name: name.clone(), key, certificate, rules });
                 }
             }
         }
@@ -102,6 +103,7 @@ impl Builder<'_> {
             self.mistake(&caller.origin, problem);
         }
         self.doubles();
+        self.double_certificates(&config.named);
         config
     }
 
@@ -122,10 +124,16 @@ impl Builder<'_> {
         }
     }
 
-    fn key(&mut self, name: &str, caller: &NamedSection) -> Option<Secret> {
+    fn key(&mut self, name: &str, caller: &NamedSection, has_certificate: bool) -> Option<Secret> {
         let Some(setting) = caller.section.get(CALLER_KEY.name) else {
-            let variable = variable(name, CALLER_KEY);
-            self.mistake(&caller.origin, format!("`callers.{name}.key` is missing; {variable} would do too"));
+            // What is wrong with a certificate has been said.
+            if !has_certificate && !caller.section.contains_key(CALLER_CERTIFICATE.name) {
+                let variable = variable(name, CALLER_KEY);
+                let problem = format!(
+                    "`callers.{name}.key` is missing; {variable} would do too, or `callers.{name}.certificate`"
+                );
+                self.mistake(&caller.origin, problem);
+            }
             return None;
         };
         let key = secret(&setting.value)?;
@@ -133,6 +141,40 @@ impl Builder<'_> {
             self.mistake(&setting.origin, format!("`callers.{name}.key`: {fault}"));
         }
         Some(key)
+    }
+
+    /// A name that its certificate has.
+    fn certificate(&mut self, name: &str, caller: &NamedSection) -> Option<CertificateName> {
+        let setting = caller.section.get(CALLER_CERTIFICATE.name)?;
+        let Value::Text(text) = &setting.value else { return None };
+        if !tls::asks_clients(self.settings) {
+            let problem = format!(
+                "`callers.{name}.certificate` is set, and nobody is asked for one: set `tls.client_certificates` to optional or required"
+            );
+            self.mistake(&setting.origin, problem);
+        }
+        let parsed = CertificateName::parse(text);
+        if let Err(fault) = &parsed {
+            self.mistake(&setting.origin, format!("`callers.{name}.certificate` is `{text}`: {fault}"));
+        }
+        parsed.ok()
+    }
+
+    fn double_certificates(&mut self, named: &[NamedCaller]) {
+        for (index, other) in named.iter().enumerate() {
+            let Some(certificate) = &other.certificate else { continue };
+            let mut before = named.iter().take(index);
+            let Some(first) = before.find(|first| first.certificate.as_ref() == Some(certificate)) else {
+                continue;
+            };
+            if let Some(caller) = self.settings.callers.get(&other.name) {
+                let problem = format!(
+                    "`callers.{}.certificate` is the same as `callers.{}.certificate`, so nobody could tell who calls",
+                    other.name, first.name
+                );
+                self.mistake(&caller.origin, problem);
+            }
+        }
     }
 
     /// Nobody could tell who calls.
@@ -166,6 +208,13 @@ impl Builder<'_> {
                 name => format!("its key is `auth.{name}_key`"),
             };
             self.mistake(&setting.origin, format!("`callers.{name}.key`: {place}"));
+        }
+        if let Some(setting) =
+            section.get(CALLER_CERTIFICATE.name).filter(|_| is_foreign(name, CALLER_CERTIFICATE))
+        {
+            let problem =
+                format!("`callers.{name}.certificate`: a certificate is for callers of other names");
+            self.mistake(&setting.origin, problem);
         }
         let mut rules = default;
         let mistakes = self.mistakes.len();

@@ -92,6 +92,9 @@ keys! {
         "whether each request of /score and /swagger.json is logged in a line [with compat: true]";
     PROCESS_INIT = "process.init", Kind::OneOf(&["auto", "true", "false"]), "auto", [],
         "whether a small parent process forwards signals and reaps orphans; auto: when started as process 1";
+    PROCESS_CONTAINER = "process.container", Kind::OneOf(&["auto", "true", "false"]), "auto", [],
+        "whether the replica is in a container, where scoring may be on all addresses without TLS, and files that are mounted may be open to others; auto: told by \
+         what engines, Kubernetes and platforms leave";
 
     SCORE_LISTEN = "score.listen", Kind::Address, "127.0.0.1:5001", [port("AIP_HTTP_PORT"), port("SAGEMAKER_BIND_TO_PORT")],
         "address for scoring requests";
@@ -143,6 +146,28 @@ keys! {
         "largest gRPC request on observe.listen";
     ADMIN_LISTEN = "admin.listen", Kind::Endpoint, "", [],
         "loopback address or unix:PATH for management [default: unix:STATE_DIR/admin.sock]";
+
+    TLS_CERTIFICATE = "tls.certificate", Kind::Path, "", [],
+        "file with the server's certificate (PEM), and behind it those that lead to its issuer; with it, and tls.key, listeners speak TLS";
+    TLS_KEY = "tls.key", Kind::Path, "", [],
+        "file with the certificate's private key (PEM, not encrypted), which others than its owner and group cannot read, but in a container";
+    TLS_LISTENERS = "tls.listeners", Kind::List, "score, admin", [],
+        "listeners that speak TLS: score, observe, admin; a Unix socket never does";
+    TLS_CLIENT_CERTIFICATES = "tls.client_certificates", Kind::OneOf(super::ClientCertificates::WORDS), "off", [],
+        "whether clients of score and admin show a certificate: off, they are not asked; optional, one that tls.client_ca has signed, or none; required, no connection \
+         without one";
+    TLS_CLIENT_CA = "tls.client_ca", Kind::Path, "", [],
+        "file with the authorities (PEM) that sign clients' certificates";
+    TLS_MIN_VERSION = "tls.min_version", Kind::OneOf(&["1.2", "1.3"]), "1.2", [],
+        "oldest version of TLS that is spoken; the newest is 1.3";
+    TLS_HANDSHAKE_TIMEOUT = "tls.handshake_timeout", Kind::Timeout, "10s", [],
+        "longest time for a TLS handshake, after which the connection is closed";
+    TLS_RELOAD = "tls.reload", Kind::Duration, "5s", [],
+        "how often the files are looked at; new ones that are sound hold for new connections, else the old ones stay; 0s: never";
+    TLS_EXPIRY_WARNING = "tls.expiry_warning", Kind::Duration, "336h", [],
+        "time before a certificate expires from which on the log says so, once a day";
+    TLS_ALLOW_PLAIN = "tls.allow_plain", Kind::Flag, "false", [],
+        "permits score.listen beyond loopback without TLS outside of a container, where something in front of it speaks TLS";
 
     AUTH_ENABLED = "auth.enabled", Kind::Flag, "true", [],
         "whether scoring needs a key";
@@ -609,6 +634,8 @@ table_keys! { "backends", BACKEND_KEYS,
 table_keys! { "callers", CALLER_KEYS,
     CALLER_KEY = "key", Kind::Secret, "",
         "the caller's key, at least 22 characters; primary and secondary have theirs in [auth]";
+    CALLER_CERTIFICATE = "certificate", Kind::Text, "",
+        "who it is by a certificate, where it sends no key: spiffe://..., dns:NAME or cn:NAME, which the certificate has to have (tls.client_certificates)";
     CALLER_OPERATIONS = "operations", Kind::List, "",
         "what it may do: score, swagger, infer, shared_memory, model_metadata, server_metadata, status [default: all but status; for primary and \
          secondary: all]";

@@ -36,6 +36,8 @@ pub struct Sources {
     pub models: Vec<String>,
     /// What relative paths from environment and flags are relative to.
     pub working_directory: PathBuf,
+    /// What says that the process is in a container, if anything does. See [`super::container::evidence`].
+    pub container: Option<String>,
 }
 
 /// Where a value came from.

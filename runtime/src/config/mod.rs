@@ -7,8 +7,10 @@ mod cache;
 mod caller_tests;
 mod callers;
 mod collect;
+pub mod container;
 mod contracts;
 mod devices;
+mod exposure;
 mod getter;
 mod hosts;
 pub mod key;
@@ -20,6 +22,7 @@ mod show;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upstream;
 mod value;
 
@@ -40,6 +43,7 @@ pub use residency::{LoadTime, ResidencyConfig};
 pub use rollout::RolloutConfig;
 pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
+pub use tls::{ClientCertificates, TlsConfig, TlsListener, TlsVersion};
 pub use upstream::{PathPattern, ProbeConfig, UpstreamAddress, UpstreamConfig};
 pub use value::{Endpoint, Kind, Value};
 
@@ -69,6 +73,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The three listeners.
     pub listen: ListenConfig,
+    /// TLS, where listeners speak it.
+    pub tls: Option<TlsConfig>,
     /// The observe listener's limits.
     pub observe: ObserveConfig,
     /// Keys.
@@ -154,6 +160,8 @@ pub enum LogFormat {
 pub struct ProcessConfig {
     /// Whether a parent process forwards signals and reaps orphans.
     pub init: Init,
+    /// Whether it is in a container.
+    pub container: bool,
 }
 
 /// When the process splits into a parent that reaps and a child that serves.
@@ -418,8 +426,9 @@ pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Mistake>> {
         return Err(mistakes);
     }
     azureml::apply_version_switch(&mut settings, &sources.environment);
-    let config = build::build(&settings, sources)?;
+    let (config, warnings) = build::build(&settings, sources)?;
     build::fill(&mut settings, &config);
+    settings.notices.extend(warnings);
     Ok((config, settings))
 }
 
@@ -428,14 +437,15 @@ pub fn is_compat(sources: &Sources) -> bool {
     layers::read(sources).0.compat()
 }
 
-/// Where probes are answered, for a command that asks them. A rule that other keys break does not matter to it.
+/// Where probes are answered, and whether over TLS, for a command that asks them. A rule that other keys break does not matter to it.
 ///
 /// # Errors
 /// Every mistake in a layer.
-pub fn observe_address(sources: &Sources) -> Result<SocketAddr, Vec<Mistake>> {
+pub fn observe_address(sources: &Sources) -> Result<(SocketAddr, bool), Vec<Mistake>> {
     let (settings, mistakes) = layers::read(sources);
     if mistakes.is_empty() {
-        Ok(Getter { settings: &settings }.address(key::OBSERVE_LISTEN))
+        let address = Getter { settings: &settings }.address(key::OBSERVE_LISTEN);
+        Ok((address, tls::covers_observe(&settings)))
     } else {
         Err(mistakes)
     }

@@ -376,7 +376,7 @@ fn origins_must_be_fit_for_a_header() {
 #[test]
 fn probes_are_found_in_a_configuration_that_serves_nothing() {
     let mut sources = sources("[observe]\nlisten = '0.0.0.0:7'", &[]);
-    assert_eq!(observe_address(&sources).unwrap().to_string(), "0.0.0.0:7");
+    assert_eq!(observe_address(&sources).unwrap().0.to_string(), "0.0.0.0:7");
     sources.environment.push(("OUTRIGGER_OBSERVE_LISTEN".into(), "x".into()));
     assert!(observe_address(&sources).is_err());
 }

@@ -7,12 +7,13 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
-use outrigger_auth::Grant;
+use outrigger_auth::{Credentials, Grant};
 use outrigger_protocol::aml;
 use outrigger_protocol::operation::Operation;
 use serde::Serialize;
 
 use super::openapi::paths;
+use super::reply::certificate_of;
 use super::routes::{Described, Routes};
 use super::{labels, models, openapi};
 use crate::models::NamedStatus;
@@ -50,7 +51,9 @@ async fn authenticated(
         path.and_then(|path| routes.iter().map(|described| described.route).find(|route| route.path == path));
     // Where there is nothing, the operation that tells most says so.
     let operation = route.map_or(Operation::Status, |route| route.operation);
-    match replica.ask_admin(request.headers(), operation) {
+    let certificate = certificate_of(request.extensions());
+    let credentials = Credentials { headers: request.headers(), certificate: certificate.as_deref() };
+    match replica.ask_admin(credentials, operation) {
         Ok(grant) => {
             request.extensions_mut().insert(Arc::new(grant));
             next.run(request).await

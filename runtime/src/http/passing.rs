@@ -32,7 +32,11 @@ use crate::upstream::{ComingLimits, Sent, Upstream, UpstreamCall};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) IpAddr);
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    /// Whether it speaks TLS.
+    pub(super) is_encrypted: bool,
+}
 
 /// Where scoring is asked for, which has a path of its own in the upstream.
 const SCORE: &str = "/score";
@@ -119,9 +123,15 @@ pub(super) async fn pass_on(
         begun::read(body, limits, &replica.busy, config.stream_threshold).await?;
     let terms = wish.terms(grant, models::SCRIPT, first.length(), Admission::Now);
     let slot = replica.admit(grant, terms, None).await?;
-    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
-    let told =
-        Told { host: upstream.host(), ids, caller: grant.name(), peer, trusts: config.trust_forwarded };
+    let peer = parts.extensions.get::<Peer>().copied();
+    let told = Told {
+        host: upstream.host(),
+        ids,
+        caller: grant.name(),
+        peer: peer.map(|peer| peer.address),
+        is_encrypted: peer.is_some_and(|peer| peer.is_encrypted),
+        trusts: config.trust_forwarded,
+    };
     let headers = headers::for_the_upstream(&mut parts, &told);
     let body = match rest {
         None => Sent::whole(first, memory),

@@ -1,6 +1,6 @@
 //! What every answer shares: identifiers, versions, and how an error looks in each contract.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -8,8 +8,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, header};
-use outrigger_auth::{Grant, OfModel, Permit};
+use http::{Extensions, HeaderMap, HeaderValue, header};
+use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate, Permit};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
@@ -43,6 +43,8 @@ pub(super) type Answer = Result<Response, CallError>;
 pub(super) struct Gate<'a> {
     replica: &'a Replica,
     operation: Operation,
+    /// Of the request's connection.
+    certificate: Option<Arc<PeerCertificate>>,
     permit: OnceLock<Permit>,
     /// The call that was allowed, where calls are collected.
     call: Option<OnceLock<Call>>,
@@ -65,7 +67,7 @@ impl Gate<'_> {
 
     /// The same of another operation, where what a route does is found out only then.
     pub(super) fn check_for(&self, operation: Operation, headers: &HeaderMap) -> Result<(), CallError> {
-        self.replica.check(headers, operation)
+        self.replica.check(self.credentials(headers), operation)
     }
 
     /// The same for what it does beside that.
@@ -76,7 +78,7 @@ impl Gate<'_> {
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
         let model = model.into();
-        let grant = self.replica.ask(headers, operation, model)?;
+        let grant = self.replica.ask(self.credentials(headers), operation, model)?;
         if let Some(call) = &self.call {
             // Of several models the first.
             call.get_or_init(|| Call::of(model));
@@ -87,6 +89,15 @@ impl Gate<'_> {
         }
         Ok(grant)
     }
+
+    fn credentials<'c>(&'c self, headers: &'c HeaderMap) -> Credentials<'c> {
+        Credentials { headers, certificate: self.certificate.as_deref() }
+    }
+}
+
+/// The certificate that was shown on a request's connection.
+pub(super) fn certificate_of(extensions: &Extensions) -> Option<Arc<PeerCertificate>> {
+    extensions.get::<Arc<PeerCertificate>>().cloned()
 }
 
 /// Answers a request: checks what holds for all of them (identifiers, the size of the header block), has `then` do the work, gives
@@ -101,10 +112,11 @@ pub(super) async fn answer(
     let begun = Instant::now();
     // What is not allowed is not collected, or anybody could fill the disk.
     let collecting = replica.collecting().filter(|_| operation.work());
-    let mut gate =
-        Gate { replica, operation, permit: OnceLock::new(), call: collecting.map(|_| OnceLock::new()) };
+    let call = collecting.map(|_| OnceLock::new());
     let mut tap = None;
     let (parts, body) = request.into_parts();
+    let certificate = certificate_of(&parts.extensions);
+    let mut gate = Gate { replica, operation, certificate, permit: OnceLock::new(), call };
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
     let access = access_line(replica, &parts);

@@ -1,9 +1,10 @@
-//! Accepting connections: bounded in number, in header size and in time, and drained at the end.
+//! Accepting connections, with TLS or without: bounded in number, in header size and in time, and drained at the end.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use outrigger_auth::PeerCertificate;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -25,6 +27,7 @@ use super::idle::Requests;
 use super::passing::Peer;
 use super::stall::Watch;
 use crate::config::{Endpoint, LimitsConfig};
+use crate::tls::{Accepted, Acceptor};
 
 /// How long a listener waits after an error of the system's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -127,18 +130,19 @@ pub(crate) struct Ends {
     pub(crate) cut: CancellationToken,
 }
 
-/// Accepts connections until it is to stop. `tracker` knows all of them.
+/// Accepts connections until it is to stop. `tracker` knows all of them. Those of a Unix socket never speak TLS.
 pub(crate) async fn serve(
     listener: Listener,
     router: Router,
     limits: LimitsConfig,
     peers: Peers,
+    tls: Option<Acceptor>,
     tracker: TaskTracker,
     ends: Ends,
 ) {
     let stop = ends.stop.clone();
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let server = Arc::new(Server { builder: builder(&limits), router, ends, limits, peers });
+    let server = Arc::new(Server { builder: builder(&limits), router, ends, limits, peers, tls });
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit,
@@ -155,11 +159,10 @@ pub(crate) async fn serve(
                 let server = Arc::clone(&server);
                 tracker.spawn(async move {
                     match stream {
-                        Stream::Tcp(stream) => {
-                            let peer = stream.peer_addr().ok().map(|peer| Peer(peer.ip().to_canonical()));
-                            server.connection(stream, peer).await;
+                        Stream::Tcp(stream) => server.tcp(stream).await,
+                        Stream::Unix(stream) => {
+                            server.connection(server.timed(stream), Whose::default()).await
                         }
-                        Stream::Unix(stream) => server.connection(stream, None).await,
                     }
                     drop(permit);
                 });
@@ -215,7 +218,7 @@ fn own_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// HTTP/1.1 and HTTP/2 in clear text. Hyper's own limits stand well above `limits.header`, so that a request that is over ours
+/// HTTP/1.1 and HTTP/2, by what a client begins with. Hyper's own limits stand well above `limits.header`, so that a request that is over ours
 /// is answered in words, and one that is far over is cut off.
 fn builder(limits: &LimitsConfig) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
@@ -245,20 +248,54 @@ struct Server {
     ends: Ends,
     limits: LimitsConfig,
     peers: Peers,
+    tls: Option<Acceptor>,
 }
 
+/// Whose a connection is, as far as it says so.
+#[derive(Default)]
+struct Whose {
+    peer: Option<Peer>,
+    certificate: Option<Arc<PeerCertificate>>,
+}
+
+/// A socket that has to take something of what is written within a time. It lies below TLS, so that what counts is what the client takes.
+type Timed<S> = Pin<Box<TimeoutStream<S>>>;
+
 impl Server {
-    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        &self,
-        stream: S,
-        peer: Option<Peer>,
-    ) {
+    async fn tcp(&self, stream: tokio::net::TcpStream) {
+        let address = stream.peer_addr().ok().filter(|_| self.peers == Peers::Known);
+        let address = address.map(|address| address.ip().to_canonical());
+        let peer = address.map(|address| Peer { address, is_encrypted: self.tls.is_some() });
+        let stream = self.timed(stream);
+        match &self.tls {
+            None => self.connection(stream, Whose { peer, certificate: None }).await,
+            // One on which nothing has been asked is closed when the replica ends, and this one has got no further.
+            Some(tls) => {
+                if let Some(Accepted { stream, certificate }) =
+                    tls.accept(stream, self.ends.stop.cancelled()).await
+                {
+                    self.connection(stream, Whose { peer, certificate }).await;
+                }
+            }
+        }
+    }
+
+    fn timed<S: AsyncRead + AsyncWrite>(&self, stream: S) -> Timed<S> {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.limits.write_timeout));
+        Box::pin(stream)
+    }
+
+    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, whose: Whose) {
         let answers = Watch::new(self.limits.write_timeout);
         let requests = Arc::<Requests>::default();
-        let peer = peer.filter(|_| self.peers == Peers::Known);
+        let Whose { peer, certificate } = whose;
         let service = service_fn(|mut request: http::Request<Incoming>| {
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
+            }
+            if let Some(certificate) = &certificate {
+                request.extensions_mut().insert(Arc::clone(certificate));
             }
             let (answers, open) = (Arc::clone(&answers), requests.begin());
             let answer = self.router.clone().oneshot(request);
@@ -266,10 +303,7 @@ impl Server {
         });
         let heads =
             Heads::new(stream, Arc::clone(&requests), Arc::clone(&answers), self.limits.header_timeout);
-        let mut stream = TimeoutStream::new(heads);
-        stream.set_write_timeout(Some(self.limits.write_timeout));
-        let stream = TokioIo::new(Box::pin(stream));
-        let connection = self.builder.serve_connection(stream, service);
+        let connection = self.builder.serve_connection(TokioIo::new(heads), service);
         let (stalled, idle) = (answers.stalled(), requests.idle(&answers, self.limits.idle));
         tokio::pin!(connection, stalled, idle);
         let (mut stopping, mut is_idle) = (false, false);

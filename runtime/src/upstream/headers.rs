@@ -116,6 +116,8 @@ pub(crate) struct Told<'a> {
     pub(crate) caller: &'a str,
     /// Who is at the other end of the connection.
     pub(crate) peer: Option<IpAddr>,
+    /// Whether that one speaks TLS.
+    pub(crate) is_encrypted: bool,
     /// Whether what that one says of those before it is passed on.
     pub(crate) trusts: bool,
 }
@@ -145,7 +147,8 @@ pub(crate) fn for_the_upstream(parts: &mut Parts, told: &Told<'_>) -> HeaderMap 
     if let Some(asked) = asked.filter(|_| !headers.contains_key(&FORWARDED_HOST)) {
         headers.insert(FORWARDED_HOST, asked);
     }
-    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    let protocol = if told.is_encrypted { "https" } else { "http" };
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(protocol));
     headers
 }
 
@@ -175,7 +178,8 @@ mod tests {
     fn sent_by(mut parts: Parts, trusts: bool) -> HeaderMap {
         let ids = RequestIds::from_headers(&parts.headers).unwrap();
         let (host, peer) = (HeaderValue::from_static("127.0.0.1:9000"), "10.0.0.7".parse().ok());
-        for_the_upstream(&mut parts, &Told { host: &host, ids: &ids, caller: "bob", peer, trusts })
+        let told = Told { host: &host, ids: &ids, caller: "bob", peer, is_encrypted: false, trusts };
+        for_the_upstream(&mut parts, &told)
     }
 
     fn text<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {

@@ -59,6 +59,15 @@ pub(crate) fn table() -> String {
 /// Rows that are held by tests which are about more than the limit: the row, the file, and the test.
 const ELSEWHERE: &[(Row, &str, &str)] = &[
     (
+        Row {
+            limit: "time of a TLS handshake",
+            source: of(key::TLS_HANDSHAKE_TIMEOUT),
+            beyond: "the connection is closed",
+        },
+        "cli/tests/it/tls/handshakes.rs",
+        "a_handshake_that_does_not_go_on_is_cut_and_keeps_nobody_out",
+    ),
+    (
         Row { limit: "all bodies together", source: of(key::LIMITS_BODIES), beyond: "503 `overloaded`" },
         "cli/tests/it/bad_input.rs",
         "all_bodies_together_have_a_limit",

@@ -20,7 +20,7 @@ use futures_util::stream::{FuturesOrdered, StreamExt, unfold};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use outrigger_auth::{Grant, OfModel};
+use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::grpc::{self, Prefix};
 use outrigger_protocol::oip::grpc::{id, in_stream, stream_error, target};
@@ -34,6 +34,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::infer::held;
 use super::super::openapi::paths;
+use super::super::reply::certificate_of;
 use super::super::routes::Routes;
 use super::super::wish::Wish;
 use super::infer::run;
@@ -52,7 +53,8 @@ async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Respons
         Wish::of(&parts.headers)?;
         let ends = grpc::timeout(&parts.headers)?.map(|timeout| Instant::now() + timeout);
         let messages = Messages::new(&replica, &parts.headers, body, replica.config.limits.body);
-        let calls = Calls::new(Arc::clone(&replica), parts.headers, messages, ends);
+        let certificate = certificate_of(&parts.extensions);
+        let calls = Calls::new(Arc::clone(&replica), (parts.headers, certificate), messages, ends);
         let frames = unfold(calls, async |mut calls| Some((calls.next().await?, calls)));
         Ok(grpc::encode_ok().map(|()| Body::new(StreamBody::new(frames.map(Ok::<_, Infallible>)))))
     })
@@ -72,7 +74,9 @@ struct Answered {
 /// The calls of a stream.
 struct Calls {
     replica: Arc<Replica>,
+    /// What says who calls: the headers, and the certificate of the connection.
     headers: Arc<HeaderMap>,
+    certificate: Option<Arc<PeerCertificate>>,
     /// When the caller stops waiting for all of it.
     ends: Option<Instant>,
     /// The next request; nothing once there are no more.
@@ -88,11 +92,17 @@ struct Calls {
 }
 
 impl Calls {
-    fn new(replica: Arc<Replica>, headers: HeaderMap, messages: Messages, ends: Option<Instant>) -> Self {
+    fn new(
+        replica: Arc<Replica>,
+        (headers, certificate): (HeaderMap, Option<Arc<PeerCertificate>>),
+        messages: Messages,
+        ends: Option<Instant>,
+    ) -> Self {
         Self {
             stop: replica.calls_end(),
             replica,
             headers: Arc::new(headers),
+            certificate,
             ends,
             reading: Some(reading(async { Some(messages) })),
             running: FuturesOrdered::new(),
@@ -164,10 +174,11 @@ impl Calls {
         back: oneshot::Sender<Messages>,
     ) -> impl Future<Output = Result<Answered, CallError>> + use<> {
         let (replica, headers, ends) = (Arc::clone(&self.replica), Arc::clone(&self.headers), self.ends);
-        let stop = self.stop.clone();
+        let (stop, certificate) = (self.stop.clone(), self.certificate.clone());
         async move {
+            let credentials = Credentials { headers: &headers, certificate: certificate.as_deref() };
             // Which model is meant stands in the message; `run` asks about that.
-            let grant = replica.ask(&headers, Operation::Infer, OfModel::AskedLater);
+            let grant = replica.ask(credentials, Operation::Infer, OfModel::AskedLater);
             let read = async {
                 match &grant {
                     Ok(_) => messages.rest(prefix).await,
