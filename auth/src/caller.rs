@@ -132,8 +132,8 @@ impl CallerRules {
 pub struct NamedCaller {
     /// Its name, for labels and logs.
     pub name: String,
-    /// Its key.
-    pub key: Secret,
+    /// Its key, unless all that it has are in the store.
+    pub key: Option<Secret>,
     /// What it may do.
     pub rules: CallerRules,
 }

@@ -28,7 +28,7 @@ fn bearer(key: &str) -> HeaderMap {
 }
 
 fn with_bob(rules: CallerRules) -> PolicyConfig {
-    let bob = NamedCaller { name: "bob".into(), key: Secret::new(BOB), rules };
+    let bob = NamedCaller { name: "bob".into(), key: Some(Secret::new(BOB)), rules };
     PolicyConfig { named: vec![bob], ..PolicyConfig::default() }
 }
 
@@ -211,7 +211,7 @@ fn keys_of_two_callers_and_too_many_callers_are_errors() {
     let named = |count: usize, key: &dyn Fn(usize) -> String| {
         let caller = |at| NamedCaller {
             name: format!("c{at}"),
-            key: Secret::new(key(at)),
+            key: Some(Secret::new(key(at))),
             rules: CallerRules::default(),
         };
         PolicyConfig { named: (0..count).map(caller).collect(), ..PolicyConfig::default() }

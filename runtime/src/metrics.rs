@@ -267,7 +267,7 @@ impl Collector for CallerCollector {
     }
 }
 
-fn counter(labels: &[(&str, &str)], value: f64) -> Metric {
+pub(crate) fn counter(labels: &[(&str, &str)], value: f64) -> Metric {
     let mut counter = Counter::default();
     counter.set_value(value);
     let mut metric = Metric::from_label(pairs(labels));

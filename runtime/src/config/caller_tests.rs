@@ -54,7 +54,7 @@ fn tables_become_rules() {
         &[],
     );
     let bob = &config.named[0];
-    assert_eq!((bob.name.as_str(), bob.key.expose()), ("bob", KEY));
+    assert_eq!((bob.name.as_str(), bob.key.as_ref().unwrap().expose()), ("bob", KEY));
     assert_eq!(bob.rules.operations, [Operation::Infer, Operation::ModelMetadata]);
     assert_eq!(bob.rules.models, ModelRules::Only(vec!["digits".into(), "team-*".into(), "*".into()]));
     let rate = bob.rules.rate.unwrap();
@@ -76,7 +76,7 @@ fn variables_beat_the_file_and_can_carry_the_key() {
     ];
     let config = policy(table, &environment);
     let jobs = &config.named[0];
-    assert_eq!((jobs.key.expose(), jobs.rules.rate.unwrap().per_second()), (KEY, 3.0));
+    assert_eq!((jobs.key.as_ref().unwrap().expose(), jobs.rules.rate.unwrap().per_second()), (KEY, 3.0));
     assert_eq!(jobs.rules.operations, [Operation::Score, Operation::Infer]);
     assert_eq!(config.primary.concurrency.unwrap().get(), 9);
     let wrong = [("OUTRIGGER_CALLERS_BATCH_JOBS_KEY", KEY), ("OUTRIGGER_CALLERS_BATCH_JOBS_RATE", "fast")];
@@ -138,8 +138,8 @@ fn each_mistake_is_said_where_it_stands() {
             "/o.toml:6: `callers.bob.key`: it has 5 characters, and 22 are the fewest",
         ),
         (
-            "[callers.bob]".into(),
-            "/o.toml:5: `callers.bob.key` is missing; OUTRIGGER_CALLERS_BOB_KEY would do too",
+            "[callers.service]".into(),
+            "/o.toml:5: `service` is what `outrigger keys` calls the service itself, whose callers are [callers.primary] and [callers.secondary]",
         ),
         ("callers.bob = 1".into(), "/o.toml:5: unknown key `models.digits.callers`"),
         (

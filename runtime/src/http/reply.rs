@@ -9,7 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
-use outrigger_auth::{Grant, OfModel, Permit};
+use outrigger_auth::{AuthError, Grant, OfModel, Permit, Refusal};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
@@ -43,6 +43,8 @@ pub(super) struct Gate<'a> {
     replica: &'a Replica,
     operation: Operation,
     permit: OnceLock<Permit>,
+    /// Why nobody knows who calls, for the log.
+    refused: OnceLock<AuthError>,
 }
 
 impl Gate<'_> {
@@ -62,7 +64,14 @@ impl Gate<'_> {
 
     /// The same of another operation, where what a route does is found out only then.
     pub(super) fn check_for(&self, operation: Operation, headers: &HeaderMap) -> Result<(), CallError> {
-        self.replica.check(headers, operation)
+        self.replica.check(headers, operation).map_err(|refusal| self.refuse(refusal))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> CallError {
+        if let Refusal::Unauthenticated(error) = refusal {
+            let _ = self.refused.set(error);
+        }
+        refusal.into()
     }
 
     /// The same for what it does beside that.
@@ -72,7 +81,7 @@ impl Gate<'_> {
         headers: &HeaderMap,
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
-        let grant = self.replica.ask(headers, operation, model)?;
+        let grant = self.replica.ask(headers, operation, model).map_err(|refusal| self.refuse(refusal))?;
         if let Some(permit) = grant.permit() {
             // A second place would be held by the second grant itself.
             let _ = self.permit.set(permit);
@@ -91,7 +100,7 @@ pub(super) async fn answer(
     then: impl AsyncFnOnce(&Gate<'_>, &RequestIds, Parts, Body) -> Answer,
 ) -> Response {
     let begun = Instant::now();
-    let gate = Gate { replica, operation, permit: OnceLock::new() };
+    let gate = Gate { replica, operation, permit: OnceLock::new(), refused: OnceLock::new() };
     let (parts, body) = request.into_parts();
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
@@ -115,6 +124,9 @@ pub(super) async fn answer(
         }
     };
     let result = result.map(|response| until_complete(response, gate.permit.into_inner()));
+    if let Some(error) = gate.refused.get() {
+        replica.say_refused(*error, operation, ids.as_ref().ok().map(RequestIds::request_id));
+    }
     let code = result.as_ref().err().map(|error| error.code);
     // The system that we succeed refuses these before its own code is reached, which would add the headers.
     let bare = replica.config.compat && result.as_ref().is_err_and(is_frameworks);
