@@ -132,7 +132,7 @@ impl CallerRules {
 pub struct NamedCaller {
     /// Its name, for labels and logs.
     pub name: String,
-    /// Its key, where it has one.
+    /// Its key, unless all that it has are in the store, or it comes with a certificate.
     pub key: Option<Secret>,
     /// A name that its certificate has, where it may come with one.
     pub certificate: Option<CertificateName>,

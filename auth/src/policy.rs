@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http::HeaderMap;
+use arc_swap::ArcSwap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 use outrigger_protocol::{CallError, ErrorCode, Operation, Priority};
 
 use crate::caller::{BUILT_IN, Caller, CallerCounts, OfModel};
 use crate::limiter::Denied;
 use crate::{
-    CallerId, CallerRules, CertificateName, KeyError, KeyRing, NamedCaller, PeerCertificate, ResolvedKeys,
+    CallerId, CallerRules, CertificateName, HeldKey, KeyError, KeyRing, KeyStore, Keys, NamedCaller,
+    PeerCertificate, ResolvedKeys,
 };
 
 /// Why a key is not taken. The texts go to the caller and never hold what the caller sent.
@@ -41,6 +44,37 @@ pub enum AuthError {
     /// The same, and the certificate is that of more than one.
     #[error("the certificate of this connection is that of more than one caller")]
     SeveralCallers,
+    /// The key was valid once. Who calls is told no more than of one that never was.
+    #[error("the key in the header `Authorization` is not valid")]
+    ExpiredKey,
+}
+
+impl AuthError {
+    /// Every reason.
+    pub const ALL: &'static [Self] = &[
+        Self::NoHeader,
+        Self::SeveralHeaders,
+        Self::Scheme,
+        Self::NoKey,
+        Self::WrongKey,
+        Self::StrangeCertificate,
+        Self::SeveralCallers,
+        Self::ExpiredKey,
+    ];
+
+    /// The reason in a word, for the log and for metrics.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NoHeader => "no_header",
+            Self::SeveralHeaders => "several_headers",
+            Self::Scheme => "scheme",
+            Self::NoKey => "no_key",
+            Self::WrongKey => "wrong_key",
+            Self::StrangeCertificate => "strange_certificate",
+            Self::SeveralCallers => "several_callers",
+            Self::ExpiredKey => "expired_key",
+        }
+    }
 }
 
 /// Why a caller may not. The texts go to the caller; they say the same of a model that is there and one that is not.
@@ -128,12 +162,15 @@ impl<'a> From<&'a HeaderMap> for Credentials<'a> {
 /// Decides who may do what.
 pub struct Policy {
     open: bool,
-    keys: Option<KeyRing>,
+    /// Nothing where nobody has a key. Swapped whole, so that whoever is asking has the keys from before or those after.
+    keys: Option<ArcSwap<KeyRing>>,
     certificates: HashMap<CertificateName, CallerId>,
-    /// By number.
+    /// By number. They stay as they are when keys change, and with them what they were granted.
     callers: Vec<Arc<Caller>>,
     /// What times are counted from.
     since: Instant,
+    /// By reason, in the order of [`AuthError::ALL`].
+    refused: [AtomicU64; AuthError::ALL.len()],
 }
 
 impl Policy {
@@ -142,9 +179,24 @@ impl Policy {
     /// # Errors
     /// [`KeyError`] if two callers have the same key, there are too many of them, or the operating system has no random numbers.
     pub fn new(keys: Option<&ResolvedKeys>, config: &PolicyConfig, now: Instant) -> Result<Self, KeyError> {
+        let policy = Self::without_keys(config, now)?;
+        match keys {
+            Some(keys) => policy.keyed(Some(keys), None, config),
+            None => Ok(policy),
+        }
+    }
+
+    /// The same with all keys that there are.
+    ///
+    /// # Errors
+    /// As [`Policy::new`].
+    pub fn with_keys(keys: &Keys, config: &PolicyConfig, now: Instant) -> Result<Self, KeyError> {
+        Self::without_keys(config, now)?.keyed(keys.service.as_ref(), keys.store.as_ref(), config)
+    }
+
+    fn without_keys(config: &PolicyConfig, now: Instant) -> Result<Self, KeyError> {
         let rules = [&config.primary, &config.secondary, &config.anonymous, &CallerRules::administrator()];
         let mut callers = Vec::new();
-        let mut named_keys = Vec::new();
         let mut add = |name: &str, rules: &CallerRules| {
             let id = CallerId::new(callers.len()).ok_or(KeyError::TooManyCallers)?;
             callers.push(Arc::new(Caller::new(id, name, rules.clone())));
@@ -156,16 +208,83 @@ impl Policy {
         let mut certificates = HashMap::new();
         for named in &config.named {
             let id = add(&named.name, &named.rules)?;
-            named_keys.extend(named.key.as_ref().map(|key| (id, key)));
             certificates.extend(named.certificate.clone().map(|name| (name, id)));
         }
-        let keys = keys.map(|keys| KeyRing::new(keys, named_keys)).transpose().map_err(KeyError::Random)?;
-        if let Some((first, other)) = keys.as_ref().and_then(KeyRing::double) {
-            let name =
-                |id: CallerId| callers.get(id.index()).map(|caller| caller.name.clone()).unwrap_or_default();
-            return Err(KeyError::Double { first: name(first), other: name(other) });
+        let refused = Default::default();
+        Ok(Self { open: config.open, keys: None, certificates, callers, since: now, refused })
+    }
+
+    fn keyed(
+        self,
+        service: Option<&ResolvedKeys>,
+        store: Option<&KeyStore>,
+        config: &PolicyConfig,
+    ) -> Result<Self, KeyError> {
+        let ring = self.ring(service, store, config)?;
+        Ok(Self { keys: Some(ArcSwap::from_pointee(ring)), ..self })
+    }
+
+    fn ring(
+        &self,
+        service: Option<&ResolvedKeys>,
+        store: Option<&KeyStore>,
+        config: &PolicyConfig,
+    ) -> Result<KeyRing, KeyError> {
+        let find = |name: &str| {
+            let named = self.callers.iter().skip(BUILT_IN.len());
+            named.clone().find(|caller| caller.name == name).map(|caller| caller.id)
+        };
+        let named = config
+            .named
+            .iter()
+            .filter_map(|named| Some((find(&named.name)?, named.name.as_str(), named.key.as_ref()?)));
+        let ring = KeyRing::of(service, store, named, find).map_err(KeyError::Random)?;
+        if let Some((first, other)) = ring.double() {
+            return Err(KeyError::Double { first: self.name(first), other: self.name(other) });
         }
-        Ok(Self { open: config.open, keys, certificates, callers, since: now })
+        Ok(ring)
+    }
+
+    /// Takes other keys, of the same callers: calls that have been let in go on, and what callers have used of their rates and
+    /// places stays used.
+    ///
+    /// # Errors
+    /// As [`Policy::new`]; the keys from before stay then.
+    pub fn renew(&self, keys: &Keys, config: &PolicyConfig) -> Result<(), KeyError> {
+        let Some(held) = &self.keys else { return Ok(()) };
+        let mut ring = self.ring(keys.service.as_ref(), keys.store.as_ref(), config)?;
+        ring.inherit(&held.load());
+        held.store(Arc::new(ring));
+        Ok(())
+    }
+
+    /// What may be told of the keys that hold.
+    pub fn keys(&self) -> Vec<HeldKey> {
+        self.keys.as_ref().map(|keys| keys.load().keys().collect()).unwrap_or_default()
+    }
+
+    /// Named callers that have neither a key nor a certificate, so that they cannot come.
+    pub fn keyless(&self) -> Vec<&str> {
+        let Some(keys) = &self.keys else { return Vec::new() };
+        let keys = keys.load();
+        let named = self.callers.iter().skip(BUILT_IN.len());
+        let comes = |id: CallerId| keys.has(id) || self.certificates.values().any(|other| *other == id);
+        named.filter(|caller| !comes(caller.id)).map(|caller| caller.name.as_str()).collect()
+    }
+
+    /// Whether a caller is known by this name.
+    pub fn knows(&self, name: &str) -> bool {
+        self.callers.iter().any(|caller| caller.name == name)
+    }
+
+    /// How many requests were refused because nobody knows who calls, by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
+        AuthError::ALL.iter().map(|error| error.reason()).zip(counts)
+    }
+
+    fn name(&self, id: CallerId) -> String {
+        self.callers.get(id.index()).map(|caller| caller.name.clone()).unwrap_or_default()
     }
 
     /// Says whether the caller may do `operation`, on `model` where it is asked of one, and if so, as whom. Public operations
@@ -226,15 +345,11 @@ impl Policy {
         }
         // Nobody has a key where none was asked for at start.
         let keys = self.keys.as_ref().ok_or(Refusal::Forbidden)?;
-        let mut values = credentials.headers.get_all(AUTHORIZATION).iter();
-        let first = values.next();
-        if values.next().is_some() {
-            return Err(AuthError::SeveralHeaders.into());
-        }
-        match (first, credentials.certificate) {
-            (None, Some(certificate)) => Ok(self.by_certificate(certificate)?),
-            _ => Ok(keys.authenticate(first)?),
-        }
+        let caller = match (only(credentials.headers), credentials.certificate) {
+            (Ok(None), Some(certificate)) => self.by_certificate(certificate),
+            (value, _) => value.and_then(|value| keys.load().authenticate(value, wall_clock())),
+        };
+        Ok(caller.inspect_err(|error| self.count(*error))?)
     }
 
     /// Whose certificate it is.
@@ -242,6 +357,13 @@ impl Policy {
         let mut callers = certificate.names().iter().filter_map(|name| self.certificates.get(name));
         let first = *callers.next().ok_or(AuthError::StrangeCertificate)?;
         if callers.any(|other| *other != first) { Err(AuthError::SeveralCallers) } else { Ok(first) }
+    }
+
+    fn count(&self, error: AuthError) {
+        let at = AuthError::ALL.iter().position(|known| *known == error);
+        if let Some(count) = at.and_then(|at| self.refused.get(at)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn caller(&self, id: CallerId) -> Result<Arc<Caller>, Refusal> {
@@ -253,6 +375,18 @@ impl std::fmt::Debug for Policy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Policy").field("open", &self.open).field("keys", &self.keys).finish_non_exhaustive()
     }
+}
+
+/// The only header that says who calls.
+fn only(headers: &HeaderMap) -> Result<Option<&HeaderValue>, AuthError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let first = values.next();
+    if values.next().is_some() { Err(AuthError::SeveralHeaders) } else { Ok(first) }
+}
+
+/// Seconds since 1970. Keys end at a date, so what the clock says now is what counts, be it that it has been set.
+pub fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// That a caller may do an operation. Only [`Policy`] makes one, so whoever has it has asked.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Secret;
 use crate::caller::MAX_CALLERS;
 use crate::file;
@@ -43,7 +45,8 @@ pub enum KeyOrigin {
 }
 
 /// One of the two keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Which {
     /// The primary key.
     Primary,
@@ -51,12 +54,24 @@ pub enum Which {
     Secondary,
 }
 
-impl std::fmt::Display for Which {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Which {
+    /// By its word, which its `Display` gives.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Primary, Self::Secondary].into_iter().find(|which| which.as_str() == name)
+    }
+
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Primary => "primary",
             Self::Secondary => "secondary",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Which {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -147,6 +162,47 @@ pub enum KeyError {
         /// Why.
         source: io::Error,
     },
+    /// The store of keys is not TOML of its form.
+    #[error("the key store `{path}` is wrong at line {line}: only `outrigger keys` is to change it", path = .path.display())]
+    StoreForm {
+        /// The file.
+        path: PathBuf,
+        /// The line, the first being 1.
+        line: usize,
+    },
+    /// The store of keys contradicts itself.
+    #[error("the key store `{path}` is broken: {problem}", path = .path.display())]
+    StoreBroken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The store of keys is of another version of this program.
+    #[error("the key store `{path}` has version {version}, and this program reads version 1", path = .path.display())]
+    StoreVersion {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        version: u32,
+    },
+    /// The keys that were there are gone.
+    #[error("the key {what} `{path}` is gone", path = .path.display())]
+    Gone {
+        /// `file` or `store`.
+        what: &'static str,
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// Somebody else is at the file all the time.
+    #[error("somebody else keeps `{path}` locked", path = .path.display())]
+    Locked {
+        /// What is locked.
+        path: PathBuf,
+    },
+    /// A mistake of ours.
+    #[error("what is to be written has no form as TOML")]
+    Unwritable,
     /// The operating system has no random numbers.
     #[error("there are no random numbers to make keys of")]
     Random(#[source] getrandom::Error),
@@ -167,10 +223,21 @@ impl KeySource {
     /// [`KeyError`] if a key does not follow the rules, or the file is open to others, cannot be read, or
     /// cannot be written.
     pub fn resolve(config: KeyConfig) -> Result<ResolvedKeys, KeyError> {
-        match (config.primary, config.secondary) {
-            (Some(primary), secondary) => configured(primary, secondary),
+        match Self::find(&config)? {
+            Some(keys) => Ok(keys),
+            None => make(&config.file),
+        }
+    }
+
+    /// Takes the keys that are configured, else those in the file; makes none.
+    ///
+    /// # Errors
+    /// [`KeyError`] as [`KeySource::resolve`].
+    pub fn find(config: &KeyConfig) -> Result<Option<ResolvedKeys>, KeyError> {
+        match (&config.primary, &config.secondary) {
+            (Some(primary), secondary) => configured(primary.clone(), secondary.clone()).map(Some),
             (None, Some(_)) => Err(KeyError::SecondaryAlone),
-            (None, None) => from_file(&config.file),
+            (None, None) => read(&config.file),
         }
     }
 }
@@ -184,10 +251,7 @@ fn configured(primary: Secret, secondary: Option<Secret>) -> Result<ResolvedKeys
     Ok(ResolvedKeys { primary, secondary, origin: KeyOrigin::Configured })
 }
 
-fn from_file(path: &Path) -> Result<ResolvedKeys, KeyError> {
-    if let Some(keys) = read(path)? {
-        return Ok(keys);
-    }
+fn make(path: &Path) -> Result<ResolvedKeys, KeyError> {
     let (primary, secondary) =
         (generate_key().map_err(KeyError::Random)?, generate_key().map_err(KeyError::Random)?);
     if file::create(path, &primary, &secondary)? {

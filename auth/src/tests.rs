@@ -22,7 +22,7 @@ fn ring(secondary: Option<&str>) -> KeyRing {
 }
 
 fn authenticate(ring: &KeyRing, value: &str) -> Result<CallerId, AuthError> {
-    ring.authenticate(Some(&HeaderValue::from_bytes(value.as_bytes()).unwrap()))
+    ring.authenticate(Some(&HeaderValue::from_bytes(value.as_bytes()).unwrap()), 0)
 }
 
 fn write_file(path: &Path, text: &str, mode: u32) {
@@ -87,7 +87,7 @@ fn the_scheme_is_bearer_in_any_case() {
     for (value, expected) in table {
         assert_eq!(authenticate(&ring, &value), expected, "{value:?}");
     }
-    assert_eq!(ring.authenticate(None), Err(AuthError::NoHeader));
+    assert_eq!(ring.authenticate(None, 0), Err(AuthError::NoHeader));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn refusals_are_precise_and_hold_no_key() {
     let ring = ring(None);
     let sent = "this-is-what-was-sent-by-the-caller";
     let errors = [
-        ring.authenticate(None).unwrap_err(),
+        ring.authenticate(None, 0).unwrap_err(),
         authenticate(&ring, &format!("Basic {sent}")).unwrap_err(),
         authenticate(&ring, "Bearer").unwrap_err(),
         authenticate(&ring, &format!("Bearer {sent}")).unwrap_err(),

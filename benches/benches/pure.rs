@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
-use outrigger_auth::{CallerRules, KeyOrigin, NamedCaller, Policy, PolicyConfig, Rate, ResolvedKeys, Secret};
+use outrigger_auth::{
+    CallerId, CallerRules, KeyOrigin, KeyRing, KeyStore, NamedCaller, Policy, PolicyConfig, Rate,
+    ResolvedKeys, Secret,
+};
 use outrigger_backend::{Buffer, DataType, ModelInfo, Shape, Tensor, TensorInfo};
 use outrigger_protocol::Operation;
 use outrigger_protocol::call::{self, InferReply};
@@ -96,6 +99,20 @@ fn ids(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What it costs to know who calls where a hundred callers have two keys each.
+fn of_200_keys(criterion: &mut Criterion) {
+    let mut store = KeyStore::empty().unwrap();
+    let key = |at: usize| Secret::new(format!("the-key-{at:03}-0123456789-abcdef-0123456789"));
+    for at in 0..200 {
+        store.add(&format!("c{}", at / 2), None, &key(at), 0, Some(u64::MAX / 2)).unwrap();
+    }
+    let ring = KeyRing::of(None, Some(&store), [], |_| Some(CallerId::PRIMARY)).unwrap();
+    let value = HeaderValue::from_str(&format!("Bearer {}", key(99).expose())).unwrap();
+    criterion.bench_function("keys/of-200", |bencher| {
+        bencher.iter(|| black_box(ring.authenticate(Some(black_box(&value)), 1)));
+    });
+}
+
 /// What the policy costs a call: as the holder of the primary key, and as one whose rate and places are counted.
 fn policy(criterion: &mut Criterion) {
     let key = |name: &str| Secret::new(format!("the-key-of-{name}-0123456789-abcdef"));
@@ -113,6 +130,7 @@ fn policy(criterion: &mut Criterion) {
     let config = PolicyConfig { named: named.collect(), ..PolicyConfig::default() };
     let keys = ResolvedKeys { primary: key("primary"), secondary: None, origin: KeyOrigin::Configured };
     let policy = Policy::new(Some(&keys), &config, Instant::now()).unwrap();
+    of_200_keys(criterion);
     for (name, key) in [("policy/primary", key("primary")), ("policy/limited", key("c9"))] {
         let value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).unwrap();
         let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, value)]);

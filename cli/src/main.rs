@@ -6,6 +6,7 @@ mod devices;
 mod exit;
 mod health;
 mod init;
+mod keys;
 mod lint;
 mod log;
 mod models;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         .subcommand(plan::command())
         .subcommand(devices::command())
         .subcommand(models::command())
+        .subcommand(keys::command())
         .subcommand(health::command())
         .subcommand(azmlinfsrv::command())
         // Started by the replica, with two sockets, for a script that is a shared library.
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Some(("plan", matches)) => plan::run(matches),
         Some(("devices", matches)) => devices::run(matches),
         Some(("models", matches)) => models::run(matches),
+        Some(("keys", matches)) => keys::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("native-worker", _)) => outrigger_native::serve_worker().into(),
         Some(("device-host", _)) => outrigger_device_host::serve().into(),

@@ -267,16 +267,21 @@ pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
         tracing::warn!("auth.enabled = false: anybody who reaches score.listen can score");
     }
     let Some(keys) = replica.keys() else { return };
-    let origin = match &keys.origin {
+    let origin = keys.service.as_ref().map(|keys| match &keys.origin {
         KeyOrigin::FromFile(path) => format!("in {}", path.display()),
         KeyOrigin::Generated(path) => format!("made now and written to {}", path.display()),
         _ => "from the configuration".to_owned(),
-    };
-    tracing::info!(keys = origin, "scoring needs a key: `Authorization: Bearer KEY`");
+    });
+    let stored = keys.store.as_ref().map(|store| {
+        format!("hashes of {} in {}", store.keys().len(), config.auth.keys.store.path().display())
+    });
+    let keys_are = origin.into_iter().chain(stored).collect::<Vec<_>>().join("; ");
+    tracing::info!(keys = keys_are, "scoring needs a key: `Authorization: Bearer KEY`");
+    let Some(made) = keys.service.as_ref().filter(|_| keys.is_made()) else { return };
     let mut stdout = std::io::stdout();
-    if stdout.is_terminal() && matches!(keys.origin, KeyOrigin::Generated(_)) {
-        let _ = writeln!(stdout, "primary key:   {}", keys.primary.expose());
-        if let Some(secondary) = &keys.secondary {
+    if stdout.is_terminal() {
+        let _ = writeln!(stdout, "primary key:   {}", made.primary.expose());
+        if let Some(secondary) = &made.secondary {
             let _ = writeln!(stdout, "secondary key: {}", secondary.expose());
         }
     }

@@ -174,6 +174,14 @@ fn protocol() {
     seeds.add(&[], two);
     seeds.add(&[], "Bearer or_01234567.abcdefghijklmnopqrstuvwxyz");
     seeds.add(&[], "bEARER   or_89abcdef.zyxwvutsrqponmlkjihgfedcba ");
+    let (hash_key, hash) = ("A".repeat(43), "0".repeat(64));
+    let store = format!("version = 1\nhash_key = \"{hash_key}\"\n");
+    let key = format!(
+        "[[keys]]\nprincipal = \"bob\"\nwhich = \"primary\"\nid = \"or_01234567\"\nhash = \"{hash}\"\nmade = 1\nexpires = 2\n"
+    );
+    seeds.add(&[], store.clone());
+    seeds.add(&[], format!("{store}{key}"));
+    seeds.add(&[], format!("{store}{key}{key}"));
 }
 
 /// Messages of gRPC's.

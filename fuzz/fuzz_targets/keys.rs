@@ -1,4 +1,4 @@
-//! Files of keys, and the header that keys come in: what is said of them never has a key in it, and only a key opens.
+//! Files and stores of keys, and the header that keys come in: what is said of them never has a key in it, and only a key opens.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use http::HeaderValue;
 use libfuzzer_sys::fuzz_target;
 use outrigger_auth::{
-    CallerId, KeyOrigin, KeyRing, MAX_KEY_CHARS, MIN_KEY_CHARS, ResolvedKeys, Secret, check_key, fuzzing,
+    CallerId, KeyOrigin, KeyRing, MAX_KEY_CHARS, MAX_STORED_KEYS, MIN_KEY_CHARS, ResolvedKeys, Secret,
+    check_key, fuzzing,
 };
 
 const KEYS: [&str; 2] = ["or_01234567.abcdefghijklmnopqrstuvwxyz", "or_89abcdef.zyxwvutsrqponmlkjihgfedcba"];
@@ -31,13 +32,19 @@ fuzz_target!(|data: &[u8]| {
                 assert!(key.bytes().all(|byte| byte.is_ascii_graphic()));
             }
         }
-        Err(said) => {
-            let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
-            let leaked = words.find(|word| word.len() >= MIN_KEY_CHARS && said.contains(word));
-            assert_eq!(leaked, None, "{said}");
-        }
+        Err(said) => tells_nothing(text, &said),
+    }
+    match fuzzing::key_store(text) {
+        Ok(keys) => assert!(keys <= MAX_STORED_KEYS),
+        Err(said) => tells_nothing(text, &said),
     }
 });
+
+fn tells_nothing(text: &str, said: &str) {
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let leaked = words.find(|word| word.len() >= MIN_KEY_CHARS && said.contains(word));
+    assert_eq!(leaked, None, "{said}");
+}
 
 fn authenticate(value: &HeaderValue) {
     let key = value.as_bytes().split_at_checked(7).and_then(|(scheme, key)| {
@@ -48,5 +55,5 @@ fn authenticate(value: &HeaderValue) {
         Some(key) if key == KEYS[1] => Some(CallerId::SECONDARY),
         _ => None,
     };
-    assert_eq!(RING.authenticate(Some(value)).ok(), caller);
+    assert_eq!(RING.authenticate(Some(value), 0).ok(), caller);
 }

@@ -14,6 +14,7 @@ pub mod fetching;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod http;
+mod keys;
 mod metrics;
 mod models;
 pub mod placement;

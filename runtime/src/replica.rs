@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use outrigger_auth::{Credentials, Grant, KeyConfig, KeyError, KeySource, OfModel, Policy, ResolvedKeys};
+use outrigger_auth::{AuthError, Credentials, Grant, KeyError, Keys, OfModel, Policy, Refusal};
 use outrigger_protocol::call;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
@@ -18,6 +18,7 @@ use crate::collection::{CollectError, Collecting};
 use crate::config::{Config, Endpoint, LimitsConfig, ScriptConfig, TlsListener};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Ends, Listener, Peers};
+use crate::keys::{KeyCollector, KeyKeeper, KeyReport, RefusalLog};
 use crate::metrics::Metrics;
 use crate::models::{Lease, Models, ModelsError, NamedModel, Rollouts, ServedModel};
 use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
@@ -99,7 +100,10 @@ pub struct Replica {
     /// What the listeners serve, once somebody has asked.
     pub(crate) descriptions: http::Descriptions,
     policy: Arc<Policy>,
-    keys: Option<ResolvedKeys>,
+    /// Those that there were at the start.
+    keys: Option<Arc<Keys>>,
+    keeper: Option<Arc<KeyKeeper>>,
+    refusals: RefusalLog,
     addresses: Addresses,
     /// What is behind it, for who asks how that is.
     upstream: Option<Arc<Upstream>>,
@@ -211,8 +215,13 @@ impl Replica {
 
         // Management over TCP needs a key even where scoring needs none.
         let keyed = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
-        let keys = keyed.then(|| resolve_keys(&config)).transpose()?;
-        let policy = Arc::new(Policy::new(keys.as_ref(), &config.callers, Instant::now())?);
+        let now = Instant::now();
+        let kept = keyed.then(|| KeyKeeper::start(&config.auth, &config.callers, now)).transpose()?;
+        let (keeper, seen) = kept.unzip();
+        let policy = match &keeper {
+            Some(keeper) => Arc::clone(keeper.policy()),
+            None => Arc::new(Policy::new(None, &config.callers, now)?),
+        };
 
         let slots = match (&config.script, &config.upstream) {
             // Until the script has said how it takes its calls.
@@ -224,7 +233,8 @@ impl Replica {
         let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?;
         let container = config.process.container;
         let tls = config.tls.as_ref().map(|tls| Tls::load(tls, container, metrics.registry())).transpose()?;
-        let (tls, seen) = tls.unzip();
+        let (tls, certificates) = tls.unzip();
+        metrics.registry().register(Box::new(KeyCollector::new(Arc::clone(&policy), keeper.clone())?))?;
         let cache = ResponseCache::new(&config.cache, metrics.registry())?;
         let waits = Some(metrics.waits.clone());
         let upstream = config.upstream.as_ref();
@@ -249,7 +259,9 @@ impl Replica {
             cache,
             descriptions: http::Descriptions::new(config.openapi.at_once),
             policy,
-            keys,
+            keys: seen.as_ref().map(|seen| Arc::clone(seen.keys())),
+            keeper,
+            refusals: RefusalLog::new(config.auth.refusal_lines, now),
             addresses,
             upstream,
             collecting: OnceLock::new(),
@@ -273,11 +285,14 @@ impl Replica {
         others.open(observe, router, limits.clone(), Peers::Unknown, of_observe);
         let router = http::admin_router(Arc::clone(&replica));
         others.open(admin, router, limits.clone(), Peers::Unknown, of_admin);
-        if let Some((tls, seen)) = tls.zip(seen) {
-            replica.others.connections.spawn(tls.keep(seen, replica.others.stop.clone()));
+        if let Some((tls, certificates)) = tls.zip(certificates) {
+            replica.others.connections.spawn(tls.keep(certificates, replica.others.stop.clone()));
         }
         let windows = busy::keep_windows(Arc::clone(&replica.busy), replica.others.stop.clone());
         replica.others.connections.spawn(windows);
+        if let Some((keeper, seen)) = replica.keeper.clone().zip(seen) {
+            replica.others.connections.spawn(keeper.keep(seen, replica.others.stop.clone()));
+        }
         Ok(replica)
     }
 
@@ -382,9 +397,14 @@ impl Replica {
         &self.addresses
     }
 
-    /// The keys, for showing them on a terminal; `None` where none are needed.
-    pub fn keys(&self) -> Option<&ResolvedKeys> {
-        self.keys.as_ref()
+    /// The keys that there were at the start, for showing on a terminal those that were made then; `None` where none are needed.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_deref()
+    }
+
+    /// What may be told of the keys that hold now; `None` where none are needed.
+    pub(crate) fn key_report(&self) -> Option<KeyReport> {
+        self.keeper.as_ref().map(|keeper| keeper.report())
     }
 
     /// Ends in order: not ready, a quiet period, no new connections or calls, the accepted ones finish, workers and threads end,
@@ -621,22 +641,22 @@ impl Replica {
     /// Whether the caller may do this; asked of the operation and the model, never of a URL.
     ///
     /// # Errors
-    /// `unauthenticated`, `forbidden`, `rate_limited`, `too_many_calls`.
+    /// [`Refusal`].
     pub(crate) fn ask<'m>(
         &self,
         credentials: Credentials<'_>,
         operation: Operation,
         model: impl Into<OfModel<'m>>,
-    ) -> Result<Grant, CallError> {
-        Ok(self.policy.ask(credentials, operation, model, Instant::now())?)
+    ) -> Result<Grant, Refusal> {
+        self.policy.ask(credentials, operation, model, Instant::now())
     }
 
     /// Whether the caller may do this on any model at all, for those who do not know yet of which it is asked.
     ///
     /// # Errors
-    /// `unauthenticated`, `forbidden`.
-    pub(crate) fn check(&self, credentials: Credentials<'_>, operation: Operation) -> Result<(), CallError> {
-        Ok(self.policy.check(credentials, operation)?)
+    /// [`Refusal`]: who calls is not known, or may not.
+    pub(crate) fn check(&self, credentials: Credentials<'_>, operation: Operation) -> Result<(), Refusal> {
+        self.policy.check(credentials, operation)
     }
 
     /// The same on the admin listener. On a Unix socket the system has said who is there; over TCP a key is needed, also where scoring
@@ -649,9 +669,23 @@ impl Replica {
         credentials: Credentials<'_>,
         operation: Operation,
     ) -> Result<Grant, CallError> {
-        match self.config.listen.admin {
-            Endpoint::Unix(_) => Ok(self.policy.local(operation)?),
+        let asked = match self.config.listen.admin {
+            Endpoint::Unix(_) => self.policy.local(operation),
             Endpoint::Tcp(_) => self.ask(credentials, operation, None),
+        };
+        asked.map_err(|refusal| {
+            if let Refusal::Unauthenticated(error) = refusal {
+                self.say_refused(error, operation, None);
+            }
+            refusal.into()
+        })
+    }
+
+    /// Says in the log why nobody knows who calls, which who calls is told in part at most.
+    pub(crate) fn say_refused(&self, error: AuthError, operation: Operation, request: Option<&str>) {
+        if let Some(left_out) = self.refusals.may_write(Instant::now()) {
+            let (reason, operation) = (error.reason(), operation.as_str());
+            tracing::info!(reason, operation, request, left_out, "refused, as nobody knows who calls");
         }
     }
 }
@@ -664,12 +698,4 @@ fn still_loading() -> CallError {
 fn queue_limits(config: &Config) -> Limits {
     let queue = &config.queue;
     Limits { items: queue.items, bytes: queue.bytes, wait: queue.wait, ageing: queue.ageing }
-}
-
-fn resolve_keys(config: &Config) -> Result<ResolvedKeys, KeyError> {
-    KeySource::resolve(KeyConfig {
-        primary: config.auth.primary.clone(),
-        secondary: config.auth.secondary.clone(),
-        file: config.auth.keys_file.clone(),
-    })
 }

@@ -349,6 +349,17 @@ impl ReplicaProcess {
         self.wait()
     }
 
+    /// SIGTERM, then the end; the directory stays for who looks at what was left there.
+    ///
+    /// # Panics
+    /// As [`ReplicaProcess::wait`].
+    pub fn stop_keeping(mut self) -> TempDir {
+        let kept =
+            std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temporary directory"));
+        self.stop();
+        kept
+    }
+
     /// The path of the admin socket.
     ///
     /// # Panics

@@ -28,6 +28,7 @@ mod grpc;
 mod health;
 mod init;
 mod isolation;
+mod keys;
 mod lifecycle;
 mod limits;
 mod lint;

@@ -7,6 +7,7 @@ use outrigger_auth::PolicyConfig;
 use outrigger_protocol::orca::Format;
 use outrigger_sandbox::Part;
 
+use super::auth;
 use super::cache;
 use super::callers;
 use super::collect;
@@ -22,7 +23,7 @@ use super::tls::{self, TlsListener};
 use super::upstream;
 use super::value::{Endpoint, Value};
 use super::{
-    AuthConfig, BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
+    BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
     ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, OpenApiConfig,
     Origin, PlacementConfig, ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting,
     Settings, ShutdownConfig, Sources, StepsWish, suggestion,
@@ -35,7 +36,8 @@ pub(super) fn fill(settings: &mut Settings, config: &Config) {
         (key::STATE_DIR, Value::Path(config.state_dir.clone())),
         (key::THREADS, count(config.threads)),
         (key::ADMIN_LISTEN, Value::Endpoint(config.listen.admin.clone())),
-        (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys_file.clone())),
+        (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys.service.file.clone())),
+        (key::AUTH_KEY_STORE, Value::Path(config.auth.keys.store.path().into())),
         (key::BACKENDS_CPU_THREADS, count(config.backends.cpu_threads)),
         (key::LIMITS_CONNECTION_WINDOW, Value::Size(config.limits.connection_window.into())),
         (key::RESIDENCY_LOADS, count(config.residency.loads)),
@@ -98,14 +100,9 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
     if let Some((key, problem)) = exposed.refused.take().filter(|_| wrong_tls.is_empty()) {
         mistake(key, problem);
     }
-    let secret = |key: &Key| {
-        get.value(key).and_then(|value| match value {
-            Value::Secret(text) => Some(outrigger_auth::Secret::new(text.clone())),
-            _ => None,
-        })
-    };
     for key in [key::AUTH_PRIMARY_KEY, key::AUTH_SECONDARY_KEY] {
-        if let Some(Err(error)) = secret(key).map(|secret| outrigger_auth::check_key(&secret)) {
+        if let Some(Err(error)) = auth::secret(settings, key).map(|secret| outrigger_auth::check_key(&secret))
+        {
             mistake(key, format!("`{}`: {error}", key.name));
         }
     }
@@ -113,10 +110,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
         mistake(key::AUTH_SECONDARY_KEY, "`auth.secondary_key` is set, `auth.primary_key` is not".into());
     }
 
-    let admin = match get.value(key::ADMIN_LISTEN) {
-        Some(Value::Endpoint(endpoint)) => endpoint.clone(),
-        _ => Endpoint::Unix(state_dir.join("admin.sock")),
-    };
+    let admin = auth::admin(settings, &state_dir);
     if let Endpoint::Tcp(address) = &admin
         && !address.ip().is_loopback()
     {
@@ -299,12 +293,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
             report_interval: get.duration(key::OBSERVE_REPORT_INTERVAL),
             message: get.size(key::OBSERVE_MESSAGE),
         },
-        auth: AuthConfig {
-            enabled: auth_enabled,
-            primary: secret(key::AUTH_PRIMARY_KEY),
-            secondary: secret(key::AUTH_SECONDARY_KEY),
-            keys_file: get.path(key::AUTH_KEYS_FILE).unwrap_or_else(|| state_dir.join("keys.toml")),
-        },
+        auth: auth::auth(settings, &state_dir),
         callers,
         collect,
         state_dir,

@@ -138,8 +138,8 @@ fn each_mistake_is_said_where_it_stands() {
             "/o.toml:6: `callers.bob.key`: it has 5 characters, and 22 are the fewest",
         ),
         (
-            "[callers.bob]".into(),
-            "/o.toml:5: `callers.bob.key` is missing; OUTRIGGER_CALLERS_BOB_KEY would do too, or `callers.bob.certificate`",
+            "[callers.service]".into(),
+            "/o.toml:5: `service` is what `outrigger keys` calls the service itself, whose callers are [callers.primary] and [callers.secondary]",
         ),
         ("callers.bob = 1".into(), "/o.toml:5: unknown key `models.digits.callers`"),
         (

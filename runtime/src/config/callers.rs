@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use outrigger_auth::{
-    BUILT_IN, CallerRules, CertificateName, MAX_CALLERS, ModelRules, NamedCaller, PolicyConfig, Rate, Secret,
-    check_key,
+    BUILT_IN, CallerRules, CertificateName, MAX_CALLERS, ModelRules, NamedCaller, PolicyConfig, Rate,
+    SERVICE, Secret, check_key, is_caller_name,
 };
 use outrigger_protocol::{Operation, Priority};
 
@@ -23,9 +23,7 @@ const WITH_TABLE: [&str; 3] = ["primary", "secondary", "anonymous"];
 
 /// Checks a caller's name: a lower-case letter, then also digits and `-`, 63 at most. So it stands in labels, logs and variables as it is.
 pub(super) fn check_caller_name(name: &str) -> Result<(), String> {
-    let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
-    let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !(first && rest && name.len() <= 63) {
+    if !is_caller_name(name) {
         return Err(format!(
             "`{name}` is no caller's name: a lower-case letter, then lower-case letters, digits or `-`, 63 at most"
         ));
@@ -35,7 +33,17 @@ pub(super) fn check_caller_name(name: &str) -> Result<(), String> {
             "`{name}` is who comes through the Unix socket of `admin.listen`, and has no rules"
         ));
     }
+    if name == SERVICE {
+        return Err(format!(
+            "`{name}` is what `outrigger keys` calls the service itself, whose callers are [callers.primary] and [callers.secondary]"
+        ));
+    }
     Ok(())
+}
+
+/// Whether a table is one of a built-in caller.
+pub(super) fn has_built_in_table(name: &str) -> bool {
+    WITH_TABLE.contains(&name)
 }
 
 /// Whether a built-in caller does not have this key in its table.
@@ -92,7 +100,7 @@ impl Builder<'_> {
                 _ => {
                     let rules = self.rules(name, caller, CallerRules::default());
                     let certificate = self.certificate(name, caller);
-                    let key = self.key(name, caller, certificate.is_some());
+                    let key = self.key(name, caller);
                     config.named.push(NamedCaller { name: name.clone(), key, certificate, rules });
                 }
             }
@@ -124,18 +132,9 @@ impl Builder<'_> {
         }
     }
 
-    fn key(&mut self, name: &str, caller: &NamedSection, has_certificate: bool) -> Option<Secret> {
-        let Some(setting) = caller.section.get(CALLER_KEY.name) else {
-            // What is wrong with a certificate has been said.
-            if !has_certificate && !caller.section.contains_key(CALLER_CERTIFICATE.name) {
-                let variable = variable(name, CALLER_KEY);
-                let problem = format!(
-                    "`callers.{name}.key` is missing; {variable} would do too, or `callers.{name}.certificate`"
-                );
-                self.mistake(&caller.origin, problem);
-            }
-            return None;
-        };
+    fn key(&mut self, name: &str, caller: &NamedSection) -> Option<Secret> {
+        // One that has none here may have some in the store, now or later.
+        let setting = caller.section.get(CALLER_KEY.name)?;
         let key = secret(&setting.value)?;
         if let Err(fault) = check_key(&key) {
             self.mistake(&setting.origin, format!("`callers.{name}.key`: {fault}"));

@@ -178,7 +178,17 @@ keys! {
     AUTH_SECONDARY_KEY = "auth.secondary_key", Kind::Secret, "", [],
         "secondary key, at least 22 characters [default: from auth.keys_file]";
     AUTH_KEYS_FILE = "auth.keys_file", Kind::Path, "", [],
-        "file with the keys, mode 0600; made with new keys when absent [default: STATE_DIR/keys.toml]";
+        "file with the service's two keys as they are, mode 0600; made with new keys at a start at which there are none at all [default: STATE_DIR/keys.toml]";
+    AUTH_KEY_STORE = "auth.key_store", Kind::Path, "", [],
+        "file with hashes of the keys that `outrigger keys` manages, mode 0600 [default: STATE_DIR/key-store.toml]";
+    AUTH_KEY_POLL = "auth.key_poll", Kind::Timeout, "1s", [],
+        "how often both files are looked at; a change holds from then on";
+    AUTH_KEY_USE = "auth.key_use", Kind::Timeout, "1m", [],
+        "how often it is written down, beside auth.key_store, when keys were last used";
+    AUTH_KEY_NOTICE = "auth.key_notice", Kind::Duration, "7d", [],
+        "how long before the end of a key log and metrics say that it is near";
+    AUTH_REFUSAL_LINES = "auth.refusal_lines", Kind::Count { min: 0, max: 100_000 }, "10", [],
+        "lines of the log in a second about requests that are refused as nobody knows who calls; the others are counted";
 
     MODEL_DIR = "model_dir", Kind::Path, "", [alias("AZUREML_MODEL_DIR")],
         "directory of model files; given to the script as AZUREML_MODEL_DIR, served whole when there is neither script nor upstream";
@@ -633,7 +643,7 @@ table_keys! { "backends", BACKEND_KEYS,
 
 table_keys! { "callers", CALLER_KEYS,
     CALLER_KEY = "key", Kind::Secret, "",
-        "the caller's key, at least 22 characters; primary and secondary have theirs in [auth]";
+        "the caller's key, at least 22 characters; primary and secondary have theirs in [auth] [default: those that `outrigger keys add` has made for it]";
     CALLER_CERTIFICATE = "certificate", Kind::Text, "",
         "who it is by a certificate, where it sends no key: spiffe://..., dns:NAME or cn:NAME, which the certificate has to have (tls.client_certificates)";
     CALLER_OPERATIONS = "operations", Kind::List, "",

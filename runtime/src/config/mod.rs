@@ -1,5 +1,6 @@
 //! Configuration: raw texts in, a valid [`Config`] out; after that nobody checks again.
 
+mod auth;
 pub mod azureml;
 mod build;
 mod cache;
@@ -31,6 +32,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use auth::{AuthConfig, KeysConfig, keys};
 pub use cache::CacheConfig;
 pub use collect::{CollectConfig, MODELDATA, REQUEST, RESPONSE};
 pub use contracts::{Contract, ContractsConfig, VertexConfig};
@@ -234,19 +236,6 @@ pub struct ListenConfig {
     pub observe: SocketAddr,
     /// Management.
     pub admin: Endpoint,
-}
-
-/// `[auth]`.
-#[derive(Clone, Debug)]
-pub struct AuthConfig {
-    /// Whether scoring needs a key.
-    pub enabled: bool,
-    /// The primary key, if given.
-    pub primary: Option<outrigger_auth::Secret>,
-    /// The secondary key, if given.
-    pub secondary: Option<outrigger_auth::Secret>,
-    /// Where keys are read from, or written to when made.
-    pub keys_file: PathBuf,
 }
 
 /// `[models.NAME]`: what the operator says of a model. What is not said here its manifest may say.

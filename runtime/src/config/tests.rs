@@ -31,7 +31,7 @@ fn every_default_parses_and_makes_a_configuration() {
     assert_eq!(config.limits.of_calls(), call::Limits::default());
     assert_eq!(config.shutdown.drain, Duration::from_secs(30));
     assert_eq!(config.state_dir, Path::new("/home/u/.local/state/outrigger"));
-    assert_eq!(config.auth.keys_file, Path::new("/home/u/.local/state/outrigger/keys.toml"));
+    assert_eq!(config.auth.keys.service.file, Path::new("/home/u/.local/state/outrigger/keys.toml"));
     let script = config.script.unwrap();
     assert_eq!((script.workers, script.timeout), (1, Duration::from_secs(60)));
     assert_eq!(script.entry, Path::new("/etc/score.py"), "relative to the file it stands in");

@@ -9,6 +9,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use outrigger_auth::{Credentials, Grant};
 use outrigger_protocol::aml;
+use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
 use serde::Serialize;
 
@@ -16,6 +17,7 @@ use super::openapi::paths;
 use super::reply::certificate_of;
 use super::routes::{Described, Routes};
 use super::{labels, models, openapi};
+use crate::keys::KeyReport;
 use crate::models::NamedStatus;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
@@ -23,7 +25,12 @@ use crate::upstream::UpstreamStatus;
 
 /// All routes of the listener.
 pub(super) fn routes(replica: Option<&Replica>) -> Routes {
-    let routes = Routes::new("admin").at("/status", Operation::Status, get(status), paths::status);
+    let routes = Routes::new("admin").at("/status", Operation::Status, get(status), paths::status).at(
+        "/keys",
+        Operation::Status,
+        get(keys),
+        paths::keys,
+    );
     openapi::beside(labels::routes(models::routes(routes)), Operation::Status, replica)
 }
 
@@ -101,6 +108,20 @@ async fn status(State(replica): State<Arc<Replica>>, Extension(grant): Extension
         configuration: &replica.effective,
     };
     axum::Json(status).into_response()
+}
+
+/// Which keys there are, and when each was last used.
+async fn keys(State(replica): State<Arc<Replica>>) -> Response {
+    // What has been written down earlier is on the disk.
+    let report = tokio::task::spawn_blocking(move || replica.key_report());
+    match report.await {
+        Ok(Some(report)) => axum::Json(report).into_response(),
+        Ok(None) => axum::Json(KeyReport::default()).into_response(),
+        Err(_) => {
+            let error = CallError::new(ErrorCode::Internal, "the keys could not be listed");
+            aml::encode_error(&error).map(axum::body::Body::from)
+        }
+    }
 }
 
 async fn nowhere() -> Response {

@@ -9,7 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, header};
-use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate, Permit};
+use outrigger_auth::{AuthError, Credentials, Grant, OfModel, PeerCertificate, Permit, Refusal};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
@@ -48,6 +48,8 @@ pub(super) struct Gate<'a> {
     permit: OnceLock<Permit>,
     /// The call that was allowed, where calls are collected.
     call: Option<OnceLock<Call>>,
+    /// Why nobody knows who calls, for the log.
+    refused: OnceLock<AuthError>,
 }
 
 impl Gate<'_> {
@@ -67,7 +69,14 @@ impl Gate<'_> {
 
     /// The same of another operation, where what a route does is found out only then.
     pub(super) fn check_for(&self, operation: Operation, headers: &HeaderMap) -> Result<(), CallError> {
-        self.replica.check(self.credentials(headers), operation)
+        self.replica.check(self.credentials(headers), operation).map_err(|refusal| self.refuse(refusal))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> CallError {
+        if let Refusal::Unauthenticated(error) = refusal {
+            let _ = self.refused.set(error);
+        }
+        refusal.into()
     }
 
     /// The same for what it does beside that.
@@ -77,8 +86,9 @@ impl Gate<'_> {
         headers: &HeaderMap,
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
-        let model = model.into();
-        let grant = self.replica.ask(self.credentials(headers), operation, model)?;
+        let (model, credentials) = (model.into(), self.credentials(headers));
+        let asked = self.replica.ask(credentials, operation, model);
+        let grant = asked.map_err(|refusal| self.refuse(refusal))?;
         if let Some(call) = &self.call {
             // Of several models the first.
             call.get_or_init(|| Call::of(model));
@@ -116,7 +126,8 @@ pub(super) async fn answer(
     let mut tap = None;
     let (parts, body) = request.into_parts();
     let certificate = certificate_of(&parts.extensions);
-    let mut gate = Gate { replica, operation, certificate, permit: OnceLock::new(), call };
+    let (permit, refused) = (OnceLock::new(), OnceLock::new());
+    let mut gate = Gate { replica, operation, certificate, permit, call, refused };
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
     let access = access_line(replica, &parts);
@@ -146,6 +157,9 @@ pub(super) async fn answer(
     };
     let call = gate.call.take().and_then(OnceLock::into_inner);
     let result = result.map(|response| until_complete(response, gate.permit.into_inner()));
+    if let Some(error) = gate.refused.get() {
+        replica.say_refused(*error, operation, ids.as_ref().ok().map(RequestIds::request_id));
+    }
     let code = result.as_ref().err().map(|error| error.code);
     // The system that we succeed refuses these before its own code is reached, which would add the headers.
     let bare = replica.config.compat && result.as_ref().is_err_and(is_frameworks);

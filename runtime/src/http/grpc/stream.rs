@@ -20,7 +20,7 @@ use futures_util::stream::{FuturesOrdered, StreamExt, unfold};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate};
+use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate, Refusal};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::grpc::{self, Prefix};
 use outrigger_protocol::oip::grpc::{id, in_stream, stream_error, target};
@@ -179,6 +179,10 @@ impl Calls {
             let credentials = Credentials { headers: &headers, certificate: certificate.as_deref() };
             // Which model is meant stands in the message; `run` asks about that.
             let grant = replica.ask(credentials, Operation::Infer, OfModel::AskedLater);
+            if let Err(Refusal::Unauthenticated(error)) = &grant {
+                // The key held when the stream began.
+                replica.say_refused(*error, Operation::Infer, None);
+            }
             let read = async {
                 match &grant {
                     Ok(_) => messages.rest(prefix).await,

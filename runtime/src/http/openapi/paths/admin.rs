@@ -10,11 +10,19 @@ use super::super::tags::Tag;
 use crate::http::admin::Status;
 use crate::http::labels::Labelled;
 use crate::http::models::{Events, Page};
+use crate::keys::KeyReport;
 use crate::models::NamedStatus;
 
 pub(in crate::http) fn status(place: &mut Place<'_>) {
     let answer = place.answer::<Status<'_>>();
     place.add(get(Tag::Management, "What the replica is doing").ok("All of it.", [json_of(answer)]));
+}
+
+pub(in crate::http) fn keys(place: &mut Place<'_>) {
+    let answer = place.answer::<KeyReport>();
+    let operation = get(Tag::Management, "The keys that hold, and when each was last used")
+        .text("What can be told of them: no key is among it, and no hash of one.");
+    place.add(operation.ok("The keys.", [json_of(answer)]));
 }
 
 pub(in crate::http) fn models(place: &mut Place<'_>) {

@@ -1,0 +1,414 @@
+//! Keys while the replica runs: their files are looked at now and then, off the way of requests, and what has changed there holds from then on.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use outrigger_auth::{
+    HeldKey, KeyError, Keys, LastUsed, Policy, PolicyConfig, SERVICE, Stamps, UsedFile, wall_clock,
+};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{MetricFamily, MetricType};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::AuthConfig;
+use crate::metrics::{counter, family, gauge};
+
+/// Keeps the keys of a policy what their files say.
+pub(crate) struct KeyKeeper {
+    config: AuthConfig,
+    callers: PolicyConfig,
+    policy: Arc<Policy>,
+    used: UsedFile,
+    /// Why the files as they are do not hold.
+    broken: Mutex<Option<String>>,
+    reloaded: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// What it knows from the last time.
+pub(crate) struct Seen {
+    keys: Arc<Keys>,
+    stamps: Stamps,
+    /// What has been written down of when keys were used, and when that was.
+    noted: LastUsed,
+    noted_at: Instant,
+    /// Of which keys it has been said that their end is near.
+    told: BTreeSet<String>,
+    /// Whether it has been said that nothing can be written down.
+    unwritable: bool,
+}
+
+impl Seen {
+    pub(crate) fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+}
+
+impl KeyKeeper {
+    /// Reads the keys, or makes them, and has a policy of them.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub(crate) fn start(
+        config: &AuthConfig,
+        callers: &PolicyConfig,
+        now: Instant,
+    ) -> Result<(Arc<Self>, Seen), KeyError> {
+        let stamps = config.keys.stamps();
+        let keys = Arc::new(config.keys.start()?);
+        let policy = Arc::new(Policy::with_keys(&keys, callers, now)?);
+        let used = UsedFile::beside(config.keys.store.path());
+        let keeper = Self {
+            config: config.clone(),
+            callers: callers.clone(),
+            policy,
+            used,
+            broken: Mutex::default(),
+            reloaded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        };
+        keeper.say_strangers(&keys);
+        let seen = Seen {
+            keys,
+            stamps,
+            noted: LastUsed::new(),
+            noted_at: now,
+            told: BTreeSet::new(),
+            unwritable: false,
+        };
+        Ok((Arc::new(keeper), seen))
+    }
+
+    pub(crate) fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// Goes on until it is told to stop.
+    pub(crate) async fn keep(self: Arc<Self>, mut seen: Seen, stop: CancellationToken) {
+        loop {
+            let last = tokio::select! {
+                () = tokio::time::sleep(self.config.poll) => false,
+                () = stop.cancelled() => true,
+            };
+            let keeper = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || {
+                keeper.look(&mut seen);
+                if last || seen.noted_at.elapsed() >= keeper.config.note {
+                    keeper.note(&mut seen);
+                }
+                seen
+            });
+            match looked.await {
+                Ok(back) if !last => seen = back,
+                _ => return,
+            }
+        }
+    }
+
+    fn look(&self, seen: &mut Seen) {
+        let stamps = self.config.keys.stamps();
+        if stamps != seen.stamps {
+            // What is wrong is said once, and looked at again when something else has changed.
+            seen.stamps = stamps;
+            match self.renewed(&seen.keys) {
+                Ok(keys) => {
+                    self.reloaded.fetch_add(1, Ordering::Relaxed);
+                    self.set_broken(None);
+                    tracing::info!(keys = self.policy.keys().len(), "keys have changed");
+                    self.say_strangers(&keys);
+                    seen.keys = Arc::new(keys);
+                }
+                Err(error) => {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    let problem = with_causes(&error);
+                    tracing::warn!(
+                        problem,
+                        "keys have changed and cannot be taken: those from before hold on"
+                    );
+                    self.set_broken(Some(problem));
+                }
+            }
+        }
+        self.say_ends(seen);
+    }
+
+    fn renewed(&self, before: &Keys) -> Result<Keys, KeyError> {
+        let keys = self.config.keys.again(before)?;
+        self.policy.renew(&keys, &self.callers)?;
+        Ok(keys)
+    }
+
+    fn set_broken(&self, problem: Option<String>) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    /// Whose keys are for callers that are not here, and which callers have no key.
+    fn say_strangers(&self, keys: &Keys) {
+        let stored = keys.store.iter().flat_map(|store| store.keys());
+        let strangers: BTreeSet<_> = stored
+            .map(|key| key.principal.as_str())
+            .filter(|name| *name != SERVICE && !self.policy.knows(name))
+            .collect();
+        if !strangers.is_empty() {
+            tracing::warn!(
+                ?strangers,
+                "the key store has keys of callers that the configuration does not name"
+            );
+        }
+        let keyless = self.policy.keyless();
+        if !keyless.is_empty() {
+            tracing::warn!(
+                ?keyless,
+                "callers have no key and cannot come: `outrigger keys add NAME` makes one"
+            );
+        }
+    }
+
+    fn say_ends(&self, seen: &mut Seen) {
+        let now = wall_clock();
+        let keys = self.policy.keys();
+        for key in &keys {
+            let Some(expires) = key.expires.filter(|_| self.state(key, now) != State::Valid) else {
+                continue;
+            };
+            if seen.told.insert(key.id.clone()) {
+                let left = expires.saturating_sub(now);
+                tracing::warn!(key = key.id, principal = key.principal, which = %key.which, left_seconds = left, "a key ends");
+            }
+        }
+        seen.told.retain(|id| keys.iter().any(|key| key.id == *id));
+    }
+
+    /// Writes down when keys were used, if they were.
+    fn note(&self, seen: &mut Seen) {
+        seen.noted_at = Instant::now();
+        let used: LastUsed =
+            self.policy.keys().into_iter().filter_map(|key| Some((key.id, key.used?))).collect();
+        if used == seen.noted {
+            return;
+        }
+        match self.used.merge(&used) {
+            Ok(()) => seen.noted = used,
+            Err(error) if !seen.unwritable => {
+                seen.unwritable = true;
+                let problem = with_causes(&error);
+                tracing::warn!(
+                    problem,
+                    "when keys were last used is known only as long as this replica runs"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn state(&self, key: &HeldKey, now: u64) -> State {
+        match key.expires.map(|expires| expires.saturating_sub(now)) {
+            Some(0) => State::Expired,
+            Some(left) if left <= self.config.notice.as_secs() => State::Ending,
+            _ => State::Valid,
+        }
+    }
+
+    /// The keys, and how their files are, for who manages them.
+    pub(crate) fn report(&self) -> KeyReport {
+        let earlier = self.used.read();
+        let keys = self.policy.keys().into_iter().map(|key| KeyStatus {
+            last_used: key.used.max(earlier.get(&key.id).copied()),
+            id: key.id,
+            principal: key.principal,
+            which: key.which.as_str(),
+            place: key.place.as_str(),
+            made: key.made,
+            expires: key.expires,
+        });
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        KeyReport { keys: keys.collect(), broken }
+    }
+}
+
+/// How a key is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Valid,
+    Ending,
+    Expired,
+}
+
+/// An error with what is behind it. Neither ever has a key in it.
+fn with_causes(error: &KeyError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+/// The keys that hold.
+#[derive(Default, Serialize, schemars::JsonSchema)]
+pub(crate) struct KeyReport {
+    keys: Vec<KeyStatus>,
+    /// Why the files as they are now do not hold, so that the keys from before do; nothing where they do.
+    broken: Option<String>,
+}
+
+/// What may be told of a key.
+#[derive(Serialize, schemars::JsonSchema)]
+struct KeyStatus {
+    /// What it is called where it is not shown.
+    id: String,
+    /// Whose it is: `service`, or a caller's name.
+    principal: String,
+    /// `primary` or `secondary`.
+    which: &'static str,
+    /// Where it is kept: `store`, `file` or `configuration`.
+    place: &'static str,
+    /// When it was made, in seconds since 1970; nothing where that is not known.
+    made: Option<u64>,
+    /// From when on it does not hold any more, in seconds since 1970; nothing for never.
+    expires: Option<u64>,
+    /// When a request last came with it, in seconds since 1970; nothing where that is not known.
+    last_used: Option<u64>,
+}
+
+/// Shows keys by how they are, and who was not let in.
+pub(crate) struct KeyCollector {
+    policy: Arc<Policy>,
+    keeper: Option<Arc<KeyKeeper>>,
+    descriptions: Vec<Desc>,
+}
+
+/// Name, help, labels.
+const METRICS: [(&str, &str, &[&str]); 5] = [
+    ("outrigger_auth_refusals_total", "Requests that were refused as nobody knows who calls", &["reason"]),
+    (
+        "outrigger_keys",
+        "Keys by whether they hold; ending: their end is nearer than auth.key_notice",
+        &["state"],
+    ),
+    ("outrigger_key_end_timestamp_seconds", "When the first of the keys that hold ends", &[]),
+    (
+        "outrigger_keys_broken",
+        "1 while the files of keys cannot be taken and the keys from before hold on",
+        &[],
+    ),
+    (
+        "outrigger_key_reloads_total",
+        "How often files of keys had changed, by whether they could be taken",
+        &["outcome"],
+    ),
+];
+
+impl KeyCollector {
+    pub(crate) fn new(
+        policy: Arc<Policy>,
+        keeper: Option<Arc<KeyKeeper>>,
+    ) -> Result<Self, prometheus::Error> {
+        let describe = |(name, help, labels): &(&str, &str, &[&str])| {
+            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+            Desc::new((*name).into(), (*help).into(), labels, std::collections::HashMap::new())
+        };
+        Ok(Self { policy, keeper, descriptions: METRICS.iter().map(describe).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Collector for KeyCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let refused = self.policy.refused().filter(|(_, count)| *count > 0);
+        let refused = refused.map(|(reason, count)| counter(&[("reason", reason)], count as f64)).collect();
+        let (mut states, mut end, mut broken, mut reloads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        if let Some(keeper) = &self.keeper {
+            let (keys, now) = (self.policy.keys(), wall_clock());
+            for (name, state) in
+                [("valid", State::Valid), ("ending", State::Ending), ("expired", State::Expired)]
+            {
+                let count = keys.iter().filter(|key| keeper.state(key, now) == state).count();
+                states.push(gauge(&[("state", name)], count as f64));
+            }
+            let ends = keys.iter().filter_map(|key| key.expires).filter(|expires| *expires > now);
+            end.extend(ends.min().map(|first| gauge(&[], first as f64)));
+            let is_broken = keeper.broken.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            broken.push(gauge(&[], f64::from(u8::from(is_broken))));
+            for (outcome, count) in [("taken", &keeper.reloaded), ("broken", &keeper.failed)] {
+                reloads.push(counter(&[("outcome", outcome)], count.load(Ordering::Relaxed) as f64));
+            }
+        }
+        let kinds = [
+            MetricType::COUNTER,
+            MetricType::GAUGE,
+            MetricType::GAUGE,
+            MetricType::GAUGE,
+            MetricType::COUNTER,
+        ];
+        let values = [refused, states, end, broken, reloads];
+        let families = METRICS.iter().zip(kinds).zip(values);
+        families.map(|(((name, help, _), kind), metrics)| family(name, help, kind, metrics)).collect()
+    }
+}
+
+/// Says in the log who was not let in and why, but no more than so often: who is let in nowhere may ask without end.
+pub(crate) struct RefusalLog {
+    /// Lines in a second.
+    most: u64,
+    since: Instant,
+    /// The second, counted from then, and below it the lines that there were in it.
+    written: AtomicU64,
+    /// Refusals that there was no line for since the last one.
+    left_out: AtomicU64,
+}
+
+/// Bits for the lines of a second.
+const LINES: u32 = 24;
+
+impl RefusalLog {
+    pub(crate) fn new(most: usize, now: Instant) -> Self {
+        let most = (most as u64).min((1 << LINES) - 1);
+        Self { most, since: now, written: AtomicU64::new(0), left_out: AtomicU64::new(0) }
+    }
+
+    /// How many lines were left out before this one, which may be written; nothing where it may not.
+    pub(crate) fn may_write(&self, now: Instant) -> Option<u64> {
+        if self.most == 0 {
+            return None;
+        }
+        let second = now.saturating_duration_since(self.since).as_secs();
+        let next = |word: u64| match word >> LINES == second {
+            true if word & ((1 << LINES) - 1) >= self.most => None,
+            true => Some(word + 1),
+            false => Some(second << LINES | 1),
+        };
+        match self.written.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(_) => Some(self.left_out.swap(0, Ordering::Relaxed)),
+            Err(_) => {
+                self.left_out.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn so_many_lines_a_second_and_the_rest_is_counted() {
+        let start = Instant::now();
+        let log = RefusalLog::new(2, start);
+        let at = |millis| log.may_write(start + Duration::from_millis(millis));
+        assert_eq!([at(0), at(10), at(20), at(999)], [Some(0), Some(0), None, None]);
+        assert_eq!([at(1000), at(1001), at(1002)], [Some(2), Some(0), None]);
+        assert_eq!(at(60_000), Some(1));
+        assert_eq!(RefusalLog::new(0, start).may_write(start), None);
+    }
+}
