@@ -8,6 +8,7 @@ mod health;
 mod init;
 mod lint;
 mod log;
+mod logs;
 mod models;
 mod plan;
 mod serve;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         .subcommand(devices::command())
         .subcommand(models::command())
         .subcommand(health::command())
+        .subcommand(logs::command())
         .subcommand(azmlinfsrv::command())
         // Started by the replica, with two sockets, for a script that is a shared library.
         .subcommand(Command::new("native-worker").hide(true))
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Some(("devices", matches)) => devices::run(matches),
         Some(("models", matches)) => models::run(matches),
         Some(("health", matches)) => health::run(matches),
+        Some(("logs", matches)) => logs::run(matches),
         Some(("native-worker", _)) => outrigger_native::serve_worker().into(),
         Some(("device-host", _)) => outrigger_device_host::serve().into(),
         _ => ExitCode::from(exit::CONFIG),

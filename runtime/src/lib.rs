@@ -21,6 +21,7 @@ mod scheduler;
 pub mod scripts;
 mod shared_memory;
 pub mod swagger;
+pub mod telemetry;
 mod upstream;
 
 pub use http::{BindError, Bound, Route, routes};

@@ -23,6 +23,7 @@ use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
+use crate::telemetry::{self, KeptLines, Phase, Telemetry};
 use crate::upstream::{Upstream, UpstreamStatus};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -93,6 +94,8 @@ pub struct Replica {
     addresses: Addresses,
     /// What is behind it, for who asks how that is.
     upstream: Option<Arc<Upstream>>,
+    /// The last lines of the log, where somebody keeps them.
+    log: OnceLock<Arc<KeptLines>>,
     /// Set once everything is loaded.
     serving: OnceLock<Serving>,
     /// The score listener's connections, which a drain waits for.
@@ -111,9 +114,16 @@ struct Door {
 }
 
 impl Door {
-    fn open(&self, listener: Listener, router: axum::Router, limits: LimitsConfig, peers: Peers) {
+    fn open(
+        &self,
+        listener: Listener,
+        router: axum::Router,
+        limits: LimitsConfig,
+        peers: Peers,
+        telemetry: Option<Arc<Telemetry>>,
+    ) {
         let ends = Ends { stop: self.stop.clone(), cut: self.cut.clone() };
-        let serve = http::serve(listener, router, limits, peers, self.connections.clone(), ends);
+        let serve = http::serve(listener, router, limits, peers, telemetry, self.connections.clone(), ends);
         self.connections.spawn(serve);
     }
 
@@ -195,7 +205,8 @@ impl Replica {
             (None, None) => config.backends.cpu_threads,
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
-        let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?;
+        let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy), config.telemetry.models)?;
+        let telemetry = Telemetry::new(&config.log, metrics.registry())?;
         let cache = ResponseCache::new(&config.cache, metrics.registry())?;
         let waits = Some(metrics.waits.clone());
         let upstream = config.upstream.as_ref();
@@ -223,6 +234,7 @@ impl Replica {
             keys,
             addresses,
             upstream,
+            log: OnceLock::new(),
             serving: OnceLock::new(),
             calls: Door::default(),
             others: Door::default(),
@@ -233,9 +245,15 @@ impl Replica {
         let limits = &replica.config.limits;
         let peers = if replica.upstream.is_some() { Peers::Known } else { Peers::Unknown };
         let (calls, others) = (&replica.calls, &replica.others);
-        calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone(), peers);
-        others.open(observe, http::observe_router(Arc::clone(&replica)), limits.clone(), Peers::Unknown);
-        others.open(admin, http::admin_router(Arc::clone(&replica)), limits.clone(), Peers::Unknown);
+        calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone(), peers, Some(telemetry));
+        others.open(
+            observe,
+            http::observe_router(Arc::clone(&replica)),
+            limits.clone(),
+            Peers::Unknown,
+            None,
+        );
+        others.open(admin, http::admin_router(Arc::clone(&replica)), limits.clone(), Peers::Unknown, None);
         let windows = busy::keep_windows(Arc::clone(&replica.busy), replica.others.stop.clone());
         replica.others.connections.spawn(windows);
         Ok(replica)
@@ -301,6 +319,17 @@ impl Replica {
         }
         self.busy.set_ready(true);
         Ok(())
+    }
+
+    /// Shows the last lines of the log from now on.
+    pub fn show_log(&self, lines: Arc<KeptLines>) {
+        // There is one log.
+        let _ = self.log.set(lines);
+    }
+
+    /// The last lines of the log.
+    pub(crate) fn log(&self) -> Option<&Arc<KeptLines>> {
+        self.log.get()
     }
 
     /// Where it listens.
@@ -467,11 +496,14 @@ impl Replica {
         if let Some(lease) = model.version(which)?.lease() {
             return Ok((lease, None));
         }
+        let since = Instant::now();
         let counted = self.busy.arrive().ok_or_else(|| {
             CallError::new(ErrorCode::Overloaded, "more calls wait than can be counted")
                 .with_retry_after(Duration::from_secs(1))
         })?;
-        match serving.models.lease_version(model, which, until).await {
+        let leased = serving.models.lease_version(model, which, until).await;
+        telemetry::spent(Phase::Queue, since);
+        match leased {
             Ok(lease) => Ok((lease, Some(counted))),
             Err(error) => {
                 counted.finish(Outcome::Refused);
@@ -550,7 +582,13 @@ impl Replica {
         operation: Operation,
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, CallError> {
-        Ok(self.policy.ask(headers, operation, model, Instant::now())?)
+        let since = Instant::now();
+        let asked = self.policy.ask(headers, operation, model, since);
+        telemetry::with(|passage| {
+            passage.add(Phase::Auth, since.elapsed());
+            asked.iter().for_each(|grant| passage.is_of(grant.name()));
+        });
+        Ok(asked?)
     }
 
     /// Whether the caller may do this on any model at all, for those who do not know yet of which it is asked.
@@ -558,7 +596,10 @@ impl Replica {
     /// # Errors
     /// `unauthenticated`, `forbidden`.
     pub(crate) fn check(&self, headers: &::http::HeaderMap, operation: Operation) -> Result<(), CallError> {
-        Ok(self.policy.check(headers, operation)?)
+        let since = Instant::now();
+        let checked = self.policy.check(headers, operation);
+        telemetry::spent(Phase::Auth, since);
+        Ok(checked?)
     }
 
     /// The same on the admin listener. On a Unix socket the system has said who is there; over TCP a key is needed, also where scoring

@@ -47,6 +47,7 @@ mod spark;
 mod steps;
 mod streaming;
 mod support;
+mod telemetry;
 mod torch;
 mod triton;
 mod upstream;

@@ -64,6 +64,7 @@ async fn until_calls(replica: &ReplicaProcess, caller: &str, calls: f64) {
 const ROUTES: &[(&str, &str, &str)] = &[
     ("admin", "/docs", "page"),
     ("admin", "/events", "status"),
+    ("admin", "/logs", "status"),
     ("admin", "/models", "status"),
     ("admin", "/models/{model}", "status"),
     ("admin", "/models/{model}/labels/{label}", "model_control"),

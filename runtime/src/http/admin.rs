@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::openapi::paths;
 use super::routes::{Described, Routes};
-use super::{labels, models, openapi};
+use super::{labels, logs, models, openapi};
 use crate::models::NamedStatus;
 use crate::replica::Replica;
 use crate::scripts::WorkerStatus;
@@ -23,7 +23,7 @@ use crate::upstream::UpstreamStatus;
 /// All routes of the listener.
 pub(super) fn routes(replica: Option<&Replica>) -> Routes {
     let routes = Routes::new("admin").at("/status", Operation::Status, get(status), paths::status);
-    openapi::beside(labels::routes(models::routes(routes)), Operation::Status, replica)
+    openapi::beside(logs::routes(labels::routes(models::routes(routes))), Operation::Status, replica)
 }
 
 /// The listener.

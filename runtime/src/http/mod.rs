@@ -13,6 +13,7 @@ mod infer;
 pub(crate) mod inflate;
 mod keda;
 mod labels;
+mod logs;
 mod model;
 mod models;
 mod observe;

@@ -25,6 +25,7 @@ use super::idle::Requests;
 use super::passing::Peer;
 use super::stall::Watch;
 use crate::config::{Endpoint, LimitsConfig};
+use crate::telemetry::{self, Ending, Passage, Telemetry};
 
 /// How long a listener waits after an error of the system's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -133,12 +134,13 @@ pub(crate) async fn serve(
     router: Router,
     limits: LimitsConfig,
     peers: Peers,
+    telemetry: Option<Arc<Telemetry>>,
     tracker: TaskTracker,
     ends: Ends,
 ) {
     let stop = ends.stop.clone();
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let server = Arc::new(Server { builder: builder(&limits), router, ends, limits, peers });
+    let server = Arc::new(Server { builder: builder(&limits), router, ends, limits, peers, telemetry });
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit,
@@ -245,6 +247,8 @@ struct Server {
     ends: Ends,
     limits: LimitsConfig,
     peers: Peers,
+    /// Tells of requests, where they are calls.
+    telemetry: Option<Arc<Telemetry>>,
 }
 
 impl Server {
@@ -262,7 +266,15 @@ impl Server {
             }
             let (answers, open) = (Arc::clone(&answers), requests.begin());
             let answer = self.router.clone().oneshot(request);
-            async move { answer.await.map(|answer| answer.map(|body| answers.body(body, open))) }
+            let passage = self.telemetry.as_ref().map(Passage::new);
+            async move {
+                let Some(passage) = passage else {
+                    return answer.await.map(|answer| answer.map(|body| answers.body(body, open, None)));
+                };
+                let ending = Some(Ending::of(&passage));
+                let answer = telemetry::within(passage, answer).await;
+                answer.map(|answer| answer.map(|body| answers.body(body, open, ending)))
+            }
         });
         let heads =
             Heads::new(stream, Arc::clone(&requests), Arc::clone(&answers), self.limits.header_timeout);
