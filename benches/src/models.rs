@@ -19,6 +19,6 @@ pub fn load(configuration: String) -> anyhow::Result<(Models, Metrics)> {
     })?;
     let busy = Busy::new(1);
     let open = PolicyConfig { open: true, ..PolicyConfig::default() };
-    let metrics = Metrics::new(Arc::clone(&busy), Arc::new(Policy::new(None, &open, Instant::now())?))?;
+    let metrics = Metrics::new(Arc::clone(&busy), Arc::new(Policy::new(None, &open, Instant::now())?), 50)?;
     Ok((Models::load(&config, None, &busy, &metrics)?, metrics))
 }

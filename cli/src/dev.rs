@@ -58,8 +58,8 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     {
         return sources::say(&error, exit::CONFIG);
     }
-    let _log = match log::start(&config.log) {
-        Ok(log) => log,
+    let (_log, _) = match log::start(&config.log) {
+        Ok(started) => started,
         Err(error) => {
             return sources::say(&anyhow::Error::new(error).context("the log's thread"), exit::START);
         }

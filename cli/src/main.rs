@@ -9,6 +9,7 @@ mod init;
 mod keys;
 mod lint;
 mod log;
+mod logs;
 mod models;
 mod plan;
 mod serve;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         .subcommand(models::command())
         .subcommand(keys::command())
         .subcommand(health::command())
+        .subcommand(logs::command())
         .subcommand(azmlinfsrv::command())
         // Started by the replica, with two sockets, for a script that is a shared library.
         .subcommand(Command::new("native-worker").hide(true))
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Some(("models", matches)) => models::run(matches),
         Some(("keys", matches)) => keys::run(matches),
         Some(("health", matches)) => health::run(matches),
+        Some(("logs", matches)) => logs::run(matches),
         Some(("native-worker", _)) => outrigger_native::serve_worker().into(),
         Some(("device-host", _)) => outrigger_device_host::serve().into(),
         _ => ExitCode::from(exit::CONFIG),

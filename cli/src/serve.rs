@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use outrigger_auth::KeyOrigin;
 use outrigger_runtime::config::key::{self, KEYS, Key};
 use outrigger_runtime::config::{Config, Kind, Settings};
+use outrigger_runtime::telemetry::KeptLines;
 use outrigger_runtime::{ModelsError, Replica, ReplicaError, tls};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -140,8 +141,8 @@ pub(crate) fn replica(config: Config, settings: &Settings) -> ExitCode {
         Ok(Some(code)) => return code,
         Err(error) => return sources::say(&anyhow::Error::new(error).context("process.init"), exit::START),
     }
-    let log = match log::start(&config.log) {
-        Ok(log) => log,
+    let (log, kept) = match log::start(&config.log) {
+        Ok(started) => started,
         Err(error) => {
             return sources::say(&anyhow::Error::new(error).context("the log's thread"), exit::START);
         }
@@ -152,7 +153,7 @@ pub(crate) fn replica(config: Config, settings: &Settings) -> ExitCode {
     for variable in &settings.strangers {
         tracing::warn!(variable, "environment variable looks like a setting and is none");
     }
-    let code: u8 = run_async(config.threads, serve(config, settings.show()));
+    let code: u8 = run_async(config.threads, serve(config, settings.show(), kept));
     drop(log);
     if code != 0 {
         exit::at_once(code);
@@ -215,7 +216,7 @@ fn check(config: &Config, settings: &Settings) -> ExitCode {
     if is_sound { ExitCode::SUCCESS } else { ExitCode::from(exit::CONFIG) }
 }
 
-async fn serve(config: Config, effective: String) -> u8 {
+async fn serve(config: Config, effective: String, kept: Arc<KeptLines>) -> u8 {
     // Installed first, so that a signal during the start ends it in order too.
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -229,6 +230,7 @@ async fn serve(config: Config, effective: String) -> u8 {
         Ok(replica) => replica,
         Err(error) => return failed(&error, &config),
     };
+    replica.show_log(kept);
     announce(&replica, &config);
     tokio::select! {
         loaded = replica.load() => if let Err(error) = loaded {

@@ -23,6 +23,7 @@ mod scheduler;
 pub mod scripts;
 mod shared_memory;
 pub mod swagger;
+pub mod telemetry;
 pub mod tls;
 mod upstream;
 

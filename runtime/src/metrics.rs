@@ -14,6 +14,7 @@ use prometheus::{
 
 use crate::busy::Busy;
 use crate::models::{BatchMetrics, ModelMetrics};
+use crate::telemetry::Shown;
 
 /// From 100 µs to 100 s, three to a decade.
 const LATENCY: &[f64] = &[
@@ -35,14 +36,15 @@ pub struct Metrics {
     pub(crate) models: ModelMetrics,
     /// From a call's arrival at the scheduler until a lane begins with it.
     pub(crate) waits: Histogram,
+    shown: Shown,
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers everything. So many models have series of their own.
     ///
     /// # Errors
     /// [`prometheus::Error`] if two metrics have one name: a mistake in this file.
-    pub fn new(busy: Arc<Busy>, policy: Arc<Policy>) -> Result<Self, prometheus::Error> {
+    pub fn new(busy: Arc<Busy>, policy: Arc<Policy>, models: usize) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let total = Opts::new(
             "outrigger_requests_total",
@@ -57,7 +59,7 @@ impl Metrics {
         registry.register(Box::new(BusyCollector::new(busy)?))?;
         registry.register(Box::new(CallerCollector::new(policy)?))?;
         let batches = BatchMetrics::new(&registry)?;
-        let models = ModelMetrics::new(&registry)?;
+        let of_models = ModelMetrics::new(&registry)?;
         let waits = HistogramOpts::new(
             "outrigger_wait_seconds",
             "Time that calls wait until a lane begins with them",
@@ -75,7 +77,15 @@ impl Metrics {
             requests.push(row.collect::<Result<Vec<_>, _>>()?);
             histograms.push(seconds.get_metric_with_label_values(&[operation.as_str()])?);
         }
-        Ok(Self { registry, requests, seconds: histograms, batches, models, waits })
+        Ok(Self {
+            registry,
+            requests,
+            seconds: histograms,
+            batches,
+            models: of_models,
+            waits,
+            shown: Shown::new(models),
+        })
     }
 
     /// Where parts that not every replica has show theirs.
@@ -102,7 +112,14 @@ impl Metrics {
     /// # Errors
     /// [`prometheus::Error`] if a component gives a metric without a value.
     pub fn encode(&self) -> Result<String, prometheus::Error> {
+        let families = self.gather();
+        TextEncoder::new().encode_to_string(&families)
+    }
+
+    /// The same as families of metrics: those of many models summed up, and without rows that never counted.
+    pub(crate) fn gather(&self) -> Vec<MetricFamily> {
         let mut families = self.registry.gather();
+        self.shown.fold(&mut families);
         for family in &mut families {
             if family.name() == "outrigger_requests_total" {
                 let used = family
@@ -111,7 +128,7 @@ impl Metrics {
                     .filter(|metric| metric.get_counter().get_value() > 0.0)
                     .collect();
                 family.set_metric(used);
-            } else if family.name() == "outrigger_request_seconds" {
+            } else if ["outrigger_request_seconds", "outrigger_phase_seconds"].contains(&family.name()) {
                 let used = family
                     .take_metric()
                     .into_iter()
@@ -121,7 +138,7 @@ impl Metrics {
             }
         }
         families.retain(|family| !family.get_metric().is_empty());
-        TextEncoder::new().encode_to_string(&families)
+        families
     }
 }
 
@@ -315,7 +332,7 @@ mod tests {
         let open = PolicyConfig { open: true, anonymous: rules, ..PolicyConfig::default() };
         let (now, headers) = (std::time::Instant::now(), http::HeaderMap::new());
         let policy = Arc::new(Policy::new(None, &open, now).unwrap());
-        let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy)).unwrap();
+        let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy), 50).unwrap();
         let _grant = policy.ask(&headers, Operation::Score, None, now).unwrap();
         let _ticket = busy.arrive().unwrap();
         metrics.request(Operation::Score, None, Duration::from_millis(3));

@@ -15,9 +15,9 @@ use tokio_util::task::TaskTracker;
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::cache::{CacheError, ResponseCache};
 use crate::collection::{CollectError, Collecting};
-use crate::config::{Config, Endpoint, LimitsConfig, ScriptConfig, TlsListener};
+use crate::config::{Config, Endpoint, ScriptConfig, TlsListener};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
-use crate::http::{self, BindError, Bound, Ends, Listener, Peers};
+use crate::http::{self, BindError, Bound, Ends, Listener, Peers, Site};
 use crate::keys::{KeyCollector, KeyKeeper, KeyReport, RefusalLog};
 use crate::metrics::Metrics;
 use crate::models::{Lease, Models, ModelsError, NamedModel, Rollouts, ServedModel};
@@ -25,7 +25,8 @@ use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
-use crate::tls::{Acceptor, Tls, TlsError};
+use crate::telemetry::{self, KeptLines, Phase, Telemetry};
+use crate::tls::{Tls, TlsError};
 use crate::upstream::{Upstream, UpstreamStatus};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -111,6 +112,8 @@ pub struct Replica {
     collecting: OnceLock<Arc<Collecting>>,
     /// Bound from the start, and served from then on.
     collector: Mutex<Option<Listener>>,
+    /// The last lines of the log, where somebody keeps them.
+    log: OnceLock<Arc<KeptLines>>,
     /// Set once everything is loaded.
     serving: OnceLock<Serving>,
     /// The score listener's connections, which a drain waits for.
@@ -131,16 +134,9 @@ struct Door {
 }
 
 impl Door {
-    fn open(
-        &self,
-        listener: Listener,
-        router: axum::Router,
-        limits: LimitsConfig,
-        peers: Peers,
-        tls: Option<Acceptor>,
-    ) {
+    fn open(&self, listener: Listener, site: Site) {
         let ends = Ends { stop: self.stop.clone(), cut: self.cut.clone() };
-        let serve = http::serve(listener, router, limits, peers, tls, self.connections.clone(), ends);
+        let serve = http::serve(listener, site, self.connections.clone(), ends);
         self.connections.spawn(serve);
     }
 
@@ -230,7 +226,8 @@ impl Replica {
             (None, None) => config.backends.cpu_threads,
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
-        let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy))?;
+        let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy), config.telemetry.models)?;
+        let telemetry = Telemetry::new(&config.log, metrics.registry())?;
         let container = config.process.container;
         let tls = config.tls.as_ref().map(|tls| Tls::load(tls, container, metrics.registry())).transpose()?;
         let (tls, certificates) = tls.unzip();
@@ -266,6 +263,7 @@ impl Replica {
             upstream,
             collecting: OnceLock::new(),
             collector: Mutex::new(collector),
+            log: OnceLock::new(),
             serving: OnceLock::new(),
             calls: Door::default(),
             handovers: Door::default(),
@@ -278,13 +276,11 @@ impl Replica {
         let peers = if replica.upstream.is_some() { Peers::Known } else { Peers::Unknown };
         let (calls, others) = (&replica.calls, &replica.others);
         let speaks = |listener| tls.as_ref().and_then(|tls| tls.acceptor(listener));
-        let (of_score, of_observe) = (speaks(TlsListener::Score), speaks(TlsListener::Observe));
-        let of_admin = speaks(TlsListener::Admin);
-        calls.open(score, http::score_router(Arc::clone(&replica)), limits.clone(), peers, of_score);
-        let router = http::observe_router(Arc::clone(&replica));
-        others.open(observe, router, limits.clone(), Peers::Unknown, of_observe);
-        let router = http::admin_router(Arc::clone(&replica));
-        others.open(admin, router, limits.clone(), Peers::Unknown, of_admin);
+        let site = |router, listener| Site { tls: speaks(listener), ..Site::new(router, limits.clone()) };
+        let of_calls = site(http::score_router(Arc::clone(&replica)), TlsListener::Score);
+        calls.open(score, Site { peers, telemetry: Some(telemetry), ..of_calls });
+        others.open(observe, site(http::observe_router(Arc::clone(&replica)), TlsListener::Observe));
+        others.open(admin, site(http::admin_router(Arc::clone(&replica)), TlsListener::Admin));
         if let Some((tls, certificates)) = tls.zip(certificates) {
             replica.others.connections.spawn(tls.keep(certificates, replica.others.stop.clone()));
         }
@@ -366,9 +362,9 @@ impl Replica {
         let collecting = Collecting::open(config, self.metrics.registry()).await?;
         let listener = self.collector.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(listener) = listener {
-            let limits = self.config.limits.clone();
+            let limits = &self.config.limits;
             let router = http::collect_router(Arc::clone(&collecting), limits.clone());
-            self.handovers.open(listener, router, limits, Peers::Unknown, None);
+            self.handovers.open(listener, Site::new(router, limits.clone()));
         }
         Ok(Some(Arc::clone(self.collecting.get_or_init(|| collecting))))
     }
@@ -390,6 +386,17 @@ impl Replica {
     /// What is collected, if anything is.
     pub(crate) fn collecting(&self) -> Option<&Arc<Collecting>> {
         self.collecting.get()
+    }
+
+    /// Shows the last lines of the log from now on.
+    pub fn show_log(&self, lines: Arc<KeptLines>) {
+        // There is one log.
+        let _ = self.log.set(lines);
+    }
+
+    /// The last lines of the log.
+    pub(crate) fn log(&self) -> Option<&Arc<KeptLines>> {
+        self.log.get()
     }
 
     /// Where it listens.
@@ -565,11 +572,14 @@ impl Replica {
         if let Some(lease) = model.version(which)?.lease() {
             return Ok((lease, None));
         }
+        let since = Instant::now();
         let counted = self.busy.arrive().ok_or_else(|| {
             CallError::new(ErrorCode::Overloaded, "more calls wait than can be counted")
                 .with_retry_after(Duration::from_secs(1))
         })?;
-        match serving.models.lease_version(model, which, until).await {
+        let leased = serving.models.lease_version(model, which, until).await;
+        telemetry::spent(Phase::Queue, since);
+        match leased {
             Ok(lease) => Ok((lease, Some(counted))),
             Err(error) => {
                 counted.finish(Outcome::Refused);
@@ -648,7 +658,13 @@ impl Replica {
         operation: Operation,
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, Refusal> {
-        self.policy.ask(credentials, operation, model, Instant::now())
+        let since = Instant::now();
+        let asked = self.policy.ask(credentials, operation, model, since);
+        telemetry::with(|passage| {
+            passage.add(Phase::Auth, since.elapsed());
+            asked.iter().for_each(|grant| passage.is_of(grant.name()));
+        });
+        asked
     }
 
     /// Whether the caller may do this on any model at all, for those who do not know yet of which it is asked.
@@ -656,7 +672,10 @@ impl Replica {
     /// # Errors
     /// [`Refusal`]: who calls is not known, or may not.
     pub(crate) fn check(&self, credentials: Credentials<'_>, operation: Operation) -> Result<(), Refusal> {
-        self.policy.check(credentials, operation)
+        let since = Instant::now();
+        let checked = self.policy.check(credentials, operation);
+        telemetry::spent(Phase::Auth, since);
+        checked
     }
 
     /// The same on the admin listener. On a Unix socket the system has said who is there; over TCP a key is needed, also where scoring

@@ -49,6 +49,7 @@ mod spark;
 mod steps;
 mod streaming;
 mod support;
+mod telemetry;
 mod tls;
 mod torch;
 mod triton;

@@ -65,6 +65,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("admin", "/docs", "page"),
     ("admin", "/events", "status"),
     ("admin", "/keys", "status"),
+    ("admin", "/logs", "status"),
     ("admin", "/models", "status"),
     ("admin", "/models/{model}", "status"),
     ("admin", "/models/{model}/labels/{label}", "model_control"),

@@ -19,14 +19,15 @@ use super::residency::{self, LoadTime};
 use super::rollout;
 use super::script::{self, script};
 use super::store;
+use super::telemetry;
 use super::tls::{self, TlsListener};
 use super::upstream;
 use super::value::{Endpoint, Value};
 use super::{
     BackendsConfig, BatchDelay, Config, DEFAULT_SERVER_VERSION, HeaderValue, Init, LimitsConfig,
-    ListenConfig, LoadMetrics, LogConfig, LogFormat, Mistake, ModelConfig, ObserveConfig, OpenApiConfig,
-    Origin, PlacementConfig, ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting,
-    Settings, ShutdownConfig, Sources, StepsWish, suggestion,
+    ListenConfig, LoadMetrics, Mistake, ModelConfig, ObserveConfig, OpenApiConfig, Origin, PlacementConfig,
+    ProcessConfig, QueueConfig, ScoreConfig, Section, ServiceConfig, Setting, Settings, ShutdownConfig,
+    Sources, StepsWish, suggestion,
 };
 
 /// Adds the defaults that depend on the machine or on other keys, so that what is shown is what is in force.
@@ -277,16 +278,8 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
             pod: pod(get.text(key::SERVICE_POD), &sources.environment),
         },
         threads: get.optional_count(key::THREADS).unwrap_or((cores / 2).max(1)),
-        log: LogConfig {
-            level: get.text(key::LOG_LEVEL),
-            format: match get.text(key::LOG_FORMAT).as_str() {
-                "json" => LogFormat::Json,
-                "azureml" => LogFormat::AzureMl,
-                _ => LogFormat::Text,
-            },
-            buffer: get.size(key::LOG_BUFFER),
-            requests: get.flag(key::LOG_REQUESTS),
-        },
+        log: telemetry::log(settings),
+        telemetry: telemetry::telemetry(settings),
         listen: ListenConfig { score, observe: get.address(key::OBSERVE_LISTEN), admin },
         observe: ObserveConfig {
             watchers: get.count(key::OBSERVE_WATCHERS),

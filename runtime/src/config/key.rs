@@ -83,18 +83,31 @@ keys! {
         "threads for network and scheduling [default: half the cores; workers and models need the others]";
     LOG_LEVEL = "log.level", Kind::OneOf(&["error", "warn", "info", "debug", "trace"]), "info", [alias("AZUREML_LOG_LEVEL")],
         "least severe level that is logged; RUST_LOG, where set, takes its place";
-    LOG_FORMAT = "log.format", Kind::OneOf(&["text", "json", "azureml"]), "text", [],
-        "form of the log: text or json on stderr, or AzureML's lines on stdout [with compat: azureml]";
+    LOG_FORMAT = "log.format", Kind::OneOf(&["auto", "text", "json", "azureml"]), "auto", [],
+        "form of the log: text or json on stderr, or AzureML's lines on stdout; auto: text on a terminal, else json [with compat: azureml]";
     LOG_BUFFER = "log.buffer", Kind::Size { min: 1024, max: 1 << 30 }, "8MiB", [],
         "memory for lines of the log that wait to be written; when nobody reads it, further ones are lost, which it says once it is \
          read again";
-    LOG_REQUESTS = "log.requests", Kind::Flag, "false", [],
-        "whether each request of /score and /swagger.json is logged in a line [with compat: true]";
+    LOG_REQUESTS = "log.requests", Kind::OneOf(&["off", "errors", "slow", "all"]), "errors", [],
+        "requests on score.listen that are logged in a line: errors, those that are refused or fail; slow, those that take longer than \
+         log.slow as well [with compat: all]";
+    LOG_SLOW = "log.slow", Kind::Duration, "1s", [],
+        "from when on a request is slow, for log.requests";
+    LOG_RATE = "log.rate", Kind::Count { min: 0, max: 1_000_000 }, "20", [],
+        "warnings and errors of one kind, and lines of failed and of slow requests, in a second; further ones are counted, which a line \
+         tells; 0: no limit. Lines of scripts, and log.requests = \"all\", have none";
+    LOG_KEPT = "log.kept", Kind::Size { min: 0, max: 1 << 30 }, "2MiB", [],
+        "memory for the last lines of the log, which `outrigger logs` shows";
     PROCESS_INIT = "process.init", Kind::OneOf(&["auto", "true", "false"]), "auto", [],
         "whether a small parent process forwards signals and reaps orphans; auto: when started as process 1";
     PROCESS_CONTAINER = "process.container", Kind::OneOf(&["auto", "true", "false"]), "auto", [],
         "whether the replica is in a container, where scoring may be on all addresses without TLS, and files that are mounted may be open to others; auto: told by \
          what engines, Kubernetes and platforms leave";
+
+    METRICS_MODELS = "metrics.models", Kind::Count { min: 1, max: 10_000 }, "50", [],
+        "models that have series of their own in /metrics: those with the most calls of late; the others are summed up as model=\"other\"";
+    TELEMETRY_TIMING = "telemetry.server_timing", Kind::OneOf(&["off", "asked", "always"]), "asked", [],
+        "whether answers say how their time was spent (server-timing); asked: those whose request has the header outrigger-timing";
 
     SCORE_LISTEN = "score.listen", Kind::Address, "127.0.0.1:5001", [port("AIP_HTTP_PORT"), port("SAGEMAKER_BIND_TO_PORT")],
         "address for scoring requests";
@@ -703,7 +716,7 @@ table_keys! { "collections", COLLECTION_KEYS,
 /// Defaults that are others with `compat = true`.
 pub(super) const COMPAT_DEFAULTS: &[(&Key, &str)] = &[
     (LOG_FORMAT, "azureml"),
-    (LOG_REQUESTS, "true"),
+    (LOG_REQUESTS, "all"),
     (SCORE_CONTRACTS, "aml"),
     (OPENAPI_ENABLED, "false"),
     (SCORE_SERVER_VERSION, "azmlinfsrv/1.5.1"),

@@ -21,6 +21,7 @@ mod rollout;
 mod script;
 mod show;
 mod store;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -45,6 +46,7 @@ pub use residency::{LoadTime, ResidencyConfig};
 pub use rollout::RolloutConfig;
 pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
+pub use telemetry::{LogConfig, LogFormat, LogRequests, TelemetryConfig, Timing};
 pub use tls::{ClientCertificates, TlsConfig, TlsListener, TlsVersion};
 pub use upstream::{PathPattern, ProbeConfig, UpstreamAddress, UpstreamConfig};
 pub use value::{Endpoint, Kind, Value};
@@ -73,6 +75,8 @@ pub struct Config {
     pub threads: usize,
     /// Least severe level, and whether lines are JSON.
     pub log: LogConfig,
+    /// Metrics, and what answers tell of their time.
+    pub telemetry: TelemetryConfig,
     /// The three listeners.
     pub listen: ListenConfig,
     /// TLS, where listeners speak it.
@@ -131,30 +135,6 @@ pub struct ServiceConfig {
     pub path_prefix: String,
     /// What this replica is called by scalers.
     pub pod: String,
-}
-
-/// `[log]`.
-#[derive(Clone, Debug)]
-pub struct LogConfig {
-    /// `error` to `trace`.
-    pub level: String,
-    /// What lines look like, and where they go.
-    pub format: LogFormat,
-    /// Lines that may wait to be written, bytes.
-    pub buffer: usize,
-    /// Whether requests to `/score` and `/swagger.json` are logged, a line each.
-    pub requests: bool,
-}
-
-/// What log lines look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text for people, on stderr.
-    Text,
-    /// A JSON object for each line, on stderr.
-    Json,
-    /// `2024-01-31 12:00:00,123 I [pid] logger - text` in UTC, on stdout.
-    AzureMl,
 }
 
 /// `[process]`.
@@ -424,6 +404,44 @@ pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Mistake>> {
 /// Whether `compat` is on; looks at nothing else, so that it can be asked of a configuration that has mistakes.
 pub fn is_compat(sources: &Sources) -> bool {
     layers::read(sources).0.compat()
+}
+
+/// How a replica is managed, for a command that asks it.
+#[derive(Debug)]
+pub struct AdminAccess {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// With which key; on a Unix socket the system says who asks.
+    pub key: Option<outrigger_auth::Secret>,
+}
+
+/// Where a replica is managed, for a command that asks it. A rule that other keys break does not matter to it.
+///
+/// # Errors
+/// Every mistake in a layer; that there is no directory for the socket.
+pub fn admin_access(sources: &Sources) -> Result<AdminAccess, Vec<Mistake>> {
+    let (settings, mistakes) = layers::read(sources);
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    let get = Getter { settings: &settings };
+    if let Some(Value::Endpoint(endpoint @ Endpoint::Tcp(_))) = get.value(key::ADMIN_LISTEN) {
+        let key = match get.value(key::AUTH_PRIMARY_KEY) {
+            Some(Value::Secret(text)) => Some(outrigger_auth::Secret::new(text.clone())),
+            _ => None,
+        };
+        return Ok(AdminAccess { endpoint: endpoint.clone(), key });
+    }
+    if let Some(Value::Endpoint(endpoint)) = get.value(key::ADMIN_LISTEN) {
+        return Ok(AdminAccess { endpoint: endpoint.clone(), key: None });
+    }
+    let state_dir = get.path(key::STATE_DIR).or_else(|| build::default_state_dir(&sources.environment));
+    let no_directory = || {
+        let problem = "`state_dir` has no default here: neither XDG_STATE_HOME nor HOME is set".into();
+        vec![Mistake { origin: Origin::Default.to_string(), problem }]
+    };
+    let socket = state_dir.ok_or_else(no_directory)?.join("admin.sock");
+    Ok(AdminAccess { endpoint: Endpoint::Unix(socket), key: None })
 }
 
 /// Where probes are answered, and whether over TLS, for a command that asks them. A rule that other keys break does not matter to it.

@@ -216,12 +216,18 @@ fn compat(config_json: &str, environment: &[(&str, &str)]) -> Sources {
 #[test]
 fn compat_has_defaults_of_its_own_which_everything_else_beats() {
     let (strict, _) = load(&sources("[script]\nentry = 'score.py'", &[])).unwrap();
-    assert_eq!((strict.compat, strict.log.format, strict.log.requests), (false, LogFormat::Text, false));
+    assert_eq!(
+        (strict.compat, strict.log.format, strict.log.requests),
+        (false, LogFormat::Auto, LogRequests::Errors)
+    );
     assert_eq!(strict.score.server_version.unwrap(), format!("outrigger/{}", env!("CARGO_PKG_VERSION")));
 
     assert!(problems(&compat("{", &[]))[0].starts_with("/app/config.json: invalid JSON"));
     let (config, settings) = load(&compat("{}", &[])).unwrap();
-    assert_eq!((config.compat, config.log.format, config.log.requests), (true, LogFormat::AzureMl, true));
+    assert_eq!(
+        (config.compat, config.log.format, config.log.requests),
+        (true, LogFormat::AzureMl, LogRequests::All)
+    );
     assert_eq!(config.score.server_version.unwrap(), "azmlinfsrv/1.5.1");
     assert_eq!(config.script.unwrap().timeout, Duration::from_secs(3600));
     assert_eq!(settings.keys["script.timeout"].origin.to_string(), "default with compat");

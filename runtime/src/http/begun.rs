@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::body::{full, too_large};
 use crate::busy::{Busy, Reserved};
 use crate::config::LimitsConfig;
+use crate::telemetry::{self, Phase};
 use crate::upstream::Pieces;
 
 /// What has come.
@@ -47,6 +48,7 @@ pub(super) async fn read(
         let text = format!("the body did not arrive within {:?}", limits.body_timeout);
         Err(CallError::new(ErrorCode::BodyTimeout, text))
     })?;
+    telemetry::spent(Phase::Receive, began.into_std());
     gathered.left = limits.body_timeout.saturating_sub(began.elapsed());
     Ok(gathered)
 }

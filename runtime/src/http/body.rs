@@ -1,6 +1,7 @@
 //! Reading a request's body: bounded in size, in time, and in what all bodies together hold.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -10,6 +11,7 @@ use outrigger_protocol::error::{CallError, ErrorCode};
 use crate::busy::{Busy, Reserved};
 use crate::config::LimitsConfig;
 use crate::scripts::{Body as ScriptBody, Filled, Pool};
+use crate::telemetry::{self, Phase};
 
 /// What memory of tensors is aligned to, bytes.
 const ALIGNMENT: usize = 64;
@@ -59,7 +61,10 @@ async fn gather(
     let reserved = busy.reserve(lower, limits.bodies).ok_or_else(|| full(busy))?;
     let gathered = Gathered::Nothing;
     let mut collector = Collector { limits, busy, pool, known: lower, length: 0, front, reserved, gathered };
-    match tokio::time::timeout(limits.body_timeout, collector.collect(body)).await {
+    let since = Instant::now();
+    let collected = tokio::time::timeout(limits.body_timeout, collector.collect(body)).await;
+    telemetry::spent(Phase::Receive, since);
+    match collected {
         Ok(Ok(())) => Ok((collector.gathered, collector.reserved)),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(late(limits)),

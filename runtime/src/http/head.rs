@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_still_being_taken_is_not_cut_off() {
         let (mut client, mut heads, requests) = connection();
-        let mut body = heads.answers.body(Body::from("x"), requests.begin());
+        let mut body = heads.answers.body(Body::from("x"), requests.begin(), None);
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         assert!(timeout(LIMIT, late(&mut heads)).await.is_err());
         let piece = body.frame().await;

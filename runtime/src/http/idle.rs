@@ -99,7 +99,7 @@ mod tests {
         let open = requests.begin();
         let hour = Duration::from_secs(3600);
         assert!(timeout(hour, requests.idle(&answers, LIMIT)).await.is_err(), "it is being answered");
-        let mut body = answers.body(Body::from("x"), open);
+        let mut body = answers.body(Body::from("x"), open, None);
         let piece = body.frame().await;
         drop(body);
         assert!(timeout(hour, requests.idle(&answers, LIMIT)).await.is_err(), "it is in a buffer");

@@ -17,6 +17,7 @@ use crate::busy::Unsent;
 use crate::models::{Lease, NamedModel, Times};
 use crate::replica::{Replica, Serving};
 use crate::shared_memory::CallerMemory;
+use crate::telemetry::{self, Phase};
 
 /// What is to be run, and for whom.
 pub(super) struct Asked<'a> {
@@ -75,6 +76,7 @@ impl Asked<'_> {
             return Err(body::no_room());
         };
         let input = spent.lap();
+        telemetry::with(|passage| passage.add(Phase::CopyIn, input));
         wish.add(call.urgency);
         let terms = wish.terms(grant, model.kind, size.max(inputs), serving.infer_admission());
         let asking = replica.cache.ask(&lease, grant, &call, wish.reuse());
@@ -151,6 +153,7 @@ impl Inferred {
         let encoded = apart(bytes, || encode(&reply));
         begun.ended(encoded.is_ok());
         let (whole, output) = (self.since.elapsed(), self.ran.elapsed());
+        telemetry::with(|passage| passage.add(Phase::CopyOut, output));
         if let Some(statistics) = self.lease.statistics() {
             match &encoded {
                 Ok(_) => statistics.succeeded(&Times { output, whole, ..self.times }),

@@ -14,6 +14,7 @@ mod infer;
 pub(crate) mod inflate;
 mod keda;
 mod labels;
+mod logs;
 mod model;
 mod models;
 mod observe;
@@ -38,7 +39,7 @@ mod wish;
 pub(crate) use openapi::Descriptions;
 pub use routes::{Route, routes};
 pub use server::{BindError, Bound};
-pub(crate) use server::{Ends, Listener, Peers, serve};
+pub(crate) use server::{Ends, Listener, Peers, Site, serve};
 
 pub(crate) use admin::router as admin_router;
 pub(crate) use collect::router as collect_router;

@@ -14,6 +14,7 @@ use super::reply::Gate;
 use super::wish::Wish;
 use crate::models::{ModelState, NamedModel, ServedModel};
 use crate::replica::{Replica, Serving};
+use crate::telemetry;
 
 /// A model that the caller may know of. The name is looked up and never becomes a path.
 ///
@@ -28,6 +29,7 @@ pub(super) fn find<'a>(
     let serving = replica.serving(grant)?;
     let model = serving.model(grant, name)?;
     model.version(which)?;
+    telemetry::with(|passage| passage.is_for(model));
     Ok((serving, model))
 }
 

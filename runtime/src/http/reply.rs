@@ -1,7 +1,7 @@
 //! What every answer shares: identifiers, versions, and how an error looks in each contract.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -22,6 +22,7 @@ use super::permit::until_complete;
 use crate::collection::{Call, Tap};
 use crate::config::Contract;
 use crate::replica::Replica;
+use crate::telemetry::{self, Answered, Asked, asks_for_timing};
 
 /// The most headers of a request. Hyper refuses more over HTTP/1.1 by itself; over HTTP/2 it counts none.
 const MAX_HEADERS: usize = 100;
@@ -119,7 +120,8 @@ pub(super) async fn answer(
     request: Request,
     then: impl AsyncFnOnce(&Gate<'_>, &RequestIds, Parts, Body) -> Answer,
 ) -> Response {
-    let begun = Instant::now();
+    // It is one's own where a route is tried without a server.
+    let begun = telemetry::with(|passage| passage.begun()).unwrap_or_else(Instant::now);
     // What is not allowed is not collected, or anybody could fill the disk.
     let collecting = replica.collecting().filter(|_| operation.work());
     let call = collecting.map(|_| OnceLock::new());
@@ -130,9 +132,15 @@ pub(super) async fn answer(
     let mut gate = Gate { replica, operation, certificate, permit, call, refused };
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
-    let access = access_line(replica, &parts);
+    let (method, uri) = (parts.method.clone(), parts.uri.clone());
+    let timing = asks_for_timing(replica.config.telemetry.timing, &parts.headers);
     let load = orca::wanted(replica, operation, &parts);
-    let (ids, result) = match RequestIds::from_headers(&parts.headers) {
+    let ids = RequestIds::from_headers(&parts.headers);
+    telemetry::with(|passage| {
+        let id = ids.as_ref().ok().map(|ids| ids.request_value().clone());
+        passage.asks(Asked { operation, method, uri, id });
+    });
+    let (ids, result) = match ids {
         // There, a URL that is not known is refused before anything else is looked at.
         Err(error) if replica.config.compat && operation == Operation::Nowhere => {
             (Err(error), Err(aml::not_found()))
@@ -186,34 +194,21 @@ pub(super) async fn answer(
     if let (Some(tap), Some(call)) = (tap, call) {
         response = tap.response(response, call).await;
     }
-    if let Some(line) = access {
-        let request = ids.as_ref().ok().map(RequestIds::request_id);
-        write_access(&line, &response, begun.elapsed(), request);
-    }
-    replica.metrics.request(operation, code, begun.elapsed());
+    let at = Instant::now();
+    telemetry::with(|passage| {
+        if timing && !bare {
+            passage.write_timing(response.headers_mut());
+        }
+        let length = http_body::Body::size_hint(response.body()).exact();
+        passage.is_answered(Answered { status: response.status(), code, length, at });
+    });
+    replica.metrics.request(operation, code, at - begun);
     response
 }
 
 /// Whether an error is one that the framework of the system that we succeed answers by itself.
 fn is_frameworks(error: &CallError) -> bool {
     error.message == aml::NOT_FOUND || error.message == aml::METHOD_NOT_ALLOWED_FOR_URL
-}
-
-/// The beginning of the line that the log gets for a request: method, path and query.
-fn access_line(replica: &Replica, parts: &Parts) -> Option<String> {
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    replica.config.log.requests.then(|| format!("{} {target}", parts.method))
-}
-
-/// `POST /score 200 1.234ms 27`; the length of an answer that is streamed is `N/A`.
-fn write_access(line: &str, response: &Response, took: Duration, request: Option<&str>) {
-    let status = response.status().as_u16();
-    let millis = took.as_secs_f64() * 1e3;
-    let length = http_body::Body::size_hint(response.body()).exact();
-    let length = length.map_or_else(|| "N/A".to_owned(), |length| length.to_string());
-    // The name that the system that we succeed has for it.
-    let logger = "azmlinfsrv";
-    tracing::info!(target: "outrigger::access", logger, request, "{line} {status} {millis:.3}ms {length}");
 }
 
 /// The header block as HTTP/1.1 writes it: name, colon, space, value, line end.

@@ -1,7 +1,7 @@
 //! The *score* listener: AzureML's contract, and the doors of the others.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -28,6 +28,7 @@ use crate::models;
 use crate::replica::Replica;
 use crate::scheduler::Admission;
 use crate::scripts::{self, ReplyHead, ScriptAnswer, ScriptCall};
+use crate::telemetry::{self, Phase};
 
 /// All routes of the listener.
 pub(super) fn routes(replica: Option<&Replica>) -> Routes {
@@ -123,7 +124,9 @@ pub(super) async fn answer_score(
         body,
         memory: Some(memory),
     };
-    let (mut response, devices) = match scripts.call(call, slot).await? {
+    let answer = scripts.call(call, slot).await?;
+    let since = Instant::now();
+    let (mut response, devices) = match answer {
         ScriptAnswer::Json { text, run, devices } => {
             (aml::encode_ok(text, run).map(|text| Body::from(replica.busy.hold(text))), devices)
         }
@@ -137,6 +140,7 @@ pub(super) async fn answer_score(
     if let Some(devices) = devices {
         response.headers_mut().insert(headers::DEVICE, devices);
     }
+    telemetry::spent(Phase::CopyOut, since);
     Ok(response)
 }
 

@@ -27,6 +27,7 @@ use super::idle::Requests;
 use super::passing::Peer;
 use super::stall::Watch;
 use crate::config::{Endpoint, LimitsConfig};
+use crate::telemetry::{self, Ending, Passage, Telemetry};
 use crate::tls::{Accepted, Acceptor};
 
 /// How long a listener waits after an error of the system's, such as too many open files.
@@ -121,6 +122,23 @@ fn bind_unix(path: &std::path::Path) -> io::Result<Listener> {
     Ok(Listener::Unix(listener, SocketPath(path.to_owned())))
 }
 
+/// What a listener serves, and how.
+pub(crate) struct Site {
+    pub(crate) router: Router,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) peers: Peers,
+    pub(crate) tls: Option<Acceptor>,
+    /// Tells of requests, where they are calls.
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
+}
+
+impl Site {
+    /// One whose requests are no calls, without TLS.
+    pub(crate) fn new(router: Router, limits: LimitsConfig) -> Self {
+        Self { router, limits, peers: Peers::Unknown, tls: None, telemetry: None }
+    }
+}
+
 /// What ends a listener and its connections.
 #[derive(Clone)]
 pub(crate) struct Ends {
@@ -131,18 +149,10 @@ pub(crate) struct Ends {
 }
 
 /// Accepts connections until it is to stop. `tracker` knows all of them. Those of a Unix socket never speak TLS.
-pub(crate) async fn serve(
-    listener: Listener,
-    router: Router,
-    limits: LimitsConfig,
-    peers: Peers,
-    tls: Option<Acceptor>,
-    tracker: TaskTracker,
-    ends: Ends,
-) {
+pub(crate) async fn serve(listener: Listener, site: Site, tracker: TaskTracker, ends: Ends) {
     let stop = ends.stop.clone();
-    let permits = Arc::new(Semaphore::new(limits.connections));
-    let server = Arc::new(Server { builder: builder(&limits), router, ends, limits, peers, tls });
+    let permits = Arc::new(Semaphore::new(site.limits.connections));
+    let server = Arc::new(Server { builder: builder(&site.limits), site, ends });
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&permits).acquire_owned() => permit,
@@ -244,11 +254,8 @@ fn builder(limits: &LimitsConfig) -> Builder<TokioExecutor> {
 
 struct Server {
     builder: Builder<TokioExecutor>,
-    router: Router,
+    site: Site,
     ends: Ends,
-    limits: LimitsConfig,
-    peers: Peers,
-    tls: Option<Acceptor>,
 }
 
 /// Whose a connection is, as far as it says so.
@@ -263,11 +270,11 @@ type Timed<S> = Pin<Box<TimeoutStream<S>>>;
 
 impl Server {
     async fn tcp(&self, stream: tokio::net::TcpStream) {
-        let address = stream.peer_addr().ok().filter(|_| self.peers == Peers::Known);
+        let address = stream.peer_addr().ok().filter(|_| self.site.peers == Peers::Known);
         let address = address.map(|address| address.ip().to_canonical());
-        let peer = address.map(|address| Peer { address, is_encrypted: self.tls.is_some() });
+        let peer = address.map(|address| Peer { address, is_encrypted: self.site.tls.is_some() });
         let stream = self.timed(stream);
-        match &self.tls {
+        match &self.site.tls {
             None => self.connection(stream, Whose { peer, certificate: None }).await,
             // One on which nothing has been asked is closed when the replica ends, and this one has got no further.
             Some(tls) => {
@@ -282,12 +289,12 @@ impl Server {
 
     fn timed<S: AsyncRead + AsyncWrite>(&self, stream: S) -> Timed<S> {
         let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(self.limits.write_timeout));
+        stream.set_write_timeout(Some(self.site.limits.write_timeout));
         Box::pin(stream)
     }
 
     async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, whose: Whose) {
-        let answers = Watch::new(self.limits.write_timeout);
+        let answers = Watch::new(self.site.limits.write_timeout);
         let requests = Arc::<Requests>::default();
         let Whose { peer, certificate } = whose;
         let service = service_fn(|mut request: http::Request<Incoming>| {
@@ -298,13 +305,21 @@ impl Server {
                 request.extensions_mut().insert(Arc::clone(certificate));
             }
             let (answers, open) = (Arc::clone(&answers), requests.begin());
-            let answer = self.router.clone().oneshot(request);
-            async move { answer.await.map(|answer| answer.map(|body| answers.body(body, open))) }
+            let answer = self.site.router.clone().oneshot(request);
+            let passage = self.site.telemetry.as_ref().map(Passage::new);
+            async move {
+                let Some(passage) = passage else {
+                    return answer.await.map(|answer| answer.map(|body| answers.body(body, open, None)));
+                };
+                let ending = Some(Ending::of(&passage));
+                let answer = telemetry::within(passage, answer).await;
+                answer.map(|answer| answer.map(|body| answers.body(body, open, ending)))
+            }
         });
         let heads =
-            Heads::new(stream, Arc::clone(&requests), Arc::clone(&answers), self.limits.header_timeout);
+            Heads::new(stream, Arc::clone(&requests), Arc::clone(&answers), self.site.limits.header_timeout);
         let connection = self.builder.serve_connection(TokioIo::new(heads), service);
-        let (stalled, idle) = (answers.stalled(), requests.idle(&answers, self.limits.idle));
+        let (stalled, idle) = (answers.stalled(), requests.idle(&answers, self.site.limits.idle));
         tokio::pin!(connection, stalled, idle);
         let (mut stopping, mut is_idle) = (false, false);
         let result = loop {
@@ -325,7 +340,7 @@ impl Server {
                     // Other answers on the connection have as long again; other calls come on a new one.
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
-                        rest = tokio::time::timeout(self.limits.write_timeout, connection) => {
+                        rest = tokio::time::timeout(self.site.limits.write_timeout, connection) => {
                             break rest.unwrap_or_else(|_| Err("its answers are not taken".into()));
                         }
                         () = self.ends.cut.cancelled() => break Err("the replica ends".into()),

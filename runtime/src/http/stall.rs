@@ -17,6 +17,7 @@ use http_body::{Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::idle::Open;
+use crate::telemetry::Ending;
 
 /// Parts of the limit. What is to be found after it is found at most one part later.
 pub(super) const PARTS: usize = 4;
@@ -67,9 +68,9 @@ impl Watch {
         self.pieces.iter().all(|count| count.load(Ordering::Relaxed) == 0)
     }
 
-    /// Has the client's answer watched. The request is open for as long as there may be more of it.
-    pub(super) fn body(self: &Arc<Self>, body: Body, open: Open) -> Watched {
-        Watched { body, piece: Some(Piece::new(self)), watch: Arc::clone(self), _open: open }
+    /// Has the client's answer watched. The request is open for as long as there may be more of it; `ending` is let go of with the last piece.
+    pub(super) fn body(self: &Arc<Self>, body: Body, open: Open, ending: Option<Ending>) -> Watched {
+        Watched { body, piece: Some(Piece::new(self)), watch: Arc::clone(self), ending, _open: open }
     }
 }
 
@@ -109,6 +110,7 @@ pub(super) struct Watched {
     watch: Arc<Watch>,
     /// None while it is the turn of whoever makes the answer.
     piece: Option<Piece>,
+    ending: Option<Ending>,
     _open: Open,
 }
 
@@ -130,7 +132,8 @@ impl http_body::Body for Watched {
             if !self.body.is_end_stream() {
                 self.piece = Some(Piece::new(&self.watch));
             }
-            Ok(frame.map_data(|bytes| Data { bytes, piece }))
+            let ending = self.ending.clone();
+            Ok(frame.map_data(|bytes| Data { bytes, piece, _ending: ending }))
         }))
     }
 
@@ -147,6 +150,7 @@ impl http_body::Body for Watched {
 pub(super) struct Data {
     bytes: Bytes,
     piece: Piece,
+    _ending: Option<Ending>,
 }
 
 impl Buf for Data {
@@ -173,7 +177,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(4);
 
     fn watched(watch: &Arc<Watch>, body: Body) -> Watched {
-        watch.body(body, Arc::<super::super::idle::Requests>::default().begin())
+        watch.body(body, Arc::<super::super::idle::Requests>::default().begin(), None)
     }
 
     async fn within(watch: &Watch, seconds: u64) -> bool {

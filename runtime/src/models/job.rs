@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outrigger_backend::{BackendError, DeviceMemory, Output, Run, Tensor};
 use tokio::sync::oneshot;
@@ -11,6 +11,7 @@ use super::ModelInstance;
 use super::lease::Held;
 use super::turn::Turn;
 use crate::busy::Outcome;
+use crate::telemetry::{Passage, Phase};
 
 /// What becomes of a run.
 pub(super) type Answer = Result<Vec<Tensor>, Failure>;
@@ -77,6 +78,18 @@ impl Job {
     pub(super) fn begin(&mut self) {
         if let Some(slot) = &mut self.slot {
             slot.begin();
+        }
+    }
+
+    /// The request that it is the one run of.
+    pub(super) fn passage(&self) -> Option<&Arc<Passage>> {
+        self.slot.as_ref().and_then(Turn::passage)
+    }
+
+    /// Its request has spent so much time with this.
+    pub(super) fn spent(&self, phase: Phase, time: Duration) {
+        if let Some(passage) = self.passage() {
+            passage.add(phase, time);
         }
     }
 

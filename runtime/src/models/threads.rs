@@ -20,6 +20,7 @@ use super::bed::Bed;
 use super::cancels::{Cancels, UnderWay};
 use super::job::{self, Answer, Failure, Job};
 use crate::busy::Outcome;
+use crate::telemetry::{self, Phase};
 
 /// Jobs that may wait for a thread, or for one model that batches. Calls are admitted by slots, and a worker asks for one run at a time
 /// in each of its threads, so only a script with very many threads can come near it.
@@ -386,9 +387,12 @@ impl Feed {
         job.begin();
         let begun = Instant::now();
         let limit = self.output_limit;
-        let answer = job::check(&job.model, &job.inputs, &job.outputs, limit)
-            .and_then(|_| job::run(&job.model, job.asked(), job.run, limit));
+        let answer = telemetry::during(job.passage(), || {
+            job::check(&job.model, &job.inputs, &job.outputs, limit)
+                .and_then(|_| job::run(&job.model, job.asked(), job.run, limit))
+        });
         let took = begun.elapsed();
+        job.spent(Phase::Run, took);
         self.note(took);
         if let (Some(former), Ok(_)) = (&job.model.former, &answer) {
             former.ran_alone(&job, took);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::busy::Outcome;
 use crate::scheduler::Slot;
+use crate::telemetry::Passage;
 
 /// The slot of a run.
 pub(super) enum Turn {
@@ -19,6 +20,14 @@ impl Turn {
         match self {
             Self::Own(slot) => slot.begin(),
             Self::Shared(slot) => slot.begin(),
+        }
+    }
+
+    /// The request of which it is the one run; one of several has none, for their times overlap.
+    pub(super) fn passage(&self) -> Option<&Arc<Passage>> {
+        match self {
+            Self::Own(slot) => slot.passage(),
+            Self::Shared(_) => None,
         }
     }
 

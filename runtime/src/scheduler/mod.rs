@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use self::core::{Arrival, Ask, Core, Ended, Next, Pass, Place};
 use crate::busy::{Busy, MAX_CALLS, Outcome, Ticket};
+use crate::telemetry::{self, Passage, Phase};
 
 pub use self::core::Limits;
 use refusal::Refusal;
@@ -83,12 +84,16 @@ pub struct Slot {
     ticket: Option<Ticket>,
     pass: Pass,
     came: Instant,
+    /// When it was let through.
+    through: Instant,
     begun: Option<Instant>,
     deadline: Option<Instant>,
     /// Whether it came to its own end.
     whole: bool,
     /// The caller's place, which is taken for as long as the slot is.
     permit: Option<Permit>,
+    /// The request that it is for.
+    passage: Option<Arc<Passage>>,
 }
 
 impl Scheduler {
@@ -133,16 +138,23 @@ impl Scheduler {
             Err(refusal) => Err(refusal),
         };
         let (scheduler, deadline) = (Arc::clone(self), terms.deadline);
+        let through = Instant::now();
+        let passage = telemetry::with(|passage| {
+            passage.add(Phase::Queue, through - since);
+            Arc::clone(passage)
+        });
         match pass {
             Ok(pass) => Ok(Slot {
                 scheduler,
                 ticket: Some(ticket),
                 pass,
                 came: since,
+                through,
                 begun: None,
                 deadline,
                 whole: false,
                 permit: None,
+                passage,
             }),
             Err(refusal) => {
                 ticket.finish(if refusal == Refusal::Expired { Outcome::Expired } else { Outcome::Refused });
@@ -314,6 +326,9 @@ impl Slot {
             if let Some(waits) = &self.scheduler.waits {
                 waits.observe((now - self.came).as_secs_f64());
             }
+            if let Some(passage) = &self.passage {
+                passage.begin(self.through.into_std(), now.into_std());
+            }
             let mut state = self.scheduler.lock();
             state.core.begun(&self.pass);
             self.scheduler.note_oldest(&state);
@@ -322,6 +337,11 @@ impl Slot {
                 ticket.start();
             }
         }
+    }
+
+    /// The request that it is for.
+    pub(crate) fn passage(&self) -> Option<&Arc<Passage>> {
+        self.passage.as_ref()
     }
 
     /// When the call must have ended.

@@ -104,6 +104,12 @@ pub enum ScriptAnswer {
 }
 
 impl ScriptAnswer {
+    /// Time in `run()`.
+    pub(super) fn run(&self) -> Duration {
+        let (Self::Json { run, .. } | Self::Whole { run, .. } | Self::Stream { run, .. }) = self;
+        *run
+    }
+
     /// The same, for a call whose runs of models were on these devices.
     pub(super) fn on(mut self, on: Option<HeaderValue>) -> Self {
         let (Self::Json { devices, .. } | Self::Whole { devices, .. } | Self::Stream { devices, .. }) =

@@ -31,6 +31,7 @@ use crate::busy::Busy;
 use crate::config::ScriptConfig;
 use crate::models::Models;
 use crate::scheduler::{Slot, expired};
+use crate::telemetry;
 
 use confinement::Confinement;
 use process::Launch;
@@ -199,13 +200,15 @@ impl Scripts {
                 Lanes::Threads(threads) => threads.call(call, slot).await,
             }
         };
-        match deadline {
+        let result = match deadline {
             None => call.await,
             // Wherever the call is by then: a lane may be busy with others, or be starting anew.
             Some(deadline) => {
                 tokio::time::timeout_at(deadline, call).await.unwrap_or_else(|_| Err(expired()))
             }
-        }
+        };
+        telemetry::with(|passage| passage.end(result.as_ref().ok().map(ScriptAnswer::run)));
+        result
     }
 
     /// Ends the calls that are still running, each with an answer that says so.

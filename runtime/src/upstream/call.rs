@@ -24,6 +24,7 @@ use super::{Upstream, headers, unavailable};
 use crate::busy::Outcome;
 use crate::scheduler::{Slot, draining, expired};
 use crate::scripts::{Bell, Producer, StreamError, flow};
+use crate::telemetry;
 
 /// What an upstream is called with.
 pub(crate) struct UpstreamCall {
@@ -88,6 +89,7 @@ impl Upstream {
             () = over(deadline) => Err(expired()),
             begun = self.exchange(call, deadline) => begun,
         };
+        telemetry::with(|passage| passage.end(None));
         match begun {
             Ok(Begun::Whole(answer, link)) => {
                 self.pool.put(link).await;

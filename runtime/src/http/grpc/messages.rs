@@ -1,6 +1,7 @@
 //! The messages of a request, one after the other: bounded in size, in time, and in what all bodies together hold.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,6 +13,7 @@ use outrigger_protocol::grpc::{ENCODING, PREFIX, Prefix};
 use super::super::body::{full, kept};
 use super::super::inflate::{Coding, inflate};
 use crate::replica::Replica;
+use crate::telemetry::{self, Phase};
 
 /// Up to so many bytes no memory of those for bodies is asked for: whoever has no key may ask for health.
 const SMALL: usize = 1024;
@@ -54,7 +56,10 @@ impl Messages {
             let message = self.message(prefix).await?;
             if self.left.is_empty() && !self.more().await? { Ok(message) } else { Err(wrong()) }
         };
-        tokio::time::timeout(limit, only).await.unwrap_or_else(|_| Err(self.late()))
+        let since = Instant::now();
+        let only = tokio::time::timeout(limit, only).await;
+        telemetry::spent(Phase::Receive, since);
+        only.unwrap_or_else(|_| Err(self.late()))
     }
 
     /// What stands before the next message; nothing once there is no more. [`Messages::rest`] or [`Messages::skip`] follows.
@@ -77,7 +82,10 @@ impl Messages {
     /// `unsupported_media_type` for a compression that is not known, `bad_request` for what is no message.
     pub(super) async fn rest(&mut self, prefix: Prefix) -> Result<Bytes, CallError> {
         let limit = self.replica.config.limits.body_timeout;
-        tokio::time::timeout(limit, self.message(prefix)).await.unwrap_or_else(|_| Err(self.late()))
+        let since = Instant::now();
+        let message = tokio::time::timeout(limit, self.message(prefix)).await;
+        telemetry::spent(Phase::Receive, since);
+        message.unwrap_or_else(|_| Err(self.late()))
     }
 
     /// Goes past it, and keeps no more than its first bytes.

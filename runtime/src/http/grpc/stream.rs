@@ -41,6 +41,7 @@ use super::infer::run;
 use super::{Messages, answer, framed};
 use crate::replica::Replica;
 use crate::scheduler;
+use crate::telemetry::{self, Passage};
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes.at("/inference.GRPCInferenceService/ModelStreamInfer", Operation::Infer, any(infer), paths::grpc)
@@ -89,6 +90,8 @@ struct Calls {
     /// How the stream ends.
     end: Option<Result<(), CallError>>,
     stop: CancellationToken,
+    /// The stream itself, which is a request.
+    passage: Option<Arc<Passage>>,
 }
 
 impl Calls {
@@ -109,6 +112,7 @@ impl Calls {
             pieces: VecDeque::new(),
             grant: None,
             end: Some(Ok(())),
+            passage: telemetry::with(Arc::clone),
         }
     }
 
@@ -155,7 +159,7 @@ impl Calls {
         match begun {
             Ok(Ok(Some((messages, prefix)))) => {
                 let (sender, back) = oneshot::channel();
-                let call = self.call(messages, prefix, sender);
+                let call = telemetry::within_part(self.passage.as_ref(), self.call(messages, prefix, sender));
                 self.running.push_back(AbortOnDropHandle::new(tokio::spawn(call)));
                 self.reading = Some(reading(async { back.await.ok() }));
             }

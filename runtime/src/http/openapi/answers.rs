@@ -77,6 +77,9 @@ impl Place<'_> {
         if self.tells_load(operation) {
             names.extend(["LoadReport", "LoadReportBin"]);
         }
+        if self.tells_timing(operation) {
+            names.push("ServerTiming");
+        }
         names.extend(self.always());
         let mut response = json!({ "description": answer.text });
         if let Some(members) = response.as_object_mut() {

@@ -238,6 +238,14 @@ fn parameters() -> BTreeMap<&'static str, Parameter> {
             ),
         ),
         (
+            "Timing",
+            header(
+                "outrigger-timing",
+                "With any value: asks for how the time of the request was spent (server-timing).",
+                json!({ "type": "string" }),
+            ),
+        ),
+        (
             "JsonLength",
             header(
                 "Inference-Header-Content-Length",

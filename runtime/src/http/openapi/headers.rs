@@ -63,6 +63,12 @@ const HEADERS: &[Header] = &[
         "The replica's load (ORCA) as text or JSON, where that is asked for or configured.",
     ),
     ("LoadReportBin", "endpoint-load-metrics-bin", Text, "The same as a message in Base64."),
+    (
+        "ServerTiming",
+        "Server-Timing",
+        Text,
+        "How the time of the request was spent, in milliseconds, where that is asked for by the header `outrigger-timing` or configured.",
+    ),
     ("MsRequestId", "x-ms-request-id", Text, "That of the request, or what else identifies it."),
     ("MsClientRequestId", "x-ms-client-request-id", Text, "That of the request, or its `x-ms-request-id`."),
     ("TraceId", "TraceId", Text, "That of the request."),

@@ -9,7 +9,7 @@ use super::ids;
 use super::operation::{Content, Operation};
 use super::tags::Tag;
 use super::written::Written;
-use crate::config::{Config, Endpoint, LoadMetrics};
+use crate::config::{Config, Endpoint, LoadMetrics, Timing};
 use crate::http::routes::Route;
 
 /// What the operations of a path are written down by.
@@ -125,6 +125,9 @@ impl Place<'_> {
         if self.tells_load(operation) {
             parameters.push(reference("LoadFormat"));
         }
+        if self.tells_timing(operation) {
+            parameters.push(reference("Timing"));
+        }
         if self.is_scoring() {
             parameters.extend(["RequestId", "MsRequestId", "MsClientRequestId", "TraceId"].map(reference));
         }
@@ -149,6 +152,14 @@ impl Place<'_> {
             && operation.tag != Tag::Grpc
             && operation.method != "options"
             && self.facts.config.score.load_metrics != LoadMetrics::Off
+    }
+
+    /// Whether answers may say how their time was spent.
+    pub(super) fn tells_timing(&self, operation: &Operation) -> bool {
+        self.route.operation.work()
+            && operation.tag != Tag::Grpc
+            && operation.method != "options"
+            && self.facts.config.telemetry.timing != Timing::Off
     }
 
     pub(super) fn is_scoring(&self) -> bool {

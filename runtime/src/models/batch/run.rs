@@ -9,6 +9,7 @@ use super::super::ModelInstance;
 use super::super::cancels::UnderWay;
 use super::super::job::{self, Failure, Job};
 use super::{Former, Member, rows};
+use crate::telemetry::{self, Phase};
 
 /// What a batch has to know of the threads that run it.
 pub(in super::super) trait Around {
@@ -102,8 +103,10 @@ fn alone(model: &ModelInstance, former: &Former, member: Member, around: &impl A
         return former.skip(job);
     }
     let begun = Instant::now();
-    let answer = job::run(model, job.asked(), job.run, around.output_limit());
+    let run = || job::run(model, job.asked(), job.run, around.output_limit());
+    let answer = telemetry::during(job.passage(), run);
     let took = begun.elapsed();
+    job.spent(Phase::Run, took);
     around.note(took);
     if answer.is_ok() {
         former.note(&about.bucket, about.rows, took);
@@ -125,11 +128,16 @@ fn together(
     let inputs = (0..model.info.inputs.len())
         .map(|at| rows::join(group.iter().filter_map(|member| member.job.inputs.get(at)), &former.pool))
         .collect::<Result<Vec<_>, _>>()?;
+    let joined = begun.elapsed();
     let limit = around.output_limit().saturating_mul(group.len());
     let asked = job::Asked { inputs: &inputs, outputs: &first.job.outputs, stay: &[] };
     let outputs = job::run(model, asked, Run::default(), limit);
     let took = begun.elapsed();
     around.note(took);
+    for member in group {
+        member.job.spent(Phase::CopyIn, joined);
+        member.job.spent(Phase::Run, took.saturating_sub(joined));
+    }
     let outputs = outputs?;
     former.note(&first.about.bucket, all, took);
     let mut parts: Vec<Vec<Tensor>> = group.iter().map(|_| Vec::with_capacity(outputs.len())).collect();

@@ -21,6 +21,7 @@ use crate::models::refusal::call_error;
 use crate::models::statistics::{Statistics, Times};
 use crate::models::turn::{SharedSlot, Turn};
 use crate::scheduler::Slot;
+use crate::telemetry::{self, Phase};
 
 /// A call of an ensemble: what it is made of, and where its runs go.
 pub(in crate::models) struct GraphCall {
@@ -85,7 +86,12 @@ impl Models {
             let picked = picks.lock().unwrap_or_else(PoisonError::into_inner).take(asked.run);
             calling.run(picked, asked, slot.clone().map(Turn::Shared))
         };
+        let since = Instant::now();
         let answer = run(wired, inputs, &outputs, terms, one).await;
+        telemetry::with(|passage| {
+            let waited = passage.spent(Phase::Batch).unwrap_or_default();
+            passage.add(Phase::Run, since.elapsed().saturating_sub(waited));
+        });
         let within = broken.by().and_then(|run| wired.runs.get(run)).map(|run| run.groups.as_slice());
         calling.groups.end(answer.as_ref().map(drop).map_err(|error| (error, within.unwrap_or_default())));
         let outcome = match &answer {

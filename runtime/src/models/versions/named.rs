@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use outrigger_backend::ModelInfo;
 use outrigger_protocol::error::{CallError, ErrorCode};
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::outcomes::Counts;
 use crate::models::residency::ModelStatus;
 use crate::models::served::ServedModel;
+use crate::telemetry::ModelSeries;
 
 /// What the version is called that calls get which say nothing.
 pub(super) const STABLE: &str = "stable";
@@ -35,6 +36,8 @@ pub struct NamedModel {
     asked: Mutex<BTreeMap<Label, u64>>,
     /// How often something has been asked for.
     times: AtomicU64,
+    /// What is counted of its calls.
+    pub(crate) series: OnceLock<ModelSeries>,
 }
 
 struct Versions {
@@ -131,7 +134,8 @@ impl NamedModel {
         let confirmed = Arc::clone(&stable);
         let versions = RwLock::new(Versions { stable, confirmed, labels: BTreeMap::new(), all });
         let (turn, loading, watch, asked, times) = Default::default();
-        Arc::new(Self { name, kind, versions, turn, loading, watch, asked, times })
+        let series = OnceLock::new();
+        Arc::new(Self { name, kind, versions, turn, loading, watch, asked, times, series })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Versions) -> T) -> T {

@@ -180,7 +180,7 @@ pub(in crate::scripts) fn interpret(
         }
         Reply::Refused { status, message, log } => {
             if !log.is_empty() {
-                tracing::warn!(?request, error = %message, "the input was refused\n{log}");
+                tracing::warn!(request = request.to_str().ok(), error = %message, "the input was refused\n{log}");
             }
             let code = match status {
                 400 => ErrorCode::BadRequest,
@@ -193,7 +193,7 @@ pub(in crate::scripts) fn interpret(
         }
         Reply::Unserialisable(trouble) => {
             let (error, traceback) = (&trouble.message, &trouble.traceback);
-            tracing::error!(?request, %error, "what run() returned cannot be serialised\n{traceback}");
+            tracing::error!(request = request.to_str().ok(), %error, "what run() returned cannot be serialised\n{traceback}");
             Err(outrigger_protocol::aml::internal_error(ErrorCode::ScriptResultUnserialisable))
         }
         Reply::Cancelled => Err(CallError::new(ErrorCode::ScriptError, "the call was cancelled")),
@@ -206,5 +206,5 @@ fn log_raised(trouble: &Trouble, request: &HeaderValue, confinement: Option<&Con
     let hint = confinement.and_then(|confinement| confinement.hint(&trouble.message));
     let hint = hint.map(|hint| format!("\nnote: {hint}")).unwrap_or_default();
     let traceback = trouble.traceback.trim_end();
-    tracing::error!(?request, error = %trouble.message, "run() raised\n{traceback}{hint}");
+    tracing::error!(request = request.to_str().ok(), error = %trouble.message, "run() raised\n{traceback}{hint}");
 }

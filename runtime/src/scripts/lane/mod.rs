@@ -274,7 +274,7 @@ impl Lane {
     fn lose(&mut self, error: &ExchangeError, death: &Death) {
         for active in take_if(&mut self.active, |active| active.begun) {
             let request = &active.job.call.request_id;
-            tracing::error!(worker = self.number, ?request, %error, %death, "worker lost during a call");
+            tracing::error!(worker = self.number, request = request.to_str().ok(), %error, %death, "worker lost during a call");
             let message = format!("the worker ended during the call: {death}");
             let error = match active.overdue {
                 Some(_) => timeout(&self.shared),

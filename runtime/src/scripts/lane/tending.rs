@@ -112,7 +112,7 @@ impl Care<'_> {
         let request = &active.job.call.request_id;
         tracing::warn!(
             worker = self.worker,
-            ?request,
+            request = request.to_str().ok(),
             "a client does not read its stream, which is broken off"
         );
         stream.end(Err(StreamError::Stalled));
@@ -159,7 +159,13 @@ impl Care<'_> {
             Some(_) => ("script.gap_timeout", self.config.gap_timeout, "a stream gives nothing more"),
         };
         let request = &active.job.call.request_id;
-        tracing::error!(worker = self.worker, ?request, key, millis = limit.as_millis(), "{text}");
+        tracing::error!(
+            worker = self.worker,
+            request = request.to_str().ok(),
+            key,
+            millis = limit.as_millis(),
+            "{text}"
+        );
         self.cancel(active, Unwanted::OutOfTime);
         active.overdue = Some(self.now);
         // The caller need not wait for the worker.

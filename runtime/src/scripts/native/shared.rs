@@ -177,7 +177,7 @@ impl Shared {
             self.note_free();
             tracing::warn!(
                 worker = number,
-                ?request,
+                request = request.to_str().ok(),
                 ?run,
                 "a call that was over its time limit has returned"
             );
@@ -270,7 +270,7 @@ impl Shared {
             if self.break_off.is_cancelled() {
                 tracing::warn!(
                     worker = number,
-                    ?request,
+                    request = request.to_str().ok(),
                     "a call was broken off by the end of shutdown.drain"
                 );
                 active.end(Over::Service, self.error(Over::Service), &seat.bell);
@@ -284,7 +284,7 @@ impl Shared {
             } else if active.waits == Waits::Client {
                 tracing::warn!(
                     worker = number,
-                    ?request,
+                    request = request.to_str().ok(),
                     "a client does not read its stream, which is broken off"
                 );
                 let deadline = now + self.gap_timeout;
@@ -298,7 +298,7 @@ impl Shared {
                 let millis = limit.as_millis();
                 tracing::error!(
                     worker = number,
-                    ?request,
+                    request = request.to_str().ok(),
                     key,
                     millis,
                     "a call is over its time limit; its thread cannot be ended and is taken until the library returns"

@@ -9,6 +9,7 @@ use super::super::place::Place;
 use super::super::tags::Tag;
 use crate::http::admin::Status;
 use crate::http::labels::Labelled;
+use crate::http::logs::{Lines, MAX_LINES};
 use crate::http::models::{Events, Page};
 use crate::keys::KeyReport;
 use crate::models::NamedStatus;
@@ -86,6 +87,33 @@ pub(in crate::http) fn label(place: &mut Place<'_>) {
             .ok("None is.", [json_of(answer)])
             .errors(&[ErrorCode::Conflict])
             .errors(WAITS),
+    );
+}
+
+pub(in crate::http) fn logs(place: &mut Place<'_>) {
+    let lines = place.answer::<Lines>();
+    place.add(
+        get(Tag::Management, "The last lines of the log, those of scripts among them")
+            .query("request", "Only those that belong to a request.", json!({ "type": "string" }))
+            .query(
+                "level",
+                "No less severe ones.",
+                json!({ "enum": ["trace", "debug", "info", "warn", "error"] }),
+            )
+            .query("source", "Only those of one.", json!({ "enum": ["replica", "script"] }))
+            .query(
+                "lines",
+                "How many there are at most.",
+                json!({ "type": "integer", "minimum": 0, "maximum": MAX_LINES, "default": 1000 }),
+            )
+            .query(
+                "watch",
+                "With any value or none: server-sent events, those to come among them.",
+                json!({ "type": "string" }),
+            )
+            .ok("Those that are kept, or lines as they come.", [json_of(lines), text("text/event-stream")])
+            .headers(&["CacheControl"])
+            .errors(&[ErrorCode::BadRequest, ErrorCode::NotFound, ErrorCode::Overloaded]),
     );
 }
 

@@ -9,7 +9,7 @@ mod score;
 mod v2;
 mod vertex;
 
-pub(in crate::http) use admin::{events, keys, label, model, model_control, models, status};
+pub(in crate::http) use admin::{events, keys, label, logs, model, model_control, models, status};
 pub(in crate::http) use description::{document, page};
 pub(in crate::http) use grpc::grpc;
 pub(in crate::http) use observe::{busy, healthy, live, metrics, ready};

@@ -1,0 +1,127 @@
+//! What is told of requests: how long which part of one took, in histograms, headers and the log.
+
+mod access;
+mod calls;
+mod kept;
+mod passage;
+mod phase;
+mod shown;
+mod timing;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prometheus::Registry;
+
+use crate::config::{LogConfig, LogFormat, LogRequests};
+use calls::ModelCalls;
+pub(crate) use kept::Wanted;
+pub use kept::{KeptLine, KeptLines, Severity, Source};
+use phase::PhaseMetrics;
+
+pub(crate) use calls::ModelSeries;
+pub(crate) use passage::{Answered, Asked, Ending, Passage};
+pub(crate) use phase::Phase;
+pub(crate) use shown::Shown;
+pub(crate) use timing::asks_for_timing;
+
+tokio::task_local! {
+    /// The request that is being worked on: in the future that answers it, and where a thread works on one.
+    static CURRENT: Arc<Passage>;
+}
+
+/// What requests are told by.
+pub(crate) struct Telemetry {
+    phases: PhaseMetrics,
+    models: ModelCalls,
+    requests: LogRequests,
+    slow: Duration,
+    format: LogFormat,
+}
+
+impl Telemetry {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] if two metrics have one name.
+    pub(crate) fn new(log: &LogConfig, registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
+        let (phases, models) = (PhaseMetrics::new(registry)?, ModelCalls::new(registry)?);
+        let (requests, slow, format) = (log.requests, log.slow, log.format);
+        Ok(Arc::new(Self { phases, models, requests, slow, format }))
+    }
+
+    /// A request is over.
+    fn ended(&self, passage: &Passage) {
+        let now = Instant::now();
+        if let Some(answered) = passage.answered() {
+            passage.add(Phase::Send, now.saturating_duration_since(answered.at));
+        }
+        self.count(passage);
+        self.models.count(passage, now);
+        self.log(passage, now);
+    }
+
+    /// Counts what a call has spent its time with.
+    fn count(&self, passage: &Passage) {
+        if let Some(asked) = passage.asked() {
+            self.phases.observe(asked.operation, passage);
+        }
+    }
+}
+
+/// Does the work of a request, so that what it comes through knows whose it is.
+pub(crate) async fn within<F: Future>(passage: Arc<Passage>, work: F) -> F::Output {
+    CURRENT.scope(passage, work).await
+}
+
+/// The same of a call that is a part of a request which has many; its phases are counted by themselves.
+pub(crate) fn within_part<F: Future>(
+    whole: Option<&Arc<Passage>>,
+    work: F,
+) -> impl Future<Output = F::Output> + use<F> {
+    let part = whole.map(|whole| whole.part());
+    async move {
+        let Some(part) = part else { return work.await };
+        let done = within(Arc::clone(&part), work).await;
+        part.telemetry().count(&part);
+        done
+    }
+}
+
+/// The same on a thread.
+pub(crate) fn during<R>(passage: Option<&Arc<Passage>>, work: impl FnOnce() -> R) -> R {
+    match passage {
+        Some(passage) => CURRENT.sync_scope(Arc::clone(passage), work),
+        None => work(),
+    }
+}
+
+/// Does something with the request that is being worked on, if there is one.
+pub(crate) fn with<R>(then: impl FnOnce(&Arc<Passage>) -> R) -> Option<R> {
+    CURRENT.try_with(then).ok()
+}
+
+/// The request that is being worked on has spent the time since then so.
+pub(crate) fn spent(phase: Phase, since: Instant) {
+    with(|passage| passage.add(phase, since.elapsed()));
+}
+
+/// What a line of the log belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The request's id.
+    pub request: Option<&'a str>,
+    /// Who calls, once that is known.
+    pub caller: Option<&'a str>,
+    /// The model that is asked for, if it is there.
+    pub model: Option<&'a str>,
+}
+
+/// Tells whoever writes a line of the log to which request it belongs, if it is written in the course of one.
+pub fn about<R>(then: impl FnOnce(About<'_>) -> R) -> Option<R> {
+    with(|passage| {
+        let (request, caller, model) = (passage.request_id(), passage.caller(), passage.model());
+        then(About { request, caller, model })
+    })
+}
