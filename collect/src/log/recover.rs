@@ -103,6 +103,8 @@ fn begin(table: &mut Table, number: u64, at: Position, body: &[u8]) {
         busy: false,
         rewrite: false,
         unsent_since: None,
+        failures: 0,
+        later: None,
         flushed: Instant::now(),
     };
     table.objects.insert(number, object);
