@@ -5,8 +5,12 @@
 //! anything in them. So what is left of an object whose beginning was removed is over, and a start may forget it.
 
 pub(crate) mod frame;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod recover;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Seek as _, SeekFrom};
