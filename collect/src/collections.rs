@@ -309,11 +309,10 @@ impl Collections {
             let held = held
                 .ok_or_else(|| EraseError::Slow { collection: name(), time: self.timeout + self.timeout })?;
             let wanted = Arc::clone(&correlation);
-            let found = self.command(|told| Command::Erase { lane, correlation: wanted, told }).await;
+            let found = self.command(|told| Command::Erase { lane, correlation: wanted, held, told }).await;
             let found = found
                 .ok_or(EraseError::Ended)?
                 .map_err(|error| EraseError::Log { collection: name(), source: error })?;
-            drop(held);
             self.asked.again.notify_one();
             source.delete_sides(&self.target, &found.sides, self.timeout).await?;
             source.rewritten(self.timeout).await?;
@@ -406,6 +405,9 @@ impl Source {
             (table.oldest(), table.bytes, behind + table.doubts.len())
         };
         let now = micros(SystemTime::now());
+        let stalled = Some(gauges.stalled.load(Ordering::Acquire)).filter(|since| *since > 0);
+        // What waits in memory is older than a moment only while the log takes nothing.
+        let oldest = [oldest, stalled.filter(|_| ring.items() > 0)].into_iter().flatten().min();
         let problem =
             |place: &Mutex<Option<String>>| place.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Status {
@@ -420,7 +422,7 @@ impl Source {
             uploaded_bytes: gauges.uploaded_bytes.load(Ordering::Acquire),
             upload_failures: gauges.upload_failures.load(Ordering::Acquire),
             disk_failures: gauges.disk_failures.load(Ordering::Acquire),
-            stalled: gauges.stalled.load(Ordering::Acquire),
+            stalled: stalled.is_some(),
             problem: problem(&gauges.disk_problem).or_else(|| problem(&gauges.blob_problem)),
         }
     }

@@ -100,9 +100,9 @@ fn is_meant(found: &[u8], wanted: &[u8]) -> bool {
 impl Lane {
     /// Writes over what the log has of a correlation id. Nothing of this collection is written to blob meanwhile.
     pub(crate) fn erase(&mut self, correlation: &str) -> io::Result<Found> {
-        if self.log.gathered() > 0 && !self.commit() {
+        if !self.is_settled() {
             return Err(io::Error::other(
-                "something could not be written to it, and may be what is to be deleted",
+                "it takes nothing now, and what waits for it may be what is to be deleted",
             ));
         }
         let mut found = Found::default();
@@ -151,10 +151,9 @@ impl Lane {
             self.collection.counters.dropped(Reason::Deleted, 1);
         }
         // What was tried and may be in blob goes, too.
-        if position < object.sent.end || object.attempt.is_some_and(|attempt| position < attempt.end) {
+        object.rewrite |= position < object.sent.end;
+        if let Some(attempt) = object.attempt.take_if(|attempt| position < attempt.end) {
             object.rewrite = true;
-        }
-        if let Some(attempt) = object.attempt.take() {
             object.unsent_since = [attempt.since, object.unsent_since].into_iter().flatten().min();
         }
         if object.records == object.sent.records {
@@ -180,12 +179,12 @@ pub(crate) struct Held(Arc<Source>);
 impl Held {
     /// Waits until nothing is being written, for so long at most.
     pub(crate) async fn of(source: &Arc<Source>, longest: Duration) -> Option<Self> {
+        source.table.lock().held += 1;
         let held = Self(Arc::clone(source));
         let until = Instant::now() + longest;
         loop {
             {
-                let mut table = source.table.lock();
-                table.held = true;
+                let table = source.table.lock();
                 let busy = table.objects.values().any(|object| object.busy);
                 if !busy && !table.doubts.values().any(|doubt| doubt.busy) {
                     return Some(held);
@@ -201,7 +200,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.table.lock().held = false;
+        let mut table = self.0.table.lock();
+        table.held = table.held.saturating_sub(1);
     }
 }
 
@@ -249,14 +249,12 @@ impl Source {
     ) -> Result<Deleted, EraseError> {
         let mut deleted = Deleted::default();
         for object in self.objects(target).await? {
-            if !self.is_of_format(&object.location) {
-                continue;
-            }
+            let Some(format) = format_of(&object.location) else { continue };
             for attempt in 1.. {
                 if self.is_in_log(target, &object.location) {
                     break;
                 }
-                match self.delete_in_object(target, &object.location, correlation, timeout).await {
+                match self.delete_in_object(target, &object.location, format, correlation, timeout).await {
                     Ok(records) => {
                         deleted.records += records;
                         deleted.objects += u64::from(records > 0);
@@ -278,10 +276,6 @@ impl Source {
         listed.map_err(|error| self.blob_error(&prefix, error))
     }
 
-    fn is_of_format(&self, path: &ObjectPath) -> bool {
-        path.as_ref().ends_with(self.layout.extension())
-    }
-
     fn is_in_log(&self, target: &Target, path: &ObjectPath) -> bool {
         let table = self.table.lock();
         table.objects.values().any(|object| at(target, &object.path) == *path)
@@ -291,6 +285,7 @@ impl Source {
         &self,
         target: &Target,
         path: &ObjectPath,
+        format: Format,
         correlation: &str,
         timeout: Duration,
     ) -> Result<u64, UploadError> {
@@ -300,7 +295,7 @@ impl Source {
         }
         let version = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
         let bytes = within(timeout, got.bytes()).await?;
-        let Some(left) = self.layout.without(bytes, correlation.as_bytes()) else { return Ok(0) };
+        let Some(left) = self.layout.without(format, bytes, correlation.as_bytes()) else { return Ok(0) };
         for side in left.sides {
             delete(target, &at(target, &side), timeout).await?;
         }
@@ -311,7 +306,7 @@ impl Source {
         let options = |mode| PutOptions { mode, ..PutOptions::default() };
         let payload = Bytes::from(bytes);
         let put = target.store.put_opts(path, payload.clone().into(), options(PutMode::Update(version)));
-        match within(timeout, async { put.await }).await {
+        match within(timeout, put).await {
             // Folders, and some servers, cannot tell whether it is still the same.
             Err(UploadError::Blob(
                 object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. },
@@ -344,6 +339,12 @@ impl Source {
         }
         Ok(count)
     }
+}
+
+/// How an object is written, by its name: a collection may have had another format before.
+fn format_of(path: &ObjectPath) -> Option<Format> {
+    let (_, extension) = path.as_ref().rsplit_once('.')?;
+    [Format::Events, Format::Csv, Format::Parquet].into_iter().find(|format| format.extension() == extension)
 }
 
 /// The last day, since 1970, that the folders of a path have: `…/2026/11/30/08/…`, `…/2026/11/…`, `…/2026/…`.
@@ -388,8 +389,8 @@ pub(crate) struct Left {
 
 impl Layout {
     /// What is left of an object; nothing where no record is meant, or it is none that is written here.
-    pub(crate) fn without(&self, object: Bytes, wanted: &[u8]) -> Option<Left> {
-        match self.format {
+    pub(crate) fn without(&self, format: Format, object: Bytes, wanted: &[u8]) -> Option<Left> {
+        match format {
             Format::Events => self.events_without(&object, wanted),
             Format::Csv => rows_without(&object, wanted),
             Format::Parquet => self.columns_without(object, wanted),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,7 +37,8 @@ pub(crate) struct Gauges {
     pub(crate) uploaded_bytes: AtomicU64,
     pub(crate) upload_failures: AtomicU64,
     pub(crate) disk_failures: AtomicU64,
-    pub(crate) stalled: AtomicBool,
+    /// Since when the log takes nothing, microseconds since 1970; 0 while it does.
+    pub(crate) stalled: AtomicU64,
     pub(crate) disk_problem: Mutex<Option<String>>,
     pub(crate) blob_problem: Mutex<Option<String>>,
 }
@@ -50,7 +51,7 @@ impl Gauges {
             uploaded_bytes: zero(),
             upload_failures: zero(),
             disk_failures: zero(),
-            stalled: AtomicBool::new(false),
+            stalled: zero(),
             disk_problem: Mutex::new(None),
             blob_problem: Mutex::new(None),
         }
@@ -189,7 +190,7 @@ impl Lane {
 
     fn is_going(&mut self, going: bool) {
         if going && self.retry.take().is_some() {
-            self.gauges.stalled.store(false, Ordering::Release);
+            self.gauges.stalled.store(0, Ordering::Release);
             Gauges::tell(&self.gauges.disk_problem, None);
             tracing::info!(collection = self.collection.name(), "collected data is written to disk again");
         }
@@ -197,6 +198,7 @@ impl Lane {
 
     fn failed(&mut self, error: &io::Error) {
         if self.retry.replace(Instant::now() + RETRY).is_none() {
+            self.gauges.stalled.store(micros(SystemTime::now()), Ordering::Release);
             tracing::warn!(
                 collection = self.collection.name(),
                 %error,
@@ -204,7 +206,6 @@ impl Lane {
             );
         }
         self.gauges.disk_failures.fetch_add(1, Ordering::AcqRel);
-        self.gauges.stalled.store(true, Ordering::Release);
         Gauges::tell(&self.gauges.disk_problem, Some(error.to_string()));
     }
 
@@ -304,10 +305,14 @@ impl Lane {
         }
     }
 
+    /// Whether nothing waits for the log to take it: neither what is gathered nor, because of that, what is in the ring.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.log.gathered() == 0 && self.retry.is_none()
+    }
+
     /// Writes what is gathered, and tells those who wait; whether that went well.
     pub(crate) fn commit(&mut self) -> bool {
-        loop {
-            let Err(error) = self.log.commit() else { break };
+        while let Err(error) = self.log.commit() {
             let kind = error.kind();
             if self.full == Full::DropOldest && kind == io::ErrorKind::StorageFull && self.free_oldest() {
                 continue;

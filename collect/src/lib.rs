@@ -19,6 +19,8 @@ mod collection;
 mod collections;
 mod counts;
 mod erase;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod lane;
 mod layout;
 mod log;

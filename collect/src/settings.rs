@@ -304,6 +304,16 @@ impl Settings {
             }
             self.check_collection(name, collection, &mut error);
         }
+        let tables = self.collections.values().filter(|of| of.format == Format::Csv);
+        let mut kept = tables.map(|of| of.retention_days);
+        if let Some(first) = kept.next()
+            && kept.any(|other| other != first)
+        {
+            wrong.push(SettingsError {
+                at: "retention_days".into(),
+                problem: "collections of tables share their folders, and so are kept equally long".into(),
+            });
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 

@@ -22,11 +22,16 @@ use crate::collections::Target;
 use crate::counts::Reason;
 use crate::lane::Gauges;
 use crate::layout::{Layout, parquet};
-use crate::log::frame::{Body, Kind, Stored};
+use crate::log::frame::{Body, Head, Kind, Stored};
+use crate::log::segment_path;
 use crate::log::table::{Attempt, Object, Part, Position, Sent, Shared};
 use crate::ring::Wake;
 use crate::settings::{Format, Settings};
 
+/// How often the disk may fail before what it does not give back is given up.
+const UNREADABLE: u32 = 5;
+/// Longest time between attempts while somebody waits.
+const IMPATIENT: Duration = Duration::from_secs(1);
 /// How often it looks whether an interval is over.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -129,11 +134,12 @@ impl Uploader {
     pub(crate) async fn run(self) {
         let mut jobs = JoinSet::new();
         let mut delays = self.delays();
-        let mut not_before: Option<Instant> = None;
+        let mut failed: Option<(Instant, Duration)> = None;
         loop {
-            let is_waiting = not_before.is_some_and(|time| Instant::now() < time);
+            let longest = if self.is_awaited() { IMPATIENT } else { Duration::MAX };
+            let is_waiting = failed.is_some_and(|(at, delay)| at.elapsed() < delay.min(longest));
             // While it does not work, one at a time says whether it does again.
-            let most = if not_before.is_some() { 1 } else { self.bounds.uploads };
+            let most = if failed.is_some() { 1 } else { self.bounds.uploads };
             while !is_waiting && jobs.len() < most {
                 let Some(task) = self.next() else { break };
                 jobs.spawn(task);
@@ -141,19 +147,23 @@ impl Uploader {
             tokio::select! {
                 Some(ended) = jobs.join_next(), if !jobs.is_empty() => match ended {
                     Ok(true) => {
-                        not_before = None;
+                        failed = None;
                         delays = self.delays();
                         self.wake.something();
                     }
                     Ok(false) | Err(_) => {
                         let delay = delays.next().unwrap_or(self.bounds.retry_max);
-                        not_before = Some(Instant::now() + delay);
+                        failed = Some((Instant::now(), delay));
                     }
                 },
                 () = self.asked.again.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.asked.now.load(Ordering::Acquire) > 0
     }
 
     fn delays(&self) -> impl Iterator<Item = Duration> + use<> {
@@ -175,7 +185,7 @@ impl Uploader {
         };
         for source in &self.sources {
             if let Some(job) = next_job(source, interval) {
-                return Some(Box::pin(job.run(target, timeout)));
+                return Some(Box::pin(job.run(target, timeout, self.bounds.retry_max)));
             }
             if let Some((number, path, bytes)) = next_doubt(source) {
                 let source = Arc::clone(source);
@@ -188,7 +198,7 @@ impl Uploader {
 
 fn next_job(source: &Arc<Source>, interval: Duration) -> Option<Job> {
     let mut table = source.table.lock();
-    if table.held {
+    if table.held > 0 {
         return None;
     }
     let is_due = |object: &Object| {
@@ -196,9 +206,12 @@ fn next_job(source: &Arc<Source>, interval: Duration) -> Option<Job> {
             || object.attempt.is_some()
             || object.rewrite
             || object.flushed.elapsed() >= interval;
-        !object.busy && object.is_behind() && due
+        // Whoever waits for all of them waits for those as well that have failed.
+        let later = object.later.is_some_and(|later| !interval.is_zero() && Instant::now() < later);
+        !object.busy && object.is_behind() && due && !later
     };
-    let number = table.objects.iter().find(|(_, object)| is_due(object)).map(|(number, _)| *number)?;
+    let due = table.objects.iter().filter(|(_, object)| is_due(object));
+    let number = due.min_by_key(|(number, object)| (object.later, **number)).map(|(number, _)| *number)?;
     let object = table.objects.get_mut(&number)?;
     let (end, records) = (object.end, object.records);
     let attempt = match object.attempt {
@@ -290,14 +303,14 @@ impl Source {
 }
 
 impl Job {
-    async fn run(self, target: Target, timeout: Duration) -> bool {
+    async fn run(self, target: Target, timeout: Duration, retry: Duration) -> bool {
         match self.write(&target, timeout).await {
             Ok(ended) => {
                 self.succeed(ended);
                 true
             }
             Err(error) => {
-                self.fail();
+                self.fail(retry);
                 self.source.failed(&error);
                 // A disk that fails says nothing of blob storage, but is not asked all the time either.
                 false
@@ -347,23 +360,35 @@ impl Job {
     /// Everything but what is an object of its own.
     async fn read(&self) -> Result<Content, UploadError> {
         let (dir, parts, number) = (self.source.dir.clone(), self.parts.clone(), self.number);
+        let end = self.attempt.end;
         let (header, sent, format) = (Arc::clone(&self.object.header), self.object.sent, self.object.format);
+        let tolerant = self.object.failures >= UNREADABLE;
         let read = move || {
-            // What blob has is on the disk, too: a start after the machine has stopped would else write less over more.
-            if let Some(last) = parts.last() {
-                std::fs::File::open(crate::log::segment_path(&dir, last.segment))?.sync_data()?;
-            }
             let mut content = Content { bytes: header.to_vec(), ..Content::default() };
-            let wants = |head: &crate::log::frame::Head| head.kind == Kind::Record && head.object == number;
-            crate::log::read(&dir, &parts, wants, |(position, head, body)| {
-                if let Body::Whole(body) = body
-                    && wants(&head)
-                    && let Some(stored) = Stored::read(body)
-                {
-                    content.add(&stored, position, sent, format);
+            let wants = |head: &Head| head.kind == Kind::Record && head.object == number;
+            for part in &parts {
+                // What blob has is on the disk, too: a start after the machine has stopped would else write less over more.
+                let synced = match part.segment == end.segment {
+                    true => std::fs::File::open(segment_path(&dir, part.segment))
+                        .and_then(|file| file.sync_data()),
+                    false => Ok(()),
+                };
+                let read = synced.and_then(|()| {
+                    crate::log::read(&dir, part, wants, |(position, head, body)| {
+                        if let Body::Whole(body) = body
+                            && wants(&head)
+                            && let Some(stored) = Stored::read(body)
+                        {
+                            content.add(&stored, position, sent, format);
+                        }
+                    })
+                });
+                match read {
+                    // What cannot be read after all this never will be.
+                    Err(_) if tolerant => {}
+                    other => other?,
                 }
-                Ok(())
-            })?;
+            }
             Ok::<_, io::Error>(content)
         };
         Ok(tokio::task::spawn_blocking(read).await??)
@@ -376,7 +401,7 @@ impl Job {
         let (dir, number) = (self.source.dir.clone(), self.number);
         let read = move || {
             let mut data = None;
-            let is_it = |head: &crate::log::frame::Head| head.object == number && head.kind == Kind::Record;
+            let is_it = |head: &Head| head.object == number && head.kind == Kind::Record;
             crate::log::read_one(&dir, part, is_it, |body| {
                 data = Stored::read(body)
                     .and_then(|stored| stored.side)
@@ -403,6 +428,8 @@ impl Job {
             return;
         };
         object.busy = false;
+        object.failures = 0;
+        object.later = None;
         object.attempt = None;
         object.rewrite = false;
         object.flushed = Instant::now();
@@ -424,10 +451,13 @@ impl Job {
         table.remove_if_over(self.number);
     }
 
-    fn fail(&self) {
+    fn fail(&self, later: Duration) {
         let mut table = self.source.table.lock();
         if let Some(object) = table.objects.get_mut(&self.number) {
             object.busy = false;
+            object.failures = object.failures.saturating_add(1);
+            // Whatever is wrong with it, others are not kept waiting by it.
+            object.later = Some(Instant::now() + later);
             if let Some(attempt) = object.attempt.filter(|attempt| attempt.bytes == 0) {
                 // It did not come so far that anything could be in blob.
                 object.attempt = None;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::erase::Found;
+use crate::erase::{Found, Held};
 use crate::lane::Lane;
 use crate::ring::Wake;
 use crate::spool::Spool;
@@ -24,7 +24,7 @@ pub(crate) enum Command {
     /// The same, and nothing more comes to the objects that there are.
     Close(oneshot::Sender<()>),
     /// Erase what one lane has of a correlation id.
-    Erase { lane: usize, correlation: Arc<str>, told: oneshot::Sender<io::Result<Found>> },
+    Erase { lane: usize, correlation: Arc<str>, held: Held, told: oneshot::Sender<io::Result<Found>> },
     /// End.
     End,
 }
@@ -105,12 +105,14 @@ impl Writer {
                 self.lanes.iter_mut().for_each(Lane::close_all);
                 let _ = told.send(());
             }
-            Command::Erase { lane, correlation, told } => {
+            Command::Erase { lane, correlation, held, told } => {
                 self.drain();
                 let found = match self.lanes.get_mut(lane) {
                     Some(lane) => lane.erase(&correlation),
                     None => Err(io::ErrorKind::NotFound.into()),
                 };
+                // Whoever asked may be gone; until here nothing was written to blob.
+                drop(held);
                 let _ = told.send(found);
             }
             Command::End => {}

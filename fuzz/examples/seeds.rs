@@ -46,6 +46,7 @@ fn main() {
     devices();
     configuration();
     store();
+    collect();
     archives();
     models();
 }
@@ -364,6 +365,29 @@ fn configuration() {
         &[],
         "{\"SCORING_TIMEOUT_MS\": 60000, \"SERVICE_NAME\": \"s\", \"HOSTNAME\": true, \"NEW\": null}",
     );
+}
+
+fn collect() {
+    let mut seeds = Seeds::of("collect_log");
+    // Bodies of an object that begins, and of two of its records: each after its length and its kind, and then what is damaged.
+    let opened = b"\x01\x03\x00a/bid,x\r\n";
+    let record = b"\x01\0\0\0\0\0\0\0\x01\0\x01\0\x02\0\0\0cs1\nside";
+    let of = |kind: u8, body: &[u8]| [&[body.len() as u8, kind][..], body].concat();
+    let bodies = [of(0, opened), of(1, record), of(1, record), of(2, b"")].concat();
+    seeds.add(&[1], [&bodies[..], &[0, 0, 0]].concat());
+    seeds.add(&[1], [&bodies[..], &[70, 0, 255]].concat());
+    seeds.add(&[0], b"OTRCOLL\x01\x07\0\0\0\0\0\0\0");
+
+    let mut seeds = Seeds::of("collect_redaction");
+    seeds.add(&[], r#"{"a":{"b":"x","c":[1]},"c":[1,{"b":2}],"d":{"b":{"a":null},"e":-1.5e3}}"#);
+    seeds.add(&[], r#" [ {"b" : "\u0031234", "12345": 1234567 } , [true, false, "a longer text"], {} ] "#);
+    seeds.add(&[], r#"{"\u0061":1,"a":2,"a":[[[]]]}"#);
+
+    let mut seeds = Seeds::of("collect_lines");
+    seeds.add(b"r\0/score\x003\0\0\0", "{\"data\": [[1.5, 2],\n [3e3, null]]}");
+    seeds.add(b"a\0b\0c\0\0\0", r#"[["x,y", 1, true], ["\"", null, ""]]"#);
+    seeds.add(b"a\0b,\0\"c\0d\0e\0", "[[1,2,3,4,5]]");
+    seeds.add(b"a\0b\0c\0\0\0", [0xff, 0xd8]);
 }
 
 fn store() {

@@ -11,8 +11,6 @@ use crate::record::{Designation, Record, Table};
 use crate::redact::Cell;
 use crate::settings::Rolling;
 
-/// Where all of them are.
-pub(crate) const FOLDER: &str = "modeldata/";
 /// The column that rows are deleted by.
 pub(crate) const CORRELATION: &str = "$aml_dc_correlation_id";
 /// What is appended to rows, in this order.
@@ -32,17 +30,11 @@ const MAX_COLUMNS: usize = 16_384;
 impl Layout {
     /// `modeldata/sub/group/workspace/service/model/version/inputs/2026/11/30/inputs-`
     pub(super) fn table_folder(&self, record: &Record, table: &Table, date: &Date) -> String {
-        let mut folder = String::from(FOLDER);
-        let workspace = table.workspace.as_deref().unwrap_or(&self.workspace).to_lowercase();
-        let mut parts = workspace.splitn(3, '/');
-        for _ in 0..3 {
-            push_segment(&mut folder, parts.next().unwrap_or("default"));
-            folder.push('/');
-        }
-        let service = table.service.as_deref().unwrap_or(&self.endpoint);
+        let workspace = table.workspace.as_deref().unwrap_or(&self.workspace);
+        let mut folder = service_folder(workspace, table.service.as_deref().unwrap_or(&self.endpoint));
         let model = record.model.as_deref().unwrap_or("default");
         let version = record.version.as_deref().unwrap_or("default");
-        for part in [service, model, version, table.designation.name()] {
+        for part in [model, version, table.designation.name()] {
             push_segment(&mut folder, part);
             folder.push('/');
         }
@@ -69,6 +61,11 @@ impl Layout {
             return Err(Reason::Invalid);
         }
         names.retain(|name| !self.redactor.drops_column(name));
+        for name in &mut names {
+            if let Cow::Owned(redacted) = self.redactor.text(name) {
+                *name = redacted;
+            }
+        }
         if table.correlated {
             names.extend(CORRELATIONS.map(str::to_owned));
         }
@@ -132,7 +129,7 @@ impl Layout {
         Date::of(time).write_iso(&mut timestamp);
         let boundary = if self.rolling == Rolling::Hour { "60" } else { "1440" };
         vec![
-            self.redactor.text(events::correlation(record)).into_owned(),
+            events::correlation(record).to_owned(),
             String::from_utf8(timestamp).unwrap_or_default(),
             boundary.to_owned(),
             table.workspace.as_deref().unwrap_or(&self.workspace).to_lowercase(),
@@ -142,6 +139,20 @@ impl Layout {
             record.request_id.to_string(),
         ]
     }
+}
+
+/// `modeldata/sub/group/workspace/service/`
+pub(super) fn service_folder(workspace: &str, service: &str) -> String {
+    let mut folder = String::from("modeldata/");
+    let workspace = workspace.to_lowercase();
+    let mut parts = workspace.splitn(3, '/');
+    for _ in 0..3 {
+        push_segment(&mut folder, parts.next().unwrap_or("default"));
+        folder.push('/');
+    }
+    push_segment(&mut folder, service);
+    folder.push('/');
+    folder
 }
 
 /// A value as `str()` has it in Python, as far as there is a difference: nothing for `null`, and capital letters for truth.

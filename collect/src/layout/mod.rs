@@ -21,6 +21,8 @@ pub(crate) struct Layout {
     rolling: Rolling,
     /// Of events: up to the time.
     folder: String,
+    /// Of tables that say neither workspace nor service: up to the model.
+    tables: String,
     source: String,
     endpoint: String,
     workspace: String,
@@ -70,6 +72,7 @@ impl Layout {
             format: settings.format,
             rolling,
             folder: format!("modelDataCollector/{endpoint}/{deployment}/{name}/"),
+            tables: csv::service_folder(&all.workspace, endpoint),
             source: all.source.clone().unwrap_or_else(source),
             endpoint: endpoint.clone(),
             workspace: all.workspace.clone(),
@@ -84,16 +87,7 @@ impl Layout {
     pub(crate) fn prefix(&self) -> &str {
         match self.format {
             Format::Events | Format::Parquet => &self.folder,
-            Format::Csv => csv::FOLDER,
-        }
-    }
-
-    /// How the names of its objects end.
-    pub(crate) fn extension(&self) -> &'static str {
-        match self.format {
-            Format::Events => ".jsonl",
-            Format::Csv => ".csv",
-            Format::Parquet => ".parquet",
+            Format::Csv => &self.tables,
         }
     }
 
@@ -116,6 +110,7 @@ impl Layout {
         let date = Date::of(time);
         let (bucket, until) = date.bucket(self.rolling);
         if self.format == Format::Csv {
+            self.redactor.texts(record);
             let table = record.table.as_ref().ok_or(Reason::Invalid)?;
             let folder = self.table_folder(record, table, &date);
             let header = self.table_header(table, &record.data)?;
@@ -137,7 +132,7 @@ impl Layout {
             Key::Time(_) => {
                 let mut path = self.folder.clone();
                 Date::of(place.time).write_folder(self.rolling, &mut path);
-                format!("{path}/{instance}-{number}{}", self.extension())
+                format!("{path}/{instance}-{number}.{}", self.format.extension())
             }
         }
     }
@@ -175,6 +170,17 @@ impl Layout {
                 self.write_event(record, place.time, side, to);
                 Ok(())
             }
+        }
+    }
+}
+
+impl Format {
+    /// How the names of objects end.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Self::Events => "jsonl",
+            Self::Csv => "csv",
+            Self::Parquet => "parquet",
         }
     }
 }

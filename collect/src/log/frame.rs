@@ -315,8 +315,10 @@ mod tests {
         (bytes, ends)
     }
 
+    type Bodies = Vec<(u64, Option<Vec<u8>>)>;
+
     /// The bodies that are read, `None` where one is damaged, and where reading ends.
-    fn read(bytes: &[u8]) -> Option<(Vec<(u64, Option<Vec<u8>>)>, u64)> {
+    fn read(bytes: &[u8]) -> Option<(Bodies, u64)> {
         let mut reader = Reader::of_segment(Cursor::new(bytes), 7, bytes.len() as u64).expect("memory")?;
         let mut bodies = Vec::new();
         while let Some((_, head, body)) = reader.next(|_| true).expect("memory") {

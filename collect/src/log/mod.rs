@@ -5,8 +5,12 @@
 //! anything in them. So what is left of an object whose beginning was removed is over, and a start may forget it.
 
 pub(crate) mod frame;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing;
 mod recover;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Seek as _, SeekFrom};
@@ -89,6 +93,10 @@ impl Log {
     /// If the folder cannot be made or read.
     pub(crate) fn open(dir: &Path, bounds: Bounds) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
+        if let Some(parent) = dir.parent() {
+            // A folder that is not on the disk loses all that is in it.
+            File::open(parent)?.sync_all()?;
+        }
         let shared = Shared::default();
         let next = recover::recover(dir, &mut shared.lock())?;
         let mut salt = [0; 8];
@@ -228,6 +236,8 @@ impl Log {
                         busy: false,
                         rewrite: false,
                         unsent_since: None,
+                        failures: 0,
+                        later: None,
                         flushed: Instant::now(),
                     };
                     table.objects.insert(object, object_);
@@ -418,24 +428,22 @@ pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
 /// A frame's place and what is in it.
 pub(crate) type Visit<'a> = (Position, Head, Body<'a>);
 
-/// Reads the frames in parts of segments. Those of which `wants` says no are passed by.
+/// Reads the frames in a part of a segment. Those of which `wants` says no are passed by.
 ///
 /// # Errors
 /// Of the disk.
 pub(crate) fn read(
     dir: &Path,
-    parts: &[Part],
+    part: &Part,
     wants: impl Fn(&Head) -> bool,
-    mut each: impl FnMut(Visit<'_>) -> io::Result<()>,
+    mut each: impl FnMut(Visit<'_>),
 ) -> io::Result<()> {
-    for part in parts {
-        let mut file = File::open(segment_path(dir, part.segment))?;
-        file.seek(SeekFrom::Start(part.from))?;
-        let input = BufReader::with_capacity(READ, file);
-        let mut reader = Reader::of_part(input, part.salt, part.from, part.to);
-        while let Some((offset, head, body)) = reader.next(&wants)? {
-            each((Position { segment: part.segment, offset }, head, body))?;
-        }
+    let mut file = File::open(segment_path(dir, part.segment))?;
+    file.seek(SeekFrom::Start(part.from))?;
+    let input = BufReader::with_capacity(READ, file);
+    let mut reader = Reader::of_part(input, part.salt, part.from, part.to);
+    while let Some((offset, head, body)) = reader.next(&wants)? {
+        each((Position { segment: part.segment, offset }, head, body));
     }
     Ok(())
 }

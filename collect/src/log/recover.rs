@@ -1,7 +1,7 @@
 //! What an earlier process has left in a log.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 use std::time::Instant;
 
@@ -56,6 +56,23 @@ fn segment(dir: &Path, number: u64, table: &mut Table) -> io::Result<Segment> {
         tracing::warn!(path = %path.display(), size, "a segment of collected data has no beginning, and is left out");
         return Ok(Segment { bytes: size, salt: 0 });
     };
+    let damaged = frames(&mut reader, number, table)?;
+    let (end, salt) = (reader.at(), reader.salt());
+    if damaged > 0 || end < size {
+        tracing::warn!(path = %path.display(), damaged, torn = size - end, "collected data on disk is not as it was written");
+    }
+    if end < size {
+        OpenOptions::new().write(true).open(&path)?.set_len(end)?;
+    }
+    Ok(Segment { bytes: end, salt })
+}
+
+/// Puts the frames of a segment into a table; how many are damaged.
+pub(super) fn frames<R: Read + Seek>(
+    reader: &mut Reader<R>,
+    number: u64,
+    table: &mut Table,
+) -> io::Result<u64> {
     let mut damaged = 0;
     while let Some((offset, head, body)) = reader.next(|_| true)? {
         let at = Position { segment: number, offset };
@@ -77,14 +94,7 @@ fn segment(dir: &Path, number: u64, table: &mut Table) -> io::Result<Segment> {
             (_, Body::Erased | Body::Passed) => {}
         }
     }
-    let (end, salt) = (reader.at(), reader.salt());
-    if damaged > 0 || end < size {
-        tracing::warn!(path = %path.display(), damaged, torn = size - end, "collected data on disk is not as it was written");
-    }
-    if end < size {
-        OpenOptions::new().write(true).open(&path)?.set_len(end)?;
-    }
-    Ok(Segment { bytes: end, salt })
+    Ok(damaged)
 }
 
 fn begin(table: &mut Table, number: u64, at: Position, body: &[u8]) {
@@ -103,6 +113,8 @@ fn begin(table: &mut Table, number: u64, at: Position, body: &[u8]) {
         busy: false,
         rewrite: false,
         unsent_since: None,
+        failures: 0,
+        later: None,
         flushed: Instant::now(),
     };
     table.objects.insert(number, object);

@@ -44,6 +44,9 @@ pub(crate) struct Object {
     pub(crate) rewrite: bool,
     /// When the oldest record came that is not in blob, microseconds since 1970.
     pub(crate) unsent_since: Option<u64>,
+    /// How often it could not be written to blob since it last could, and until when others go first.
+    pub(crate) failures: u32,
+    pub(crate) later: Option<Instant>,
     /// When it was last written to blob, or began.
     pub(crate) flushed: Instant,
 }
@@ -83,8 +86,8 @@ pub(crate) struct Table {
     pub(crate) doubts: BTreeMap<u64, Doubt>,
     /// Objects that are in blob as they stay, each with the segment it began in: to be written down.
     pub(crate) done: Vec<(u64, u64)>,
-    /// Something is being erased: nothing is written to blob meanwhile.
-    pub(crate) held: bool,
+    /// How many are erasing something: nothing is written to blob meanwhile.
+    pub(crate) held: usize,
     /// Of all segments.
     pub(crate) bytes: u64,
 }

@@ -116,8 +116,8 @@ impl<'a> Walk<'a> {
         let rules = self.rules;
         let allowed = allowed || rules.ends(matching, depth, Action::Allow);
         let is_container = matches!(first, b'[' | b'{');
-        let hidden = !allowed && !(is_container && rules.leads(matching, Action::Allow));
-        if hidden || rules.ends(matching, depth, Action::Deny) {
+        let seen = allowed || is_container && rules.leads(matching, Action::Allow);
+        if !seen || rules.ends(matching, depth, Action::Deny) {
             self.skip()?;
             return Ok(false);
         }

@@ -137,7 +137,7 @@ impl Redactor {
     }
 
     /// What stands beside the data.
-    fn texts(&self, record: &mut Record) {
+    pub(crate) fn texts(&self, record: &mut Record) {
         if self.patterns.is_empty() {
             return;
         }
