@@ -139,7 +139,8 @@ fn protocol() {
     let rows = r#"{"designation":"inputs","file":"inputs","workspace":"a/b/c","service":"s","model":"m","version":"1","correlated":true,"time":1500000,"correlation_id":"c","request_id":"r","columns":["a"],"rows":[["1"],["x"]]}"#;
     seeds.add(&[0], rows);
     seeds.add(&[0], r#"{"designation":"general","model":"m","version":"1","rows":[]}"#);
-    let event = [header(0, "azureml.inference.a"), header(1, "1700000000"), header(2, "id"), header(4, "agent/1")];
+    let event =
+        [header(0, "azureml.inference.a"), header(1, "1700000000"), header(2, "id"), header(4, "agent/1")];
     seeds.add(&[1], event.concat());
     seeds.add(&[1], [header(0, "azureml.inference.a"), header(7, "my-own"), header(5, "x")].concat());
 

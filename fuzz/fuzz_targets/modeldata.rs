@@ -42,7 +42,8 @@ fuzz_target!(|data: &[u8]| {
     match Event::read(&headers) {
         Ok(event) => {
             assert!(!event.collection.is_empty());
-            let plain = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            let plain =
+                |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
             assert!(event.attributes.iter().all(|(name, value)| plain(name) && value.len() <= 1024));
         }
         Err(error) => assert_eq!(error.code, ErrorCode::BadRequest),
