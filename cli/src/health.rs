@@ -119,6 +119,11 @@ impl Target {
         match status.split(' ').nth(1) {
             Some(code) if code.len() == 3 && code.starts_with('2') => Ok(body.to_owned()),
             Some(_) => bail!("{self} says: {status} {}", body.trim()),
+            // What a server that speaks TLS says to whoever does not: an alert.
+            None if status.starts_with('\u{15}') => bail!(
+                "{} speaks TLS: `tls.certificate` and `tls.listeners` are to be here what they are there, or --url to begin with https://",
+                self.authority
+            ),
             None => bail!("{} does not speak HTTP", self.authority),
         }
     }

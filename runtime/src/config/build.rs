@@ -82,7 +82,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
         "false" => false,
         _ => sources.container.is_some(),
     };
-    let (tls, wrong_tls) = match tls::tls(settings) {
+    let (mut tls, wrong_tls) = match tls::tls(settings) {
         Ok(tls) => (tls, Vec::new()),
         Err(mistakes) => (None, mistakes),
     };
@@ -112,6 +112,9 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
     }
 
     let admin = auth::admin(settings, &state_dir);
+    if let (Some(tls), Endpoint::Unix(_)) = (&mut tls, &admin) {
+        tls.listeners.retain(|listener| *listener != TlsListener::Admin);
+    }
     if let Endpoint::Tcp(address) = &admin
         && !address.ip().is_loopback()
     {

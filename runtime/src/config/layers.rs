@@ -126,7 +126,7 @@ pub struct Settings {
     pub collections: BTreeMap<String, NamedSection>,
     /// Variables that look like ours but are not; harmless unless close to one that is.
     pub strangers: Vec<String>,
-    /// What the operator should know of settings that have no effect, a sentence each.
+    /// What the operator should know of settings that have no effect, or more than one may think, a sentence each.
     pub notices: Vec<String>,
 }
 

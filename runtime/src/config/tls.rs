@@ -17,7 +17,7 @@ pub struct TlsConfig {
     pub certificate: PathBuf,
     /// The file with the certificate's private key.
     pub key: PathBuf,
-    /// The listeners that speak it, each once.
+    /// The listeners that speak it, each once; *admin* only where it is TCP.
     pub listeners: Vec<TlsListener>,
     /// What clients of scoring and management show.
     pub clients: ClientCertificates,
@@ -258,9 +258,13 @@ mod tests {
     fn a_pair_of_files_is_enough() {
         let config = load(&sources(PAIR)).unwrap().0.tls.unwrap();
         assert_eq!(config.certificate, std::path::Path::new("/etc/c.pem"), "relative to the file");
-        assert_eq!(config.listeners, [TlsListener::Score, TlsListener::Admin]);
+        assert_eq!(config.listeners, [TlsListener::Score], "management is on a Unix socket");
         assert_eq!((config.clients, config.min_version), (ClientCertificates::Off, TlsVersion::V12));
         assert_eq!(config.reload, Some(Duration::from_secs(5)));
+        let mut tcp = sources(PAIR);
+        tcp.environment.push(("OUTRIGGER_ADMIN_LISTEN".into(), "127.0.0.1:1".into()));
+        let listeners = load(&tcp).unwrap().0.tls.unwrap().listeners;
+        assert_eq!(listeners, [TlsListener::Score, TlsListener::Admin]);
         assert!(load(&sources("")).unwrap().0.tls.is_none());
         let never =
             load(&sources(&format!("{PAIR}reload = '0s'\nmin_version = '1.3'"))).unwrap().0.tls.unwrap();

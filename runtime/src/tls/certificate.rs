@@ -113,6 +113,21 @@ mod tests {
         assert!(read(&CertificateDer::from(Vec::new())).is_err());
     }
 
+    proptest::proptest! {
+        /// What authorities sign is theirs to choose: whatever it is, it is read or it is not.
+        #[test]
+        fn nothing_that_is_read_panics(at in 0usize..600, with: u8, cut in 0usize..600) {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+            let mut bytes = params.self_signed(&key).unwrap().der().to_vec();
+            bytes.truncate(bytes.len().max(1) - cut % bytes.len());
+            let index = at % bytes.len();
+            bytes[index] = with;
+            let certificate = CertificateDer::from(bytes);
+            let _ = (peer(&certificate), read(&certificate).map(|said| said.expires.to_string()));
+        }
+    }
+
     #[test]
     fn moments_are_shown_and_compared() {
         let check = |seconds: i64, expected: &str| assert_eq!(Moment(seconds).to_string(), expected);

@@ -175,10 +175,14 @@ mod tests {
         sent_by(parts(fields), false)
     }
 
-    fn sent_by(mut parts: Parts, trusts: bool) -> HeaderMap {
+    fn sent_by(parts: Parts, trusts: bool) -> HeaderMap {
+        sent_over(parts, trusts, false)
+    }
+
+    fn sent_over(mut parts: Parts, trusts: bool, is_encrypted: bool) -> HeaderMap {
         let ids = RequestIds::from_headers(&parts.headers).unwrap();
         let (host, peer) = (HeaderValue::from_static("127.0.0.1:9000"), "10.0.0.7".parse().ok());
-        let told = Told { host: &host, ids: &ids, caller: "bob", peer, is_encrypted: false, trusts };
+        let told = Told { host: &host, ids: &ids, caller: "bob", peer, is_encrypted, trusts };
         for_the_upstream(&mut parts, &told)
     }
 
@@ -233,6 +237,14 @@ mod tests {
         assert_eq!(text(&headers, "host"), ["127.0.0.1:9000"]);
         assert_eq!(text(&headers, "outrigger-caller"), ["bob"]);
         assert_eq!(text(&headers, "x-forwarded-host"), ["models.example"]);
+    }
+
+    #[test]
+    fn it_is_told_whether_the_client_speaks_tls() {
+        for (is_encrypted, expected) in [(true, "https"), (false, "http")] {
+            let headers = sent_over(parts(&[]), false, is_encrypted);
+            assert_eq!(text(&headers, "x-forwarded-proto"), [expected]);
+        }
     }
 
     #[test]

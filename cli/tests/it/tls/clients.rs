@@ -204,5 +204,6 @@ fn the_health_check_asks_over_what_is_spoken() {
     // In clear text, as the default listeners say, nothing is to be had.
     let output = health(&["--timeout", "20"], &[files, observe]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("speaks TLS"), "{output:?}");
     assert!(!replica.log_text().contains("panicked"), "{}", replica.log_text());
 }
