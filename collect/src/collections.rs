@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -213,6 +213,7 @@ impl Collections {
             bounds: (&settings).into(),
             wake: Arc::clone(&wake),
             asked: Arc::clone(&asked),
+            turn: AtomicUsize::new(0),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(uploader.run());
