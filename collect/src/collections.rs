@@ -253,7 +253,7 @@ impl Collections {
     /// Writes what has been offered until now to blob, for so long at most; whether all of it is there.
     pub async fn flush(&self, longest: Duration) -> bool {
         let flushed = async {
-            self.command(Command::Drain).await?;
+            self.drained().await?;
             self.sent().await;
             Some(())
         };
@@ -266,6 +266,14 @@ impl Collections {
         self.commands.send(command(told)).ok()?;
         self.wake.urgent();
         answer.await.ok()
+    }
+
+    /// Waits until what has been offered is in the logs.
+    async fn drained(&self) -> Option<()> {
+        while !self.command(Command::Drain).await? {
+            tokio::time::sleep(LOOK).await;
+        }
+        Some(())
     }
 
     /// Waits until what is in the logs now is in blob.
@@ -341,6 +349,7 @@ impl Collections {
     pub async fn stop(&self, longest: Duration) -> Stopped {
         self.sources.iter().for_each(|source| source.collection.stop());
         let sent = async {
+            self.drained().await?;
             self.command(Command::Close).await?;
             self.sent().await;
             Some(())

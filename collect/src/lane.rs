@@ -140,10 +140,10 @@ impl Lane {
         self.retry.is_none() && self.collection.ring.items() > 0
     }
 
-    /// Writes what there is, up to a batch; whether anything was written.
-    pub(crate) fn drain(&mut self, spool: &mut Spool) -> bool {
+    /// Takes what there is out of the ring, up to a batch, and writes it; how many records that were.
+    pub(crate) fn drain(&mut self, spool: &mut Spool) -> usize {
         if self.retry.is_some_and(|retry| Instant::now() < retry) || !self.make_room(spool) {
-            return false;
+            return 0;
         }
         let mut records = 0;
         while records < BATCH_RECORDS && self.log.gathered() < BATCH_BYTES {
@@ -155,12 +155,12 @@ impl Lane {
             self.collection.room.notify_waiters();
             self.commit();
         }
-        records > 0
+        records
     }
 
     /// Whether there is room for a batch. What could not be written goes first.
     fn make_room(&mut self, spool: &mut Spool) -> bool {
-        if self.log.gathered() > 0 && !self.commit() {
+        if self.log.gathered() > 0 && !self.commit_again() {
             if self.stalled.is_some_and(|since| since.elapsed() >= PATIENCE) {
                 // It keeps its objects from being finished, and so their segments from being removed, which may be all that there is no room for.
                 self.discard();
@@ -172,9 +172,11 @@ impl Lane {
             self.goes_on();
             return true;
         }
-        if let Err(error) = spool.ensure(2 * BATCH_RECORDS as u64) {
-            self.failed(&error);
-            return false;
+        while let Err(error) = spool.ensure(2 * BATCH_RECORDS as u64) {
+            if !(self.full == Full::DropOldest && self.free_oldest()) {
+                self.failed(&error);
+                return false;
+            }
         }
         let needed = (BATCH_BYTES + 2 * self.bounds.line_bytes) as u64;
         if !self.has_room(needed) {
@@ -324,6 +326,12 @@ impl Lane {
         }
     }
 
+    /// Tries again what could not be written. What has come to blob meanwhile has made room.
+    fn commit_again(&mut self) -> bool {
+        self.log.tidy_segments();
+        self.commit()
+    }
+
     /// Whether nothing waits for the log to take it: neither what is gathered nor, because of that, what is in the ring.
     pub(crate) fn is_settled(&self) -> bool {
         self.log.gathered() == 0 && self.stalled.is_none()
@@ -416,7 +424,7 @@ impl Lane {
 
     /// Takes nothing more, and gives up what could not be written.
     pub(crate) fn end(&mut self) {
-        if self.log.gathered() > 0 && !self.commit() {
+        if self.log.gathered() > 0 && !self.commit_again() {
             self.discard();
         }
         self.collection.close();
