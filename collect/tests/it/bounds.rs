@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_collect::{CollectionSettings, Full, Kept, OpenError, Reason, Sync};
+use outrigger_collect::{CollectionSettings, Full, Kept, OpenError, Reason, Rolling, Sync};
 
 use crate::support::{LONG, Mood, Moody, balance, ids, open, record, settings, text, until};
 
@@ -189,4 +189,59 @@ async fn settings_that_cannot_be_kept_are_refused_all_at_once_and_a_spool_has_on
     .await;
     assert!(matches!(second, Err(OpenError::Taken(_))), "{second:?}");
     assert_eq!(first.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test]
+async fn few_objects_are_open_at_a_time_and_records_are_there_once_all_the_same() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let mut settings =
+        settings(dir.path(), CollectionSettings { rolling: Rolling::Minute, ..Default::default() });
+    settings.open_objects = 2;
+    let collections = open(settings, store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    for id in 0..50 {
+        let mut record = record(id, "1");
+        record.time += Duration::from_secs(60 * (id % 5));
+        assert_eq!(collection.offer(record).kept().await, Kept::Queued);
+    }
+    assert!(collections.flush(LONG).await);
+    let objects = store.objects().await;
+    let mut there = ids(&objects);
+    there.sort();
+    there.dedup();
+    // Each of the five folders comes again when its object has been closed for others.
+    assert_eq!((there.len(), objects.len()), (50, 50));
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_that_wait_are_bounded_in_number() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    store.set(Mood::Down);
+    let mut settings =
+        settings(dir.path(), CollectionSettings { rolling: Rolling::Minute, ..Default::default() });
+    settings.waiting_objects = 1024;
+    settings.ring_items = 64;
+    let collections = open(settings, store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    let mut id = 0;
+    until("it is full", || {
+        for _ in 0..32 {
+            let mut record = record(id, "1");
+            record.time += Duration::from_secs(60 * id);
+            let _ = collection.offer(record);
+            id += 1;
+        }
+        let status = &collections.status()[0];
+        assert!(status.objects_waiting <= 1024, "{status:?}");
+        status.stalled && status.counts.dropped(Reason::Full) > 0
+    })
+    .await;
+    store.set(Mood::Fine);
+    until("it goes on", || !collections.status()[0].stalled).await;
+    assert!(collections.flush(LONG).await);
+    let counts = collection.counts();
+    balance(&counts);
+    assert_eq!(ids(&store.objects().await).len() as u64, counts.persisted);
+    assert_eq!(collections.stop(LONG).await.pending, 0);
 }
