@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -213,6 +213,7 @@ impl Collections {
             bounds: (&settings).into(),
             wake: Arc::clone(&wake),
             asked: Arc::clone(&asked),
+            turn: AtomicUsize::new(0),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(uploader.run());
@@ -252,7 +253,7 @@ impl Collections {
     /// Writes what has been offered until now to blob, for so long at most; whether all of it is there.
     pub async fn flush(&self, longest: Duration) -> bool {
         let flushed = async {
-            self.command(Command::Drain).await?;
+            self.drained().await?;
             self.sent().await;
             Some(())
         };
@@ -265,6 +266,14 @@ impl Collections {
         self.commands.send(command(told)).ok()?;
         self.wake.urgent();
         answer.await.ok()
+    }
+
+    /// Waits until what has been offered is in the logs.
+    async fn drained(&self) -> Option<()> {
+        while !self.command(Command::Drain).await? {
+            tokio::time::sleep(LOOK).await;
+        }
+        Some(())
     }
 
     /// Waits until what is in the logs now is in blob.
@@ -340,6 +349,7 @@ impl Collections {
     pub async fn stop(&self, longest: Duration) -> Stopped {
         self.sources.iter().for_each(|source| source.collection.stop());
         let sent = async {
+            self.drained().await?;
             self.command(Command::Close).await?;
             self.sent().await;
             Some(())

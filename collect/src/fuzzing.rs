@@ -146,7 +146,7 @@ fn record(kind: &str, parts: &[&[u8]], data: &[u8]) -> Record {
         } else {
             Vec::new()
         },
-        correlated: parts.len() % 2 == 0,
+        correlated: parts.len().is_multiple_of(2),
         workspace: Some(text(1).into()),
         service: Some(text(2).into()),
         name: Some(text(0).into()),

@@ -30,6 +30,9 @@ const PINNED: u64 = 3;
 /// When a log that could not be written is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
+/// How long what could not be written is kept to be tried again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What others see of a lane.
 #[derive(Debug)]
 pub(crate) struct Gauges {
@@ -77,11 +80,14 @@ pub(crate) struct Lane {
     line: Vec<u8>,
     /// There was no room, and it is not tried again before then.
     retry: Option<Instant>,
+    /// Since when there is none.
+    stalled: Option<Instant>,
 }
 
 struct Bounds {
     object_bytes: usize,
     open_objects: usize,
+    waiting_objects: usize,
     line_bytes: usize,
     disk_bytes: u64,
 }
@@ -109,6 +115,7 @@ impl Lane {
         let bounds = Bounds {
             object_bytes: usize::try_from(all.object_bytes).unwrap_or(usize::MAX),
             open_objects: all.open_objects,
+            waiting_objects: all.waiting_objects,
             line_bytes: all.line_bytes(),
             disk_bytes: settings.disk_bytes,
         };
@@ -124,6 +131,7 @@ impl Lane {
             acks: Vec::new(),
             line: Vec::new(),
             retry: None,
+            stalled: None,
         }
     }
 
@@ -132,10 +140,10 @@ impl Lane {
         self.retry.is_none() && self.collection.ring.items() > 0
     }
 
-    /// Writes what there is, up to a batch; whether anything was written.
-    pub(crate) fn drain(&mut self, spool: &mut Spool) -> bool {
+    /// Takes what there is out of the ring, up to a batch, and writes it; how many records that were.
+    pub(crate) fn drain(&mut self, spool: &mut Spool) -> usize {
         if self.retry.is_some_and(|retry| Instant::now() < retry) || !self.make_room(spool) {
-            return false;
+            return 0;
         }
         let mut records = 0;
         while records < BATCH_RECORDS && self.log.gathered() < BATCH_BYTES {
@@ -147,21 +155,28 @@ impl Lane {
             self.collection.room.notify_waiters();
             self.commit();
         }
-        records > 0
+        records
     }
 
     /// Whether there is room for a batch. What could not be written goes first.
     fn make_room(&mut self, spool: &mut Spool) -> bool {
-        if self.log.gathered() > 0 && !self.commit() {
+        if self.log.gathered() > 0 && !self.commit_again() {
+            if self.stalled.is_some_and(|since| since.elapsed() >= PATIENCE) {
+                // It keeps its objects from being finished, and so their segments from being removed, which may be all that there is no room for.
+                self.discard();
+                self.close_all();
+            }
             return false;
         }
         if self.collection.ring.items() == 0 {
-            self.is_going(true);
+            self.goes_on();
             return true;
         }
-        if let Err(error) = spool.ensure(2 * BATCH_RECORDS as u64) {
-            self.failed(&error);
-            return false;
+        while let Err(error) = spool.ensure(2 * BATCH_RECORDS as u64) {
+            if !(self.full == Full::DropOldest && self.free_oldest()) {
+                self.failed(&error);
+                return false;
+            }
         }
         let needed = (BATCH_BYTES + 2 * self.bounds.line_bytes) as u64;
         if !self.has_room(needed) {
@@ -175,21 +190,25 @@ impl Lane {
                 return false;
             }
         }
-        self.is_going(true);
+        self.goes_on();
         true
     }
 
     fn has_room(&mut self, needed: u64) -> bool {
-        let has =
-            |lane: &Self| lane.log.shared().lock().bytes.saturating_add(needed) <= lane.bounds.disk_bytes;
+        let has = |lane: &Self| {
+            let table = lane.log.shared().lock();
+            let bytes = table.bytes.saturating_add(needed) <= lane.bounds.disk_bytes;
+            bytes && table.objects.len() + 2 * BATCH_RECORDS <= lane.bounds.waiting_objects
+        };
         has(self) || {
             self.log.tidy_segments();
             has(self)
         }
     }
 
-    fn is_going(&mut self, going: bool) {
-        if going && self.retry.take().is_some() {
+    fn goes_on(&mut self) {
+        self.retry = None;
+        if self.stalled.take().is_some() {
             self.gauges.stalled.store(0, Ordering::Release);
             Gauges::tell(&self.gauges.disk_problem, None);
             tracing::info!(collection = self.collection.name(), "collected data is written to disk again");
@@ -197,7 +216,9 @@ impl Lane {
     }
 
     fn failed(&mut self, error: &io::Error) {
-        if self.retry.replace(Instant::now() + RETRY).is_none() {
+        self.retry = Some(Instant::now() + RETRY);
+        if self.stalled.is_none() {
+            self.stalled = Some(Instant::now());
             self.gauges.stalled.store(micros(SystemTime::now()), Ordering::Release);
             tracing::warn!(
                 collection = self.collection.name(),
@@ -305,9 +326,15 @@ impl Lane {
         }
     }
 
+    /// Tries again what could not be written. What has come to blob meanwhile has made room.
+    fn commit_again(&mut self) -> bool {
+        self.log.tidy_segments();
+        self.commit()
+    }
+
     /// Whether nothing waits for the log to take it: neither what is gathered nor, because of that, what is in the ring.
     pub(crate) fn is_settled(&self) -> bool {
-        self.log.gathered() == 0 && self.retry.is_none()
+        self.log.gathered() == 0 && self.stalled.is_none()
     }
 
     /// Writes what is gathered, and tells those who wait; whether that went well.
@@ -325,7 +352,7 @@ impl Lane {
             return false;
         }
         self.count_orphans();
-        self.is_going(true);
+        self.goes_on();
         let mut kept = Kept::Logged;
         if self.sync == Sync::Always
             && let Err(error) = self.log.sync()
@@ -386,14 +413,19 @@ impl Lane {
         }
     }
 
+    /// Gives up what could not be written.
+    fn discard(&mut self) {
+        let records = self.log.discard();
+        self.collection.counters.dropped(Reason::Full, records);
+        for ack in self.acks.drain(..) {
+            let _ = ack.send(Kept::Dropped(Reason::Full));
+        }
+    }
+
     /// Takes nothing more, and gives up what could not be written.
     pub(crate) fn end(&mut self) {
-        if self.log.gathered() > 0 && !self.commit() {
-            let records = self.log.discard();
-            self.collection.counters.dropped(Reason::Full, records);
-            for ack in self.acks.drain(..) {
-                let _ = ack.send(Kept::Dropped(Reason::Full));
-            }
+        if self.log.gathered() > 0 && !self.commit_again() {
+            self.discard();
         }
         self.collection.close();
         self.close_all();

@@ -47,6 +47,8 @@ pub struct Settings {
     pub inline_bytes: usize,
     /// Most objects that are open in a collection; the oldest is closed for another. Default: 16.
     pub open_objects: usize,
+    /// Most objects of a collection that wait to be written to blob: each is a few hundred bytes in memory. Default: 65,536.
+    pub waiting_objects: usize,
     /// How long new records of an open object wait until it is written again. Default: 30 s.
     pub flush_interval: Duration,
     /// Most objects that are written to blob at a time: each is in memory meanwhile. Default: 4.
@@ -81,6 +83,7 @@ impl Default for Settings {
             object_bytes: 4 << 20,
             inline_bytes: 4 << 20,
             open_objects: 16,
+            waiting_objects: 65_536,
             flush_interval: Duration::from_secs(30),
             uploads: 4,
             upload_timeout: Duration::from_secs(60),
@@ -267,6 +270,7 @@ impl Settings {
             ("object_bytes", self.object_bytes, 1024),
             ("inline_bytes", self.inline_bytes as u64, 1),
             ("open_objects", self.open_objects as u64, 1),
+            ("waiting_objects", self.waiting_objects as u64, 1024),
             ("uploads", self.uploads as u64, 1),
         ];
         for (at, value, least) in at_least {

@@ -53,6 +53,7 @@ pub(crate) struct Uploader {
     pub(crate) bounds: Bounds,
     pub(crate) wake: Arc<Wake>,
     pub(crate) asked: Arc<Asked>,
+    pub(crate) turn: AtomicUsize,
 }
 
 /// What it is kept to.
@@ -108,6 +109,18 @@ struct Job {
     object: Object,
     attempt: Attempt,
     parts: Vec<Part>,
+    /// How long others go first if it fails.
+    later: Duration,
+    ended: bool,
+}
+
+/// Whoever gives a job up, as a stop does, leaves its object to others.
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.fail();
+        }
+    }
 }
 
 /// What was read.
@@ -178,14 +191,13 @@ impl Uploader {
     /// Something that is to be done, which says whether blob storage did it.
     fn next(&self) -> Option<futures_util::future::BoxFuture<'static, bool>> {
         let (timeout, target) = (self.bounds.timeout, self.target.clone());
-        let interval = if self.asked.now.load(Ordering::Acquire) > 0 {
-            Duration::ZERO
-        } else {
-            self.bounds.flush_interval
-        };
-        for source in &self.sources {
-            if let Some(job) = next_job(source, interval) {
-                return Some(Box::pin(job.run(target, timeout, self.bounds.retry_max)));
+        let interval = if self.is_awaited() { Duration::ZERO } else { self.bounds.flush_interval };
+        // Each time another one is the first, so that none waits for another that never ends.
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.sources.len().max(1);
+        let (before, after) = self.sources.split_at_checked(first)?;
+        for source in after.iter().chain(before) {
+            if let Some(job) = next_job(source, interval, self.bounds.retry_max) {
+                return Some(Box::pin(job.run(target, timeout)));
             }
             if let Some((number, path, bytes)) = next_doubt(source) {
                 let source = Arc::clone(source);
@@ -196,7 +208,7 @@ impl Uploader {
     }
 }
 
-fn next_job(source: &Arc<Source>, interval: Duration) -> Option<Job> {
+fn next_job(source: &Arc<Source>, interval: Duration, later: Duration) -> Option<Job> {
     let mut table = source.table.lock();
     if table.held > 0 {
         return None;
@@ -222,7 +234,7 @@ fn next_job(source: &Arc<Source>, interval: Duration) -> Option<Job> {
     object.busy = true;
     let (start, object) = (object.start, object.clone());
     let parts = table.parts(start, attempt.end);
-    Some(Job { source: Arc::clone(source), number, object, attempt, parts })
+    Some(Job { source: Arc::clone(source), number, object, attempt, parts, later, ended: false })
 }
 
 fn next_doubt(source: &Source) -> Option<(u64, Arc<str>, u64)> {
@@ -303,14 +315,16 @@ impl Source {
 }
 
 impl Job {
-    async fn run(self, target: Target, timeout: Duration, retry: Duration) -> bool {
+    async fn run(mut self, target: Target, timeout: Duration) -> bool {
         match self.write(&target, timeout).await {
             Ok(ended) => {
                 self.succeed(ended);
+                self.ended = true;
                 true
             }
             Err(error) => {
-                self.fail(retry);
+                self.fail();
+                self.ended = true;
                 self.source.failed(&error);
                 // A disk that fails says nothing of blob storage, but is not asked all the time either.
                 false
@@ -451,13 +465,13 @@ impl Job {
         table.remove_if_over(self.number);
     }
 
-    fn fail(&self, later: Duration) {
+    fn fail(&self) {
         let mut table = self.source.table.lock();
         if let Some(object) = table.objects.get_mut(&self.number) {
             object.busy = false;
             object.failures = object.failures.saturating_add(1);
             // Whatever is wrong with it, others are not kept waiting by it.
-            object.later = Some(Instant::now() + later);
+            object.later = Some(Instant::now() + self.later);
             if let Some(attempt) = object.attempt.filter(|attempt| attempt.bytes == 0) {
                 // It did not come so far that anything could be in blob.
                 object.attempt = None;

@@ -19,8 +19,8 @@ const GATHER: Duration = Duration::from_millis(2);
 
 /// What others ask of the writer.
 pub(crate) enum Command {
-    /// Write what has been offered until now, and say when that is done, as far as it could be.
-    Drain(oneshot::Sender<()>),
+    /// Write what has been offered until now, and say whether that could be done.
+    Drain(oneshot::Sender<bool>),
     /// The same, and nothing more comes to the objects that there are.
     Close(oneshot::Sender<()>),
     /// Erase what one lane has of a correlation id.
@@ -63,7 +63,7 @@ impl Writer {
             }
             let mut busy = false;
             for lane in &mut self.lanes {
-                busy |= lane.drain(&mut self.spool);
+                busy |= lane.drain(&mut self.spool) > 0;
             }
             if ticked.elapsed() >= TICK {
                 self.lanes.iter_mut().for_each(Lane::tick);
@@ -84,21 +84,27 @@ impl Writer {
         }
     }
 
-    /// Writes what is in the rings now.
-    fn drain(&mut self) {
+    /// Writes what is in the rings now; whether that could be done.
+    fn drain(&mut self) -> bool {
+        let mut all = true;
         for lane in &mut self.lanes {
             let mut left = lane.collection.ring.items();
-            while left > 0 && lane.drain(&mut self.spool) {
-                left = left.min(lane.collection.ring.items());
+            while left > 0 {
+                let written = lane.drain(&mut self.spool);
+                if written == 0 {
+                    break;
+                }
+                left = left.saturating_sub(written);
             }
+            all &= left == 0 && lane.is_settled();
         }
+        all
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Drain(told) => {
-                self.drain();
-                let _ = told.send(());
+                let _ = told.send(self.drain());
             }
             Command::Close(told) => {
                 self.drain();

@@ -26,6 +26,8 @@ const CORRELATIONS: [&str; 8] = [
 ];
 /// Most columns.
 const MAX_COLUMNS: usize = 16_384;
+/// Longest header, bytes: it is in memory for as long as its object waits.
+const MAX_HEADER: usize = 256 << 10;
 
 impl Layout {
     /// `modeldata/sub/group/workspace/service/model/version/inputs/2026/11/30/inputs-`
@@ -71,7 +73,7 @@ impl Layout {
         }
         let mut header = Vec::new();
         write_row(&mut header, &names)?;
-        Ok(header)
+        if header.len() > MAX_HEADER { Err(Reason::Invalid) } else { Ok(header) }
     }
 
     /// Appends the rows.
@@ -89,9 +91,9 @@ impl Layout {
             columns => columns,
         };
         let correlations = self.correlations(record, table, time);
-        let (start, mut cells) = (to.len(), Vec::with_capacity(columns + CORRELATIONS.len()));
+        let start = to.len();
         for row in rows {
-            cells.clear();
+            let mut cells = Vec::with_capacity(columns + CORRELATIONS.len());
             if row.len() != columns {
                 to.truncate(start);
                 return Err(Reason::Invalid);
@@ -103,14 +105,14 @@ impl Layout {
                 };
                 match self.redactor.cell(&name, value.get()) {
                     Ok(Cell::Dropped) => {}
-                    Ok(Cell::Kept(json)) => cells.push(text_of(&json)),
+                    Ok(Cell::Kept(json)) => cells.push(text_of(json)),
                     Err(_) => {
                         to.truncate(start);
                         return Err(Reason::Redaction);
                     }
                 }
             }
-            cells.extend(correlations.iter().cloned());
+            cells.extend(correlations.iter().map(|text| Cow::Borrowed(text.as_str())));
             write_row(to, &cells)?;
             if to.len() - start > most {
                 // Rows are short where what is appended to them is not.
@@ -156,22 +158,26 @@ pub(super) fn service_folder(workspace: &str, service: &str) -> String {
 }
 
 /// A value as `str()` has it in Python, as far as there is a difference: nothing for `null`, and capital letters for truth.
-fn text_of(json: &str) -> String {
-    match json {
-        "null" => String::new(),
-        "true" => "True".to_owned(),
-        "false" => "False".to_owned(),
-        text if text.starts_with('"') => serde_json::from_str(text).unwrap_or_else(|_| text.to_owned()),
-        other => other.to_owned(),
+fn text_of(json: Cow<'_, str>) -> Cow<'_, str> {
+    match &*json {
+        "null" => Cow::Borrowed(""),
+        "true" => Cow::Borrowed("True"),
+        "false" => Cow::Borrowed("False"),
+        text if text.starts_with('"') => match serde_json::from_str(text) {
+            Ok(text) => Cow::Owned(text),
+            Err(_) => json,
+        },
+        _ => json,
     }
 }
 
 /// Appends a row: quoted where needed, `\r\n` at its end.
-pub(crate) fn write_row(to: &mut Vec<u8>, cells: &[String]) -> Result<(), Reason> {
+pub(crate) fn write_row(to: &mut Vec<u8>, cells: &[impl AsRef<str>]) -> Result<(), Reason> {
     let mut writer = ::csv::WriterBuilder::new()
         .terminator(::csv::Terminator::CRLF)
         .buffer_capacity(1024)
         .flexible(true)
         .from_writer(&mut *to);
+    let cells = cells.iter().map(|cell| cell.as_ref().as_bytes());
     writer.write_record(cells).and_then(|()| writer.flush().map_err(Into::into)).map_err(|_| Reason::Invalid)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_collect::{CollectionSettings, Full, Kept, OpenError, Reason, Sync};
+use outrigger_collect::{CollectionSettings, Full, Kept, OpenError, Reason, Rolling, Sync};
 
 use crate::support::{LONG, Mood, Moody, balance, ids, open, record, settings, text, until};
 
@@ -13,31 +13,36 @@ fn full(full: Full) -> CollectionSettings {
     CollectionSettings { full, disk_bytes: DISK, sync: Sync::Never, ..CollectionSettings::default() }
 }
 
-fn small(dir: &std::path::Path, policy: Full) -> outrigger_collect::Settings {
-    let mut settings = settings(dir, full(policy));
-    settings.ring_items = 32;
-    settings
-}
-
-/// Offers records of 10 kB until 8 MB have been.
-async fn flood(collection: &std::sync::Arc<outrigger_collect::Collection>) {
-    for id in 0..800 {
-        let _ = collection.offer(record(format_args!("{id:04}"), text(10_000))).kept().await;
-        tokio::task::yield_now().await;
-        if id % 16 == 0 {
-            tokio::time::sleep(Duration::from_millis(3)).await;
+/// Offers records of 10 kB until something is so, and 8 MB have been: more than there is room for.
+async fn flood(
+    collection: &std::sync::Arc<outrigger_collect::Collection>,
+    is_so: impl Fn() -> bool,
+) -> usize {
+    let mut id = 0;
+    until("it is full", || {
+        for _ in 0..16 {
+            let _ = collection.offer(record(format_args!("{id:06}"), text(10_000)));
+            id += 1;
         }
-    }
+        id >= 800 && is_so()
+    })
+    .await;
+    id
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_no_room_the_newest_are_dropped_and_the_log_stays_in_its_bound() {
     let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
     store.set(Mood::Down);
-    let collections = open(small(dir.path(), Full::DropNewest), store.target()).await;
+    let mut settings = settings(dir.path(), full(Full::DropNewest));
+    settings.ring_items = 128;
+    let collections = open(settings, store.target()).await;
     let collection = collections.collection("c").expect("it is there");
-    flood(collection).await;
-    until("it stalls", || collections.status()[0].stalled).await;
+    let is_full = || {
+        let status = &collections.status()[0];
+        status.stalled && status.counts.dropped(Reason::Full) > 300
+    };
+    flood(collection, is_full).await;
     let status = &collections.status()[0];
     balance(&status.counts);
     assert!(status.disk_bytes <= DISK && status.counts.dropped(Reason::Full) > 300, "{status:?}");
@@ -51,7 +56,7 @@ async fn with_no_room_the_newest_are_dropped_and_the_log_stays_in_its_bound() {
     balance(&counts);
     let there = ids(&store.objects().await);
     assert_eq!((there.len() as u64, counts.pending), (counts.persisted, 0));
-    assert!(there.contains(&"0000".to_owned()) && there.contains(&"after".to_owned()));
+    assert!(there.contains(&"000000".to_owned()) && there.contains(&"after".to_owned()));
     assert_eq!(collections.stop(LONG).await.pending, 0);
 }
 
@@ -60,9 +65,13 @@ async fn with_no_room_the_oldest_are_dropped_where_that_is_the_policy() {
     for mood in [Mood::Down, Mood::Mute] {
         let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
         store.set(mood);
-        let collections = open(small(dir.path(), Full::DropOldest), store.target()).await;
+        // The ring has room for all of them: what is dropped is dropped from the log.
+        let mut settings = settings(dir.path(), full(Full::DropOldest));
+        settings.ring_items = 1 << 14;
+        settings.ring_bytes = 1 << 40;
+        let collections = open(settings, store.target()).await;
         let collection = collections.collection("c").expect("it is there");
-        flood(collection).await;
+        let offered = flood(collection, || collection.counts().dropped(Reason::Oldest) > 300).await;
         let status = &collections.status()[0];
         balance(&status.counts);
         assert!(status.disk_bytes <= DISK && status.counts.dropped(Reason::Oldest) > 300, "{status:?}");
@@ -71,7 +80,7 @@ async fn with_no_room_the_oldest_are_dropped_where_that_is_the_policy() {
         let counts = collection.counts();
         balance(&counts);
         let mut there = ids(&store.objects().await);
-        assert!(there.contains(&"0799".to_owned()), "{counts:?}");
+        assert!(there.contains(&format!("{:06}", offered - 1)), "{counts:?}");
         let count = there.len();
         there.sort();
         there.dedup();
@@ -88,7 +97,9 @@ async fn with_no_room_the_oldest_are_dropped_where_that_is_the_policy() {
 async fn who_waits_for_room_waits_no_longer_than_the_policy_says() {
     let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
     store.set(Mood::Down);
-    let collections = open(small(dir.path(), Full::Block(Duration::from_millis(50))), store.target()).await;
+    let mut few = settings(dir.path(), full(Full::Block(Duration::from_millis(50))));
+    few.ring_items = 32;
+    let collections = open(few, store.target()).await;
     let collection = collections.collection("c").expect("it is there");
     let (mut logged, mut late, mut dropped) = (0, 0, 0);
     while dropped < 5 {
@@ -178,4 +189,59 @@ async fn settings_that_cannot_be_kept_are_refused_all_at_once_and_a_spool_has_on
     .await;
     assert!(matches!(second, Err(OpenError::Taken(_))), "{second:?}");
     assert_eq!(first.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test]
+async fn few_objects_are_open_at_a_time_and_records_are_there_once_all_the_same() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let mut settings =
+        settings(dir.path(), CollectionSettings { rolling: Rolling::Minute, ..Default::default() });
+    settings.open_objects = 2;
+    let collections = open(settings, store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    for id in 0..50 {
+        let mut record = record(id, "1");
+        record.time += Duration::from_secs(60 * (id % 5));
+        assert_eq!(collection.offer(record).kept().await, Kept::Queued);
+    }
+    assert!(collections.flush(LONG).await);
+    let objects = store.objects().await;
+    let mut there = ids(&objects);
+    there.sort();
+    there.dedup();
+    // Each of the five folders comes again when its object has been closed for others.
+    assert_eq!((there.len(), objects.len()), (50, 50));
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_that_wait_are_bounded_in_number() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    store.set(Mood::Down);
+    let mut settings =
+        settings(dir.path(), CollectionSettings { rolling: Rolling::Minute, ..Default::default() });
+    settings.waiting_objects = 1024;
+    settings.ring_items = 64;
+    let collections = open(settings, store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    let mut id = 0;
+    until("it is full", || {
+        for _ in 0..32 {
+            let mut record = record(id, "1");
+            record.time += Duration::from_secs(60 * id);
+            let _ = collection.offer(record);
+            id += 1;
+        }
+        let status = &collections.status()[0];
+        assert!(status.objects_waiting <= 1024, "{status:?}");
+        status.stalled && status.counts.dropped(Reason::Full) > 0
+    })
+    .await;
+    store.set(Mood::Fine);
+    until("it goes on", || !collections.status()[0].stalled).await;
+    assert!(collections.flush(LONG).await);
+    let counts = collection.counts();
+    balance(&counts);
+    assert_eq!(ids(&store.objects().await).len() as u64, counts.persisted);
+    assert_eq!(collections.stop(LONG).await.pending, 0);
 }

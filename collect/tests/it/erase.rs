@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use outrigger_collect::{CollectionSettings, Designation, Format, Full, Kept, Record, Sync, Table};
+use object_store::local::LocalFileSystem;
+use outrigger_collect::{CollectionSettings, Designation, Format, Full, Kept, Record, Sync, Table, Target};
 
-use crate::support::{LONG, Mood, Moody, balance, open, record, settings};
+use crate::support::{LONG, Mood, Moody, balance, objects, open, record, settings};
 
 const FORMATS: [Format; 3] = [Format::Events, Format::Csv, Format::Parquet];
 
@@ -131,4 +132,26 @@ async fn objects_are_deleted_by_the_date_of_their_folders() {
         assert_eq!(collections.expire().await.expect("blob is there"), 0);
         assert_eq!(store.objects().await.len(), 2);
     }
+}
+
+/// Where storage cannot say whether an object is still the same, it is written all the same.
+#[tokio::test]
+async fn records_are_deleted_from_a_folder() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let blob = dir.path().join("blob");
+    std::fs::create_dir(&blob).expect("a folder");
+    let store = LocalFileSystem::new_with_prefix(&blob).expect("a folder");
+    let target = Target::new(Arc::new(store), object_store::path::Path::from("data"), "file:///data");
+    let collections = open(settings(&dir.path().join("spool"), collection(Format::Events)), target).await;
+    let collection = collections.collection("c").expect("it is there");
+    for id in 0..100 {
+        let correlation = if id % 2 == 0 { "ann" } else { "bob" };
+        assert_eq!(collection.offer(of(id, correlation)).kept().await, Kept::Logged);
+    }
+    assert!(collections.flush(LONG).await);
+    collections.delete("ann").await.expect("the folder is there");
+    let objects = objects(&LocalFileSystem::new_with_prefix(&blob).expect("a folder")).await;
+    let said = |text: &str| objects.values().map(|object| count(object, text)).sum::<usize>();
+    assert_eq!((said("ann said this"), said("bob said this")), (0, 50));
+    assert_eq!(collections.stop(LONG).await.pending, 0);
 }

@@ -238,3 +238,39 @@ async fn all_records_of_a_call_are_kept_or_none() {
     assert_eq!(one.counts(), other.counts());
     assert_eq!(collections.stop(LONG).await.pending, 0);
 }
+
+#[tokio::test]
+async fn attributes_and_headers_are_bounded() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let mut settings = settings(dir.path(), of(Format::Events));
+    settings.attributes = 2;
+    settings.record_bytes = 4 << 20;
+    settings.collections.values_mut().for_each(|of| of.disk_bytes = 1 << 30);
+    settings.collections.insert("tables".into(), of(Format::Csv));
+    let collections = open(settings, store.target()).await;
+    let mut many = record("many", "1");
+    let long = "x".repeat(1025);
+    let attributes = [("long", long.as_str()), (&long, "x"), ("a", "1"), ("a", "2"), ("b", "3"), ("c", "4")];
+    many.attributes = attributes.iter().map(|(name, value)| (Arc::from(*name), Arc::from(*value))).collect();
+    let _ = collections.collection("c").expect("it is there").offer(many);
+    let tables = collections.collection("tables").expect("it is there");
+    let wide = |columns: usize, name: &str| {
+        let names = vec![name; columns];
+        let mut record = record("wide", format!("[[{}]]", vec!["1"; columns].join(",")));
+        record.table = Some(table(Designation::Inputs, &names, false));
+        let _ = tables.offer(record);
+    };
+    wide(16_384, "x");
+    wide(16_385, "x");
+    wide(300, &"x".repeat(1000));
+    assert!(collections.flush(LONG).await);
+    assert_eq!((tables.counts().persisted, tables.counts().dropped(Reason::Invalid)), (1, 2));
+    let objects = store.objects().await;
+    let (_, line) = objects.iter().find(|(name, _)| name.ends_with(".jsonl")).expect("it is there");
+    let line: Value = serde_json::from_slice(line).expect("JSON");
+    assert_eq!(
+        (&line["a"], &line["b"], &line["c"], &line["long"]),
+        (&json!("1"), &json!("3"), &Value::Null, &Value::Null)
+    );
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}

@@ -55,6 +55,33 @@ async fn what_waits_for_blob_waits_on_disk_and_goes_there_once() {
 }
 
 #[tokio::test]
+async fn an_object_that_is_refused_holds_up_no_other() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let mut settings = settings(dir.path(), blocking());
+    settings.collections.insert("other".into(), blocking());
+    settings.retry_max = Duration::from_secs(2);
+    let collections = open(settings, store.target()).await;
+    store.set(Mood::Picky);
+    for id in 0..200 {
+        for name in ["c", "other"] {
+            let collection = collections.collection(name).expect("it is there");
+            assert_eq!(
+                collection.offer(record(format!("{name}-{id}"), text(500))).kept().await,
+                Kept::Logged
+            );
+        }
+    }
+    let pending = |name: &str| collections.collection(name).expect("it is there").counts().pending;
+    // The first object that was begun is one of the two; it has what goes into 16 kB.
+    until("others are there", || pending("c") + pending("other") < 40).await;
+    assert!(pending("c") + pending("other") > 0);
+    store.set(Mood::Fine);
+    assert!(collections.flush(LONG).await);
+    assert_eq!(once(ids(&store.objects().await)).len(), 400);
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test]
 async fn the_next_start_goes_on_where_the_last_one_ended() {
     let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
     let mut offered = 0_u64;

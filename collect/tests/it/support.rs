@@ -29,6 +29,8 @@ pub(crate) enum Mood {
     Down,
     /// It does what it is asked to write, and says that it failed.
     Mute,
+    /// It refuses the first object of each instance.
+    Picky,
 }
 
 /// A storage in memory, or another, with moods.
@@ -90,6 +92,9 @@ pub(crate) async fn objects(store: &dyn ObjectStore) -> BTreeMap<String, Bytes> 
 impl ObjectStore for Moody {
     async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.check()?;
+        if self.is(Mood::Picky) && at.as_ref().ends_with("-0.jsonl") {
+            return Err(refused());
+        }
         let put = self.inner.put_opts(at, payload, options).await;
         if self.is(Mood::Mute) { Err(refused()) } else { put }
     }
