@@ -162,6 +162,7 @@ fn the_docs_show_every_key_and_limit() {
         ("configuration.md", "model keys", table(key::MODEL_KEYS)),
         ("configuration.md", "backend keys", table(key::BACKEND_KEYS)),
         ("callers.md", "caller keys", table(key::CALLER_KEYS)),
+        ("collection.md", "collection keys", table(key::COLLECTION_KEYS)),
         ("limits.md", "limits", crate::limits::table()),
     ];
     for (page, place, table) in tables {

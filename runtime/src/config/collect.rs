@@ -134,6 +134,7 @@ pub(super) fn collect(
         object_bytes: size(key::COLLECT_OBJECT),
         inline_bytes: get.size(key::COLLECT_INLINE),
         open_objects: get.count(key::COLLECT_OPEN),
+        waiting_objects: get.count(key::COLLECT_WAITING),
         flush_interval: get.duration(key::COLLECT_FLUSH),
         uploads: get.count(key::COLLECT_UPLOADS),
         upload_timeout: get.duration(key::COLLECT_UPLOAD_TIMEOUT),

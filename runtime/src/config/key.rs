@@ -544,6 +544,8 @@ keys! {
         "largest data inside of a line; what is larger is an object of its own";
     COLLECT_OPEN = "collect.open", Kind::Count { min: 1, max: 65_536 }, "16", [],
         "most objects of a collection that are open at once";
+    COLLECT_WAITING = "collect.waiting", Kind::Count { min: 1024, max: 1 << 24 }, "65536", [],
+        "most objects of a collection that wait to be written to blob storage: each is a few hundred bytes in memory, its records are on disk";
     COLLECT_UPLOADS = "collect.uploads", Kind::Count { min: 1, max: 256 }, "4", [],
         "most objects that are written to blob storage at once";
     COLLECT_UPLOAD_TIMEOUT = "collect.upload_timeout", Kind::Timeout, "1m", [],

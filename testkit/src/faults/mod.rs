@@ -98,6 +98,11 @@ impl Proxy {
         self.shared.state().faults.push(Rule::new(on, fault));
     }
 
+    /// Takes away all faults: from here on requests are as they were.
+    pub fn heal(&self) {
+        self.shared.state().faults.clear();
+    }
+
     /// Has something done before a request is passed on. What it asks of the storage it must not ask through this proxy, and not for ever.
     ///
     /// Where it panics, dropping the proxy does.

@@ -1,6 +1,7 @@
 //! What a replica collects: of calls by itself, and what its scripts hand over; on its way to blob storage.
 
 mod calls;
+mod crashes;
 mod scripts;
 mod settings;
 
