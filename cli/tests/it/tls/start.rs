@@ -1,7 +1,6 @@
 //! Files that cannot be used: said at the start, with what would help, and by `--check`.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
 use super::certificates::Authority;
 use super::{with, write_key};
@@ -87,28 +86,34 @@ fn what_is_wrong_with_the_files_is_said_with_its_cure() {
     refused(|_| {}, &["--tls-client-certificates", "required"], &["`tls.client_ca` does not say"]);
 }
 
+/// `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 | openssl pkey -aes256 -passout pass:x`
+const ENCRYPTED: &str = "\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAiWqWdEc8UvDQICCAAw
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEGY+9/stuJy1LC0PE5kLcfUEgZCQ
+YAQNAI83pJxyw/gHaP63jfJ0jBta0HAXn3rKi5MhwAY+VildiI9WWS+gTxavpUJ0
+7Kvoo7sigXBZyHwjG/OMjmAzhBoCarKDBIHIfJKgcQUqw0wExjh9Fzk/a5BTe0zL
+sRBk6oBg1GRkeVL2yBwx7r2mWogKx2aVD6OBXl0+TMGYrmAYMN9YfCsn7fg2EZw=
+-----END ENCRYPTED PRIVATE KEY-----
+";
+
+/// The same with `openssl ec` in place of `openssl pkey`: the older form, in which a line of its own says so.
+const ENCRYPTED_OF_OLD: &str = "\
+-----BEGIN EC PRIVATE KEY-----
+Proc-Type: 4,ENCRYPTED
+DEK-Info: AES-256-CBC,12719D885ED00ABDC1641DA54A440C92
+
++10dre9if5D316rMkeHOpOnKeK1igiETpptYt+KOir3rrsfvZRO1eyREfX3Y3Ylo
+Xbw32+2A3L9UfstMttbLF/5rarog9nFF+ChSNqMpwHhJEOyeuyZAKUYaEdF9rNbM
++rPyliD3/mO7rSNQ1I3PAT3MN6Gk1iojmLFB2i93BAU=
+-----END EC PRIVATE KEY-----
+";
+
 #[test]
 fn a_key_that_is_encrypted_is_told_from_one_that_is_not_there() {
-    let key = Authority::new("root").server().key;
-    let folder = tempfile::tempdir().unwrap();
-    write_key(&folder.path().join("plain.key"), &key);
-    let openssl = |arguments: &[&str]| {
-        let mut command = Command::new("openssl");
-        command
-            .current_dir(folder.path())
-            .args(arguments)
-            .output()
-            .unwrap_or_else(|error| panic!("openssl is missing: {error}"))
-    };
-    let form = ["pkey", "-in", "plain.key", "-aes256", "-passout", "pass:x", "-out", "new.key"];
-    assert!(openssl(&form).status.success());
-    let form = ["ec", "-in", "plain.key", "-aes256", "-passout", "pass:x", "-out", "old.key"];
-    assert!(openssl(&form).status.success());
-    for (name, mark) in [("new.key", "BEGIN ENCRYPTED PRIVATE KEY"), ("old.key", "BEGIN ")] {
-        let text = std::fs::read_to_string(folder.path().join(name)).unwrap();
-        assert!(text.contains(mark), "{text}");
+    for key in [ENCRYPTED, ENCRYPTED_OF_OLD] {
         refused(
-            |folder| write_key(&folder.join("server.key"), &text),
+            |folder| write_key(&folder.join("server.key"), key),
             &[],
             &["`tls.key`", "is encrypted", "openssl pkey"],
         );
