@@ -295,7 +295,9 @@ impl Source {
         }
         let version = UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
         let bytes = within(timeout, got.bytes()).await?;
-        let Some(left) = self.layout.without(format, bytes, correlation.as_bytes()) else { return Ok(0) };
+        let (layout, wanted) = (Arc::clone(&self.layout), correlation.to_owned());
+        let read = move || layout.without(format, bytes, wanted.as_bytes());
+        let Some(left) = tokio::task::spawn_blocking(read).await? else { return Ok(0) };
         for side in left.sides {
             delete(target, &at(target, &side), timeout).await?;
         }

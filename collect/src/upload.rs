@@ -346,7 +346,7 @@ impl Job {
             delete(target, &path, timeout).await?;
             return Ok(Ended::There(0));
         }
-        let (records, bytes) = (content.records, content.into_bytes(self.object.format)?);
+        let (records, bytes) = (content.records, content.bytes);
         let size = bytes.len() as u64;
         self.begin(size);
         within(timeout, target.store.put(&path, bytes.into())).await?;
@@ -374,7 +374,6 @@ impl Job {
     /// Everything but what is an object of its own.
     async fn read(&self) -> Result<Content, UploadError> {
         let (dir, parts, number) = (self.source.dir.clone(), self.parts.clone(), self.number);
-        let end = self.attempt.end;
         let (header, sent, format) = (Arc::clone(&self.object.header), self.object.sent, self.object.format);
         let tolerant = self.object.failures >= UNREADABLE;
         let read = move || {
@@ -382,11 +381,8 @@ impl Job {
             let wants = |head: &Head| head.kind == Kind::Record && head.object == number;
             for part in &parts {
                 // What blob has is on the disk, too: a start after the machine has stopped would else write less over more.
-                let synced = match part.segment == end.segment {
-                    true => std::fs::File::open(segment_path(&dir, part.segment))
-                        .and_then(|file| file.sync_data()),
-                    false => Ok(()),
-                };
+                let synced =
+                    std::fs::File::open(segment_path(&dir, part.segment)).and_then(|file| file.sync_data());
                 let read = synced.and_then(|()| {
                     crate::log::read(&dir, part, wants, |(position, head, body)| {
                         if let Body::Whole(body) = body
@@ -403,9 +399,12 @@ impl Job {
                     other => other?,
                 }
             }
-            Ok::<_, io::Error>(content)
+            if format == Format::Parquet && content.records > 0 {
+                content.bytes = parquet::write(&std::mem::take(&mut content.rows))?;
+            }
+            Ok::<_, UploadError>(content)
         };
-        Ok(tokio::task::spawn_blocking(read).await??)
+        tokio::task::spawn_blocking(read).await?
     }
 
     /// The data of a record that is an object of its own.
@@ -500,13 +499,6 @@ impl Content {
             self.sent += 1;
         } else if let Some((name, _)) = stored.side {
             self.sides.push((name.to_owned(), position));
-        }
-    }
-
-    fn into_bytes(self, format: Format) -> Result<Vec<u8>, UploadError> {
-        match format {
-            Format::Parquet => Ok(parquet::write(&self.rows)?),
-            Format::Events | Format::Csv => Ok(self.bytes),
         }
     }
 }

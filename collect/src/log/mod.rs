@@ -382,11 +382,15 @@ impl Log {
 
     /// Removes the segments that nobody needs.
     pub(crate) fn tidy_segments(&mut self) {
-        let mut table = self.shared.lock();
         let active = self.active.as_ref().map_or(self.next, |active| active.number);
-        let needed = table.first_needed().unwrap_or(active).min(active);
-        while let Some(first) = table.segments.first_entry().filter(|first| *first.key() < needed) {
-            match fs::remove_file(segment_path(&self.dir, *first.key())) {
+        let first_spare = || {
+            let table = self.shared.lock();
+            let needed = table.first_needed().unwrap_or(active).min(active);
+            table.segments.keys().next().copied().filter(|first| *first < needed)
+        };
+        // Others do not wait for the table while the disk removes something: of what is spare nobody reads anything any more.
+        while let Some(number) = first_spare() {
+            match fs::remove_file(segment_path(&self.dir, number)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -394,7 +398,8 @@ impl Log {
                     break;
                 }
             }
-            let bytes = first.remove().bytes;
+            let mut table = self.shared.lock();
+            let bytes = table.segments.remove(&number).map_or(0, |segment| segment.bytes);
             table.bytes = table.bytes.saturating_sub(bytes);
         }
     }

@@ -40,7 +40,9 @@ fn count(bytes: &[u8], text: &str) -> usize {
 /// How often a text is in the spool.
 fn on_disk(dir: &std::path::Path, text: &str) -> usize {
     let files = std::fs::read_dir(dir.join("logs/c")).expect("a folder");
-    files.map(|file| count(&std::fs::read(file.expect("a file").path()).expect("a file"), text)).sum()
+    // A segment may be removed while this looks.
+    let read = |file: std::io::Result<std::fs::DirEntry>| file.and_then(|file| std::fs::read(file.path()));
+    files.filter_map(|file| read(file).ok()).map(|bytes| count(&bytes, text)).sum()
 }
 
 async fn in_blob(store: &Moody, text: &str) -> usize {
