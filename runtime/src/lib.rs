@@ -22,6 +22,7 @@ mod scheduler;
 pub mod scripts;
 mod shared_memory;
 pub mod swagger;
+mod tokens;
 mod upstream;
 
 pub use http::{BindError, Bound, Route, routes};
@@ -33,3 +34,4 @@ pub use models::{
 };
 pub use replica::{Addresses, Replica, ReplicaError};
 pub use scheduler::{Admission, Limits, Scheduler, Slot, Terms};
+pub use tokens::TokensError;

@@ -90,9 +90,12 @@ fn help_names_every_key_with_its_variable() {
     ] {
         assert!(text.contains(part), "{part} not in\n{text}");
     }
-    for (table, keys) in
-        [("models", key::MODEL_KEYS), ("backends", key::BACKEND_KEYS), ("callers", key::CALLER_KEYS)]
-    {
+    for (table, keys) in [
+        ("models", key::MODEL_KEYS),
+        ("backends", key::BACKEND_KEYS),
+        ("callers", key::CALLER_KEYS),
+        ("tokens.issuers", key::ISSUER_KEYS),
+    ] {
         let (_, of_table) = text.split_once(&format!("[{table}.NAME]:\n")).unwrap();
         let of_table = of_table.split(".NAME]:\n").next().unwrap();
         for key in keys {
@@ -159,6 +162,7 @@ fn the_docs_show_every_key_and_limit() {
         ("configuration.md", "model keys", table(key::MODEL_KEYS)),
         ("configuration.md", "backend keys", table(key::BACKEND_KEYS)),
         ("callers.md", "caller keys", table(key::CALLER_KEYS)),
+        ("tokens.md", "issuer keys", table(key::ISSUER_KEYS)),
         ("limits.md", "limits", crate::limits::table()),
     ];
     for (page, place, table) in tables {

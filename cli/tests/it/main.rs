@@ -48,6 +48,7 @@ mod spark;
 mod steps;
 mod streaming;
 mod support;
+mod tokens;
 mod torch;
 mod triton;
 mod upstream;

@@ -13,8 +13,10 @@ use toml::de::{DeTable, DeValue};
 use super::callers::{self, check_caller_name};
 use super::devices::check_backend_name;
 use super::key::{
-    BACKEND_KEYS, CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH, MODEL_SOURCE,
+    BACKEND_KEYS, CALLER_KEYS, COMPAT, COMPAT_DEFAULTS, ISSUER_KEYS, KEYS, Key, MODEL_KEYS, MODEL_PATH,
+    MODEL_SOURCE,
 };
+use super::tokens;
 use super::value::{Kind, Value};
 
 /// The texts that settings are read from; taken as arguments, so that nothing here looks at the process.
@@ -118,6 +120,8 @@ pub struct Settings {
     pub backends: BTreeMap<String, NamedSection>,
     /// `[callers.NAME]`.
     pub callers: BTreeMap<String, NamedSection>,
+    /// `[tokens.issuers.NAME]`.
+    pub issuers: BTreeMap<String, NamedSection>,
     /// Variables that look like ours but are not; harmless unless close to one that is.
     pub strangers: Vec<String>,
     /// What the operator should know of settings that have no effect, a sentence each.
@@ -222,6 +226,7 @@ impl Reader {
             match value.get_ref() {
                 DeValue::Table(inner) if full == "models" => self.models(place, inner),
                 DeValue::Table(inner) if full == "callers" => self.callers(place, inner),
+                DeValue::Table(inner) if full == "tokens.issuers" => self.issuers(place, inner),
                 DeValue::Table(inner)
                     if prefix == "backends." && !KEYS.iter().any(|key| key.name == full) =>
                 {
@@ -273,6 +278,14 @@ impl Reader {
             self.tables(place, "callers", callers, CALLER_KEYS, check_caller_name)
         {
             self.settings.callers.insert(caller, NamedSection { origin, section });
+        }
+    }
+
+    fn issuers(&mut self, place: &FilePlace<'_>, issuers: &DeTable<'_>) {
+        for (issuer, origin, section) in
+            self.tables(place, "tokens.issuers", issuers, ISSUER_KEYS, tokens::check_issuer_name)
+        {
+            self.settings.issuers.insert(issuer, NamedSection { origin, section });
         }
     }
 

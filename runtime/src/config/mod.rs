@@ -20,6 +20,7 @@ mod show;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod upstream;
 mod value;
 
@@ -40,6 +41,8 @@ pub use residency::{LoadTime, ResidencyConfig};
 pub use rollout::RolloutConfig;
 pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
+pub(crate) use tokens::check_url as check_token_url;
+pub use tokens::{IssuerConfig, LocalConfig, Place as TokenPlace, TokensConfig};
 pub use upstream::{PathPattern, ProbeConfig, UpstreamAddress, UpstreamConfig};
 pub use value::{Endpoint, Kind, Value};
 
@@ -73,6 +76,8 @@ pub struct Config {
     pub observe: ObserveConfig,
     /// Keys.
     pub auth: AuthConfig,
+    /// Tokens; nothing where none are taken.
+    pub tokens: Option<TokensConfig>,
     /// Who may do what.
     pub callers: outrigger_auth::PolicyConfig,
     /// The entry script, if there is one.

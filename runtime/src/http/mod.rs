@@ -29,6 +29,7 @@ mod score;
 mod server;
 mod stall;
 mod tensors;
+mod token;
 mod v2;
 mod vertex;
 mod watch;

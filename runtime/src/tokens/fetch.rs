@@ -1,0 +1,76 @@
+//! How an issuer is asked for its keys: bounded in time and bytes, encrypted unless it is on this machine, and no answer sends us elsewhere.
+
+use bytes::Bytes;
+use outrigger_auth::jwks_uri;
+use reqwest::header::ACCEPT;
+use reqwest::redirect::Policy;
+use url::Url;
+
+use crate::config::{IssuerConfig, TokenPlace, TokensConfig, check_token_url};
+
+/// Asks issuers.
+pub(super) struct Client {
+    /// Through the proxy that the environment names, where it names one.
+    out: reqwest::Client,
+    /// On this machine.
+    here: reqwest::Client,
+    most: usize,
+}
+
+impl Client {
+    pub(super) fn new(config: &TokensConfig) -> Result<Self, reqwest::Error> {
+        let client = || {
+            reqwest::Client::builder()
+                .timeout(config.timeout)
+                .redirect(Policy::none())
+                .pool_max_idle_per_host(1)
+                .user_agent(concat!("outrigger/", env!("CARGO_PKG_VERSION")))
+        };
+        Ok(Self { out: client().build()?, here: client().no_proxy().build()?, most: config.document })
+    }
+
+    /// The issuer's keys, as it publishes them.
+    ///
+    /// # Errors
+    /// What went wrong, for the log.
+    pub(super) async fn keys(&self, issuer: &IssuerConfig) -> Result<Bytes, String> {
+        let url = match &issuer.place {
+            TokenPlace::Keys(url) => url.clone(),
+            TokenPlace::Discovered(document) => {
+                let document = self.get(document).await?;
+                let uri = jwks_uri(&document, &issuer.rules.issuer).map_err(str::to_owned)?;
+                check_token_url(&uri).map_err(|problem| format!("jwks_uri: {problem}"))?
+            }
+        };
+        self.get(&url).await
+    }
+
+    async fn get(&self, url: &Url) -> Result<Bytes, String> {
+        let client = if url.scheme() == "http" { &self.here } else { &self.out };
+        let said = |error: reqwest::Error| format!("{url}: {}", with_causes(&error.without_url()));
+        let mut response =
+            client.get(url.clone()).header(ACCEPT, "application/json").send().await.map_err(said)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(format!("{url}: it answers {}", response.status()));
+        }
+        let too_large = || format!("{url}: the answer is larger than {} bytes (tokens.document)", self.most);
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(said)? {
+            if body.len() + piece.len() > self.most {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.into())
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
