@@ -10,9 +10,9 @@ use crate::config::{IssuerConfig, TokenPlace, TokensConfig, check_token_url};
 
 /// Asks issuers.
 pub(super) struct Client {
-    /// Through the proxy that the environment names, where it names one.
-    out: reqwest::Client,
-    /// On this machine.
+    /// Encrypted, through the proxy that the environment names, where it names one; why not, on a system that trusts nobody.
+    out: Result<reqwest::Client, String>,
+    /// In clear text on this machine.
     here: reqwest::Client,
     most: usize,
 }
@@ -26,7 +26,12 @@ impl Client {
                 .pool_max_idle_per_host(1)
                 .user_agent(concat!("outrigger/", env!("CARGO_PKG_VERSION")))
         };
-        Ok(Self { out: client().build()?, here: client().no_proxy().build()?, most: config.document })
+        let out = client().build().map_err(|error| {
+            format!("no certificates of authorities (SSL_CERT_FILE): {}", with_causes(&error))
+        });
+        // Needs no authority, so it is there on a system that has none.
+        let here = client().no_proxy().tls_certs_only([]).build()?;
+        Ok(Self { out, here, most: config.document })
     }
 
     /// The issuer's keys, as it publishes them.
@@ -46,7 +51,10 @@ impl Client {
     }
 
     async fn get(&self, url: &Url) -> Result<Bytes, String> {
-        let client = if url.scheme() == "http" { &self.here } else { &self.out };
+        let client = match url.scheme() {
+            "http" => &self.here,
+            _ => self.out.as_ref().map_err(Clone::clone)?,
+        };
         let said = |error: reqwest::Error| format!("{url}: {}", with_causes(&error.without_url()));
         let mut response =
             client.get(url.clone()).header(ACCEPT, "application/json").send().await.map_err(said)?;
@@ -73,4 +81,13 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_system_without_authorities_still_asks_on_this_machine() {
+        let bare = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();
+        assert!(bare.is_ok(), "{bare:?}");
+    }
 }
