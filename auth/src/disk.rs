@@ -34,6 +34,35 @@ impl FileStamp {
     }
 }
 
+/// A file that nobody but its owner may read or write.
+#[derive(Clone, Debug)]
+pub struct PrivateFile {
+    path: PathBuf,
+}
+
+impl PrivateFile {
+    /// That at this path, which need not be there.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Reads it, at most so many bytes; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it is open to others, larger, or cannot be read.
+    pub fn read(&self, most: u64) -> Result<Option<Secret>, KeyError> {
+        read(&self.path, most)
+    }
+
+    /// Writes it whole, in place of what there is.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it cannot be written.
+    pub fn write(&self, text: &str) -> Result<(), KeyError> {
+        replace(&self.path, text)
+    }
+}
+
 /// Reads a file of at most so many bytes; `None` if there is none.
 pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Secret>, KeyError> {
     let read_error = |source| KeyError::Read { path: path.into(), source };

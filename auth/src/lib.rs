@@ -28,22 +28,29 @@ mod store;
 mod store_tests;
 #[cfg(test)]
 mod tests;
+mod token;
 mod used;
 
 pub use caller::{
     BUILT_IN, CallerCounts, CallerId, CallerRules, MAX_CALLERS, ModelRules, NamedCaller, OfModel,
 };
 pub use certificate::{CertificateName, CertificateNameFault, MAX_NAME_CHARS, MAX_NAMES, PeerCertificate};
-pub use disk::FileStamp;
+pub use disk::{FileStamp, PrivateFile};
 pub use files::{KeyFiles, Keys, Stamps};
 pub use key::{KeyFault, MAX_KEY_CHARS, MIN_KEY_CHARS, check_key, generate_key};
 pub use limiter::{MAX_BURST, MAX_RATE, MIN_RATE, Rate};
-pub use policy::{AuthError, Credentials, Grant, Permit, Policy, PolicyConfig, Refusal, wall_clock};
+pub use policy::{
+    AuthError, AuthMode, Credentials, Grant, Permit, Policy, PolicyConfig, Refusal, wall_clock,
+};
 pub use ring::{HeldKey, KeyPlace, KeyRing, doubles};
 pub use secret::Secret;
 pub use source::{KeyConfig, KeyError, KeyOrigin, KeySource, ResolvedKeys, Which};
 pub use store::{
     EditError, KeyStore, Lifetime, MAX_STORED_KEYS, SERVICE, StoreFile, StoredKey, check_principal,
     is_caller_name,
+};
+pub use token::{
+    Algorithm, Issued, IssuerRules, JwksError, KeySet, LocalIssuer, LocalRules, Principals, TokenFault,
+    TokenLimits, Tokens, jwks_uri,
 };
 pub use used::{LastUsed, UsedFile};

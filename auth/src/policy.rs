@@ -12,9 +12,11 @@ use outrigger_protocol::{CallError, ErrorCode, Operation, Priority};
 
 use crate::caller::{BUILT_IN, Caller, CallerCounts, OfModel};
 use crate::limiter::Denied;
+use crate::ring::bearer;
+use crate::token::{House, looks_like_token};
 use crate::{
     CallerId, CallerRules, CertificateName, HeldKey, KeyError, KeyRing, KeyStore, Keys, NamedCaller,
-    PeerCertificate, ResolvedKeys,
+    PeerCertificate, ResolvedKeys, TokenFault, Tokens,
 };
 
 /// Why a key is not taken. The texts go to the caller and never hold what the caller sent.
@@ -47,11 +49,14 @@ pub enum AuthError {
     /// The key was valid once. Who calls is told no more than of one that never was.
     #[error("the key in the header `Authorization` is not valid")]
     ExpiredKey,
+    /// The token is not valid. Who calls is not told why.
+    #[error("the token in the header `Authorization` is not valid")]
+    Token(TokenFault),
 }
 
 impl AuthError {
-    /// Every reason.
-    pub const ALL: &'static [Self] = &[
+    /// Every reason that has nothing to do with tokens; [`TokenFault::ALL`] are the others.
+    const OF_KEYS: [Self; 8] = [
         Self::NoHeader,
         Self::SeveralHeaders,
         Self::Scheme,
@@ -73,6 +78,7 @@ impl AuthError {
             Self::StrangeCertificate => "strange_certificate",
             Self::SeveralCallers => "several_callers",
             Self::ExpiredKey => "expired_key",
+            Self::Token(fault) => fault.reason(),
         }
     }
 }
@@ -83,7 +89,10 @@ impl AuthError {
 pub enum Refusal {
     /// Nobody knows who calls.
     #[error(transparent)]
-    Unauthenticated(#[from] AuthError),
+    Unauthenticated(AuthError),
+    /// The token is a good one, and its holder has no business here.
+    #[error("this caller may not do this, or not with this model")]
+    NotEntitled(AuthError),
     /// The caller may not do this operation, or not on this model.
     #[error("this caller may not do this, or not with this model")]
     Forbidden,
@@ -93,6 +102,25 @@ pub enum Refusal {
     /// The caller has as many calls in the house as it may have.
     #[error("this caller has as many calls at once as it may have")]
     TooManyCalls,
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Token(fault) if fault.is_of_a_known() => Self::NotEntitled(error),
+            _ => Self::Unauthenticated(error),
+        }
+    }
+}
+
+impl Refusal {
+    /// Why it is not known who calls, or not as anybody who is.
+    pub fn unknown(self) -> Option<AuthError> {
+        match self {
+            Self::Unauthenticated(error) | Self::NotEntitled(error) => Some(error),
+            _ => None,
+        }
+    }
 }
 
 impl From<Denied> for Refusal {
@@ -108,7 +136,7 @@ impl From<Refusal> for CallError {
     fn from(refusal: Refusal) -> Self {
         let (code, retry_after) = match refusal {
             Refusal::Unauthenticated(_) => (ErrorCode::Unauthenticated, None),
-            Refusal::Forbidden => (ErrorCode::Forbidden, None),
+            Refusal::Forbidden | Refusal::NotEntitled(_) => (ErrorCode::Forbidden, None),
             Refusal::RateLimited(delay) => (ErrorCode::RateLimited, Some(delay)),
             // When one of its calls ends is not known here.
             Refusal::TooManyCalls => (ErrorCode::TooManyCalls, Some(Duration::from_secs(1))),
@@ -117,11 +145,25 @@ impl From<Refusal> for CallError {
     }
 }
 
+/// What says who calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Keys.
+    #[default]
+    Key,
+    /// Tokens. A key is good for getting one, and nothing else.
+    Token,
+    /// Either.
+    Both,
+}
+
 /// What the configuration says of callers.
 #[derive(Clone, Debug)]
 pub struct PolicyConfig {
     /// Whether no key is asked for, but for management.
     pub open: bool,
+    /// What says who calls.
+    pub mode: AuthMode,
     /// Rules for the holder of the primary key.
     pub primary: CallerRules,
     /// Rules for the holder of the secondary key.
@@ -136,6 +178,7 @@ impl Default for PolicyConfig {
     fn default() -> Self {
         Self {
             open: false,
+            mode: AuthMode::Key,
             primary: CallerRules::administrator(),
             secondary: CallerRules::administrator(),
             anonymous: CallerRules::default(),
@@ -164,13 +207,16 @@ pub struct Policy {
     open: bool,
     /// Nothing where nobody has a key. Swapped whole, so that whoever is asking has the keys from before or those after.
     keys: Option<ArcSwap<KeyRing>>,
+    mode: AuthMode,
+    /// Nothing where none are taken.
+    tokens: Option<Arc<Tokens>>,
     certificates: HashMap<CertificateName, CallerId>,
     /// By number. They stay as they are when keys change, and with them what they were granted.
     callers: Vec<Arc<Caller>>,
     /// What times are counted from.
     since: Instant,
-    /// By reason, in the order of [`AuthError::ALL`].
-    refused: [AtomicU64; AuthError::ALL.len()],
+    /// By reason: those of keys, then those of tokens.
+    refused: [AtomicU64; AuthError::OF_KEYS.len() + TokenFault::ALL.len()],
 }
 
 impl Policy {
@@ -210,8 +256,17 @@ impl Policy {
             let id = add(&named.name, &named.rules)?;
             certificates.extend(named.certificate.clone().map(|name| (name, id)));
         }
-        let refused = Default::default();
-        Ok(Self { open: config.open, keys: None, certificates, callers, since: now, refused })
+        let refused = std::array::from_fn(|_| AtomicU64::new(0));
+        Ok(Self {
+            open: config.open,
+            keys: None,
+            mode: config.mode,
+            tokens: None,
+            certificates,
+            callers,
+            since: now,
+            refused,
+        })
     }
 
     fn keyed(
@@ -255,7 +310,26 @@ impl Policy {
         let mut ring = self.ring(keys.service.as_ref(), keys.store.as_ref(), config)?;
         ring.inherit(&held.load());
         held.store(Arc::new(ring));
+        if let Some(tokens) = &self.tokens {
+            tokens.keys_changed();
+        }
         Ok(())
+    }
+
+    /// The same that takes tokens, too, where its mode says so.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// The key that a request comes with, whatever else is taken.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] if there is none that holds.
+    pub fn held(&self, headers: &HeaderMap) -> Result<HeldKey, Refusal> {
+        let keys = self.keys.as_ref().ok_or(Refusal::Forbidden)?.load();
+        let held = only(headers).and_then(bearer).and_then(|key| keys.find(key, wall_clock()));
+        Ok(held.inspect_err(|error| self.count(*error))?)
     }
 
     /// What may be told of the keys that hold.
@@ -280,7 +354,8 @@ impl Policy {
     /// How many requests were refused because nobody knows who calls, by reason.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
-        AuthError::ALL.iter().map(|error| error.reason()).zip(counts)
+        let of_keys = AuthError::OF_KEYS.iter().map(|error| error.reason());
+        of_keys.chain(TokenFault::ALL.iter().map(|fault| fault.reason())).zip(counts)
     }
 
     fn name(&self, id: CallerId) -> String {
@@ -343,11 +418,13 @@ impl Policy {
         if operation.public() || (self.open && !operation.administrative()) {
             return Ok(CallerId::ANONYMOUS);
         }
-        // Nobody has a key where none was asked for at start.
-        let keys = self.keys.as_ref().ok_or(Refusal::Forbidden)?;
+        if self.keys.is_none() && self.tokens.is_none() {
+            // Nobody has a key where none was asked for at start.
+            return Err(Refusal::Forbidden);
+        }
         let caller = match (only(credentials.headers), credentials.certificate) {
             (Ok(None), Some(certificate)) => self.by_certificate(certificate),
-            (value, _) => value.and_then(|value| keys.load().authenticate(value, wall_clock())),
+            (value, _) => value.and_then(bearer).and_then(|sent| self.sent_by(sent, operation)),
         };
         Ok(caller.inspect_err(|error| self.count(*error))?)
     }
@@ -359,8 +436,31 @@ impl Policy {
         if callers.any(|other| *other != first) { Err(AuthError::SeveralCallers) } else { Ok(first) }
     }
 
+    /// Who has sent a key or token.
+    fn sent_by(&self, sent: &[u8], operation: Operation) -> Result<CallerId, AuthError> {
+        let now = wall_clock();
+        let tokens =
+            self.tokens.as_ref().filter(|_| self.mode != AuthMode::Key && operation != Operation::Token);
+        let keys =
+            self.keys.as_ref().filter(|_| self.mode != AuthMode::Token || operation == Operation::Token);
+        // One that is short enough may be a key with two points in it.
+        let as_key = keys.map(|keys| keys.load().check(sent, now)).unwrap_or(Err(AuthError::WrongKey));
+        match (as_key, tokens) {
+            (Err(AuthError::WrongKey), Some(tokens)) if keys.is_none() || looks_like_token(sent) => {
+                tokens.check(sent, now, self).map_err(AuthError::Token)
+            }
+            (as_key, _) => as_key,
+        }
+    }
+
     fn count(&self, error: AuthError) {
-        let at = AuthError::ALL.iter().position(|known| *known == error);
+        let of_keys = AuthError::OF_KEYS.len();
+        let at = match error {
+            AuthError::Token(fault) => {
+                TokenFault::ALL.iter().position(|known| *known == fault).map(|at| of_keys + at)
+            }
+            _ => AuthError::OF_KEYS.iter().position(|known| *known == error),
+        };
         if let Some(count) = at.and_then(|at| self.refused.get(at)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -368,6 +468,20 @@ impl Policy {
 
     fn caller(&self, id: CallerId) -> Result<Arc<Caller>, Refusal> {
         self.callers.get(id.index()).cloned().ok_or(Refusal::Forbidden)
+    }
+}
+
+impl House for Policy {
+    fn caller(&self, name: &str) -> Option<CallerId> {
+        // Nobody is anonymous or local by a token.
+        let is_one = |caller: &&Arc<Caller>| {
+            caller.name == name && caller.id != CallerId::ANONYMOUS && caller.id != CallerId::LOCAL
+        };
+        self.callers.iter().find(is_one).map(|caller| caller.id)
+    }
+
+    fn holds(&self, key: &str, caller: CallerId, now: u64) -> bool {
+        self.keys.as_ref().is_some_and(|keys| keys.load().holds(key, caller, now))
     }
 }
 

@@ -198,6 +198,24 @@ impl KeyRing {
 
     /// The same of what comes after `Bearer`.
     pub(crate) fn check(&self, key: &[u8], now: u64) -> Result<CallerId, AuthError> {
+        self.about(key, now).map(|about| about.caller)
+    }
+
+    /// What may be told of a key that holds.
+    pub(crate) fn find(&self, key: &[u8], now: u64) -> Result<HeldKey, AuthError> {
+        self.about(key, now)?.key.clone().ok_or(AuthError::WrongKey)
+    }
+
+    /// Whether a caller has a key of that name that holds.
+    pub(crate) fn holds(&self, id: &str, caller: CallerId, now: u64) -> bool {
+        self.about.iter().any(|about| {
+            about.caller == caller
+                && now < about.expires
+                && about.key.as_ref().is_some_and(|key| key.id == id)
+        })
+    }
+
+    fn about(&self, key: &[u8], now: u64) -> Result<&About, AuthError> {
         if key.len() > MAX_KEY_CHARS {
             return Err(AuthError::WrongKey);
         }
@@ -215,7 +233,7 @@ impl KeyRing {
         if about.used.load(Ordering::Relaxed) < now {
             about.used.store(now, Ordering::Relaxed);
         }
-        Ok(about.caller)
+        Ok(about)
     }
 }
 

@@ -200,6 +200,15 @@ pub enum KeyError {
         /// What is locked.
         path: PathBuf,
     },
+    /// The file is no key that tokens could be signed with.
+    #[error("`{path}` holds no Ed25519 key (PKCS #8 in PEM) to sign tokens with: remove it, and one is made", path = .path.display())]
+    NoSigningKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No key could be made to sign tokens with.
+    #[error("no key could be made to sign tokens with")]
+    NoRandomKey,
     /// A mistake of ours.
     #[error("what is to be written has no form as TOML")]
     Unwritable,

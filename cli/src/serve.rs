@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use outrigger_auth::KeyOrigin;
+use outrigger_auth::{AuthMode, KeyOrigin};
 use outrigger_runtime::config::key::{self, KEYS, Key};
 use outrigger_runtime::config::{Config, Kind, Settings};
 use outrigger_runtime::telemetry::KeptLines;
@@ -34,7 +34,9 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Validates the configuration, prints it with where each value came from, and ends"),
         )
-        .after_help("`--help` shows the keys of [models.NAME], [backends.NAME], [callers.NAME] and [collections.NAME] as well.")
+        .after_help(
+            "`--help` shows the keys of [models.NAME], [backends.NAME], [callers.NAME], [tokens.issuers.NAME] and [collections.NAME] as well.",
+        )
         .after_long_help(tables());
     settings(command)
 }
@@ -54,6 +56,7 @@ fn tables() -> String {
         ("For each backend, [backends.NAME]:", key::BACKEND_KEYS),
         ("For each caller, [callers.NAME]:", key::CALLER_KEYS),
         ("For each collection, [collections.NAME]:", key::COLLECTION_KEYS),
+        ("For each issuer of tokens, [tokens.issuers.NAME]:", key::ISSUER_KEYS),
     ]
     .map(table)
     .join("\n")
@@ -268,6 +271,11 @@ pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
     if !config.auth.enabled && config.listen.score.ip().to_canonical().is_loopback() {
         tracing::warn!("auth.enabled = false: anybody who reaches score.listen can score");
     }
+    if let Some(tokens) = &config.tokens {
+        let issuers: Vec<_> = tokens.issuers.iter().map(|issuer| issuer.rules.issuer.as_str()).collect();
+        let local = tokens.local.as_ref().map(|local| local.rules.issuer.as_str());
+        tracing::info!(?issuers, local, "scoring takes tokens: `Authorization: Bearer TOKEN`");
+    }
     let Some(keys) = replica.keys() else { return };
     let origin = keys.service.as_ref().map(|keys| match &keys.origin {
         KeyOrigin::FromFile(path) => format!("in {}", path.display()),
@@ -278,7 +286,10 @@ pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
         format!("hashes of {} in {}", store.keys().len(), config.auth.keys.store.path().display())
     });
     let keys_are = origin.into_iter().chain(stored).collect::<Vec<_>>().join("; ");
-    tracing::info!(keys = keys_are, "scoring needs a key: `Authorization: Bearer KEY`");
+    match config.callers.mode {
+        AuthMode::Token => tracing::info!(keys = keys_are, "keys are good for POST /token alone"),
+        _ => tracing::info!(keys = keys_are, "scoring needs a key: `Authorization: Bearer KEY`"),
+    }
     let Some(made) = keys.service.as_ref().filter(|_| keys.is_made()) else { return };
     let mut stdout = std::io::stdout();
     if stdout.is_terminal() {
@@ -292,9 +303,11 @@ pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
 fn failed(error: &ReplicaError, config: &Config) -> u8 {
     failure::report(error, config);
     match error {
-        ReplicaError::Bind(_) | ReplicaError::Keys(_) | ReplicaError::Tls(_) | ReplicaError::Collect(_) => {
-            exit::CONFIG
-        }
+        ReplicaError::Bind(_)
+        | ReplicaError::Keys(_)
+        | ReplicaError::Tokens(_)
+        | ReplicaError::Tls(_)
+        | ReplicaError::Collect(_) => exit::CONFIG,
         // What is said of a model does not go together with the model.
         ReplicaError::Models(ModelsError::Batch { .. }) => exit::CONFIG,
         _ => exit::START,

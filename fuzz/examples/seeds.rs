@@ -42,6 +42,7 @@ impl Seeds {
 
 fn main() {
     protocol();
+    tokens();
     scripts();
     devices();
     configuration();
@@ -184,6 +185,29 @@ fn protocol() {
     seeds.add(&[], store.clone());
     seeds.add(&[], format!("{store}{key}"));
     seeds.add(&[], format!("{store}{key}{key}"));
+}
+
+/// Tokens, and what issuers publish.
+fn tokens() {
+    let mut seeds = Seeds::of("tokens");
+    let (header, claims) = (
+        r#"{"alg":"EdDSA","kid":"k","typ":"at+jwt"}"#,
+        r#"{"iss":"https://issuer.example","aud":["x","service"],"sub":"bob","exp":1800000600,"nbf":1.8e9,"iat":1800000000,"scope":"a b","roles":["c"]}"#,
+    );
+    let piece = |header: &str| [&[1, header.len() as u8], header.as_bytes()].concat();
+    seeds.add(&[0], "eyJhbGciOiJFZERTQSIsImtpZCI6ImsifQ.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIn0.AAAA");
+    seeds.add(&[0], "eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIn0.");
+    seeds.add(&piece(header), claims);
+    seeds.add(&piece(r#"{"alg":"EdDSA"}"#), claims);
+    seeds.add(&piece(r#"{"alg":"EdDSA","jku":"https://a","crit":["exp"]}"#), claims);
+    seeds.add(&piece(r#"{"alg":"HS256","kid":"../k"}"#), claims);
+    seeds.add(&[2, 40], "x");
+    let rsa = format!(r#"{{"kty":"RSA","use":"sig","kid":"r","n":"{}","e":"AQAB"}}"#, "q".repeat(342));
+    let point = "A".repeat(43);
+    let ec = format!(r#"{{"kty":"EC","crv":"P-256","alg":"ES256","x":"{point}","y":"{point}"}}"#);
+    let ed = format!(r#"{{"kty":"OKP","crv":"Ed25519","key_ops":["verify"],"x":"{point}"}}"#);
+    seeds.add(&[3], format!(r#"{{"keys":[{rsa},{ec},{ed}]}}"#));
+    seeds.add(&[3], r#"{"issuer":"https://issuer.example","jwks_uri":"https://issuer.example/jwks"}"#);
 }
 
 /// Messages of gRPC's.

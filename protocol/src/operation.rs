@@ -23,6 +23,10 @@ pub enum Operation {
     ModelMetadata,
     /// Name and version of the server.
     ServerMetadata,
+    /// Having a token in place of a key, for some time.
+    Token,
+    /// The public keys by which such tokens are verified, which are for everybody.
+    TokenKeys,
     /// What the replica is doing; for administrators.
     Status,
     /// Loading, unloading and pinning models; for administrators.
@@ -43,6 +47,8 @@ impl Operation {
         Self::SharedMemory,
         Self::ModelMetadata,
         Self::ServerMetadata,
+        Self::Token,
+        Self::TokenKeys,
         Self::Status,
         Self::ModelControl,
         Self::Nowhere,
@@ -50,7 +56,7 @@ impl Operation {
 
     /// Whether anybody may ask, without a key.
     pub const fn public(self) -> bool {
-        matches!(self, Self::Health | Self::Page | Self::Observe | Self::Nowhere)
+        matches!(self, Self::Health | Self::Page | Self::Observe | Self::TokenKeys | Self::Nowhere)
     }
 
     /// Whether it manages the replica rather than uses it: nobody may who is not told so, with a key also where other operations
@@ -86,6 +92,8 @@ impl Operation {
             Self::SharedMemory => "shared_memory",
             Self::ModelMetadata => "model_metadata",
             Self::ServerMetadata => "server_metadata",
+            Self::Token => "token",
+            Self::TokenKeys => "token_keys",
             Self::Status => "status",
             Self::ModelControl => "model_control",
             Self::Nowhere => "nowhere",
@@ -106,7 +114,14 @@ mod tests {
     #[test]
     fn what_says_nothing_of_the_service_is_public() {
         let public: Vec<_> = Operation::ALL.iter().filter(|operation| operation.public()).collect();
-        assert_eq!(public, [&Operation::Health, &Operation::Page, &Operation::Observe, &Operation::Nowhere]);
+        let expected = [
+            Operation::Health,
+            Operation::Page,
+            Operation::Observe,
+            Operation::TokenKeys,
+            Operation::Nowhere,
+        ];
+        assert_eq!(public, expected.iter().collect::<Vec<_>>());
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use outrigger_auth::{
-    HeldKey, KeyError, Keys, LastUsed, Policy, PolicyConfig, SERVICE, Stamps, UsedFile, wall_clock,
+    AuthMode, HeldKey, KeyError, Keys, LastUsed, Policy, PolicyConfig, SERVICE, Stamps, Tokens, UsedFile,
+    wall_clock,
 };
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
@@ -55,11 +56,12 @@ impl KeyKeeper {
     pub(crate) fn start(
         config: &AuthConfig,
         callers: &PolicyConfig,
+        tokens: Option<Arc<Tokens>>,
         now: Instant,
     ) -> Result<(Arc<Self>, Seen), KeyError> {
         let stamps = config.keys.stamps();
         let keys = Arc::new(config.keys.start()?);
-        let policy = Arc::new(Policy::with_keys(&keys, callers, now)?);
+        let policy = Arc::new(Policy::with_keys(&keys, callers, now)?.with_tokens(tokens));
         let used = UsedFile::beside(config.keys.store.path());
         let keeper = Self {
             config: config.clone(),
@@ -159,7 +161,8 @@ impl KeyKeeper {
             );
         }
         let keyless = self.policy.keyless();
-        if !keyless.is_empty() {
+        // Where tokens are taken a caller may have none on purpose.
+        if !keyless.is_empty() && self.callers.mode == AuthMode::Key {
             tracing::warn!(
                 ?keyless,
                 "callers have no key and cannot come: `outrigger keys add NAME` makes one"

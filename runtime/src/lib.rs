@@ -25,6 +25,7 @@ mod shared_memory;
 pub mod swagger;
 pub mod telemetry;
 pub mod tls;
+mod tokens;
 mod upstream;
 
 pub use collection::CollectError;
@@ -37,3 +38,4 @@ pub use models::{
 };
 pub use replica::{Addresses, Replica, ReplicaError};
 pub use scheduler::{Admission, Limits, Scheduler, Slot, Terms};
+pub use tokens::TokensError;

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use outrigger_auth::{AuthError, Credentials, Grant, KeyError, Keys, OfModel, Policy, Refusal};
+use outrigger_auth::{
+    AuthError, AuthMode, Credentials, Grant, Issued, KeyError, Keys, OfModel, Policy, Refusal,
+};
+use outrigger_protocol::aml;
 use outrigger_protocol::call;
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
@@ -27,6 +30,7 @@ use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
 use crate::telemetry::{self, KeptLines, Phase, Telemetry};
 use crate::tls::{Tls, TlsError};
+use crate::tokens::{TokenCollector, TokenKeeper, TokensError};
 use crate::upstream::{Upstream, UpstreamStatus};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -47,6 +51,9 @@ pub enum ReplicaError {
     /// TLS cannot be spoken with the files that there are.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Tokens cannot be taken or given.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// A model cannot be fetched.
     #[error(transparent)]
     Fetching(#[from] FetchingError),
@@ -104,6 +111,7 @@ pub struct Replica {
     /// Those that there were at the start.
     keys: Option<Arc<Keys>>,
     keeper: Option<Arc<KeyKeeper>>,
+    tokens: Option<Arc<TokenKeeper>>,
     refusals: RefusalLog,
     addresses: Addresses,
     /// What is behind it, for who asks how that is.
@@ -210,13 +218,18 @@ impl Replica {
         };
 
         // Management over TCP needs a key even where scoring needs none.
-        let keyed = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
+        let asked = config.auth.enabled || matches!(config.listen.admin, Endpoint::Tcp(_));
+        // Where tokens alone are taken a key is good for getting one.
+        let gives = config.tokens.as_ref().is_some_and(|tokens| tokens.local.is_some());
+        let keyed = if config.callers.mode == AuthMode::Token { gives } else { asked };
         let now = Instant::now();
-        let kept = keyed.then(|| KeyKeeper::start(&config.auth, &config.callers, now)).transpose()?;
-        let (keeper, seen) = kept.unzip();
+        let token_keeper = config.tokens.as_ref().map(TokenKeeper::start).transpose()?.map(Arc::new);
+        let tokens = token_keeper.as_ref().map(|keeper| Arc::clone(keeper.tokens()));
+        let start = || KeyKeeper::start(&config.auth, &config.callers, tokens.clone(), now);
+        let (keeper, seen) = keyed.then(start).transpose()?.unzip();
         let policy = match &keeper {
             Some(keeper) => Arc::clone(keeper.policy()),
-            None => Arc::new(Policy::new(None, &config.callers, now)?),
+            None => Arc::new(Policy::new(None, &config.callers, now)?.with_tokens(tokens)),
         };
 
         let slots = match (&config.script, &config.upstream) {
@@ -232,6 +245,9 @@ impl Replica {
         let tls = config.tls.as_ref().map(|tls| Tls::load(tls, container, metrics.registry())).transpose()?;
         let (tls, certificates) = tls.unzip();
         metrics.registry().register(Box::new(KeyCollector::new(Arc::clone(&policy), keeper.clone())?))?;
+        if let Some(keeper) = &token_keeper {
+            metrics.registry().register(Box::new(TokenCollector::new(Arc::clone(keeper))?))?;
+        }
         let cache = ResponseCache::new(&config.cache, metrics.registry())?;
         let waits = Some(metrics.waits.clone());
         let upstream = config.upstream.as_ref();
@@ -258,6 +274,7 @@ impl Replica {
             policy,
             keys: seen.as_ref().map(|seen| Arc::clone(seen.keys())),
             keeper,
+            tokens: token_keeper,
             refusals: RefusalLog::new(config.auth.refusal_lines, now),
             addresses,
             upstream,
@@ -288,6 +305,9 @@ impl Replica {
         replica.others.connections.spawn(windows);
         if let Some((keeper, seen)) = replica.keeper.clone().zip(seen) {
             replica.others.connections.spawn(keeper.keep(seen, replica.others.stop.clone()));
+        }
+        for task in replica.tokens.iter().flat_map(|keeper| keeper.tasks(&replica.others.stop)) {
+            replica.others.connections.spawn(task);
         }
         Ok(replica)
     }
@@ -340,6 +360,9 @@ impl Replica {
             let _waiting = self.busy.loading();
             // What it may need has been laid out by now.
             upstream.start().await;
+        }
+        if let Some(tokens) = &self.tokens {
+            tokens.tried().await;
         }
         let ready = scripts.as_ref().map(Scripts::ready);
         let schemas = Schemas::from_ready(ready.and_then(|ready| ready.swagger.as_ref()));
@@ -407,6 +430,32 @@ impl Replica {
     /// The keys that there were at the start, for showing on a terminal those that were made then; `None` where none are needed.
     pub fn keys(&self) -> Option<&Keys> {
         self.keys.as_deref()
+    }
+
+    /// Whether it gives tokens itself.
+    pub(crate) fn gives_tokens(&self) -> bool {
+        self.config.tokens.as_ref().is_some_and(|tokens| tokens.local.is_some())
+    }
+
+    /// The public keys of the tokens that it gives; nothing where it gives none.
+    pub(crate) fn token_keys(&self) -> Option<String> {
+        self.tokens.as_ref()?.jwks()
+    }
+
+    /// Gives a token for the key that a request came with.
+    ///
+    /// # Errors
+    /// `not_found` where none are given, `unauthenticated` if the key has been revoked meanwhile, `internal` without random numbers.
+    pub(crate) fn issue_token(
+        &self,
+        grant: &Grant,
+        headers: &::http::HeaderMap,
+    ) -> Result<Issued, CallError> {
+        let key = self.policy.held(headers)?;
+        let issued = self.tokens.as_ref().and_then(|keeper| keeper.issue(grant.name(), &key));
+        issued.ok_or_else(aml::not_found)?.map_err(|_| {
+            CallError::new(ErrorCode::Internal, "there are no random numbers to make a token of")
+        })
     }
 
     /// What may be told of the keys that hold now; `None` where none are needed.
@@ -693,7 +742,7 @@ impl Replica {
             Endpoint::Tcp(_) => self.ask(credentials, operation, None),
         };
         asked.map_err(|refusal| {
-            if let Refusal::Unauthenticated(error) = refusal {
+            if let Some(error) = refusal.unknown() {
                 self.say_refused(error, operation, None);
             }
             refusal.into()

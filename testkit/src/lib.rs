@@ -5,6 +5,7 @@ pub mod agreement;
 pub mod cuda;
 pub mod faults;
 pub mod http;
+pub mod oidc;
 pub mod onnx;
 pub mod replica;
 pub mod storage;

@@ -95,6 +95,7 @@ fn help_names_every_key_with_its_variable() {
         ("backends", key::BACKEND_KEYS),
         ("callers", key::CALLER_KEYS),
         ("collections", key::COLLECTION_KEYS),
+        ("tokens.issuers", key::ISSUER_KEYS),
     ] {
         let (_, of_table) = text.split_once(&format!("[{table}.NAME]:\n")).unwrap();
         let of_table = of_table.split(".NAME]:\n").next().unwrap();
@@ -163,6 +164,7 @@ fn the_docs_show_every_key_and_limit() {
         ("configuration.md", "backend keys", table(key::BACKEND_KEYS)),
         ("callers.md", "caller keys", table(key::CALLER_KEYS)),
         ("collection.md", "collection keys", table(key::COLLECTION_KEYS)),
+        ("tokens.md", "issuer keys", table(key::ISSUER_KEYS)),
         ("limits.md", "limits", crate::limits::table()),
     ];
     for (page, place, table) in tables {

@@ -51,6 +51,7 @@ mod streaming;
 mod support;
 mod telemetry;
 mod tls;
+mod tokens;
 mod torch;
 mod triton;
 mod upstream;

@@ -29,6 +29,9 @@ fn with_callers(callers: &[(&str, &str)]) -> Launch {
     outrigger().file("add.onnx", onnx::add(3)).file("o.toml", text).args(["--config", "o.toml"])
 }
 
+/// What is switched on so that every route is served.
+const EVERYTHING: [&str; 5] = ["--admin-listen", "127.0.0.1:0", "--auth-mode", "both", "--tokens-local"];
+
 /// `POST /score` as this caller, over a connection of its own.
 fn score_as(replica: &ReplicaProcess, caller: &str, body: &'static str) -> reqwest::RequestBuilder {
     client().post(format!("{}/score", replica.score)).bearer_auth(key_of(caller)).body(body)
@@ -92,6 +95,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("observe", "/v2/health/ready", "health"),
     ("observe", "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics", "observe"),
     ("score", "/", "health"),
+    ("score", "/.well-known/jwks.json", "token_keys"),
     ("score", "/docs", "page"),
     ("score", "/grpc.health.v1.Health/Check", "health"),
     ("score", "/grpc.health.v1.Health/Watch", "health"),
@@ -121,6 +125,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("score", "/score", "score"),
     ("score", "/swagger.json", "swagger"),
     ("score", "/tensorflow.serving.PredictionService/Predict", "infer"),
+    ("score", "/token", "token"),
     ("score", "/v2", "server_metadata"),
     ("score", "/v2/health/live", "health"),
     ("score", "/v2/health/ready", "health"),
@@ -148,13 +153,14 @@ const ROUTES: &[(&str, &str, &str)] = &[
 ];
 
 /// The operations that need rights.
-const OPERATIONS: [&str; 8] = [
+const OPERATIONS: [&str; 9] = [
     "score",
     "swagger",
     "infer",
     "shared_memory",
     "model_metadata",
     "server_metadata",
+    "token",
     "status",
     "model_control",
 ];
@@ -195,7 +201,7 @@ fn status_of(response: &reqwest::Response) -> u16 {
 
 #[tokio::test]
 async fn no_route_answers_a_method_or_contract_without_a_key() {
-    let replica = with_callers(&[]).script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    let replica = with_callers(&[]).script(ECHO).args(EVERYTHING).start();
     let admin = format!("http://{}", replica.admin);
     let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"];
     let (client, mut asked) = ([client(), over_http2()], 0);
@@ -255,7 +261,7 @@ async fn every_route_asks_who_calls_and_what_they_may() {
         (format!("models = []\n{operations}"), format!("models = ['add']\n{operations}"));
     callers.push(("no-models", &no_models));
     callers.push(("add-only", &add_only));
-    let replica = with_callers(&callers).script(ECHO).args(["--admin-listen", "127.0.0.1:0"]).start();
+    let replica = with_callers(&callers).script(ECHO).args(EVERYTHING).start();
     let admin = format!("http://{}", replica.admin);
 
     for (listener, path, operation) in ROUTES {
@@ -266,7 +272,7 @@ async fn every_route_asks_who_calls_and_what_they_may() {
         };
         let methods = match *operation {
             _ if path.contains("/labels/") => vec![Method::PUT, Method::DELETE],
-            "score" | "infer" | "model_control" => vec![Method::POST],
+            "score" | "infer" | "token" | "model_control" => vec![Method::POST],
             _ if is_grpc(path) || path.ends_with("register") || path.ends_with("/index") => {
                 vec![Method::POST]
             }

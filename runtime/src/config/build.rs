@@ -21,6 +21,7 @@ use super::script::{self, script};
 use super::store;
 use super::telemetry;
 use super::tls::{self, TlsListener};
+use super::tokens;
 use super::upstream;
 use super::value::{Endpoint, Value};
 use super::{
@@ -40,6 +41,8 @@ pub(super) fn fill(settings: &mut Settings, config: &Config) {
         (key::AUTH_KEYS_FILE, Value::Path(config.auth.keys.service.file.clone())),
         (key::AUTH_KEY_STORE, Value::Path(config.auth.keys.store.path().into())),
         (key::BACKENDS_CPU_THREADS, count(config.backends.cpu_threads)),
+        (key::TOKENS_SIGNING_KEY, Value::Path(config.state_dir.join("token-key.pem"))),
+        (key::TOKENS_AUDIENCE, Value::Text(config.service.name.clone())),
         (key::LIMITS_CONNECTION_WINDOW, Value::Size(config.limits.connection_window.into())),
         (key::RESIDENCY_LOADS, count(config.residency.loads)),
         (key::SCORE_SERVER_VERSION, Value::Text(DEFAULT_SERVER_VERSION.into())),
@@ -225,7 +228,10 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
     let store = store.map_err(|more| mistakes.extend(more)).ok();
     let residency = residency::residency(settings, cores);
     let residency = residency.map_err(|more| mistakes.extend(more)).ok();
-    let callers = callers::policy(settings).unwrap_or_else(|more| {
+    let (mode, tokens, wrong) = tokens::tokens(settings, &state_dir);
+    mistakes.extend(wrong);
+    let callers = callers::policy(settings).map(|policy| PolicyConfig { mode, ..policy });
+    let callers = callers.unwrap_or_else(|more| {
         mistakes.extend(more);
         PolicyConfig::default()
     });
@@ -290,6 +296,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
             message: get.size(key::OBSERVE_MESSAGE),
         },
         auth: auth::auth(settings, &state_dir),
+        tokens,
         callers,
         collect,
         state_dir,

@@ -203,6 +203,35 @@ keys! {
     AUTH_REFUSAL_LINES = "auth.refusal_lines", Kind::Count { min: 0, max: 100_000 }, "10", [],
         "lines of the log in a second about requests that are refused as nobody knows who calls; the others are counted";
 
+    AUTH_MODE = "auth.mode", Kind::OneOf(&["key", "token", "both"]), "key", [],
+        "what says who calls: key; token, of an issuer of [tokens.issuers.NAME] or of the replica itself (tokens.local), where a key is good for /token alone; both: either";
+    TOKENS_LOCAL = "tokens.local", Kind::Flag, "false", [],
+        "whether the replica gives tokens for keys, at POST /token, and takes them";
+    TOKENS_ISSUER = "tokens.issuer", Kind::Text, "outrigger", [],
+        "what it calls itself in these (iss)";
+    TOKENS_AUDIENCE = "tokens.audience", Kind::Text, "", [],
+        "for whom they are (aud) [default: service.name]";
+    TOKENS_LIFETIME = "tokens.lifetime", Kind::Timeout, "1h", [],
+        "how long they hold; no longer than the key that they were given for, and not after that has been revoked";
+    TOKENS_SIGNING_KEY = "tokens.signing_key", Kind::Path, "", [],
+        "file with the key that they are signed with, mode 0600; made when absent [default: STATE_DIR/token-key.pem]";
+    TOKENS_BYTES = "tokens.bytes", Kind::Size { min: 512, max: 1 << 20 }, "8KiB", [],
+        "longest token that is looked at";
+    TOKENS_SKEW = "tokens.skew", Kind::Duration, "1m", [],
+        "by how much the clocks of issuers may differ from this one";
+    TOKENS_REMEMBERED = "tokens.remembered", Kind::Count { min: 1, max: 10_000_000 }, "10000", [],
+        "tokens that are remembered once their signature has been verified, about 100 bytes each";
+    TOKENS_REFRESH = "tokens.refresh", Kind::Timeout, "5m", [],
+        "how often issuers are asked for their keys; those that are known hold for as long as an issuer cannot be asked";
+    TOKENS_RETRY = "tokens.retry", Kind::Timeout, "10s", [],
+        "shortest time between two such questions to one issuer, be it that the last one failed or that a token names a key that is not known";
+    TOKENS_TIMEOUT = "tokens.timeout", Kind::Timeout, "5s", [],
+        "time limit of one";
+    TOKENS_DOCUMENT = "tokens.document", Kind::Size { min: 1024, max: 1 << 24 }, "256KiB", [],
+        "largest answer to one";
+    TOKENS_KEYS = "tokens.keys", Kind::Count { min: 1, max: 10_000 }, "100", [],
+        "most keys of one issuer";
+
     MODEL_DIR = "model_dir", Kind::Path, "", [alias("AZUREML_MODEL_DIR")],
         "directory of model files; given to the script as AZUREML_MODEL_DIR, served whole when there is neither script nor upstream";
 
@@ -662,7 +691,7 @@ table_keys! { "callers", CALLER_KEYS,
     CALLER_CERTIFICATE = "certificate", Kind::Text, "",
         "who it is by a certificate, where it sends no key: spiffe://..., dns:NAME or cn:NAME, which the certificate has to have (tls.client_certificates)";
     CALLER_OPERATIONS = "operations", Kind::List, "",
-        "what it may do: score, swagger, infer, shared_memory, model_metadata, server_metadata, status [default: all but status; for primary and \
+        "what it may do: score, swagger, infer, shared_memory, model_metadata, server_metadata, token, status, model_control [default: all but status and model_control; for primary and \
          secondary: all]";
     CALLER_MODELS = "models", Kind::List, "",
         "models that it may infer with and ask about, by name; a `*` at the end stands for any rest [default: all]";
@@ -713,6 +742,27 @@ table_keys! { "collections", COLLECTION_KEYS,
         "longest text, characters; of a longer one the beginning is kept [default: any length]";
     COLLECTION_RETENTION_DAYS = "retention_days", Kind::Count { min: 1, max: 36_500 }, "",
         "age in days at which what is in blob storage is deleted, by its folder [default: never]";
+}
+
+table_keys! { "tokens.issuers", ISSUER_KEYS,
+    ISSUER_ISSUER = "issuer", Kind::Text, "",
+        "what the issuer calls itself (iss), to the letter: a URL, below which its discovery document is, that begins with https://, or with http:// on this machine";
+    ISSUER_JWKS = "jwks_uri", Kind::Text, "",
+        "where its public keys are [default: where its discovery document says]";
+    ISSUER_AUDIENCES = "audiences", Kind::List, "",
+        "for whom its tokens may be (aud), one of these";
+    ISSUER_ALGORITHMS = "algorithms", Kind::List, "",
+        "how they may be signed [default: RS256, ES256, EdDSA]";
+    ISSUER_CLAIM = "claim", Kind::Text, "sub",
+        "the member that says who calls";
+    ISSUER_CALLER = "caller", Kind::Text, "",
+        "the caller of [callers.NAME] whose rules hold for all of its tokens but those in callers [default: the one of the name that the claim has]";
+    ISSUER_CALLERS = "callers", Kind::List, "",
+        "which caller whose rules hold, by the claim, as CLAIM=NAME; others than those are refused unless there is caller";
+    ISSUER_SCOPES = "scopes", Kind::List, "",
+        "scopes that a token must have, all of them (scope, scp)";
+    ISSUER_ROLES = "roles", Kind::List, "",
+        "roles, too (roles)";
 }
 
 /// Defaults that are others with `compat = true`.

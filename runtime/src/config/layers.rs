@@ -14,9 +14,10 @@ use super::callers::{self, check_caller_name};
 use super::collect::check_collection_name;
 use super::devices::check_backend_name;
 use super::key::{
-    BACKEND_KEYS, CALLER_KEYS, COLLECTION_KEYS, COMPAT, COMPAT_DEFAULTS, KEYS, Key, MODEL_KEYS, MODEL_PATH,
-    MODEL_SOURCE,
+    BACKEND_KEYS, CALLER_KEYS, COLLECTION_KEYS, COMPAT, COMPAT_DEFAULTS, ISSUER_KEYS, KEYS, Key, MODEL_KEYS,
+    MODEL_PATH, MODEL_SOURCE,
 };
+use super::tokens;
 use super::value::{Kind, Value};
 
 /// The texts that settings are read from; taken as arguments, so that nothing here looks at the process.
@@ -124,6 +125,8 @@ pub struct Settings {
     pub callers: BTreeMap<String, NamedSection>,
     /// `[collections.NAME]`.
     pub collections: BTreeMap<String, NamedSection>,
+    /// `[tokens.issuers.NAME]`.
+    pub issuers: BTreeMap<String, NamedSection>,
     /// Variables that look like ours but are not; harmless unless close to one that is.
     pub strangers: Vec<String>,
     /// What the operator should know of settings that have no effect, or more than one may think, a sentence each.
@@ -229,6 +232,7 @@ impl Reader {
                 DeValue::Table(inner) if full == "models" => self.models(place, inner),
                 DeValue::Table(inner) if full == "callers" => self.callers(place, inner),
                 DeValue::Table(inner) if full == "collections" => self.collections(place, inner),
+                DeValue::Table(inner) if full == "tokens.issuers" => self.issuers(place, inner),
                 DeValue::Table(inner)
                     if prefix == "backends." && !KEYS.iter().any(|key| key.name == full) =>
                 {
@@ -290,6 +294,14 @@ impl Reader {
         let read = self.tables(place, "collections", collections, COLLECTION_KEYS, check_collection_name);
         for (collection, origin, section) in read {
             self.settings.collections.insert(collection, NamedSection { origin, section });
+        }
+    }
+
+    fn issuers(&mut self, place: &FilePlace<'_>, issuers: &DeTable<'_>) {
+        for (issuer, origin, section) in
+            self.tables(place, "tokens.issuers", issuers, ISSUER_KEYS, tokens::check_issuer_name)
+        {
+            self.settings.issuers.insert(issuer, NamedSection { origin, section });
         }
     }
 

@@ -25,6 +25,7 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tokens;
 mod upstream;
 mod value;
 
@@ -48,6 +49,8 @@ pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
 pub use telemetry::{LogConfig, LogFormat, LogRequests, TelemetryConfig, Timing};
 pub use tls::{ClientCertificates, TlsConfig, TlsListener, TlsVersion};
+pub(crate) use tokens::check_url as check_token_url;
+pub use tokens::{IssuerConfig, LocalConfig, Place as TokenPlace, TokensConfig};
 pub use upstream::{PathPattern, ProbeConfig, UpstreamAddress, UpstreamConfig};
 pub use value::{Endpoint, Kind, Value};
 
@@ -85,6 +88,8 @@ pub struct Config {
     pub observe: ObserveConfig,
     /// Keys.
     pub auth: AuthConfig,
+    /// Tokens; nothing where none are taken.
+    pub tokens: Option<TokensConfig>,
     /// Who may do what.
     pub callers: outrigger_auth::PolicyConfig,
     /// What is collected, if anything is.

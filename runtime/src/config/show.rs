@@ -37,6 +37,12 @@ impl Settings {
                 self.line(&mut text, &backend.section, key, key.name);
             }
         }
+        for (name, issuer) in &self.issuers {
+            let _ = writeln!(text, "\n[tokens.issuers.{name}]");
+            for key in super::key::ISSUER_KEYS {
+                self.line(&mut text, &issuer.section, key, key.name);
+            }
+        }
         for (name, caller) in &self.callers {
             let _ = writeln!(text, "\n[callers.{name}]");
             for key in super::key::CALLER_KEYS {

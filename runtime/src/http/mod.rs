@@ -31,6 +31,7 @@ mod score;
 mod server;
 mod stall;
 mod tensors;
+mod token;
 mod v2;
 mod vertex;
 mod watch;

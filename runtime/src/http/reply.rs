@@ -74,7 +74,7 @@ impl Gate<'_> {
     }
 
     fn refuse(&self, refusal: Refusal) -> CallError {
-        if let Refusal::Unauthenticated(error) = refusal {
+        if let Some(error) = refusal.unknown() {
             let _ = self.refused.set(error);
         }
         refusal.into()

@@ -22,7 +22,7 @@ use super::openapi::paths;
 use super::reply::{Answer, Gate, answer, method_not_allowed, plain};
 use super::routes::Routes;
 use super::wish::Wish;
-use super::{body, grpc, openapi, passing, sagemaker, v2, vertex};
+use super::{body, grpc, openapi, passing, sagemaker, token, v2, vertex};
 use crate::config::Contract;
 use crate::models;
 use crate::replica::Replica;
@@ -34,7 +34,7 @@ use crate::telemetry::{self, Phase};
 pub(super) fn routes(replica: Option<&Replica>) -> Routes {
     let spoken = replica.map_or(&Contract::ALL[..], |replica| &replica.config.score.contracts.spoken);
     let routes = Routes::spoken("score", spoken).at("/", Operation::Health, any(root), paths::root);
-    let routes = openapi::on_score(routes, replica)
+    let routes = token::routes(openapi::on_score(routes, replica), replica)
         .of(Contract::Aml)
         .at("/score", Operation::Score, any(score), paths::score)
         .at("/swagger.json", Operation::Swagger, any(swagger_json), paths::swagger);

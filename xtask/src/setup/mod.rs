@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: everything that building, training and testing need beside Rust.
 
-mod azurite;
+mod node;
 mod onnxruntime;
 mod prerequisites;
 mod stamp;
@@ -52,7 +52,7 @@ const FOR_TESTS: [(&str, &str); 6] = [
 
 pub(crate) const SPEC: Spec = Spec {
     name: "setup",
-    about: "check the machine, make the Python environments .venv, .venv-azml, .venv-envoy, .venv-moto, .venv-tensorflow, .venv-triton and .venv-upstream, and .node-azurite",
+    about: "check the machine, make the Python environments .venv, .venv-azml, .venv-envoy, .venv-moto, .venv-tensorflow, .venv-triton and .venv-upstream, and .node-azurite and .node-oidc",
     details: "\
 Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
 Fetches, for tests only and into $XDG_CACHE_HOME/outrigger or ~/.cache/outrigger, ONNX Runtime with WebGPU and a driver of
@@ -60,7 +60,8 @@ Vulkan's that needs no GPU: 25 MB each, the latter from Debian; where that canno
 Debian with CI set it fails, unless a registry cannot be reached.
 Makes .venv from entry-scripts/requirements.lock, and .venv-azml, .venv-envoy, .venv-moto, .venv-tensorflow, .venv-triton and
 .venv-upstream, which only tests need, from those in cli/tests/contract, cli/tests/envoy, testkit/storage/moto, cli/tests/tensorflow,
-cli/tests/triton and testkit/upstream, each package by its hash; what pip already keeps in its cache is not downloaded again. Likewise .node-azurite from testkit/storage/azurite, with Node.js 20 or later and npm, 190 MB; where these are not,
+cli/tests/triton and testkit/upstream, each package by its hash; what pip already keeps in its cache is not downloaded again. Likewise .node-azurite from testkit/storage/azurite, 190 MB, and
+.node-oidc from testkit/oidc, 12 MB, with Node.js 20 or later and npm; where these are not,
 or cannot be had, it says why and goes on. With CI set it fails, unless a registry cannot be reached.
 A second run with the same lock files does nothing.",
     operands: None,
@@ -75,8 +76,8 @@ pub(crate) struct Environment {
     pub(crate) onnxruntime: PathBuf,
     /// What WebGPU is tested with, if it is there; an error where it should be.
     pub(crate) webgpu: Result<Option<WebGpu>>,
-    /// An error where tests should have Azurite and have not.
-    pub(crate) azurite: Result<()>,
+    /// An error where tests should have Azurite or an issuer of tokens and have not.
+    pub(crate) node: Result<()>,
 }
 
 pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
@@ -84,7 +85,7 @@ pub(crate) fn run(repo: &Repo, _: &Arguments) -> Result<ExitCode> {
     say::line(&format!("Python: {}", repo.shown(&environment.python)));
     say::line(&format!("ONNX Runtime: {}", repo.shown(&environment.onnxruntime)));
     environment.webgpu?;
-    environment.azurite?;
+    environment.node?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -104,7 +105,7 @@ pub(crate) fn ensure_for_tests(repo: &Repo) -> Result<Environment> {
         let venv = Venv::new(repo.path(folder), lock);
         make_unless(venv.is_current(repo), repo, &venv)?;
     }
-    environment.azurite = azurite::ensure(repo);
+    environment.node = node::ensure(repo);
     environment.webgpu = webgpu::ensure(repo, &environment.python);
     Ok(environment)
 }
@@ -124,7 +125,7 @@ pub(crate) fn existing(repo: &Repo) -> Result<Environment> {
         bail!("there is no .venv: run `cargo xtask setup` first");
     }
     let webgpu = webgpu::existing(repo, &python).ok();
-    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)?, webgpu: Ok(webgpu), azurite: Ok(()) })
+    Ok(Environment { python, onnxruntime: onnxruntime::find(repo)?, webgpu: Ok(webgpu), node: Ok(()) })
 }
 
 fn venv(repo: &Repo) -> Venv {

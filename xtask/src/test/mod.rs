@@ -56,7 +56,7 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     };
     // Their tests are skipped then, and that is no success.
     let problem = |error: anyhow::Error| format!("{error:#}");
-    let no_azurite = environment.azurite.err().map(problem);
+    let no_node = environment.node.err().map(problem);
     let (webgpu, no_webgpu) = match environment.webgpu {
         Ok(webgpu) => (webgpu, None),
         Err(error) => (None, Some(problem(error))),
@@ -84,7 +84,7 @@ pub(crate) fn run(repo: &Repo, arguments: &Arguments) -> Result<ExitCode> {
     let fuzz = fuzz::run(repo).unwrap_or_else(|error| Suite::broken("fuzz", &error));
     stop_if_interrupted()?;
     let python_ran = nothing_ran("python", std::slice::from_ref(&python));
-    let problems = [nothing_ran("rust", &rust), python_ran, no_azurite, no_webgpu];
+    let problems = [nothing_ran("rust", &rust), python_ran, no_node, no_webgpu];
     let suites: Vec<Suite> = rust.into_iter().chain([python, fuzz]).collect();
     Ok(finish(&suites, &allowed, problems.into_iter().flatten().collect()))
 }

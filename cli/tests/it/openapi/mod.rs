@@ -26,6 +26,9 @@ fn everything(launch: Launch) -> Launch {
         "/dev/shm",
         "--admin-listen",
         "127.0.0.1:0",
+        "--auth-mode",
+        "both",
+        "--tokens-local",
     ])
 }
 

@@ -183,9 +183,9 @@ impl Calls {
             let credentials = Credentials { headers: &headers, certificate: certificate.as_deref() };
             // Which model is meant stands in the message; `run` asks about that.
             let grant = replica.ask(credentials, Operation::Infer, OfModel::AskedLater);
-            if let Err(Refusal::Unauthenticated(error)) = &grant {
+            if let Some(error) = grant.as_ref().err().copied().and_then(Refusal::unknown) {
                 // The key held when the stream began.
-                replica.say_refused(*error, Operation::Infer, None);
+                replica.say_refused(error, Operation::Infer, None);
             }
             let read = async {
                 match &grant {

@@ -16,13 +16,14 @@ pub(super) enum Tag {
     Health,
     Load,
     Management,
+    Tokens,
     Grpc,
     Description,
 }
 
 impl Tag {
     /// All, in the order in which they are shown.
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Models,
         Self::Scoring,
         Self::Inference,
@@ -34,6 +35,7 @@ impl Tag {
         Self::Health,
         Self::Load,
         Self::Management,
+        Self::Tokens,
         Self::Grpc,
         Self::Description,
     ];
@@ -51,6 +53,7 @@ impl Tag {
             Self::Health => "Health",
             Self::Load => "Load",
             Self::Management => "Management",
+            Self::Tokens => "Tokens",
             Self::Grpc => "gRPC",
             Self::Description => "Description",
         }
@@ -75,6 +78,7 @@ impl Tag {
             Self::Management => {
                 "What the replica is doing, and its models: loading, unloading, pinning and naming their versions."
             }
+            Self::Tokens => "Tokens that this service gives for keys.",
             Self::Grpc => {
                 "Services over gRPC (HTTP/2), which tools find by reflection; a browser cannot call them."
             }

@@ -15,7 +15,7 @@ pub(in crate::http) use grpc::grpc;
 pub(in crate::http) use observe::{busy, healthy, live, metrics, ready};
 pub(in crate::http::openapi) use sagemaker::call as instances_call;
 pub(in crate::http) use sagemaker::{invocations, invoke, loaded, loaded_one, ping};
-pub(in crate::http) use score::{passed_on, root, score, swagger};
+pub(in crate::http) use score::{passed_on, root, score, swagger, token, token_keys};
 pub(in crate::http::openapi) use v2::call;
 pub(in crate::http) use v2::{
     all_regions, all_statistics, config, forget_all_regions, forget_region, index, infer, load, metadata,

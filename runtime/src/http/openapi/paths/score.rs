@@ -4,9 +4,10 @@ use outrigger_protocol::error::ErrorCode;
 use serde_json::{Value, json};
 
 use super::super::errors::{BODY, SCRIPT, UPSTREAM, WORK};
-use super::super::operation::{Content, Operation, bytes, get, json_of, text};
+use super::super::operation::{Content, Operation, bytes, get, json_of, post, text};
 use super::super::place::{Lane, Place};
 use super::super::tags::Tag;
+use crate::http::token::AccessToken;
 
 pub(in crate::http) fn root(place: &mut Place<'_>) {
     let healthy = text("text/html").such_as(json!("Healthy"));
@@ -108,4 +109,26 @@ pub(in crate::http) fn passed_on(place: &mut Place<'_>) {
         let operation = operation.others(SERVERS_OWN);
         place.add(operation.errors(BODY).errors(WORK).errors(UPSTREAM));
     }
+}
+
+pub(in crate::http) fn token(place: &mut Place<'_>) {
+    let answer = place.answer::<AccessToken<'_>>();
+    place.add(
+        post(Tag::Tokens, "Gives a token for a key")
+            .text("Sent with a key; the token is sent in its place from then on, by the same caller, for as long as it holds.")
+            .ok("The token, with when to ask for the next one and when it ends, in seconds since 1970.", [json_of(answer)])
+            .headers(&["CacheControl"])
+            .errors(&[ErrorCode::Internal]),
+    );
+}
+
+pub(in crate::http) fn token_keys(place: &mut Place<'_>) {
+    let keys = json!({
+        "type": "object", "required": ["keys"], "additionalProperties": false,
+        "properties": { "keys": { "type": "array", "items": { "type": "object" } } },
+    });
+    place.add(
+        get(Tag::Tokens, "The public keys by which its tokens can be verified (RFC 7517)")
+            .ok("The keys.", [json_of(keys)]),
+    );
 }

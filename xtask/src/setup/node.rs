@@ -1,5 +1,5 @@
-//! Azurite, Microsoft's own stand-in for Azure Blob Storage, which tests put models into: a program for Node.js, made from a lock file as
-//! Python's environments are. Node.js is not ours to install.
+//! Programs for Node.js that tests talk to, made from lock files as Python's environments are: Azurite, Microsoft's own stand-in for Azure Blob
+//! Storage, and oidc-provider, an issuer of tokens. Node.js is not ours to install.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,39 +12,53 @@ use crate::process;
 use crate::repo::Repo;
 use crate::say;
 
-/// Where it is made, relative to the root.
-const FOLDER: &str = ".node-azurite";
-/// What it is made from.
-const SOURCE: &str = "testkit/storage/azurite";
+/// What a program is made of.
+struct Program {
+    /// Where it is made, relative to the root.
+    folder: &'static str,
+    /// What it is made from.
+    source: &'static str,
+    /// What is not tested without it.
+    what: &'static str,
+}
+
+const PROGRAMS: [Program; 2] = [
+    Program { folder: ".node-azurite", source: "testkit/storage/azurite", what: "Azure Blob Storage" },
+    Program { folder: ".node-oidc", source: "testkit/oidc", what: "an issuer of tokens" },
+];
 const FILES: [&str; 2] = ["package.json", "package-lock.json"];
 /// In its folder; tests look for it.
 const STAMP: &str = "outrigger-setup.txt";
-/// What its packages want of Node.js.
+/// What their packages want of Node.js.
 const NODE: u32 = 20;
 
-/// Makes it if it is not there. Where that cannot be, it says why; in CI that is an error.
+/// Makes those that are not there. Where that cannot be, it says why; in CI that is an error.
 pub(super) fn ensure(repo: &Repo) -> Result<()> {
-    optional::or_without(make(repo), optional::is_ci(), "Azure Blob Storage").map(|_| ())
+    for program in &PROGRAMS {
+        optional::or_without(make(repo, program), optional::is_ci(), program.what)?;
+    }
+    Ok(())
 }
 
-fn make(repo: &Repo) -> Result<()> {
+fn make(repo: &Repo, program: &Program) -> Result<()> {
     node(repo)?;
-    let (folder, sources) = (repo.path(FOLDER), FILES.map(|file| repo.path(SOURCE).join(file)));
+    let (name, source) = (program.folder, program.source);
+    let (folder, sources) = (repo.path(name), FILES.map(|file| repo.path(source).join(file)));
     let stamp = Stamp::of("packages", &sources.each_ref().map(PathBuf::as_path))?;
     if stamp.is_in(&folder.join(STAMP)) {
-        say::line(&format!("{FOLDER} is up to date"));
+        say::line(&format!("{name} is up to date"));
         return Ok(());
     }
     if folder.exists() {
-        say::line(&format!("{FOLDER} is out of date or incomplete: making it anew"));
-        fs::remove_dir_all(&folder).with_context(|| format!("could not remove {FOLDER}"))?;
+        say::line(&format!("{name} is out of date or incomplete: making it anew"));
+        fs::remove_dir_all(&folder).with_context(|| format!("could not remove {name}"))?;
     }
-    fs::create_dir(&folder).with_context(|| format!("could not make {FOLDER}"))?;
-    for (name, source) in FILES.iter().zip(&sources) {
-        fs::copy(source, folder.join(name)).with_context(|| format!("could not copy {SOURCE}/{name}"))?;
+    fs::create_dir(&folder).with_context(|| format!("could not make {name}"))?;
+    for (file, path) in FILES.iter().zip(&sources) {
+        fs::copy(path, folder.join(file)).with_context(|| format!("could not copy {source}/{file}"))?;
     }
-    let spinner = say::spinner(&format!("making {FOLDER}"));
-    say::line(&format!("installing the packages of {SOURCE}"));
+    let spinner = say::spinner(&format!("making {name}"));
+    say::line(&format!("installing the packages of {source}"));
     let mut npm = repo.command("npm");
     // Each package by its hash, and nothing of theirs is run.
     npm.args(["ci", "--omit=dev", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund"]);
