@@ -8,6 +8,7 @@
 mod apart;
 pub mod busy;
 mod cache;
+mod concerns;
 pub mod config;
 pub mod fetching;
 #[cfg(fuzzing)]

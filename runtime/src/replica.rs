@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::cache::{CacheError, ResponseCache};
+use crate::concerns::{Concern, Concerns, Part};
 use crate::config::{Config, Endpoint, LimitsConfig};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Ends, Listener, Peers};
@@ -23,7 +24,7 @@ use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
-use crate::telemetry::{self, KeptLines, Phase, Telemetry};
+use crate::telemetry::{self, Exporter, KeptLines, Phase, Telemetry};
 use crate::upstream::{Upstream, UpstreamStatus};
 
 /// How long answers to calls that are broken off have to reach their clients.
@@ -94,6 +95,8 @@ pub struct Replica {
     addresses: Addresses,
     /// What is behind it, for who asks how that is.
     upstream: Option<Arc<Upstream>>,
+    /// What parts say that is wrong with them.
+    pub(crate) concerns: Concerns,
     /// The last lines of the log, where somebody keeps them.
     log: OnceLock<Arc<KeptLines>>,
     /// Set once everything is loaded.
@@ -206,7 +209,12 @@ impl Replica {
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy), config.telemetry.models)?;
-        let telemetry = Telemetry::new(&config.log, metrics.registry())?;
+        let otlp = config.telemetry.otlp.as_ref();
+        let otlp = otlp.map(|otlp| Exporter::new(otlp, metrics.registry())).transpose()?;
+        let (spans, exporter) = otlp.unzip();
+        let sampler = config.telemetry.otlp.as_ref().filter(|otlp| otlp.traces.is_some());
+        let spans = spans.zip(sampler.map(|otlp| otlp.sampler));
+        let telemetry = Telemetry::new(&config.log, spans, metrics.registry())?;
         let cache = ResponseCache::new(&config.cache, metrics.registry())?;
         let waits = Some(metrics.waits.clone());
         let upstream = config.upstream.as_ref();
@@ -234,6 +242,7 @@ impl Replica {
             keys,
             addresses,
             upstream,
+            concerns: Concerns::default(),
             log: OnceLock::new(),
             serving: OnceLock::new(),
             calls: Door::default(),
@@ -242,6 +251,7 @@ impl Replica {
             effective,
             config,
         });
+        replica.metrics.show_degraded(Arc::downgrade(&replica))?;
         let limits = &replica.config.limits;
         let peers = if replica.upstream.is_some() { Peers::Known } else { Peers::Unknown };
         let (calls, others) = (&replica.calls, &replica.others);
@@ -256,6 +266,11 @@ impl Replica {
         others.open(admin, http::admin_router(Arc::clone(&replica)), limits.clone(), Peers::Unknown, None);
         let windows = busy::keep_windows(Arc::clone(&replica.busy), replica.others.stop.clone());
         replica.others.connections.spawn(windows);
+        if let Some(exporter) = exporter {
+            let (replica, stop) = (Arc::clone(&replica), replica.others.stop.clone());
+            let ends = replica.others.connections.clone();
+            ends.spawn(exporter.run(replica, stop));
+        }
         Ok(replica)
     }
 
@@ -480,6 +495,24 @@ impl Replica {
         let text = "no worker or thread of the entry script can take calls";
         let trouble = serving.scripts.as_ref().and_then(Scripts::trouble);
         Some(trouble.map_or(text.into(), |trouble| format!("{text}: {trouble}").into()))
+    }
+
+    /// Whether everything has been loaded once.
+    pub(crate) fn is_started(&self) -> bool {
+        self.serving.get().is_some()
+    }
+
+    /// What is wrong while calls are taken all the same, or why they are not.
+    pub(crate) fn degraded(&self) -> Vec<Concern> {
+        let serving = self.serving.get();
+        let script = serving.and_then(|serving| serving.scripts.as_ref()?.trouble());
+        let script = script.map(|reason| Concern { part: Part::Script, name: "script".into(), reason });
+        let upstream = self.upstream.as_ref().and_then(|upstream| {
+            let (name, reason) = (upstream.config().address.to_string(), upstream.trouble()?);
+            Some(Concern { part: Part::Upstream, name, reason })
+        });
+        let models = serving.map(|serving| serving.models.concerns()).unwrap_or_default();
+        script.into_iter().chain(upstream).chain(models).chain(self.concerns.all()).collect()
     }
 
     /// A version that is to run. A call that waits for one to be loaded is counted as one that waits.

@@ -39,7 +39,7 @@ pub use residency::{LoadTime, ResidencyConfig};
 pub use rollout::RolloutConfig;
 pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
-pub use telemetry::{LogConfig, LogFormat, LogRequests, TelemetryConfig, Timing};
+pub use telemetry::{LogConfig, LogFormat, LogRequests, OtlpConfig, OtlpProtocol, TelemetryConfig, Timing};
 pub use upstream::{PathPattern, ProbeConfig, UpstreamAddress, UpstreamConfig};
 pub use value::{Endpoint, Kind, Value};
 

@@ -27,6 +27,7 @@ use crate::config::{Contract, PathPattern};
 use crate::models;
 use crate::replica::Replica;
 use crate::scheduler::Admission;
+use crate::telemetry;
 use crate::upstream::headers::{self, Told};
 use crate::upstream::{ComingLimits, Sent, Upstream, UpstreamCall};
 
@@ -122,7 +123,8 @@ pub(super) async fn pass_on(
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
     let told =
         Told { host: upstream.host(), ids, caller: grant.name(), peer, trusts: config.trust_forwarded };
-    let headers = headers::for_the_upstream(&mut parts, &told);
+    let mut headers = headers::for_the_upstream(&mut parts, &told);
+    telemetry::carry(&mut headers);
     let body = match rest {
         None => Sent::whole(first, memory),
         Some(rest) => {
