@@ -212,7 +212,8 @@ impl Replica {
         let otlp = config.telemetry.otlp.as_ref();
         let otlp = otlp.map(|otlp| Exporter::new(otlp, metrics.registry())).transpose()?;
         let (spans, exporter) = otlp.unzip();
-        let sampler = config.telemetry.otlp.as_ref().filter(|otlp| otlp.traces.is_some());
+        let sampler =
+            config.telemetry.otlp.as_ref().filter(|otlp| otlp.traces.is_some() || otlp.insights.is_some());
         let spans = spans.zip(sampler.map(|otlp| otlp.sampler));
         let telemetry = Telemetry::new(&config.log, spans, metrics.registry())?;
         let cache = ResponseCache::new(&config.cache, metrics.registry())?;

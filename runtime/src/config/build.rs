@@ -210,7 +210,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<Config, Ve
         mistakes.extend(more);
         PolicyConfig::default()
     });
-    let told = telemetry::telemetry(settings);
+    let told = telemetry::telemetry(settings, sources);
     let told = told.map_err(|(key, problem)| {
         let origin = settings.keys.get(key.name).map_or(Origin::Default, |setting| setting.origin.clone());
         mistakes.push(Mistake { origin: origin.to_string(), problem });

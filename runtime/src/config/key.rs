@@ -130,6 +130,11 @@ keys! {
         "what the collector knows the service by [default: service.name]";
     TELEMETRY_ATTRIBUTES = "telemetry.attributes", Kind::Text, "", [alias("OTEL_RESOURCE_ATTRIBUTES")],
         "what else it is told of this replica: NAME=VALUE, several with commas between them, escapes as in URLs";
+    TELEMETRY_INSIGHTS = "telemetry.application_insights", Kind::Secret, "", [alias("APPLICATIONINSIGHTS_CONNECTION_STRING")],
+        "connection string of Application Insights, which gets a record of each request that is traced [default: of the key in \
+         AML_APP_INSIGHTS_KEY, where AML_APP_INSIGHTS_ENABLED is true]";
+    TELEMETRY_WORKSPACE = "telemetry.workspace", Kind::Text, "", [alias("WORKSPACE_NAME")],
+        "name of the workspace in those records";
     TELEMETRY_DISABLED = "telemetry.disabled", Kind::Flag, "false", [alias("OTEL_SDK_DISABLED")],
         "sends nothing, whatever endpoint is set";
     TELEMETRY_TIMING = "telemetry.server_timing", Kind::OneOf(&["off", "asked", "always"]), "asked", [],

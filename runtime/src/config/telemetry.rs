@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use outrigger_auth::Secret;
 
 use super::getter::Getter;
 use super::key::Key;
 use super::value::Value;
-use super::{Settings, key};
+use super::{Settings, Sources, key};
 use crate::telemetry::Sampler;
 
 /// `[log]`.
@@ -102,6 +103,10 @@ pub struct OtlpConfig {
     pub version: String,
     /// What it knows this replica by.
     pub instance: String,
+    /// The connection string of Application Insights.
+    pub insights: Option<Secret>,
+    /// What the workspace is called there.
+    pub workspace: String,
     /// What else it is told of it.
     pub attributes: Vec<(String, String)>,
 }
@@ -140,7 +145,10 @@ pub(super) fn log(settings: &Settings) -> LogConfig {
 }
 
 /// The same of the others. What is wrong is told with its key.
-pub(super) fn telemetry(settings: &Settings) -> Result<TelemetryConfig, (&'static Key, String)> {
+pub(super) fn telemetry(
+    settings: &Settings,
+    sources: &Sources,
+) -> Result<TelemetryConfig, (&'static Key, String)> {
     let get = Getter { settings };
     Ok(TelemetryConfig {
         models: get.count(key::METRICS_MODELS),
@@ -149,11 +157,11 @@ pub(super) fn telemetry(settings: &Settings) -> Result<TelemetryConfig, (&'stati
             "always" => Timing::Always,
             _ => Timing::Asked,
         },
-        otlp: otlp(&get)?,
+        otlp: otlp(&get, sources)?,
     })
 }
 
-fn otlp(get: &Getter<'_>) -> Result<Option<OtlpConfig>, (&'static Key, String)> {
+fn otlp(get: &Getter<'_>, sources: &Sources) -> Result<Option<OtlpConfig>, (&'static Key, String)> {
     let protocol = match get.text(key::TELEMETRY_PROTOCOL).as_str() {
         "grpc" => OtlpProtocol::Grpc,
         _ => OtlpProtocol::Http,
@@ -171,7 +179,8 @@ fn otlp(get: &Getter<'_>) -> Result<Option<OtlpConfig>, (&'static Key, String)> 
         let problem = "`telemetry.attributes` is NAME=VALUE, several with commas between them".into();
         (key::TELEMETRY_ATTRIBUTES, problem)
     })?;
-    if (traces.is_none() && metrics.is_none()) || get.flag(key::TELEMETRY_DISABLED) {
+    let insights = insights(get, sources)?;
+    if (traces.is_none() && metrics.is_none() && insights.is_none()) || get.flag(key::TELEMETRY_DISABLED) {
         return Ok(None);
     }
     let sampler = get.text(key::TELEMETRY_SAMPLER);
@@ -198,8 +207,38 @@ fn otlp(get: &Getter<'_>) -> Result<Option<OtlpConfig>, (&'static Key, String)> 
         service,
         version: get.text(key::SERVICE_VERSION),
         instance: String::new(),
+        insights,
+        workspace: get.text(key::TELEMETRY_WORKSPACE),
         attributes,
     }))
+}
+
+/// Where records of requests go: as the connection string says, or, of AzureML's variables, to the key's own place.
+fn insights(get: &Getter<'_>, sources: &Sources) -> Result<Option<Secret>, (&'static Key, String)> {
+    if let Some(Value::Secret(text)) = get.value(key::TELEMETRY_INSIGHTS) {
+        let has_key = text.split(';').any(|part| {
+            part.split_once('=').is_some_and(|(name, _)| name.eq_ignore_ascii_case("InstrumentationKey"))
+        });
+        let problem = "`telemetry.application_insights` is NAME=VALUE, several with `;` between them, InstrumentationKey among them";
+        let pairs = text.split(';').all(|part| part.matches('=').count() == 1);
+        if !(has_key && pairs) {
+            return Err((key::TELEMETRY_INSIGHTS, problem.into()));
+        }
+        return Ok(Some(Secret::new(text.clone())));
+    }
+    let variable = |name: &str| {
+        let found = sources.environment.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let on = variable("AML_APP_INSIGHTS_ENABLED") == Some("true");
+    let key = variable("AML_APP_INSIGHTS_KEY").filter(|key| on && is_uuid(key));
+    Ok(key.map(|key| Secret::new(format!("InstrumentationKey={key}"))))
+}
+
+/// Whether a text is what AzureML's server takes for an instrumentation key.
+pub(super) fn is_uuid(text: &str) -> bool {
+    let lengths = text.split('-').map(str::len);
+    lengths.eq([8, 4, 4, 4, 12]) && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }
 
 /// Where each signal goes below a collector's own URL, over HTTP and over gRPC.

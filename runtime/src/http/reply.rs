@@ -103,8 +103,9 @@ pub(super) async fn answer(
     let ids = RequestIds::from_headers(&parts.headers);
     telemetry::with(|passage| {
         let id = ids.as_ref().ok().map(|ids| ids.request_value().clone());
+        let client_id = ids.as_ref().ok().and_then(|ids| ids.client_request_id().cloned());
         let route = parts.extensions.get::<MatchedPath>().cloned();
-        passage.asks(Asked { operation, method, uri, version, route, id });
+        passage.asks(Asked { operation, method, uri, version, route, id, client_id });
         passage.belongs(&parts.headers, operation);
     });
     let (ids, result) = match ids {

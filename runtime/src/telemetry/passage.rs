@@ -27,6 +27,8 @@ pub(crate) struct Asked {
     pub(crate) route: Option<MatchedPath>,
     /// The answer's `x-request-id`.
     pub(crate) id: Option<HeaderValue>,
+    /// Its `x-ms-client-request-id`.
+    pub(crate) client_id: Option<HeaderValue>,
 }
 
 /// What it is answered.
@@ -93,6 +95,7 @@ impl Passage {
             version: asked.version,
             route: asked.route.clone(),
             id: asked.id.clone(),
+            client_id: asked.client_id.clone(),
         });
         asked.into_iter().for_each(|asked| part.asks(asked));
         part

@@ -2,6 +2,7 @@
 
 mod collector;
 mod health;
+mod insights;
 mod kept;
 mod lines;
 mod models;

@@ -10,7 +10,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::uri::Scheme;
+use http::{Request, Response, Uri};
 use opentelemetry::trace::{
     Event, SpanContext, SpanId as Span, SpanKind, Status, TraceFlags, TraceId, TraceState,
 };
@@ -39,7 +40,8 @@ impl Insights {
         let connection = config.insights.as_ref()?;
         let client = reqwest::Client::builder().connect_timeout(config.timeout).build();
         let client = client.inspect_err(|error| tracing::error!(%error, "no telemetry can be sent")).ok()?;
-        let exporter = Exporter::new_from_connection_string(connection.expose(), Client(client));
+        let client = Client { client, plain: is_plain(connection.expose()) };
+        let exporter = Exporter::new_from_connection_string(connection.expose(), client);
         let mut exporter = exporter
             .inspect_err(|error| tracing::error!(%error, "Application Insights gets nothing"))
             .ok()?
@@ -91,8 +93,7 @@ impl Insights {
         let text = |name: &'static str, value: &Option<String>| {
             KeyValue::new(name, value.clone().unwrap_or_default())
         };
-        let ids =
-            [text("Request Id", &span.request_id), text("Client Request Id", &span.client_request_id)];
+        let ids = [text("Request Id", &span.request_id), text("Client Request Id", &span.client_request_id)];
         let method = KeyValue::new("http_method", span.method.clone());
         let attributes = known.chain(phases).chain(ids).chain([method]).chain(self.own.clone()).collect();
         let mut events = SpanEvents::default();
@@ -127,7 +128,17 @@ impl Insights {
 const MAX_ANSWER: usize = 1 << 20;
 
 /// What the exporter sends by.
-struct Client(reqwest::Client);
+struct Client {
+    client: reqwest::Client,
+    /// Whether the operator has said that it is reached without TLS, which the exporter would not believe.
+    plain: bool,
+}
+
+fn is_plain(connection: &str) -> bool {
+    connection.split(';').filter_map(|part| part.split_once('=')).any(|(name, value)| {
+        name.eq_ignore_ascii_case("IngestionEndpoint") && value.trim().starts_with("http://")
+    })
+}
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,8 +156,14 @@ impl HttpClient for Client {
         Self: 'b,
     {
         Box::pin(async move {
+            let mut request = request;
+            if self.plain {
+                let mut parts = request.uri().clone().into_parts();
+                parts.scheme = Some(Scheme::HTTP);
+                *request.uri_mut() = Uri::from_parts(parts)?;
+            }
             let request = reqwest::Request::try_from(request.map(reqwest::Body::from))?;
-            let mut answer = self.0.execute(request).await.map_err(reqwest::Error::without_url)?;
+            let mut answer = self.client.execute(request).await.map_err(reqwest::Error::without_url)?;
             let mut response = Response::new(Bytes::new());
             *response.status_mut() = answer.status();
             std::mem::swap(response.headers_mut(), answer.headers_mut());

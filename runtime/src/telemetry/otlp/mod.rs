@@ -3,6 +3,7 @@
 //! Requests hand over what a span is made of and never wait: what finds no room is counted. Tasks of their own gather and send; a collector that
 //! is away costs memory for `telemetry.queue` spans, and nobody else notices.
 
+mod insights;
 mod metrics;
 mod send;
 mod spans;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::concerns::Part;
 use crate::config::OtlpConfig;
 use crate::replica::Replica;
+use insights::Insights;
 use send::{Client, SendError, Signal};
 pub(super) use spans::Recorded;
 
@@ -56,6 +58,7 @@ impl Spans {
 /// What sends, not started yet.
 pub(crate) struct Exporter {
     client: Client,
+    insights: Option<Insights>,
     resource: Resource,
     received: mpsc::Receiver<Recorded>,
     spans: IntCounterVec,
@@ -77,7 +80,7 @@ impl Exporter {
         registry.register(Box::new(spans.clone()))?;
         let failures = Opts::new(
             "outrigger_telemetry_failures_total",
-            "Times that the collector did not take what was sent, by signal: traces or metrics",
+            "Times that the collector did not take what was sent, by signal: traces, metrics, or insights",
         );
         let failures = IntCounterVec::new(failures, &["signal"])?;
         registry.register(Box::new(failures.clone()))?;
@@ -85,6 +88,7 @@ impl Exporter {
         let dropped = spans.with_label_values(&["dropped"]);
         let exporter = Self {
             client: Client::new(config),
+            insights: Insights::new(config),
             resource: resource(config),
             received,
             spans,
@@ -96,7 +100,7 @@ impl Exporter {
 
     /// Sends until it is to stop, and then what is there.
     pub(crate) async fn run(self, replica: Arc<Replica>, stop: CancellationToken) {
-        let Self { client, resource, mut received, spans, failures, config } = self;
+        let Self { client, insights, resource, mut received, spans, failures, config } = self;
         let traces = async {
             let mut batch = Vec::new();
             loop {
@@ -121,10 +125,26 @@ impl Exporter {
                 }
                 if !batch.is_empty() {
                     let count = batch.len() as u64;
+                    let limit = stop.is_cancelled().then_some(LAST);
+                    let recorded = match &insights {
+                        Some(insights) => insights.send(&batch, limit).await,
+                        None => Ok(()),
+                    };
+                    if let Err(error) = &recorded {
+                        failures.with_label_values(&["insights"]).inc();
+                        tracing::warn!(%error, "Application Insights does not take records of requests");
+                    }
                     let request = request(&resource, batch.drain(..));
                     let sent = deliver(&client, Signal::Traces, &request, &failures, &stop).await;
-                    tell(&replica, Signal::Traces, &sent);
-                    spans.with_label_values(&[if sent.is_ok() { "sent" } else { "failed" }]).inc_by(count);
+                    tell(&replica, "insights", &recorded);
+                    tell(&replica, Signal::Traces.as_str(), &sent);
+                    spans
+                        .with_label_values(&[if sent.is_ok() && recorded.is_ok() {
+                            "sent"
+                        } else {
+                            "failed"
+                        }])
+                        .inc_by(count);
                 }
                 if ends {
                     return;
@@ -143,7 +163,7 @@ impl Exporter {
                 };
                 let request = metrics::request(&resource, &replica.metrics.gather(), started);
                 let sent = deliver(&client, Signal::Metrics, &request, &failures, &stop).await;
-                tell(&replica, Signal::Metrics, &sent);
+                tell(&replica, Signal::Metrics.as_str(), &sent);
                 if ends {
                     return;
                 }
@@ -154,10 +174,10 @@ impl Exporter {
 }
 
 /// Says how it is with the collector, for who asks how the replica is.
-fn tell(replica: &Replica, signal: Signal, sent: &Result<(), SendError>) {
+fn tell(replica: &Replica, signal: &str, sent: &Result<(), SendError>) {
     match sent {
-        Ok(()) => replica.concerns.settle(Part::Telemetry, signal.as_str()),
-        Err(error) => replica.concerns.raise(Part::Telemetry, signal.as_str(), error.to_string()),
+        Ok(()) => replica.concerns.settle(Part::Telemetry, signal),
+        Err(error) => replica.concerns.raise(Part::Telemetry, signal, error.to_string()),
     }
 }
 

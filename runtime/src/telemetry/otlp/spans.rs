@@ -17,16 +17,21 @@ const MAX_TEXT: usize = 1024;
 
 /// What is recorded of a request that is over.
 pub(crate) struct Recorded {
-    id: SpanId,
-    parent: Option<[u8; 8]>,
+    pub(super) id: SpanId,
+    pub(super) parent: Option<[u8; 8]>,
     state: String,
-    name: String,
-    begun: SystemTime,
-    took: Duration,
-    attributes: Vec<KeyValue>,
-    failure: Option<String>,
+    pub(super) name: String,
+    pub(super) begun: SystemTime,
+    pub(super) took: Duration,
+    pub(super) attributes: Vec<KeyValue>,
+    /// The code of what the server is at fault for.
+    pub(super) failure: Option<String>,
+    pub(super) status: Option<u16>,
+    pub(super) method: String,
+    pub(super) request_id: Option<String>,
+    pub(super) client_request_id: Option<String>,
     /// When each phase ended, since the beginning, and how long it was.
-    phases: Vec<(Phase, Duration, Duration)>,
+    pub(super) phases: Vec<(Phase, Duration, Duration)>,
     /// Requests that have run together with it.
     together: Vec<SpanId>,
 }
@@ -76,6 +81,7 @@ impl Recorded {
             .into_iter()
             .filter_map(|phase| Some((phase, passage.ended_at(phase)?, passage.spent(phase)?)));
         let state = trace.state.as_ref().and_then(|state| state.to_str().ok()).unwrap_or_default();
+        let client = asked.client_id.as_ref().and_then(|id| id.to_str().ok());
         Some(Self {
             id: trace.id,
             parent: trace.parent,
@@ -84,6 +90,10 @@ impl Recorded {
             begun,
             took,
             attributes,
+            status: answered.map(|answered| answered.status.as_u16()),
+            method: asked.method.to_string(),
+            request_id: passage.request_id().map(str::to_owned),
+            client_request_id: client.map(str::to_owned),
             failure: failed.then(|| code.unwrap_or_default().to_owned()),
             phases: phases.collect(),
             together: passage.together().to_vec(),
