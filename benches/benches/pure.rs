@@ -153,6 +153,7 @@ fn frames(criterion: &mut Criterion) {
                 method: Method::Post,
                 more: false,
                 request_id: b"2f0c6c1e-7d3a-4b57-9c3f-0c9b8f1f6a55",
+                trace: b"",
                 query: b"",
                 headers: None,
                 limit: Duration::from_secs(60),

@@ -106,6 +106,7 @@ fn start(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let _state = sources::private_state(&mut sources)?;
     flags(matches, &mut sources, &ports);
     let insights = Insights::new(matches, &sources);
+    insights.tell(&mut sources);
     let original = sources.clone();
     let (mut config, settings) = match sources::load(sources) {
         Ok(loaded) => loaded,
@@ -210,6 +211,18 @@ impl Insights {
         let key = given.or_else(|| variable(sources, "AML_APP_INSIGHTS_KEY"));
         let valid = if asked { key.as_deref().map(is_uuid) } else { None };
         Self { enabled: valid == Some(true), key, valid }
+    }
+}
+
+impl Insights {
+    /// The replica goes by the variables, whichever way it was said.
+    fn tell(&self, sources: &mut Sources) {
+        let own = ["AML_APP_INSIGHTS_ENABLED", "AML_APP_INSIGHTS_KEY"];
+        if let (true, Some(key)) = (self.enabled, &self.key) {
+            sources.environment.retain(|(name, _)| !own.contains(&name.as_str()));
+            let values = ["true".to_owned(), key.clone()];
+            sources.environment.extend(own.map(str::to_owned).into_iter().zip(values));
+        }
     }
 }
 

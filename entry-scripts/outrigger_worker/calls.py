@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
-from . import context, frames, streams
+from . import context, frames, streams, tracing
 from .channel import Channel
 from .link import Closed, ProtocolError
 from .failures import message_of, to_bytes, traceback_of
@@ -67,6 +67,8 @@ def serve(channel: Channel, script: Script, start: dict[str, Any]) -> None:
                 channel.release_unused()
             continue
         work.number, work.limit, work.request_id, work.reason = number, limit, request_id, 0
+        # Most requests have an id alone.
+        attached = tracing.attach(request_id) if b"\n" in request_id else None
         work.began = began = clock()
         result = None
         try:
@@ -88,6 +90,8 @@ def serve(channel: Channel, script: Script, start: dict[str, Any]) -> None:
         else:
             reply(number, outcome, flags, status, message, took, rest)
         work.began = 0
+        if attached is not None:
+            tracing.detach(attached)
         # Bodies may be large; they are not kept while the worker waits for the next call.
         del arguments, result, answer, rest
         if borrowed.in_use:

@@ -14,7 +14,7 @@ from threading import get_ident
 from time import monotonic_ns
 from typing import Any
 
-from . import context, frames
+from . import context, frames, tracing
 from .calls import CANCELLED, Encoded, failed, refused
 from .channel import Channel, RawCall
 from .link import Closed, ProtocolError
@@ -142,6 +142,8 @@ class Loop:
         context.enter(work)
         try:
             number, arguments, refusal, work.limit, work.request_id = self._parse(*call)
+            # It is the task's own, and ends with it.
+            tracing.attach(work.request_id)
             # A view of a region is not held for longer than the script holds it.
             del call
             if refusal is not None:

@@ -9,6 +9,7 @@ mod apart;
 pub mod busy;
 mod cache;
 mod collection;
+mod concerns;
 pub mod config;
 pub mod fetching;
 #[cfg(fuzzing)]

@@ -1,6 +1,6 @@
 //! Prometheus metrics: counters per operation, and the busy signal as it stands when asked.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use outrigger_auth::Policy;
@@ -13,7 +13,9 @@ use prometheus::{
 };
 
 use crate::busy::Busy;
+use crate::concerns::Part;
 use crate::models::{BatchMetrics, ModelMetrics};
+use crate::replica::Replica;
 use crate::telemetry::Shown;
 
 /// From 100 µs to 100 s, three to a decade.
@@ -86,6 +88,17 @@ impl Metrics {
             waits,
             shown: Shown::new(models),
         })
+    }
+
+    /// Shows what is wrong with a replica.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] if two metrics have one name.
+    pub(crate) fn show_degraded(&self, replica: Weak<Replica>) -> Result<(), prometheus::Error> {
+        let (name, help) = DEGRADED;
+        let labels = vec!["part".to_owned()];
+        let description = Desc::new(name.into(), help.into(), labels, std::collections::HashMap::new())?;
+        self.registry.register(Box::new(DegradedCollector { replica, description }))
     }
 
     /// Where parts that not every replica has show theirs.
@@ -281,6 +294,29 @@ impl Collector for CallerCollector {
         let types = [MetricType::COUNTER, MetricType::GAUGE];
         let families = CALLERS.iter().zip(types).zip([requests, calls]);
         families.map(|(((name, help, _), kind), metrics)| family(name, help, kind, metrics)).collect()
+    }
+}
+
+/// Name and help.
+const DEGRADED: (&str, &str) =
+    ("outrigger_degraded", "Reasons why the replica is not as it should be, by the part that they are about");
+
+/// Shows how many reasons there are; the replica has the metrics, and not these it.
+struct DegradedCollector {
+    replica: Weak<Replica>,
+    description: Desc,
+}
+
+impl Collector for DegradedCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.description]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let concerns = self.replica.upgrade().map(|replica| replica.degraded()).unwrap_or_default();
+        let count = |part: Part| concerns.iter().filter(|concern| concern.part == part).count();
+        let one = |part: Part| gauge(&[("part", part.as_str())], count(part) as f64);
+        vec![family(DEGRADED.0, DEGRADED.1, MetricType::GAUGE, Part::ALL.map(one).into())]
     }
 }
 

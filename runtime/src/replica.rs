@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::cache::{CacheError, ResponseCache};
 use crate::collection::{CollectError, Collecting};
+use crate::concerns::{Concern, Concerns, Part};
 use crate::config::{Config, Endpoint, ScriptConfig, TlsListener};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Ends, Listener, Peers, Site};
@@ -28,7 +29,7 @@ use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
 use crate::scripts::{ScriptError, ScriptLimits, Scripts};
 use crate::shared_memory::SharedMemory;
 use crate::swagger::{self, SwaggerFileError};
-use crate::telemetry::{self, KeptLines, Phase, Telemetry};
+use crate::telemetry::{self, Exporter, KeptLines, Phase, Telemetry};
 use crate::tls::{Tls, TlsError};
 use crate::tokens::{TokenCollector, TokenKeeper, TokensError};
 use crate::upstream::{Upstream, UpstreamStatus};
@@ -120,6 +121,8 @@ pub struct Replica {
     collecting: OnceLock<Arc<Collecting>>,
     /// Bound from the start, and served from then on.
     collector: Mutex<Option<Listener>>,
+    /// What parts say that is wrong with them.
+    pub(crate) concerns: Concerns,
     /// The last lines of the log, where somebody keeps them.
     log: OnceLock<Arc<KeptLines>>,
     /// Set once everything is loaded.
@@ -240,7 +243,13 @@ impl Replica {
         };
         let busy = Busy::new(slots.min(busy::MAX_CALLS));
         let metrics = Metrics::new(Arc::clone(&busy), Arc::clone(&policy), config.telemetry.models)?;
-        let telemetry = Telemetry::new(&config.log, metrics.registry())?;
+        let otlp = config.telemetry.otlp.as_ref();
+        let otlp = otlp.map(|otlp| Exporter::new(otlp, metrics.registry())).transpose()?;
+        let (spans, exporter) = otlp.unzip();
+        let sampler =
+            config.telemetry.otlp.as_ref().filter(|otlp| otlp.traces.is_some() || otlp.insights.is_some());
+        let spans = spans.zip(sampler.map(|otlp| otlp.sampler));
+        let telemetry = Telemetry::new(&config.log, spans, metrics.registry())?;
         let container = config.process.container;
         let tls = config.tls.as_ref().map(|tls| Tls::load(tls, container, metrics.registry())).transpose()?;
         let (tls, certificates) = tls.unzip();
@@ -280,6 +289,7 @@ impl Replica {
             upstream,
             collecting: OnceLock::new(),
             collector: Mutex::new(collector),
+            concerns: Concerns::default(),
             log: OnceLock::new(),
             serving: OnceLock::new(),
             calls: Door::default(),
@@ -289,6 +299,7 @@ impl Replica {
             effective,
             config,
         });
+        replica.metrics.show_degraded(Arc::downgrade(&replica))?;
         let limits = &replica.config.limits;
         let peers = if replica.upstream.is_some() { Peers::Known } else { Peers::Unknown };
         let (calls, others) = (&replica.calls, &replica.others);
@@ -308,6 +319,11 @@ impl Replica {
         }
         for task in replica.tokens.iter().flat_map(|keeper| keeper.tasks(&replica.others.stop)) {
             replica.others.connections.spawn(task);
+        }
+        if let Some(exporter) = exporter {
+            let (replica, stop) = (Arc::clone(&replica), replica.others.stop.clone());
+            let ends = replica.others.connections.clone();
+            ends.spawn(exporter.run(replica, stop));
         }
         Ok(replica)
     }
@@ -605,6 +621,24 @@ impl Replica {
         let text = "no worker or thread of the entry script can take calls";
         let trouble = serving.scripts.as_ref().and_then(Scripts::trouble);
         Some(trouble.map_or(text.into(), |trouble| format!("{text}: {trouble}").into()))
+    }
+
+    /// Whether everything has been loaded once.
+    pub(crate) fn is_started(&self) -> bool {
+        self.serving.get().is_some()
+    }
+
+    /// What is wrong while calls are taken all the same, or why they are not.
+    pub(crate) fn degraded(&self) -> Vec<Concern> {
+        let serving = self.serving.get();
+        let script = serving.and_then(|serving| serving.scripts.as_ref()?.trouble());
+        let script = script.map(|reason| Concern { part: Part::Script, name: "script".into(), reason });
+        let upstream = self.upstream.as_ref().and_then(|upstream| {
+            let (name, reason) = (upstream.config().address.to_string(), upstream.trouble()?);
+            Some(Concern { part: Part::Upstream, name, reason })
+        });
+        let models = serving.map(|serving| serving.models.concerns()).unwrap_or_default();
+        script.into_iter().chain(upstream).chain(models).chain(self.concerns.all()).collect()
     }
 
     /// A version that is to run. A call that waits for one to be loaded is counted as one that waits.

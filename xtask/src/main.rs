@@ -3,6 +3,7 @@
 //! Set-up, demo, tests, checks and long proofs are programs, not pages of instructions. Arguments are parsed by
 //! [`args`] and not by a crate: this one compiles before anything else on a fresh machine.
 
+mod apt;
 mod args;
 mod build;
 mod cache;

@@ -9,6 +9,7 @@ use super::getter::Getter;
 use super::key::{Alias, KEYS, Key, SCORE_SERVER_VERSION, SCRIPT_APP_ROOT};
 use super::layers::{Origin, Setting, Settings, Sources, read, suggestion};
 use super::script::locate_script;
+use super::telemetry;
 use super::value::Value;
 
 /// A `config.json` larger than this is not read.
@@ -27,11 +28,11 @@ const NAMES: &[&str] = &[
     "AML_CORS_ORIGINS",
     "AZUREML_MODEL_DIR",
     "AZUREML_DEBUG_PORT",
+    "WORKSPACE_NAME",
 ];
 
 /// The names that the file may hold and that change nothing here.
 const NAMES_WITHOUT_EFFECT: &[&str] = &[
-    "WORKSPACE_NAME",
     "HOSTNAME",
     "AML_APP_INSIGHTS_ENABLED",
     "AML_APP_INSIGHTS_KEY",
@@ -84,7 +85,7 @@ pub(super) fn read_config_json(text: &str) -> Result<ConfigJson, String> {
             if !NAMES_WITHOUT_EFFECT.contains(&name.as_str()) {
                 let known = NAMES.iter().chain(NAMES_WITHOUT_EFFECT).copied();
                 notices.push(format!("unknown key `{name}` has no effect{}", suggestion(&name, known)));
-            } else if let Some(notice) = notice(&name, &plain(&value).unwrap_or_default()) {
+            } else if let Some(notice) = notice(&name, &plain(&value).unwrap_or_default(), false) {
                 notices.push(notice);
             }
             continue;
@@ -119,19 +120,20 @@ pub(super) fn key_of(name: &str) -> Option<(&'static Key, &'static Alias)> {
 }
 
 /// What the operator should know of variables that have no effect.
-pub(super) fn notices(environment: &[(String, String)]) -> impl Iterator<Item = String> {
-    environment.iter().filter_map(|(name, value)| notice(name, value))
+pub(super) fn notices(environment: &[(String, String)]) -> impl Iterator<Item = String> + use<'_> {
+    let has_key = variable(environment, "AML_APP_INSIGHTS_KEY").is_some_and(telemetry::is_uuid);
+    environment.iter().filter_map(move |(name, value)| notice(name, value, has_key))
 }
 
-fn notice(name: &str, value: &str) -> Option<String> {
+fn notice(name: &str, value: &str, has_key: bool) -> Option<String> {
     let on = value.eq_ignore_ascii_case("true");
     let why = match name {
         "AML_DBG_MODEL_INFO" | "AML_DBG_RESOURCE_INFO" => "AzureML's server has dropped this feature too",
         "WORKER_PRELOAD" if on => {
             "init() runs in each worker; modules that workers should share are named by `script.preload`"
         }
-        "AML_APP_INSIGHTS_ENABLED" if on => {
-            "nothing is sent to Application Insights; there is the log, and /metrics on `observe.listen`"
+        "AML_APP_INSIGHTS_ENABLED" if on && !(has_key && value == "true") => {
+            "that takes `true`, and an instrumentation key in the environment variable AML_APP_INSIGHTS_KEY; or set APPLICATIONINSIGHTS_CONNECTION_STRING"
         }
         "AML_MODEL_DC_STORAGE_ENABLED" if on => "data is not collected by this version",
         _ => return None,

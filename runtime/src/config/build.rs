@@ -239,16 +239,24 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
         mistakes.extend(more);
         None
     });
-    let (Some(store), Some(residency), true) = (store, residency, mistakes.is_empty()) else {
+    let told = telemetry::telemetry(settings, sources);
+    let told = told.map_err(|(key, problem)| {
+        let origin = settings.keys.get(key.name).map_or(Origin::Default, |setting| setting.origin.clone());
+        mistakes.push(Mistake { origin: origin.to_string(), problem });
+    });
+    let (Some(store), Some(residency), Ok(mut telemetry), true) =
+        (store, residency, told, mistakes.is_empty())
+    else {
         return Err(mistakes);
     };
-
     if let (Some(tls), Some(script)) = (&tls, &script)
         && tls.key.starts_with(&script.app_root)
     {
         let text = "`tls.key` is below `script.app_root`, so scripts can read it: keep it elsewhere";
         exposed.warnings.push(text.into());
     }
+    let pod = pod(get.text(key::SERVICE_POD), &sources.environment);
+    telemetry.otlp.iter_mut().for_each(|otlp| otlp.instance.clone_from(&pod));
 
     let config = Config {
         compat: get.flag(key::COMPAT),
@@ -284,11 +292,11 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
             name: get.text(key::SERVICE_NAME),
             version: get.text(key::SERVICE_VERSION),
             path_prefix: get.text(key::SERVICE_PATH_PREFIX),
-            pod: pod(get.text(key::SERVICE_POD), &sources.environment),
+            pod,
         },
         threads: get.optional_count(key::THREADS).unwrap_or((cores / 2).max(1)),
         log: telemetry::log(settings),
-        telemetry: telemetry::telemetry(settings),
+        telemetry,
         listen: ListenConfig { score, observe: get.address(key::OBSERVE_LISTEN), admin },
         observe: ObserveConfig {
             watchers: get.count(key::OBSERVE_WATCHERS),

@@ -45,6 +45,11 @@ const fn alias(variable: &'static str) -> Alias {
     Alias { variable, prefix: "", suffix: "" }
 }
 
+/// A number of milliseconds.
+const fn millis(variable: &'static str) -> Alias {
+    Alias { variable, prefix: "", suffix: "ms" }
+}
+
 /// A port at which everybody may call, as the platforms mean it that say so.
 const fn port(variable: &'static str) -> Alias {
     Alias { variable, prefix: "0.0.0.0:", suffix: "" }
@@ -106,6 +111,40 @@ keys! {
 
     METRICS_MODELS = "metrics.models", Kind::Count { min: 1, max: 10_000 }, "50", [],
         "models that have series of their own in /metrics: those with the most calls of late; the others are summed up as model=\"other\"";
+    TELEMETRY_ENDPOINT = "telemetry.endpoint", Kind::Text, "", [alias("OTEL_EXPORTER_OTLP_ENDPOINT")],
+        "collector that takes traces and metrics by OTLP, such as http://127.0.0.1:4318; none are sent without. Over HTTP it gets them below \
+         /v1/traces and /v1/metrics";
+    TELEMETRY_TRACES_ENDPOINT = "telemetry.traces_endpoint", Kind::Text, "", [alias("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")],
+        "where traces go, if that is elsewhere: the whole URL";
+    TELEMETRY_METRICS_ENDPOINT = "telemetry.metrics_endpoint", Kind::Text, "", [alias("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")],
+        "where metrics go, if that is elsewhere: the whole URL";
+    TELEMETRY_PROTOCOL = "telemetry.protocol", Kind::OneOf(&["http/protobuf", "grpc"]), "http/protobuf", [alias("OTEL_EXPORTER_OTLP_PROTOCOL")],
+        "how the collector is reached";
+    TELEMETRY_HEADERS = "telemetry.headers", Kind::Secret, "", [alias("OTEL_EXPORTER_OTLP_HEADERS")],
+        "headers of what is sent: NAME=VALUE, several with commas between them, escapes as in URLs";
+    TELEMETRY_TIMEOUT = "telemetry.timeout", Kind::Duration, "10s", [millis("OTEL_EXPORTER_OTLP_TIMEOUT")],
+        "how long the collector has to take what is sent";
+    TELEMETRY_QUEUE = "telemetry.queue", Kind::Count { min: 1, max: 1_000_000 }, "2048", [alias("OTEL_BSP_MAX_QUEUE_SIZE")],
+        "requests whose spans may wait to be sent; those of further ones are dropped, and counted";
+    TELEMETRY_INTERVAL = "telemetry.interval", Kind::Duration, "1m", [millis("OTEL_METRIC_EXPORT_INTERVAL")],
+        "time from one sending of metrics to the next";
+    TELEMETRY_SAMPLER = "telemetry.sampler",
+        Kind::OneOf(&["always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"]),
+        "parentbased_always_on", [alias("OTEL_TRACES_SAMPLER")],
+        "which requests are traced; parentbased: as the trace says to which a request belongs, else as the rest of the word says";
+    TELEMETRY_RATIO = "telemetry.sampler_ratio", Kind::Number { min: 0.0, max: 1.0 }, "1", [alias("OTEL_TRACES_SAMPLER_ARG")],
+        "of how many requests, for traceidratio";
+    TELEMETRY_SERVICE = "telemetry.service", Kind::Text, "", [alias("OTEL_SERVICE_NAME")],
+        "what the collector knows the service by [default: service.name]";
+    TELEMETRY_ATTRIBUTES = "telemetry.attributes", Kind::Text, "", [alias("OTEL_RESOURCE_ATTRIBUTES")],
+        "what else it is told of this replica: NAME=VALUE, several with commas between them, escapes as in URLs";
+    TELEMETRY_INSIGHTS = "telemetry.application_insights", Kind::Secret, "", [alias("APPLICATIONINSIGHTS_CONNECTION_STRING")],
+        "connection string of Application Insights, which gets a record of each request that is traced [default: of the key in \
+         AML_APP_INSIGHTS_KEY, where AML_APP_INSIGHTS_ENABLED is true]";
+    TELEMETRY_WORKSPACE = "telemetry.workspace", Kind::Text, "", [alias("WORKSPACE_NAME")],
+        "name of the workspace in those records";
+    TELEMETRY_DISABLED = "telemetry.disabled", Kind::Flag, "false", [alias("OTEL_SDK_DISABLED")],
+        "sends nothing, whatever endpoint is set";
     TELEMETRY_TIMING = "telemetry.server_timing", Kind::OneOf(&["off", "asked", "always"]), "asked", [],
         "whether answers say how their time was spent (server-timing); asked: those whose request has the header outrigger-timing";
 

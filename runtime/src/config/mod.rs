@@ -47,7 +47,7 @@ pub use residency::{LoadTime, ResidencyConfig};
 pub use rollout::RolloutConfig;
 pub use script::{SandboxConfig, ScriptConfig};
 pub use store::{StoreConfig, StoreWish, store};
-pub use telemetry::{LogConfig, LogFormat, LogRequests, TelemetryConfig, Timing};
+pub use telemetry::{LogConfig, LogFormat, LogRequests, OtlpConfig, OtlpProtocol, TelemetryConfig, Timing};
 pub use tls::{ClientCertificates, TlsConfig, TlsListener, TlsVersion};
 pub(crate) use tokens::check_url as check_token_url;
 pub use tokens::{IssuerConfig, LocalConfig, Place as TokenPlace, TokensConfig};

@@ -12,10 +12,12 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::operation::Operation;
 use outrigger_protocol::{aml, knative};
+use serde::Serialize;
 
 use super::openapi::paths;
 use super::routes::Routes;
 use super::{grpc, keda, openapi, orca, rpc, watch};
+use crate::concerns::Concern;
 use crate::replica::Replica;
 
 /// All routes of the listener.
@@ -23,7 +25,9 @@ pub(super) fn routes(replica: Option<&Replica>) -> Routes {
     let routes = Routes::new("observe")
         .at("/", Operation::Health, get(async || aml::HEALTHY), paths::healthy)
         .at("/live", Operation::Health, get(async || "live\n"), paths::live)
+        .at("/started", Operation::Health, get(started), paths::started)
         .at("/ready", Operation::Health, get(ready), paths::ready)
+        .at("/health", Operation::Health, get(health), paths::health)
         .at("/v2/health/live", Operation::Health, get(async || "live\n"), paths::live)
         .at("/v2/health/ready", Operation::Health, get(ready), paths::ready)
         .at("/busy", Operation::Observe, get(busy), paths::busy)
@@ -46,6 +50,39 @@ async fn ready(State(replica): State<Arc<Replica>>) -> Response {
             aml::encode_error(&CallError::new(ErrorCode::NotReady, reason)).map(axum::body::Body::from)
         }
     }
+}
+
+/// Whether it has come up, whatever has become of it since.
+async fn started(State(replica): State<Arc<Replica>>) -> Response {
+    if replica.is_started() {
+        return "started\n".into_response();
+    }
+    let reason = replica.not_ready_because().unwrap_or("it is being loaded".into());
+    aml::encode_error(&CallError::new(ErrorCode::NotReady, reason)).map(axum::body::Body::from)
+}
+
+/// How a replica is.
+#[derive(Serialize, schemars::JsonSchema)]
+pub(super) struct Health {
+    /// That it answers.
+    live: bool,
+    /// Whether everything has been loaded once.
+    started: bool,
+    /// Whether calls are taken.
+    ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_ready_because: Option<std::borrow::Cow<'static, str>>,
+    /// What is not as it should be, also where calls are taken all the same.
+    degraded: Vec<Concern>,
+}
+
+/// A report, and no probe: it is there whatever it says.
+async fn health(State(replica): State<Arc<Replica>>) -> Response {
+    let not_ready_because = replica.not_ready_because();
+    let (started, ready) = (replica.is_started(), not_ready_because.is_none());
+    let degraded = replica.degraded();
+    axum::Json(Health { live: true, started, ready, not_ready_because, degraded }).into_response()
 }
 
 async fn busy(State(replica): State<Arc<Replica>>, request: Request) -> Response {

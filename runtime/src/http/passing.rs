@@ -27,6 +27,7 @@ use crate::config::{Contract, PathPattern};
 use crate::models;
 use crate::replica::Replica;
 use crate::scheduler::Admission;
+use crate::telemetry;
 use crate::upstream::headers::{self, Told};
 use crate::upstream::{ComingLimits, Sent, Upstream, UpstreamCall};
 
@@ -132,7 +133,8 @@ pub(super) async fn pass_on(
         is_encrypted: peer.is_some_and(|peer| peer.is_encrypted),
         trusts: config.trust_forwarded,
     };
-    let headers = headers::for_the_upstream(&mut parts, &told);
+    let mut headers = headers::for_the_upstream(&mut parts, &told);
+    telemetry::carry(&mut headers);
     let body = match rest {
         None => Sent::whole(first, memory),
         Some(rest) => {

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
@@ -132,13 +132,16 @@ pub(super) async fn answer(
     let mut gate = Gate { replica, operation, certificate, permit, call, refused };
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
-    let (method, uri) = (parts.method.clone(), parts.uri.clone());
+    let (method, uri, version) = (parts.method.clone(), parts.uri.clone(), parts.version);
     let timing = asks_for_timing(replica.config.telemetry.timing, &parts.headers);
     let load = orca::wanted(replica, operation, &parts);
     let ids = RequestIds::from_headers(&parts.headers);
     telemetry::with(|passage| {
         let id = ids.as_ref().ok().map(|ids| ids.request_value().clone());
-        passage.asks(Asked { operation, method, uri, id });
+        let client_id = ids.as_ref().ok().and_then(|ids| ids.client_request_id().cloned());
+        let route = parts.extensions.get::<MatchedPath>().cloned();
+        passage.asks(Asked { operation, method, uri, version, route, id, client_id });
+        passage.belongs(&parts.headers, operation);
     });
     let (ids, result) = match ids {
         // There, a URL that is not known is refused before anything else is looked at.

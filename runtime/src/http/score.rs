@@ -74,7 +74,7 @@ pub(super) async fn answer_score(
     replica: &Replica,
     gate: &Gate<'_>,
     ids: &RequestIds,
-    parts: Parts,
+    mut parts: Parts,
     body: Body,
 ) -> Answer {
     let method = match parts.method {
@@ -116,8 +116,10 @@ pub(super) async fn answer_score(
         body::read_for_script(body, &replica.config.limits, &replica.busy, scripts.pool()).await?;
     let terms = wish.terms(&grant, models::SCRIPT, body.len(), Admission::Ahead);
     let slot = replica.admit(&grant, terms, None).await?;
+    telemetry::carry(&mut parts.headers);
     let call = ScriptCall {
         request_id: ids.request_value().clone(),
+        trace: telemetry::carried_lines(),
         method,
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: forwarded(parts.headers, scripts.ready().headers),

@@ -119,6 +119,12 @@ impl DeviceHealth {
         self.seen().status.clone()
     }
 
+    /// What is wrong with it, whether it can be used all the same or not.
+    pub(super) fn concern(&self) -> Option<String> {
+        let seen = self.seen();
+        seen.trouble.clone().or_else(|| degraded(seen.status.as_ref()).map(str::to_owned))
+    }
+
     /// Why it cannot be used.
     pub(super) fn trouble(&self) -> Option<String> {
         self.seen().trouble.clone()

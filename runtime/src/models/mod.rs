@@ -54,6 +54,7 @@ use outrigger_protocol::oip::messages::model_metadata;
 use outrigger_store::Manifest;
 use tokio::sync::oneshot;
 
+use crate::concerns::{self, Concern, Part};
 use crate::fetching::Source;
 use crate::scheduler::Slot;
 
@@ -398,6 +399,18 @@ impl Models {
     /// How many models there are in each state.
     pub fn states(&self) -> Vec<(ModelState, usize)> {
         self.residency.as_ref().map(|residency| residency.states()).unwrap_or_default()
+    }
+
+    /// What is wrong with devices, and with models that did not load; some of them, where that is very many.
+    pub(crate) fn concerns(&self) -> Vec<Concern> {
+        let served = self.devices.iter().filter(|loaded| loaded.threads.is_some());
+        let devices = served.filter_map(|loaded| {
+            let reason = loaded.health.concern()?;
+            Some(Concern { part: Part::Device, name: loaded.device.id.to_string(), reason })
+        });
+        let failed = self.residency.iter().flat_map(|residency| residency.failures());
+        let failed = failed.map(|(name, reason)| Concern { part: Part::Model, name, reason });
+        devices.chain(failed).take(concerns::MOST).collect()
     }
 
     /// Calls that wait for a model to be loaded.

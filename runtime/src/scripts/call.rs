@@ -18,6 +18,8 @@ use crate::scheduler::{Slot, expired};
 pub struct ScriptCall {
     /// The request's id.
     pub request_id: HeaderValue,
+    /// To which trace it belongs: `traceparent`, `tracestate` and `baggage`, each behind the end of a line; nothing where there is none.
+    pub trace: Vec<u8>,
     /// How it is asked.
     pub method: Method,
     /// The query string as it stands in the URL.
@@ -64,7 +66,7 @@ impl ScriptCall {
     pub(super) fn size(&self) -> usize {
         let headers = self.headers.iter().flatten();
         let headers: usize = headers.map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        self.body.len() + self.query.len() + headers + 256
+        self.body.len() + self.query.len() + headers + self.trace.len() + 256
     }
 }
 

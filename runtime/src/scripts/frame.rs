@@ -215,6 +215,8 @@ pub struct CallHead<'a> {
     pub more: bool,
     /// The request's id, for what the script logs.
     pub request_id: &'a [u8],
+    /// To which trace it belongs, which goes behind the id.
+    pub trace: &'a [u8],
     /// The query string as it stands in the URL.
     pub query: &'a [u8],
     /// The headers that the script asks for.
@@ -247,14 +249,15 @@ pub fn encode_call(head: &CallHead<'_>, out: &mut Vec<u8>) {
     };
     out.put_u8(head.method as u8);
     out.put_u8(if head.more { MORE } else { 0 });
-    // Ids are at most 100 bytes and header blocks at most 1 MiB by the limits at the door.
-    out.put_u16_le(head.request_id.len() as u16);
+    // Ids are at most 100 bytes, contexts of traces 9 KiB, and header blocks at most 1 MiB by the limits at the door.
+    out.put_u16_le((head.request_id.len() + head.trace.len()) as u16);
     out.put_u32_le(head.query.len() as u32);
     let block = out.len();
     out.put_u32_le(0);
     out.put_u32_le(0);
     out.put_u64_le(u64::try_from(head.limit.as_nanos()).unwrap_or(0));
     out.extend_from_slice(head.request_id);
+    out.extend_from_slice(head.trace);
     out.extend_from_slice(head.query);
     let start = out.len();
     if let Some(headers) = head.headers {
@@ -504,6 +507,7 @@ mod tests {
             method: Method::Post,
             more: true,
             request_id: b"rid",
+            trace: b"",
             query: b"q=1",
             headers,
             limit: Duration::from_nanos(9),

@@ -154,6 +154,7 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let call = ScriptCall {
             request_id: http::HeaderValue::from_static("id"),
+            trace: Vec::new(),
             method: Method::Post,
             query: String::new(),
             headers: None,

@@ -2,22 +2,31 @@
 
 mod access;
 mod calls;
+mod context;
 mod kept;
+mod otlp;
 mod passage;
 mod phase;
 mod shown;
 mod timing;
+mod trace;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use prometheus::Registry;
 
 use crate::config::{LogConfig, LogFormat, LogRequests};
 use calls::ModelCalls;
+use context::Carried;
 pub(crate) use kept::Wanted;
+pub(crate) use otlp::Exporter;
+pub use trace::Sampler;
+
 pub use kept::{KeptLine, KeptLines, Severity, Source};
+use otlp::{Recorded, Spans};
 use phase::PhaseMetrics;
 
 pub(crate) use calls::ModelSeries;
@@ -38,6 +47,8 @@ pub(crate) struct Telemetry {
     requests: LogRequests,
     slow: Duration,
     format: LogFormat,
+    /// Where spans are left, and of which requests.
+    spans: Option<(Spans, Sampler)>,
 }
 
 impl Telemetry {
@@ -45,10 +56,14 @@ impl Telemetry {
     ///
     /// # Errors
     /// [`prometheus::Error`] if two metrics have one name.
-    pub(crate) fn new(log: &LogConfig, registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
+    pub(crate) fn new(
+        log: &LogConfig,
+        spans: Option<(Spans, Sampler)>,
+        registry: &Registry,
+    ) -> Result<Arc<Self>, prometheus::Error> {
         let (phases, models) = (PhaseMetrics::new(registry)?, ModelCalls::new(registry)?);
         let (requests, slow, format) = (log.requests, log.slow, log.format);
-        Ok(Arc::new(Self { phases, models, requests, slow, format }))
+        Ok(Arc::new(Self { phases, models, requests, slow, format, spans }))
     }
 
     /// A request is over.
@@ -60,6 +75,14 @@ impl Telemetry {
         self.count(passage);
         self.models.count(passage, now);
         self.log(passage, now);
+        if let Some((spans, _)) = self.spans.as_ref().filter(|_| passage.trace().is_some()) {
+            spans.leave(|| Recorded::of(passage));
+        }
+    }
+
+    /// Which requests are recorded, if any.
+    fn sampler(&self) -> Option<Sampler> {
+        self.spans.as_ref().map(|(_, sampler)| *sampler)
     }
 
     /// Counts what a call has spent its time with.
@@ -105,6 +128,16 @@ pub(crate) fn with<R>(then: impl FnOnce(&Arc<Passage>) -> R) -> Option<R> {
 /// The request that is being worked on has spent the time since then so.
 pub(crate) fn spent(phase: Phase, since: Instant) {
     with(|passage| passage.add(phase, since.elapsed()));
+}
+
+/// Tells whoever gets these headers to which trace the request belongs that is being worked on.
+pub(crate) fn carry(headers: &mut HeaderMap) {
+    with(|passage| passage.carried().into_iter().for_each(|carried| carried.write(headers)));
+}
+
+/// The same in lines, for a worker.
+pub(crate) fn carried_lines() -> Vec<u8> {
+    with(|passage| passage.carried().map(Carried::lines)).flatten().unwrap_or_default()
 }
 
 /// What a line of the log belongs to.

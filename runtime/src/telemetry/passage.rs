@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, StatusCode, Uri};
+use axum::extract::MatchedPath;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use outrigger_protocol::error::ErrorCode;
 use outrigger_protocol::operation::Operation;
 
+use super::context::{Carried, SpanId};
+use super::trace::Trace;
 use super::{Phase, Telemetry};
 use crate::models::NamedModel;
 
@@ -19,8 +22,13 @@ pub(crate) struct Asked {
     pub(crate) operation: Operation,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    /// The pattern that the path is of, where it is one.
+    pub(crate) route: Option<MatchedPath>,
     /// The answer's `x-request-id`.
     pub(crate) id: Option<HeaderValue>,
+    /// Its `x-ms-client-request-id`.
+    pub(crate) client_id: Option<HeaderValue>,
 }
 
 /// What it is answered.
@@ -39,6 +47,8 @@ pub(crate) struct Passage {
     begun: Instant,
     /// Of each phase, plus 1 as soon as anything has been added.
     nanos: [AtomicU64; Phase::ALL.len()],
+    /// When something was last added to it, since it came; only where that is recorded.
+    ends: [AtomicU64; Phase::ALL.len()],
     /// When a lane began with it, since it came, plus 1.
     lane: AtomicU64,
     /// Parts of its answer that are not gone, and the future that makes it.
@@ -47,6 +57,12 @@ pub(crate) struct Passage {
     answered: OnceLock<Answered>,
     caller: OnceLock<Box<str>>,
     model: OnceLock<Arc<NamedModel>>,
+    /// Its span, where it is recorded.
+    trace: OnceLock<Trace>,
+    /// To which trace it belongs, for who is asked in the course of it.
+    carried: OnceLock<Carried>,
+    /// Requests that are recorded, too, and have run together with it.
+    together: OnceLock<Vec<SpanId>>,
 }
 
 impl Passage {
@@ -56,12 +72,16 @@ impl Passage {
             telemetry: Arc::clone(telemetry),
             begun: Instant::now(),
             nanos: Default::default(),
+            ends: Default::default(),
             lane: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             asked: OnceLock::new(),
             answered: OnceLock::new(),
             caller: OnceLock::new(),
             model: OnceLock::new(),
+            trace: OnceLock::new(),
+            carried: OnceLock::new(),
+            together: OnceLock::new(),
         })
     }
 
@@ -72,7 +92,10 @@ impl Passage {
             operation: asked.operation,
             method: asked.method.clone(),
             uri: asked.uri.clone(),
+            version: asked.version,
+            route: asked.route.clone(),
             id: asked.id.clone(),
+            client_id: asked.client_id.clone(),
         });
         asked.into_iter().for_each(|asked| part.asks(asked));
         part
@@ -90,6 +113,28 @@ impl Passage {
 
     /// It has spent so much more time with this.
     pub(crate) fn add(&self, phase: Phase, time: Duration) {
+        if self.trace.get().is_some() {
+            self.add_until(phase, time, Instant::now());
+        } else {
+            self.count(phase, time);
+        }
+    }
+
+    /// The same for what has ended then.
+    pub(crate) fn add_until(&self, phase: Phase, time: Duration, end: Instant) {
+        self.count(phase, time);
+        if let Some(ends) = self.ends.get(phase as usize) {
+            let end = end.saturating_duration_since(self.begun).as_nanos();
+            ends.store(u64::try_from(end).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// When a phase ended, since it came.
+    pub(crate) fn ended_at(&self, phase: Phase) -> Option<Duration> {
+        Some(Duration::from_nanos(self.ends.get(phase as usize)?.load(Ordering::Relaxed)))
+    }
+
+    fn count(&self, phase: Phase, time: Duration) {
         if let Some(nanos) = self.nanos.get(phase as usize) {
             let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2);
             let mark = u64::from(nanos.load(Ordering::Relaxed) == 0);
@@ -115,8 +160,43 @@ impl Passage {
         let Some(since) = self.lane.load(Ordering::Relaxed).checked_sub(1) else { return };
         let all = self.begun.elapsed().saturating_sub(Duration::from_nanos(since));
         let run = run.unwrap_or(all).min(all);
-        self.add(Phase::CopyIn, all.saturating_sub(run));
-        self.add(Phase::Run, run);
+        let (way, now) = (all.saturating_sub(run), Instant::now());
+        self.add_until(Phase::CopyIn, way, now.checked_sub(run).unwrap_or(now));
+        self.add_until(Phase::Run, run, now);
+    }
+
+    /// Finds out to which trace it belongs, and whether it is recorded.
+    pub(crate) fn belongs(&self, headers: &HeaderMap, operation: Operation) {
+        // Probes come every few seconds, and nobody looks for them.
+        if let Some(sampler) = self.telemetry.sampler().filter(|_| !operation.public()) {
+            let (trace, carried) = Trace::begin(sampler, headers);
+            let _ = self.carried.set(carried);
+            if trace.sampled {
+                let _ = self.trace.set(trace);
+            }
+        } else if Carried::are_there(headers) {
+            let _ = self.carried.set(Carried::through(headers));
+        }
+    }
+
+    /// Its span, where it is recorded.
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        self.trace.get()
+    }
+
+    /// To which trace it belongs, if to any.
+    pub(crate) fn carried(&self) -> Option<&Carried> {
+        self.carried.get()
+    }
+
+    /// It has run together with those.
+    pub(crate) fn ran_with(&self, others: Vec<SpanId>) {
+        let _ = self.together.set(others);
+    }
+
+    /// Those that have run together with it.
+    pub(crate) fn together(&self) -> &[SpanId] {
+        self.together.get().map(Vec::as_slice).unwrap_or_default()
     }
 
     /// What it asks for is known.
@@ -215,7 +295,7 @@ mod tests {
             rate: 0,
             kept: 0,
         };
-        let telemetry = Telemetry::new(&log, &prometheus::Registry::new()).unwrap();
+        let telemetry = Telemetry::new(&log, None, &prometheus::Registry::new()).unwrap();
         Passage::new(&telemetry)
     }
 

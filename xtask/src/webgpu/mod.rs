@@ -1,13 +1,12 @@
 //! What WebGPU is tested with where there is no GPU: ONNX Runtime's library with it, and a driver of Vulkan's that calculates in software.
 //! Mesa's (lavapipe), which other tests run on, is not enough for Dawn before version 23; SwiftShader is, which comes with Chromium.
 
-mod apt;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::apt;
 use crate::cache::{self, Cache};
 use crate::optional;
 use crate::process;
@@ -71,12 +70,7 @@ pub(crate) fn ensure(repo: &Repo, python: &Path) -> Result<Option<WebGpu>> {
 const IS_SUPPORTED: bool = cfg!(all(target_os = "linux", target_arch = "x86_64"));
 
 fn is_expected(repo: &Repo) -> bool {
-    let user = || {
-        let mut id = repo.command("id");
-        id.arg("-u");
-        process::capture(id).is_ok_and(|user| user.trim() == "0")
-    };
-    IS_SUPPORTED && optional::is_ci() && Path::new("/etc/debian_version").exists() && user()
+    IS_SUPPORTED && apt::is_expected(repo)
 }
 
 /// What an earlier set-up left behind.
@@ -128,9 +122,7 @@ fn driver(repo: &Repo, cache: &Path) -> Result<()> {
     fs::create_dir_all(&made).with_context(|| format!("could not make {}", made.display()))?;
     say::line(&format!("fetching SwiftShader out of {PACKAGE}"));
     apt::download(repo, &work, PACKAGE).context("could not fetch the driver")?;
-    let package = fs::read_dir(&work)?.flatten().map(|entry| entry.path());
-    let package = package.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
-    let package = package.with_context(|| format!("apt left no package in {}", work.display()))?;
+    let package = apt::downloaded(&work)?;
     let origin = origin(repo, &package)?;
     say::line(&format!("  {origin}"));
     let mut unpack = repo.command("dpkg-deb");

@@ -293,6 +293,51 @@ const ELSEWHERE: &[(Row, &str, &str)] = &[
         "cli/tests/it/busy.rs",
         "a_request_that_is_too_large_is_refused",
     ),
+    (
+        Row {
+            limit: "state and baggage of a request's trace",
+            source: Source::Fixed("512 and 8192 bytes", "what W3C has anybody pass on"),
+            beyond: "they are not passed on",
+        },
+        "runtime/src/telemetry/context.rs",
+        "state_and_baggage_are_bounded",
+    ),
+    (
+        Row {
+            limit: "lines of the log of one kind in a second",
+            source: of(key::LOG_RATE),
+            beyond: "they are left out and counted",
+        },
+        "cli/tests/it/telemetry/lines.rs",
+        "a_flood_of_refused_requests_does_not_fill_the_log",
+    ),
+    (
+        Row {
+            limit: "bytes of lines that are kept for `outrigger logs`",
+            source: of(key::LOG_KEPT),
+            beyond: "the oldest go",
+        },
+        "runtime/src/telemetry/kept.rs",
+        "bytes_are_bounded_and_the_oldest_go",
+    ),
+    (
+        Row {
+            limit: "requests whose spans wait to be sent",
+            source: of(key::TELEMETRY_QUEUE),
+            beyond: "their spans are dropped and counted",
+        },
+        "cli/tests/it/telemetry/traces.rs",
+        "a_collector_that_is_away_matters_to_no_call_and_all_spans_are_counted",
+    ),
+    (
+        Row {
+            limit: "models with series of their own",
+            source: of(key::METRICS_MODELS),
+            beyond: "they are summed up as `other`",
+        },
+        "cli/tests/it/telemetry/models.rs",
+        "models_without_calls_make_way_for_those_with_and_nothing_goes_back",
+    ),
 ];
 
 #[test]

@@ -1,9 +1,14 @@
 //! What a replica tells of requests: phases, series by model, lines of the log.
 
+mod collector;
+mod health;
+mod insights;
 mod kept;
 mod lines;
 mod models;
 mod phases;
+mod promtool;
+mod traces;
 
 use outrigger_testkit::replica::message;
 use serde_json::Value;

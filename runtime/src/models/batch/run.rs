@@ -11,6 +11,9 @@ use super::super::job::{self, Failure, Job};
 use super::{Former, Member, rows};
 use crate::telemetry::{self, Phase};
 
+/// Other calls of its batch that are named in a call's span.
+const MAX_LINKS: usize = 32;
+
 /// What a batch has to know of the threads that run it.
 pub(in super::super) trait Around {
     /// Jobs that have not begun are not begun any more.
@@ -114,6 +117,19 @@ fn alone(model: &ModelInstance, former: &Former, member: Member, around: &impl A
     job.finish(answer);
 }
 
+/// Each of the calls has spent that time.
+fn note(group: &[Member], begun: Instant, joined: Duration, took: Duration) {
+    let passages = || group.iter().filter_map(|member| member.job.passage());
+    let recorded: Vec<_> = passages().filter_map(|passage| Some(passage.trace()?.id)).collect();
+    for passage in passages() {
+        passage.add_until(Phase::CopyIn, joined, begun + joined);
+        passage.add_until(Phase::Run, took.saturating_sub(joined), begun + took);
+        if let Some(own) = passage.trace() {
+            passage.ran_with(recorded.iter().filter(|id| **id != own.id).take(MAX_LINKS).copied().collect());
+        }
+    }
+}
+
 /// The outputs of each call, in their order.
 fn together(
     model: &ModelInstance,
@@ -134,10 +150,7 @@ fn together(
     let outputs = job::run(model, asked, Run::default(), limit);
     let took = begun.elapsed();
     around.note(took);
-    for member in group {
-        member.job.spent(Phase::CopyIn, joined);
-        member.job.spent(Phase::Run, took.saturating_sub(joined));
-    }
+    note(group, begun, joined, took);
     let outputs = outputs?;
     former.note(&first.about.bucket, all, took);
     let mut parts: Vec<Vec<Tensor>> = group.iter().map(|_| Vec::with_capacity(outputs.len())).collect();

@@ -444,6 +444,12 @@ impl Core {
     }
 
     /// A load has failed: nothing is held for it, and the next one has to wait.
+    /// Why a model did not load, if it is so now.
+    pub(in crate::models) fn failure(&self, model: usize) -> Option<&str> {
+        let this = self.models.get(model).filter(|this| this.phase == ModelState::Failed)?;
+        this.failure.as_ref().map(|(reason, _)| &**reason)
+    }
+
     pub(in crate::models) fn failed(&mut self, model: usize, reason: Arc<str>, now: Duration) {
         self.clock = self.clock.max(now);
         let Options { retry, max_retry, .. } = self.options;

@@ -137,6 +137,17 @@ impl Residency {
         states
     }
 
+    /// Models that did not load when that was last tried, with the reason.
+    pub(in crate::models) fn failures(&self) -> Vec<(String, String)> {
+        let core = self.residents.lock();
+        let served = self.served();
+        let failed = served.iter().filter(|model| !model.is_retired()).filter_map(|model| {
+            let reason = core.failure(model.number)?;
+            Some((model.name.clone(), reason.to_string()))
+        });
+        failed.collect()
+    }
+
     /// Warns of models that are loaded again and again.
     pub(super) fn warn_of(&self, thrash: &Thrash, last: &ServedModel) {
         let budgets: Vec<_> = thrash

@@ -119,6 +119,8 @@ impl Lane {
             method: call.method,
             more,
             request_id: call.request_id.as_bytes(),
+            // A native script has it among the headers.
+            trace: if self.shared.config.native.is_none() { &call.trace } else { &[] },
             query: call.query.as_bytes(),
             headers: call.headers.as_ref(),
             limit: told,

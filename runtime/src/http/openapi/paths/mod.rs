@@ -12,7 +12,7 @@ mod vertex;
 pub(in crate::http) use admin::{events, keys, label, logs, model, model_control, models, status};
 pub(in crate::http) use description::{document, page};
 pub(in crate::http) use grpc::grpc;
-pub(in crate::http) use observe::{busy, healthy, live, metrics, ready};
+pub(in crate::http) use observe::{busy, health, healthy, live, metrics, ready, started};
 pub(in crate::http::openapi) use sagemaker::call as instances_call;
 pub(in crate::http) use sagemaker::{invocations, invoke, loaded, loaded_one, ping};
 pub(in crate::http) use score::{passed_on, root, score, swagger, token, token_keys};

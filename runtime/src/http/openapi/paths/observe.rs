@@ -7,6 +7,7 @@ use serde_json::json;
 use super::super::operation::{bytes, get, json_of, text};
 use super::super::place::Place;
 use super::super::tags::Tag;
+use crate::http::observe::Health;
 
 pub(in crate::http) fn healthy(place: &mut Place<'_>) {
     let healthy = text("text/plain").such_as(json!("Healthy"));
@@ -22,6 +23,18 @@ pub(in crate::http) fn ready(place: &mut Place<'_>) {
     let ready = text("text/plain").such_as(json!("ready\n"));
     let operation = get(Tag::Health, "Whether calls are taken").ok("They are.", [ready]);
     place.add(operation.errors(&[ErrorCode::NotReady]));
+}
+
+pub(in crate::http) fn started(place: &mut Place<'_>) {
+    let started = text("text/plain").such_as(json!("started\n"));
+    let operation = get(Tag::Health, "Whether everything has been loaded once").ok("It has.", [started]);
+    place.add(operation.errors(&[ErrorCode::NotReady]));
+}
+
+pub(in crate::http) fn health(place: &mut Place<'_>) {
+    let health = place.answer::<Health>();
+    let operation = get(Tag::Health, "How the replica is, and what is not as it should be");
+    place.add(operation.ok("How it is.", [json_of(health)]));
 }
 
 pub(in crate::http) fn busy(place: &mut Place<'_>) {

@@ -1,13 +1,14 @@
 //! A package of Debian's, downloaded and not installed.
 
-use std::fs::File;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::optional;
 use crate::process;
 use crate::repo::Repo;
 use crate::say;
@@ -21,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Downloads a package into a folder that nobody else is at. The lists of packages may be missing or old: once more with new ones, if that is
 /// permitted.
-pub(super) fn download(repo: &Repo, folder: &Path, package: &str) -> Result<()> {
+pub(crate) fn download(repo: &Repo, folder: &Path, package: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let fetch = || apt(repo, folder, &["download", package], deadline);
     if fetch().is_ok() {
@@ -33,6 +34,23 @@ pub(super) fn download(repo: &Repo, folder: &Path, package: &str) -> Result<()> 
         Ok(()) => error,
         Err(update) => error.context(format!("{update:#}")),
     })
+}
+
+/// The package that [`download`] has left in a folder.
+pub(crate) fn downloaded(folder: &Path) -> Result<PathBuf> {
+    let package = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    let package = package.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
+    package.with_context(|| format!("apt left no package in {}", folder.display()))
+}
+
+/// Whether packages are to be had: where it is CI's, as root, and on Debian.
+pub(crate) fn is_expected(repo: &Repo) -> bool {
+    let user = || {
+        let mut id = repo.command("id");
+        id.arg("-u");
+        process::capture(id).is_ok_and(|user| user.trim() == "0")
+    };
+    optional::is_ci() && Path::new("/etc/debian_version").exists() && user()
 }
 
 fn update(repo: &Repo, folder: &Path, deadline: Instant) -> Result<()> {
