@@ -460,8 +460,12 @@ fn keys_and_tokens_exclude_each_other_unless_both_are_asked_for() {
         HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])
     };
     let ask = |mode, operation, sent: &str| {
-        let bob =
-            NamedCaller { name: "bob".into(), key: Some(Secret::new(KEY)), rules: CallerRules::default() };
+        let bob = NamedCaller {
+            name: "bob".into(),
+            key: Some(Secret::new(KEY)),
+            certificate: None,
+            rules: CallerRules::default(),
+        };
         let config = PolicyConfig { mode, named: vec![bob], ..PolicyConfig::default() };
         let taken = Arc::new(tokens(IssuerRules { issuer: ISSUER.into(), ..rules() }, &[&ed]));
         let keys = Keys { service: None, store: Some(KeyStore::empty().unwrap()) };
