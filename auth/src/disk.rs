@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
+
 use crate::{KeyError, Secret};
 
 /// How long somebody else may be at a file before that is an error.
@@ -66,7 +68,8 @@ impl PrivateFile {
 /// Reads a file of at most so many bytes; `None` if there is none.
 pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Secret>, KeyError> {
     let read_error = |source| KeyError::Read { path: path.into(), source };
-    let file = match File::open(path) {
+    // A pipe would keep whoever opens it until somebody writes.
+    let file = match OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(read_error(error)),
@@ -130,14 +133,22 @@ pub(crate) struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 pub(crate) fn lock(path: &Path) -> Result<Lock, KeyError> {
     let folder = made_folder(path)?;
     let beside = beside(path, "lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&beside)
-        .map_err(write_error(&beside))?;
-    keep_owner(&file, folder);
+    // Whoever may write in the folder may have put a link there, or somebody else's file: no link is followed, and only what is made here is given away.
+    let file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside) {
+        Ok(file) => {
+            keep_owner(&file, folder);
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let own = flags(OFlags::NOFOLLOW | OFlags::NONBLOCK);
+            OpenOptions::new().write(true).custom_flags(own).open(&beside)
+        }
+        Err(error) => Err(error),
+    };
+    let file = file.map_err(write_error(&beside))?;
+    if !file.metadata().map_err(write_error(&beside))?.is_file() {
+        return Err(KeyError::NotAFile { path: beside });
+    }
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
         match file.try_lock() {
@@ -149,6 +160,10 @@ pub(crate) fn lock(path: &Path) -> Result<Lock, KeyError> {
             Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
         }
     }
+}
+
+fn flags(flags: OFlags) -> i32 {
+    i32::try_from(flags.bits()).unwrap_or_default()
 }
 
 /// `keys.toml` and `used` make `keys.toml.used`.

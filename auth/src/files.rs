@@ -46,26 +46,29 @@ impl KeyFiles {
     /// # Errors
     /// [`KeyError`].
     pub fn start(&self) -> Result<Keys, KeyError> {
+        // In this order: keys are taken from the file into the store before the file goes.
+        let found = KeySource::find(&self.service)?;
         let store = self.store.read()?;
-        let service = match (KeySource::find(&self.service)?, &store) {
+        let service = match (found, &store) {
             (None, None) => Some(KeySource::resolve(self.service.clone())?),
             (found, _) => found,
         };
         Ok(Keys { service, store })
     }
 
-    /// Reads them again. The key file may have gone, if there is a store, into which its keys may have been taken; a store that was there
+    /// Reads them again. The key file may have gone, if its keys have been taken into the store; a store that was there
     /// may not: whoever wants nobody in has an empty one.
     ///
     /// # Errors
     /// [`KeyError`]; the keys from before are to be kept then.
     pub fn again(&self, before: &Keys) -> Result<Keys, KeyError> {
+        let service = KeySource::find(&self.service)?;
         let store = self.store.read()?;
         if store.is_none() && before.store.is_some() {
             return Err(KeyError::Gone { what: "store", path: self.store.path().into() });
         }
-        let service = KeySource::find(&self.service)?;
-        if service.is_none() && store.is_none() {
+        let taken = store.as_ref().is_some_and(|store| store.has(SERVICE));
+        if service.is_none() && !taken && (before.service.is_some() || store.is_none()) {
             return Err(KeyError::Gone { what: "file", path: self.service.file.clone() });
         }
         Ok(Keys { service, store })

@@ -110,6 +110,16 @@ pub enum EditError {
         /// Which of the two.
         which: Which,
     },
+    /// Another key is shown under the same identifier, so that nobody could tell them apart.
+    #[error("the key begins with `{id}`, as the {which} key of `{principal}` does: choose another")]
+    SameId {
+        /// What both begin with.
+        id: String,
+        /// Whose the other is.
+        principal: String,
+        /// Which one.
+        which: Which,
+    },
     /// There are as many keys as there may be.
     #[error("the store holds {MAX_STORED_KEYS} keys, which are the most")]
     Full,
@@ -233,6 +243,11 @@ impl KeyStore {
             .any(|known| known.principal == principal && known.which == which && known.hash == hash)
     }
 
+    /// Whether there are keys of a principal.
+    pub(crate) fn has(&self, principal: &str) -> bool {
+        self.keys.iter().any(|key| key.principal == principal)
+    }
+
     fn at(&self, principal: &str, which: Which) -> Option<usize> {
         self.keys.iter().position(|key| key.principal == principal && key.which == which)
     }
@@ -249,7 +264,11 @@ impl KeyStore {
         if let Some(known) = self.keys.iter().find(|known| known.hash == hash) {
             return Err(EditError::Same { principal: known.principal.clone(), which: known.which });
         }
-        Ok(StoredKey { principal: principal.into(), which, id: shown_id(key, &hash), made, expires, hash })
+        let id = shown_id(key, &hash);
+        if let Some(known) = self.keys.iter().find(|known| known.id == id) {
+            return Err(EditError::SameId { id, principal: known.principal.clone(), which: known.which });
+        }
+        Ok(StoredKey { principal: principal.into(), which, id, made, expires, hash })
     }
 
     /// Reads the text of a store.
@@ -419,7 +438,10 @@ impl StoreFile {
             None => KeyStore::empty().map_err(KeyError::Random)?,
         };
         let changed = change(&mut store)?;
-        disk::replace(&self.path, store.text()?.expose())?;
+        let text = store.text()?;
+        // What nobody could read again is not written.
+        KeyStore::parse(&self.path, text.expose())?;
+        disk::replace(&self.path, text.expose())?;
         Ok(changed)
     }
 }

@@ -142,6 +142,38 @@ fn many_who_change_it_at_once_lose_nothing() {
 }
 
 #[test]
+fn what_nobody_could_read_again_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = StoreFile::new(folder.path().join("store.toml"));
+    let own = |rest: &str| secret(&format!("or_00000000.{}", rest.repeat(30)));
+    edit(&store, |store| store.add("bob", None, &own("a"), 1, None).map(|_| ()).unwrap());
+    let error = edit(&store, |store| store.add("eve", None, &own("b"), 1, None).map(|_| ()).unwrap_err());
+    assert!(matches!(error, EditError::SameId { .. }), "{error}");
+    assert_eq!(store.read().unwrap().unwrap().keys().len(), 1);
+}
+
+#[test]
+fn a_link_in_the_place_of_the_lock_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = StoreFile::new(folder.path().join("store.toml"));
+    let other = folder.path().join("somebody-elses");
+    fs::write(&other, "theirs").unwrap();
+    std::os::unix::fs::symlink(&other, folder.path().join("store.toml.lock")).unwrap();
+    let refused = store.edit(|_| Ok::<_, KeyError>(()));
+    assert!(matches!(refused, Err(KeyError::Write { .. })), "{refused:?}");
+    assert_eq!(fs::read_to_string(&other).unwrap(), "theirs");
+}
+
+#[test]
+fn a_pipe_is_no_key_file_and_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.toml");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
+    assert!(matches!(StoreFile::new(&path).read(), Err(KeyError::NotAFile { .. })));
+}
+
+#[test]
 fn broken_stores_are_refused_and_not_quoted() {
     let folder = tempfile::tempdir().unwrap();
     let store = StoreFile::new(folder.path().join("store.toml"));
@@ -180,8 +212,13 @@ fn the_key_file_is_made_only_where_there_is_no_key_at_all() {
     edit(&files.store, |store| store.add("bob", None, &secret(KEY), 7, None).map(drop)).unwrap();
     let keys = files.again(&keys).unwrap();
     assert!(keys.service.is_some() && keys.store.is_some());
-    // Its keys may go, as they may have been taken into the store.
-    fs::remove_file(&files.service.file).unwrap();
+    // Nobody meant to take away the service's keys who is just changing the file.
+    let away = folder.path().join("away.toml");
+    fs::rename(&files.service.file, &away).unwrap();
+    assert!(matches!(files.again(&keys), Err(KeyError::Gone { what: "file", .. })));
+    fs::rename(&away, &files.service.file).unwrap();
+    // They may go when they are in the store.
+    files.import::<Box<dyn std::error::Error>>(7).unwrap();
     let keys = files.again(&keys).unwrap();
     assert!(keys.service.is_none() && files.start().unwrap().service.is_none());
     assert!(!files.service.file.exists());

@@ -144,7 +144,7 @@ struct Opened {
 }
 
 fn open_lanes(settings: &Settings, shown: &str, wake: &Arc<Wake>) -> Result<Opened, OpenError> {
-    let spool = Spool::open(&settings.spool)?;
+    let mut spool = Spool::open(&settings.spool)?;
     let error = |path: PathBuf| |source| OpenError::Spool { path, source };
     let left = spool.logs().map_err(error(settings.spool.clone()))?;
     let mut names: Vec<(String, CollectionSettings)> =
@@ -163,7 +163,11 @@ fn open_lanes(settings: &Settings, shown: &str, wake: &Arc<Wake>) -> Result<Open
             Bounds { segment_bytes: settings.segment_bytes, disk_bytes: of.disk_bytes, sync: of.sync };
         let log = Log::open(&dir, bounds).map_err(error(dir))?;
         let collection = Arc::new(Collection::new(&name, settings, &of, Arc::clone(wake)));
-        let recovered = log.shared().lock().objects.values().map(|object| object.records).sum();
+        let recovered = {
+            let table = log.shared().lock();
+            table.objects.keys().last().into_iter().for_each(|number| spool.pass(*number));
+            table.objects.values().map(|object| object.records).sum()
+        };
         collection.counters.recovered(recovered);
         lanes.push(Lane::new(collection, layout, log, settings, &of));
     }

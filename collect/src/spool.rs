@@ -69,11 +69,23 @@ impl Spool {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => None,
             Err(other) => return Err(error(&path)(other)),
         };
+        let is_known = known.is_some();
         let fresh = || Instance { instance: uuid::Uuid::new_v4().simple().to_string(), next: 0 };
         let Instance { instance, next } = known.unwrap_or_else(fresh);
         let mut spool = Self { dir: dir.to_owned(), instance, next, end: next, _lock: lock };
-        spool.ensure(1).map_err(error(&path))?;
+        // One that is known needs nothing of the disk, which may be full: numbers are made ready when one is needed.
+        if !is_known {
+            spool.ensure(1).map_err(error(&path))?;
+        }
         Ok(spool)
+    }
+
+    /// Goes on after a number that an object of the log has: of one whose name was lost, numbers would begin anew.
+    pub(crate) fn pass(&mut self, number: u64) {
+        if number >= self.next {
+            self.next = number.saturating_add(1);
+            self.end = self.end.max(self.next);
+        }
     }
 
     /// The name of this instance, in those of its objects.
@@ -153,7 +165,11 @@ mod tests {
         assert!(more.len() >= 5000 && more.iter().all(|number| !used.contains(number)));
         drop(spool);
         fs::write(dir.path().join("instance.json"), "{").expect("a file");
-        let spool = Spool::open(dir.path()).expect("it is free");
+        let mut spool = Spool::open(dir.path()).expect("it is free");
         assert_ne!(spool.instance(), instance);
+        spool.pass(7000);
+        assert_eq!(spool.number(), None, "it is not written down yet");
+        spool.ensure(1).expect("there is room");
+        assert_eq!(spool.number(), Some(7001));
     }
 }

@@ -105,7 +105,12 @@ impl KeyKeeper {
             });
             match looked.await {
                 Ok(back) if !last => seen = back,
-                _ => return,
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::error!(%error, "keys are not looked after any more: start the replica again");
+                    self.set_broken(Some(error.to_string()));
+                    return;
+                }
             }
         }
     }
@@ -113,10 +118,9 @@ impl KeyKeeper {
     fn look(&self, seen: &mut Seen) {
         let stamps = self.config.keys.stamps();
         if stamps != seen.stamps {
-            // What is wrong is said once, and looked at again when something else has changed.
-            seen.stamps = stamps;
             match self.renewed(&seen.keys) {
                 Ok(keys) => {
+                    seen.stamps = stamps;
                     self.reloaded.fetch_add(1, Ordering::Relaxed);
                     self.set_broken(None);
                     tracing::info!(keys = self.policy.keys().len(), "keys have changed");
@@ -124,13 +128,21 @@ impl KeyKeeper {
                     seen.keys = Arc::new(keys);
                 }
                 Err(error) => {
-                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    // What a file says is looked at again when it has changed; that one could not be read, each time: a key that was revoked must not
+                    // hold on because of a moment without descriptors.
+                    let passes =
+                        matches!(error, KeyError::Read { .. } | KeyError::Random(_) | KeyError::Gone { .. });
+                    if !passes {
+                        seen.stamps = stamps;
+                    }
                     let problem = with_causes(&error);
-                    tracing::warn!(
-                        problem,
-                        "keys have changed and cannot be taken: those from before hold on"
-                    );
-                    self.set_broken(Some(problem));
+                    if self.set_broken(Some(problem.clone())) {
+                        self.failed.fetch_add(1, Ordering::Relaxed);
+                        tracing::warn!(
+                            problem,
+                            "keys have changed and cannot be taken: those from before hold on"
+                        );
+                    }
                 }
             }
         }
@@ -143,8 +155,12 @@ impl KeyKeeper {
         Ok(keys)
     }
 
-    fn set_broken(&self, problem: Option<String>) {
-        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    /// Whether that is another problem than before.
+    fn set_broken(&self, problem: Option<String>) -> bool {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *broken != problem;
+        *broken = problem;
+        is_new
     }
 
     /// Whose keys are for callers that are not here, and which callers have no key.

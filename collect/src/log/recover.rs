@@ -27,7 +27,7 @@ pub(super) fn recover(dir: &Path, table: &mut Table) -> io::Result<u64> {
         fs::remove_file(segment_path(dir, *number))?;
     }
     for number in live {
-        let segment = segment(dir, *number, table)?;
+        let segment = segment(dir, *number, *number + 1 == next, table)?;
         table.bytes += segment.bytes;
         table.segments.insert(*number, segment);
     }
@@ -41,13 +41,16 @@ fn numbers(dir: &Path) -> io::Result<Vec<u64>> {
         let name = entry?.file_name();
         let number: Option<u64> =
             name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|name| name.parse().ok());
-        numbers.extend(number.filter(|number| *number < u64::MAX));
+        // Another spelling of a number is nothing that was written here.
+        let is_ours = |number: &u64| segment_path(dir, *number).file_name() == Some(&name);
+        numbers.extend(number.filter(|number| *number < u64::MAX).filter(is_ours));
     }
     Ok(numbers)
 }
 
-/// Reads a segment, and cuts off what is torn.
-fn segment(dir: &Path, number: u64, table: &mut Table) -> io::Result<Segment> {
+/// Reads a segment. What is torn is cut off from the last one alone, which more is written to after it: of the others nobody was writing, so that what cannot
+/// be read of them is damage, and stays as it is.
+fn segment(dir: &Path, number: u64, is_last: bool, table: &mut Table) -> io::Result<Segment> {
     let path = segment_path(dir, number);
     let file = File::open(&path)?;
     let size = file.metadata()?.len();
@@ -61,10 +64,10 @@ fn segment(dir: &Path, number: u64, table: &mut Table) -> io::Result<Segment> {
     if damaged > 0 || end < size {
         tracing::warn!(path = %path.display(), damaged, torn = size - end, "collected data on disk is not as it was written");
     }
-    if end < size {
+    if end < size && is_last {
         OpenOptions::new().write(true).open(&path)?.set_len(end)?;
     }
-    Ok(Segment { bytes: end, salt })
+    Ok(Segment { bytes: if is_last { end } else { size }, salt })
 }
 
 /// Puts the frames of a segment into a table; how many are damaged.

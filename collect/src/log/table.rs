@@ -126,7 +126,7 @@ impl Table {
 
     /// The first segment that is needed, if any object needs one.
     pub(crate) fn first_needed(&self) -> Option<u64> {
-        self.objects.values().next().map(|object| object.start.segment)
+        self.objects.values().map(|object| object.start.segment).min()
     }
 
     /// The parts of segments in which an object is, until `end`: number, salt, from, to.

@@ -85,7 +85,7 @@ pub(super) fn read_config_json(text: &str) -> Result<ConfigJson, String> {
             if !NAMES_WITHOUT_EFFECT.contains(&name.as_str()) {
                 let known = NAMES.iter().chain(NAMES_WITHOUT_EFFECT).copied();
                 notices.push(format!("unknown key `{name}` has no effect{}", suggestion(&name, known)));
-            } else if let Some(notice) = notice(&name, &plain(&value).unwrap_or_default(), false) {
+            } else if let Some(notice) = notice(&name, &plain(&value).unwrap_or_default(), false, false) {
                 notices.push(notice);
             }
             continue;
@@ -120,12 +120,16 @@ pub(super) fn key_of(name: &str) -> Option<(&'static Key, &'static Alias)> {
 }
 
 /// What the operator should know of variables that have no effect.
-pub(super) fn notices(environment: &[(String, String)]) -> impl Iterator<Item = String> + use<'_> {
+pub(super) fn notices(
+    environment: &[(String, String)],
+    collects: bool,
+) -> impl Iterator<Item = String> + use<'_> {
+    let collects = collects || variable(environment, "AML_MODEL_DC_STORAGE").is_some();
     let has_key = variable(environment, "AML_APP_INSIGHTS_KEY").is_some_and(telemetry::is_uuid);
-    environment.iter().filter_map(move |(name, value)| notice(name, value, has_key))
+    environment.iter().filter_map(move |(name, value)| notice(name, value, has_key, collects))
 }
 
-fn notice(name: &str, value: &str, has_key: bool) -> Option<String> {
+fn notice(name: &str, value: &str, has_key: bool, collects: bool) -> Option<String> {
     let on = value.eq_ignore_ascii_case("true");
     let why = match name {
         "AML_DBG_MODEL_INFO" | "AML_DBG_RESOURCE_INFO" => "AzureML's server has dropped this feature too",
@@ -135,7 +139,9 @@ fn notice(name: &str, value: &str, has_key: bool) -> Option<String> {
         "AML_APP_INSIGHTS_ENABLED" if on && !(has_key && value == "true") => {
             "that takes `true`, and an instrumentation key in the environment variable AML_APP_INSIGHTS_KEY; or set APPLICATIONINSIGHTS_CONNECTION_STRING"
         }
-        "AML_MODEL_DC_STORAGE_ENABLED" if on => "data is not collected by this version",
+        "AML_MODEL_DC_STORAGE_ENABLED" if on && !collects => {
+            "nothing says where data goes: `collect.to`, or a connection string in AML_MODEL_DC_STORAGE"
+        }
         _ => return None,
     };
     Some(format!("{name} has no effect: {why}"))

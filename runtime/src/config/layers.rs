@@ -14,8 +14,8 @@ use super::callers::{self, check_caller_name};
 use super::collect::check_collection_name;
 use super::devices::check_backend_name;
 use super::key::{
-    BACKEND_KEYS, CALLER_KEYS, COLLECTION_KEYS, COMPAT, COMPAT_DEFAULTS, ISSUER_KEYS, KEYS, Key, MODEL_KEYS,
-    MODEL_PATH, MODEL_SOURCE,
+    BACKEND_KEYS, CALLER_KEYS, COLLECT_TO, COLLECTION_KEYS, COMPAT, COMPAT_DEFAULTS, ISSUER_KEYS, KEYS, Key,
+    MODEL_KEYS, MODEL_PATH, MODEL_SOURCE,
 };
 use super::tokens;
 use super::value::{Kind, Value};
@@ -162,7 +162,9 @@ pub(super) fn read(sources: &Sources) -> (Settings, Vec<Mistake>) {
             reader.config_json(path, text, &sources.working_directory);
         }
     }
-    reader.settings.notices.extend(super::azureml::notices(&sources.environment));
+    let to = reader.settings.keys.get(COLLECT_TO.name).map(|setting| &setting.value);
+    let collects = matches!(to, Some(Value::Location(location)) if !location.as_str().is_empty());
+    reader.settings.notices.extend(super::azureml::notices(&sources.environment, collects));
     (reader.settings, reader.mistakes)
 }
 
