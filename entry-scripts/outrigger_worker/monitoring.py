@@ -27,8 +27,11 @@ _log = logging.getLogger("azureml.monitoring")
 
 #: Where the replica takes rows.
 PATH: Final = "/modeldata/csv"
-#: Seconds that a call may wait until its rows are taken. Longer than any bound of the replica's for `block`.
+#: Seconds that a call waits at most until its rows are taken, also where the replica's `block` is longer.
 _PATIENCE: Final = 30.0
+#: Seconds after which a connection that nobody has used is not used again: the replica may be about to close it, and
+#: whether it has read what is sent then could not be told.
+_FRESH: Final = 5.0
 #: Seconds between two lines in the log that say that rows are lost.
 _SILENCE: Final = 60.0
 
@@ -106,10 +109,18 @@ class ModelDataCollector:
         """
         if not self._enabled and not self._debug:
             return None
+        try:
+            return self._collect(input_data, user_correlation_id)
+        except Exception:
+            # A call does not fail for what is collected of it, whatever the data is.
+            _log.exception("rows are not collected")
+            return None
+
+    def _collect(self, input_data: Any, user_correlation_id: str) -> dict[str, Any] | None:
         correlations = None
         if self._designation == "inputs":
             correlations = self._correlations(user_correlation_id)
-            input_data = self.add_correlations(input_data, correlations)
+            input_data = self._added(input_data, correlations)
         table = _table(input_data)
         if table is None:
             _warn_of(input_data)
@@ -128,6 +139,13 @@ class ModelDataCollector:
         """Adds to each row what `collect` of the inputs has returned."""
         if correlations is None:
             return input_data
+        try:
+            return self._added(input_data, correlations)
+        except Exception:
+            _log.exception("rows are not joined with others")
+            return input_data
+
+    def _added(self, input_data: Any, correlations: _Correlations) -> Any:
         values = [correlations[name] for name in CORRELATION]
         added = _with_columns(input_data, values)
         if added is None:
@@ -306,7 +324,7 @@ class _Sender:
 
     def send(self, body: Mapping[str, Any]) -> None:
         """Never raises: a call does not fail for what is collected of it."""
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         try:
             status, reason = self._post(text)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -316,23 +334,15 @@ class _Sender:
 
     def _post(self, body: bytes) -> tuple[int, str]:
         connection = self._connection()
-        is_reused = connection.sock is not None
-        try:
-            return self._answer(connection, body)
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            # A kept connection may have been closed while nobody used it: nothing of this was read then.
-            if not is_reused:
-                raise
-            return self._answer(connection, body)
-
-    def _answer(self, connection: http.client.HTTPConnection, body: bytes) -> tuple[int, str]:
         try:
             connection.request("POST", PATH, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
-            return answer.status, answer.read().decode("utf-8", "replace")
+            said = answer.status, answer.read().decode("utf-8", "replace")
         except BaseException:
             connection.close()
             raise
+        self._local.used = time.monotonic()
+        return said
 
     def _connection(self) -> http.client.HTTPConnection:
         known = getattr(self._local, "connection", None)
@@ -341,7 +351,9 @@ class _Sender:
             host = os.environ.get("AZUREML_MDC_HOST", "127.0.0.1")
             port = int(os.environ.get("AZUREML_MDC_PORT", "50011"))
             known = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
-            self._local.connection, self._local.process = known, os.getpid()
+            self._local.connection, self._local.process, self._local.used = known, os.getpid(), 0.0
+        elif time.monotonic() - self._local.used > _FRESH:
+            known.close()
         return known
 
     def _tell(self, reason: str) -> None:

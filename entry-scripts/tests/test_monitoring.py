@@ -33,7 +33,7 @@ class Replica(ThreadingHTTPServer):
         self.taken: list[dict[str, Any]] = []
         self.clients: set[Any] = set()
         self.status = 202
-        #: Closes each connection after its answer, without saying so.
+        #: Closes each connection after its answer, as a replica does that ends.
         self.closes = False
 
     @property
@@ -52,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.clients.add(self.client_address)
         self.send_response(self.server.status)
         self.send_header("Content-Length", "4")
+        if self.server.closes:
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(b"said")
         self.close_connection = self.server.closes
@@ -229,16 +231,31 @@ def test_nobody_who_listens_fails_no_call(serve: Launch) -> None:
 
 
 def test_a_connection_is_kept_and_replaced(serve: Launch, replica: Replica) -> None:
-    script = f"{IMPORTS}dc = ModelDataCollector('m')\ndef run(data):\n    dc.collect([data])\n    return 'fine'\n"
+    script = f"{IMPORTS}from outrigger_worker import monitoring\ndc = ModelDataCollector('m')\n"
+    script += "def run(data):\n    if data == 'late':\n        monitoring._sender._local.used -= 60\n"
+    script += "    dc.collect([data])\n    return 'fine'\n"
     worker = serve(script, **replica.variables)
     for number in (1, 2, 3):
         worker.post(number=number)
     assert len(replica.clients) == 1
+    assert worker.post("late", number=4).json() == "fine"
+    assert len(replica.clients) == 2, "it may be about to be closed"
     replica.closes = True
-    for number in (4, 5, 6):
+    for number in (5, 6, 7):
         assert worker.post(number=number).json() == "fine"
-    assert len(replica.taken) == 6, "none twice, none lost"
-    assert warnings(worker) == []
+    assert warnings(worker) == [] and len(replica.taken) == 7, "none twice, none lost"
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["numpy.zeros((2, 2, 2))", "[Bad()]", "pandas.DataFrame({'a': [Bad()]})", "['\\ud800']"],
+)
+def test_nothing_that_is_collected_fails_a_call(serve: Launch, replica: Replica, data: str) -> None:
+    script = f"{IMPORTS}class Bad:\n    def __str__(self):\n        raise ValueError('bad')\n    __repr__ = __str__\n"
+    script += "dc = ModelDataCollector('m', 'inputs')\n"
+    script += f"def run(data):\n    dc.collect(dc.add_correlations({data}, None))\n    return 'fine'\n"
+    worker = serve(script, **replica.variables)
+    assert worker.post().json() == "fine"
 
 
 def test_the_request_is_named(launch: Launch, replica: Replica) -> None:
