@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+
+/// Pieces below this are copied, bytes: each is part of a buffer that may be much larger, and would keep all of it.
+const SMALL: usize = 4096;
 
 /// Bytes that are held.
 #[derive(Clone)]
@@ -29,9 +32,11 @@ impl Held {
     }
 }
 
-/// What has passed of a body: references, no copies.
+/// What has passed of a body. One that comes in a piece, and is kept whole, is referred to and not copied.
 pub(super) struct Passed {
     pieces: Pieces,
+    /// Whether its end has been seen.
+    ended: bool,
     /// Bytes that are kept.
     kept: usize,
     /// Bytes that have passed.
@@ -44,13 +49,13 @@ pub(super) struct Passed {
 enum Pieces {
     None,
     One(Bytes),
-    Many(Vec<Bytes>),
+    Many(BytesMut),
 }
 
 impl Passed {
     /// Nothing yet; of what comes, so many bytes are kept.
     pub(super) fn new(held: &Held, most: usize) -> Self {
-        Self { pieces: Pieces::None, kept: 0, length: 0, most, held: held.clone() }
+        Self { pieces: Pieces::None, ended: false, kept: 0, length: 0, most, held: held.clone() }
     }
 
     /// A further piece. What does not fit any more is counted, and so is all that follows.
@@ -65,15 +70,32 @@ impl Passed {
             return;
         }
         self.kept += fits;
-        let piece = piece.slice(..fits);
+        let part = piece.get(..fits).unwrap_or_default();
         self.pieces = match std::mem::replace(&mut self.pieces, Pieces::None) {
-            Pieces::None => Pieces::One(piece),
-            Pieces::One(first) => Pieces::Many(vec![first, piece]),
-            Pieces::Many(mut pieces) => {
-                pieces.push(piece);
-                Pieces::Many(pieces)
+            // A part would keep all of the answer's memory, and count for it (`limits.answers`).
+            Pieces::None if fits < SMALL || fits < piece.len() => Pieces::One(Bytes::copy_from_slice(part)),
+            Pieces::None => Pieces::One(piece.clone()),
+            Pieces::One(first) => {
+                let mut joined = BytesMut::with_capacity(first.len() + fits);
+                joined.extend_from_slice(&first);
+                joined.extend_from_slice(part);
+                Pieces::Many(joined)
+            }
+            Pieces::Many(mut joined) => {
+                joined.extend_from_slice(part);
+                Pieces::Many(joined)
             }
         };
+    }
+
+    /// Its end has passed.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Whether its end has.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Whether all that has passed is kept.
@@ -91,7 +113,7 @@ impl Passed {
         match std::mem::replace(&mut self.pieces, Pieces::None) {
             Pieces::None => Bytes::new(),
             Pieces::One(piece) => piece,
-            Pieces::Many(pieces) => pieces.concat().into(),
+            Pieces::Many(joined) => joined.freeze(),
         }
     }
 }
@@ -109,11 +131,22 @@ mod tests {
     #[test]
     fn one_piece_is_not_copied_and_several_are_joined() {
         let held = Held::new(100);
-        let mut passed = Passed::new(&held, 50);
-        let piece = Bytes::from(vec![1; 10]);
+        let large = Held::new(2 * SMALL);
+        let mut passed = Passed::new(&large, 2 * SMALL);
+        let piece = Bytes::from(vec![1; SMALL]);
         passed.push(&piece);
         assert!(passed.is_whole());
         assert_eq!(passed.data().as_ptr(), piece.as_ptr());
+        drop(passed);
+        let mut passed = Passed::new(&large, SMALL);
+        let piece = Bytes::from(vec![1; SMALL + 1]);
+        passed.push(&piece);
+        assert_ne!(passed.data().as_ptr(), piece.as_ptr(), "a part keeps nothing of the rest");
+        let mut passed = Passed::new(&held, 50);
+        let small = Bytes::from(vec![1; 100]).slice(..1);
+        passed.push(&small);
+        assert_ne!(passed.data().as_ptr(), small.as_ptr(), "a small one keeps no large buffer");
+        drop(passed);
         let mut passed = Passed::new(&held, 50);
         [&b"ab"[..], b"", b"cd"].into_iter().for_each(|piece| passed.push(&Bytes::from_static(piece)));
         assert_eq!((passed.data(), passed.length(), passed.is_whole()), ("abcd".into(), 4, true));

@@ -12,10 +12,11 @@ use outrigger_collect::{Collection, Collections, OpenError, Status, Target};
 use outrigger_store::{Location, LocationError};
 use prometheus::Registry;
 
+use crate::concerns::{Concern, Part};
 use crate::config::{CollectConfig, MODELDATA, REQUEST, RESPONSE};
 use held::Held;
 
-pub(crate) use tap::{Call, Tap};
+pub(crate) use tap::Tap;
 
 /// Why nothing can be collected.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +28,6 @@ pub enum CollectError {
     /// The spool cannot be used, or settings contradict each other.
     #[error("`collect`")]
     Open(#[from] OpenError),
-    /// Scripts cannot be told what is collected.
-    #[error("`state_dir` cannot be written")]
-    List(#[source] std::io::Error),
     /// The metrics contradict each other.
     #[error("metrics")]
     Metrics(#[from] prometheus::Error),
@@ -99,6 +97,16 @@ impl Collecting {
     /// How each collection is doing.
     pub(crate) fn status(&self) -> Vec<Status> {
         self.collections.status()
+    }
+
+    /// What is wrong with where it goes, by collection.
+    pub(crate) fn concerns(&self) -> Vec<Concern> {
+        let wrong = self.status().into_iter().filter_map(|status| {
+            let reason =
+                status.problem.or_else(|| status.stalled.then(|| "there is no room on disk".into()))?;
+            Some(Concern { part: Part::Storage, name: status.name, reason })
+        });
+        wrong.collect()
     }
 
     /// Takes nothing more, and brings to blob storage what there is time for.

@@ -4,7 +4,7 @@
 //! a client has is one that is kept.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
@@ -12,31 +12,38 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::{Frame, SizeHint};
 use outrigger_auth::OfModel;
 use outrigger_collect::{Offered, Outcome, Record};
+use outrigger_protocol::ErrorCode;
 
 use super::held::Passed;
 use super::{Collecting, Tapped};
 
-/// A call whose records may be kept.
-pub(crate) struct Tap {
+/// What a call is recorded as whose client has gone: nobody has seen a status.
+const CLIENT_LEFT: u16 = 499;
+
+/// A call whose records may be kept. One that was allowed and comes to no answer, as its client has gone, is offered when this is dropped.
+pub(crate) struct Tap(Option<Tapping>);
+
+struct Tapping {
     collecting: Arc<Collecting>,
     request: Half,
     response: Half,
     about: About,
+    /// Set once the call has been allowed, with the model where the caller has named one by then.
+    allowed: OnceLock<Option<Arc<str>>>,
 }
 
-/// What is known of a call from its head.
+/// What is known of a call from its head. Nothing of it is copied before the call is offered.
 struct About {
     begun: Instant,
-    time: SystemTime,
-    request_id: Arc<str>,
-    method: Arc<str>,
-    path: Arc<str>,
-    content_type: Option<Arc<str>>,
-    attributes: Vec<(Arc<str>, Arc<str>)>,
+    request_id: HeaderValue,
+    method: Method,
+    uri: Uri,
+    content_type: Option<HeaderValue>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What becomes of a call's request, or of its answer.
@@ -49,18 +56,21 @@ enum Half {
     Kept(Arc<Mutex<Passed>>),
 }
 
-/// A call that may be made, as its contract knows it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Call {
-    /// The model, where the caller has named one.
-    pub(crate) model: Option<Arc<str>>,
-}
+impl Half {
+    fn new(collecting: &Collecting, tapped: Option<&Tapped>, request_id: &str) -> Self {
+        match tapped {
+            None => Self::Off,
+            Some(tapped) if !tapped.late && !tapped.collection.decide(request_id, Outcome::default()) => {
+                Self::Skipped
+            }
+            Some(_) => {
+                Self::Kept(Arc::new(Mutex::new(Passed::new(&collecting.held, collecting.config.body))))
+            }
+        }
+    }
 
-impl Call {
-    /// Of a model, where that is said.
-    pub(crate) fn of(model: OfModel<'_>) -> Self {
-        let OfModel::Named(name) = model else { return Self::default() };
-        Self { model: Some(name.into()) }
+    fn is_kept(&self) -> bool {
+        matches!(self, Self::Kept(_))
     }
 }
 
@@ -69,80 +79,111 @@ impl Tap {
     pub(crate) fn new(
         collecting: &Arc<Collecting>,
         parts: &Parts,
-        request_id: &str,
+        request_id: &HeaderValue,
         begun: Instant,
     ) -> Option<Self> {
         if collecting.request.is_none() && collecting.response.is_none() {
             return None;
         }
-        let half = |tapped: &Option<Tapped>| match tapped {
-            None => Half::Off,
-            Some(tapped) if !tapped.late && !tapped.collection.decide(request_id, Outcome::default()) => {
-                Half::Skipped
-            }
-            Some(_) => {
-                Half::Kept(Arc::new(Mutex::new(Passed::new(&collecting.held, collecting.config.body))))
-            }
-        };
-        let (request, response) = (half(&collecting.request), half(&collecting.response));
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let kept = matches!(request, Half::Kept(_));
-        let wanted = collecting.config.headers.iter().chain(ENCODING).filter(|_| kept);
+        let id = request_id.to_str().unwrap_or_default();
+        let request = Half::new(collecting, collecting.request.as_ref(), id);
+        let response = Half::new(collecting, collecting.response.as_ref(), id);
+        let wanted = collecting.config.headers.iter().chain(ENCODING).filter(|_| request.is_kept());
         let about = About {
             begun,
-            time: SystemTime::now(),
-            request_id: request_id.into(),
-            method: parts.method.as_str().into(),
-            path: path.into(),
-            content_type: content_type(&parts.headers),
-            attributes: wanted.filter_map(|name| attribute(name, &parts.headers)).collect(),
+            request_id: request_id.clone(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            content_type: parts.headers.get(header::CONTENT_TYPE).cloned(),
+            headers: wanted.filter_map(|name| pair(name, &parts.headers)).collect(),
         };
-        Some(Self { collecting: Arc::clone(collecting), request, response, about })
+        let collecting = Arc::clone(collecting);
+        Some(Self(Some(Tapping { collecting, request, response, about, allowed: OnceLock::new() })))
     }
 
     /// The request's body, which is tapped.
     pub(crate) fn request(&self, body: Body) -> Body {
-        match &self.request {
-            Half::Kept(passed) if !http_body::Body::is_end_stream(&body) => {
-                Body::new(Asked { body, passed: Arc::clone(passed) })
-            }
-            _ => body,
+        let Some(Tapping { request: Half::Kept(passed), .. }) = &self.0 else { return body };
+        if http_body::Body::is_end_stream(&body) {
+            with(passed, Passed::end);
+            return body;
+        }
+        Body::new(Asked { body, passed: Arc::clone(passed) })
+    }
+
+    /// The call may be made. Of several models it is of the first.
+    pub(crate) fn allow(&self, model: OfModel<'_>) {
+        if let Some(tapping) = &self.0 {
+            let name = || if let OfModel::Named(name) = model { Some(name.into()) } else { None };
+            tapping.allowed.get_or_init(name);
         }
     }
 
-    /// The answer to a call that was allowed, which is tapped; both are offered when it ends.
-    pub(crate) async fn response(self, response: Response, call: Call) -> Response {
+    /// The answer, which is tapped if the call was allowed; both are offered when it ends. `model` is the one that was found, and `code` what the call failed with.
+    pub(crate) async fn response(
+        mut self,
+        response: Response,
+        model: Option<Arc<str>>,
+        code: Option<ErrorCode>,
+    ) -> Response {
+        let Some(tapping) = self.0.take() else { return response };
+        // What is not allowed is not collected, or anybody could fill the disk. Of a model that is named late that is found out late.
+        let refused = matches!(code, Some(ErrorCode::Unauthenticated | ErrorCode::Forbidden));
+        if tapping.allowed.get().is_none() || refused {
+            return response;
+        }
         let (parts, body) = response.into_parts();
         let answer = Answer {
-            status: parts.status,
-            content_type: content_type(&parts.headers),
-            attributes: ENCODING.iter().filter_map(|name| attribute(name, &parts.headers)).collect(),
+            // In gRPC all are 200 on the outside.
+            status: code.map_or(parts.status, ErrorCode::status).as_u16(),
+            content_type: parts.headers.get(header::CONTENT_TYPE).cloned(),
+            headers: ENCODING.iter().filter_map(|name| pair(name, &parts.headers)).collect(),
         };
-        let mut end = Some(End { tap: self, call, answer });
+        let end = End { tapping, model, answer };
         let body = if http_body::Body::is_end_stream(&body) {
-            if let Some(end) = end.take() {
-                kept(end.offer(true)).await;
-            }
+            kept(end.offer(Ended::Whole)).await;
             body
+        } else if end.tapping.request.is_kept() || end.tapping.response.is_kept() {
+            Body::new(Answered { body, end: Some(end), waiting: None, last: None })
         } else {
-            Body::new(Answered { body, end, waiting: None, last: None })
+            drop(end.offer(Ended::Whole));
+            body
         };
         Response::from_parts(parts, body)
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        if let Some(tapping) = self.0.take().filter(|tapping| tapping.allowed.get().is_some()) {
+            let answer = Answer { status: CLIENT_LEFT, content_type: None, headers: Vec::new() };
+            drop(End { tapping, model: None, answer }.offer(Ended::Left));
+        }
     }
 }
 
 /// How a body is compressed.
 const ENCODING: &[HeaderName] = &[header::CONTENT_ENCODING];
 
-fn content_type(headers: &HeaderMap) -> Option<Arc<str>> {
-    headers.get(header::CONTENT_TYPE)?.to_str().ok().map(Arc::from)
+fn pair(name: &HeaderName, headers: &HeaderMap) -> Option<(HeaderName, HeaderValue)> {
+    Some((name.clone(), headers.get(name)?.clone()))
 }
 
-/// A header, under a name as events have them: of lower-case letters and digits.
-fn attribute(name: &HeaderName, headers: &HeaderMap) -> Option<(Arc<str>, Arc<str>)> {
-    let value = headers.get(name)?.to_str().ok()?;
-    let bare: String = name.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
-    Some((bare.into(), value.into()))
+/// Headers under names as events have them: of lower-case letters and digits.
+fn attributes(headers: &[(HeaderName, HeaderValue)]) -> impl Iterator<Item = (Arc<str>, Arc<str>)> {
+    headers.iter().filter_map(|(name, value)| {
+        let bare: String = name.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
+        Some((bare.into(), text(value)?))
+    })
+}
+
+fn text(value: &HeaderValue) -> Option<Arc<str>> {
+    value.to_str().ok().map(Arc::from)
+}
+
+fn with<T>(passed: &Mutex<Passed>, then: impl FnOnce(&mut Passed) -> T) -> T {
+    // What a thread that panicked has pushed is there.
+    then(&mut passed.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Waits for those that are to be waited for.
@@ -155,49 +196,70 @@ async fn kept(offered: [Option<Offered>; 2]) {
 
 /// What is known of an answer from its head.
 struct Answer {
-    status: StatusCode,
-    content_type: Option<Arc<str>>,
-    attributes: Vec<(Arc<str>, Arc<str>)>,
+    status: u16,
+    content_type: Option<HeaderValue>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How an answer has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// The client has all of it.
+    Whole,
+    /// The client has gone before.
+    Left,
+    /// Whoever made it did not come to its end.
+    Broken,
 }
 
 /// Everything that is offered when an answer ends.
 struct End {
-    tap: Tap,
-    call: Call,
+    tapping: Tapping,
+    model: Option<Arc<str>>,
     answer: Answer,
 }
 
 impl End {
-    /// Offers request and answer; `whole` unless the client has gone before it had all of it.
-    fn offer(self, whole: bool) -> [Option<Offered>; 2] {
-        let Self { tap: Tap { collecting, request, response, about }, call, answer } = self;
+    /// Offers request and answer.
+    fn offer(self, ended: Ended) -> [Option<Offered>; 2] {
+        let Self { tapping: Tapping { collecting, request, response, about, allowed }, model, answer } = self;
         let latency = about.begun.elapsed();
-        let outcome = Outcome { status: Some(answer.status.as_u16()), latency: Some(latency) };
-        let base = |passed: &mut Passed, time, broken: bool| {
-            let mut record = Record::new(Arc::clone(&about.request_id), time, passed.data());
+        let status = match ended {
+            Ended::Whole => answer.status,
+            Ended::Left => CLIENT_LEFT,
+            Ended::Broken => answer.status.max(StatusCode::INTERNAL_SERVER_ERROR.as_u16()),
+        };
+        let outcome = Outcome { status: Some(status), latency: Some(latency) };
+        let request_id = text(&about.request_id).unwrap_or_default();
+        let model = model.or_else(|| allowed.into_inner().flatten());
+        let base = |passed: &mut Passed, time| {
+            let mut record = Record::new(Arc::clone(&request_id), time, passed.data());
             record.outcome = outcome;
-            record.model = call.model.clone();
+            record.model = model.clone();
             if !passed.is_whole() {
                 record.attributes.push(("truncatedfrom".into(), passed.length().to_string().into()));
             }
-            if broken {
+            if !passed.has_ended() {
                 record.attributes.push(("incomplete".into(), "true".into()));
             }
             record
         };
-        let asked = offered(&collecting.request, &request, &about.request_id, outcome, |passed| {
-            let mut record = base(passed, about.time, false);
-            record.method = Some(Arc::clone(&about.method));
-            record.path = Some(Arc::clone(&about.path));
-            record.content_type = about.content_type.clone();
-            record.attributes.extend(about.attributes.iter().cloned());
+        let asked = offered(collecting.request.as_ref(), &request, &request_id, outcome, |passed| {
+            let begun = SystemTime::now().checked_sub(latency).unwrap_or(SystemTime::UNIX_EPOCH);
+            let mut record = base(passed, begun);
+            record.method = Some(about.method.as_str().into());
+            record.path = Some(about.uri.path_and_query().map_or("/", |path| path.as_str()).into());
+            record.content_type = about.content_type.as_ref().and_then(text);
+            record.attributes.extend(attributes(&about.headers));
             record
         });
-        let answered = offered(&collecting.response, &response, &about.request_id, outcome, |passed| {
-            let mut record = base(passed, about.time + latency, !whole);
-            record.content_type = answer.content_type.clone();
-            record.attributes.push(("statuscode".into(), answer.status.as_str().into()));
-            record.attributes.extend(answer.attributes.iter().cloned());
+        let answered = offered(collecting.response.as_ref(), &response, &request_id, outcome, |passed| {
+            if ended == Ended::Whole {
+                passed.end();
+            }
+            let mut record = base(passed, SystemTime::now());
+            record.content_type = answer.content_type.as_ref().and_then(text);
+            record.attributes.extend(attributes(&answer.headers));
             record
         });
         [asked, answered]
@@ -205,19 +267,18 @@ impl End {
 }
 
 fn offered(
-    tapped: &Option<Tapped>,
+    tapped: Option<&Tapped>,
     half: &Half,
     request_id: &str,
     outcome: Outcome,
     record: impl FnOnce(&mut Passed) -> Record,
 ) -> Option<Offered> {
-    let Tapped { collection, .. } = tapped.as_ref()?;
+    let Tapped { collection, late } = tapped?;
     match half {
         Half::Off => None,
-        Half::Kept(passed) if collection.decide(request_id, outcome) => {
-            // What a thread that panicked has pushed is there.
-            let mut passed = passed.lock().unwrap_or_else(PoisonError::into_inner);
-            Some(collection.offer_decided(record(&mut passed)))
+        // What only its end says has not been decided yet.
+        Half::Kept(passed) if !late || collection.decide(request_id, outcome) => {
+            Some(collection.offer_decided(with(passed, record)))
         }
         Half::Skipped | Half::Kept(_) => Some(collection.skip()),
     }
@@ -227,7 +288,7 @@ fn push(passed: &Mutex<Passed>, frame: Option<&Result<Frame<Bytes>, axum::Error>
     if let Some(Ok(frame)) = frame
         && let Some(data) = frame.data_ref()
     {
-        passed.lock().unwrap_or_else(PoisonError::into_inner).push(data);
+        with(passed, |passed| passed.push(data));
     }
 }
 
@@ -247,6 +308,9 @@ impl http_body::Body for Asked {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         push(&self.passed, frame.as_ref());
+        if !matches!(frame, Some(Err(_))) && (frame.is_none() || self.body.is_end_stream()) {
+            with(&self.passed, Passed::end);
+        }
         Poll::Ready(frame)
     }
 
@@ -274,7 +338,7 @@ impl Answered {
     /// Offers what there is, and begins to wait for it where anybody is to.
     fn ends(&mut self) {
         let Some(end) = self.end.take() else { return };
-        let offered = end.offer(true);
+        let offered = end.offer(Ended::Whole);
         if offered.iter().flatten().any(|offered| matches!(offered, Offered::Waiting(_))) {
             self.waiting = Some(Box::pin(kept(offered)));
         }
@@ -295,7 +359,7 @@ impl http_body::Body for Answered {
                 return Poll::Ready(None);
             }
             let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-            if let Some(End { tap: Tap { response: Half::Kept(passed), .. }, .. }) = &this.end {
+            if let Some(End { tapping: Tapping { response: Half::Kept(passed), .. }, .. }) = &this.end {
                 push(passed, frame.as_ref());
             }
             match frame {
@@ -306,7 +370,7 @@ impl http_body::Body for Answered {
                 Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
                 // It has not been answered.
                 Some(Err(error)) => {
-                    drop(this.end.take().map(|end| end.offer(false)));
+                    drop(this.end.take().map(|end| end.offer(Ended::Broken)));
                     return Poll::Ready(Some(Err(error)));
                 }
                 None => this.ends(),
@@ -324,13 +388,9 @@ impl http_body::Body for Answered {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let last = self.last.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
-        let mut hint = self.body.size_hint();
-        match hint.exact() {
-            Some(exact) => hint.set_exact(exact + last),
-            None => hint.set_lower(hint.lower() + last),
-        }
-        hint
+        let Some(last) = self.last.as_ref().and_then(Frame::data_ref) else { return self.body.size_hint() };
+        // It is the last one.
+        SizeHint::with_exact(last.len() as u64)
     }
 }
 
@@ -338,7 +398,7 @@ impl Drop for Answered {
     fn drop(&mut self) {
         // The client has gone before it had all of it.
         if let Some(end) = self.end.take() {
-            drop(end.offer(false));
+            drop(end.offer(Ended::Left));
         }
     }
 }

@@ -17,9 +17,10 @@ use outrigger_protocol::{aml, grpc, headers, oip};
 
 use super::cors::Cors;
 use super::entire::entire;
+use super::grpc::is_stream;
 use super::orca;
 use super::permit::until_complete;
-use crate::collection::{Call, Tap};
+use crate::collection::Tap;
 use crate::config::Contract;
 use crate::replica::Replica;
 use crate::telemetry::{self, Answered, Asked, asks_for_timing};
@@ -47,8 +48,8 @@ pub(super) struct Gate<'a> {
     /// Of the request's connection.
     certificate: Option<Arc<PeerCertificate>>,
     permit: OnceLock<Permit>,
-    /// The call that was allowed, where calls are collected.
-    call: Option<OnceLock<Call>>,
+    /// Where calls are collected.
+    tap: Option<&'a Tap>,
     /// Why nobody knows who calls, for the log.
     refused: OnceLock<AuthError>,
 }
@@ -90,9 +91,8 @@ impl Gate<'_> {
         let (model, credentials) = (model.into(), self.credentials(headers));
         let asked = self.replica.ask(credentials, operation, model);
         let grant = asked.map_err(|refusal| self.refuse(refusal))?;
-        if let Some(call) = &self.call {
-            // Of several models the first.
-            call.get_or_init(|| Call::of(model));
+        if let Some(tap) = self.tap {
+            tap.allow(model);
         }
         if let Some(permit) = grant.permit() {
             // A second place would be held by the second grant itself.
@@ -122,20 +122,19 @@ pub(super) async fn answer(
 ) -> Response {
     // It is one's own where a route is tried without a server.
     let begun = telemetry::with(|passage| passage.begun()).unwrap_or_else(Instant::now);
-    // What is not allowed is not collected, or anybody could fill the disk.
-    let collecting = replica.collecting().filter(|_| operation.work());
-    let call = collecting.map(|_| OnceLock::new());
-    let mut tap = None;
     let (parts, body) = request.into_parts();
-    let certificate = certificate_of(&parts.extensions);
-    let (permit, refused) = (OnceLock::new(), OnceLock::new());
-    let mut gate = Gate { replica, operation, certificate, permit, call, refused };
     let trace_id = parts.headers.get(headers::TRACE_ID).cloned();
     let cors = Cors::of(&replica.config.score.cors_origins, &parts.method, &parts.headers);
     let (method, uri, version) = (parts.method.clone(), parts.uri.clone(), parts.version);
     let timing = asks_for_timing(replica.config.telemetry.timing, &parts.headers);
     let load = orca::wanted(replica, operation, &parts);
     let ids = RequestIds::from_headers(&parts.headers);
+    let collecting = replica.collecting().filter(|_| operation.work() && !is_stream(parts.uri.path()));
+    let tap = collecting.zip(ids.as_ref().ok());
+    let tap = tap.and_then(|(collecting, ids)| Tap::new(collecting, &parts, ids.request_value(), begun));
+    let certificate = certificate_of(&parts.extensions);
+    let (permit, refused) = (OnceLock::new(), OnceLock::new());
+    let gate = Gate { replica, operation, certificate, permit, tap: tap.as_ref(), refused };
     telemetry::with(|passage| {
         let id = ids.as_ref().ok().map(|ids| ids.request_value().clone());
         let client_id = ids.as_ref().ok().and_then(|ids| ids.client_request_id().cloned());
@@ -153,9 +152,6 @@ pub(super) async fn answer(
             let result = match check_size(&parts, replica.config.limits.header) {
                 Ok(()) => {
                     let mut body = entire(body, parts.version);
-                    if let Some(collecting) = collecting {
-                        tap = Tap::new(collecting, &parts, ids.request_id(), begun);
-                    }
                     if let Some(tap) = &tap {
                         body = tap.request(body);
                     }
@@ -166,9 +162,9 @@ pub(super) async fn answer(
             (Ok(ids), result)
         }
     };
-    let call = gate.call.take().and_then(OnceLock::into_inner);
-    let result = result.map(|response| until_complete(response, gate.permit.into_inner()));
-    if let Some(error) = gate.refused.get() {
+    let Gate { permit, refused, .. } = gate;
+    let permit = permit.into_inner().filter(|_| result.is_ok());
+    if let Some(error) = refused.get() {
         replica.say_refused(*error, operation, ids.as_ref().ok().map(RequestIds::request_id));
     }
     let code = result.as_ref().err().map(|error| error.code);
@@ -194,9 +190,12 @@ pub(super) async fn answer(
             outrigger_protocol::orca::write(headers, format, &replica.busy.snapshot());
         }
     }
-    if let (Some(tap), Some(call)) = (tap, call) {
-        response = tap.response(response, call).await;
+    if let Some(tap) = tap {
+        let model = telemetry::with(|passage| passage.model().map(Arc::from)).flatten();
+        response = tap.response(response, model, code).await;
     }
+    // The caller's place is taken for as long as the end of its answer waits to be kept, too.
+    response = until_complete(response, permit);
     let at = Instant::now();
     telemetry::with(|passage| {
         if timing && !bare {

@@ -41,7 +41,7 @@ async fn a_call_and_its_answer_are_kept_and_joined() {
     assert_eq!(request["data"], body);
     assert_eq!(request["xtenant"], "acme");
     assert_eq!(response["type"], "azureml.inference.response");
-    assert_eq!(response["statuscode"], "200");
+    assert_eq!(response["status"], 200);
     assert_eq!(request["correlationid"], response["correlationid"]);
     assert!(
         !objects(&replica.directory().join("blob"))
@@ -87,7 +87,7 @@ async fn models_and_streams_and_binary_tensors_are_kept() {
     let objects = objects(&replica.directory().join("blob"));
     let (_, stored) = objects.iter().find(|(name, _)| url.ends_with(name.as_str())).unwrap();
     assert_eq!(stored, &body);
-    assert_eq!(of(&responses, "stream")["statuscode"], "200");
+    assert_eq!(of(&responses, "stream")["status"], 200);
 }
 
 #[tokio::test]

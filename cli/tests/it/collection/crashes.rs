@@ -192,6 +192,8 @@ async fn calls_do_not_notice_that_blob_storage_is_away() {
         latency[away].push(median(times) * 1e6);
         let lag = metrics(&replica).await["outrigger_collect_lag_seconds{collection=\"request\"}"];
         if away == 1 {
+            let degraded = metrics(&replica).await["outrigger_degraded{part=\"storage\"}"];
+            assert!(degraded > 0.0, "{}", replica.log_text());
             assert!(lag >= block.as_secs_f64() / 2.0, "it grows: {lag} s");
             proxy.heal();
         }
@@ -200,7 +202,9 @@ async fn calls_do_not_notice_that_blob_storage_is_away() {
         let counted = super::until_settled(&replica, collection, sent).await;
         assert_eq!((counted.persisted, counted.dropped), (sent, 0.0));
     }
-    assert_eq!(metrics(&replica).await["outrigger_collect_lag_seconds{collection=\"request\"}"], 0.0);
+    let settled = metrics(&replica).await;
+    assert_eq!(settled["outrigger_collect_lag_seconds{collection=\"request\"}"], 0.0);
+    assert_eq!(settled["outrigger_degraded{part=\"storage\"}"], 0.0);
     for (what, [there, away]) in [("CPU time of a call", cost), ("median latency", latency)] {
         let (there, away) = (median(there), median(away));
         say(format!("{what}: {there:.1} us with blob storage, {away:.1} us without"));

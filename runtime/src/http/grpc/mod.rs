@@ -33,6 +33,7 @@ use crate::replica::Replica;
 use messages::Messages;
 
 pub(super) use health::routes as health_routes;
+pub(super) use stream::is_stream;
 
 /// The routes.
 pub(super) fn routes(routes: Routes) -> Routes {

@@ -43,8 +43,16 @@ use crate::replica::Replica;
 use crate::scheduler;
 use crate::telemetry::{self, Passage};
 
+/// Where streams are asked for.
+const PATH: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+
+/// Whether a request is a stream of calls, and no call itself.
+pub(in crate::http) fn is_stream(path: &str) -> bool {
+    path == PATH
+}
+
 pub(super) fn routes(routes: Routes) -> Routes {
-    routes.at("/inference.GRPCInferenceService/ModelStreamInfer", Operation::Infer, any(infer), paths::grpc)
+    routes.at(PATH, Operation::Infer, any(infer), paths::grpc)
 }
 
 async fn infer(State(replica): State<Arc<Replica>>, request: Request) -> Response {
