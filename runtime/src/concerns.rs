@@ -25,7 +25,7 @@ pub(crate) enum Part {
     Upstream,
     /// Who issues the tokens of callers.
     Issuer,
-    /// Where models come from, or where what is collected goes.
+    /// Where what is collected goes.
     Storage,
     /// The collector of traces and metrics.
     Telemetry,

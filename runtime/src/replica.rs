@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::busy::{self, Busy, Outcome, Place, Ticket};
 use crate::cache::{CacheError, ResponseCache};
 use crate::collection::{CollectError, Collecting};
-use crate::concerns::{Concern, Concerns, Part};
+use crate::concerns::{Concern, Concerns, MOST, Part};
 use crate::config::{Config, Endpoint, ScriptConfig, TlsListener};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Ends, Listener, Peers, Site};
@@ -356,7 +356,7 @@ impl Replica {
                     queue_wait: self.config.queue.wait,
                     compat: self.config.compat,
                 };
-                let script = self.told(script, collecting.as_deref())?;
+                let script = self.told(script, collecting.as_deref());
                 let (model_dir, busy) = (config.model_dir.as_deref(), Arc::clone(&self.busy));
                 let scripts = Scripts::start(&script, model_dir, Arc::clone(&models), busy, limits).await?;
                 self.scheduler.set_slots(scripts.slots());
@@ -409,17 +409,13 @@ impl Replica {
     }
 
     /// A script as it is started: with what it needs to hand over what it collects.
-    fn told<'a>(
-        &self,
-        script: &'a ScriptConfig,
-        collecting: Option<&Collecting>,
-    ) -> Result<Cow<'a, ScriptConfig>, CollectError> {
+    fn told<'a>(&self, script: &'a ScriptConfig, collecting: Option<&Collecting>) -> Cow<'a, ScriptConfig> {
         let (Some(collecting), Some(Endpoint::Tcp(at))) = (collecting, &self.addresses.collect) else {
-            return Ok(Cow::Borrowed(script));
+            return Cow::Borrowed(script);
         };
         let mut script = script.clone();
-        collecting.tell(&mut script, *at, &self.config.state_dir).map_err(CollectError::List)?;
-        Ok(Cow::Owned(script))
+        collecting.tell(&mut script, *at, &self.config.state_dir);
+        Cow::Owned(script)
     }
 
     /// What is collected, if anything is.
@@ -638,7 +634,10 @@ impl Replica {
             Some(Concern { part: Part::Upstream, name, reason })
         });
         let models = serving.map(|serving| serving.models.concerns()).unwrap_or_default();
-        script.into_iter().chain(upstream).chain(models).chain(self.concerns.all()).collect()
+        let collected = self.collecting().map(|collecting| collecting.concerns()).unwrap_or_default();
+        let issuers = self.tokens.as_ref().map(|keeper| keeper.concerns()).unwrap_or_default();
+        let said = script.into_iter().chain(upstream).chain(models).chain(collected).chain(issuers);
+        said.chain(self.concerns.all()).take(MOST).collect()
     }
 
     /// A version that is to run. A call that waits for one to be loaded is counted as one that waits.

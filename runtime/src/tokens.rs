@@ -3,8 +3,8 @@
 
 mod fetch;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use outrigger_auth::{HeldKey, Issued, KeyError, KeySet, LocalIssuer, PrivateFile, Tokens, wall_clock};
 use prometheus::core::{Collector, Desc};
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::concerns::{Concern, Part};
 use crate::config::{IssuerConfig, TokensConfig};
 use crate::metrics::{counter, family, gauge};
 
@@ -59,6 +60,14 @@ struct Followed {
     asked: AtomicU64,
     good: AtomicU64,
     failed: AtomicU64,
+    /// Why it could not be asked the last time; nothing where it could.
+    problem: Mutex<Option<String>>,
+}
+
+impl Followed {
+    fn say(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
 }
 
 /// What is kept of an issuer's keys.
@@ -120,6 +129,16 @@ impl TokenKeeper {
         tasks.collect::<Vec<_>>().into_iter()
     }
 
+    /// Which issuers cannot be asked, and why.
+    pub(crate) fn concerns(&self) -> Vec<Concern> {
+        let wrong = self.followed.iter().filter_map(|followed| {
+            let name = followed.issuer.rules.name.clone();
+            let reason = followed.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+            Some(Concern { part: Part::Issuer, name, reason })
+        });
+        wrong.collect()
+    }
+
     /// Comes when each issuer of which nothing was kept has been asked once, which has a time limit: so that good tokens are not refused right
     /// after a start, and no issuer that is down holds one up for long.
     pub(crate) async fn tried(&self) {
@@ -135,8 +154,12 @@ impl TokenKeeper {
             // What comes from here on may name a key that the answer does not have yet.
             self.tokens.take_wish(followed.at);
             match self.asked(followed).await {
-                Ok(()) => failures = 0,
+                Ok(()) => {
+                    failures = 0;
+                    followed.say(None);
+                }
                 Err(problem) => {
+                    followed.say(Some(problem.clone()));
                     followed.failed.fetch_add(1, Ordering::Relaxed);
                     let (issuer, known) = (&followed.issuer.rules.name, self.tokens.keys_of(followed.at));
                     // Once when it begins, and then ever more seldom.
@@ -190,6 +213,7 @@ fn follow(tokens: &mut Tokens, issuer: &IssuerConfig, config: &TokensConfig) -> 
         asked: AtomicU64::new(0),
         good: AtomicU64::new(0),
         failed: AtomicU64::new(0),
+        problem: Mutex::default(),
     })
 }
 

@@ -122,11 +122,11 @@ keys! {
         "how the collector is reached";
     TELEMETRY_HEADERS = "telemetry.headers", Kind::Secret, "", [alias("OTEL_EXPORTER_OTLP_HEADERS")],
         "headers of what is sent: NAME=VALUE, several with commas between them, escapes as in URLs";
-    TELEMETRY_TIMEOUT = "telemetry.timeout", Kind::Duration, "10s", [millis("OTEL_EXPORTER_OTLP_TIMEOUT")],
+    TELEMETRY_TIMEOUT = "telemetry.timeout", Kind::Timeout, "10s", [millis("OTEL_EXPORTER_OTLP_TIMEOUT")],
         "how long the collector has to take what is sent";
     TELEMETRY_QUEUE = "telemetry.queue", Kind::Count { min: 1, max: 1_000_000 }, "2048", [alias("OTEL_BSP_MAX_QUEUE_SIZE")],
         "requests whose spans may wait to be sent; those of further ones are dropped, and counted";
-    TELEMETRY_INTERVAL = "telemetry.interval", Kind::Duration, "1m", [millis("OTEL_METRIC_EXPORT_INTERVAL")],
+    TELEMETRY_INTERVAL = "telemetry.interval", Kind::Timeout, "1m", [millis("OTEL_METRIC_EXPORT_INTERVAL")],
         "time from one sending of metrics to the next";
     TELEMETRY_SAMPLER = "telemetry.sampler",
         Kind::OneOf(&["always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"]),

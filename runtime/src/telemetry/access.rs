@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Passage, Phase, Telemetry};
+use super::{Answered, Passage, Phase, Telemetry};
 use crate::config::{LogFormat, LogRequests};
 
 /// The most characters of a path that the line has.
@@ -35,7 +35,7 @@ impl Telemetry {
             LogFormat::AzureMl => asked.uri.path_and_query().map_or("/", |target| target.as_str()),
             _ => asked.uri.path(),
         };
-        let target = target.get(..MAX_PATH).unwrap_or(target);
+        let target = target.get(..target.floor_char_boundary(MAX_PATH)).unwrap_or_default();
         // As servers behind proxies call what nobody waited for.
         let status = answered.map_or(499, |answered| answered.status.as_u16());
         let length = answered.and_then(|answered| answered.length);
@@ -74,9 +74,12 @@ impl Telemetry {
             };
         }
         // Whoever wants a line for each request has one for each; others are bounded in number (`log.rate`).
+        // Each kind has a number of its own, so that whoever asks for what they may not have hides nobody's failure.
+        let is_ours = answered.is_some_and(Answered::is_failure);
         match (self.requests, failed) {
             (LogRequests::All, _) => line!(INFO, "request"),
-            (_, true) => line!(INFO, "failed request"),
+            (_, true) if is_ours => line!(WARN, "failed request"),
+            (_, true) => line!(INFO, "refused request"),
             (_, false) => line!(INFO, "slow request"),
         }
     }

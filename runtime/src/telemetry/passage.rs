@@ -41,6 +41,18 @@ pub(crate) struct Answered {
     pub(crate) at: Instant,
 }
 
+impl Answered {
+    /// The status that says how it ended: what the call failed with, as in gRPC all are 200 on the outside, or what was made by who answers it.
+    pub(crate) fn outcome(&self) -> StatusCode {
+        self.code.map_or(self.status, ErrorCode::status)
+    }
+
+    /// Whether it failed, and not for what was asked.
+    pub(crate) fn is_failure(&self) -> bool {
+        self.outcome().is_server_error()
+    }
+}
+
 /// A request on its way.
 pub(crate) struct Passage {
     telemetry: Arc<Telemetry>,

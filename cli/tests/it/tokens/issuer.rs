@@ -1,9 +1,12 @@
 //! A real issuer: its tokens are taken, its keys change, and it goes away.
 
+use std::time::Instant;
+
+use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::oidc::Oidc;
 
 use super::{AUDIENCE, BOBS_KEY, launch, status, table, token, until, until_known};
-use crate::support::{client, metric};
+use crate::support::{PATIENCE, client, metric};
 
 #[tokio::test]
 async fn tokens_of_each_algorithm_say_who_calls_and_rules_hold_for_them() {
@@ -74,7 +77,8 @@ async fn scoring_does_not_depend_on_the_issuer_being_up_not_even_a_new_start() {
     issuer.stop();
     replica.wait_for_text("cannot be asked for its keys");
     let failed = "outrigger_token_key_fetches_total{issuer=\"real\",outcome=\"failed\"}";
-    while metric(&replica, failed).await < Some(3.0) {}
+    until_metric(&replica, failed, 3.0).await;
+    assert_eq!(metric(&replica, "outrigger_degraded{part=\"issuer\"}").await, Some(1.0));
     for token in [&bob, &unseen] {
         assert_eq!(status(&replica, token).await, 200);
     }
@@ -90,6 +94,15 @@ async fn scoring_does_not_depend_on_the_issuer_being_up_not_even_a_new_start() {
     let new = token(&issuer, "bob", "EdDSA", AUDIENCE, 600).await;
     until(&replica, &new, 200).await;
     assert_eq!(status(&replica, &bob).await, 401);
+    assert_eq!(metric(&replica, "outrigger_degraded{part=\"issuer\"}").await, Some(0.0));
+}
+
+/// Waits until a counter has come that far.
+async fn until_metric(replica: &ReplicaProcess, name: &str, least: f64) {
+    let deadline = Instant::now() + PATIENCE;
+    while metric(replica, name).await.is_none_or(|value| value < least) {
+        assert!(Instant::now() < deadline, "{name}: {:?}", metric(replica, name).await);
+    }
 }
 
 #[tokio::test]
@@ -123,7 +136,7 @@ async fn what_an_issuer_answers_is_bounded_and_has_to_be_its_own() {
         launch("token", &other).args(["--tokens-document", "1KiB", "--tokens-keys", "2"]).start();
     replica.wait_for_text("it answers 404");
     let failed = "outrigger_token_key_fetches_total{issuer=\"small\",outcome=\"failed\"}";
-    while metric(&replica, failed).await < Some(1.0) {}
+    until_metric(&replica, failed, 1.0).await;
     let log = replica.log_text();
     assert!(log.contains("(tokens.document)") || log.contains("(tokens.keys)"), "{log}");
     assert_eq!(metric(&replica, "outrigger_token_keys{issuer=\"small\"}").await, Some(0.0));

@@ -4,13 +4,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::Version;
+use http::{StatusCode, Version};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, span, status};
 
 use super::{nanos, number, text};
 use crate::telemetry::context::SpanId;
-use crate::telemetry::{Passage, Phase};
+use crate::telemetry::{Answered, Passage, Phase};
 
 /// The most characters of a text that a caller has chosen.
 const MAX_TEXT: usize = 1024;
@@ -51,7 +51,7 @@ impl Recorded {
         let path = asked.uri.path();
         let mut attributes = vec![
             text("http.request.method", asked.method.as_str()),
-            text("url.path", path.get(..MAX_TEXT).unwrap_or(path)),
+            text("url.path", path.get(..path.floor_char_boundary(MAX_TEXT)).unwrap_or_default()),
             text("url.scheme", "http"),
             text("network.protocol.name", "http"),
             text("network.protocol.version", if asked.version == Version::HTTP_2 { "2" } else { "1.1" }),
@@ -64,19 +64,23 @@ impl Recorded {
         known("outrigger.request_id", passage.request_id());
         known("outrigger.caller", passage.caller());
         known("outrigger.model", passage.model());
-        let code = match passage.answered() {
-            Some(answered) => answered.code.map(|code| code.as_str()),
+        let answered = passage.answered();
+        // A script and an upstream may fail with a status alone.
+        let bare = answered.map(Answered::outcome).filter(StatusCode::is_server_error);
+        let code = match answered {
+            Some(answered) => {
+                answered.code.map(|code| code.as_str()).or(bare.as_ref().map(StatusCode::as_str))
+            }
             None => Some("client_left"),
         };
         known("error.type", code);
-        let answered = passage.answered();
         if let Some(answered) = answered {
             attributes.push(number("http.response.status_code", answered.status.as_u16().into()));
             let size = answered.length.and_then(|length| i64::try_from(length).ok());
             attributes.extend(size.map(|size| number("http.response.body.size", size)));
         }
         // A server's span says that it has failed where the server has.
-        let failed = answered.is_some_and(|answered| answered.status.is_server_error());
+        let failed = answered.is_some_and(Answered::is_failure);
         let phases = Phase::ALL
             .into_iter()
             .filter_map(|phase| Some((phase, passage.ended_at(phase)?, passage.spent(phase)?)));
@@ -90,7 +94,7 @@ impl Recorded {
             begun,
             took,
             attributes,
-            status: answered.map(|answered| answered.status.as_u16()),
+            status: answered.map(|answered| answered.outcome().as_u16()),
             method: asked.method.to_string(),
             request_id: passage.request_id().map(str::to_owned),
             client_request_id: client.map(str::to_owned),
