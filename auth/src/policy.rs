@@ -374,7 +374,23 @@ impl Policy {
         model: impl Into<OfModel<'m>>,
         now: Instant,
     ) -> Result<Grant, Refusal> {
+        self.ask_telling(credentials, operation, model, now, |_| {})
+    }
+
+    /// The same, and tells who it is as soon as that is known, also where the answer is no.
+    ///
+    /// # Errors
+    /// As [`Policy::ask`].
+    pub fn ask_telling<'m, 'c>(
+        &self,
+        credentials: impl Into<Credentials<'c>>,
+        operation: Operation,
+        model: impl Into<OfModel<'m>>,
+        now: Instant,
+        tell: impl FnOnce(&str),
+    ) -> Result<Grant, Refusal> {
         let caller = self.caller(self.who(credentials.into(), operation)?)?;
+        tell(&caller.name);
         if operation.public() {
             return Ok(Grant { caller, operation, permit: None });
         }
@@ -385,7 +401,7 @@ impl Policy {
     }
 
     /// Says whether the caller may do `operation` on any model at all, for those who have to read what it sends before they know of which
-    /// it is asked. Nothing is taken and nothing granted: [`Policy::ask`] follows.
+    /// it is asked. Nothing is taken and nothing granted: [`Policy::ask`] follows. Tells who it is as [`Policy::ask_telling`] does.
     ///
     /// # Errors
     /// [`Refusal`]: who calls is not known, or may not.
@@ -393,8 +409,11 @@ impl Policy {
         &self,
         credentials: impl Into<Credentials<'c>>,
         operation: Operation,
+        tell: impl FnOnce(&str),
     ) -> Result<(), Refusal> {
-        self.caller(self.who(credentials.into(), operation)?)?.check(operation)
+        let caller = self.caller(self.who(credentials.into(), operation)?)?;
+        tell(&caller.name);
+        caller.check(operation)
     }
 
     /// The grant of one who has come through the admin socket, who is the replica's own user.

@@ -247,7 +247,8 @@ fn a_verified_certificate_names_a_caller_where_no_key_does() {
     let ask = |headers: &HeaderMap, names: &[&str]| {
         let certificate = certificate(names);
         let credentials = Credentials { headers, certificate: Some(&certificate) };
-        let checked = policy.check(credentials, Operation::Score).map_err(|refusal| refusal.to_string());
+        let checked =
+            policy.check(credentials, Operation::Score, |_| {}).map_err(|refusal| refusal.to_string());
         let asked = policy.ask(credentials, Operation::Score, None, now);
         assert_eq!(checked.is_ok(), asked.is_ok());
         asked.map(|grant| grant.name().to_owned())

@@ -22,7 +22,7 @@ use crate::concerns::{Concern, Concerns, MOST, Part};
 use crate::config::{Config, Endpoint, ScriptConfig, TlsListener};
 use crate::fetching::{self, Extent, Fetched, FetchingError};
 use crate::http::{self, BindError, Bound, Ends, Listener, Peers, Site};
-use crate::keys::{KeyCollector, KeyKeeper, KeyReport, RefusalLog};
+use crate::keys::{KeyCollector, KeyKeeper, KeyReport};
 use crate::metrics::Metrics;
 use crate::models::{Lease, Models, ModelsError, NamedModel, Rollouts, ServedModel};
 use crate::scheduler::{self, Admission, Limits, Scheduler, Slot, Terms};
@@ -113,7 +113,6 @@ pub struct Replica {
     keys: Option<Arc<Keys>>,
     keeper: Option<Arc<KeyKeeper>>,
     tokens: Option<Arc<TokenKeeper>>,
-    refusals: RefusalLog,
     addresses: Addresses,
     /// What is behind it, for who asks how that is.
     upstream: Option<Arc<Upstream>>,
@@ -284,7 +283,6 @@ impl Replica {
             keys: seen.as_ref().map(|seen| Arc::clone(seen.keys())),
             keeper,
             tokens: token_keeper,
-            refusals: RefusalLog::new(config.auth.refusal_lines, now),
             addresses,
             upstream,
             collecting: OnceLock::new(),
@@ -741,11 +739,8 @@ impl Replica {
         model: impl Into<OfModel<'m>>,
     ) -> Result<Grant, Refusal> {
         let since = Instant::now();
-        let asked = self.policy.ask(credentials, operation, model, since);
-        telemetry::with(|passage| {
-            passage.add(Phase::Auth, since.elapsed());
-            asked.iter().for_each(|grant| passage.is_of(grant.name()));
-        });
+        let asked = self.policy.ask_telling(credentials, operation, model, since, is_of);
+        telemetry::spent(Phase::Auth, since);
         asked
     }
 
@@ -755,7 +750,7 @@ impl Replica {
     /// [`Refusal`]: who calls is not known, or may not.
     pub(crate) fn check(&self, credentials: Credentials<'_>, operation: Operation) -> Result<(), Refusal> {
         let since = Instant::now();
-        let checked = self.policy.check(credentials, operation);
+        let checked = self.policy.check(credentials, operation, is_of);
         telemetry::spent(Phase::Auth, since);
         checked
     }
@@ -776,19 +771,29 @@ impl Replica {
         };
         asked.map_err(|refusal| {
             if let Some(error) = refusal.unknown() {
-                self.say_refused(error, operation, None);
+                self.refuses(error, operation);
             }
             refusal.into()
         })
     }
 
-    /// Says in the log why nobody knows who calls, which who calls is told in part at most.
-    pub(crate) fn say_refused(&self, error: AuthError, operation: Operation, request: Option<&str>) {
-        if let Some(left_out) = self.refusals.may_write(Instant::now()) {
+    /// Nobody knows who calls. That is told in the log, and who calls is told in part at most.
+    pub(crate) fn refuses(&self, error: AuthError, operation: Operation) {
+        // The request's own line says why; where it has none, or does not, this one does.
+        let told = telemetry::with(|passage| {
+            passage.is_refused(error);
+            passage.asked().is_some() && passage.telemetry().tells_why()
+        });
+        if told != Some(true) {
             let (reason, operation) = (error.reason(), operation.as_str());
-            tracing::info!(reason, operation, request, left_out, "refused, as nobody knows who calls");
+            tracing::info!(reason, operation, "refused, as nobody knows who calls");
         }
     }
+}
+
+/// The request that is being worked on is this caller's.
+fn is_of(caller: &str) {
+    telemetry::with(|passage| passage.is_of(caller));
 }
 
 fn still_loading() -> CallError {

@@ -29,25 +29,22 @@ pub(super) fn line(parts: &Parts) -> String {
     });
     let (time, pid) = (timestamp(&parts.time), pid.unwrap_or_else(own));
     let mut line = format!("{time} {letter} [{pid}] {logger} - ");
-    push_visible(&mut line, &parts.message);
+    push_visible(&mut line, &parts.message, &['\n', '\t']);
     if !bare {
         for (name, value) in parts.fields.iter().filter(|(name, _)| !["logger", "pid"].contains(name)) {
             // Writing to a `String` cannot fail.
             let _ = write!(line, " {name}=");
-            push_visible(&mut line, &value.to_string());
+            push_visible(&mut line, &value.to_string(), &[]);
         }
     }
     line
 }
 
-/// That server writes tracebacks as they are, and who reads its log takes a line for a line.
-fn push_visible(out: &mut String, text: &str) {
+/// Writes control characters as escapes, but for some: that server writes tracebacks as they are. In a field, the end of a line would be taken
+/// for the beginning of another.
+fn push_visible(out: &mut String, text: &str, but: &[char]) {
     for c in text.chars() {
-        if c.is_control() && !['\n', '\t'].contains(&c) {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
+        if c.is_control() && !but.contains(&c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
 }
 

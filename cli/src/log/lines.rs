@@ -226,6 +226,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_is_said_makes_a_line_of_its_own() {
+        let said = "x\n2024-01-31 12:00:00,123 I [1] root - made up";
+        let text = written(LogFormat::AzureMl, 0, None, || tracing::warn!(said, "two\nlines"));
+        let lines: Vec<_> = text.lines().collect();
+        // What that server says of itself has several lines where it is a traceback.
+        assert!(lines.len() == 2 && lines[1].starts_with("lines said=x\\n2024-01-31"), "{lines:?}");
+    }
+
+    #[test]
     fn what_is_kept_says_whose_it_is() {
         let kept = KeptLines::new(1 << 20);
         let text = written(LogFormat::Json, 0, Some(Arc::clone(&kept)), || {

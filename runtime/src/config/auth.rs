@@ -23,8 +23,6 @@ pub struct AuthConfig {
     pub note: Duration,
     /// How long before a key's end that is said.
     pub notice: Duration,
-    /// Lines of the log about refusals, per second.
-    pub refusal_lines: usize,
 }
 
 /// What `outrigger keys` has to know of a configuration.
@@ -46,7 +44,6 @@ pub(super) fn auth(settings: &Settings, state_dir: &std::path::Path) -> AuthConf
         poll: get.duration(key::AUTH_KEY_POLL),
         note: get.duration(key::AUTH_KEY_USE),
         notice: get.duration(key::AUTH_KEY_NOTICE),
-        refusal_lines: get.count(key::AUTH_REFUSAL_LINES),
     }
 }
 

@@ -239,8 +239,6 @@ keys! {
         "how often it is written down, beside auth.key_store, when keys were last used";
     AUTH_KEY_NOTICE = "auth.key_notice", Kind::Duration, "7d", [],
         "how long before the end of a key log and metrics say that it is near";
-    AUTH_REFUSAL_LINES = "auth.refusal_lines", Kind::Count { min: 0, max: 100_000 }, "10", [],
-        "lines of the log in a second about requests that are refused as nobody knows who calls; the others are counted";
 
     AUTH_MODE = "auth.mode", Kind::OneOf(&["key", "token", "both"]), "key", [],
         "what says who calls: key; token, of an issuer of [tokens.issuers.NAME] or of the replica itself (tokens.local), where a key is good for /token alone; both: either";

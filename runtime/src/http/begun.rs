@@ -44,11 +44,12 @@ pub(super) async fn read(
     // Of a body that is passed on as it comes no more is ever here.
     let memory = busy.reserve(announced.min(enough), limits.bodies).ok_or_else(|| full(busy))?;
     let reading = begin(body, limits, busy, enough, memory);
-    let mut gathered = tokio::time::timeout(limits.body_timeout, reading).await.unwrap_or_else(|_| {
+    let gathered = tokio::time::timeout(limits.body_timeout, reading).await;
+    telemetry::spent(Phase::Receive, began.into_std());
+    let mut gathered = gathered.unwrap_or_else(|_| {
         let text = format!("the body did not arrive within {:?}", limits.body_timeout);
         Err(CallError::new(ErrorCode::BodyTimeout, text))
     })?;
-    telemetry::spent(Phase::Receive, began.into_std());
     gathered.left = limits.body_timeout.saturating_sub(began.elapsed());
     Ok(gathered)
 }

@@ -100,7 +100,10 @@ async fn metrics(State(replica): State<Arc<Replica>>, headers: HeaderMap) -> Res
         let stat = knative::encode(&replica.config.service.pod, &replica.busy.snapshot());
         return typed(knative::MEDIA_TYPE, stat.into());
     }
-    match replica.metrics.encode() {
+    // It takes a while where there are many models.
+    let encoded = tokio::task::spawn_blocking(move || replica.metrics.encode()).await;
+    match encoded.map_err(|error| error.to_string()).and_then(|text| text.map_err(|error| error.to_string()))
+    {
         Ok(text) => typed("text/plain; version=0.0.4; charset=utf-8", text.into()),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

@@ -9,7 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, header};
-use outrigger_auth::{AuthError, Credentials, Grant, OfModel, PeerCertificate, Permit, Refusal};
+use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate, Permit, Refusal};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
@@ -19,6 +19,7 @@ use super::cors::Cors;
 use super::entire::entire;
 use super::grpc::is_stream;
 use super::orca;
+use super::passing::Peer;
 use super::permit::until_complete;
 use crate::collection::Tap;
 use crate::config::Contract;
@@ -50,8 +51,6 @@ pub(super) struct Gate<'a> {
     permit: OnceLock<Permit>,
     /// Where calls are collected.
     tap: Option<&'a Tap>,
-    /// Why nobody knows who calls, for the log.
-    refused: OnceLock<AuthError>,
 }
 
 impl Gate<'_> {
@@ -76,7 +75,7 @@ impl Gate<'_> {
 
     fn refuse(&self, refusal: Refusal) -> CallError {
         if let Some(error) = refusal.unknown() {
-            let _ = self.refused.set(error);
+            self.replica.refuses(error, self.operation);
         }
         refusal.into()
     }
@@ -133,13 +132,13 @@ pub(super) async fn answer(
     let tap = collecting.zip(ids.as_ref().ok());
     let tap = tap.and_then(|(collecting, ids)| Tap::new(collecting, &parts, ids.request_value(), begun));
     let certificate = certificate_of(&parts.extensions);
-    let (permit, refused) = (OnceLock::new(), OnceLock::new());
-    let gate = Gate { replica, operation, certificate, permit, tap: tap.as_ref(), refused };
+    let gate = Gate { replica, operation, certificate, permit: OnceLock::new(), tap: tap.as_ref() };
     telemetry::with(|passage| {
         let id = ids.as_ref().ok().map(|ids| ids.request_value().clone());
         let client_id = ids.as_ref().ok().and_then(|ids| ids.client_request_id().cloned());
         let route = parts.extensions.get::<MatchedPath>().cloned();
-        passage.asks(Asked { operation, method, uri, version, route, id, client_id });
+        let is_encrypted = parts.extensions.get::<Peer>().is_some_and(|peer| peer.is_encrypted);
+        passage.asks(Asked { operation, method, uri, version, is_encrypted, route, id, client_id });
         passage.belongs(&parts.headers, operation);
     });
     let (ids, result) = match ids {
@@ -162,11 +161,7 @@ pub(super) async fn answer(
             (Ok(ids), result)
         }
     };
-    let Gate { permit, refused, .. } = gate;
-    let permit = permit.into_inner().filter(|_| result.is_ok());
-    if let Some(error) = refused.get() {
-        replica.say_refused(*error, operation, ids.as_ref().ok().map(RequestIds::request_id));
-    }
+    let permit = gate.permit.into_inner().filter(|_| result.is_ok());
     let code = result.as_ref().err().map(|error| error.code);
     // The system that we succeed refuses these before its own code is reached, which would add the headers.
     let bare = replica.config.compat && result.as_ref().is_err_and(is_frameworks);

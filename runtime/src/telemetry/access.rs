@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use outrigger_auth::AuthError;
+
 use super::{Answered, Passage, Phase, Telemetry};
 use crate::config::{LogFormat, LogRequests};
 
@@ -43,7 +45,7 @@ impl Telemetry {
         let millis = took.as_secs_f64() * 1e3;
         let code = match answered {
             Some(answered) => answered.code.map(|code| code.as_str()),
-            None => Some("client_left"),
+            None => Some(passage.unanswered()),
         };
         let spent = |phase: Phase| passage.spent(phase).map(micros);
         macro_rules! line {
@@ -60,6 +62,8 @@ impl Telemetry {
                     operation = asked.operation.as_str(),
                     status,
                     code,
+                    // Which who calls is told in part at most.
+                    reason = passage.refusal().map(AuthError::reason),
                     receive_us = spent(Phase::Receive),
                     auth_us = spent(Phase::Auth),
                     queue_us = spent(Phase::Queue),

@@ -3,8 +3,8 @@
 mod access;
 mod calls;
 mod context;
+mod export;
 mod kept;
-mod otlp;
 mod passage;
 mod phase;
 mod shown;
@@ -21,16 +21,16 @@ use prometheus::Registry;
 use crate::config::{LogConfig, LogFormat, LogRequests};
 use calls::ModelCalls;
 use context::Carried;
+pub(crate) use export::Exporter;
 pub(crate) use kept::Wanted;
-pub(crate) use otlp::Exporter;
 pub use trace::Sampler;
 
+use export::{Recorded, Spans};
 pub use kept::{KeptLine, KeptLines, Severity, Source};
-use otlp::{Recorded, Spans};
 use phase::PhaseMetrics;
 
 pub(crate) use calls::ModelSeries;
-pub(crate) use passage::{Answered, Asked, Ending, Passage};
+pub(crate) use passage::{Answered, Asked, Ending, Passage, Together};
 pub(crate) use phase::Phase;
 pub(crate) use shown::Shown;
 pub(crate) use timing::asks_for_timing;
@@ -72,9 +72,7 @@ impl Telemetry {
         if let Some(answered) = passage.answered() {
             passage.add(Phase::Send, now.saturating_duration_since(answered.at));
         }
-        self.count(passage);
-        self.models.count(passage, now);
-        self.log(passage, now);
+        self.count(passage, now);
         if let Some((spans, _)) = self.spans.as_ref().filter(|_| passage.trace().is_some()) {
             spans.leave(|| Recorded::of(passage));
         }
@@ -85,11 +83,18 @@ impl Telemetry {
         self.spans.as_ref().map(|(_, sampler)| *sampler)
     }
 
-    /// Counts what a call has spent its time with.
-    fn count(&self, passage: &Passage) {
-        if let Some(asked) = passage.asked() {
+    /// Counts and tells a call, and what it has spent its time with.
+    fn count(&self, passage: &Passage, now: Instant) {
+        if let Some(asked) = passage.asked().filter(|_| !passage.is_whole()) {
             self.phases.observe(asked.operation, passage);
         }
+        self.models.count(passage, now);
+        self.log(passage, now);
+    }
+
+    /// Whether a request that is refused has a line that says why. AzureML's lines have no place for it.
+    pub(crate) fn tells_why(&self) -> bool {
+        self.requests != LogRequests::Off && self.format != LogFormat::AzureMl
     }
 }
 
@@ -98,7 +103,7 @@ pub(crate) async fn within<F: Future>(passage: Arc<Passage>, work: F) -> F::Outp
     CURRENT.scope(passage, work).await
 }
 
-/// The same of a call that is a part of a request which has many; its phases are counted by themselves.
+/// The same of a call that is a part of a request which has many, and counted by itself.
 pub(crate) fn within_part<F: Future>(
     whole: Option<&Arc<Passage>>,
     work: F,
@@ -107,7 +112,7 @@ pub(crate) fn within_part<F: Future>(
     async move {
         let Some(part) = part else { return work.await };
         let done = within(Arc::clone(&part), work).await;
-        part.telemetry().count(&part);
+        part.telemetry().count(&part, Instant::now());
         done
     }
 }

@@ -3,12 +3,13 @@
 //! It is one allocation for each request, shared by the future that answers it, the slot that it has, and its answer's body. Nothing in
 //! it is behind a lock: times are added to atomics, and what is known is written once.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::MatchedPath;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use outrigger_auth::AuthError;
 use outrigger_protocol::error::ErrorCode;
 use outrigger_protocol::operation::Operation;
 
@@ -23,6 +24,8 @@ pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) version: Version,
+    /// Whether it came by TLS.
+    pub(crate) is_encrypted: bool,
     /// The pattern that the path is of, where it is one.
     pub(crate) route: Option<MatchedPath>,
     /// The answer's `x-request-id`.
@@ -68,13 +71,28 @@ pub(crate) struct Passage {
     asked: OnceLock<Asked>,
     answered: OnceLock<Answered>,
     caller: OnceLock<Box<str>>,
+    /// Why nobody knows who calls.
+    refused: OnceLock<AuthError>,
     model: OnceLock<Arc<NamedModel>>,
     /// Its span, where it is recorded.
     trace: OnceLock<Trace>,
     /// To which trace it belongs, for who is asked in the course of it.
     carried: OnceLock<Carried>,
-    /// Requests that are recorded, too, and have run together with it.
-    together: OnceLock<Vec<SpanId>>,
+    /// With which others it has run.
+    together: OnceLock<Together>,
+    /// Whether it has calls as its parts, each with phases of its own.
+    is_whole: AtomicBool,
+    /// Whether it ended by a panic.
+    panicked: AtomicBool,
+}
+
+/// Calls that have run as one.
+#[derive(Debug, Default)]
+pub(crate) struct Together {
+    /// How many, itself counted in.
+    pub(crate) calls: usize,
+    /// Those of the others that are recorded, too, as far as they are told.
+    pub(crate) others: Vec<SpanId>,
 }
 
 impl Passage {
@@ -90,27 +108,37 @@ impl Passage {
             asked: OnceLock::new(),
             answered: OnceLock::new(),
             caller: OnceLock::new(),
+            refused: OnceLock::new(),
             model: OnceLock::new(),
             trace: OnceLock::new(),
             carried: OnceLock::new(),
             together: OnceLock::new(),
+            is_whole: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
         })
     }
 
     /// A call that is a part of it.
     pub(super) fn part(&self) -> Arc<Self> {
+        self.is_whole.store(true, Ordering::Relaxed);
         let part = Self::new(&self.telemetry);
         let asked = self.asked().map(|asked| Asked {
             operation: asked.operation,
             method: asked.method.clone(),
             uri: asked.uri.clone(),
             version: asked.version,
+            is_encrypted: asked.is_encrypted,
             route: asked.route.clone(),
             id: asked.id.clone(),
             client_id: asked.client_id.clone(),
         });
         asked.into_iter().for_each(|asked| part.asks(asked));
         part
+    }
+
+    /// Whether its parts are what is counted, and not itself.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Relaxed)
     }
 
     /// What it is told by.
@@ -202,13 +230,13 @@ impl Passage {
     }
 
     /// It has run together with those.
-    pub(crate) fn ran_with(&self, others: Vec<SpanId>) {
-        let _ = self.together.set(others);
+    pub(crate) fn ran_with(&self, together: Together) {
+        let _ = self.together.set(together);
     }
 
-    /// Those that have run together with it.
-    pub(crate) fn together(&self) -> &[SpanId] {
-        self.together.get().map(Vec::as_slice).unwrap_or_default()
+    /// With which others it has run, if with any.
+    pub(crate) fn together(&self) -> Option<&Together> {
+        self.together.get()
     }
 
     /// What it asks for is known.
@@ -241,6 +269,21 @@ impl Passage {
     /// Who calls.
     pub(crate) fn caller(&self) -> Option<&str> {
         self.caller.get().map(|caller| &**caller)
+    }
+
+    /// Nobody knows who calls.
+    pub(crate) fn is_refused(&self, error: AuthError) {
+        let _ = self.refused.set(error);
+    }
+
+    /// Why nobody knows who calls, if that is so.
+    pub(crate) fn refusal(&self) -> Option<AuthError> {
+        self.refused.get().copied()
+    }
+
+    /// What it is called that it ended without an answer.
+    pub(crate) fn unanswered(&self) -> &'static str {
+        if self.panicked.load(Ordering::Relaxed) { ErrorCode::Internal.as_str() } else { "client_left" }
     }
 
     /// The model that it asks for has been found.
@@ -287,6 +330,9 @@ impl Drop for Ending {
     fn drop(&mut self) {
         // What others have added before they let go is seen here.
         if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            if std::thread::panicking() {
+                self.0.panicked.store(true, Ordering::Relaxed);
+            }
             self.0.telemetry.ended(&self.0);
         }
     }

@@ -214,7 +214,7 @@ async fn a_service_whose_keys_are_in_the_store_makes_no_file() {
 
 #[tokio::test]
 async fn refusals_are_counted_and_only_some_are_lines() {
-    let replica = outrigger().script(ECHO).args(["--auth-refusal-lines", "1"]).start();
+    let replica = outrigger().script(ECHO).args(["--log-rate", "1"]).start();
     let url = format!("{}/score", replica.score);
     let begun = Instant::now();
     for at in 0..200 {

@@ -117,7 +117,8 @@ async fn a_request_is_a_record_with_the_fields_of_azureml_s_server() {
     let data = &refused["data"]["baseData"];
     assert_eq!((&data["responseCode"], &data["success"]), (&json!("401"), &json!(false)));
     until("the count", async || {
-        metric(&replica, "outrigger_telemetry_spans_total{outcome=\"sent\"}").await == Some(2.0)
+        metric(&replica, "outrigger_telemetry_requests_total{outcome=\"sent\",to=\"insights\"}").await
+            == Some(2.0)
     })
     .await;
 }

@@ -5,6 +5,7 @@ use outrigger_testkit::{Launch, onnx};
 use serde_json::{Value, json};
 
 use super::{is_line_of, is_printed};
+use crate::devices::until;
 use crate::support::{client, infer, outcome, outrigger, score};
 
 const SCRIPT: &str = "
@@ -110,17 +111,43 @@ async fn a_flood_of_refused_requests_does_not_fill_the_log() {
     for _ in 0..60 {
         assert_eq!(client().post(&url).body("x").send().await.unwrap().status(), 401);
     }
-    // Some are left out, which the next one says that is not. Why each was refused is another kind of line.
+    // Some are left out, which the next one says that is not.
     let tells = |line: &Value| line["target"] == "outrigger::access" && line["fields"]["left_out"].is_u64();
-    let told = loop {
+    let mut told = None;
+    until("a line that says so", async || {
         assert_eq!(client().post(&url).body("x").send().await.unwrap().status(), 401);
         let text = replica.log_text();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        if let Some(line) = lines.into_iter().find(tells) {
-            break line;
-        }
+        told = lines.into_iter().find(tells);
+        told.is_some()
+    })
+    .await;
+    let told = told.unwrap();
+    assert_eq!(
+        (&told["fields"]["code"], &told["fields"]["reason"]),
+        (&json!("unauthenticated"), &json!("no_header"))
+    );
+}
+
+#[tokio::test]
+async fn a_refused_request_has_one_line_that_says_why_and_whose_it_is() {
+    const OTHER: &str = "other-caller-0123456789-abcdefghijkl";
+    let rules = format!("[callers.reporter]\nkey = '{OTHER}'\noperations = ['status']\n");
+    let mut replica = scripted().file("outrigger.toml", rules).args(["--config", "outrigger.toml"]).start();
+    let ask = |key: &str, id: &str| {
+        let url = format!("{}/score", replica.score);
+        client().post(url).bearer_auth(key).header("x-request-id", id).body("x").send()
     };
-    assert_eq!(told["fields"]["code"], "unauthenticated");
+    let (wrong, forbidden) = (ask("no-such-key", "wrong"), ask(OTHER, "forbidden"));
+    assert_eq!(
+        (wrong.await.unwrap().status(), forbidden.await.unwrap().status()),
+        (401.try_into().unwrap(), 403.try_into().unwrap())
+    );
+    let line = replica.wait_for(|line| is_line_of(line, "wrong"));
+    assert_eq!(line["fields"]["reason"], "wrong_key", "{line}");
+    let line = replica.wait_for(|line| is_line_of(line, "forbidden"));
+    assert_eq!((&line["fields"]["caller"], &line["fields"]["status"]), (&json!("reporter"), &json!(403)));
+    assert_eq!(replica.log_text().matches("\"wrong\"").count(), 1, "{}", replica.log_text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,6 +132,24 @@ async fn a_model_s_call_is_told_in_phases_by_every_contract() {
     drop(sender);
     assert_eq!(stream.told().await.outcome(), (0, ""));
     until("the calls of the stream", async || count(&replica, "infer", "run").await == 6).await;
+    // What fails in it is counted as well, and the stream itself is no call of a model's.
+    let (sender, mut stream) = grpc.open(STREAM, &[]).await;
+    sender
+        .send(framed(&call("add", "1", "FP32", &[1, 3], vec![0; 12]).encode_to_vec()).into())
+        .await
+        .unwrap();
+    assert_ne!(StreamReply::of(&stream.next().await.unwrap()).1, "", "it has one input of two");
+    drop(sender);
+    assert_eq!(stream.told().await.outcome(), (0, ""));
+    let calls = async |outcome: &str| {
+        let name = format!("outrigger_model_requests_total{{model=\"add\",outcome=\"{outcome}\"}}");
+        metric(&replica, &name).await
+    };
+    until("the calls of the model", async || {
+        (calls("ok").await, calls("error").await) == (Some(8.0), Some(1.0))
+    })
+    .await;
+    assert_eq!(count(&replica, "infer", "send").await, 3, "an answer in a stream is not sent by itself");
 }
 
 #[tokio::test]

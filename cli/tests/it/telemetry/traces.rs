@@ -156,8 +156,8 @@ async fn calls_that_run_together_know_of_each_other_and_metrics_come_too() {
     }
     until("metrics", async || collector.printed().contains("outrigger_model_requests_total")).await;
     until("metrics", async || collector.printed().contains("outrigger_phase_seconds")).await;
-    let sent = metric(&replica, "outrigger_telemetry_spans_total{outcome=\"sent\"}").await;
-    assert_eq!(sent, Some(2.0));
+    let sent = "outrigger_telemetry_requests_total{outcome=\"sent\",to=\"collector\"}";
+    until("what is sent is counted", async || metric(&replica, sent).await == Some(2.0)).await;
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn a_collector_that_is_away_matters_to_no_call_and_all_spans_are_counted()
         assert_eq!(outcome(score(&replica, "1").send().await.unwrap()).await.0, 200);
     }
     let count = async |outcome: &str| {
-        let name = format!("outrigger_telemetry_spans_total{{outcome=\"{outcome}\"}}");
+        let name = format!("outrigger_telemetry_requests_total{{outcome=\"{outcome}\",to=\"collector\"}}");
         metric(&replica, &name).await.unwrap_or_default()
     };
     until("all spans", async || count("dropped").await + count("failed").await >= 37.0).await;

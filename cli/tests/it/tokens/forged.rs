@@ -73,7 +73,7 @@ fn claims() -> Value {
 #[tokio::test]
 async fn forged_tokens_are_refused_with_the_reason_in_the_log_and_none_outside() {
     let forger = Forger::start();
-    let mut replica = launch("token", &forger.table()).args(["--auth-refusal-lines", "1000"]).start();
+    let mut replica = launch("token", &forger.table()).args(["--log-rate", "1000"]).start();
     until_known(&replica, "forger", 1.0).await;
     let url = format!("{}/score", replica.score);
     let send = |token: &str| client().post(&url).bearer_auth(token).body("1").send();

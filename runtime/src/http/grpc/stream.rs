@@ -17,7 +17,7 @@ use axum::response::Response;
 use axum::routing::any;
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt, unfold};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate, Refusal};
@@ -193,7 +193,7 @@ impl Calls {
             let grant = replica.ask(credentials, Operation::Infer, OfModel::AskedLater);
             if let Some(error) = grant.as_ref().err().copied().and_then(Refusal::unknown) {
                 // The key held when the stream began.
-                replica.say_refused(error, Operation::Infer, None);
+                replica.refuses(error, Operation::Infer);
             }
             let read = async {
                 match &grant {
@@ -215,7 +215,9 @@ impl Calls {
                 let (pieces, _) = run(&replica, &grant, wish, &message, target).await?;
                 Ok::<_, CallError>((in_stream(pieces), Some(grant)))
             };
-            let (pieces, grant) = answered.await.unwrap_or_else(|error| {
+            let answered = answered.await;
+            is_answered(answered.as_ref().err().map(|error| error.code));
+            let (pieces, grant) = answered.unwrap_or_else(|error| {
                 // One that is too long is what may be wrong.
                 let id = Some(id(&message)).filter(|id| id.len() <= replica.tensor_limits.id_bytes);
                 (stream_error(&error, id.unwrap_or_default()), None)
@@ -224,6 +226,14 @@ impl Calls {
             Ok(Answered { pieces: framed(held(&replica, pieces))?, grant })
         }
     }
+}
+
+/// The call that is being worked on has its answer, which is sent in its turn.
+fn is_answered(code: Option<ErrorCode>) {
+    telemetry::with(|passage| {
+        let (status, length, at) = (StatusCode::OK, None, std::time::Instant::now());
+        passage.is_answered(telemetry::Answered { status, code, length, at });
+    });
 }
 
 fn broken() -> CallError {

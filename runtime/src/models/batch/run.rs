@@ -9,7 +9,7 @@ use super::super::ModelInstance;
 use super::super::cancels::UnderWay;
 use super::super::job::{self, Failure, Job};
 use super::{Former, Member, rows};
-use crate::telemetry::{self, Phase};
+use crate::telemetry::{self, Phase, Together};
 
 /// Other calls of its batch that are named in a call's span.
 const MAX_LINKS: usize = 32;
@@ -125,7 +125,8 @@ fn note(group: &[Member], begun: Instant, joined: Duration, took: Duration) {
         passage.add_until(Phase::CopyIn, joined, begun + joined);
         passage.add_until(Phase::Run, took.saturating_sub(joined), begun + took);
         if let Some(own) = passage.trace() {
-            passage.ran_with(recorded.iter().filter(|id| **id != own.id).take(MAX_LINKS).copied().collect());
+            let others = recorded.iter().filter(|id| **id != own.id).take(MAX_LINKS).copied().collect();
+            passage.ran_with(Together { calls: group.len(), others });
         }
     }
 }

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message as _;
 
 use crate::config::{OtlpConfig, OtlpProtocol};
+
+/// What is before a message in gRPC, bytes: whether it is compressed, and its length.
+const FRAME: usize = 5;
 
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,13 +41,16 @@ pub(super) enum SendError {
     Refused(StatusCode),
     #[error("it answers grpc-status {0}")]
     Status(String),
+    /// There is no more time for it.
+    #[error("the replica ends")]
+    Ends,
 }
 
 impl SendError {
     /// Whether the same may be taken in a moment. Source: OTLP's specification, sections "Failures" and "Retryable Response Codes".
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::NoClient => false,
+            Self::NoClient | Self::Ends => false,
             Self::Unreachable(_) => true,
             Self::Refused(status) => [429, 502, 503, 504].contains(&status.as_u16()),
             Self::Status(code) => ["1", "4", "8", "10", "11", "14", "15"].contains(&code.as_str()),
@@ -63,6 +71,8 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(config: &OtlpConfig) -> Self {
         let builder = reqwest::Client::builder().connect_timeout(config.timeout).no_proxy();
+        // The headers may hold what is secret, and are for the collector alone.
+        let builder = builder.redirect(reqwest::redirect::Policy::none());
         let builder = match config.protocol {
             OtlpProtocol::Http => builder,
             OtlpProtocol::Grpc => builder.http2_prior_knowledge(),
@@ -79,22 +89,16 @@ impl Client {
         }
     }
 
-    /// Hands over a message. It has `limit` where that is less than it has otherwise.
-    pub(super) async fn send(
-        &self,
-        signal: Signal,
-        message: Vec<u8>,
-        limit: Option<Duration>,
-    ) -> Result<(), SendError> {
+    /// Hands over a message, and says how many of what is in it are rejected.
+    pub(super) async fn send(&self, signal: Signal, message: Vec<u8>) -> Result<u64, SendError> {
         let url = match signal {
             Signal::Traces => &self.traces,
             Signal::Metrics => &self.metrics,
         };
         // What is not configured is not sent.
-        let Some(url) = url else { return Ok(()) };
+        let Some(url) = url else { return Ok(0) };
         let client = self.client.as_ref().ok_or(SendError::NoClient)?;
-        let timeout = limit.map_or(self.timeout, |limit| limit.min(self.timeout));
-        let request = client.post(url).headers(self.headers.clone()).timeout(timeout);
+        let request = client.post(url).headers(self.headers.clone()).timeout(self.timeout);
         let request = match self.protocol {
             OtlpProtocol::Http => {
                 request.header(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf")).body(message)
@@ -110,15 +114,29 @@ impl Client {
             return Err(SendError::Refused(status));
         }
         let body = answer.bytes().await.map_err(unreachable)?;
+        let mut message = body.clone();
         if self.protocol == OtlpProtocol::Grpc {
             // What fails has no message, and says why in its head: the client does not see what comes behind a body.
             let code = headers.get("grpc-status").and_then(|code| code.to_str().ok()).unwrap_or("2");
-            if body.len() < 5 && code != "0" {
+            if body.len() < FRAME && code != "0" {
                 return Err(SendError::Status(code.to_owned()));
             }
+            message.advance(message.len().min(FRAME));
         }
-        Ok(())
+        Ok(rejected(message))
     }
+}
+
+/// How much of a message was not taken. What is no answer of the protocol's says nothing of that.
+fn rejected(answer: Bytes) -> u64 {
+    // That to metrics looks the same.
+    let answer = ExportTraceServiceResponse::decode(answer).unwrap_or_default();
+    let Some(partial) = answer.partial_success else { return 0 };
+    if !partial.error_message.is_empty() {
+        let (rejected, said) = (partial.rejected_spans, partial.error_message.as_str());
+        tracing::warn!(rejected, said, "the collector says something of what it has taken");
+    }
+    u64::try_from(partial.rejected_spans).unwrap_or(0)
 }
 
 /// The whole chain of reasons, without the URL, which may hold what is secret.
@@ -136,7 +154,7 @@ fn unreachable(error: reqwest::Error) -> SendError {
 
 /// A message as gRPC has it: not compressed, its length, itself.
 fn framed(message: &[u8]) -> Bytes {
-    let mut framed = BytesMut::with_capacity(message.len() + 5);
+    let mut framed = BytesMut::with_capacity(message.len() + FRAME);
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
     framed.extend_from_slice(message);

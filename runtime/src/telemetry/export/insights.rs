@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,14 +39,18 @@ impl Insights {
     /// For a connection string, which the configuration has seen to.
     pub(super) fn new(config: &OtlpConfig) -> Option<Self> {
         let connection = config.insights.as_ref()?;
-        let client = reqwest::Client::builder().connect_timeout(config.timeout).build();
+        let client = reqwest::Client::builder().connect_timeout(config.timeout);
+        let client = client.redirect(reqwest::redirect::Policy::none()).build();
         let client = client.inspect_err(|error| tracing::error!(%error, "no telemetry can be sent")).ok()?;
         let client = Client { client, plain: is_plain(connection.expose()) };
         let exporter = Exporter::new_from_connection_string(connection.expose(), client);
         let mut exporter = exporter
             .inspect_err(|error| tracing::error!(%error, "Application Insights gets nothing"))
-            .ok()?
-            .with_sample_rate(config.sampler.ratio);
+            .ok()?;
+        // Each record stands for so many, which is not known where who asks decides.
+        if !config.sampler.follows_parent {
+            exporter = exporter.with_sample_rate(config.sampler.ratio);
+        }
         let resource = [
             KeyValue::new("service.name", config.service.clone()),
             KeyValue::new("service.instance.id", config.instance.clone()),
@@ -60,10 +65,12 @@ impl Insights {
     }
 
     /// Sends records of requests; the exporter tries some times over, within the time that there is.
-    pub(super) async fn send(&self, spans: &[Recorded], limit: Option<Duration>) -> Result<(), SendError> {
+    pub(super) async fn send(&self, spans: &[Arc<Recorded>]) -> Result<(), SendError> {
+        if spans.is_empty() {
+            return Ok(());
+        }
         let data = spans.iter().map(|span| self.record(span)).collect();
-        let limit = limit.map_or(self.timeout, |limit| limit.min(self.timeout));
-        match tokio::time::timeout(limit, self.exporter.export(data)).await {
+        match tokio::time::timeout(self.timeout, self.exporter.export(data)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(SendError::Unreachable(error.to_string())),
             Err(_) => Err(SendError::Unreachable("it does not answer in time".into())),

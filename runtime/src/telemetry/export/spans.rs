@@ -34,6 +34,8 @@ pub(crate) struct Recorded {
     pub(super) phases: Vec<(Phase, Duration, Duration)>,
     /// Requests that have run together with it.
     together: Vec<SpanId>,
+    /// Calls that ran as one, itself counted in; 0 where that is not known.
+    calls: usize,
 }
 
 impl Recorded {
@@ -52,9 +54,9 @@ impl Recorded {
         let mut attributes = vec![
             text("http.request.method", asked.method.as_str()),
             text("url.path", path.get(..path.floor_char_boundary(MAX_TEXT)).unwrap_or_default()),
-            text("url.scheme", "http"),
+            text("url.scheme", if asked.is_encrypted { "https" } else { "http" }),
             text("network.protocol.name", "http"),
-            text("network.protocol.version", if asked.version == Version::HTTP_2 { "2" } else { "1.1" }),
+            text("network.protocol.version", version(asked.version)),
             text("outrigger.operation", asked.operation.as_str()),
         ];
         let mut known = |name: &str, value: Option<&str>| {
@@ -71,7 +73,7 @@ impl Recorded {
             Some(answered) => {
                 answered.code.map(|code| code.as_str()).or(bare.as_ref().map(StatusCode::as_str))
             }
-            None => Some("client_left"),
+            None => Some(passage.unanswered()),
         };
         known("error.type", code);
         if let Some(answered) = answered {
@@ -100,12 +102,13 @@ impl Recorded {
             client_request_id: client.map(str::to_owned),
             failure: failed.then(|| code.unwrap_or_default().to_owned()),
             phases: phases.collect(),
-            together: passage.together().to_vec(),
+            together: passage.together().map(|together| together.others.clone()).unwrap_or_default(),
+            calls: passage.together().map_or(0, |together| together.calls),
         })
     }
 
     /// The span and its children.
-    pub(super) fn spans(self) -> Vec<Span> {
+    pub(super) fn spans(&self) -> Vec<Span> {
         let at = |since: Duration| nanos(self.begun.checked_add(since).unwrap_or(self.begun));
         let mut spans = Vec::with_capacity(self.phases.len() + 1);
         for (phase, ended, spent) in &self.phases {
@@ -120,9 +123,9 @@ impl Recorded {
                 end_time_unix_nano: at(*ended),
                 ..Span::default()
             };
-            if *phase == Phase::Run && !self.together.is_empty() {
-                let others = i64::try_from(self.together.len()).unwrap_or(i64::MAX);
-                span.attributes.push(number("outrigger.batch.calls", others.saturating_add(1)));
+            if *phase == Phase::Run && self.calls > 1 {
+                let calls = i64::try_from(self.calls).unwrap_or(i64::MAX);
+                span.attributes.push(number("outrigger.batch.calls", calls));
                 span.links = self.together.iter().map(link).collect();
             }
             spans.push(span);
@@ -131,16 +134,52 @@ impl Recorded {
             trace_id: self.id.trace.to_vec(),
             span_id: self.id.span.to_vec(),
             parent_span_id: self.parent.map(Vec::from).unwrap_or_default(),
-            trace_state: self.state,
-            name: self.name,
+            trace_state: self.state.clone(),
+            name: self.name.clone(),
             kind: span::SpanKind::Server as i32,
             start_time_unix_nano: nanos(self.begun),
             end_time_unix_nano: nanos(self.begun.checked_add(self.took).unwrap_or(self.begun)),
-            attributes: self.attributes,
-            status: self.failure.map(|message| Status { message, code: status::StatusCode::Error as i32 }),
+            attributes: self.attributes.clone(),
+            status: self
+                .failure
+                .clone()
+                .map(|message| Status { message, code: status::StatusCode::Error as i32 }),
             ..Span::default()
         });
         spans
+    }
+}
+
+/// As the conventions write it.
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+#[cfg(test)]
+impl Recorded {
+    /// One of nothing.
+    pub(super) fn empty() -> Self {
+        Self {
+            id: SpanId::new(),
+            parent: None,
+            state: String::new(),
+            name: String::new(),
+            begun: SystemTime::UNIX_EPOCH,
+            took: Duration::ZERO,
+            attributes: Vec::new(),
+            failure: None,
+            status: None,
+            method: String::new(),
+            request_id: None,
+            client_request_id: None,
+            phases: Vec::new(),
+            together: Vec::new(),
+            calls: 0,
+        }
     }
 }
 
