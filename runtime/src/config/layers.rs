@@ -15,7 +15,7 @@ use super::collect::check_collection_name;
 use super::devices::check_backend_name;
 use super::key::{
     BACKEND_KEYS, CALLER_KEYS, COLLECT_TO, COLLECTION_KEYS, COMPAT, COMPAT_DEFAULTS, ISSUER_KEYS, KEYS, Key,
-    MODEL_KEYS, MODEL_PATH, MODEL_SOURCE,
+    MODEL_KEYS, MODEL_PATH, MODEL_SOURCE, SCRIPT_ARGS,
 };
 use super::tokens;
 use super::value::{Kind, Value};
@@ -474,7 +474,14 @@ impl Reader {
         for (key, values) in &sources.flags {
             let origin = Origin::Flag(key.flag());
             if matches!(key.kind, Kind::List) {
-                self.settings.keys.insert(key.name, Setting { value: Value::List(values.clone()), origin });
+                // An argument may have commas in it; what else there are lists of has none.
+                let is_whole = key.name == SCRIPT_ARGS.name;
+                let items = values.iter().flat_map(|text| match key.kind.parse(text) {
+                    Some(Value::List(items)) if !is_whole => items,
+                    _ => vec![text.clone()],
+                });
+                let value = Value::List(items.collect());
+                self.settings.keys.insert(key.name, Setting { value, origin });
             } else if let Some(text) = values.last() {
                 self.text(key, text, origin, &sources.working_directory);
             }

@@ -21,6 +21,22 @@ fn problems(sources: &Sources) -> Vec<String> {
 }
 
 #[test]
+fn flags_have_lists_with_commas_but_for_arguments() {
+    let mut sources = sources("[script]\nentry = 'score.py'", &[]);
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    sources.flags = vec![
+        (key::SCORE_CONTRACTS, texts(&["aml, oip", "grpc"])),
+        (key::SCRIPT_ARGS, texts(&["--sizes=1,2", "x y"])),
+    ];
+    let (config, settings) = load(&sources).unwrap();
+    assert_eq!(config.script.unwrap().args, ["--sizes=1,2", "x y"]);
+    let Some(Value::List(items)) = settings.keys.get(key::SCORE_CONTRACTS.name).map(|set| &set.value) else {
+        panic!("{:?}", settings.keys)
+    };
+    assert_eq!(*items, ["aml", "oip", "grpc"]);
+}
+
+#[test]
 fn every_default_parses_and_makes_a_configuration() {
     for key in key::KEYS {
         assert!(key.default.is_empty() || key.kind.parse(key.default).is_some(), "{}", key.name);
