@@ -93,6 +93,19 @@ const PROOFS: &[Proof] = &[
         },
     },
     Proof {
+        name: "collection-kills",
+        about: "200 kills under load: what was answered is in blob storage once, and nothing is there twice",
+        run: |repo, log| tests(repo, log, "collection::crashes::"),
+    },
+    Proof {
+        name: "collection-outage",
+        about: "five minutes without blob storage cost calls neither CPU time nor latency, and lose nothing",
+        run: |repo, log| {
+            setup::ensure_for_tests(repo)?;
+            tests(repo, log, "collection::outages::")
+        },
+    },
+    Proof {
         name: "envoy",
         about: "two replicas behind a real Envoy get traffic by the load that they report, in answers and out of band",
         run: |repo, log| {

@@ -1,17 +1,15 @@
-//! What a replica has collected that is killed at any moment, and what it does while blob storage is away.
+//! What a replica has collected that is killed at any moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use outrigger_testkit::faults::{Fault, On, Proxy};
-use outrigger_testkit::storage::Azurite;
 use outrigger_testkit::{Launch, ReplicaProcess, onnx};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{collecting, counted, metrics, objects};
-use crate::proof::{proving, say, scale};
+use super::{addends, collecting, counted, objects};
+use crate::proof::{say, scale};
 use crate::support::{PATIENCE, infer};
 
 /// Calls of each client under way at once.
@@ -30,11 +28,6 @@ fn launch(spool: &Path, blob: &Path, policy: &str) -> Launch {
         .args(["--config", "o.toml"])
 }
 
-fn body() -> String {
-    let tensor = |name: &str| json!({"name": name, "shape": [1, 2], "datatype": "FP32", "data": [1, 2]});
-    json!({"inputs": [tensor("x"), tensor("y")]}).to_string()
-}
-
 /// Has several clients call until they are told to end, or the replica is gone. Gives the identifiers of what was answered.
 async fn call(replica: &ReplicaProcess, round: usize, over: &AtomicBool) -> Vec<String> {
     let number = AtomicUsize::new(0);
@@ -42,7 +35,7 @@ async fn call(replica: &ReplicaProcess, round: usize, over: &AtomicBool) -> Vec<
         let mut answered = Vec::new();
         while !over.load(Ordering::Relaxed) {
             let id = format!("{round}-{}", number.fetch_add(1, Ordering::Relaxed));
-            let request = infer(replica, "add", body()).header("x-request-id", &id);
+            let request = infer(replica, "add", addends()).header("x-request-id", &id);
             let Ok(answer) = request.header("content-type", "application/json").send().await else { break };
             // A client that has not got the whole of an answer has none.
             let status = answer.status();
@@ -138,77 +131,5 @@ async fn with_other_policies_nothing_is_there_twice_after_kills() {
         assert!(kept.values().all(|times| *times == 1), "{kept:?}");
         let known = answered.iter().filter(|id| kept.contains_key(*id)).count();
         say(format!("{full}: of {} answered {known} are kept", answered.len()));
-    }
-}
-
-/// CPU time that a process has taken.
-fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks: u64 = [11, 12].map(|at| fields[at].parse::<u64>().unwrap()).iter().sum();
-    Duration::from_millis(ticks * 10)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Blocks of calls, with blob storage there and away by turns: what is collected waits on disk, and calls do not notice.
-#[tokio::test]
-async fn calls_do_not_notice_that_blob_storage_is_away() {
-    let Some(azurite) = Azurite::found() else { return };
-    azurite.create_container("data");
-    let proxy = Proxy::start(azurite.address());
-    let launch = collecting("request, response").env("OUTRIGGER_COLLECT_TO", "az://data/x");
-    let launch = azurite
-        .environment_at(proxy.address())
-        .into_iter()
-        .fold(launch, |l, (name, value)| l.env(name, value));
-    let launch = launch.env("OUTRIGGER_COLLECT_RETRY_MAX", "1s").file("add.onnx", onnx::add(2));
-    let replica = launch.args(["--model", "add=add.onnx"]).start();
-    // Twenty seconds without storage, or five minutes of a proof.
-    let block = Duration::from_secs(scale(5, 30) as u64);
-    let (mut cost, mut latency) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    let mut sent = 0.0;
-    for number in 0..scale(8, 20) {
-        let away = number % 2;
-        if away == 1 {
-            proxy.inject(On::any().always(), Fault::Hangup);
-        }
-        let (before, since) = (cpu(replica.pid()), Instant::now());
-        let (mut calls, mut times) = (0.0, Vec::new());
-        while since.elapsed() < block {
-            let begun = Instant::now();
-            let answer =
-                infer(&replica, "add", body()).header("content-type", "application/json").send().await;
-            assert_eq!(answer.unwrap().status(), 200);
-            times.push(begun.elapsed().as_secs_f64());
-            calls += 1.0;
-        }
-        sent += calls;
-        cost[away].push((cpu(replica.pid()) - before).as_secs_f64() / calls * 1e6);
-        latency[away].push(median(times) * 1e6);
-        let lag = metrics(&replica).await["outrigger_collect_lag_seconds{collection=\"request\"}"];
-        if away == 1 {
-            let degraded = metrics(&replica).await["outrigger_degraded{part=\"storage\"}"];
-            assert!(degraded > 0.0, "{}", replica.log_text());
-            assert!(lag >= block.as_secs_f64() / 2.0, "it grows: {lag} s");
-            proxy.heal();
-        }
-    }
-    for collection in ["request", "response"] {
-        let counted = super::until_settled(&replica, collection, sent).await;
-        assert_eq!((counted.persisted, counted.dropped), (sent, 0.0));
-    }
-    let settled = metrics(&replica).await;
-    assert_eq!(settled["outrigger_collect_lag_seconds{collection=\"request\"}"], 0.0);
-    assert_eq!(settled["outrigger_degraded{part=\"storage\"}"], 0.0);
-    for (what, [there, away]) in [("CPU time of a call", cost), ("median latency", latency)] {
-        let (there, away) = (median(there), median(away));
-        say(format!("{what}: {there:.1} us with blob storage, {away:.1} us without"));
-        // Noise of a machine that does other things beside is much less than what a call that waits would take.
-        assert!(away < there * if proving() { 1.5 } else { 3.0 }, "{what}: {there} us, {away} us");
     }
 }

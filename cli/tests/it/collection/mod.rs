@@ -2,6 +2,7 @@
 
 mod calls;
 mod crashes;
+mod outages;
 mod scripts;
 mod settings;
 
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use outrigger_testkit::{Launch, ReplicaProcess};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{PATIENCE, client, outrigger};
 
@@ -25,6 +26,12 @@ fn collecting(collections: &str) -> Launch {
         .env("OUTRIGGER_COLLECT_ENDPOINT", "shop")
         .env("OUTRIGGER_COLLECT_DEPLOYMENT", "blue")
         .env("OUTRIGGER_COLLECT_FLUSH", "50ms")
+}
+
+/// A call of a model that adds two tensors of two values.
+fn addends() -> String {
+    let tensor = |name: &str| json!({"name": name, "shape": [1, 2], "datatype": "FP32", "data": [1, 2]});
+    json!({"inputs": [tensor("x"), tensor("y")]}).to_string()
 }
 
 /// All metrics.
