@@ -369,16 +369,12 @@ fn last_day(path: &str) -> Option<u64> {
     let part = |nth: usize| folders.get(at + nth);
     let year = number(part(0)?, 4)?;
     let Some(month) = part(1).and_then(|month| number(month, 2)) else {
-        return Some(days(year + 1, 1, 1) - 1);
+        return days(year, 12, 31);
     };
-    if !(1..=12).contains(&month) {
-        return None;
-    }
     let Some(day) = part(2).and_then(|day| number(day, 2)) else {
-        let next = if month == 12 { days(year + 1, 1, 1) } else { days(year, month + 1, 1) };
-        return Some(next - 1);
+        return (28..=31).rev().find_map(|last| days(year, month, last));
     };
-    (1..=31).contains(&day).then(|| days(year, month, day))
+    days(year, month, day)
 }
 
 /// An object without some records.
@@ -491,13 +487,13 @@ mod tests {
     #[test]
     fn the_age_of_an_object_is_that_of_its_folders() {
         let day = |path| last_day(path);
-        assert_eq!(day("modelDataCollector/e/d/c/2026/11/30/08/i-1.jsonl"), Some(days(2026, 11, 30)));
-        assert_eq!(day("modelDataCollector/e/d/c/2026/11/30/08/59/i-1.jsonl"), Some(days(2026, 11, 30)));
-        assert_eq!(day("modelDataCollector/e/d/c/2026/11/i-1.jsonl"), Some(days(2026, 11, 30)));
-        assert_eq!(day("modelDataCollector/e/d/c/2026/i-1.jsonl"), Some(days(2026, 12, 31)));
+        assert_eq!(day("modelDataCollector/e/d/c/2026/11/30/08/i-1.jsonl"), days(2026, 11, 30));
+        assert_eq!(day("modelDataCollector/e/d/c/2026/11/30/08/59/i-1.jsonl"), days(2026, 11, 30));
+        assert_eq!(day("modelDataCollector/e/d/c/2026/11/i-1.jsonl"), days(2026, 11, 30));
+        assert_eq!(day("modelDataCollector/e/d/c/2026/i-1.jsonl"), days(2026, 12, 31));
         assert_eq!(
             day("modeldata/s/g/w/service/model/1/inputs/2026/11/30/inputs-i-1.csv"),
-            Some(days(2026, 11, 30))
+            days(2026, 11, 30)
         );
         for none in
             ["i-1.jsonl", "a/b/c.jsonl", "2026/13/x.jsonl", "a/2026/11/30/08/59/59/i.jsonl", "2026/1/i.jsonl"]

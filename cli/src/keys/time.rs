@@ -1,6 +1,7 @@
 //! Times of keys: how long they live, and dates for people.
 
 use anyhow::{Context as _, bail};
+use time::OffsetDateTime;
 
 const DAY: u64 = 86_400;
 /// The longest that a key lives which has an end: a hundred years.
@@ -29,20 +30,13 @@ pub(super) fn lifetime(text: &str) -> anyhow::Result<Option<u64>> {
 }
 
 /// Seconds since 1970 as `2026-03-01 12:00:00Z`.
-///
-/// Source: Howard Hinnant, *chrono-Compatible Low-Level Date Algorithms*, `civil_from_days`.
 pub(super) fn shown(seconds: u64) -> String {
-    let (days, rest) = (seconds / DAY, seconds % DAY);
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+    let time =
+        i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    // Beyond the year 9999 there is nothing that anybody waits for.
+    let Some(time) = time else { return format!("{seconds} s after 1970") };
+    let (date, hour, minute, second) = (time.date(), time.hour(), time.minute(), time.second());
+    format!("{date} {hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use time::{Month, OffsetDateTime};
+
 use crate::settings::Rolling;
 
 /// A moment of UTC, by the calendar.
@@ -27,36 +29,27 @@ pub(crate) fn micros(time: SystemTime) -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(LAST).min(LAST)
 }
 
-/// The number of a day since 1970 of a date in the proleptic Gregorian calendar.
-///
-/// Source: Howard Hinnant, *chrono-Compatible Low-Level Date Algorithms*, `days_from_civil`, for years from 1970.
-pub(crate) fn days(year: u64, month: u64, day: u64) -> u64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year / 400, year % 400);
-    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+/// The number of a day since 1970 of a date that there is, from 1970 on.
+pub(crate) fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let month = Month::try_from(u8::try_from(month).ok()?).ok()?;
+    let date = time::Date::from_calendar_date(i32::try_from(year).ok()?, month, u8::try_from(day).ok()?);
+    u64::try_from(date.ok()?.midnight().assume_utc().unix_timestamp()).ok().map(|seconds| seconds / DAY)
 }
 
 impl Date {
     /// Of microseconds since 1970.
-    ///
-    /// Source: as above, `civil_from_days`.
     pub(crate) fn of(micros: u64) -> Self {
         let micros = micros.min(LAST);
-        let seconds = micros / 1_000_000;
-        let days = seconds / DAY + 719_468;
-        let (era, of_era) = (days / 146_097, days % 146_097);
-        let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-        let of_year = of_era - (365 * year + year / 4 - year / 100);
-        let shifted = (5 * of_year + 2) / 153;
-        let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+        let seconds = i64::try_from(micros / 1_000_000).unwrap_or_default();
+        // Each second up to the end of 9999 is one of the calendar.
+        let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         Self {
-            year: era * 400 + year + u64::from(month <= 2),
-            month,
-            day: of_year - (153 * shifted + 2) / 5 + 1,
-            hour: seconds % DAY / 3600,
-            minute: seconds % 3600 / 60,
-            second: seconds % 60,
+            year: time.year().unsigned_abs().into(),
+            month: u8::from(time.month()).into(),
+            day: time.day().into(),
+            hour: time.hour().into(),
+            minute: time.minute().into(),
+            second: time.second().into(),
             micros: micros % 1_000_000,
         }
     }
@@ -76,6 +69,8 @@ impl Date {
     /// Which folder, as a number; and when another one begins, microseconds since 1970.
     pub(crate) fn bucket(&self, rolling: Rolling) -> (u64, u64) {
         let Self { year, month, day, hour, minute, .. } = *self;
+        // The first of a month that there is, is there; the year 10000 is beyond what any moment here is in.
+        let days = |year, month, day| days(year, month, day).unwrap_or(LAST / 1_000_000 / DAY + 1);
         let next = match rolling {
             Rolling::Year => days(year + 1, 1, 1) * DAY,
             Rolling::Month if month == 12 => days(year + 1, 1, 1) * DAY,
@@ -138,7 +133,16 @@ mod tests {
     fn each_day_is_the_one_that_it_came_from() {
         for day in (0..2_932_896).step_by(7) {
             let date = Date::of(day * DAY * 1_000_000);
-            assert_eq!(days(date.year, date.month, date.day), day);
+            assert_eq!(days(date.year, date.month, date.day), Some(day));
+        }
+    }
+
+    #[test]
+    fn a_day_that_is_none_has_no_number() {
+        for (year, month, day) in
+            [(2025, 2, 29), (2026, 13, 1), (2026, 0, 1), (2026, 4, 31), (1969, 12, 31), (u64::MAX, 1, 1)]
+        {
+            assert_eq!(days(year, month, day), None, "{year}-{month}-{day}");
         }
     }
 

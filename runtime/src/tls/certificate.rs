@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_auth::{CertificateName, PeerCertificate};
 use rustls::pki_types::CertificateDer;
+use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// Longest part of a subject that is shown.
@@ -26,26 +27,13 @@ impl Moment {
 /// As `2027-01-31 12:00:00 UTC`.
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (days, seconds) = (self.0.div_euclid(86_400), self.0.rem_euclid(86_400));
-        let (year, month, day) = date(days);
-        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+        // A certificate may say what no calendar has.
+        let Ok(time) = OffsetDateTime::from_unix_timestamp(self.0) else {
+            return write!(f, "{} s after 1970", self.0);
+        };
+        let (date, hour, minute, second) = (time.date(), time.hour(), time.minute(), time.second());
+        write!(f, "{date} {hour:02}:{minute:02}:{second:02} UTC")
     }
-}
-
-/// The day so many days after 1970-01-01, in the Gregorian calendar.
-///
-/// Source: Howard Hinnant, *chrono-Compatible Low-Level Date Algorithms*, `civil_from_days`.
-fn date(days: i64) -> (i64, i64, i64) {
-    let shifted = days.saturating_add(719_468);
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// What is told of a certificate of ours.
