@@ -17,7 +17,11 @@ use crate::support::{PATIENCE, client, outrigger};
 
 /// A replica that collects into a folder, and writes there as soon as there is something.
 fn collecting(collections: &str) -> Launch {
-    let launch = outrigger();
+    collected(outrigger(), collections)
+}
+
+/// The same of one that is launched in another way.
+fn collected(launch: Launch, collections: &str) -> Launch {
     let to = launch.directory().join("blob");
     launch
         .env("OUTRIGGER_COLLECT_TO", to)

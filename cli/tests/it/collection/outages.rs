@@ -1,12 +1,15 @@
-//! What a replica that collects does while blob storage is away.
+//! What a replica that collects does while blob storage is away, and when the disk is full.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use outrigger_testkit::faults::{Fault, On, Proxy};
-use outrigger_testkit::onnx;
 use outrigger_testkit::storage::Azurite;
+use outrigger_testkit::{Launch, onnx};
 
-use super::{addends, collecting, metrics};
+use super::{addends, collected, collecting, metrics};
+use crate::devices::until;
 use crate::proof::{proving, say, scale};
 use crate::support::infer;
 
@@ -80,4 +83,64 @@ async fn calls_do_not_notice_that_blob_storage_is_away() {
         // Noise of a machine that does other things beside is much less than what a call that waits would take.
         assert!(away < there * if proving() { 1.5 } else { 3.0 }, "{what}: {there} us, {away} us");
     }
+}
+
+/// A replica whose log is on a file system of 2 MiB, which is there for it alone.
+fn on_a_small_disk(disk: &Path) -> Option<Launch> {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command.arg("mount -t tmpfs -o size=2m tmpfs \"$0\" && exec \"$@\"").arg(disk);
+    let mut trial = Command::new("unshare");
+    trial.args(command.get_args()).arg("true");
+    if !trial.output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: no file system can be mounted here");
+        return None;
+    }
+    command.arg(env!("CARGO_BIN_EXE_outrigger")).arg("serve");
+    let launch = collected(Launch::of(command), "request, response");
+    Some(
+        launch
+            .env("OUTRIGGER_COLLECT_SPOOL", disk)
+            .env("OUTRIGGER_COLLECT_SEGMENT", "64KiB")
+            .env("OUTRIGGER_COLLECT_ITEMS", "64"),
+    )
+}
+
+/// Calls go on, what finds no room is counted, and once there is room again everything goes on by itself.
+#[tokio::test]
+async fn calls_go_on_while_the_disk_is_full() {
+    let Some(azurite) = Azurite::found() else { return };
+    let disk = tempfile::tempdir().unwrap();
+    let Some(launch) = on_a_small_disk(disk.path()) else { return };
+    azurite.create_container("data");
+    let proxy = Proxy::start(azurite.address());
+    proxy.inject(On::any().always(), Fault::Hangup);
+    let launch = launch.env("OUTRIGGER_COLLECT_TO", "az://data/x").env("OUTRIGGER_COLLECT_RETRY_MAX", "1s");
+    let launch = azurite
+        .environment_at(proxy.address())
+        .into_iter()
+        .fold(launch, |launch, (name, value)| launch.env(name, value));
+    let replica = launch.file("add.onnx", onnx::add(2)).args(["--model", "add=add.onnx"]).start();
+    let long =
+        addends().replacen('{', &format!("{{\"parameters\":{{\"note\":\"{}\"}},", "x".repeat(8000)), 1);
+    let call = async || {
+        let asked = infer(&replica, "add", long.clone()).header("content-type", "application/json");
+        assert_eq!(asked.send().await.unwrap().status(), 200, "{}", replica.log_text());
+    };
+    let dropped = "outrigger_collect_dropped_total{collection=\"request\",reason=\"full\"}";
+    let mut calls = 0.0;
+    until("a disk that is full", async || {
+        call().await;
+        calls += 1.0;
+        metrics(&replica).await.get(dropped).is_some_and(|dropped| *dropped > 20.0)
+    })
+    .await;
+    assert!(metrics(&replica).await["outrigger_degraded{part=\"storage\"}"] > 0.0);
+    proxy.heal();
+    let before = super::until_settled(&replica, "request", calls).await;
+    assert_eq!(before.persisted + before.dropped, calls);
+    call().await;
+    let after = super::until_settled(&replica, "request", calls + 1.0).await;
+    assert_eq!((after.persisted, after.dropped), (before.persisted + 1.0, before.dropped));
+    assert_eq!(metrics(&replica).await["outrigger_degraded{part=\"storage\"}"], 0.0);
 }
