@@ -12,7 +12,7 @@ use outrigger_protocol::{CallError, ErrorCode, Operation, Priority};
 
 use crate::caller::{BUILT_IN, Caller, CallerCounts, OfModel};
 use crate::limiter::Denied;
-use crate::ring::bearer;
+use crate::ring::{KeyPrint, bearer};
 use crate::token::{House, looks_like_token};
 use crate::{
     CallerId, CallerRules, CertificateName, HeldKey, KeyError, KeyRing, KeyStore, Keys, NamedCaller,
@@ -499,8 +499,8 @@ impl House for Policy {
         self.callers.iter().find(is_one).map(|caller| caller.id)
     }
 
-    fn holds(&self, key: &str, caller: CallerId, now: u64) -> bool {
-        self.keys.as_ref().is_some_and(|keys| keys.load().holds(key, caller, now))
+    fn holds(&self, caller: CallerId, now: u64, is_meant: impl Fn(&KeyPrint) -> bool) -> bool {
+        self.keys.as_ref().is_some_and(|keys| keys.load().holds(caller, now, is_meant))
     }
 }
 

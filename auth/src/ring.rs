@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blake3::Hash;
 use http::HeaderValue;
 
@@ -49,6 +51,36 @@ pub struct HeldKey {
     pub expires: Option<u64>,
     /// When a request last came with it, seconds since 1970, as far as this process knows.
     pub used: Option<u64>,
+    pub(crate) print: KeyPrint,
+}
+
+/// What tells a key from another one of the same name, and nothing of its value: the same at each start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyPrint([u8; 32]);
+
+impl KeyPrint {
+    /// Of a key that is kept as it is. There is no key to this hash, as there is none to keep it: the value has 128 random bits.
+    fn of_value(value: &Secret) -> Self {
+        Self(blake3::derive_key("outrigger 2026 print of a key", value.expose().as_bytes()))
+    }
+
+    /// Of one of which a hash is kept.
+    fn of_hash(hash_key: &[u8; 32], hash: &Hash) -> Self {
+        let parts = [&hash_key[..], &hash.as_bytes()[..]].concat();
+        Self(blake3::derive_key("outrigger 2026 print of a stored key", &parts))
+    }
+
+    /// As it may be handed out, 128 bits under a secret of who does: nobody else can hold a guess against it.
+    pub(crate) fn sealed(&self, secret: &[u8; 32]) -> String {
+        let seal = blake3::keyed_hash(secret, &self.0);
+        URL_SAFE_NO_PAD.encode(&seal.as_bytes()[..16])
+    }
+}
+
+impl std::fmt::Debug for KeyPrint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// Hashes of all callers' keys under one random key. The keys themselves are not kept.
@@ -130,6 +162,7 @@ impl KeyRing {
                 made: Some(key.made),
                 expires: key.expires,
                 used: None,
+                print: KeyPrint::of_hash(&ring.hash_key, &key.hash),
             };
             ring.push(key.hash, caller, Some(held));
         }
@@ -141,7 +174,8 @@ impl KeyRing {
         // One that we did not make has a name that the next start has for it, too, whatever its hash is then.
         let id = our_id(key).map_or_else(|| format!("own_{principal}_{which}"), str::to_owned);
         let principal = principal.to_owned();
-        let held = HeldKey { id, principal, which, place, made: None, expires: None, used: None };
+        let print = KeyPrint::of_value(key);
+        let held = HeldKey { id, principal, which, place, made: None, expires: None, used: None, print };
         self.push(hash, caller, Some(held));
     }
 
@@ -206,12 +240,12 @@ impl KeyRing {
         self.about(key, now)?.key.clone().ok_or(AuthError::WrongKey)
     }
 
-    /// Whether a caller has a key of that name that holds.
-    pub(crate) fn holds(&self, id: &str, caller: CallerId, now: u64) -> bool {
+    /// Whether a caller has a key that holds and is the one that is meant.
+    pub(crate) fn holds(&self, caller: CallerId, now: u64, is_meant: impl Fn(&KeyPrint) -> bool) -> bool {
         self.about.iter().any(|about| {
             about.caller == caller
                 && now < about.expires
-                && about.key.as_ref().is_some_and(|key| key.id == id)
+                && about.key.as_ref().is_some_and(|key| is_meant(&key.print))
         })
     }
 
@@ -237,12 +271,10 @@ impl KeyRing {
     }
 }
 
-/// Whether both are of one key.
+/// Whether both are of one key of one principal. A name alone would not say so: one of our own making up goes from a key to the next.
 fn same_key(one: &About, other: &About) -> bool {
     match (&one.key, &other.key) {
-        (Some(one), Some(other)) => {
-            (&one.id, &one.principal, one.which) == (&other.id, &other.principal, other.which)
-        }
+        (Some(one), Some(other)) => one.print == other.print && one.principal == other.principal,
         _ => false,
     }
 }

@@ -88,7 +88,7 @@ impl TokenKeeper {
         let local = config.local.as_ref();
         let local =
             local.map(|local| LocalIssuer::open(&local.signing_key, local.rules.clone())).transpose()?;
-        let own = local.as_ref().map(|local| tokens.trust_local(local.rules()));
+        let own = local.as_ref().map(|local| tokens.trust_local(local));
         let followed: Vec<_> =
             config.issuers.iter().map(|issuer| follow(&mut tokens, issuer, config)).collect();
         if let Some((own, local)) = own.zip(local.as_ref()) {

@@ -34,6 +34,8 @@ pub struct LocalIssuer {
     pair: Ed25519KeyPair,
     kid: String,
     rules: LocalRules,
+    /// Under which its tokens name the keys that they are given for.
+    seal: [u8; 32],
 }
 
 /// A token that was given.
@@ -62,11 +64,15 @@ impl LocalIssuer {
                     .ok_or_else(|| KeyError::Gone { what: "file", path: path.into() })?
             }
         };
-        let pair = parse(pem.expose()).ok_or_else(|| KeyError::NoSigningKey { path: path.into() })?;
+        let (pair, seal) = parse(pem.expose()).ok_or_else(|| KeyError::NoSigningKey { path: path.into() })?;
         let public = public_members(&pair);
         // RFC 7638: the thumbprint of a key, with its members in this order.
         let print = digest::digest(&digest::SHA256, public.as_bytes());
-        Ok(Self { pair, kid: URL_SAFE_NO_PAD.encode(print), rules })
+        Ok(Self { pair, kid: URL_SAFE_NO_PAD.encode(print), rules, seal })
+    }
+
+    pub(super) fn seal(&self) -> &[u8; 32] {
+        &self.seal
     }
 
     /// What is asked of its tokens.
@@ -100,7 +106,8 @@ impl LocalIssuer {
         KeySet::parse(self.jwks().as_bytes(), 1)
     }
 
-    /// Gives a token to a caller who came with that key, at that time. It ends with the key.
+    /// Gives a token to a caller who came with that key, at that time. It ends with the key: it names it by its value, which only who has the
+    /// key that tokens are signed with can hold against others.
     ///
     /// # Errors
     /// If the operating system has no random numbers.
@@ -110,7 +117,7 @@ impl LocalIssuer {
         let refresh_after = now.saturating_add(expires.saturating_sub(now) * REFRESH / 100);
         let header = json!({ "alg": Algorithm::EdDsa.as_str(), "typ": "JWT", "kid": self.kid });
         let claims = json!({
-            "iss": self.rules.issuer, "aud": self.rules.audience, "sub": caller, "key": key.id,
+            "iss": self.rules.issuer, "aud": self.rules.audience, "sub": caller, "key": key.print.sealed(&self.seal),
             "iat": now, "nbf": now, "exp": expires, "jti": format!("{:016x}", getrandom::u64()?),
         });
         let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
@@ -143,9 +150,11 @@ fn make() -> Result<Secret, KeyError> {
     Ok(Secret::new(format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(pair.as_ref()))))
 }
 
-fn parse(pem: &str) -> Option<Ed25519KeyPair> {
+/// The key, and a secret that all who have it share.
+fn parse(pem: &str) -> Option<(Ed25519KeyPair, [u8; 32])> {
     let inner = pem.trim().strip_prefix(BEGIN)?.strip_suffix(END)?;
     let base64 = Secret::new(inner.split_ascii_whitespace().collect::<String>());
     let bytes = STANDARD.decode(base64.expose()).ok()?;
-    Ed25519KeyPair::from_pkcs8(&bytes).ok()
+    let pair = Ed25519KeyPair::from_pkcs8(&bytes).ok()?;
+    Some((pair, blake3::derive_key("outrigger 2026 keys that tokens are given for", &bytes)))
 }

@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::ring::KeyPrint;
 use crate::*;
 
 const ISSUER: &str = "https://issuer.example";
@@ -111,8 +112,27 @@ impl House for Known {
         (name == "bob").then(|| CallerId::new(4)).flatten()
     }
 
-    fn holds(&self, key: &str, _: CallerId, _: u64) -> bool {
-        key == "or_01234567"
+    fn holds(&self, _: CallerId, _: u64, _: impl Fn(&KeyPrint) -> bool) -> bool {
+        true
+    }
+}
+
+/// One caller, by the keys of a ring.
+struct Ring(KeyRing);
+
+impl Ring {
+    fn held(&self, key: &str) -> HeldKey {
+        self.0.find(key.as_bytes(), NOW).unwrap()
+    }
+}
+
+impl House for Ring {
+    fn caller(&self, name: &str) -> Option<CallerId> {
+        Known.caller(name)
+    }
+
+    fn holds(&self, caller: CallerId, now: u64, is_meant: impl Fn(&KeyPrint) -> bool) -> bool {
+        self.0.holds(caller, now, is_meant)
     }
 }
 
@@ -305,7 +325,7 @@ fn an_issuer_may_ask_for_algorithms_scopes_roles_and_say_who_is_whom() {
         fn caller(&self, _: &str) -> Option<CallerId> {
             Some(CallerId::PRIMARY)
         }
-        fn holds(&self, _: &str, _: CallerId, _: u64) -> bool {
+        fn holds(&self, _: CallerId, _: u64, _: impl Fn(&KeyPrint) -> bool) -> bool {
             true
         }
     }
@@ -422,28 +442,39 @@ fn tokens_of_this_machine_hold_as_long_as_the_key_that_they_were_given_for() {
     assert_eq!(local.jwks(), again.jwks());
     assert!(!format!("{local:?}").contains("PRIVATE"));
     let mut tokens = Tokens::new(LIMITS).unwrap();
-    let issuer = tokens.trust_local(local.rules());
+    let issuer = tokens.trust_local(&local);
     tokens.set_keys(issuer, local.key_set().unwrap());
-    let key = |id: &str, expires| HeldKey {
-        id: id.into(),
-        principal: "bob".into(),
-        which: Which::Primary,
-        place: KeyPlace::Store,
-        made: None,
-        expires,
-        used: None,
-    };
-    let issued = again.issue("bob", &key("or_01234567", None), NOW).unwrap();
+    let (long, short, gone) =
+        ("bob-s-long-key-0123456789", "bob-s-short-key-0123456789", "bob-s-gone-key-0123456789");
+    let mut store = KeyStore::empty().unwrap();
+    store.add("bob", None, &Secret::new(gone), 0, None).unwrap();
+    store.add("bob", None, &Secret::new(short), 0, Some(NOW + 10)).unwrap();
+    let before = Ring(KeyRing::of(None, Some(&store), [], |_| CallerId::new(4)).unwrap());
+    store.regen("bob", Which::Primary, &Secret::new(long), 0, Lifetime::AsBefore).unwrap();
+    let house = Ring(KeyRing::of(None, Some(&store), [], |_| CallerId::new(4)).unwrap());
+    let issued = again.issue("bob", &house.held(long), NOW).unwrap();
     assert_eq!((issued.refresh_after, issued.expires), (NOW + 800, NOW + 1000));
-    let at = |token: &Issued, now| tokens.check(token.token.expose().as_bytes(), now, &Known);
+    let at = |token: &Issued, now| tokens.check(token.token.expose().as_bytes(), now, &house);
     assert!(at(&issued, NOW).is_ok() && at(&issued, NOW + 999).is_ok());
     assert_eq!(at(&issued, NOW + 1000), Err(TokenFault::Expired));
-    let short = again.issue("bob", &key("or_01234567", Some(NOW + 10)), NOW).unwrap();
-    assert_eq!((short.refresh_after, short.expires), (NOW + 8, NOW + 10));
-    let revoked = again.issue("bob", &key("or_gone", None), NOW).unwrap();
+    let of_short = again.issue("bob", &house.held(short), NOW).unwrap();
+    assert_eq!((of_short.refresh_after, of_short.expires), (NOW + 8, NOW + 10));
+    let revoked = again.issue("bob", &before.held(gone), NOW).unwrap();
     assert_eq!(at(&revoked, NOW), Err(TokenFault::Revoked));
-    let stranger = again.issue("eve", &key("or_01234567", None), NOW).unwrap();
+    let stranger = again.issue("eve", &house.held(long), NOW).unwrap();
     assert_eq!(at(&stranger, NOW), Err(TokenFault::Principal));
+    // What it names the key by is nothing that could be made of the key alone.
+    let claims = issued.token.expose().split('.').nth(1).unwrap();
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    assert_eq!(claims["key"].as_str().unwrap().len(), 22);
+    std::fs::remove_file(&path).unwrap();
+    let other =
+        LocalIssuer::open(&path, rules.clone()).unwrap().issue("bob", &house.held(long), NOW).unwrap();
+    let other: Value = serde_json::from_slice(
+        &URL_SAFE_NO_PAD.decode(other.token.expose().split('.').nth(1).unwrap()).unwrap(),
+    )
+    .unwrap();
+    assert_ne!(other["key"], claims["key"]);
 
     std::fs::write(&path, "no key").unwrap();
     let error = LocalIssuer::open(&path, rules).unwrap_err().to_string();
@@ -451,10 +482,67 @@ fn tokens_of_this_machine_hold_as_long_as_the_key_that_they_were_given_for() {
 }
 
 #[test]
+fn a_token_does_not_outlive_a_key_of_ones_own_that_was_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = LocalRules { issuer: "outrigger".into(), audience: "me".into(), lifetime: 1000 };
+    let local = LocalIssuer::open(&folder.path().join("token-key.pem"), local).unwrap();
+    let (leaked, fresh) = ("a-key-that-has-leaked-0123456789", "another-one-in-its-place-0123456789");
+    let service = |key: &str| ResolvedKeys {
+        primary: Secret::new(key),
+        secondary: None,
+        origin: KeyOrigin::FromFile("keys.toml".into()),
+    };
+    let keys = |key: &str| Keys { service: Some(service(key)), store: None };
+    let bobs = |key: &str| {
+        let bob = NamedCaller {
+            name: "bob".into(),
+            key: Some(Secret::new(key)),
+            certificate: None,
+            rules: CallerRules::default(),
+        };
+        PolicyConfig { mode: AuthMode::Both, named: vec![bob], ..PolicyConfig::default() }
+    };
+    let started = |service: &str, bob: &str| {
+        let mut tokens = Tokens::new(LIMITS).unwrap();
+        let issuer = tokens.trust_local(&local);
+        tokens.set_keys(issuer, local.key_set().unwrap());
+        let policy = Policy::with_keys(&keys(service), &bobs(bob), Instant::now()).unwrap();
+        policy.with_tokens(Some(Arc::new(tokens)))
+    };
+    let bearer = |text: &str| {
+        let value = HeaderValue::from_str(&format!("Bearer {text}")).unwrap();
+        HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])
+    };
+    let ask = |policy: &Policy, sent: &str| {
+        let grant = policy.ask(&bearer(sent), Operation::Score, None, Instant::now());
+        grant.map(|grant| grant.name().to_owned())
+    };
+    let revoked = Err(Refusal::Unauthenticated(AuthError::Token(TokenFault::Revoked)));
+    let (service_s, bob_s) = ("the-service-s-own-0123456789", "bob-s-own-key-0123456789-abcd");
+
+    // A file of keys that changes while the replica runs.
+    let policy = started(leaked, bob_s);
+    let held = policy.held(&bearer(leaked)).unwrap();
+    let token = local.issue("primary", &held, wall_clock()).unwrap().token;
+    assert_eq!(ask(&policy, token.expose()), Ok("primary".into()));
+    policy.renew(&keys(leaked), &bobs(bob_s)).unwrap();
+    assert_eq!(ask(&policy, token.expose()), Ok("primary".into()), "nothing has changed");
+    assert!(policy.keys().iter().any(|key| key.used.is_some()));
+    policy.renew(&keys(fresh), &bobs(bob_s)).unwrap();
+    assert_eq!(ask(&policy, token.expose()), revoked);
+    assert!(policy.keys().iter().all(|key| key.used.is_none()), "nobody has used the new one");
+
+    // A key of the configuration that is another one after a new start; the same one is the same.
+    let held = policy.held(&bearer(bob_s)).unwrap();
+    let token = local.issue("bob", &held, wall_clock()).unwrap().token;
+    assert_eq!(ask(&started(service_s, bob_s), token.expose()), Ok("bob".into()));
+    assert_eq!(ask(&started(service_s, fresh), token.expose()), revoked);
+}
+
+#[test]
 fn keys_and_tokens_exclude_each_other_unless_both_are_asked_for() {
     const KEY: &str = "bob-s.own.key-0123456789-abcd";
     let (ed, now) = (Signer::ed("d"), Instant::now());
-    let token = ed.token(|_, claims| claims["exp"] = 4_000_000_000u64.into());
     let bearer = |text: &str| {
         let value = HeaderValue::from_str(&format!("Bearer {text}")).unwrap();
         HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])
@@ -473,14 +561,11 @@ fn keys_and_tokens_exclude_each_other_unless_both_are_asked_for() {
         policy.ask(&bearer(sent), operation, None, now).map(|grant| grant.name().to_owned())
     };
     // The clock of these is the real one, by which the tokens of the other tests begin in the future.
-    let token = {
-        let _ = &token;
-        ed.token(|_, claims| {
-            claims["exp"] = 4_000_000_000u64.into();
-            claims["nbf"] = 0.into();
-            claims["iat"] = 0.into();
-        })
-    };
+    let token = ed.token(|_, claims| {
+        claims["exp"] = 4_000_000_000u64.into();
+        claims["nbf"] = 0.into();
+        claims["iat"] = 0.into();
+    });
     let wrong = |fault| Err(Refusal::Unauthenticated(fault));
     let bob = || Ok("bob".to_owned());
     use AuthMode::{Both, Key, Token};

@@ -9,8 +9,9 @@ use quick_cache::sync::Cache;
 use super::claims::check;
 use super::jwks::KeySet;
 use super::parse::{Parts, parse};
-use super::{IssuerRules, TokenFault};
+use super::{IssuerRules, LocalIssuer, TokenFault};
 use crate::CallerId;
+use crate::ring::KeyPrint;
 
 /// Limits on tokens.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +42,8 @@ struct Issuer {
     wants_keys: AtomicBool,
     /// Called then.
     wake: Box<dyn Fn() + Send + Sync>,
-    /// Whether its tokens name the key that they were given for, which has to hold.
-    is_local: bool,
+    /// Where its tokens name the key that they were given for, which has to hold: the secret under which they do.
+    local: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Copy)]
@@ -56,7 +57,7 @@ struct Remembered {
 /// Who is to tell what a token does not: whether a caller is known, and whether a key holds.
 pub(crate) trait House {
     fn caller(&self, name: &str) -> Option<CallerId>;
-    fn holds(&self, key: &str, caller: CallerId, now: u64) -> bool;
+    fn holds(&self, caller: CallerId, now: u64, is_meant: impl Fn(&KeyPrint) -> bool) -> bool;
 }
 
 impl Tokens {
@@ -74,22 +75,27 @@ impl Tokens {
     /// Trusts an issuer, whose keys are still to come; `wake` is called when a token is signed by a key that is not among them, and is
     /// to be quick. Returns its number.
     pub fn trust(&mut self, rules: IssuerRules, wake: impl Fn() + Send + Sync + 'static) -> usize {
-        self.push(rules, Box::new(wake), false)
+        self.push(rules, Box::new(wake), None)
     }
 
     /// Trusts the issuer of this machine, whose tokens hold as long as the keys do that they were given for.
-    pub fn trust_local(&mut self, rules: IssuerRules) -> usize {
-        self.push(rules, Box::new(|| {}), true)
+    pub fn trust_local(&mut self, local: &LocalIssuer) -> usize {
+        self.push(local.rules(), Box::new(|| {}), Some(*local.seal()))
     }
 
-    fn push(&mut self, rules: IssuerRules, wake: Box<dyn Fn() + Send + Sync>, is_local: bool) -> usize {
+    fn push(
+        &mut self,
+        rules: IssuerRules,
+        wake: Box<dyn Fn() + Send + Sync>,
+        local: Option<[u8; 32]>,
+    ) -> usize {
         self.issuers.push(Issuer {
             rules,
             keys: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
             wants_keys: AtomicBool::new(false),
             wake,
-            is_local,
+            local,
         });
         self.issuers.len() - 1
     }
@@ -118,7 +124,7 @@ impl Tokens {
 
     /// Has tokens of this machine be looked at again, since keys have changed.
     pub(crate) fn keys_changed(&self) {
-        self.issuers.iter().filter(|issuer| issuer.is_local).for_each(Issuer::forget);
+        self.issuers.iter().filter(|issuer| issuer.local.is_some()).for_each(Issuer::forget);
     }
 
     /// Says who calls.
@@ -162,9 +168,9 @@ impl Tokens {
         }
         let (name, mut until) = check(&issuer.rules, &claims, now, self.limits.skew)?;
         let caller = house.caller(name).ok_or(TokenFault::Principal)?;
-        if issuer.is_local {
+        if let Some(secret) = &issuer.local {
             let key = claims.text("key").ok().flatten().ok_or(TokenFault::Claims)?;
-            if !house.holds(key, caller, now) {
+            if !house.holds(caller, now, |print| print.sealed(secret) == key) {
                 return Err(TokenFault::Revoked);
             }
             // This machine has one clock.
