@@ -1,7 +1,7 @@
 //! An issuer's public keys (RFC 7517), as it publishes them.
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,8 +15,8 @@ use super::{Algorithm, TokenFault};
 
 /// Bytes of the modulus of an RSA key: 2048 to 8192 bits, as what verifies with it takes.
 const MODULUS: std::ops::RangeInclusive<usize> = 256..=1024;
-/// The longest public exponent, bytes.
-const MAX_EXPONENT: usize = 8;
+/// Public exponents that what verifies takes, if they are odd: up to 33 bits.
+const EXPONENT: std::ops::Range<u64> = 3..1 << 33;
 
 /// Why a text is no set of keys that tokens could be verified by.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,37 +33,22 @@ pub enum JwksError {
         /// How many may be.
         most: usize,
     },
-    /// None of its keys can be used.
-    #[error("none of its {keys} keys is one for RS256, ES256 or EdDSA")]
-    NoneUsable {
-        /// How many it has.
-        keys: usize,
-    },
 }
 
 /// Public keys of an issuer.
 #[derive(Debug)]
 pub struct KeySet {
     keys: Vec<PublicKey>,
-    /// Tells whether there are others.
+    /// Tells whether there are others, in whichever order they are.
     digest: Hash,
 }
 
 #[derive(Debug)]
 struct PublicKey {
     kid: Option<String>,
-    material: Material,
-}
-
-#[derive(Debug)]
-enum Material {
-    Rsa {
-        modulus: Vec<u8>,
-        exponent: Vec<u8>,
-    },
-    /// A point, uncompressed.
-    P256(Vec<u8>),
-    Ed25519(Vec<u8>),
+    algorithm: Algorithm,
+    /// Parsed once, so that a key which nothing can be verified by counts as none.
+    key: ParsedPublicKey,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +57,8 @@ struct Raw {
 }
 
 impl KeySet {
-    /// Reads what an issuer publishes. Keys for other uses and of other kinds are left out.
+    /// Reads what an issuer publishes. Keys for other uses and of other kinds are left out, and there may be none: an issuer that has withdrawn
+    /// all of them says so like that.
     ///
     /// # Errors
     /// [`JwksError`].
@@ -83,14 +69,9 @@ impl KeySet {
             return Err(JwksError::TooMany { actual, most });
         }
         let keys: Vec<_> = raw.keys.iter().filter_map(read_key).collect();
-        if keys.is_empty() {
-            return Err(JwksError::NoneUsable { keys: actual });
-        }
-        let mut hasher = blake3::Hasher::new();
-        for key in &keys {
-            key.hash(&mut hasher);
-        }
-        Ok(Self { keys, digest: hasher.finalize() })
+        let mut hashes: Vec<_> = keys.iter().map(|key| *key.hash().as_bytes()).collect();
+        hashes.sort_unstable();
+        Ok(Self { keys, digest: blake3::hash(hashes.as_flattened()) })
     }
 
     /// How many keys there are.
@@ -98,7 +79,7 @@ impl KeySet {
         self.keys.len()
     }
 
-    /// Whether there is none, which [`KeySet::parse`] never gives.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -116,14 +97,14 @@ impl KeySet {
         signature: &[u8],
     ) -> Result<(), TokenFault> {
         let mut meant = self.keys.iter().filter(|key| {
-            key.material.algorithm() == algorithm && kid.is_none_or(|kid| key.kid.as_deref() == Some(kid))
+            key.algorithm == algorithm && kid.is_none_or(|kid| key.kid.as_deref() == Some(kid))
         });
         let key = meant.next().ok_or(TokenFault::Key)?;
         if meant.next().is_some() {
             // Which of them is not said, and trying all would be work for who sends nonsense.
             return Err(TokenFault::Key);
         }
-        if key.material.verifies(signed, signature) { Ok(()) } else { Err(TokenFault::Signature) }
+        key.key.verify_sig(signed, signature).map_err(|_| TokenFault::Signature)
     }
 }
 
@@ -140,72 +121,58 @@ fn read_key(raw: &Value) -> Option<PublicKey> {
         let verifies = |operation: &Value| operation.as_str() == Some("verify");
         operations.as_array().filter(|operations| operations.iter().any(verifies))?;
     }
-    let material = match (text("kty")?, text("crv")) {
+    let (algorithm, key) = match (text("kty")?, text("crv")) {
         ("RSA", _) => {
-            let (mut modulus, exponent) = (bytes("n")?, bytes("e")?);
-            let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
-            modulus.drain(..zeros);
-            if !MODULUS.contains(&modulus.len()) || exponent.is_empty() || exponent.len() > MAX_EXPONENT {
+            let number = |name| {
+                let bytes = bytes(name)?;
+                let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+                bytes.get(zeros..).map(<[u8]>::to_vec)
+            };
+            let (n, e) = (number("n")?, number("e")?);
+            let exponent =
+                (e.len() <= 8).then(|| e.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))?;
+            let is_odd = |bytes: &[u8]| bytes.last().is_some_and(|byte| byte % 2 == 1);
+            if !MODULUS.contains(&n.len()) || !EXPONENT.contains(&exponent) || !is_odd(&n) || !is_odd(&e) {
                 return None;
             }
-            Material::Rsa { modulus, exponent }
+            let parts = RsaPublicKeyComponents { n, e };
+            (Algorithm::Rs256, parts.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256))
         }
         ("EC", Some("P-256")) => {
             let (x, y) = (bytes("x")?, bytes("y")?);
             if (x.len(), y.len()) != (32, 32) {
                 return None;
             }
-            Material::P256([&[4], &x[..], &y[..]].concat())
+            let point = [&[4], &x[..], &y[..]].concat();
+            (Algorithm::Es256, ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point))
         }
-        ("OKP", Some("Ed25519")) => Material::Ed25519(bytes("x").filter(|x| x.len() == 32)?),
+        ("OKP", Some("Ed25519")) => {
+            (Algorithm::EdDsa, ParsedPublicKey::new(&ED25519, bytes("x").filter(|x| x.len() == 32)?))
+        }
         _ => return None,
     };
-    if has("alg") && text("alg") != Some(material.algorithm().as_str()) {
+    if has("alg") && text("alg") != Some(algorithm.as_str()) {
         return None;
     }
     let kid = match raw.get("kid") {
         None => None,
         Some(kid) => Some(kid.as_str().filter(|kid| kid.len() <= MAX_KID)?.to_owned()),
     };
-    Some(PublicKey { kid, material })
+    Some(PublicKey { kid, algorithm, key: key.ok()? })
 }
 
 impl PublicKey {
-    fn hash(&self, hasher: &mut blake3::Hasher) {
+    fn hash(&self) -> Hash {
+        let mut hasher = blake3::Hasher::new();
         let mut part = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
         };
+        // None is no empty name.
+        part(&[u8::from(self.kid.is_some())]);
         part(self.kid.as_deref().unwrap_or_default().as_bytes());
-        part(self.material.algorithm().as_str().as_bytes());
-        match &self.material {
-            Material::Rsa { modulus, exponent } => {
-                part(modulus);
-                part(exponent);
-            }
-            Material::P256(point) | Material::Ed25519(point) => part(point),
-        }
-    }
-}
-
-impl Material {
-    const fn algorithm(&self) -> Algorithm {
-        match self {
-            Self::Rsa { .. } => Algorithm::Rs256,
-            Self::P256(_) => Algorithm::Es256,
-            Self::Ed25519(_) => Algorithm::EdDsa,
-        }
-    }
-
-    fn verifies(&self, signed: &[u8], signature: &[u8]) -> bool {
-        match self {
-            Self::Rsa { modulus, exponent } => RsaPublicKeyComponents { n: modulus, e: exponent }
-                .verify(&RSA_PKCS1_2048_8192_SHA256, signed, signature)
-                .is_ok(),
-            Self::P256(point) => {
-                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(signed, signature).is_ok()
-            }
-            Self::Ed25519(point) => UnparsedPublicKey::new(&ED25519, point).verify(signed, signature).is_ok(),
-        }
+        part(self.algorithm.as_str().as_bytes());
+        part(self.key.as_ref());
+        hasher.finalize()
     }
 }
 

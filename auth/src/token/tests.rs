@@ -365,6 +365,13 @@ fn keys_rotate_and_what_was_remembered_goes_with_its_key() {
     tokens.set_keys(issuer, set(&[&two]));
     assert_eq!(check(&tokens, &first), Err(TokenFault::Key), "though it was remembered");
     assert!(check(&tokens, &second).is_ok());
+    // One that has no keys any more, and one of which nobody knows what it has.
+    assert!(tokens.set_keys(issuer, set(&[])));
+    assert_eq!((check(&tokens, &second), tokens.keys_of(issuer)), (Err(TokenFault::Key), 0));
+    tokens.set_keys(issuer, set(&[&two]));
+    assert!(check(&tokens, &second).is_ok());
+    assert!(tokens.forget_keys(issuer) && !tokens.forget_keys(issuer));
+    assert_eq!((check(&tokens, &second), tokens.keys_of(issuer)), (Err(TokenFault::NoKeys), 0));
 }
 
 #[test]
@@ -402,19 +409,47 @@ fn sets_of_keys_are_bounded_and_hold_what_can_be_used() {
         with(&rsa, "n", URL_SAFE_NO_PAD.encode([1; 128]).into()),
         with(&rsa, "n", URL_SAFE_NO_PAD.encode([1; 1025]).into()),
         with(&rsa, "e", "".into()),
+        with(&rsa, "e", URL_SAFE_NO_PAD.encode([1]).into()),
+        with(&rsa, "e", URL_SAFE_NO_PAD.encode([1, 0]).into()),
+        with(&rsa, "e", URL_SAFE_NO_PAD.encode([3, 0, 0, 0, 1]).into()),
+        with(&rsa, "n", URL_SAFE_NO_PAD.encode([2; 256]).into()),
+        // It is on no curve.
+        with(&ec, "x", URL_SAFE_NO_PAD.encode([1; 32]).into()),
         with(&rsa, "kid", "k".repeat(257).into()),
         with(&ec, "crv", "P-384".into()),
         with(&ec, "x", "AAAA".into()),
         json!({ "kty": "oct", "k": "c2VjcmV0" }),
         json!("text"),
     ] {
-        assert_eq!(parse(json!([useless])).unwrap_err(), JwksError::NoneUsable { keys: 1 }, "{useless}");
+        assert!(parse(json!([useless])).unwrap().is_empty(), "{useless}");
         assert_eq!(parse(json!([useless, ec.jwk()])).unwrap().len(), 1);
     }
     assert_eq!(parse(json!(vec![ec.jwk(); 4])).unwrap_err(), JwksError::TooMany { actual: 4, most: 3 });
     for text in ["", "[]", "{}", "{\"keys\": {}}", "no JSON"] {
         assert_eq!(KeySet::parse(text.as_bytes(), 3).unwrap_err(), JwksError::Form, "{text}");
     }
+    assert!(parse(json!([])).unwrap().is_empty(), "an issuer may have withdrawn all");
+    // Zeros before a number change nothing.
+    let long = |signer: &Signer, name: &str| {
+        let number = URL_SAFE_NO_PAD.decode(signer.jwk()[name].as_str().unwrap()).unwrap();
+        with(signer, name, URL_SAFE_NO_PAD.encode([&[0, 0], &number[..]].concat()).into())
+    };
+    for name in ["n", "e"] {
+        let same = parse(json!([long(&rsa, name)])).unwrap();
+        assert!(same.same_as(&parse(json!([rsa.jwk()])).unwrap()), "{name}");
+    }
+    // Neither does the order; a name that is empty is one.
+    let unnamed = |kid: Option<&str>| {
+        let mut jwk = ec.jwk();
+        match kid {
+            Some(kid) => jwk["kid"] = kid.into(),
+            None => drop(jwk.as_object_mut().unwrap().remove("kid")),
+        }
+        parse(json!([jwk])).unwrap()
+    };
+    let turned = parse(json!([ec.jwk(), rsa.jwk()])).unwrap();
+    assert!(turned.same_as(&parse(json!([rsa.jwk(), ec.jwk()])).unwrap()));
+    assert!(!unnamed(None).same_as(&unnamed(Some(""))) && unnamed(None).same_as(&unnamed(None)));
     // Two of one name: which is meant is not said.
     let other = Signer::ec("e");
     let both = tokens(rules(), &[&ec, &other]);

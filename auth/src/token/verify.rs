@@ -111,6 +111,16 @@ impl Tokens {
         true
     }
 
+    /// Has no keys of an issuer hold any more; `false` where none did.
+    pub fn forget_keys(&self, issuer: usize) -> bool {
+        let Some(issuer) = self.issuers.get(issuer) else { return false };
+        let held = issuer.keys.swap(None).is_some();
+        if held {
+            issuer.forget();
+        }
+        held
+    }
+
     /// How many keys of an issuer are known.
     pub fn keys_of(&self, issuer: usize) -> usize {
         let keys = self.issuers.get(issuer).and_then(|issuer| issuer.keys.load_full());
