@@ -15,7 +15,9 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AuthConfig;
-use crate::metrics::{counter, family, gauge};
+use crate::families::{Families, Row};
+use crate::metrics::{counter, gauge};
+use crate::with_causes;
 
 /// Keeps the keys of a policy what their files say.
 pub(crate) struct KeyKeeper {
@@ -256,17 +258,6 @@ enum State {
     Expired,
 }
 
-/// An error with what is behind it. Neither ever has a key in it.
-fn with_causes(error: &KeyError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
-}
-
 /// The keys that hold.
 #[derive(Default, Serialize, schemars::JsonSchema)]
 pub(crate) struct KeyReport {
@@ -298,28 +289,40 @@ struct KeyStatus {
 pub(crate) struct KeyCollector {
     policy: Arc<Policy>,
     keeper: Option<Arc<KeyKeeper>>,
-    descriptions: Vec<Desc>,
+    families: Families<5>,
 }
 
-/// Name, help, labels.
-const METRICS: [(&str, &str, &[&str]); 5] = [
-    ("outrigger_auth_refusals_total", "Requests that were refused as nobody knows who calls", &["reason"]),
-    (
-        "outrigger_keys",
-        "Keys by whether they hold; ending: their end is nearer than auth.key_notice",
-        &["state"],
-    ),
-    ("outrigger_key_end_timestamp_seconds", "When the first of the keys that hold ends", &[]),
-    (
-        "outrigger_keys_broken",
-        "1 while the files of keys cannot be taken and the keys from before hold on",
-        &[],
-    ),
-    (
-        "outrigger_key_reloads_total",
-        "How often files of keys had changed, by whether they could be taken",
-        &["outcome"],
-    ),
+static METRICS: [Row; 5] = [
+    Row {
+        name: "outrigger_auth_refusals_total",
+        help: "Requests that were refused as nobody knows who calls",
+        kind: MetricType::COUNTER,
+        labels: &["reason"],
+    },
+    Row {
+        name: "outrigger_keys",
+        help: "Keys by whether they hold; ending: their end is nearer than auth.key_notice",
+        kind: MetricType::GAUGE,
+        labels: &["state"],
+    },
+    Row {
+        name: "outrigger_key_end_timestamp_seconds",
+        help: "When the first of the keys that hold ends",
+        kind: MetricType::GAUGE,
+        labels: &[],
+    },
+    Row {
+        name: "outrigger_keys_broken",
+        help: "1 while the files of keys cannot be taken and the keys from before hold on",
+        kind: MetricType::GAUGE,
+        labels: &[],
+    },
+    Row {
+        name: "outrigger_key_reloads_total",
+        help: "How often files of keys had changed, by whether they could be taken",
+        kind: MetricType::COUNTER,
+        labels: &["outcome"],
+    },
 ];
 
 impl KeyCollector {
@@ -327,17 +330,13 @@ impl KeyCollector {
         policy: Arc<Policy>,
         keeper: Option<Arc<KeyKeeper>>,
     ) -> Result<Self, prometheus::Error> {
-        let describe = |(name, help, labels): &(&str, &str, &[&str])| {
-            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-            Desc::new((*name).into(), (*help).into(), labels, std::collections::HashMap::new())
-        };
-        Ok(Self { policy, keeper, descriptions: METRICS.iter().map(describe).collect::<Result<_, _>>()? })
+        Ok(Self { policy, keeper, families: Families::new(&METRICS)? })
     }
 }
 
 impl Collector for KeyCollector {
     fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
+        self.families.descriptions()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -360,15 +359,6 @@ impl Collector for KeyCollector {
                 reloads.push(counter(&[("outcome", outcome)], count.load(Ordering::Relaxed) as f64));
             }
         }
-        let kinds = [
-            MetricType::COUNTER,
-            MetricType::GAUGE,
-            MetricType::GAUGE,
-            MetricType::GAUGE,
-            MetricType::COUNTER,
-        ];
-        let values = [refused, states, end, broken, reloads];
-        let families = METRICS.iter().zip(kinds).zip(values);
-        families.map(|(((name, help, _), kind), metrics)| family(name, help, kind, metrics)).collect()
+        self.families.show([refused, states, end, broken, reloads])
     }
 }

@@ -8,9 +8,11 @@
 mod apart;
 pub mod busy;
 mod cache;
+mod causes;
 mod collection;
 mod concerns;
 pub mod config;
+mod families;
 pub mod fetching;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -29,6 +31,7 @@ pub mod tls;
 mod tokens;
 mod upstream;
 
+pub use causes::with_causes;
 pub use collection::CollectError;
 pub use http::{BindError, Bound, Route, routes};
 pub use metrics::Metrics;

@@ -3,9 +3,11 @@
 
 mod fetch;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use outrigger_auth::{HeldKey, Issued, KeyError, KeySet, LocalIssuer, PrivateFile, Tokens, wall_clock};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
@@ -17,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::concerns::{Concern, Part};
 use crate::config::{IssuerConfig, TokensConfig};
-use crate::metrics::{counter, family, gauge};
+use crate::families::{Families, Row};
+use crate::metrics::{counter, gauge};
+use crate::with_causes;
 
 /// Why tokens cannot be taken or given.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +60,12 @@ struct Followed {
     file: PrivateFile,
     /// Once it has answered for the first time, or has not.
     tried: CancellationToken,
-    /// When it was asked with success last, seconds since 1970; 0 for never.
+    /// When it was asked with success last, be it by the process before, seconds since 1970; 0 for never.
     asked: AtomicU64,
+    /// The same as it is kept.
+    kept: AtomicU64,
+    /// Whether it has been said that nothing can be kept.
+    unwritable: AtomicBool,
     good: AtomicU64,
     failed: AtomicU64,
     /// Why it could not be asked the last time; nothing where it could.
@@ -70,10 +78,15 @@ impl Followed {
     }
 }
 
+/// Into how many parts `tokens.max_age` is cut: by one of them keys may be younger than what is kept says.
+const KEPT_PARTS: u32 = 100;
+
 /// What is kept of an issuer's keys.
 #[derive(Deserialize, Serialize)]
 struct Kept<'a> {
     issuer: &'a str,
+    /// When it said so last, seconds since 1970.
+    asked: u64,
     #[serde(borrow)]
     keys: &'a RawValue,
 }
@@ -154,13 +167,15 @@ impl TokenKeeper {
             // What comes from here on may name a key that the answer does not have yet.
             self.tokens.take_wish(followed.at);
             match self.asked(followed).await {
-                Ok(()) => {
+                Ok(keys) => {
                     failures = 0;
-                    followed.say(None);
+                    let none = "it publishes no key for RS256, ES256 or EdDSA: its tokens are refused";
+                    followed.say((keys == 0).then(|| none.to_owned()));
                 }
                 Err(problem) => {
-                    followed.say(Some(problem.clone()));
                     followed.failed.fetch_add(1, Ordering::Relaxed);
+                    self.forget_old(followed);
+                    followed.say(Some(problem.clone()));
                     let (issuer, known) = (&followed.issuer.rules.name, self.tokens.keys_of(followed.at));
                     // Once when it begins, and then ever more seldom.
                     if failures.is_power_of_two() || failures == 0 {
@@ -182,23 +197,66 @@ impl TokenKeeper {
         }
     }
 
-    async fn asked(&self, followed: &Followed) -> Result<(), String> {
+    /// How many keys it has now.
+    async fn asked(&self, followed: &Followed) -> Result<usize, String> {
         let text = self.client.keys(&followed.issuer).await?;
         let keys = KeySet::parse(&text, self.config.keys).map_err(|error| error.to_string())?;
+        let now = wall_clock();
         followed.good.fetch_add(1, Ordering::Relaxed);
-        followed.asked.store(wall_clock(), Ordering::Relaxed);
+        followed.asked.store(now, Ordering::Relaxed);
         let (count, issuer) = (keys.len(), &followed.issuer.rules.name);
-        if self.tokens.set_keys(followed.at, keys) {
-            tracing::info!(issuer, keys = count, "an issuer of tokens has these keys");
-            let (file, name) = (followed.file.clone(), followed.issuer.rules.issuer.clone());
-            // A disk that is full or slow keeps nobody from scoring.
-            let written = tokio::task::spawn_blocking(move || write(&file, &name, &text)).await;
-            if let Ok(Err(problem)) = written {
-                tracing::warn!(issuer, problem, "the keys of an issuer are not kept for the next start");
-            }
+        let has_changed = self.tokens.set_keys(followed.at, keys);
+        match (has_changed, count) {
+            (false, _) => {}
+            (true, 0) => tracing::warn!(
+                issuer,
+                "an issuer of tokens has no key that anything could be verified by: its tokens are refused"
+            ),
+            (true, keys) => tracing::info!(issuer, keys, "an issuer of tokens has these keys"),
         }
-        Ok(())
+        let part = (self.config.max_age / KEPT_PARTS).as_secs();
+        if has_changed || now.saturating_sub(followed.kept.load(Ordering::Relaxed)) > part {
+            self.note(followed, text, now).await;
+        }
+        Ok(count)
     }
+
+    /// Keeps for the next start what an issuer has said.
+    async fn note(&self, followed: &Followed, text: Bytes, now: u64) {
+        let (file, name) = (followed.file.clone(), followed.issuer.rules.issuer.clone());
+        // A disk that is full or slow keeps nobody from scoring.
+        let written = tokio::task::spawn_blocking(move || write(&file, &name, now, &text)).await;
+        let problem = match written {
+            Ok(Ok(())) => {
+                followed.kept.store(now, Ordering::Relaxed);
+                followed.unwritable.store(false, Ordering::Relaxed);
+                return;
+            }
+            Ok(Err(problem)) => problem,
+            Err(error) => error.to_string(),
+        };
+        if !followed.unwritable.swap(true, Ordering::Relaxed) {
+            let issuer = &followed.issuer.rules.name;
+            tracing::warn!(issuer, problem, "the keys of an issuer are not kept for the next start");
+        }
+    }
+
+    /// Has keys hold no longer that an issuer has not stood by for too long: it may have withdrawn them since.
+    fn forget_old(&self, followed: &Followed) {
+        let asked = followed.asked.load(Ordering::Relaxed);
+        if is_old(asked, self.config.max_age) && self.tokens.forget_keys(followed.at) {
+            let issuer = &followed.issuer.rules.name;
+            tracing::error!(
+                issuer,
+                "an issuer of tokens could not be asked for longer than tokens.max_age: its tokens are refused until it can"
+            );
+        }
+    }
+}
+
+/// Whether what was said then, in seconds since 1970, is older than that. A clock that was set back makes nothing old.
+fn is_old(asked: u64, age: Duration) -> bool {
+    wall_clock().saturating_sub(asked) >= age.as_secs()
 }
 
 fn follow(tokens: &mut Tokens, issuer: &IssuerConfig, config: &TokensConfig) -> Arc<Followed> {
@@ -211,20 +269,22 @@ fn follow(tokens: &mut Tokens, issuer: &IssuerConfig, config: &TokensConfig) -> 
         file: PrivateFile::new(config.folder.join(format!("{}.json", issuer.rules.name))),
         tried: CancellationToken::new(),
         asked: AtomicU64::new(0),
+        kept: AtomicU64::new(0),
+        unwritable: AtomicBool::new(false),
         good: AtomicU64::new(0),
         failed: AtomicU64::new(0),
         problem: Mutex::default(),
     })
 }
 
-fn write(file: &PrivateFile, issuer: &str, keys: &[u8]) -> Result<(), String> {
+fn write(file: &PrivateFile, issuer: &str, asked: u64, keys: &[u8]) -> Result<(), String> {
     let keys: &RawValue = serde_json::from_slice(keys).map_err(|error| error.to_string())?;
-    let text = serde_json::to_string(&Kept { issuer, keys }).map_err(|error| error.to_string())?;
-    file.write(&text).map_err(|error| error.to_string())
+    let text = serde_json::to_string(&Kept { issuer, asked, keys }).map_err(|error| error.to_string())?;
+    file.write(&text).map_err(|error| with_causes(&error))
 }
 
 impl Followed {
-    /// Takes what was kept, if it is of this issuer.
+    /// Takes what was kept, if it is of this issuer and not too old.
     fn read(&self, tokens: &Tokens, config: &TokensConfig) {
         let name = &self.issuer.rules.name;
         let text = match self.file.read(config.document as u64 + 4096) {
@@ -237,10 +297,17 @@ impl Followed {
         };
         let kept = serde_json::from_str::<Kept<'_>>(text.expose()).ok();
         let kept = kept.filter(|kept| kept.issuer == self.issuer.rules.issuer);
-        let keys = kept.and_then(|kept| KeySet::parse(kept.keys.get().as_bytes(), config.keys).ok());
+        let keys = kept.and_then(|kept| {
+            Some((KeySet::parse(kept.keys.get().as_bytes(), config.keys).ok()?, kept.asked.min(wall_clock())))
+        });
         match keys {
-            Some(keys) => {
+            Some((_, asked)) if is_old(asked, config.max_age) => {
+                tracing::warn!(issuer = name, "the kept keys of an issuer are older than tokens.max_age");
+            }
+            Some((keys, asked)) => {
                 tracing::info!(issuer = name, keys = keys.len(), "an issuer of tokens had these keys");
+                self.asked.store(asked, Ordering::Relaxed);
+                self.kept.store(asked, Ordering::Relaxed);
                 tokens.set_keys(self.at, keys);
             }
             None => tracing::warn!(issuer = name, "the kept keys of an issuer are of another one, or broken"),
@@ -251,37 +318,39 @@ impl Followed {
 /// Shows how issuers are.
 pub(crate) struct TokenCollector {
     keeper: Arc<TokenKeeper>,
-    descriptions: Vec<Desc>,
+    families: Families<3>,
 }
 
-/// Name, help, labels.
-const METRICS: [(&str, &str, &[&str]); 3] = [
-    ("outrigger_token_keys", "Keys of an issuer of tokens that are known", &["issuer"]),
-    (
-        "outrigger_token_keys_timestamp_seconds",
-        "When an issuer of tokens was last asked for its keys with success",
-        &["issuer"],
-    ),
-    (
-        "outrigger_token_key_fetches_total",
-        "How often an issuer of tokens was asked for its keys",
-        &["issuer", "outcome"],
-    ),
+static METRICS: [Row; 3] = [
+    Row {
+        name: "outrigger_token_keys",
+        help: "Keys of an issuer of tokens that are known",
+        kind: MetricType::GAUGE,
+        labels: &["issuer"],
+    },
+    Row {
+        name: "outrigger_token_keys_timestamp_seconds",
+        help: "When an issuer of tokens was last asked for its keys with success",
+        kind: MetricType::GAUGE,
+        labels: &["issuer"],
+    },
+    Row {
+        name: "outrigger_token_key_fetches_total",
+        help: "How often an issuer of tokens was asked for its keys",
+        kind: MetricType::COUNTER,
+        labels: &["issuer", "outcome"],
+    },
 ];
 
 impl TokenCollector {
     pub(crate) fn new(keeper: Arc<TokenKeeper>) -> Result<Self, prometheus::Error> {
-        let describe = |(name, help, labels): &(&str, &str, &[&str])| {
-            let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-            Desc::new((*name).into(), (*help).into(), labels, std::collections::HashMap::new())
-        };
-        Ok(Self { keeper, descriptions: METRICS.iter().map(describe).collect::<Result<_, _>>()? })
+        Ok(Self { keeper, families: Families::new(&METRICS)? })
     }
 }
 
 impl Collector for TokenCollector {
     fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
+        self.families.descriptions()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -296,8 +365,6 @@ impl Collector for TokenCollector {
                 fetches.push(counter(&labels, count.load(Ordering::Relaxed) as f64));
             }
         }
-        let kinds = [MetricType::GAUGE, MetricType::GAUGE, MetricType::COUNTER];
-        let families = METRICS.iter().zip(kinds).zip([keys, asked, fetches]);
-        families.map(|(((name, help, _), kind), metrics)| family(name, help, kind, metrics)).collect()
+        self.families.show([keys, asked, fetches])
     }
 }

@@ -28,7 +28,8 @@ pub struct TokenLimits {
 pub struct Tokens {
     issuers: Vec<Issuer>,
     limits: TokenLimits,
-    /// Under a key of this process, so that nobody can choose tokens that push out others'.
+    /// Under a key of this process, so that nobody can choose where a token is remembered. Only tokens that hold are, so whoever pushes out
+    /// others' has as many of them; what was pushed out is verified again.
     hash_key: [u8; 32],
     remembered: Cache<[u8; 32], Remembered>,
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use outrigger_runtime::config::{Config, ScriptConfig};
 use outrigger_runtime::scripts::{Ready, StartError};
+use outrigger_runtime::with_causes;
 use serde_json::{Value, json};
 
 /// A longer sample does not fit a command line well.
@@ -45,16 +46,6 @@ impl Fault {
             error => Self { phase: "start".into(), message: with_causes(error), detail: String::new() },
         }
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl Report {

@@ -255,11 +255,13 @@ keys! {
     TOKENS_BYTES = "tokens.bytes", Kind::Size { min: 512, max: 1 << 20 }, "8KiB", [],
         "longest token that is looked at";
     TOKENS_SKEW = "tokens.skew", Kind::Duration, "1m", [],
-        "by how much the clocks of issuers may differ from this one";
+        "by how much the clocks of issuers may differ from this one, 10m at most";
     TOKENS_REMEMBERED = "tokens.remembered", Kind::Count { min: 1, max: 10_000_000 }, "10000", [],
         "tokens that are remembered once their signature has been verified, about 100 bytes each";
     TOKENS_REFRESH = "tokens.refresh", Kind::Timeout, "5m", [],
-        "how often issuers are asked for their keys; those that are known hold for as long as an issuer cannot be asked";
+        "how often issuers are asked for their keys; those that are known hold while an issuer cannot be asked";
+    TOKENS_MAX_AGE = "tokens.max_age", Kind::Timeout, "7d", [],
+        "how long they hold then, counted from the last time that it could, be it before this start; its tokens are refused afterwards";
     TOKENS_RETRY = "tokens.retry", Kind::Timeout, "10s", [],
         "shortest time between two such questions to one issuer, be it that the last one failed or that a token names a key that is not known";
     TOKENS_TIMEOUT = "tokens.timeout", Kind::Timeout, "5s", [],

@@ -17,6 +17,8 @@ use super::{Mistake, Origin, Settings, suggestion};
 
 /// The most issuers: each is asked for its keys again and again.
 const MAX_ISSUERS: usize = 16;
+/// Beyond this it is no difference of clocks any more.
+const MAX_SKEW: Duration = Duration::from_secs(600);
 /// Callers that no token is of.
 const NOBODYS: [&str; 2] = ["anonymous", "local"];
 
@@ -31,6 +33,8 @@ pub struct TokensConfig {
     pub limits: TokenLimits,
     /// How often issuers are asked.
     pub refresh: Duration,
+    /// How long keys hold that an issuer has not stood by since.
+    pub max_age: Duration,
     /// Shortest time between two questions.
     pub retry: Duration,
     /// Time limit of one.
@@ -174,6 +178,15 @@ impl Builder<'_> {
             let problem = format!("{} issuers are named, {MAX_ISSUERS} are the most", settings.issuers.len());
             self.mistake(key::AUTH_MODE, problem);
         }
+        if self.get.duration(key::TOKENS_SKEW) > MAX_SKEW {
+            let problem =
+                "`tokens.skew` is more than 10m: set the clocks, or tokens hold on long after their end";
+            self.mistake(key::TOKENS_SKEW, problem.into());
+        }
+        if self.get.duration(key::TOKENS_MAX_AGE) < self.get.duration(key::TOKENS_REFRESH) {
+            let problem = "`tokens.max_age` is shorter than `tokens.refresh`, so keys could end before anybody asks for them again";
+            self.mistake(key::TOKENS_MAX_AGE, problem.into());
+        }
         let local = self.get.flag(key::TOKENS_LOCAL).then(|| self.local(state_dir));
         if let Some(local) = &local
             && let Some(same) = issuers.iter().find(|issuer| issuer.rules.issuer == local.rules.issuer)
@@ -191,6 +204,7 @@ impl Builder<'_> {
                 remembered: self.get.count(key::TOKENS_REMEMBERED),
             },
             refresh: self.get.duration(key::TOKENS_REFRESH),
+            max_age: self.get.duration(key::TOKENS_MAX_AGE),
             retry: self.get.duration(key::TOKENS_RETRY),
             timeout: self.get.duration(key::TOKENS_TIMEOUT),
             document: self.get.size(key::TOKENS_DOCUMENT),
@@ -277,7 +291,9 @@ impl Builder<'_> {
         for item in list(ISSUER_CALLERS) {
             match item.rsplit_once('=') {
                 Some((value, caller)) if known(caller) => {
-                    principals.by_value.insert(value.to_owned(), caller.to_owned());
+                    if principals.by_value.insert(value.to_owned(), caller.to_owned()).is_some() {
+                        wrong(ISSUER_CALLERS, format!("`{value}` is there twice"));
+                    }
                 }
                 Some((_, caller)) => wrong(ISSUER_CALLERS, format!("there is no [callers.{caller}]")),
                 None => wrong(ISSUER_CALLERS, format!("`{item}` is not CLAIM=NAME")),

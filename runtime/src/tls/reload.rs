@@ -10,9 +10,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::Tls;
-use super::error::TlsError;
 use super::files::Files;
 use super::server::Ready;
+use crate::with_causes;
 
 /// How often what does not change is looked at, and how often it is said.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -95,7 +95,7 @@ async fn look(tls: &Arc<Tls>, seen: &mut Seen) -> bool {
     let Ok(read) = read else { return false };
     let look = match &read {
         Ok(files) => Look::Files(files.fingerprint()),
-        Err(error) => Look::Trouble(told(error)),
+        Err(error) => Look::Trouble(with_causes(error)),
     };
     if !seen.is_new(&look) {
         return false;
@@ -113,22 +113,14 @@ async fn look(tls: &Arc<Tls>, seen: &mut Seen) -> bool {
         Err(error) => {
             if seen.stays(look) {
                 tls.metrics.failed.inc();
-                tracing::error!("new TLS files cannot be used, and those before them stay: {}", told(&error));
+                tracing::error!(
+                    "new TLS files cannot be used, and those before them stay: {}",
+                    with_causes(&error)
+                );
             }
             false
         }
     }
-}
-
-/// An error with its causes.
-fn told(error: &TlsError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

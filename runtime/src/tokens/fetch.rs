@@ -7,6 +7,7 @@ use reqwest::redirect::Policy;
 use url::Url;
 
 use crate::config::{IssuerConfig, TokenPlace, TokensConfig, check_token_url};
+use crate::with_causes;
 
 /// Asks issuers.
 pub(super) struct Client {
@@ -41,10 +42,10 @@ impl Client {
     pub(super) async fn keys(&self, issuer: &IssuerConfig) -> Result<Bytes, String> {
         let url = match &issuer.place {
             TokenPlace::Keys(url) => url.clone(),
-            TokenPlace::Discovered(document) => {
-                let document = self.get(document).await?;
+            TokenPlace::Discovered(document_at) => {
+                let document = self.get(document_at).await?;
                 let uri = jwks_uri(&document, &issuer.rules.issuer).map_err(str::to_owned)?;
-                check_token_url(&uri).map_err(|problem| format!("jwks_uri: {problem}"))?
+                named(document_at, &uri)?
             }
         };
         self.get(&url).await
@@ -73,18 +74,33 @@ impl Client {
     }
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
+/// Where the keys are that a discovery document names. What came encrypted sends nobody to where things do not.
+fn named(document: &Url, uri: &str) -> Result<Url, String> {
+    let url = check_token_url(uri).map_err(|problem| format!("jwks_uri: {problem}"))?;
+    if url.scheme() != "https" && document.scheme() == "https" {
+        return Err(format!("jwks_uri: `{uri}` begins with http://, and the issuer itself with https://"));
     }
-    text
+    Ok(url)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_elsewhere_sends_nobody_to_this_machine() {
+        let check = |document: &str, uri: &str, expected: Option<&str>| {
+            let named = named(&Url::parse(document).unwrap(), uri);
+            assert_eq!(named.as_ref().ok().map(Url::as_str), expected, "{document} {uri}: {named:?}");
+        };
+        check("https://a.example/d", "https://b.example/jwks", Some("https://b.example/jwks"));
+        check("http://127.0.0.1:1/d", "http://127.0.0.1:2/jwks", Some("http://127.0.0.1:2/jwks"));
+        check("http://127.0.0.1:1/d", "https://b.example/jwks", Some("https://b.example/jwks"));
+        check("https://a.example/d", "http://127.0.0.1:5001/jwks", None);
+        check("https://a.example/d", "http://localhost/jwks", None);
+        check("https://a.example/d", "http://b.example/jwks", None);
+    }
+
     #[test]
     fn a_system_without_authorities_still_asks_on_this_machine() {
         let bare = reqwest::Client::builder().no_proxy().tls_certs_only([]).build();

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
@@ -16,29 +17,48 @@ use crate::support::{client, metric, outcome, raw};
 const ISSUER: &str = "https://issuer.example";
 
 /// An issuer of our own, that signs whatever it is told to. Its keys are to be had over HTTP.
-struct Forger {
+pub(super) struct Forger {
     pair: Ed25519KeyPair,
     keys: SocketAddr,
+    /// What it says its keys are; nothing where it answers 500.
+    answer: Arc<Mutex<Option<String>>>,
 }
 
 impl Forger {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let pair = Ed25519KeyPair::generate().unwrap();
-        let jwks = json!({ "keys": [jwk(&pair)] }).to_string();
+        let answer = Arc::new(Mutex::new(None));
+        let said = Arc::clone(&answer);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let keys = listener.local_addr().unwrap();
         // It ends with the test's process, which waits for no thread.
         std::thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let _ = stream.read(&mut [0; 4096]);
-                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+                let jwks: Option<String> = said.lock().unwrap().clone();
+                let status = if jwks.is_some() { "200 OK" } else { "500 Internal Server Error" };
+                let head =
+                    format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n");
+                let jwks = jwks.unwrap_or_default();
                 let _ = write!(stream, "{head}Content-Length: {}\r\n\r\n{jwks}", jwks.len());
             }
         });
-        Self { pair, keys }
+        let forger = Self { pair, keys, answer };
+        forger.say_own();
+        forger
     }
 
-    fn table(&self) -> String {
+    /// Has it publish its key.
+    pub(super) fn say_own(&self) {
+        self.say(Some(json!([jwk(&self.pair)])));
+    }
+
+    /// Has it publish these keys; nothing: it fails.
+    pub(super) fn say(&self, keys: Option<Value>) {
+        *self.answer.lock().unwrap() = keys.map(|keys| json!({ "keys": keys }).to_string());
+    }
+
+    pub(super) fn table(&self) -> String {
         format!(
             "[tokens.issuers.forger]\nissuer = '{ISSUER}'\njwks_uri = 'http://{}/jwks'\naudiences = ['{AUDIENCE}']\n",
             self.keys
@@ -48,6 +68,10 @@ impl Forger {
     fn raw(&self, header: &str, claims: &str) -> String {
         let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(self.pair.sign(text.as_bytes())))
+    }
+
+    pub(super) fn good(&self) -> String {
+        self.token(|_, _| ())
     }
 
     fn token(&self, change: impl FnOnce(&mut Value, &mut Value)) -> String {
@@ -80,7 +104,7 @@ async fn forged_tokens_are_refused_with_the_reason_in_the_log_and_none_outside()
     assert_eq!(send(&forger.token(|_, _| ())).await.unwrap().status(), 200, "{}", replica.log_text());
 
     let stranger = Ed25519KeyPair::generate().unwrap();
-    let stranger = Forger { pair: stranger, keys: forger.keys };
+    let stranger = Forger { pair: stranger, keys: forger.keys, answer: Arc::clone(&forger.answer) };
     let header = |name: &'static str, value: Value| forger.token(move |header, _| header[name] = value);
     let claim = |name: &'static str, value: Value| forger.token(move |_, claims| claims[name] = value);
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());

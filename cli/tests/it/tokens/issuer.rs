@@ -1,12 +1,9 @@
 //! A real issuer: its tokens are taken, its keys change, and it goes away.
 
-use std::time::Instant;
-
-use outrigger_testkit::ReplicaProcess;
 use outrigger_testkit::oidc::Oidc;
 
-use super::{AUDIENCE, BOBS_KEY, launch, status, table, token, until, until_known};
-use crate::support::{PATIENCE, client, metric};
+use super::{AUDIENCE, BOBS_KEY, launch, status, table, token, until, until_known, until_metric};
+use crate::support::{client, metric};
 
 #[tokio::test]
 async fn tokens_of_each_algorithm_say_who_calls_and_rules_hold_for_them() {
@@ -95,14 +92,6 @@ async fn scoring_does_not_depend_on_the_issuer_being_up_not_even_a_new_start() {
     until(&replica, &new, 200).await;
     assert_eq!(status(&replica, &bob).await, 401);
     assert_eq!(metric(&replica, "outrigger_degraded{part=\"issuer\"}").await, Some(0.0));
-}
-
-/// Waits until a counter has come that far.
-async fn until_metric(replica: &ReplicaProcess, name: &str, least: f64) {
-    let deadline = Instant::now() + PATIENCE;
-    while metric(replica, name).await.is_none_or(|value| value < least) {
-        assert!(Instant::now() < deadline, "{name}: {:?}", metric(replica, name).await);
-    }
 }
 
 #[tokio::test]

@@ -156,6 +156,21 @@ async fn without_them_there_is_no_route_and_contradictions_are_mistakes() {
             "there is no [callers.nobody]",
         ),
         (
+            "[tokens.issuers.a]\nissuer = 'https://a.example'\naudiences = ['x']\ncallers = ['7=bob', '7=eve']\n[callers.bob]\n[callers.eve]\n",
+            &["--auth-mode", "token"],
+            "`7` is there twice",
+        ),
+        (
+            "",
+            &["--auth-mode", "both", "--tokens-local", "--tokens-skew", "11m"],
+            "`tokens.skew` is more than 10m",
+        ),
+        (
+            "",
+            &["--auth-mode", "both", "--tokens-local", "--tokens-max-age", "4m"],
+            "`tokens.max_age` is shorter than `tokens.refresh`",
+        ),
+        (
             "[tokens.issuers.local]\nissuer = 'https://a.example'\naudiences = ['x']\n",
             &["--auth-mode", "token"],
             "is no issuer's name",

@@ -3,6 +3,7 @@
 mod forged;
 mod issuer;
 mod local;
+mod withdrawn;
 
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use outrigger_testkit::oidc::Oidc;
 use outrigger_testkit::{Launch, ReplicaProcess};
 use serde_json::Value;
 
-use crate::support::{ECHO, PATIENCE, client, outrigger};
+use crate::support::{ECHO, PATIENCE, client, metric, outrigger};
 
 /// For whom tokens are to be.
 const AUDIENCE: &str = "outrigger-test";
@@ -58,7 +59,15 @@ async fn until(replica: &ReplicaProcess, token: &str, expected: u16) {
 async fn until_known(replica: &ReplicaProcess, issuer: &str, keys: f64) {
     let name = format!("outrigger_token_keys{{issuer=\"{issuer}\"}}");
     let deadline = Instant::now() + PATIENCE;
-    while crate::support::metric(replica, &name).await != Some(keys) {
+    while metric(replica, &name).await != Some(keys) {
         assert!(Instant::now() < deadline, "{}", replica.log_text());
+    }
+}
+
+/// Waits until a counter has come that far.
+async fn until_metric(replica: &ReplicaProcess, name: &str, least: f64) {
+    let deadline = Instant::now() + PATIENCE;
+    while metric(replica, name).await.is_none_or(|value| value < least) {
+        assert!(Instant::now() < deadline, "{name}: {:?}", metric(replica, name).await);
     }
 }
