@@ -15,6 +15,28 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked again meanwhile.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
+/// Permissions of everybody's to read and to write.
+const OTHERS: u32 = 0o006;
+/// Those of a group.
+const GROUP: u32 = 0o060;
+
+/// Where files are, which says who everybody is that a file may be open to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Surroundings {
+    /// A machine, on which there may be others.
+    #[default]
+    Machine,
+    /// A container, in which there is nobody else, and secrets are mounted open to everybody unless somebody has thought of it.
+    Container,
+}
+
+/// Whether the file at a path is open to others than its owner and its group, which is so with these permissions; nothing where it is not, or
+/// cannot be asked.
+pub fn open_to_others(path: &Path) -> Option<u32> {
+    let mode = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.permissions().mode() & 0o777;
+    (mode & OTHERS != 0).then_some(mode)
+}
+
 /// What tells whether a file is the one that was read before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStamp {
@@ -36,7 +58,7 @@ impl FileStamp {
     }
 }
 
-/// A file that nobody but its owner may read or write.
+/// A file that nobody but its owner, and a group that has been given it, may read or write.
 #[derive(Clone, Debug)]
 pub struct PrivateFile {
     path: PathBuf,
@@ -53,7 +75,7 @@ impl PrivateFile {
     /// # Errors
     /// [`KeyError`] if it is open to others, larger, or cannot be read.
     pub fn read(&self, most: u64) -> Result<Option<Secret>, KeyError> {
-        read(&self.path, most)
+        read(&self.path, most, Surroundings::Machine)
     }
 
     /// Writes it whole, in place of what there is.
@@ -66,7 +88,7 @@ impl PrivateFile {
 }
 
 /// Reads a file of at most so many bytes; `None` if there is none.
-pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Secret>, KeyError> {
+pub(crate) fn read(path: &Path, most: u64, surroundings: Surroundings) -> Result<Option<Secret>, KeyError> {
     let read_error = |source| KeyError::Read { path: path.into(), source };
     // A pipe would keep whoever opens it until somebody writes.
     let file = match OpenOptions::new().read(true).custom_flags(flags(OFlags::NONBLOCK)).open(path) {
@@ -80,7 +102,7 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Secret>, KeyError> {
         return Err(KeyError::NotAFile { path: path.into() });
     }
     let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if mode & OTHERS != 0 && surroundings == Surroundings::Machine {
         return Err(KeyError::OpenToOthers { path: path.into(), mode });
     }
     let mut text = String::new();
@@ -204,7 +226,7 @@ fn written(path: &Path, folder: &Path, text: &str) -> Result<Temporary, KeyError
         .open(&temporary.0)
         .map_err(write_error(path))?;
     match fs::metadata(path) {
-        Ok(before) => give(&file, &before).map_err(write_error(path))?,
+        Ok(before) => give_as(&file, &before).map_err(write_error(path))?,
         Err(_) => keep_owner(&file, folder),
     }
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(write_error(path))?;
@@ -218,9 +240,18 @@ fn give(file: &File, like: &fs::Metadata) -> io::Result<()> {
         return Ok(());
     }
     match fchown(file, Some(like.uid()), Some(like.gid())) {
-        // Another group alone keeps nobody from their file, as no group may read it.
-        Err(_) if now.uid() == like.uid() => Ok(()),
+        // Another group alone keeps nobody from a file that no group may read.
+        Err(_) if now.uid() == like.uid() && like.mode() & GROUP == 0 => Ok(()),
         done => done,
+    }
+}
+
+/// The same of a file in whose place it comes: whoever has that by its group has this one.
+fn give_as(file: &File, before: &fs::Metadata) -> io::Result<()> {
+    give(file, before)?;
+    match before.mode() & GROUP {
+        0 => Ok(()),
+        group => file.set_permissions(fs::Permissions::from_mode(0o600 | group)),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::key::check_key;
 use crate::source::{KeyError, Which};
-use crate::{Secret, disk};
+use crate::{Secret, Surroundings, disk};
 
 /// No file of keys is longer, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -20,8 +20,8 @@ pub(crate) struct KeyFile {
 }
 
 /// Reads the file; `None` if there is none.
-pub(crate) fn read(path: &Path) -> Result<Option<KeyFile>, KeyError> {
-    let text = disk::read(path, MAX_FILE_BYTES)?;
+pub(crate) fn read(path: &Path, surroundings: Surroundings) -> Result<Option<KeyFile>, KeyError> {
+    let text = disk::read(path, MAX_FILE_BYTES, surroundings)?;
     text.map(|text| parse(path, text.expose())).transpose()
 }
 

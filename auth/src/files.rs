@@ -1,5 +1,7 @@
 //! All keys that hold: those of the configuration or the key file, and those of the store. Read at the start, and again when a file has changed.
 
+use std::path::PathBuf;
+
 use crate::store::SERVICE;
 use crate::{
     EditError, FileStamp, KeyConfig, KeyError, KeyOrigin, KeySource, KeyStore, ResolvedKeys, StoreFile,
@@ -41,6 +43,13 @@ impl KeyFiles {
         }
     }
 
+    /// Those of the files that everybody in their surroundings may read or write, with their permissions.
+    pub fn open_to_others(&self) -> Vec<(PathBuf, u32)> {
+        let service = self.service.primary.is_none().then_some(self.service.file.as_path());
+        let files = service.into_iter().chain([self.store.path()]);
+        files.filter_map(|path| Some((path.to_owned(), disk::open_to_others(path)?))).collect()
+    }
+
     /// Reads the keys at the start. Where there is none at all, neither in the configuration nor in a file, it makes the key file with two.
     ///
     /// # Errors
@@ -80,7 +89,9 @@ impl KeyFiles {
     /// # Errors
     /// [`KeyError`], and [`EditError`] if the store has other keys in their place; the file stays then.
     pub fn import<E: From<KeyError> + From<EditError>>(&self, now: u64) -> Result<Vec<StoredKey>, E> {
-        let Some(keys) = file::read(&self.service.file)? else { return Ok(Vec::new()) };
+        let Some(keys) = file::read(&self.service.file, self.service.surroundings)? else {
+            return Ok(Vec::new());
+        };
         let taken = self.store.edit(|store| {
             let both = [(Which::Primary, Some(&keys.primary)), (Which::Secondary, keys.secondary.as_ref())];
             let mut taken = Vec::new();

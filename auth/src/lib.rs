@@ -35,7 +35,7 @@ pub use caller::{
     BUILT_IN, CallerCounts, CallerId, CallerRules, MAX_CALLERS, ModelRules, NamedCaller, OfModel,
 };
 pub use certificate::{CertificateName, CertificateNameFault, MAX_NAME_CHARS, MAX_NAMES, PeerCertificate};
-pub use disk::{FileStamp, PrivateFile};
+pub use disk::{FileStamp, PrivateFile, Surroundings, open_to_others};
 pub use files::{KeyFiles, Keys, Stamps};
 pub use key::{KeyFault, MAX_KEY_CHARS, MIN_KEY_CHARS, check_key, generate_key};
 pub use limiter::{MAX_BURST, MAX_RATE, MIN_RATE, Rate};

@@ -18,6 +18,7 @@ fn keys() -> ResolvedKeys {
         primary: Some(Secret::new(PRIMARY)),
         secondary: Some(Secret::new(SECONDARY)),
         file: Path::new("unused").into(),
+        surroundings: Surroundings::Machine,
     };
     KeySource::resolve(config).unwrap()
 }

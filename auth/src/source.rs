@@ -1,14 +1,14 @@
 //! Where keys come from.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Secret;
 use crate::caller::MAX_CALLERS;
 use crate::file;
 use crate::key::{KeyFault, check_key, generate_key};
+use crate::{Secret, Surroundings};
 
 /// What the configuration says about keys.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct KeyConfig {
     pub secondary: Option<Secret>,
     /// Where keys are kept that are not given: TOML with the members `primary` and `secondary`.
     pub file: PathBuf,
+    /// Where that file is.
+    pub surroundings: Surroundings,
 }
 
 /// The keys of a service.
@@ -111,9 +113,10 @@ pub enum KeyError {
         /// What is wrong with it.
         fault: KeyFault,
     },
-    /// The file may be read or written by others than its owner.
+    /// The file may be read or written by others than its owner and its group.
     #[error(
-        "the key file `{path}` has mode {mode:04o} and is open to others: run `chmod 600 {path}`",
+        "the key file `{path}` has mode {mode:04o} and is open to others: run `chmod 600 {path}`, or 640 where it is its group's; a secret that Kubernetes \
+         mounts has `defaultMode: 0440`, with `fsGroup`",
         path = .path.display()
     )]
     OpenToOthers {
@@ -234,7 +237,7 @@ impl KeySource {
     pub fn resolve(config: KeyConfig) -> Result<ResolvedKeys, KeyError> {
         match Self::find(&config)? {
             Some(keys) => Ok(keys),
-            None => make(&config.file),
+            None => make(&config),
         }
     }
 
@@ -246,7 +249,7 @@ impl KeySource {
         match (&config.primary, &config.secondary) {
             (Some(primary), secondary) => configured(primary.clone(), secondary.clone()).map(Some),
             (None, Some(_)) => Err(KeyError::SecondaryAlone),
-            (None, None) => read(&config.file),
+            (None, None) => read(config),
         }
     }
 }
@@ -260,7 +263,8 @@ fn configured(primary: Secret, secondary: Option<Secret>) -> Result<ResolvedKeys
     Ok(ResolvedKeys { primary, secondary, origin: KeyOrigin::Configured })
 }
 
-fn make(path: &Path) -> Result<ResolvedKeys, KeyError> {
+fn make(config: &KeyConfig) -> Result<ResolvedKeys, KeyError> {
+    let path = config.file.as_path();
     let (primary, secondary) =
         (generate_key().map_err(KeyError::Random)?, generate_key().map_err(KeyError::Random)?);
     if file::create(path, &primary, &secondary)? {
@@ -268,11 +272,11 @@ fn make(path: &Path) -> Result<ResolvedKeys, KeyError> {
         return Ok(ResolvedKeys { primary, secondary: Some(secondary), origin });
     }
     // Another process was first: its keys are the keys.
-    read(path)?.ok_or_else(|| KeyError::Read { path: path.into(), source: io::ErrorKind::NotFound.into() })
+    read(config)?.ok_or_else(|| KeyError::Read { path: path.into(), source: io::ErrorKind::NotFound.into() })
 }
 
-fn read(path: &Path) -> Result<Option<ResolvedKeys>, KeyError> {
-    let keys = file::read(path)?;
-    let origin = KeyOrigin::FromFile(path.into());
+fn read(config: &KeyConfig) -> Result<Option<ResolvedKeys>, KeyError> {
+    let keys = file::read(&config.file, config.surroundings)?;
+    let origin = KeyOrigin::FromFile(config.file.clone());
     Ok(keys.map(|keys| ResolvedKeys { primary: keys.primary, secondary: keys.secondary, origin }))
 }

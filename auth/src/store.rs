@@ -4,8 +4,8 @@
 //! has 128 random bits and more, so none can be guessed from its hash, keyed or not; a slow hash as for passwords would cost each
 //! request and gain nothing. The key of the hash is random and the file's own: the same key has another hash in each file, so that
 //! files of several services do not tell who has the same key in both, and nothing computed beforehand fits. It stands in the same
-//! file because it is no secret from who may read that: whoever may *write* the file lets in whom they like, which is what mode
-//! 0600 is asked for.
+//! file because it is no secret from who may read that: whoever may *write* the file lets in whom they like, which is why
+//! it may be open to nobody but its owner, and a group that has been given it.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caller::MAX_CALLERS;
 use crate::file::line;
-use crate::{KeyError, Secret, Which, disk};
+use crate::{KeyError, Secret, Surroundings, Which, disk};
 
 /// The principal that is the service itself, whose keys are those of the callers `primary` and `secondary`.
 pub const SERVICE: &str = "service";
@@ -306,7 +306,7 @@ impl KeyStore {
         };
         let text = toml::to_string(&raw).map_err(|_| KeyError::Unwritable)?;
         Ok(Secret::new(format!(
-            "# Hashes of keys, made by `outrigger keys`, which changes this file whole. Nobody but its user may read or write it (mode 0600).\n{text}"
+            "# Hashes of keys, made by `outrigger keys`, which changes this file whole. Nobody but its user, and a group that it is given to, may read or write it.\n{text}"
         )))
     }
 }
@@ -402,12 +402,19 @@ impl RawKey {
 #[derive(Clone, Debug)]
 pub struct StoreFile {
     path: PathBuf,
+    surroundings: Surroundings,
 }
 
 impl StoreFile {
     /// That at this path, which need not be there.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), surroundings: Surroundings::default() }
+    }
+
+    /// The same there.
+    #[must_use]
+    pub fn within(self, surroundings: Surroundings) -> Self {
+        Self { surroundings, ..self }
     }
 
     /// Where it is.
@@ -420,7 +427,7 @@ impl StoreFile {
     /// # Errors
     /// [`KeyError`] if it is open to others, cannot be read, or is no store.
     pub fn read(&self) -> Result<Option<KeyStore>, KeyError> {
-        let text = disk::read(&self.path, MAX_STORE_BYTES)?;
+        let text = disk::read(&self.path, MAX_STORE_BYTES, self.surroundings)?;
         text.map(|text| KeyStore::parse(&self.path, text.expose())).transpose()
     }
 

@@ -26,7 +26,12 @@ fn bearer(key: &str) -> HeaderMap {
 
 fn files(folder: &Path) -> KeyFiles {
     KeyFiles {
-        service: KeyConfig { primary: None, secondary: None, file: folder.join("keys.toml") },
+        service: KeyConfig {
+            primary: None,
+            secondary: None,
+            file: folder.join("keys.toml"),
+            surroundings: Surroundings::Machine,
+        },
         store: StoreFile::new(folder.join("store.toml")),
     }
 }
@@ -118,8 +123,19 @@ fn a_store_on_the_disk_holds_no_key_and_is_its_owners_alone() {
         Err::<(), _>(KeyError::Unwritable)
     });
     assert!(refused.is_err() && FileStamp::of(store.path()) == before);
-    fs::set_permissions(store.path(), fs::Permissions::from_mode(0o640)).unwrap();
+    let set = |mode| fs::set_permissions(store.path(), fs::Permissions::from_mode(mode)).unwrap();
+    set(0o644);
     assert!(store.read().unwrap_err().to_string().contains("chmod 600"));
+    assert!(store.clone().within(Surroundings::Container).read().is_ok());
+    // A group that has it keeps it when it is changed, and others do not get it.
+    for mode in [0o640, 0o660] {
+        set(mode);
+        edit(&store, |_| ());
+        assert_eq!(fs::metadata(store.path()).unwrap().permissions().mode() & 0o777, mode);
+    }
+    set(0o644);
+    edit(&store.clone().within(Surroundings::Container), |_| ());
+    assert_eq!(fs::metadata(store.path()).unwrap().permissions().mode() & 0o777, 0o640);
 }
 
 #[test]

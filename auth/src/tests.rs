@@ -13,7 +13,12 @@ const PRIMARY: &str = "primary-key-0123456789-abcdef";
 const SECONDARY: &str = "secondary-key-0123456789-abcd";
 
 fn config(primary: Option<&str>, secondary: Option<&str>, file: &Path) -> KeyConfig {
-    KeyConfig { primary: primary.map(Secret::new), secondary: secondary.map(Secret::new), file: file.into() }
+    KeyConfig {
+        primary: primary.map(Secret::new),
+        secondary: secondary.map(Secret::new),
+        file: file.into(),
+        surroundings: Surroundings::Machine,
+    }
 }
 
 fn ring(secondary: Option<&str>) -> KeyRing {
@@ -205,18 +210,25 @@ fn files_open_to_others_are_refused_with_the_cure() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.toml");
     let text = format!("primary = \"{PRIMARY}\"\n");
-    for open in [0o644, 0o640, 0o604, 0o620, 0o602, 0o610, 0o777] {
+    for open in [0o644, 0o604, 0o602, 0o666, 0o777] {
         write_file(&file, &text, open);
         let error = KeySource::resolve(config(None, None, &file)).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&format!("{open:04o}")), "{text}");
-        assert!(text.ends_with(&format!("run `chmod 600 {}`", file.display())), "{text}");
+        assert!(text.contains(&format!("run `chmod 600 {}`, or 640", file.display())), "{text}");
+        assert!(text.contains("`defaultMode: 0440`"), "{text}");
+        // In a container it is nobody else's, and said.
+        let contained = KeyConfig { surroundings: Surroundings::Container, ..config(None, None, &file) };
+        assert_eq!(KeySource::resolve(contained).unwrap().primary.expose(), PRIMARY);
+        assert_eq!(open_to_others(&file), Some(open));
     }
-    for closed in [0o600, 0o400] {
+    // A group that was given it may have it: what Kubernetes mounts with `fsGroup` is its owner's and a group's.
+    for closed in [0o600, 0o400, 0o440, 0o640, 0o660] {
         write_file(&file, &text, 0o600);
         fs::set_permissions(&file, fs::Permissions::from_mode(closed)).unwrap();
         let keys = KeySource::resolve(config(None, None, &file)).unwrap();
         assert_eq!((keys.primary.expose(), keys.secondary.is_none()), (PRIMARY, true));
+        assert_eq!(open_to_others(&file), None);
     }
 }
 

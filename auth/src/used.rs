@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::{KeyError, disk};
+use crate::{KeyError, Surroundings, disk};
 
 /// No such file is longer, in bytes.
 const MAX_BYTES: u64 = 256 * 1024;
@@ -29,7 +29,7 @@ impl UsedFile {
 
     /// Reads it; empty where there is none, or something else is there, which no call depends on.
     pub fn read(&self) -> LastUsed {
-        let text = disk::read(&self.path, MAX_BYTES).ok().flatten();
+        let text = disk::read(&self.path, MAX_BYTES, Surroundings::Machine).ok().flatten();
         text.and_then(|text| toml::from_str(text.expose()).ok()).unwrap_or_default()
     }
 

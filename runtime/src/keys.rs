@@ -1,6 +1,7 @@
 //! Keys while the replica runs: their files are looked at now and then, off the way of requests, and what has changed there holds from then on.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -64,6 +65,9 @@ impl KeyKeeper {
         let stamps = config.keys.stamps();
         let keys = Arc::new(config.keys.start()?);
         let policy = Arc::new(Policy::with_keys(&keys, callers, now)?.with_tokens(tokens));
+        for (file, mode) in config.keys.open_to_others() {
+            warn_of_others("auth", &file, mode);
+        }
         let used = UsedFile::beside(config.keys.store.path());
         let keeper = Self {
             config: config.clone(),
@@ -248,6 +252,17 @@ impl KeyKeeper {
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         KeyReport { keys: keys.collect(), broken }
     }
+}
+
+/// Says of a file of secrets that everybody in this container can have it.
+pub(crate) fn warn_of_others(of: &str, file: &Path, mode: u32) {
+    let (file, mode) = (file.display(), format!("{mode:04o}"));
+    tracing::warn!(
+        of,
+        %file,
+        mode,
+        "every process in this container can read or change a file of secrets; `defaultMode: 0440` of the volume, with `fsGroup`, would keep it to the group"
+    );
 }
 
 /// How a key is.

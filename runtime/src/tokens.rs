@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_auth::{HeldKey, Issued, KeyError, KeySet, LocalIssuer, PrivateFile, Tokens, wall_clock};
+use outrigger_auth::{
+    HeldKey, Issued, KeyError, KeySet, LocalIssuer, PrivateFile, Tokens, open_to_others, wall_clock,
+};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 use serde::{Deserialize, Serialize};
@@ -18,8 +20,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::concerns::{Concern, Part};
-use crate::config::{IssuerConfig, TokensConfig};
+use crate::config::{IssuerConfig, LocalConfig, TokensConfig};
 use crate::families::{Families, Row};
+use crate::keys::warn_of_others;
 use crate::metrics::{counter, gauge};
 use crate::with_causes;
 
@@ -98,9 +101,15 @@ impl TokenKeeper {
     /// [`TokensError`]. That an issuer cannot be asked is none.
     pub(crate) fn start(config: &TokensConfig) -> Result<Self, TokensError> {
         let mut tokens = Tokens::new(config.limits).map_err(TokensError::Random)?;
-        let local = config.local.as_ref();
-        let local =
-            local.map(|local| LocalIssuer::open(&local.signing_key, local.rules.clone())).transpose()?;
+        let open = |local: &LocalConfig| {
+            let LocalConfig { signing_key, surroundings, rules } = local;
+            let opened = LocalIssuer::open(signing_key, *surroundings, rules.clone())?;
+            if let Some(mode) = open_to_others(signing_key) {
+                warn_of_others("tokens.signing_key", signing_key, mode);
+            }
+            Ok::<_, KeyError>(opened)
+        };
+        let local = config.local.as_ref().map(open).transpose()?;
         let own = local.as_ref().map(|local| tokens.trust_local(local));
         let followed: Vec<_> =
             config.issuers.iter().map(|issuer| follow(&mut tokens, issuer, config)).collect();

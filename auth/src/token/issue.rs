@@ -9,7 +9,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
 use super::{Algorithm, IssuerRules, KeySet, Principals};
-use crate::{HeldKey, KeyError, Secret, disk};
+use crate::{HeldKey, KeyError, Secret, Surroundings, disk};
 
 /// No file of such a key is longer, in bytes.
 const MAX_FILE: u64 = 4096;
@@ -50,17 +50,17 @@ pub struct Issued {
 }
 
 impl LocalIssuer {
-    /// Reads the key that tokens are signed with (Ed25519, PKCS #8 in PEM, mode 0600), or makes it. Any number of processes may start
+    /// Reads the key that tokens are signed with (Ed25519, PKCS #8 in PEM, open to nobody but its owner and its group), or makes it. Any number of processes may start
     /// with the same file at the same time: all get the same key.
     ///
     /// # Errors
     /// [`KeyError`] if the file is open to others, cannot be read or written, or is no such key.
-    pub fn open(path: &Path, rules: LocalRules) -> Result<Self, KeyError> {
-        let pem = match disk::read(path, MAX_FILE)? {
+    pub fn open(path: &Path, surroundings: Surroundings, rules: LocalRules) -> Result<Self, KeyError> {
+        let pem = match disk::read(path, MAX_FILE, surroundings)? {
             Some(pem) => pem,
             None => {
                 disk::create(path, make()?.expose())?;
-                disk::read(path, MAX_FILE)?
+                disk::read(path, MAX_FILE, surroundings)?
                     .ok_or_else(|| KeyError::Gone { what: "file", path: path.into() })?
             }
         };

@@ -472,8 +472,8 @@ fn tokens_of_this_machine_hold_as_long_as_the_key_that_they_were_given_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token-key.pem");
     let rules = LocalRules { issuer: "outrigger".into(), audience: "me".into(), lifetime: 1000 };
-    let local = LocalIssuer::open(&path, rules.clone()).unwrap();
-    let again = LocalIssuer::open(&path, rules.clone()).unwrap();
+    let local = LocalIssuer::open(&path, Surroundings::Machine, rules.clone()).unwrap();
+    let again = LocalIssuer::open(&path, Surroundings::Machine, rules.clone()).unwrap();
     assert_eq!(local.jwks(), again.jwks());
     assert!(!format!("{local:?}").contains("PRIVATE"));
     let mut tokens = Tokens::new(LIMITS).unwrap();
@@ -503,16 +503,28 @@ fn tokens_of_this_machine_hold_as_long_as_the_key_that_they_were_given_for() {
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
     assert_eq!(claims["key"].as_str().unwrap().len(), 22);
     std::fs::remove_file(&path).unwrap();
-    let other =
-        LocalIssuer::open(&path, rules.clone()).unwrap().issue("bob", &house.held(long), NOW).unwrap();
+    let other = LocalIssuer::open(&path, Surroundings::Machine, rules.clone())
+        .unwrap()
+        .issue("bob", &house.held(long), NOW)
+        .unwrap();
     let other: Value = serde_json::from_slice(
         &URL_SAFE_NO_PAD.decode(other.token.expose().split('.').nth(1).unwrap()).unwrap(),
     )
     .unwrap();
     assert_ne!(other["key"], claims["key"]);
 
+    // A key that is a group's, too, as a mounted secret is.
+    let set = |mode| {
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    set(0o440);
+    assert!(LocalIssuer::open(&path, Surroundings::Machine, rules.clone()).is_ok());
+    set(0o444);
+    assert!(LocalIssuer::open(&path, Surroundings::Machine, rules.clone()).is_err());
+    assert!(LocalIssuer::open(&path, Surroundings::Container, rules.clone()).is_ok());
+    set(0o600);
     std::fs::write(&path, "no key").unwrap();
-    let error = LocalIssuer::open(&path, rules).unwrap_err().to_string();
+    let error = LocalIssuer::open(&path, Surroundings::Machine, rules).unwrap_err().to_string();
     assert!(error.contains("holds no Ed25519 key"), "{error}");
 }
 
@@ -520,7 +532,8 @@ fn tokens_of_this_machine_hold_as_long_as_the_key_that_they_were_given_for() {
 fn a_token_does_not_outlive_a_key_of_ones_own_that_was_changed() {
     let folder = tempfile::tempdir().unwrap();
     let local = LocalRules { issuer: "outrigger".into(), audience: "me".into(), lifetime: 1000 };
-    let local = LocalIssuer::open(&folder.path().join("token-key.pem"), local).unwrap();
+    let local =
+        LocalIssuer::open(&folder.path().join("token-key.pem"), Surroundings::Machine, local).unwrap();
     let (leaked, fresh) = ("a-key-that-has-leaked-0123456789", "another-one-in-its-place-0123456789");
     let service = |key: &str| ResolvedKeys {
         primary: Secret::new(key),

@@ -8,7 +8,7 @@ use outrigger_auth::{KeyConfig, KeyFiles, Secret, StoreFile};
 use super::getter::Getter;
 use super::key::{self, Key};
 use super::value::{Endpoint, Value};
-use super::{Mistake, Origin, Settings, Sources, build, callers, layers};
+use super::{Mistake, Origin, Settings, Sources, build, callers, container, layers};
 
 /// `[auth]`.
 #[derive(Clone, Debug)]
@@ -36,27 +36,29 @@ pub struct KeysConfig {
     pub callers: Vec<String>,
 }
 
-pub(super) fn auth(settings: &Settings, state_dir: &std::path::Path) -> AuthConfig {
+pub(super) fn auth(settings: &Settings, sources: &Sources, state_dir: &std::path::Path) -> AuthConfig {
     let get = Getter { settings };
     AuthConfig {
         enabled: get.flag(key::AUTH_ENABLED),
-        keys: files(settings, state_dir),
+        keys: files(settings, sources, state_dir),
         poll: get.duration(key::AUTH_KEY_POLL),
         note: get.duration(key::AUTH_KEY_USE),
         notice: get.duration(key::AUTH_KEY_NOTICE),
     }
 }
 
-fn files(settings: &Settings, state_dir: &std::path::Path) -> KeyFiles {
+fn files(settings: &Settings, sources: &Sources, state_dir: &std::path::Path) -> KeyFiles {
     let get = Getter { settings };
     let path = |key, name: &str| get.path(key).unwrap_or_else(|| state_dir.join(name));
+    let surroundings = container::surroundings(settings, sources);
     KeyFiles {
         service: KeyConfig {
             primary: secret(settings, key::AUTH_PRIMARY_KEY),
             secondary: secret(settings, key::AUTH_SECONDARY_KEY),
             file: path(key::AUTH_KEYS_FILE, "keys.toml"),
+            surroundings,
         },
-        store: StoreFile::new(path(key::AUTH_KEY_STORE, "key-store.toml")),
+        store: StoreFile::new(path(key::AUTH_KEY_STORE, "key-store.toml")).within(surroundings),
     }
 }
 
@@ -91,7 +93,7 @@ pub fn keys(sources: &Sources) -> Result<KeysConfig, Vec<Mistake>> {
         return Err(vec![Mistake { origin: Origin::Default.to_string(), problem }]);
     };
     Ok(KeysConfig {
-        keys: files(&settings, &state_dir),
+        keys: files(&settings, sources, &state_dir),
         admin: admin(&settings, &state_dir),
         callers: settings.callers.keys().filter(|name| !callers::has_built_in_table(name)).cloned().collect(),
     })

@@ -11,6 +11,7 @@ use super::auth;
 use super::cache;
 use super::callers;
 use super::collect;
+use super::container;
 use super::devices;
 use super::exposure::{self, Exposure};
 use super::getter::Getter;
@@ -80,11 +81,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
 
     let score = get.address(key::SCORE_LISTEN);
     let auth_enabled = get.flag(key::AUTH_ENABLED);
-    let container = match get.text(key::PROCESS_CONTAINER).as_str() {
-        "true" => true,
-        "false" => false,
-        _ => sources.container.is_some(),
-    };
+    let container = container::is_one(settings, sources);
     let (mut tls, wrong_tls) = match tls::tls(settings) {
         Ok(tls) => (tls, Vec::new()),
         Err(mistakes) => (None, mistakes),
@@ -228,7 +225,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
     let store = store.map_err(|more| mistakes.extend(more)).ok();
     let residency = residency::residency(settings, cores);
     let residency = residency.map_err(|more| mistakes.extend(more)).ok();
-    let (mode, tokens, wrong) = tokens::tokens(settings, &state_dir);
+    let (mode, tokens, wrong) = tokens::tokens(settings, sources, &state_dir);
     mistakes.extend(wrong);
     let callers = callers::policy(settings).map(|policy| PolicyConfig { mode, ..policy });
     let callers = callers.unwrap_or_else(|more| {
@@ -303,7 +300,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
             report_interval: get.duration(key::OBSERVE_REPORT_INTERVAL),
             message: get.size(key::OBSERVE_MESSAGE),
         },
-        auth: auth::auth(settings, &state_dir),
+        auth: auth::auth(settings, sources, &state_dir),
         tokens,
         callers,
         collect,

@@ -3,6 +3,12 @@
 
 use std::path::Path;
 
+use outrigger_auth::Surroundings;
+
+use super::getter::Getter;
+use super::key::PROCESS_CONTAINER;
+use super::{Settings, Sources};
+
 /// Variables that only exist where the process is in a container: of systemd's interface for containers (Podman, LXC and nspawn set it), of Kubernetes, and
 /// of the platforms that start a container and say at which port they ask it.
 const VARIABLES: &[&str] =
@@ -21,6 +27,20 @@ const GROUPS: &[&str] = &[
     "/crio-",
     "/ecs/",
 ];
+
+/// Whether it is, by what the configuration says, and else by what was found.
+pub(super) fn is_one(settings: &Settings, sources: &Sources) -> bool {
+    match (Getter { settings }).text(PROCESS_CONTAINER).as_str() {
+        "true" => true,
+        "false" => false,
+        _ => sources.container.is_some(),
+    }
+}
+
+/// Who else is where this process is.
+pub(super) fn surroundings(settings: &Settings, sources: &Sources) -> Surroundings {
+    if is_one(settings, sources) { Surroundings::Container } else { Surroundings::Machine }
+}
 
 /// What says that it is, if anything does: the environment, and files below `root`, which is the file system's.
 pub fn evidence(environment: &[(String, String)], root: &Path) -> Option<String> {

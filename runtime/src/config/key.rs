@@ -230,9 +230,9 @@ keys! {
     AUTH_SECONDARY_KEY = "auth.secondary_key", Kind::Secret, "", [],
         "secondary key, at least 22 characters [default: from auth.keys_file]";
     AUTH_KEYS_FILE = "auth.keys_file", Kind::Path, "", [],
-        "file with the service's two keys as they are, mode 0600; made with new keys at a start at which there are none at all [default: STATE_DIR/keys.toml]";
+        "file with the service's two keys as they are, mode 0600, or 0640 for a group; made with new keys at a start at which there are none at all [default: STATE_DIR/keys.toml]";
     AUTH_KEY_STORE = "auth.key_store", Kind::Path, "", [],
-        "file with hashes of the keys that `outrigger keys` manages, mode 0600 [default: STATE_DIR/key-store.toml]";
+        "file with hashes of the keys that `outrigger keys` manages, mode 0600, or 0640 for a group [default: STATE_DIR/key-store.toml]";
     AUTH_KEY_POLL = "auth.key_poll", Kind::Timeout, "1s", [],
         "how often both files are looked at; a change holds from then on";
     AUTH_KEY_USE = "auth.key_use", Kind::Timeout, "1m", [],
@@ -251,7 +251,7 @@ keys! {
     TOKENS_LIFETIME = "tokens.lifetime", Kind::Timeout, "1h", [],
         "how long they hold; no longer than the key that they were given for, and not after that has been revoked";
     TOKENS_SIGNING_KEY = "tokens.signing_key", Kind::Path, "", [],
-        "file with the key that they are signed with, mode 0600; made when absent [default: STATE_DIR/token-key.pem]";
+        "file with the key that they are signed with, mode 0600, or 0640 for a group; made when absent [default: STATE_DIR/token-key.pem]";
     TOKENS_BYTES = "tokens.bytes", Kind::Size { min: 512, max: 1 << 20 }, "8KiB", [],
         "longest token that is looked at";
     TOKENS_SKEW = "tokens.skew", Kind::Duration, "1m", [],

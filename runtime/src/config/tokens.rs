@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outrigger_auth::{Algorithm, AuthMode, IssuerRules, LocalRules, Principals, TokenLimits, is_caller_name};
+use outrigger_auth::{
+    Algorithm, AuthMode, IssuerRules, LocalRules, Principals, Surroundings, TokenLimits, is_caller_name,
+};
 use url::{Host, Url};
 
 use super::getter::Getter;
@@ -13,7 +15,7 @@ use super::key::{
 };
 use super::layers::NamedSection;
 use super::value::Value;
-use super::{Mistake, Origin, Settings, suggestion};
+use super::{Mistake, Origin, Settings, Sources, container, suggestion};
 
 /// The most issuers: each is asked for its keys again and again.
 const MAX_ISSUERS: usize = 16;
@@ -54,6 +56,8 @@ pub struct LocalConfig {
     pub rules: LocalRules,
     /// The file with its key.
     pub signing_key: PathBuf,
+    /// Where that file is.
+    pub surroundings: Surroundings,
 }
 
 /// An issuer.
@@ -106,6 +110,7 @@ pub(crate) fn check_url(text: &str) -> Result<Url, String> {
 /// Reads the section; nothing where no tokens are taken.
 pub(super) fn tokens(
     settings: &Settings,
+    sources: &Sources,
     state_dir: &Path,
 ) -> (AuthMode, Option<TokensConfig>, Vec<Mistake>) {
     let mut builder = Builder { settings, get: Getter { settings }, mistakes: Vec::new() };
@@ -114,7 +119,7 @@ pub(super) fn tokens(
         "both" => AuthMode::Both,
         _ => AuthMode::Key,
     };
-    let config = builder.tokens(state_dir);
+    let config = builder.tokens(state_dir, container::surroundings(settings, sources));
     builder.contradictions(mode, &config);
     // A command that asks for no key takes the configuration of a service that does.
     let taken = mode != AuthMode::Key && builder.get.flag(key::AUTH_ENABLED);
@@ -162,7 +167,7 @@ impl Builder<'_> {
         }
     }
 
-    fn tokens(&mut self, state_dir: &Path) -> TokensConfig {
+    fn tokens(&mut self, state_dir: &Path, surroundings: Surroundings) -> TokensConfig {
         let settings = self.settings;
         let issuers: Vec<_> =
             settings.issuers.iter().filter_map(|(name, section)| self.issuer(name, section)).collect();
@@ -187,7 +192,7 @@ impl Builder<'_> {
             let problem = "`tokens.max_age` is shorter than `tokens.refresh`, so keys could end before anybody asks for them again";
             self.mistake(key::TOKENS_MAX_AGE, problem.into());
         }
-        let local = self.get.flag(key::TOKENS_LOCAL).then(|| self.local(state_dir));
+        let local = self.get.flag(key::TOKENS_LOCAL).then(|| self.local(state_dir, surroundings));
         if let Some(local) = &local
             && let Some(same) = issuers.iter().find(|issuer| issuer.rules.issuer == local.rules.issuer)
         {
@@ -213,7 +218,7 @@ impl Builder<'_> {
         }
     }
 
-    fn local(&mut self, state_dir: &Path) -> LocalConfig {
+    fn local(&mut self, state_dir: &Path, surroundings: Surroundings) -> LocalConfig {
         let text = |key: &Key| self.get.text(key);
         let audience = Some(text(key::TOKENS_AUDIENCE)).filter(|text| !text.is_empty());
         let rules = LocalRules {
@@ -228,7 +233,8 @@ impl Builder<'_> {
         if rules.issuer.is_empty() {
             self.mistake(key::TOKENS_ISSUER, "`tokens.issuer` is empty".into());
         }
-        LocalConfig { rules, signing_key: path.unwrap_or_else(|| state_dir.join("token-key.pem")) }
+        let signing_key = path.unwrap_or_else(|| state_dir.join("token-key.pem"));
+        LocalConfig { rules, signing_key, surroundings }
     }
 
     fn issuer(&mut self, name: &str, table: &NamedSection) -> Option<IssuerConfig> {
