@@ -1,6 +1,7 @@
 //! Who is at the other end of a connection, by the certificate that was verified when it was made.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The longest name that a configuration can have, and that is looked for in a certificate.
 pub const MAX_NAME_CHARS: usize = 512;
@@ -75,15 +76,39 @@ impl fmt::Debug for CertificateName {
 }
 
 /// A client's certificate that an authority of ours has signed and that was valid when the connection was made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct PeerCertificate {
     names: Vec<CertificateName>,
+    /// Seconds since 1970; nothing where that is not known.
+    until: Option<u64>,
+    withdrawn: AtomicBool,
 }
 
 impl PeerCertificate {
     /// What it is called, [`MAX_NAMES`] at most; those beyond are not looked at.
     pub fn new(names: impl IntoIterator<Item = CertificateName>) -> Self {
-        Self { names: names.into_iter().take(MAX_NAMES).collect() }
+        Self { names: names.into_iter().take(MAX_NAMES).collect(), ..Self::default() }
+    }
+
+    /// The same that does not hold any more from then on, in seconds since 1970.
+    #[must_use]
+    pub fn holding_until(self, until: u64) -> Self {
+        Self { until: Some(until), ..self }
+    }
+
+    /// From when on it does not hold any more, in seconds since 1970, where that is known.
+    pub fn until(&self) -> Option<u64> {
+        self.until
+    }
+
+    /// Has it name nobody any more.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it still says who is at the other end.
+    pub(crate) fn holds(&self, now: u64) -> bool {
+        !self.withdrawn.load(Ordering::Relaxed) && self.until.is_none_or(|until| now < until)
     }
 
     /// Its names.

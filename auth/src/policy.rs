@@ -24,28 +24,31 @@ use crate::{
 #[non_exhaustive]
 pub enum AuthError {
     /// There is no `Authorization` header.
-    #[error("a key is needed: send the header `Authorization: Bearer <key>`")]
+    #[error("a key or token is needed: send the header `Authorization: Bearer <key or token>`")]
     NoHeader,
     /// There are several `Authorization` headers.
     #[error("the header `Authorization` is there more than once")]
     SeveralHeaders,
     /// The header has another scheme than `Bearer`.
-    #[error("the header `Authorization` has another form than `Bearer <key>`")]
+    #[error("the header `Authorization` has another form than `Bearer <key or token>`")]
     Scheme,
     /// The scheme is there and no key.
-    #[error("the header `Authorization` has no key after `Bearer`")]
+    #[error("the header `Authorization` has no key or token after `Bearer`")]
     NoKey,
     /// The key is not valid.
     #[error("the key in the header `Authorization` is not valid")]
     WrongKey,
     /// There is no `Authorization` header, and the connection's certificate is nobody's.
     #[error(
-        "the certificate of this connection is no caller's, so a key is needed: send the header `Authorization: Bearer <key>`"
+        "the certificate of this connection is no caller's, so a key or token is needed: send the header `Authorization: Bearer <key or token>`"
     )]
     StrangeCertificate,
     /// The same, and the certificate is that of more than one.
     #[error("the certificate of this connection is that of more than one caller")]
     SeveralCallers,
+    /// There is no `Authorization` header, and the connection's certificate has ended since it was made, or its authority is another one now.
+    #[error("the certificate of this connection does not hold any more: connect anew")]
+    EndedCertificate,
     /// The key was valid once. Who calls is told no more than of one that never was.
     #[error("the key in the header `Authorization` is not valid")]
     ExpiredKey,
@@ -56,7 +59,7 @@ pub enum AuthError {
 
 impl AuthError {
     /// Every reason that has nothing to do with tokens; [`TokenFault::ALL`] are the others.
-    const OF_KEYS: [Self; 8] = [
+    const OF_KEYS: [Self; 9] = [
         Self::NoHeader,
         Self::SeveralHeaders,
         Self::Scheme,
@@ -64,6 +67,7 @@ impl AuthError {
         Self::WrongKey,
         Self::StrangeCertificate,
         Self::SeveralCallers,
+        Self::EndedCertificate,
         Self::ExpiredKey,
     ];
 
@@ -77,6 +81,7 @@ impl AuthError {
             Self::WrongKey => "wrong_key",
             Self::StrangeCertificate => "strange_certificate",
             Self::SeveralCallers => "several_callers",
+            Self::EndedCertificate => "ended_certificate",
             Self::ExpiredKey => "expired_key",
             Self::Token(fault) => fault.reason(),
         }
@@ -450,6 +455,9 @@ impl Policy {
 
     /// Whose certificate it is.
     fn by_certificate(&self, certificate: &PeerCertificate) -> Result<CallerId, AuthError> {
+        if !certificate.holds(wall_clock()) {
+            return Err(AuthError::EndedCertificate);
+        }
         let mut callers = certificate.names().iter().filter_map(|name| self.certificates.get(name));
         let first = *callers.next().ok_or(AuthError::StrangeCertificate)?;
         if callers.any(|other| *other != first) { Err(AuthError::SeveralCallers) } else { Ok(first) }

@@ -260,6 +260,20 @@ fn a_verified_certificate_names_a_caller_where_no_key_does() {
     assert_eq!(ask(&none, &["dns:WEB.example", "dns:web.example"]), Ok("web".into()));
     assert_eq!(ask(&none, &["cn:web.example"]), refused(AuthError::StrangeCertificate));
     assert_eq!(ask(&none, &[]), refused(AuthError::StrangeCertificate));
+    // One that was withdrawn, and one that has ended, name nobody any more.
+    let jobs = || certificate(&["spiffe://example.org/jobs"]);
+    let withdrawn = jobs();
+    withdrawn.withdraw();
+    let now_s = wall_clock();
+    for (certificate, expected) in [
+        (withdrawn, refused(AuthError::EndedCertificate)),
+        (jobs().holding_until(now_s), refused(AuthError::EndedCertificate)),
+        (jobs().holding_until(now_s + 3600), Ok("jobs".into())),
+    ] {
+        let credentials = Credentials { headers: &none, certificate: Some(&certificate) };
+        let asked = policy.ask(credentials, Operation::Score, None, now);
+        assert_eq!(asked.map(|grant| grant.name().to_owned()), expected);
+    }
     let both = ["dns:web.example", "spiffe://example.org/jobs"];
     assert_eq!(ask(&none, &both), refused(AuthError::SeveralCallers));
     // A key goes before it, also one that is wrong.

@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use outrigger_auth::PeerCertificate;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -28,7 +27,7 @@ use super::passing::Peer;
 use super::stall::Watch;
 use crate::config::{Endpoint, LimitsConfig};
 use crate::telemetry::{self, Ending, Passage, Telemetry};
-use crate::tls::{Accepted, Acceptor};
+use crate::tls::{Accepted, Acceptor, Shown};
 
 /// How long a listener waits after an error of the system's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -262,7 +261,7 @@ struct Server {
 #[derive(Default)]
 struct Whose {
     peer: Option<Peer>,
-    certificate: Option<Arc<PeerCertificate>>,
+    certificate: Option<Shown>,
 }
 
 /// A socket that has to take something of what is written within a time. It lies below TLS, so that what counts is what the client takes.
@@ -301,8 +300,8 @@ impl Server {
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
             }
-            if let Some(certificate) = &certificate {
-                request.extensions_mut().insert(Arc::clone(certificate));
+            if let Some(shown) = &certificate {
+                request.extensions_mut().insert(Arc::clone(&shown.certificate));
             }
             let (answers, open) = (Arc::clone(&answers), requests.begin());
             let answer = self.site.router.clone().oneshot(request);
@@ -320,8 +319,14 @@ impl Server {
             Heads::new(stream, Arc::clone(&requests), Arc::clone(&answers), self.site.limits.header_timeout);
         let connection = self.builder.serve_connection(TokioIo::new(heads), service);
         let (stalled, idle) = (answers.stalled(), requests.idle(&answers, self.site.limits.idle));
-        tokio::pin!(connection, stalled, idle);
-        let (mut stopping, mut is_idle) = (false, false);
+        let over = async {
+            match &certificate {
+                Some(shown) => shown.over().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(connection, stalled, idle, over);
+        let (mut stopping, mut is_idle, mut is_over) = (false, false, false);
         let result = loop {
             tokio::select! {
                 result = connection.as_mut() => break result,
@@ -334,6 +339,11 @@ impl Server {
                     // What is asked before the client has heard of it is still answered. Of one over HTTP/2 that does not say that it has, no other
                     // ping is asked either, so that it has `limits.silence`.
                     is_idle = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = &mut over, if !is_over => {
+                    // What has begun is answered; who is still there shows on a new connection that its certificate holds.
+                    is_over = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 () = &mut stalled => {

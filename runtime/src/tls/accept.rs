@@ -1,11 +1,13 @@
 //! Handshakes: each in its connection's own task, in a bounded time, and counted by how it ends.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_auth::PeerCertificate;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::outcome::Outcome;
 use super::{Tls, certificate};
@@ -20,7 +22,33 @@ pub(crate) struct Acceptor {
 /// A connection whose handshake is over, and who is at its other end, if that was shown.
 pub(crate) struct Accepted<S> {
     pub(crate) stream: TlsStream<S>,
-    pub(crate) certificate: Option<Arc<PeerCertificate>>,
+    pub(crate) certificate: Option<Shown>,
+}
+
+/// A certificate that a client has shown and that was verified.
+pub(crate) struct Shown {
+    pub(crate) certificate: Arc<PeerCertificate>,
+    /// How long it still holds, where that can be told.
+    left: Option<Duration>,
+    /// Cancelled once other authorities are trusted.
+    changed: CancellationToken,
+}
+
+impl Shown {
+    /// Comes when it does not hold any more: it has expired, or is to be held against other authorities. It names nobody from then on.
+    pub(crate) async fn over(&self) {
+        let expired = async {
+            match self.left {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = expired => {}
+            () = self.changed.cancelled() => {}
+        }
+        self.certificate.withdraw();
+    }
 }
 
 impl Acceptor {
@@ -34,7 +62,8 @@ impl Acceptor {
         stream: S,
         end: impl Future<Output = ()>,
     ) -> Option<Accepted<S>> {
-        let handshake = TlsAcceptor::from(self.tls.current().of(self.listener)).accept(stream);
+        let ready = self.tls.current();
+        let handshake = TlsAcceptor::from(ready.of(self.listener)).accept(stream);
         let limit = self.tls.config.handshake_timeout;
         let listener = self.listener.as_str();
         let shaken = tokio::select! {
@@ -49,7 +78,13 @@ impl Acceptor {
                 self.count(Outcome::Ok);
                 let (_, session) = stream.get_ref();
                 let shown = session.peer_certificates().and_then(<[_]>::first);
-                let certificate = shown.map(|shown| Arc::new(certificate::peer(shown)));
+                let certificate = shown.map(|shown| {
+                    let certificate = certificate::peer(shown);
+                    let until = certificate.until().map(|until| UNIX_EPOCH + Duration::from_secs(until));
+                    let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+                    let changed = ready.clients.clone();
+                    Shown { certificate: Arc::new(certificate), left, changed }
+                });
                 Some(Accepted { stream, certificate })
             }
             Ok(Err(error)) => {

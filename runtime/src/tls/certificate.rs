@@ -60,8 +60,10 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Result<Said, String> {
 
 /// Who shows a certificate that has been verified. One that cannot be read has no names.
 pub(super) fn peer(certificate: &CertificateDer<'_>) -> PeerCertificate {
-    let parsed = X509Certificate::from_der(certificate);
-    PeerCertificate::new(parsed.map(|(_, parsed)| names(&parsed)).unwrap_or_default())
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return PeerCertificate::default() };
+    // Its last second is one in which it holds.
+    let end = parsed.validity().not_after.timestamp().saturating_add(1);
+    PeerCertificate::new(names(&parsed)).holding_until(u64::try_from(end).unwrap_or_default())
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<CertificateName> {
@@ -94,6 +96,7 @@ mod tests {
         let certificate = params.self_signed(&key).unwrap();
         let names: Vec<_> = peer(certificate.der()).names().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["cn:batch jobs", "dns:client.example", "spiffe://example.org/jobs"]);
+        assert_eq!(peer(certificate.der()).until(), Some(1_929_916_801));
         let said = read(certificate.der()).unwrap();
         assert!(said.subject.contains("batch jobs"), "{}", said.subject);
         assert_eq!(said.expires.to_string(), "2031-02-28 00:00:00 UTC");

@@ -4,6 +4,7 @@
 
 mod accept;
 mod certificate;
+mod clients;
 mod error;
 mod files;
 mod metrics;
@@ -14,7 +15,7 @@ mod server;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-pub(crate) use accept::{Accepted, Acceptor};
+pub(crate) use accept::{Accepted, Acceptor, Shown};
 pub use error::TlsError;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +31,9 @@ use server::Ready;
 /// # Errors
 /// [`TlsError`], the first there is.
 pub fn check(config: &TlsConfig, container: bool) -> Result<Vec<String>, TlsError> {
-    let ready = Ready::load(config, &Files::read(config, container)?)?;
-    Ok(ready.warnings(config, SystemTime::now()))
+    let (files, now) = (Files::read(config, container)?, SystemTime::now());
+    let warnings = Ready::load(config, &files, now)?.warnings(config, now);
+    Ok(files.warnings.into_iter().chain(warnings).collect())
 }
 
 /// What listeners speak TLS with.
@@ -53,7 +55,7 @@ impl Tls {
         registry: &Registry,
     ) -> Result<(Arc<Self>, reload::Seen), TlsError> {
         let files = Files::read(config, container)?;
-        let ready = Ready::load(config, &files)?;
+        let ready = Ready::load(config, &files, SystemTime::now())?;
         let metrics = Metrics::new(registry, &config.listeners)?;
         metrics.show(&ready.expiry);
         for warning in files.warnings.iter().cloned().chain(ready.warnings(config, SystemTime::now())) {
@@ -86,6 +88,7 @@ impl Tls {
 
     fn replace(&self, ready: Ready) {
         self.metrics.show(&ready.expiry);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ready);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(ready.after(&current));
     }
 }

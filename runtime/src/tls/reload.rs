@@ -14,6 +14,8 @@ use super::files::Files;
 use super::server::Ready;
 use crate::with_causes;
 
+/// The least that is waited for an authority to expire.
+const SECOND: Duration = Duration::from_secs(1);
 /// How often what does not change is looked at, and how often it is said.
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -67,10 +69,15 @@ pub(super) async fn keep(tls: &Arc<Tls>, mut seen: Seen, stop: &CancellationToke
     ticks.tick().await;
     let mut warned = Instant::now();
     loop {
+        // No longer than an hour, as the clock may be set meanwhile.
+        let trusted =
+            tls.current().trusts_for(SystemTime::now()).map_or(HOUR, |left| left.clamp(SECOND, HOUR));
         tokio::select! {
             _ = ticks.tick() => {}
+            () = tokio::time::sleep(trusted) => {}
             () = stop.cancelled() => return,
         }
+        drop_expired(tls);
         if tls.config.reload.is_some() && look(tls, &mut seen).await {
             warned = Instant::now();
         }
@@ -87,6 +94,23 @@ fn warn(tls: &Tls) {
     }
 }
 
+/// Trusts no authority any more that has expired.
+fn drop_expired(tls: &Tls) {
+    match tls.current().without_expired(&tls.config, SystemTime::now()) {
+        Ok(Some(ready)) => {
+            tls.replace(ready);
+            warn(tls);
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(
+                "an authority of clients' certificates that has expired stays: {}",
+                with_causes(&error)
+            );
+        }
+    }
+}
+
 /// Whether new files have been taken.
 async fn look(tls: &Arc<Tls>, seen: &mut Seen) -> bool {
     let reader = Arc::clone(tls);
@@ -100,13 +124,17 @@ async fn look(tls: &Arc<Tls>, seen: &mut Seen) -> bool {
     if !seen.is_new(&look) {
         return false;
     }
-    let ready = read.and_then(|files| Ready::load(&tls.config, &files));
+    let ready =
+        read.and_then(|files| Ok((Ready::load(&tls.config, &files, SystemTime::now())?, files.warnings)));
     match ready {
-        Ok(ready) => {
+        Ok((ready, warnings)) => {
             *seen = Seen { settled: look, doubtful: None };
             tracing::info!(certificate = %ready.subject, until = %ready.expiry.server, "new TLS files hold for new connections");
             tls.replace(ready);
             tls.metrics.taken.inc();
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
             warn(tls);
             true
         }

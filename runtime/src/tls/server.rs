@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use tokio_util::sync::CancellationToken;
 
 use super::certificate::{self, Moment};
+use super::clients::Authorities;
 use super::error::TlsError;
 use super::files::Files;
 use crate::config::{ClientCertificates, TlsConfig, TlsListener, TlsVersion};
@@ -32,6 +34,15 @@ pub(super) struct Ready {
     /// Whose certificate it is, for people.
     pub(super) subject: String,
     pub(super) expiry: Expiry,
+    certified: Arc<SingleCertAndKey>,
+    /// Those that sign clients' certificates.
+    authorities: Option<Authorities>,
+    /// Which of them are trusted.
+    trusted: Option<blake3::Hash>,
+    /// When the first of these expires.
+    until: Option<Moment>,
+    /// Cancelled once others are trusted: connections of clients that have shown a certificate end then.
+    pub(super) clients: CancellationToken,
 }
 
 /// When what there is expires.
@@ -45,24 +56,66 @@ pub(super) struct Expiry {
 
 impl Ready {
     /// Puts together what files hold.
-    pub(super) fn load(config: &TlsConfig, files: &Files) -> Result<Self, TlsError> {
+    pub(super) fn load(config: &TlsConfig, files: &Files, now: SystemTime) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chain = certificates("tls.certificate", &config.certificate, &files.certificate)?;
         let (subject, server) = said("tls.certificate", &config.certificate, &chain)?;
         let signing = signing_key(&provider, &config.key, &files.key)?;
         let certified = certify(config, chain, signing)?;
         let authorities = config.clients.authorities().zip(files.authorities.as_deref());
-        let authorities = authorities.map(|(path, bytes)| authorities_of(path, bytes)).transpose()?;
-        let (roots, expires) = authorities.unzip();
-        let silent = build(config, &provider, &certified, None)?;
-        let asking = match roots {
-            Some(roots) => {
-                let verifier = verifier(config, &provider, roots)?;
-                build(config, &provider, &certified, Some(verifier))?
+        let authorities = authorities.map(|(path, bytes)| Authorities::read(path, bytes)).transpose()?;
+        Self::trusting(config, &provider, (subject, server), certified, authorities, now)
+    }
+
+    fn trusting(
+        config: &TlsConfig,
+        provider: &Arc<CryptoProvider>,
+        (subject, server): (String, Moment),
+        certified: Arc<SingleCertAndKey>,
+        authorities: Option<Authorities>,
+        now: SystemTime,
+    ) -> Result<Self, TlsError> {
+        let silent = build(config, provider, &certified, None)?;
+        let trusted = authorities.as_ref().map(|authorities| authorities.trusted(now));
+        let (digest, until) = trusted.as_ref().map(|trusted| (trusted.digest, trusted.until)).unzip();
+        let asking = match trusted {
+            Some(trusted) => {
+                let is_required = matches!(config.clients, ClientCertificates::Required(_));
+                build(config, provider, &certified, Some(trusted.verifier(provider, is_required)?))?
             }
             None => Arc::clone(&silent),
         };
-        Ok(Self { asking, silent, subject, expiry: Expiry { server, authorities: expires } })
+        let expiry = Expiry { server, authorities: authorities.as_ref().and_then(Authorities::first_end) };
+        let (until, clients) = (until.flatten(), CancellationToken::new());
+        Ok(Self { asking, silent, subject, expiry, certified, authorities, trusted: digest, until, clients })
+    }
+
+    /// How long all authorities that are trusted can be; nothing where there are none.
+    pub(super) fn trusts_for(&self, now: SystemTime) -> Option<Duration> {
+        self.until.map(|until| until.left(now).unwrap_or_default())
+    }
+
+    /// The same without the authorities that have expired; nothing where none has since it was put together.
+    pub(super) fn without_expired(
+        &self,
+        config: &TlsConfig,
+        now: SystemTime,
+    ) -> Result<Option<Self>, TlsError> {
+        if self.trusts_for(now).is_none_or(|left| !left.is_zero()) {
+            return Ok(None);
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let (said, certified) = ((self.subject.clone(), self.expiry.server), Arc::clone(&self.certified));
+        Self::trusting(config, &provider, said, certified, self.authorities.clone(), now).map(Some)
+    }
+
+    /// Comes after another: connections of clients end, unless their certificates are held against the same authorities as before.
+    pub(super) fn after(self, before: &Self) -> Self {
+        if self.trusted == before.trusted {
+            return Self { clients: before.clients.clone(), ..self };
+        }
+        before.clients.cancel();
+        self
     }
 
     /// What a listener's connections are accepted with.
@@ -76,6 +129,10 @@ impl Ready {
         let authorities = self.expiry.authorities.zip(config.clients.authorities());
         let authorities = authorities.map(|(moment, path)| (moment, "`tls.client_ca`", path));
         let warn = |(moment, key, path): (Moment, &str, &std::path::PathBuf)| match moment.left(now) {
+            None if key == "`tls.client_ca`" => Some(format!(
+                "{key}: a certificate in {} has expired: {moment}; no certificate that it signed is taken",
+                path.display()
+            )),
             None => Some(format!("{key}: a certificate in {} has expired: {moment}", path.display())),
             Some(left) if left <= config.expiry_warning => {
                 let days = left.as_secs() / Duration::from_secs(86_400).as_secs();
@@ -88,7 +145,7 @@ impl Ready {
 }
 
 /// The certificates in a file, one at least.
-fn certificates(
+pub(super) fn certificates(
     key: &'static str,
     path: &Path,
     bytes: &[u8],
@@ -189,36 +246,6 @@ fn certify(
         }
     }
     Ok(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, signing))))
-}
-
-/// Authorities, and when the first of them expires.
-fn authorities_of(path: &Path, bytes: &[u8]) -> Result<(RootCertStore, Moment), TlsError> {
-    const KEY: &str = "tls.client_ca";
-    let found = certificates(KEY, path, bytes)?;
-    let (_, expires) = said(KEY, path, &found)?;
-    let mut roots = RootCertStore::empty();
-    for (index, certificate) in found.into_iter().enumerate() {
-        roots.add(certificate).map_err(|error| TlsError::Certificate {
-            key: KEY,
-            path: path.to_owned(),
-            number: index + 1,
-            reason: error.to_string(),
-        })?;
-    }
-    Ok((roots, expires))
-}
-
-fn verifier(
-    config: &TlsConfig,
-    provider: &Arc<CryptoProvider>,
-    roots: RootCertStore,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    let builder = match config.clients {
-        ClientCertificates::Required(_) => builder,
-        ClientCertificates::Off | ClientCertificates::Optional(_) => builder.allow_unauthenticated(),
-    };
-    Ok(builder.build()?)
 }
 
 fn build(

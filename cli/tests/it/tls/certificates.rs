@@ -26,6 +26,14 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(authority(name), KeyPair::generate().unwrap()).unwrap())
     }
 
+    /// One that expires after a time, or has.
+    pub(crate) fn until(name: &str, end: SystemTime) -> Self {
+        let mut params = authority(name);
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = end.into();
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
     /// One that this one has signed.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         Self(CertifiedIssuer::signed_by(authority(name), KeyPair::generate().unwrap(), &self.0).unwrap())
@@ -67,6 +75,13 @@ impl Authority {
     pub(crate) fn client_of_old(&self, names: &[&str]) -> Pair {
         let mut params = client(names);
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        self.sign(params)
+    }
+
+    /// One that expires after a time.
+    pub(crate) fn client_until(&self, names: &[&str], end: SystemTime) -> Pair {
+        let mut params = client(names);
+        params.not_after = end.into();
         self.sign(params)
     }
 

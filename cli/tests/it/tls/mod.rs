@@ -1,7 +1,8 @@
 //! TLS on the listeners: through real clients, with certificates that are made for each test.
 
-mod certificates;
+pub(crate) mod certificates;
 mod clients;
+mod ending;
 mod exposure;
 mod handshakes;
 mod peers;
@@ -41,7 +42,7 @@ fn with(pair: &Pair) -> Launch {
 }
 
 /// The same, which asks clients for certificates of an authority.
-fn asking(pair: &Pair, word: &str, clients: &Authority) -> Launch {
+pub(crate) fn asking(pair: &Pair, word: &str, clients: &Authority) -> Launch {
     let launch = with(pair).file("clients.pem", clients.pem());
     launch.args(["--tls-client-certificates", word, "--tls-client-ca", "clients.pem"])
 }
@@ -53,7 +54,7 @@ const OLD: Versions = &[&TLS12];
 const NEW: Versions = &[&TLS13];
 
 /// What a client speaks TLS with.
-struct Caller<'a> {
+pub(crate) struct Caller<'a> {
     trusts: &'a Authority,
     versions: Versions,
     protocols: &'static [&'static str],
@@ -65,7 +66,7 @@ impl<'a> Caller<'a> {
         Self { trusts, versions: BOTH, protocols: &["h2", "http/1.1"], shows: None }
     }
 
-    fn showing(trusts: &'a Authority, shows: &'a Pair) -> Self {
+    pub(crate) fn showing(trusts: &'a Authority, shows: &'a Pair) -> Self {
         Self { shows: Some(shows), ..Self::trusting(trusts) }
     }
 
@@ -84,13 +85,13 @@ impl<'a> Caller<'a> {
         config
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::builder().no_proxy().tls_backend_preconfigured(self.config()).build().unwrap()
     }
 }
 
 /// An address of a replica's, to be asked over TLS.
-fn over_tls(address: &str) -> String {
+pub(crate) fn over_tls(address: &str) -> String {
     format!("https://{}", bare(address))
 }
 

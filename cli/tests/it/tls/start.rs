@@ -128,6 +128,11 @@ fn a_key_that_others_can_read_is_refused_where_there_are_others() {
     refused(open, &[], &["`tls.key`", "mode 0644", "chmod 600"]);
     let pair = Authority::new("root").server();
     // What secrets are mounted as.
+    let checked = with(&pair).args(["--process-container", "true", "--check"]);
+    open(checked.directory());
+    let checked = checked.run();
+    assert_eq!(checked.status.code(), Some(0), "{}", checked.text());
+    assert!(checked.text().contains("has mode 0644"), "{}", checked.text());
     let contained = with(&pair).args(["--process-container", "true"]);
     open(contained.directory());
     let mut replica = contained.start();
