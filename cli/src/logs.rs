@@ -1,22 +1,17 @@
 //! `outrigger logs`: the last lines of a replica's log and of its scripts, asked of its admin listener.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
-use std::time::Duration;
+mod answer;
 
-use anyhow::{Context as _, bail};
+use std::io::{self, BufRead as _, Read as _, Write};
+use std::process::ExitCode;
+
+use answer::Answer;
+use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use outrigger_runtime::config::{self, AdminAccess, Endpoint};
+use outrigger_runtime::config;
 use serde_json::Value;
 
 use crate::{exit, sources};
-
-/// How long a replica has for its answer, or for the next sign of life: it gives one every few seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The most of an answer's head, and of one that is an error.
-const HEAD: u64 = 64 * 1024;
 
 /// The command line of `logs`.
 pub(crate) fn command() -> Command {
@@ -24,8 +19,9 @@ pub(crate) fn command() -> Command {
         .about("Shows the last lines of the replica of this configuration, and of its scripts")
         .long_about(
             "Shows the last lines of the log of the replica of this configuration, and of its scripts, in the order in which they were \
-             written. They are kept in the replica's memory (log.kept) and asked for at admin.listen; where that is an address, the key is \
-             auth.primary_key.",
+             written. They are kept in the replica's memory (log.kept) and asked for at admin.listen. Where that is an address, the key is the \
+             service's own (auth.primary_key, else auth.keys_file), or what --key-file has, and over TLS only the certificate in \
+             tls.certificate is taken.",
         )
         .arg(
             Arg::new("request-id")
@@ -68,6 +64,10 @@ pub(crate) fn command() -> Command {
                 "A JSON object for each: time, level, source, request, and the line as it stands in the log",
             ),
         );
+    let command =
+        command.arg(Arg::new("key-file").long("key-file").value_name("FILE").help(
+            "Sends the key or token in this file, or on stdin (`-`), where admin.listen is an address",
+        ));
     crate::serve::settings(command)
 }
 
@@ -85,7 +85,8 @@ fn show(matches: &ArgMatches) -> anyhow::Result<()> {
         anyhow::anyhow!("the configuration is wrong: {}", all.join("; "))
     })?;
     let follow = matches.get_flag("follow");
-    let mut answer = Answer::to(&access, &path(matches, follow))?;
+    let given = matches.get_one::<String>("key-file").map(String::as_str);
+    let mut answer = Answer::to(&access, given, &path(matches, follow))?;
     let mut out = Out { json: matches.get_flag("json"), out: io::stdout().lock() };
     if !follow {
         let mut body = String::new();
@@ -152,55 +153,6 @@ impl<W: Write> Out<W> {
             Some(text) => writeln!(self.out, "{text}"),
             None => writeln!(self.out, "{line}"),
         }
-    }
-}
-
-/// An answer whose head has been read.
-struct Answer {
-    body: BufReader<Box<dyn Read>>,
-}
-
-impl Answer {
-    fn to(access: &AdminAccess, path: &str) -> anyhow::Result<Self> {
-        let endpoint = &access.endpoint;
-        let to = || format!("no answer at {endpoint} (admin.listen): is the replica running?");
-        let authorization = match &access.key {
-            Some(key) => format!("Authorization: Bearer {}\r\n", key.expose()),
-            None => String::new(),
-        };
-        // The old version has the end of the connection be the end of the answer.
-        let request = format!("GET {path} HTTP/1.0\r\nHost: replica\r\n{authorization}\r\n");
-        let stream: Box<dyn Read> = match endpoint {
-            Endpoint::Unix(socket) => {
-                let mut stream = UnixStream::connect(socket).with_context(to)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.write_all(request.as_bytes()).with_context(to)?;
-                Box::new(stream)
-            }
-            Endpoint::Tcp(address) => {
-                if access.key.is_none() {
-                    bail!("management at {address} needs a key: set OUTRIGGER_AUTH_PRIMARY_KEY");
-                }
-                let mut stream = TcpStream::connect_timeout(address, PATIENCE).with_context(to)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.write_all(request.as_bytes()).with_context(to)?;
-                Box::new(stream)
-            }
-        };
-        let mut body = BufReader::new(stream);
-        let mut status = String::new();
-        body.by_ref().take(HEAD).read_line(&mut status).with_context(to)?;
-        let mut line = String::new();
-        while body.by_ref().take(HEAD).read_line(&mut line).with_context(to)? > 2 {
-            line.clear();
-        }
-        if status.split(' ').nth(1) != Some("200") {
-            let mut text = String::new();
-            let _ = body.take(HEAD).read_to_string(&mut text);
-            let json: Value = serde_json::from_str(&text).unwrap_or_default();
-            bail!("{endpoint} says: {}", json["message"].as_str().unwrap_or(status.trim()));
-        }
-        Ok(Self { body })
     }
 }
 

@@ -15,6 +15,7 @@ mod plan;
 mod serve;
 mod sources;
 mod table;
+mod tls;
 
 use std::ffi::OsString;
 use std::path::Path;

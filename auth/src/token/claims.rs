@@ -40,6 +40,13 @@ pub struct Principals {
 }
 
 impl Principals {
+    /// Whether some claim is this caller's.
+    pub fn may_be(&self, caller: &str) -> bool {
+        let by_name = self.by_value.is_empty() && self.others.is_none();
+        self.by_value.values().chain(&self.others).any(|known| known == caller)
+            || (by_name && (self.built_in || !BUILT_IN.contains(&caller)))
+    }
+
     /// The caller's name; nothing where it is nobody who is known.
     fn caller<'a>(&'a self, value: &'a str) -> Option<&'a str> {
         match (self.by_value.get(value), &self.others) {

@@ -8,7 +8,7 @@ use outrigger_auth::{KeyConfig, KeyFiles, Secret, StoreFile};
 use super::getter::Getter;
 use super::key::{self, Key};
 use super::value::{Endpoint, Value};
-use super::{Mistake, Origin, Settings, Sources, build, callers, container, layers};
+use super::{Mistake, NamedSection, Origin, Setting, Settings, Sources, build, callers, container, layers};
 
 /// `[auth]`.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct KeysConfig {
     pub admin: Endpoint,
     /// The callers that it names, where there is one.
     pub callers: Vec<String>,
+    /// Those of them whose key it has, and the key.
+    pub configured: Vec<(String, Secret)>,
 }
 
 pub(super) fn auth(settings: &Settings, sources: &Sources, state_dir: &std::path::Path) -> AuthConfig {
@@ -47,7 +49,7 @@ pub(super) fn auth(settings: &Settings, sources: &Sources, state_dir: &std::path
     }
 }
 
-fn files(settings: &Settings, sources: &Sources, state_dir: &std::path::Path) -> KeyFiles {
+pub(super) fn files(settings: &Settings, sources: &Sources, state_dir: &std::path::Path) -> KeyFiles {
     let get = Getter { settings };
     let path = |key, name: &str| get.path(key).unwrap_or_else(|| state_dir.join(name));
     let surroundings = container::surroundings(settings, sources);
@@ -63,7 +65,12 @@ fn files(settings: &Settings, sources: &Sources, state_dir: &std::path::Path) ->
 }
 
 pub(super) fn secret(settings: &Settings, key: &Key) -> Option<Secret> {
-    match &settings.keys.get(key.name)?.value {
+    secret_of(settings.keys.get(key.name)?)
+}
+
+/// The secret that a setting is, if it is one.
+pub(super) fn secret_of(setting: &Setting) -> Option<Secret> {
+    match &setting.value {
         Value::Secret(text) => Some(Secret::new(text.clone())),
         _ => None,
     }
@@ -76,6 +83,15 @@ pub(super) fn admin(settings: &Settings, state_dir: &std::path::Path) -> Endpoin
     }
 }
 
+/// Where keys and the admin socket are.
+pub(super) fn state_dir(settings: &Settings, sources: &Sources) -> Result<PathBuf, Mistake> {
+    let configured = (Getter { settings }).path(key::STATE_DIR);
+    configured.or_else(|| build::default_state_dir(&sources.environment)).ok_or_else(|| {
+        let problem = "`state_dir` has no default here: neither XDG_STATE_HOME nor HOME is set".into();
+        Mistake { origin: Origin::Default.to_string(), problem }
+    })
+}
+
 /// Where keys are, for a command that manages them. A rule that other keys break does not matter to it.
 ///
 /// # Errors
@@ -85,14 +101,12 @@ pub fn keys(sources: &Sources) -> Result<KeysConfig, Vec<Mistake>> {
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
-    let state_dir: Option<PathBuf> = (Getter { settings: &settings })
-        .path(key::STATE_DIR)
-        .or_else(|| build::default_state_dir(&sources.environment));
-    let Some(state_dir) = state_dir else {
-        let problem = "`state_dir` has no default here: neither XDG_STATE_HOME nor HOME is set".into();
-        return Err(vec![Mistake { origin: Origin::Default.to_string(), problem }]);
-    };
+    let state_dir = state_dir(&settings, sources).map_err(|mistake| vec![mistake])?;
+    let key_of = |section: &NamedSection| secret_of(section.section.get(key::CALLER_KEY.name)?);
+    let configured = settings.callers.iter();
+    let configured = configured.filter_map(|(name, section)| Some((name.clone(), key_of(section)?)));
     Ok(KeysConfig {
+        configured: configured.collect(),
         keys: files(&settings, sources, &state_dir),
         admin: admin(&settings, &state_dir),
         callers: settings.callers.keys().filter(|name| !callers::has_built_in_table(name)).cloned().collect(),

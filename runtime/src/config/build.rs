@@ -232,6 +232,13 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
         mistakes.extend(more);
         PolicyConfig::default()
     });
+    if matches!(admin, Endpoint::Tcp(_)) && !tokens::can_manage(&callers, tokens.as_ref()) {
+        let problem = "`admin.listen` is an address and `auth.mode = \"token\"` takes no keys, and no token or certificate is of a caller who may manage: \
+            give one `status` or `model_control` (`operations` of [callers.NAME]), set `tokens.local = true`, or have it be a Unix socket";
+        let origin =
+            settings.keys.get(key::ADMIN_LISTEN.name).map_or(Origin::Default, |it| it.origin.clone());
+        mistakes.push(Mistake { origin: origin.to_string(), problem: problem.into() });
+    }
     let collect = collect::collect(settings, sources, &state_dir).unwrap_or_else(|more| {
         mistakes.extend(more);
         None
@@ -252,6 +259,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
         let text = "`tls.key` is below `script.app_root`, so scripts can read it: keep it elsewhere";
         exposed.warnings.push(text.into());
     }
+    exposed.warnings.extend(tokens::dead_keys(settings, &callers, tokens.as_ref()));
     let pod = pod(get.text(key::SERVICE_POD), &sources.environment);
     telemetry.otlp.iter_mut().for_each(|otlp| otlp.instance.clone_from(&pod));
 
@@ -264,6 +272,7 @@ pub(super) fn build(settings: &Settings, sources: &Sources) -> Result<(Config, V
                 _ => Init::Auto,
             },
             container,
+            evidence: sources.container.clone().filter(|_| get.text(key::PROCESS_CONTAINER) == "auto"),
         },
         tls,
         score: ScoreConfig {

@@ -8,6 +8,7 @@ use outrigger_auth::{
 };
 use outrigger_protocol::{Operation, Priority};
 
+use super::auth::secret_of;
 use super::key::{
     self, AUTH_ENABLED, AUTH_PRIMARY_KEY, AUTH_SECONDARY_KEY, CALLER_BURST, CALLER_CERTIFICATE,
     CALLER_CONCURRENCY, CALLER_KEY, CALLER_KEYS, CALLER_MODELS, CALLER_OPERATIONS, CALLER_PRIORITY,
@@ -135,7 +136,7 @@ impl Builder<'_> {
     fn key(&mut self, name: &str, caller: &NamedSection) -> Option<Secret> {
         // One that has none here may have some in the store, now or later.
         let setting = caller.section.get(CALLER_KEY.name)?;
-        let key = secret(&setting.value)?;
+        let key = secret_of(setting)?;
         if let Err(fault) = check_key(&key) {
             self.mistake(&setting.origin, format!("`callers.{name}.key`: {fault}"));
         }
@@ -187,7 +188,7 @@ impl Builder<'_> {
         });
         let keys: Vec<_> = service
             .chain(callers)
-            .filter_map(|(name, setting)| Some((name, secret(&setting.value)?, &setting.origin)))
+            .filter_map(|(name, setting)| Some((name, secret_of(setting)?, &setting.origin)))
             .collect();
         for (first, other) in outrigger_auth::doubles(keys.iter().map(|(_, key, _)| key)) {
             if let (Some((first, ..)), Some((other, _, origin))) = (keys.get(first), keys.get(other)) {
@@ -317,13 +318,6 @@ impl Builder<'_> {
                 None
             }
         }
-    }
-}
-
-fn secret(value: &Value) -> Option<Secret> {
-    match value {
-        Value::Secret(text) => Some(Secret::new(text.clone())),
-        _ => None,
     }
 }
 

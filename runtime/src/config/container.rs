@@ -16,17 +16,9 @@ const VARIABLES: &[&str] =
 /// Files that engines leave: Docker's, Podman's.
 const FILES: &[&str] = &[".dockerenv", "run/.containerenv"];
 /// How the control groups are called that engines put a container's processes into, where the process sees its own by their full names.
-const GROUPS: &[&str] = &[
-    "/docker/",
-    "/docker-",
-    "/kubepods",
-    "/libpod-",
-    "/lxc/",
-    "/lxc.payload",
-    "/cri-containerd-",
-    "/crio-",
-    "/ecs/",
-];
+const GROUPS: &[&str] = &["/docker/", "/kubepods", "/lxc/", "/lxc.payload", "/ecs/"];
+/// How those are that have the container's own name in theirs, which ends as [`is_a_containers`] says: services of the engines begin so, too.
+const NAMED_GROUPS: &[&str] = &["docker-", "libpod-", "cri-containerd-", "crio-"];
 
 /// Whether it is, by what the configuration says, and else by what was found.
 pub(super) fn is_one(settings: &Settings, sources: &Sources) -> bool {
@@ -53,8 +45,16 @@ pub fn evidence(environment: &[(String, String)], root: &Path) -> Option<String>
     }
     let groups = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let names = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    let is_engines = |name: &str| GROUPS.iter().any(|group| name.contains(group));
+    let is_engines =
+        |name: &str| GROUPS.iter().any(|group| name.contains(group)) || name.split('/').any(is_a_containers);
     names.into_iter().any(is_engines).then(|| "its control group".to_owned())
+}
+
+/// Whether a part of a control group's name is that of a container: an engine's word, and its identifier or the end `.scope`.
+fn is_a_containers(part: &str) -> bool {
+    NAMED_GROUPS.iter().filter_map(|engine| part.strip_prefix(engine)).any(|rest| {
+        rest.ends_with(".scope") || (rest.len() >= 12 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    })
 }
 
 #[cfg(test)]
@@ -92,6 +92,10 @@ mod tests {
         check("", cgroup, "0::/lxc.payload.web\n", group);
         // A service of the machine's, the engine's own among them, a person's session, and what is hidden.
         check("", cgroup, "0::/system.slice/docker.service\n", None);
+        check("", cgroup, "0::/system.slice/docker-registry.service\n", None);
+        check("", cgroup, "0::/system.slice/docker-0123456789ab.service\n", None);
+        check("", cgroup, "0::/system.slice/crio-wipe.service\n", None);
+        check("", cgroup, "0::/garden/docker-0123456789ab/init\n", group);
         check("", cgroup, "0::/user.slice/user-1000.slice/session-2.scope\n", None);
         check("", cgroup, "0::/\n", None);
     }

@@ -1,5 +1,6 @@
 //! Configuration: raw texts in, a valid [`Config`] out; after that nobody checks again.
 
+mod access;
 mod auth;
 pub mod azureml;
 mod build;
@@ -34,6 +35,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use access::{AdminAccess, AdminTls, admin_access};
 pub use auth::{AuthConfig, KeysConfig, keys};
 pub use cache::CacheConfig;
 pub use collect::{CollectConfig, MODELDATA, REQUEST, RESPONSE};
@@ -149,6 +151,8 @@ pub struct ProcessConfig {
     pub init: Init,
     /// Whether it is in a container.
     pub container: bool,
+    /// What says so, where that is not the configuration.
+    pub evidence: Option<String>,
 }
 
 /// When the process splits into a parent that reaps and a child that serves.
@@ -411,44 +415,6 @@ pub fn is_compat(sources: &Sources) -> bool {
     layers::read(sources).0.compat()
 }
 
-/// How a replica is managed, for a command that asks it.
-#[derive(Debug)]
-pub struct AdminAccess {
-    /// Where.
-    pub endpoint: Endpoint,
-    /// With which key; on a Unix socket the system says who asks.
-    pub key: Option<outrigger_auth::Secret>,
-}
-
-/// Where a replica is managed, for a command that asks it. A rule that other keys break does not matter to it.
-///
-/// # Errors
-/// Every mistake in a layer; that there is no directory for the socket.
-pub fn admin_access(sources: &Sources) -> Result<AdminAccess, Vec<Mistake>> {
-    let (settings, mistakes) = layers::read(sources);
-    if !mistakes.is_empty() {
-        return Err(mistakes);
-    }
-    let get = Getter { settings: &settings };
-    if let Some(Value::Endpoint(endpoint @ Endpoint::Tcp(_))) = get.value(key::ADMIN_LISTEN) {
-        let key = match get.value(key::AUTH_PRIMARY_KEY) {
-            Some(Value::Secret(text)) => Some(outrigger_auth::Secret::new(text.clone())),
-            _ => None,
-        };
-        return Ok(AdminAccess { endpoint: endpoint.clone(), key });
-    }
-    if let Some(Value::Endpoint(endpoint)) = get.value(key::ADMIN_LISTEN) {
-        return Ok(AdminAccess { endpoint: endpoint.clone(), key: None });
-    }
-    let state_dir = get.path(key::STATE_DIR).or_else(|| build::default_state_dir(&sources.environment));
-    let no_directory = || {
-        let problem = "`state_dir` has no default here: neither XDG_STATE_HOME nor HOME is set".into();
-        vec![Mistake { origin: Origin::Default.to_string(), problem }]
-    };
-    let socket = state_dir.ok_or_else(no_directory)?.join("admin.sock");
-    Ok(AdminAccess { endpoint: Endpoint::Unix(socket), key: None })
-}
-
 /// Where probes are answered, and whether over TLS, for a command that asks them. A rule that other keys break does not matter to it.
 ///
 /// # Errors
@@ -457,7 +423,7 @@ pub fn observe_address(sources: &Sources) -> Result<(SocketAddr, bool), Vec<Mist
     let (settings, mistakes) = layers::read(sources);
     if mistakes.is_empty() {
         let address = Getter { settings: &settings }.address(key::OBSERVE_LISTEN);
-        Ok((address, tls::covers_observe(&settings)))
+        Ok((address, tls::covers(&settings, TlsListener::Observe)))
     } else {
         Err(mistakes)
     }

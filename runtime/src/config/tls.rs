@@ -114,11 +114,11 @@ pub(super) fn asks_clients(settings: &Settings) -> bool {
     get.path(TLS_CERTIFICATE).is_some() && get.text(TLS_CLIENT_CERTIFICATES) != "off"
 }
 
-/// Whether probes are answered over TLS; looks at nothing else.
-pub(super) fn covers_observe(settings: &Settings) -> bool {
+/// Whether a listener speaks TLS, where it is TCP; looks at nothing else.
+pub(super) fn covers(settings: &Settings, listener: TlsListener) -> bool {
     let get = Getter { settings };
-    let observe = TlsListener::Observe.as_str();
-    get.path(TLS_CERTIFICATE).is_some() && get.list(TLS_LISTENERS).iter().any(|name| name == observe)
+    let names = get.list(TLS_LISTENERS);
+    get.path(TLS_CERTIFICATE).is_some() && names.iter().any(|name| name == listener.as_str())
 }
 
 /// From settings, each valid by itself; nothing where there is no certificate.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use outrigger_auth::{
-    Algorithm, AuthMode, IssuerRules, LocalRules, Principals, Surroundings, TokenLimits, is_caller_name,
+    Algorithm, AuthMode, CallerRules, IssuerRules, LocalRules, PolicyConfig, Principals, Surroundings,
+    TokenLimits, is_caller_name,
 };
 use url::{Host, Url};
 
@@ -114,16 +115,62 @@ pub(super) fn tokens(
     state_dir: &Path,
 ) -> (AuthMode, Option<TokensConfig>, Vec<Mistake>) {
     let mut builder = Builder { settings, get: Getter { settings }, mistakes: Vec::new() };
-    let mode = match builder.get.text(key::AUTH_MODE).as_str() {
+    let mode = asked_for(settings);
+    let config = builder.tokens(state_dir, container::surroundings(settings, sources));
+    builder.contradictions(mode, &config);
+    let mode = self::mode(settings);
+    (mode, (mode != AuthMode::Key).then_some(config), builder.mistakes)
+}
+
+/// What is taken that says who calls.
+pub(super) fn mode(settings: &Settings) -> AuthMode {
+    // A command that asks for no key takes the configuration of a service that does.
+    let is_asked = (Getter { settings }).flag(key::AUTH_ENABLED);
+    if is_asked { asked_for(settings) } else { AuthMode::Key }
+}
+
+fn asked_for(settings: &Settings) -> AuthMode {
+    match (Getter { settings }).text(key::AUTH_MODE).as_str() {
         "token" => AuthMode::Token,
         "both" => AuthMode::Both,
         _ => AuthMode::Key,
+    }
+}
+
+/// Which keys of the configuration are good for nothing, to be said.
+pub(super) fn dead_keys(
+    settings: &Settings,
+    callers: &PolicyConfig,
+    tokens: Option<&TokensConfig>,
+) -> Vec<String> {
+    if callers.mode != AuthMode::Token || tokens.is_some_and(|tokens| tokens.local.is_some()) {
+        return Vec::new();
+    }
+    let service = [key::AUTH_PRIMARY_KEY, key::AUTH_SECONDARY_KEY];
+    let service = service.into_iter().filter(|key| settings.keys.contains_key(key.name));
+    let named = callers.named.iter().filter(|caller| caller.key.is_some());
+    let names = service.map(|key| key.name.to_owned());
+    let names = names.chain(named.map(|caller| format!("callers.{}.key", caller.name)));
+    let say = |name| {
+        format!(
+            "`{name}` is good for nothing: `auth.mode = \"token\"` takes no keys, and `tokens.local`, which would give tokens for them, is off"
+        )
     };
-    let config = builder.tokens(state_dir, container::surroundings(settings, sources));
-    builder.contradictions(mode, &config);
-    // A command that asks for no key takes the configuration of a service that does.
-    let taken = mode != AuthMode::Key && builder.get.flag(key::AUTH_ENABLED);
-    (if taken { mode } else { AuthMode::Key }, taken.then_some(config), builder.mistakes)
+    names.map(say).collect()
+}
+
+/// Whether anybody could manage the replica over TCP.
+pub(super) fn can_manage(callers: &PolicyConfig, tokens: Option<&TokensConfig>) -> bool {
+    let Some(tokens) = tokens.filter(|tokens| callers.mode == AuthMode::Token && tokens.local.is_none())
+    else {
+        return true;
+    };
+    let manages = |rules: &CallerRules| rules.operations.iter().any(|operation| operation.administrative());
+    let has_token = |name: &str| tokens.issuers.iter().any(|issuer| issuer.rules.principals.may_be(name));
+    let named = callers.named.iter().filter(|caller| caller.certificate.is_some() || has_token(&caller.name));
+    let built_in = [("primary", &callers.primary), ("secondary", &callers.secondary)];
+    let built_in = built_in.into_iter().filter(|(name, _)| has_token(name)).map(|(_, rules)| rules);
+    named.map(|caller| &caller.rules).chain(built_in).any(manages)
 }
 
 struct Builder<'a> {

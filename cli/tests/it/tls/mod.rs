@@ -5,6 +5,7 @@ mod clients;
 mod ending;
 mod exposure;
 mod handshakes;
+mod managed;
 mod peers;
 mod reload;
 mod start;
