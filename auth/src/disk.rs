@@ -140,12 +140,16 @@ pub(crate) fn replace(path: &Path, text: &str) -> Result<(), KeyError> {
     synced(path, folder)
 }
 
-/// Removes the file; nothing where there is none.
+/// Removes the file; nothing where there is none. Where a link leads to it, both go: what is in the file is what is to be gone.
 pub(crate) fn remove(path: &Path) -> Result<(), KeyError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(path)(error)),
-        _ => synced(path, folder_of(path)),
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    for path in [target.as_path(), path] {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(write_error(path)(error)),
+            _ => synced(path, folder_of(path))?,
+        }
     }
+    Ok(())
 }
 
 /// That nobody else changes a file; free again when it is dropped, or its process has ended.

@@ -26,6 +26,19 @@ pub struct Keys {
     pub store: Option<KeyStore>,
 }
 
+/// In which places there were keys: what is to be remembered of them once hashes are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    service: bool,
+    store: bool,
+}
+
+impl From<&Keys> for Places {
+    fn from(keys: &Keys) -> Self {
+        Self { service: keys.service.is_some(), store: keys.store.is_some() }
+    }
+}
+
 /// What tells whether a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamps {
@@ -70,14 +83,15 @@ impl KeyFiles {
     ///
     /// # Errors
     /// [`KeyError`]; the keys from before are to be kept then.
-    pub fn again(&self, before: &Keys) -> Result<Keys, KeyError> {
+    pub fn again(&self, before: impl Into<Places>) -> Result<Keys, KeyError> {
+        let before = before.into();
         let service = KeySource::find(&self.service)?;
         let store = self.store.read()?;
-        if store.is_none() && before.store.is_some() {
+        if store.is_none() && before.store {
             return Err(KeyError::Gone { what: "store", path: self.store.path().into() });
         }
         let taken = store.as_ref().is_some_and(|store| store.has(SERVICE));
-        if service.is_none() && !taken && (before.service.is_some() || store.is_none()) {
+        if service.is_none() && !taken && (before.service || store.is_none()) {
             return Err(KeyError::Gone { what: "file", path: self.service.file.clone() });
         }
         Ok(Keys { service, store })

@@ -36,7 +36,7 @@ pub use caller::{
 };
 pub use certificate::{CertificateName, CertificateNameFault, MAX_NAME_CHARS, MAX_NAMES, PeerCertificate};
 pub use disk::{FileStamp, PrivateFile, Surroundings, open_to_others};
-pub use files::{KeyFiles, Keys, Stamps};
+pub use files::{KeyFiles, Keys, Places, Stamps};
 pub use key::{KeyFault, MAX_KEY_CHARS, MIN_KEY_CHARS, check_key, generate_key};
 pub use limiter::{MAX_BURST, MAX_RATE, MIN_RATE, Rate};
 pub use policy::{

@@ -259,6 +259,17 @@ fn keys_of_the_file_are_taken_into_the_store() {
         let grant = policy.ask(&bearer(key.expose()), Operation::Status, None, Instant::now()).unwrap();
         assert_eq!(grant.name(), name);
     }
+    // Where a link leads to the file, what it leads to is what has the keys.
+    let (link, target) = (folder.path().join("link.toml"), folder.path().join("elsewhere.toml"));
+    fs::write(&target, "primary = 'a-key-behind-a-link-0123456789'").unwrap();
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let linked = KeyFiles {
+        service: KeyConfig { file: link.clone(), ..files.service.clone() },
+        store: StoreFile::new(folder.path().join("other-store.toml")),
+    };
+    assert_eq!(linked.import::<Box<dyn std::error::Error>>(7).unwrap().len(), 1);
+    assert!(!target.exists() && fs::symlink_metadata(&link).is_err());
     // Others are not replaced by it.
     fs::write(&files.service.file, format!("primary = '{OTHER}'")).unwrap();
     fs::set_permissions(&files.service.file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -357,12 +368,28 @@ fn a_key_holds_until_its_end_and_its_last_use_is_known() {
     assert_eq!((ask(&first, 0), used(&first)), (Ok(bob.unwrap()), None));
     assert_eq!((ask(&first, 199), used(&first)), (Ok(bob.unwrap()), Some(199)));
     assert_eq!((ask(&first, 200), used(&first)), (Err(AuthError::ExpiredKey), Some(199)));
-    // What goes on in the ring that takes its place, both ways.
-    let mut second = ring(&store);
-    second.inherit(&first);
-    assert_eq!(used(&second), Some(199));
-    ask(&first, 150).unwrap();
-    assert_eq!(used(&second), Some(199), "it only grows");
+    // It goes on in the ring that takes its place, whichever of the two is asked.
+    let lives = store.regen("bob", Which::Primary, &secret(OTHER), 100, Lifetime::Until(None)).map(drop);
+    lives.unwrap();
+    let before = ring(&store);
+    let ask = |ring: &KeyRing, now| ring.authenticate(bearer(OTHER).get("authorization"), now);
+    ask(&before, 300).unwrap();
+    let mut after = ring(&store);
+    after.inherit(&before);
+    assert_eq!(used(&after), Some(300));
+    ask(&before, 310).unwrap();
+    assert_eq!(used(&after), Some(310));
+    ask(&after, 320).unwrap();
+    ask(&before, 150).unwrap();
+    assert_eq!((used(&before), used(&after)), (Some(320), Some(320)), "it only grows");
+    // Another key in that place has not been used.
+    let mut other = ring(&{
+        let mut store = store.clone();
+        store.regen("bob", Which::Primary, &secret(KEY), 400, Lifetime::AsBefore).map(drop).unwrap();
+        store
+    });
+    other.inherit(&after);
+    assert_eq!(used(&other), None);
 }
 
 #[test]

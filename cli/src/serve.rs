@@ -267,6 +267,9 @@ async fn serve(config: Config, effective: String, kept: Arc<KeptLines>) -> u8 {
 pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
     let addresses = replica.addresses();
     tracing::info!(score = %addresses.score, observe = %addresses.observe, admin = %addresses.admin, "listening");
+    if let Some(evidence) = &config.process.evidence {
+        tracing::info!(evidence, "this process is taken to be in a container (process.container)");
+    }
     // Where others can come, the configuration has said more.
     if !config.auth.enabled && config.listen.score.ip().to_canonical().is_loopback() {
         tracing::warn!("auth.enabled = false: anybody who reaches score.listen can score");
@@ -276,7 +279,7 @@ pub(crate) fn announce(replica: &Arc<Replica>, config: &Config) {
         let local = tokens.local.as_ref().map(|local| local.rules.issuer.as_str());
         tracing::info!(?issuers, local, "scoring takes tokens: `Authorization: Bearer TOKEN`");
     }
-    let Some(keys) = replica.keys() else { return };
+    let Some(keys) = replica.take_keys() else { return };
     let origin = keys.service.as_ref().map(|keys| match &keys.origin {
         KeyOrigin::FromFile(path) => format!("in {}", path.display()),
         KeyOrigin::Generated(path) => format!("made now and written to {}", path.display()),

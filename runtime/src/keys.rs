@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use outrigger_auth::{
-    AuthMode, HeldKey, KeyError, Keys, LastUsed, Policy, PolicyConfig, SERVICE, Stamps, Tokens, UsedFile,
-    wall_clock,
+    AuthMode, HeldKey, KeyError, Keys, LastUsed, Places, Policy, PolicyConfig, SERVICE, Stamps, Tokens,
+    UsedFile, wall_clock,
 };
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
@@ -34,8 +34,10 @@ pub(crate) struct KeyKeeper {
 
 /// What it knows from the last time.
 pub(crate) struct Seen {
-    keys: Arc<Keys>,
+    places: Places,
     stamps: Stamps,
+    /// Whether keys were made at the start, so that a file which has changed since it was looked at is no news.
+    made: bool,
     /// What has been written down of when keys were used, and when that was.
     noted: LastUsed,
     noted_at: Instant,
@@ -45,14 +47,8 @@ pub(crate) struct Seen {
     unwritable: bool,
 }
 
-impl Seen {
-    pub(crate) fn keys(&self) -> &Arc<Keys> {
-        &self.keys
-    }
-}
-
 impl KeyKeeper {
-    /// Reads the keys, or makes them, and has a policy of them.
+    /// Reads the keys, or makes them, and has a policy of them. The keys themselves are given back, and not kept.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -61,9 +57,9 @@ impl KeyKeeper {
         callers: &PolicyConfig,
         tokens: Option<Arc<Tokens>>,
         now: Instant,
-    ) -> Result<(Arc<Self>, Seen), KeyError> {
+    ) -> Result<(Arc<Self>, Seen, Keys), KeyError> {
         let stamps = config.keys.stamps();
-        let keys = Arc::new(config.keys.start()?);
+        let keys = config.keys.start()?;
         let policy = Arc::new(Policy::with_keys(&keys, callers, now)?.with_tokens(tokens));
         for (file, mode) in config.keys.open_to_others() {
             warn_of_others("auth", &file, mode);
@@ -80,14 +76,15 @@ impl KeyKeeper {
         };
         keeper.say_strangers(&keys);
         let seen = Seen {
-            keys,
+            places: Places::from(&keys),
             stamps,
+            made: keys.is_made(),
             noted: LastUsed::new(),
             noted_at: now,
             told: BTreeSet::new(),
             unwritable: false,
         };
-        Ok((Arc::new(keeper), seen))
+        Ok((Arc::new(keeper), seen, keys))
     }
 
     pub(crate) fn policy(&self) -> &Arc<Policy> {
@@ -124,14 +121,16 @@ impl KeyKeeper {
     fn look(&self, seen: &mut Seen) {
         let stamps = self.config.keys.stamps();
         if stamps != seen.stamps {
-            match self.renewed(&seen.keys) {
+            match self.renewed(seen.places) {
                 Ok(keys) => {
                     seen.stamps = stamps;
-                    self.reloaded.fetch_add(1, Ordering::Relaxed);
                     self.set_broken(None);
-                    tracing::info!(keys = self.policy.keys().len(), "keys have changed");
-                    self.say_strangers(&keys);
-                    seen.keys = Arc::new(keys);
+                    if !std::mem::take(&mut seen.made) {
+                        self.reloaded.fetch_add(1, Ordering::Relaxed);
+                        tracing::info!(keys = self.policy.keys().len(), "keys have changed");
+                        self.say_strangers(&keys);
+                    }
+                    seen.places = Places::from(&keys);
                 }
                 Err(error) => {
                     // What a file says is looked at again when it has changed; that one could not be read, each time: a key that was revoked must not
@@ -155,7 +154,7 @@ impl KeyKeeper {
         self.say_ends(seen);
     }
 
-    fn renewed(&self, before: &Keys) -> Result<Keys, KeyError> {
+    fn renewed(&self, before: Places) -> Result<Keys, KeyError> {
         let keys = self.config.keys.again(before)?;
         self.policy.renew(&keys, &self.callers)?;
         Ok(keys)
@@ -375,5 +374,53 @@ impl Collector for KeyCollector {
             }
         }
         self.families.show([refused, states, end, broken, reloads])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use outrigger_auth::{KeyConfig, KeyFiles, StoreFile, Surroundings};
+
+    use super::*;
+
+    #[test]
+    fn keys_that_were_made_at_the_start_are_no_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let second = Duration::from_secs(1);
+        let service = KeyConfig {
+            primary: None,
+            secondary: None,
+            file: folder.path().join("keys.toml"),
+            surroundings: Surroundings::Machine,
+        };
+        let store = StoreFile::new(folder.path().join("store.toml"));
+        let keys = KeyFiles { service, store };
+        let config =
+            AuthConfig { enabled: true, keys, poll: second, note: second, notice: second };
+        let start = || KeyKeeper::start(&config, &PolicyConfig::default(), None, Instant::now()).unwrap();
+        let (keeper, mut seen, keys) = start();
+        assert!(keys.is_made());
+        let reloads = |keeper: &KeyKeeper| keeper.reloaded.load(Ordering::Relaxed);
+        for _ in 0..2 {
+            keeper.look(&mut seen);
+            assert_eq!(reloads(&keeper), 0);
+        }
+        let change = |text: &str| std::fs::write(folder.path().join("keys.toml"), text).unwrap();
+        change("primary = 'a-key-of-ones-own-0123456789'");
+        keeper.look(&mut seen);
+        assert_eq!(reloads(&keeper), 1);
+        // Where they were there, the first change is one.
+        let (keeper, mut seen, keys) = start();
+        assert!(!keys.is_made());
+        keeper.look(&mut seen);
+        change("primary = 'another-of-ones-own-0123456789'");
+        keeper.look(&mut seen);
+        assert_eq!(reloads(&keeper), 1);
+        // What cannot be taken is told, and the keys from before hold.
+        change("no keys");
+        keeper.look(&mut seen);
+        assert!(keeper.report().broken.is_some() && keeper.policy.keys().len() == 1);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use outrigger_auth::{
-    AuthError, AuthMode, Credentials, Grant, Issued, KeyError, Keys, OfModel, Policy, Refusal,
+    AuthError, AuthMode, Credentials, Grant, HeldKey, Issued, KeyError, Keys, OfModel, Policy, Refusal,
 };
 use outrigger_protocol::aml;
 use outrigger_protocol::call;
@@ -110,7 +110,8 @@ pub struct Replica {
     pub(crate) descriptions: http::Descriptions,
     policy: Arc<Policy>,
     /// Those that there were at the start.
-    keys: Option<Arc<Keys>>,
+    /// Those of the start, until they have been announced.
+    keys: Mutex<Option<Keys>>,
     keeper: Option<Arc<KeyKeeper>>,
     tokens: Option<Arc<TokenKeeper>>,
     addresses: Addresses,
@@ -228,7 +229,10 @@ impl Replica {
         let token_keeper = config.tokens.as_ref().map(TokenKeeper::start).transpose()?.map(Arc::new);
         let tokens = token_keeper.as_ref().map(|keeper| Arc::clone(keeper.tokens()));
         let start = || KeyKeeper::start(&config.auth, &config.callers, tokens.clone(), now);
-        let (keeper, seen) = keyed.then(start).transpose()?.unzip();
+        let (keeper, seen, keys) = match keyed.then(start).transpose()? {
+            Some((keeper, seen, keys)) => (Some(keeper), Some(seen), Some(keys)),
+            None => (None, None, None),
+        };
         let policy = match &keeper {
             Some(keeper) => Arc::clone(keeper.policy()),
             None => Arc::new(Policy::new(None, &config.callers, now)?.with_tokens(tokens)),
@@ -280,7 +284,7 @@ impl Replica {
             cache,
             descriptions: http::Descriptions::new(config.openapi.at_once),
             policy,
-            keys: seen.as_ref().map(|seen| Arc::clone(seen.keys())),
+            keys: Mutex::new(keys),
             keeper,
             tokens: token_keeper,
             addresses,
@@ -437,9 +441,10 @@ impl Replica {
         &self.addresses
     }
 
-    /// The keys that there were at the start, for showing on a terminal those that were made then; `None` where none are needed.
-    pub fn keys(&self) -> Option<&Keys> {
-        self.keys.as_deref()
+    /// The keys that there were at the start, once, for showing on a terminal those that were made then; `None` where none are needed. Nobody
+    /// else keeps them.
+    pub fn take_keys(&self) -> Option<Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether it gives tokens itself.
@@ -452,17 +457,20 @@ impl Replica {
         self.tokens.as_ref()?.jwks()
     }
 
-    /// Gives a token for the key that a request came with.
+    /// The key that a request came with.
     ///
     /// # Errors
-    /// `not_found` where none are given, `unauthenticated` if the key has been revoked meanwhile, `internal` without random numbers.
-    pub(crate) fn issue_token(
-        &self,
-        grant: &Grant,
-        headers: &::http::HeaderMap,
-    ) -> Result<Issued, CallError> {
-        let key = self.policy.held(headers)?;
-        let issued = self.tokens.as_ref().and_then(|keeper| keeper.issue(grant.name(), &key));
+    /// [`Refusal::Unauthenticated`] where there is none that holds, be it that a certificate says who calls.
+    pub(crate) fn held(&self, headers: &::http::HeaderMap) -> Result<HeldKey, Refusal> {
+        self.policy.held(headers)
+    }
+
+    /// Gives a token for a key.
+    ///
+    /// # Errors
+    /// `not_found` where none are given, `internal` without random numbers.
+    pub(crate) fn issue_token(&self, grant: &Grant, key: &HeldKey) -> Result<Issued, CallError> {
+        let issued = self.tokens.as_ref().and_then(|keeper| keeper.issue(grant.name(), key));
         issued.ok_or_else(aml::not_found)?.map_err(|_| {
             CallError::new(ErrorCode::Internal, "there are no random numbers to make a token of")
         })

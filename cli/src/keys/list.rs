@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use outrigger_auth::{KeyRing, KeySource, LastUsed, SERVICE, UsedFile, wall_clock};
+use outrigger_auth::{CallerId, KeyRing, KeySource, LastUsed, SERVICE, UsedFile, wall_clock};
 use outrigger_runtime::config::{Endpoint, KeysConfig};
 use serde::Serialize;
 use serde_json::Value;
@@ -65,7 +65,9 @@ fn rows(config: &KeysConfig) -> anyhow::Result<Vec<Row>> {
         *known = (*known).max(time);
     }
     // Names of callers stand for themselves here, so any will do to tell them by.
-    let ring = KeyRing::of(service.as_ref(), store.as_ref(), [], |_| Some(outrigger_auth::CallerId::LOCAL));
+    const ANY: CallerId = CallerId::LOCAL;
+    let configured = config.configured.iter().map(|(name, key)| (ANY, name.as_str(), key));
+    let ring = KeyRing::of(service.as_ref(), store.as_ref(), configured, |_| Some(ANY));
     let ring = ring.context("there are no random numbers")?;
     let mut rows: Vec<_> = ring
         .keys()

@@ -9,7 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, header};
-use outrigger_auth::{Credentials, Grant, OfModel, PeerCertificate, Permit, Refusal};
+use outrigger_auth::{Credentials, Grant, HeldKey, OfModel, PeerCertificate, Permit, Refusal};
 use outrigger_protocol::error::{CallError, ErrorCode};
 use outrigger_protocol::ids::RequestIds;
 use outrigger_protocol::operation::Operation;
@@ -71,6 +71,11 @@ impl Gate<'_> {
     /// The same of another operation, where what a route does is found out only then.
     pub(super) fn check_for(&self, operation: Operation, headers: &HeaderMap) -> Result<(), CallError> {
         self.replica.check(self.credentials(headers), operation).map_err(|refusal| self.refuse(refusal))
+    }
+
+    /// The key that a request came with, for what only who has one gets.
+    pub(super) fn held(&self, headers: &HeaderMap) -> Result<HeldKey, CallError> {
+        self.replica.held(headers).map_err(|refusal| self.refuse(refusal))
     }
 
     fn refuse(&self, refusal: Refusal) -> CallError {

@@ -54,7 +54,7 @@ async fn token(State(replica): State<Arc<Replica>>, request: Request) -> Respons
 
 fn issue(replica: &Replica, gate: &Gate<'_>, headers: &http::HeaderMap) -> Answer {
     let grant = gate.ask(headers, None)?;
-    let issued = replica.issue_token(&grant, headers)?;
+    let issued = replica.issue_token(&grant, &gate.held(headers)?)?;
     let body = AccessToken {
         access_token: issued.token.expose(),
         token_type: "Bearer",

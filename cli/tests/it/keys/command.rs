@@ -114,6 +114,21 @@ fn keys_of_ones_own_come_from_a_file_or_stdin_and_are_not_shown() {
 }
 
 #[test]
+fn keys_of_the_configuration_are_listed_beside_those_of_the_store() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path();
+    let file = state.join("o.toml");
+    std::fs::write(&file, format!("[callers.eve]\nkey = '{OWN}'\n[callers.bob]\n")).unwrap();
+    done(state, &["add", "bob", "--show"]);
+    let listed = done(state, &["list", "--json", "--config", file.to_str().unwrap()]);
+    assert!(!listed.contains(OWN));
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let told = listed["keys"].as_array().unwrap().iter();
+    let told: Vec<_> = told.map(|key| (key["principal"].as_str(), key["place"].as_str())).collect();
+    assert_eq!(told, [(Some("bob"), Some("store")), (Some("eve"), Some("configuration"))]);
+}
+
+#[test]
 fn many_commands_at_once_lose_nothing() {
     let state = tempfile::tempdir().unwrap();
     let names: Vec<_> = (0..16).map(|at| format!("c{at}")).collect();

@@ -99,7 +99,7 @@ async fn no_request_is_dropped_while_keys_change_and_counters_go_on() {
 
 #[tokio::test]
 async fn a_broken_store_keeps_the_keys_from_before() {
-    let mut replica = launch(BOB).start();
+    let mut replica = launch(BOB).args(["--process-container", "false"]).start();
     let state = replica.directory().join("state");
     let store = state.join("key-store.toml");
     let key = done(&state, &["add", "bob", "--show"]);
@@ -193,6 +193,32 @@ async fn the_admin_listener_tells_of_keys_and_of_none_itself() {
     assert_eq!((&bob["which"], &bob["place"]), (&"primary".into(), &"store".into()));
     assert!(bob["last_used"].is_u64() && bob["made"].is_u64() && bob["expires"].is_null(), "{bob}");
     assert!(!answer.to_string().contains(key.split_once('.').unwrap().1));
+}
+
+#[tokio::test]
+async fn keys_are_taken_as_secrets_are_mounted() {
+    let mounted = |container: &str, mode: u32| {
+        let launch = launch(BOB).args(["--process-container", container, "--auth-keys-file", "secret.toml"]);
+        let file = launch.directory().join("secret.toml");
+        std::fs::write(&file, "primary = 'a-key-that-is-mounted-0123456789'\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        launch
+    };
+    let said = "every process in this container can read or change a file of secrets";
+    for (container, mode, is_warned) in
+        [("false", 0o440, false), ("true", 0o440, false), ("true", 0o444, true)]
+    {
+        let replica = mounted(container, mode).start();
+        assert_eq!(status(&replica, "a-key-that-is-mounted-0123456789").await, 200, "{container} {mode:o}");
+        assert_eq!(replica.log_text().contains(said), is_warned, "{container} {mode:o}");
+    }
+    let ended = mounted("false", 0o444).run();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(
+        ended.text().contains("mode 0444") && ended.text().contains("`defaultMode: 0440`"),
+        "{}",
+        ended.text()
+    );
 }
 
 fn done_plain(state: &std::path::Path) -> String {

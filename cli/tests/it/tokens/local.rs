@@ -46,7 +46,7 @@ async fn a_key_gets_a_token_that_is_sent_in_its_place() {
     assert_eq!(ask(&replica, Method::POST, bob).await.0, 401);
     assert_eq!(ask(&replica, Method::POST, "wrong-key-0123456789-abcdef").await.0, 401);
     assert_eq!(ask(&replica, Method::GET, BOBS_KEY).await.0, 405);
-    // One whose rules do not have it gets none.
+    // The service's own key gets one, too.
     assert_eq!(token(&replica, KEY).await.split('.').count(), 3);
     let keys = client().get(format!("{}/.well-known/jwks.json", replica.score)).send().await.unwrap();
     assert_eq!(header(&keys, "content-type"), "application/json");

@@ -2,6 +2,7 @@
 
 mod forged;
 mod issuer;
+mod listeners;
 mod local;
 mod withdrawn;
 
