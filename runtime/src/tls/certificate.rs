@@ -96,7 +96,7 @@ mod tests {
         let certificate = params.self_signed(&key).unwrap();
         let names: Vec<_> = peer(certificate.der()).names().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["cn:batch jobs", "dns:client.example", "spiffe://example.org/jobs"]);
-        assert_eq!(peer(certificate.der()).until(), Some(1_929_916_801));
+        assert_eq!(peer(certificate.der()).until(), Some(1_930_003_201));
         let said = read(certificate.der()).unwrap();
         assert!(said.subject.contains("batch jobs"), "{}", said.subject);
         assert_eq!(said.expires.to_string(), "2031-02-28 00:00:00 UTC");
