@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
         _ => {
             let text = input.rest();
             if let Ok(keys) = KeySet::parse(text, KEYS) {
-                assert!((1..=KEYS).contains(&keys.len()));
+                assert!(keys.len() <= KEYS);
             }
             if jwks_uri(text, ISSUER).is_ok() {
                 let document: Value = serde_json::from_slice(text).expect("it was read");
