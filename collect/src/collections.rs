@@ -10,20 +10,20 @@ use std::time::{Duration, SystemTime};
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use outrigger_store::Location;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use crate::collection::Collection;
 use crate::counts::Counts;
 use crate::erase::{Deleted, EraseError, Held};
 use crate::lane::Lane;
-use crate::layout::Layout;
 use crate::layout::date::micros;
+use crate::layout::{Layout, csv};
 use crate::log::table::Position;
 use crate::log::{Bounds, Log};
 use crate::redact::Redactor;
 use crate::ring::Wake;
-use crate::settings::{CollectionSettings, Settings, SettingsError};
+use crate::settings::{CollectionSettings, Format, Settings, SettingsError};
 use crate::spool::Spool;
 use crate::upload::{Asked, Source, Uploader};
 use crate::writer::{Command, Writer};
@@ -151,7 +151,11 @@ fn open_lanes(settings: &Settings, shown: &str, wake: &Arc<Wake>) -> Result<Open
         settings.collections.iter().map(|(name, of)| (name.clone(), of.clone())).collect();
     // What is not collected any more still goes to blob.
     let left = left.into_iter().filter(|name| !settings.collections.contains_key(name));
-    names.extend(left.map(|name| (name, CollectionSettings::default())));
+    let tables = |name: &str| if name == csv::ROOT { Format::Csv } else { Format::Events };
+    names.extend(left.map(|name| {
+        let format = tables(&name);
+        (name, CollectionSettings { format, ..CollectionSettings::default() })
+    }));
     let mut lanes = Vec::new();
     for (name, of) in names {
         let redactor = Redactor::new(&of.redaction).map_err(|(at, problem)| {
@@ -197,6 +201,8 @@ impl Collections {
                 table: lane.log.shared().clone(),
                 dir: lane.log.dir().to_owned(),
                 retention_days: settings.collections.get(name).and_then(|of| of.retention_days),
+                instance: instance.as_str().into(),
+                erasing: Arc::new(Semaphore::new(1)),
             })
         };
         let sources: Vec<_> = lanes.iter().map(source).collect();
@@ -312,27 +318,54 @@ impl Collections {
     /// What other replicas have in their logs is theirs to delete: each of them has to be asked. It can be asked again, until it says that it is done.
     ///
     /// # Errors
-    /// What may not be gone yet.
+    /// What may not be gone yet, of the first collection of which something may not; of the others all is done that can be.
     pub async fn delete(&self, correlation_id: &str) -> Result<Deleted, EraseError> {
-        let mut deleted = Deleted::default();
+        let (mut deleted, mut failed) = (Deleted::default(), None);
         for (lane, source) in self.sources.iter().enumerate() {
-            let name = || source.collection.name().to_owned();
-            let correlation: Arc<str> = source.layout.correlation(correlation_id).into();
-            let held = Held::of(source, self.timeout + self.timeout).await;
-            let held = held
-                .ok_or_else(|| EraseError::Slow { collection: name(), time: self.timeout + self.timeout })?;
-            let wanted = Arc::clone(&correlation);
-            let found = self.command(|told| Command::Erase { lane, correlation: wanted, held, told }).await;
-            let found = found
-                .ok_or(EraseError::Ended)?
-                .map_err(|error| EraseError::Log { collection: name(), source: error })?;
-            self.asked.again.notify_one();
-            source.delete_sides(&self.target, &found.sides, self.timeout).await?;
-            source.rewritten(self.timeout).await?;
-            let in_blob = source.delete_in_blob(&self.target, &correlation, self.timeout).await?;
-            deleted.records += found.records + in_blob.records;
-            deleted.objects += in_blob.objects;
+            match self.delete_of(lane, source, correlation_id).await {
+                Ok(of_it) => deleted += of_it,
+                Err(error) => {
+                    tracing::warn!(collection = source.collection.name(), %error, "what is to be deleted may not be gone");
+                    failed.get_or_insert(error);
+                }
+            }
         }
+        failed.map_or(Ok(deleted), Err)
+    }
+
+    /// The same of one collection.
+    async fn delete_of(
+        &self,
+        lane: usize,
+        source: &Arc<Source>,
+        correlation_id: &str,
+    ) -> Result<Deleted, EraseError> {
+        let (target, timeout) = (&self.target, self.timeout);
+        let collection = || source.collection.name().to_owned();
+        let correlation = source.layout.correlation(correlation_id).into_owned();
+        let longest = timeout + timeout;
+        let held = Held::of(source, longest).await;
+        let held = held.ok_or_else(|| EraseError::Slow { collection: collection(), time: longest })?;
+        let in_log = |error| EraseError::Log { collection: collection(), source: error };
+        let sealed = self.command(|told| Command::Seal { lane, told }).await;
+        let sealed = sealed.ok_or(EraseError::Ended)?.map_err(in_log)?;
+        let (of, wanted) = (Arc::clone(source), correlation.clone());
+        let erasing = tokio::task::spawn_blocking(move || {
+            let found = of.erase(sealed, &wanted);
+            // Whoever asked may be gone; until here nothing was written to blob.
+            drop(held);
+            found
+        });
+        let found = erasing.await.map_err(|error| in_log(std::io::Error::other(error)))?.map_err(in_log)?;
+        self.asked.again.notify_one();
+        source.delete_sides(target, &found.sides, timeout).await?;
+        source.rewritten(timeout).await?;
+        let in_blob = source.delete_in_blob(target, &correlation, timeout).await?;
+        let again = source.delete_what_came_back(target, &correlation, timeout).await?;
+        source.delete_sides(target, &found.sides, timeout).await?;
+        let mut deleted = Deleted { records: found.records, objects: 0 };
+        deleted += in_blob;
+        deleted += again;
         Ok(deleted)
     }
 

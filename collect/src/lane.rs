@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
 use crate::collection::{Collection, Kept};
 use crate::counts::Reason;
+use crate::gauges::Gauges;
 use crate::layout::date::micros;
 use crate::layout::{Key, Layout, Place, events};
 use crate::log::frame::Stored;
@@ -29,41 +29,8 @@ const STRAGGLERS: Duration = Duration::from_secs(60);
 const PINNED: u64 = 3;
 /// When a log that could not be written is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-
-/// How long what could not be written is kept to be tried again.
+/// How long what could not be written is kept to be tried again, or longer where callers wait longer for it.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What others see of a lane.
-#[derive(Debug)]
-pub(crate) struct Gauges {
-    pub(crate) uploads: AtomicU64,
-    pub(crate) uploaded_bytes: AtomicU64,
-    pub(crate) upload_failures: AtomicU64,
-    pub(crate) disk_failures: AtomicU64,
-    /// Since when the log takes nothing, microseconds since 1970; 0 while it does.
-    pub(crate) stalled: AtomicU64,
-    pub(crate) disk_problem: Mutex<Option<String>>,
-    pub(crate) blob_problem: Mutex<Option<String>>,
-}
-
-impl Gauges {
-    pub(crate) fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            uploads: zero(),
-            uploaded_bytes: zero(),
-            upload_failures: zero(),
-            disk_failures: zero(),
-            stalled: zero(),
-            disk_problem: Mutex::new(None),
-            blob_problem: Mutex::new(None),
-        }
-    }
-
-    pub(crate) fn tell(place: &Mutex<Option<String>>, problem: Option<String>) {
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = problem;
-    }
-}
 
 /// One collection, as the writer has it.
 pub(crate) struct Lane {
@@ -75,8 +42,8 @@ pub(crate) struct Lane {
     sync: Sync,
     bounds: Bounds,
     open: HashMap<Key, Open>,
-    /// Those of what is gathered.
-    acks: Vec<oneshot::Sender<Kept>>,
+    /// Those of what is gathered, each with its record's object.
+    acks: Vec<(u64, oneshot::Sender<Kept>)>,
     line: Vec<u8>,
     /// There was no room, and it is not tried again before then.
     retry: Option<Instant>,
@@ -145,6 +112,10 @@ impl Lane {
         if self.retry.is_some_and(|retry| Instant::now() < retry) || !self.make_room(spool) {
             return 0;
         }
+        let ended = std::mem::take(&mut self.log.shared().lock().ended);
+        if !ended.is_empty() {
+            self.open.retain(|_, open| !ended.contains(&open.number));
+        }
         let mut records = 0;
         while records < BATCH_RECORDS && self.log.gathered() < BATCH_BYTES {
             let Some(queued) = self.collection.ring.pop() else { break };
@@ -161,7 +132,8 @@ impl Lane {
     /// Whether there is room for a batch. What could not be written goes first.
     fn make_room(&mut self, spool: &mut Spool) -> bool {
         if self.log.gathered() > 0 && !self.commit_again() {
-            if self.stalled.is_some_and(|since| since.elapsed() >= PATIENCE) {
+            let patience = self.collection.waits().unwrap_or_default().max(PATIENCE);
+            if self.stalled.is_some_and(|since| since.elapsed() >= patience) {
                 // It keeps its objects from being finished, and so their segments from being removed, which may be all that there is no room for.
                 self.discard();
                 self.close_all();
@@ -234,8 +206,8 @@ impl Lane {
         let Queued { mut record, ack, .. } = queued;
         let taken = self.layout.prepare(&mut record).and_then(|place| self.append(&record, &place, spool));
         match (taken, ack) {
-            (Ok(()), Some(ack)) => self.acks.push(ack),
-            (Ok(()), None) => {}
+            (Ok(object), Some(ack)) => self.acks.push((object, ack)),
+            (Ok(_), None) => {}
             (Err(reason), ack) => {
                 let kept = self.collection.drop_one(reason);
                 if let Some(ack) = ack {
@@ -245,7 +217,8 @@ impl Lane {
         }
     }
 
-    fn append(&mut self, record: &crate::Record, place: &Place, spool: &mut Spool) -> Result<(), Reason> {
+    /// Gathers a record; the object that it comes to.
+    fn append(&mut self, record: &crate::Record, place: &Place, spool: &mut Spool) -> Result<u64, Reason> {
         self.line.clear();
         if !place.aside {
             self.layout.write_line(record, place, None, self.bounds.line_bytes, &mut self.line)?;
@@ -273,7 +246,7 @@ impl Lane {
         open.bytes += self.line.len();
         open.records += 1;
         open.last = Instant::now();
-        Ok(())
+        Ok(open.number)
     }
 
     /// Begins an object for a place.
@@ -337,7 +310,20 @@ impl Lane {
         self.log.gathered() == 0 && self.stalled.is_none()
     }
 
-    /// Writes what is gathered, and tells those who wait; whether that went well.
+    /// Ends the segment that is being written; the first that comes after it.
+    pub(crate) fn seal(&mut self) -> io::Result<u64> {
+        if !self.is_settled() {
+            return Err(io::Error::other(
+                "it takes nothing now, and what waits for it may be what is to be deleted",
+            ));
+        }
+        if self.log.is_long() {
+            self.log.rotate()?;
+        }
+        Ok(self.log.segment())
+    }
+
+    /// Writes what is gathered, and tells those who wait; whether that went well. With [`Sync::Always`] it is on the disk then.
     pub(crate) fn commit(&mut self) -> bool {
         while let Err(error) = self.log.commit() {
             let kind = error.kind();
@@ -351,27 +337,26 @@ impl Lane {
             self.failed(&error);
             return false;
         }
-        self.count_orphans();
         self.goes_on();
-        let mut kept = Kept::Logged;
-        if self.sync == Sync::Always
-            && let Err(error) = self.log.sync()
-        {
-            self.failed(&error);
-            kept = Kept::Late;
-        }
-        for ack in self.acks.drain(..) {
+        let orphans = self.count_orphans();
+        for (object, ack) in self.acks.drain(..) {
+            let kept = match orphans {
+                Some(reason) if self.log.is_orphan(object) => Kept::Dropped(reason),
+                _ => Kept::Logged,
+            };
             let _ = ack.send(kept);
         }
+        self.log.forget_orphans();
         true
     }
 
-    /// Records of objects that were dropped before these were written.
-    fn count_orphans(&mut self) {
-        let orphans = self.log.take_orphans();
-        if orphans > 0 {
-            self.collection.counters.dropped(Reason::Oldest, orphans);
-        }
+    /// Records of objects that were gone before these were written: dropped, or given up as the disk had not kept what blob has. Why, if there are any.
+    fn count_orphans(&mut self) -> Option<Reason> {
+        let orphans = self.log.orphans();
+        let reason = if self.full == Full::DropOldest { Reason::Oldest } else { Reason::Damaged };
+        self.open.retain(|_, open| !orphans.contains(&open.number));
+        self.collection.counters.dropped(reason, orphans.len() as u64);
+        (!orphans.is_empty()).then_some(reason)
     }
 
     /// Drops what is in the oldest segment and not in blob; whether anything became free.
@@ -417,7 +402,7 @@ impl Lane {
     fn discard(&mut self) {
         let records = self.log.discard();
         self.collection.counters.dropped(Reason::Full, records);
-        for ack in self.acks.drain(..) {
+        for (_, ack) in self.acks.drain(..) {
             let _ = ack.send(Kept::Dropped(Reason::Full));
         }
     }

@@ -21,6 +21,7 @@ mod counts;
 mod erase;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod gauges;
 mod lane;
 mod layout;
 mod log;

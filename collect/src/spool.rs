@@ -73,9 +73,12 @@ impl Spool {
         let fresh = || Instance { instance: uuid::Uuid::new_v4().simple().to_string(), next: 0 };
         let Instance { instance, next } = known.unwrap_or_else(fresh);
         let mut spool = Self { dir: dir.to_owned(), instance, next, end: next, _lock: lock };
-        // One that is known needs nothing of the disk, which may be full: numbers are made ready when one is needed.
+        // The disk may be full, which keeps nobody from serving: numbers are made ready when one is needed, and the name with them.
         if !is_known {
-            spool.ensure(1).map_err(error(&path))?;
+            match spool.ensure(1) {
+                Err(full) if may_pass(&full) => {}
+                other => other.map_err(error(&path))?,
+            }
         }
         Ok(spool)
     }
@@ -138,6 +141,12 @@ impl Spool {
             number
         })
     }
+}
+
+/// Whether a disk is full, or fails, which may be over later.
+pub(crate) fn may_pass(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    Errno::from_io_error(error).is_some_and(|errno| [Errno::NOSPC, Errno::DQUOT, Errno::IO].contains(&errno))
 }
 
 fn private() -> OpenOptions {

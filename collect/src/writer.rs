@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::erase::{Found, Held};
 use crate::lane::Lane;
 use crate::ring::Wake;
 use crate::spool::Spool;
@@ -23,8 +22,8 @@ pub(crate) enum Command {
     Drain(oneshot::Sender<bool>),
     /// The same, and nothing more comes to the objects that there are.
     Close(oneshot::Sender<()>),
-    /// Erase what one lane has of a correlation id.
-    Erase { lane: usize, correlation: Arc<str>, held: Held, told: oneshot::Sender<io::Result<Found>> },
+    /// Write what has been offered to one lane until now, and nothing more to the segments that there are: the first that is not one of them.
+    Seal { lane: usize, told: oneshot::Sender<io::Result<u64>> },
     /// End.
     End,
 }
@@ -111,15 +110,13 @@ impl Writer {
                 self.lanes.iter_mut().for_each(Lane::close_all);
                 let _ = told.send(());
             }
-            Command::Erase { lane, correlation, held, told } => {
+            Command::Seal { lane, told } => {
                 self.drain();
-                let found = match self.lanes.get_mut(lane) {
-                    Some(lane) => lane.erase(&correlation),
+                let sealed = match self.lanes.get_mut(lane) {
+                    Some(lane) => lane.seal(),
                     None => Err(io::ErrorKind::NotFound.into()),
                 };
-                // Whoever asked may be gone; until here nothing was written to blob.
-                drop(held);
-                let _ = told.send(found);
+                let _ = told.send(sealed);
             }
             Command::End => {}
         }

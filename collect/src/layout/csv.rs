@@ -11,6 +11,8 @@ use crate::record::{Designation, Record, Table};
 use crate::redact::Cell;
 use crate::settings::Rolling;
 
+/// The folder of all tables.
+pub(crate) const ROOT: &str = "modeldata";
 /// The column that rows are deleted by.
 pub(crate) const CORRELATION: &str = "$aml_dc_correlation_id";
 /// What is appended to rows, in this order.
@@ -145,7 +147,7 @@ impl Layout {
 
 /// `modeldata/sub/group/workspace/service/`
 pub(super) fn service_folder(workspace: &str, service: &str) -> String {
-    let mut folder = String::from("modeldata/");
+    let mut folder = format!("{ROOT}/");
     let workspace = workspace.to_lowercase();
     let mut parts = workspace.splitn(3, '/');
     for _ in 0..3 {

@@ -83,11 +83,19 @@ impl Layout {
         }
     }
 
-    /// Where objects of this collection are, of which retention and deletion look.
+    /// Where objects of this collection are, those apart whose rows say another workspace or service.
     pub(crate) fn prefix(&self) -> &str {
         match self.format {
             Format::Events | Format::Parquet => &self.folder,
             Format::Csv => &self.tables,
+        }
+    }
+
+    /// The folder among whose objects those of this collection are: rows may say another workspace or service.
+    pub(crate) fn root(&self) -> &str {
+        match self.format {
+            Format::Events | Format::Parquet => self.folder.trim_end_matches('/'),
+            Format::Csv => csv::ROOT,
         }
     }
 

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Checksums are CRC-32 begun with the segment's salt, which is random: what somebody has sent to be collected is no frame, wherever in a file a reader might
-//! stand. A frame's head has a checksum of its own, so that a body that is damaged loses itself alone. A body of zeros has been erased.
+//! stand. A frame's head has a checksum of its own, so that a body that is damaged loses itself alone, and a head that is damaged loses its frame alone: the next
+//! one is looked for behind it. A body that was erased says so, as zeros may be what a disk has made of it.
 
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, SeekFrom};
 
 /// What segments begin with; the last byte is the version.
 const MAGIC: &[u8; 8] = b"OTRCOLL\x01";
@@ -20,6 +21,12 @@ pub(crate) const SEGMENT_HEAD: usize = 32;
 pub(crate) const FRAME_HEAD: usize = 32;
 /// Largest body. Records are bounded far below; this one keeps numbers in their types.
 pub(crate) const MAX_BODY: usize = u32::MAX as usize;
+/// What a body begins with that was erased; a checksum follows, and zeros.
+const ERASED: &[u8; 8] = b"erased\0\x01";
+/// Bytes that say that a body was erased. No record is shorter.
+pub(crate) const ERASED_HEAD: usize = 12;
+/// What is looked at together where a head is looked for, bytes.
+const SEARCH: u64 = 64 << 10;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +143,16 @@ fn read_head(head: &[u8; FRAME_HEAD], salt: u64) -> Option<Head> {
     })
 }
 
+/// What is written over the beginning of a record's body that is erased; zeros follow.
+pub(crate) fn erased(salt: u64, head: &Head) -> [u8; ERASED_HEAD] {
+    let mut bytes = [0; ERASED_HEAD];
+    bytes[..8].copy_from_slice(ERASED);
+    // Of this frame, and of no other.
+    let sum = checksum(salt ^ !head.sequence, &[&ERASED[..], &head.length.to_le_bytes()].concat());
+    bytes[8..].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
 /// Reads the frames of a segment, or of a part of it. Memory is that of the largest body that is wanted, and no more than there are bytes.
 pub(crate) struct Reader<R> {
     input: R,
@@ -143,6 +160,8 @@ pub(crate) struct Reader<R> {
     at: u64,
     end: u64,
     sequence: Option<u64>,
+    /// Bytes between frames that are none.
+    skipped: u64,
     body: Vec<u8>,
 }
 
@@ -159,9 +178,9 @@ impl<R: Read + Seek> Reader<R> {
         Ok(salt.map(|salt| Self::of_part(input, salt, SEGMENT_HEAD as u64, size)))
     }
 
-    /// Goes on where `input` stands, which is `at` in the segment, until `end`.
+    /// Goes on where `input` stands, which is `at` in the segment and in the input, until `end`.
     pub(crate) fn of_part(input: R, salt: u64, at: u64, end: u64) -> Self {
-        Self { input, salt, at, end, sequence: None, body: Vec::new() }
+        Self { input, salt, at, end, sequence: None, skipped: 0, body: Vec::new() }
     }
 
     pub(crate) fn salt(&self) -> u64 {
@@ -173,6 +192,62 @@ impl<R: Read + Seek> Reader<R> {
         self.at
     }
 
+    /// How many bytes between frames were none.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// The head of the next frame, which `at` is then the beginning of.
+    fn head(&mut self) -> io::Result<Option<Head>> {
+        if self.end.saturating_sub(self.at) < FRAME_HEAD as u64 {
+            return Ok(None);
+        }
+        let mut bytes = [0; FRAME_HEAD];
+        match self.input.read_exact(&mut bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        match self.accepted(&bytes, self.at) {
+            Some(head) => Ok(Some(head)),
+            None => self.search(),
+        }
+    }
+
+    /// Frames that stand out of their order are no frames that were written here.
+    fn accepted(&self, bytes: &[u8; FRAME_HEAD], at: u64) -> Option<Head> {
+        let head = read_head(bytes, self.salt)?;
+        let fits = u64::from(head.length) <= self.end.saturating_sub(at + FRAME_HEAD as u64);
+        (fits && self.sequence.is_none_or(|last| head.sequence > last)).then_some(head)
+    }
+
+    /// Looks for a head behind what is none. That something else looks like one is as good as impossible, as nobody outside knows the salt.
+    fn search(&mut self) -> io::Result<Option<Head>> {
+        let mut base = self.at + 1;
+        self.input.seek(SeekFrom::Start(base))?;
+        let mut window = Vec::new();
+        loop {
+            let more = SEARCH.min(self.end.saturating_sub(base + window.len() as u64));
+            if self.input.by_ref().take(more).read_to_end(&mut window)? == 0 {
+                return Ok(None);
+            }
+            for (at, bytes) in (base..).zip(window.windows(FRAME_HEAD)) {
+                let Some(bytes) = bytes.first_chunk().filter(|bytes| bytes[25..28] == [0; 3]) else {
+                    continue;
+                };
+                if let Some(head) = self.accepted(bytes, at) {
+                    self.input.seek(SeekFrom::Start(at + FRAME_HEAD as u64))?;
+                    self.skipped += at - self.at;
+                    self.at = at;
+                    return Ok(Some(head));
+                }
+            }
+            let seen = window.len().saturating_sub(FRAME_HEAD - 1);
+            window.drain(..seen);
+            base += seen as u64;
+        }
+    }
+
     /// The next frame, where it begins, and its body if it is wanted. Nothing where frames end, be it as they should or not.
     ///
     /// # Errors
@@ -181,19 +256,7 @@ impl<R: Read + Seek> Reader<R> {
         &mut self,
         wants: impl FnOnce(&Head) -> bool,
     ) -> io::Result<Option<(u64, Head, Body<'_>)>> {
-        let left = self.end.saturating_sub(self.at);
-        let Some(left) = left.checked_sub(FRAME_HEAD as u64) else { return Ok(None) };
-        let mut head = [0; FRAME_HEAD];
-        match self.input.read_exact(&mut head) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(error) => return Err(error),
-        }
-        let Some(head) = read_head(&head, self.salt) else { return Ok(None) };
-        // Frames that stand out of their order are no frames that were written here.
-        if u64::from(head.length) > left || self.sequence.is_some_and(|last| head.sequence <= last) {
-            return Ok(None);
-        }
+        let Some(head) = self.head()? else { return Ok(None) };
         let at = self.at;
         let body = if wants(&head) {
             self.body.resize(head.length as usize, 0);
@@ -204,7 +267,7 @@ impl<R: Read + Seek> Reader<R> {
             }
             if checksum(self.salt ^ head.sequence, &self.body) == head.checksum {
                 Body::Whole(&self.body)
-            } else if self.body.iter().all(|byte| *byte == 0) {
+            } else if is_erased(&self.body, self.salt, &head) {
                 Body::Erased
             } else {
                 Body::Damaged
@@ -217,6 +280,11 @@ impl<R: Read + Seek> Reader<R> {
         self.sequence = Some(head.sequence);
         Ok(Some((at, head, body)))
     }
+}
+
+fn is_erased(body: &[u8], salt: u64, head: &Head) -> bool {
+    body.split_first_chunk()
+        .is_some_and(|(first, rest)| *first == erased(salt, head) && rest.iter().all(|byte| *byte == 0))
 }
 
 /// A record as it is in a log.
@@ -350,15 +418,37 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_zeros_is_erased_and_loses_nothing_else() {
-        let (mut bytes, ends) = segment(&[b"first".to_vec(), b"second".to_vec(), b"third".to_vec()]);
+    fn a_body_that_was_erased_says_so_and_zeros_do_not() {
+        let (mut bytes, ends) = segment(&[b"first".to_vec(), vec![2; 50], vec![3; 50], b"last".to_vec()]);
+        let reader = |bytes: &Vec<u8>| {
+            let size = bytes.len() as u64;
+            Reader::of_segment(Cursor::new(bytes.clone()), 7, size).expect("memory").expect("a segment")
+        };
+        let mut whole = reader(&bytes);
+        let mut heads = std::iter::from_fn(|| whole.next(|_| true).expect("memory").map(|(_, head, _)| head));
+        let head = heads.nth(1).expect("the second");
+        // Of the third the body alone.
         bytes[ends[1] + FRAME_HEAD..ends[2]].fill(0);
+        bytes[ends[2] + FRAME_HEAD..ends[3]].fill(0);
+        bytes[ends[1] + FRAME_HEAD..][..ERASED_HEAD].copy_from_slice(&erased(SALT, &head));
+        let mut reader = reader(&bytes);
+        assert!(matches!(reader.next(|_| true), Ok(Some((_, _, Body::Whole(b"first"))))));
+        assert!(matches!(reader.next(|_| true), Ok(Some((_, _, Body::Erased)))));
+        assert!(matches!(reader.next(|_| true), Ok(Some((_, _, Body::Damaged)))));
+        assert!(matches!(reader.next(|_| true), Ok(Some((_, _, Body::Whole(b"last"))))));
+    }
+
+    #[test]
+    fn a_head_that_is_damaged_loses_its_frame_alone() {
+        let (mut bytes, ends) = segment(&[b"first".to_vec(), vec![2; 200_000], b"third".to_vec()]);
+        bytes[ends[1] + 5] ^= 1;
         let mut reader = Reader::of_segment(Cursor::new(&bytes), 7, bytes.len() as u64)
             .expect("memory")
             .expect("a segment");
         assert!(matches!(reader.next(|_| true), Ok(Some((_, _, Body::Whole(b"first"))))));
-        assert!(matches!(reader.next(|_| true), Ok(Some((_, _, Body::Erased)))));
         assert!(matches!(reader.next(|_| true), Ok(Some((_, _, Body::Whole(b"third"))))));
+        assert!(matches!(reader.next(|_| true), Ok(None)));
+        assert_eq!((reader.skipped(), reader.at()), ((ends[2] - ends[1]) as u64, bytes.len() as u64));
     }
 
     #[test]

@@ -20,9 +20,10 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use self::frame::{Body, Head, Kind, Opened, Reader, SEGMENT_HEAD, Stored};
-use self::table::{Doubt, Object, Part, Position, Segment, Sent, Shared};
+use self::table::{Doubt, Object, Part, Position, Segment, Shared};
 use crate::layout::date::micros;
 use crate::settings::{Format, Sync};
+use crate::spool::may_pass;
 
 /// What a reader of a segment has in memory at a time, beside a body.
 const READ: usize = 64 << 10;
@@ -47,8 +48,8 @@ pub(crate) struct Log {
     salt: u64,
     gathered: Vec<u8>,
     events: Vec<Event>,
-    /// Records that were written for objects which had been dropped.
-    orphans: u64,
+    /// Objects that were gone before their records were written, of each of these the object.
+    orphans: Vec<u64>,
     /// Something is with the kernel and not known to be on the disk, since then.
     unsynced: Option<Instant>,
 }
@@ -92,13 +93,13 @@ impl Log {
     /// # Errors
     /// If the folder cannot be made or read.
     pub(crate) fn open(dir: &Path, bounds: Bounds) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
-        if let Some(parent) = dir.parent() {
-            // A folder that is not on the disk loses all that is in it.
-            File::open(parent)?.sync_all()?;
-        }
         let shared = Shared::default();
-        let next = recover::recover(dir, &mut shared.lock())?;
+        let next = match make(dir) {
+            Ok(()) => recover::recover(dir, &mut shared.lock())?,
+            // Where there is no room for the folder there is nothing in it, and it is made when something is written.
+            Err(full) if may_pass(&full) && !dir.exists() => 1,
+            Err(error) => return Err(error),
+        };
         let mut salt = [0; 8];
         getrandom::fill(&mut salt).map_err(io::Error::other)?;
         Ok(Self {
@@ -111,7 +112,7 @@ impl Log {
             salt: u64::from_le_bytes(salt),
             gathered: Vec::new(),
             events: Vec::new(),
-            orphans: 0,
+            orphans: Vec::new(),
             unsynced: None,
         })
     }
@@ -169,7 +170,7 @@ impl Log {
         frame::end_frame(&mut self.gathered, at, self.salt, kind, self.sequence, object);
     }
 
-    /// Writes what is gathered. It stays gathered if that fails.
+    /// Writes what is gathered, and with [`Sync::Always`] waits until it is on the disk. It stays gathered if that fails.
     ///
     /// # Errors
     /// Of the disk; [`io::ErrorKind::StorageFull`] where the log's bound is met, too.
@@ -196,10 +197,22 @@ impl Log {
             active.torn = active.file.set_len(active.size).is_err();
             return Err(error);
         }
+        if self.bounds.sync == Sync::Always
+            && let Err(error) = active.file.sync_data()
+        {
+            // What the kernel could not write it takes for written. So it goes on elsewhere, with all of it.
+            active.torn = active.file.set_len(active.size).is_err();
+            if !active.torn {
+                self.active = None;
+            }
+            return Err(error);
+        }
         active.torn = false;
         let at = Position { segment: active.number, offset: active.size };
         active.size += self.gathered.len() as u64;
-        self.unsynced.get_or_insert_with(Instant::now);
+        if self.bounds.sync != Sync::Always {
+            self.unsynced.get_or_insert_with(Instant::now);
+        }
         self.apply(at);
         self.gathered.clear();
         // One huge record does not keep its memory.
@@ -222,29 +235,11 @@ impl Log {
         for event in self.events.drain(..) {
             match event {
                 Event::Open { object, at, path, format, header } => {
-                    let (start, end) = (place(at), place(at));
-                    let object_ = Object {
-                        path,
-                        format,
-                        header,
-                        start,
-                        end,
-                        records: 0,
-                        closed: false,
-                        sent: Sent { end: start, records: 0 },
-                        attempt: None,
-                        busy: false,
-                        rewrite: false,
-                        unsent_since: None,
-                        failures: 0,
-                        later: None,
-                        flushed: Instant::now(),
-                    };
-                    table.objects.insert(object, object_);
+                    table.objects.insert(object, Object::new(path, format, header, place(at)));
                 }
                 Event::Record { object, end } => {
                     let Some(object) = table.objects.get_mut(&object) else {
-                        self.orphans += 1;
+                        self.orphans.push(object);
                         continue;
                     };
                     object.end = place(end);
@@ -267,9 +262,18 @@ impl Log {
         self.events.drain(..).filter(|event| matches!(event, Event::Record { .. })).count() as u64
     }
 
-    /// How many records were written for objects that had been dropped, since this was asked last.
-    pub(crate) fn take_orphans(&mut self) -> u64 {
-        std::mem::take(&mut self.orphans)
+    /// The objects of records that were written after these were gone: one for each record.
+    pub(crate) fn orphans(&self) -> &[u64] {
+        &self.orphans
+    }
+
+    pub(crate) fn is_orphan(&self, object: u64) -> bool {
+        self.orphans.contains(&object)
+    }
+
+    /// They are counted.
+    pub(crate) fn forget_orphans(&mut self) {
+        self.orphans.clear();
     }
 
     /// Gives up the oldest segment: what is in it and not in blob, with all of the objects that it belongs to. Nothing if there is none.
@@ -310,6 +314,9 @@ impl Log {
     }
 
     fn create(&mut self) -> io::Result<Active> {
+        if !self.dir.is_dir() {
+            make(&self.dir)?;
+        }
         let number = self.next;
         let path = segment_path(&self.dir, number);
         // One that could not be begun may have been left.
@@ -423,6 +430,12 @@ impl Format {
     pub(crate) fn of(number: u8) -> Option<Self> {
         [Self::Events, Self::Csv, Self::Parquet].into_iter().find(|format| format.number() == number)
     }
+}
+
+/// Makes a folder, on the disk: one that is not there loses all that is in it.
+fn make(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// Where a segment is.

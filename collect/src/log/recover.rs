@@ -3,10 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
-use std::time::Instant;
 
 use super::frame::{Body, Kind, Opened, Reader, Stored};
-use super::table::{Object, Position, Segment, Sent, Table};
+use super::table::{Object, Position, Segment, Table};
 use super::{READ, segment_path};
 use crate::settings::Format;
 
@@ -57,10 +56,16 @@ fn segment(dir: &Path, number: u64, is_last: bool, table: &mut Table) -> io::Res
     let input = BufReader::with_capacity(READ, file);
     let Some(mut reader) = Reader::of_segment(input, number, size)? else {
         tracing::warn!(path = %path.display(), size, "a segment of collected data has no beginning, and is left out");
+        if !is_last {
+            suspect(table);
+        }
         return Ok(Segment { bytes: size, salt: 0 });
     };
     let damaged = frames(&mut reader, number, table)?;
     let (end, salt) = (reader.at(), reader.salt());
+    if end < size {
+        suspect(table);
+    }
     if damaged > 0 || end < size {
         tracing::warn!(path = %path.display(), damaged, torn = size - end, "collected data on disk is not as it was written");
     }
@@ -76,7 +81,7 @@ pub(super) fn frames<R: Read + Seek>(
     number: u64,
     table: &mut Table,
 ) -> io::Result<u64> {
-    let mut damaged = 0;
+    let (mut damaged, mut skipped) = (0, 0);
     while let Some((offset, head, body)) = reader.next(|_| true)? {
         let at = Position { segment: number, offset };
         match (head.kind, body) {
@@ -93,32 +98,33 @@ pub(super) fn frames<R: Read + Seek>(
                     object.unsent_since.get_or_insert(stored.time);
                 }
             }
-            (_, Body::Damaged) => damaged += 1,
-            (_, Body::Erased | Body::Passed) => {}
+            (_, Body::Damaged) => {
+                damaged += 1;
+                table.objects.entry(head.object).and_modify(|object| object.damaged = true);
+            }
+            (_, Body::Erased) => {
+                table.objects.entry(head.object).and_modify(|object| object.erased = true);
+            }
+            (_, Body::Passed) => {}
+        }
+        if reader.skipped() > skipped {
+            skipped = reader.skipped();
+            damaged += 1;
+            suspect(table);
         }
     }
     Ok(damaged)
 }
 
+/// Something was lost, and nobody knows of which objects.
+fn suspect(table: &mut Table) {
+    table.objects.values_mut().for_each(|object| object.damaged = true);
+}
+
 fn begin(table: &mut Table, number: u64, at: Position, body: &[u8]) {
     let Some(opened) = Opened::read(body) else { return };
     let Some(format) = Format::of(opened.format) else { return };
-    let object = Object {
-        path: opened.path.into(),
-        format,
-        header: opened.header.into(),
-        start: at,
-        end: at,
-        records: 0,
-        closed: true,
-        sent: Sent { end: at, records: 0 },
-        attempt: None,
-        busy: false,
-        rewrite: false,
-        unsent_since: None,
-        failures: 0,
-        later: None,
-        flushed: Instant::now(),
-    };
+    let mut object = Object::new(opened.path.into(), format, opened.header.into(), at);
+    (object.closed, object.recovered) = (true, true);
     table.objects.insert(number, object);
 }

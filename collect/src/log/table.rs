@@ -2,11 +2,14 @@
 //!
 //! Objects begin in the order of their numbers, so the first one says which segments are still needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::settings::Format;
+
+/// Most attempts that are known to have been given up.
+const MAX_GIVEN_UP: usize = 1024;
 
 /// A place in a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +45,12 @@ pub(crate) struct Object {
     pub(crate) busy: bool,
     /// Something was erased that is in blob: it is written again though nothing is new.
     pub(crate) rewrite: bool,
+    /// Something of it was erased, so that blob may have more than the log.
+    pub(crate) erased: bool,
+    /// An earlier process has left it: what is known to be in blob is not all that is.
+    pub(crate) recovered: bool,
+    /// The disk may have lost something of it, which blob may have.
+    pub(crate) damaged: bool,
     /// When the oldest record came that is not in blob, microseconds since 1970.
     pub(crate) unsent_since: Option<u64>,
     /// How often it could not be written to blob since it last could, and until when others go first.
@@ -86,6 +95,10 @@ pub(crate) struct Table {
     pub(crate) doubts: BTreeMap<u64, Doubt>,
     /// Objects that are in blob as they stay, each with the segment it began in: to be written down.
     pub(crate) done: Vec<(u64, u64)>,
+    /// Objects of which an attempt was given up, and when that was: storage may carry it out later.
+    pub(crate) given_up: HashMap<Arc<str>, Instant>,
+    /// Objects that were closed by who writes to blob: the writer is to begin others.
+    pub(crate) ended: Vec<u64>,
     /// How many are erasing something: nothing is written to blob meanwhile.
     pub(crate) held: usize,
     /// Of all segments.
@@ -103,6 +116,30 @@ impl Shared {
 }
 
 impl Object {
+    /// One that begins, and has nothing yet.
+    pub(crate) fn new(path: Arc<str>, format: Format, header: Arc<[u8]>, start: Position) -> Self {
+        Self {
+            path,
+            format,
+            header,
+            start,
+            end: start,
+            records: 0,
+            closed: false,
+            sent: Sent { end: start, records: 0 },
+            attempt: None,
+            busy: false,
+            rewrite: false,
+            erased: false,
+            recovered: false,
+            damaged: false,
+            unsent_since: None,
+            failures: 0,
+            later: None,
+            flushed: Instant::now(),
+        }
+    }
+
     /// Whether there is something to be written to blob.
     pub(crate) fn is_behind(&self) -> bool {
         self.records > self.sent.records || self.rewrite
@@ -122,6 +159,17 @@ impl Table {
             self.objects.remove(&number);
             self.done.push((number, start));
         }
+    }
+
+    /// An attempt to write an object was given up.
+    pub(crate) fn give_up(&mut self, path: &Arc<str>) {
+        if self.given_up.len() >= MAX_GIVEN_UP {
+            let oldest = self.given_up.iter().min_by_key(|(_, at)| **at).map(|(path, _)| Arc::clone(path));
+            if let Some(oldest) = oldest {
+                self.given_up.remove(&oldest);
+            }
+        }
+        self.given_up.insert(Arc::clone(path), Instant::now());
     }
 
     /// The first segment that is needed, if any object needs one.

@@ -150,6 +150,31 @@ fn a_log_that_is_full_is_written_again_at_the_same_place() {
     assert_eq!(found(dir.path()), Objects::from([("object 1".to_owned(), (0..10).collect())]));
 }
 
+/// What the disk has not confirmed is not told as kept, and is written once more elsewhere.
+#[test]
+fn what_could_not_be_synced_stays_gathered() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut log = Log::open(dir.path(), Bounds { sync: Sync::Always, ..bounds() }).expect("a folder");
+    let mut append = |log: &mut Log, time| {
+        log.append(1, &Stored { time, correlation: b"", line: &line(time), side: None })
+    };
+    log.begin(1, Beginning { path: "object 1".into(), format: Format::Events, header: Arc::from([]) });
+    append(&mut log, 0);
+    log.commit().expect("there is room");
+    append(&mut log, 1);
+    // It takes what is written, and neither syncs it nor cuts it off.
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null").expect("it is there");
+    let active = log.active.as_mut().expect("one is written");
+    let file = std::mem::replace(&mut active.file, null);
+    assert!(log.commit().is_err() && log.gathered() > 0);
+    assert_eq!(log.shared().lock().objects[&1].records, 1);
+    log.active.as_mut().expect("it is torn").file = file;
+    log.commit().expect("it syncs again");
+    assert_eq!((log.gathered(), log.shared().lock().objects[&1].records), (0, 2));
+    drop(log);
+    assert_eq!(found(dir.path()), Objects::from([("object 1".to_owned(), vec![0, 1])]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]

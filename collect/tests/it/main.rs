@@ -3,6 +3,7 @@
 mod azure;
 mod bounds;
 mod crash;
+mod damage;
 mod disk;
 mod erase;
 mod layouts;

@@ -71,6 +71,14 @@ impl Moody {
         Target::new(Arc::clone(self) as Arc<dyn ObjectStore>, Path::from("data"), "mem://data")
     }
 
+    /// Has what another one has.
+    pub(crate) async fn copy_of(&self, other: &Self) {
+        for (name, bytes) in other.objects().await {
+            let at = Path::from(format!("data/{name}"));
+            self.inner.put(&at, bytes.into()).await.expect("memory");
+        }
+    }
+
     /// All objects, by their names below the target.
     pub(crate) async fn objects(&self) -> BTreeMap<String, Bytes> {
         objects(&*self.inner).await
@@ -150,6 +158,7 @@ pub(crate) fn settings(spool: &std::path::Path, collection: CollectionSettings) 
         record_bytes: 64 << 10,
         inline_bytes: 32 << 10,
         flush_interval: Duration::from_millis(20),
+        upload_timeout: Duration::from_secs(5),
         retry_min: Duration::from_millis(5),
         retry_max: Duration::from_millis(50),
         ..Settings::default()
