@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use object_store::local::LocalFileSystem;
-use outrigger_collect::{CollectionSettings, Designation, Format, Full, Kept, Record, Sync, Table, Target};
+use outrigger_collect::{
+    CollectionSettings, Designation, EraseError, Format, Full, Kept, Record, Sync, Table, Target,
+};
 
-use crate::support::{LONG, Mood, Moody, balance, objects, open, record, settings};
+use crate::support::{LONG, Mood, Moody, balance, objects, open, record, settings, until};
 
 const FORMATS: [Format; 3] = [Format::Events, Format::Csv, Format::Parquet];
 
@@ -133,6 +135,129 @@ async fn objects_are_deleted_by_the_date_of_their_folders() {
         assert_eq!(collections.expire().await.expect("blob is there"), 2, "{format:?}");
         assert_eq!(collections.expire().await.expect("blob is there"), 0);
         assert_eq!(store.objects().await.len(), 2);
+    }
+}
+
+/// Rows of another workspace and service, as a script may say it.
+fn elsewhere(id: usize, correlation: &str) -> Record {
+    let mut record = of(id, correlation);
+    if let Some(table) = &mut record.table {
+        (table.workspace, table.service) = (Some("s/g/other".into()), Some("another".into()));
+    }
+    record
+}
+
+#[tokio::test]
+async fn rows_of_another_service_are_deleted_and_kept_as_long_as_others() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let mut kept = collection(Format::Csv);
+    kept.retention_days = Some(30);
+    let mut settings = settings(dir.path(), kept);
+    settings.retention_interval = Duration::from_secs(1 << 30);
+    let collections = open(settings, store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    for (id, days) in [(1, 0), (2, 400)] {
+        let mut record = elsewhere(id, if days == 0 { "ann" } else { "bob" });
+        record.time = SystemTime::now() - Duration::from_secs(days * 86_400);
+        assert_eq!(collection.offer(record).kept().await, Kept::Logged);
+    }
+    assert!(collections.flush(LONG).await);
+    // What somebody else has there is not kept by our rules.
+    let theirs = "modeldata/s/g/other/another/m/1/inputs/2020/01/01/inputs-0123-1.csv";
+    store.put(theirs, "text,$aml_dc_correlation_id\r\nann said this,ann\r\nx,bob\r\n").await;
+    assert_eq!(in_blob(&store, "ann said this").await, 2);
+    collections.delete("ann").await.expect("blob is there");
+    assert_eq!(in_blob(&store, "ann said this").await, 0);
+    assert_eq!(store.objects().await[theirs], "text,$aml_dc_correlation_id\r\nx,bob\r\n");
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+    assert_eq!(collections.expire().await.expect("blob is there"), 1);
+    assert_eq!(store.objects().await.into_keys().collect::<Vec<_>>(), [theirs]);
+}
+
+#[tokio::test]
+async fn a_deletion_is_not_done_while_there_is_something_that_cannot_be_read() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let collections = open(settings(dir.path(), collection(Format::Events)), store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    for (id, correlation) in ["ann", "bob"].into_iter().enumerate() {
+        assert_eq!(collection.offer(of(id, correlation)).kept().await, Kept::Logged);
+    }
+    assert!(collections.flush(LONG).await);
+    let folder = "modelDataCollector/iris/blue/c/2026/11/30/08";
+    let torn = format!("{folder}/theirs-1.jsonl");
+    store.put(&torn, "{\"correlationid\":\"ann").await;
+    store.put(&format!("{folder}/theirs-2.parquet"), "ann").await;
+    match collections.delete("ann").await {
+        Err(EraseError::Unread { collection, objects, more: 0 }) => {
+            assert_eq!((collection.as_str(), objects.len()), ("c", 2));
+            assert!(objects[0].0.ends_with(&torn) && objects[0].1.contains("line 1"), "{objects:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // What could be read is without it.
+    assert_eq!((in_blob(&store, "ann said").await, in_blob(&store, "bob said").await), (0, 1));
+    store.remove(&torn).await;
+    assert!(
+        collections.delete("ann").await.is_err_and(|error| error.to_string().contains("theirs-2.parquet"))
+    );
+    store.remove(&format!("{folder}/theirs-2.parquet")).await;
+    collections.delete("ann").await.expect("all of it can be read");
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+#[tokio::test]
+async fn what_storage_was_asked_before_does_not_bring_back_what_was_deleted() {
+    let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+    let collections = open(settings(dir.path(), collection(Format::Events)), store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    store.set(Mood::Late);
+    for (id, correlation) in ["ann", "bob"].into_iter().enumerate() {
+        assert_eq!(collection.offer(of(id, correlation)).kept().await, Kept::Logged);
+    }
+    let failures = || collections.status()[0].upload_failures;
+    until("an attempt is given up", || failures() > 0).await;
+    assert!(store.late() > 0);
+    store.set(Mood::Fine);
+    assert!(collections.flush(LONG).await);
+    let coming_back = async {
+        let start = std::time::Instant::now();
+        while in_blob(&store, "ann said").await > 0 {
+            assert!(start.elapsed() < LONG);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        store.catch_up().await;
+    };
+    let (deleted, ()) = tokio::join!(collections.delete("ann"), coming_back);
+    deleted.expect("blob is there");
+    assert_eq!((in_blob(&store, "ann said").await, in_blob(&store, "bob said").await), (0, 1));
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+}
+
+/// A start after a part of an object was erased writes it without that, and asks blob where all was.
+#[tokio::test]
+async fn what_was_left_by_an_earlier_process_is_deleted_too() {
+    for others in [0, 3] {
+        let (dir, store) = (tempfile::tempdir().expect("a folder"), Moody::new());
+        let of_it = settings(dir.path(), collection(Format::Events));
+        let collections = open(of_it.clone(), store.target()).await;
+        let collection = collections.collection("c").expect("it is there");
+        store.set(Mood::Mute);
+        for id in 0..3 + others {
+            let correlation = if id < 3 { "ann" } else { "bob" };
+            assert_eq!(collection.offer(of(id, correlation)).kept().await, Kept::Logged);
+        }
+        until("blob has them", || collections.status()[0].upload_failures > 2).await;
+        // It ends without knowing that.
+        store.set(Mood::Down);
+        collections.stop(Duration::from_millis(1)).await;
+        let collections = open(of_it, store.target()).await;
+        store.set(Mood::Fine);
+        collections.delete("ann").await.expect("blob is there");
+        assert_eq!(in_blob(&store, "ann said").await, 0);
+        assert!(collections.flush(LONG).await);
+        assert_eq!((in_blob(&store, "ann said").await, in_blob(&store, "bob said").await), (0, others));
+        balance(&collections.collection("c").expect("it is there").counts());
+        assert_eq!(collections.stop(LONG).await.pending, 0);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -31,6 +31,8 @@ pub(crate) enum Mood {
     Mute,
     /// It refuses the first object of each instance.
     Picky,
+    /// It does not answer, and does what it is asked to write when it is told to.
+    Late,
 }
 
 /// A storage in memory, or another, with moods.
@@ -38,6 +40,7 @@ pub(crate) enum Mood {
 pub(crate) struct Moody {
     inner: Arc<dyn ObjectStore>,
     mood: AtomicU8,
+    late: Mutex<Vec<(Path, PutPayload)>>,
 }
 
 impl fmt::Display for Moody {
@@ -52,7 +55,7 @@ fn refused() -> object_store::Error {
 
 impl Moody {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Arc::new(InMemory::new()), mood: AtomicU8::new(0) })
+        Arc::new(Self { inner: Arc::new(InMemory::new()), mood: AtomicU8::new(0), late: Mutex::default() })
     }
 
     pub(crate) fn set(&self, mood: Mood) {
@@ -71,11 +74,34 @@ impl Moody {
         Target::new(Arc::clone(self) as Arc<dyn ObjectStore>, Path::from("data"), "mem://data")
     }
 
+    /// How many it has not carried out yet.
+    pub(crate) fn late(&self) -> usize {
+        self.late.lock().expect("nobody panics").len()
+    }
+
+    /// Carries out what it was asked to write when it did not answer.
+    pub(crate) async fn catch_up(&self) {
+        let late = std::mem::take(&mut *self.late.lock().expect("nobody panics"));
+        for (at, payload) in late {
+            self.inner.put(&at, payload).await.expect("memory");
+        }
+    }
+
+    /// Has what somebody else has put there.
+    pub(crate) async fn put(&self, name: &str, bytes: impl Into<Bytes>) {
+        let at = Path::from(format!("data/{name}"));
+        self.inner.put(&at, bytes.into().into()).await.expect("memory");
+    }
+
+    /// Has no object of this name any more.
+    pub(crate) async fn remove(&self, name: &str) {
+        self.inner.delete(&Path::from(format!("data/{name}"))).await.expect("it is there");
+    }
+
     /// Has what another one has.
     pub(crate) async fn copy_of(&self, other: &Self) {
         for (name, bytes) in other.objects().await {
-            let at = Path::from(format!("data/{name}"));
-            self.inner.put(&at, bytes.into()).await.expect("memory");
+            self.put(&name, bytes).await;
         }
     }
 
@@ -101,6 +127,11 @@ impl ObjectStore for Moody {
     async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.check()?;
         if self.is(Mood::Picky) && at.as_ref().ends_with("-0.jsonl") {
+            return Err(refused());
+        }
+        if self.is(Mood::Late) {
+            self.late.lock().expect("nobody panics").push((at.clone(), payload));
+            std::future::pending::<()>().await;
             return Err(refused());
         }
         let put = self.inner.put_opts(at, payload, options).await;
