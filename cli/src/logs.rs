@@ -1,16 +1,13 @@
 //! `outrigger logs`: the last lines of a replica's log and of its scripts, asked of its admin listener.
 
-mod answer;
-
 use std::io::{self, BufRead as _, Read as _, Write};
 use std::process::ExitCode;
 
-use answer::Answer;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use outrigger_runtime::config;
 use serde_json::Value;
 
+use crate::admin::{Admin, key_file};
 use crate::{exit, sources};
 
 /// The command line of `logs`.
@@ -64,10 +61,7 @@ pub(crate) fn command() -> Command {
                 "A JSON object for each: time, level, source, request, and the line as it stands in the log",
             ),
         );
-    let command =
-        command.arg(Arg::new("key-file").long("key-file").value_name("FILE").help(
-            "Sends the key or token in this file, or on stdin (`-`), where admin.listen is an address",
-        ));
+    let command = command.arg(key_file());
     crate::serve::settings(command)
 }
 
@@ -80,13 +74,8 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
 }
 
 fn show(matches: &ArgMatches) -> anyhow::Result<()> {
-    let access = config::admin_access(&sources::collect(matches)?).map_err(|mistakes| {
-        let all: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("the configuration is wrong: {}", all.join("; "))
-    })?;
     let follow = matches.get_flag("follow");
-    let given = matches.get_one::<String>("key-file").map(String::as_str);
-    let mut answer = Answer::to(&access, given, &path(matches, follow))?;
+    let mut answer = Admin::of(matches)?.ask("GET", &path(matches, follow), "")?;
     let mut out = Out { json: matches.get_flag("json"), out: io::stdout().lock() };
     if !follow {
         let mut body = String::new();

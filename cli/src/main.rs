@@ -1,6 +1,8 @@
 //! `outrigger`: the one executable. It reads the command line and joins the crates; what they do is theirs.
 
+mod admin;
 mod azmlinfsrv;
+mod collect;
 mod dev;
 mod devices;
 mod exit;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         .subcommand(keys::command())
         .subcommand(health::command())
         .subcommand(logs::command())
+        .subcommand(collect::command())
         .subcommand(azmlinfsrv::command())
         // Started by the replica, with two sockets, for a script that is a shared library.
         .subcommand(Command::new("native-worker").hide(true))
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Some(("keys", matches)) => keys::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("logs", matches)) => logs::run(matches),
+        Some(("collect", matches)) => collect::run(matches),
         Some(("native-worker", _)) => outrigger_native::serve_worker().into(),
         Some(("device-host", _)) => outrigger_device_host::serve().into(),
         _ => ExitCode::from(exit::CONFIG),

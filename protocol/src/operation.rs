@@ -31,6 +31,8 @@ pub enum Operation {
     Status,
     /// Loading, unloading and pinning models; for administrators.
     ModelControl,
+    /// Deleting what was collected; for administrators.
+    CollectControl,
     /// Something that is not there. Nobody learns from that what there is, so no key is asked for.
     Nowhere,
 }
@@ -51,6 +53,7 @@ impl Operation {
         Self::TokenKeys,
         Self::Status,
         Self::ModelControl,
+        Self::CollectControl,
         Self::Nowhere,
     ];
 
@@ -62,7 +65,7 @@ impl Operation {
     /// Whether it manages the replica rather than uses it: nobody may who is not told so, with a key also where other operations
     /// need none.
     pub const fn administrative(self) -> bool {
-        matches!(self, Self::Status | Self::ModelControl)
+        matches!(self, Self::Status | Self::ModelControl | Self::CollectControl)
     }
 
     /// Whether it is work for a lane. That is what rates and concurrency of callers count; what only describes is cheap and free.
@@ -96,6 +99,7 @@ impl Operation {
             Self::TokenKeys => "token_keys",
             Self::Status => "status",
             Self::ModelControl => "model_control",
+            Self::CollectControl => "collect_control",
             Self::Nowhere => "nowhere",
         }
     }

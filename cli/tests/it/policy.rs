@@ -65,6 +65,10 @@ async fn until_calls(replica: &ReplicaProcess, caller: &str, calls: f64) {
 /// Every route there is: listener, path, and the operation that is asked for. A new one is added here, with the operation whose
 /// rights it takes; the test below then holds it.
 const ROUTES: &[(&str, &str, &str)] = &[
+    ("admin", "/collect", "status"),
+    ("admin", "/collect/deletions", "collect_control"),
+    ("admin", "/collect/deletions/{deletion}", "status"),
+    ("admin", "/collect/expire", "collect_control"),
     ("admin", "/docs", "page"),
     ("admin", "/events", "status"),
     ("admin", "/keys", "status"),
@@ -155,7 +159,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
 ];
 
 /// The operations that need rights.
-const OPERATIONS: [&str; 9] = [
+const OPERATIONS: [&str; 10] = [
     "score",
     "swagger",
     "infer",
@@ -165,6 +169,7 @@ const OPERATIONS: [&str; 9] = [
     "token",
     "status",
     "model_control",
+    "collect_control",
 ];
 
 /// A client of HTTP/2 in clear text.
@@ -274,7 +279,7 @@ async fn every_route_asks_who_calls_and_what_they_may() {
         };
         let methods = match *operation {
             _ if path.contains("/labels/") => vec![Method::PUT, Method::DELETE],
-            "score" | "infer" | "token" | "model_control" => vec![Method::POST],
+            "score" | "infer" | "token" | "model_control" | "collect_control" => vec![Method::POST],
             _ if is_grpc(path) || path.ends_with("register") || path.ends_with("/index") => {
                 vec![Method::POST]
             }

@@ -1,21 +1,27 @@
 //! Data collection in the replica: what was asked and answered is tapped as it passes ([`tap`]), scripts hand over what they collect themselves
 //! (`http/collect.rs`), and both go to [`outrigger_collect`], which keeps them on disk and brings them to blob storage.
 
+mod deletions;
 mod held;
 mod metrics;
 mod scripts;
+mod secrets;
 mod tap;
 
 use std::sync::Arc;
 
 use outrigger_collect::{Collection, Collections, OpenError, Status, Target};
-use outrigger_store::{Location, LocationError};
+use outrigger_protocol::error::CallError;
+use outrigger_store::{Location, LocationError, LocationKind};
 use prometheus::Registry;
 
 use crate::concerns::{Concern, Part};
 use crate::config::{CollectConfig, MODELDATA, REQUEST, RESPONSE};
+use deletions::Deletions;
 use held::Held;
 
+pub(crate) use deletions::Deletion;
+pub(crate) use secrets::is_secret;
 pub(crate) use tap::Tap;
 
 /// Why nothing can be collected.
@@ -25,6 +31,14 @@ pub enum CollectError {
     /// Where it is to go is no place.
     #[error("`collect.to`")]
     To(#[from] LocationError),
+    /// A web server takes nothing.
+    #[error(
+        "`collect.to` is {to}, a web server, to which nothing can be written: name a folder, or a URL that begins with az://, s3:// or gs://"
+    )]
+    ReadOnly {
+        /// Where it was to go, without credentials.
+        to: String,
+    },
     /// The spool cannot be used, or settings contradict each other.
     #[error("`collect`")]
     Open(#[from] OpenError),
@@ -36,7 +50,8 @@ pub enum CollectError {
 /// What is collected of a replica.
 pub(crate) struct Collecting {
     pub(crate) config: CollectConfig,
-    collections: Collections,
+    collections: Arc<Collections>,
+    pub(crate) deletions: Deletions,
     request: Option<Tapped>,
     response: Option<Tapped>,
     held: Held,
@@ -68,7 +83,11 @@ impl Collecting {
     /// [`CollectError`].
     pub(crate) async fn open(config: &CollectConfig, registry: &Registry) -> Result<Arc<Self>, CollectError> {
         let location = location(config)?;
-        let collections = Collections::open(config.settings.clone(), Target::from(&location)).await?;
+        if location.kind() == LocationKind::Http {
+            return Err(CollectError::ReadOnly { to: location.to_string() });
+        }
+        let collections =
+            Arc::new(Collections::open(config.settings.clone(), Target::from(&location)).await?);
         let tapped = |name: &str| {
             let settings = config.settings.collections.get(name)?;
             let late = settings.keep_errors || settings.keep_slower.is_some();
@@ -78,7 +97,8 @@ impl Collecting {
         let names: Vec<_> = config.settings.collections.keys().map(String::as_str).collect();
         tracing::info!(to = %location, collections = names.join(", "), "collecting");
         let held = Held::new(config.bodies);
-        let collecting = Arc::new(Self { config: config.clone(), collections, request, response, held });
+        let (config, deletions) = (config.clone(), Deletions::default());
+        let collecting = Arc::new(Self { config, collections, deletions, request, response, held });
         registry.register(Box::new(metrics::Shown::new(Arc::clone(&collecting))?))?;
         Ok(collecting)
     }
@@ -99,6 +119,14 @@ impl Collecting {
         self.collections.status()
     }
 
+    /// Begins to delete what has a correlation id, or what is too old.
+    ///
+    /// # Errors
+    /// `overloaded` where too many deletions are under way.
+    pub(crate) fn delete(&self, wanted: Option<String>) -> Result<Deletion, CallError> {
+        self.deletions.begin(&self.collections, wanted)
+    }
+
     /// What is wrong with where it goes, by collection.
     pub(crate) fn concerns(&self) -> Vec<Concern> {
         let wrong = self.status().into_iter().filter_map(|status| {
@@ -111,6 +139,7 @@ impl Collecting {
 
     /// Takes nothing more, and brings to blob storage what there is time for.
     pub(crate) async fn stop(&self) {
+        self.deletions.stop().await;
         let stopped = self.collections.stop(self.config.stop).await;
         if stopped.pending > 0 {
             let pending = stopped.pending;

@@ -97,7 +97,7 @@ fn each_mistake_is_said_where_it_stands() {
         (
             bob("operations = ['scor']"),
             "/o.toml:7: `callers.bob.operations` names `scor`, did you mean `score`?; the operations are score, swagger, infer, shared_memory, \
-             model_metadata, server_metadata, token, status, model_control",
+             model_metadata, server_metadata, token, status, model_control, collect_control",
         ),
         (
             bob("operations = ['health']"),

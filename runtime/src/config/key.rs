@@ -730,8 +730,8 @@ table_keys! { "callers", CALLER_KEYS,
     CALLER_CERTIFICATE = "certificate", Kind::Text, "",
         "who it is by a certificate, where it sends no key: spiffe://..., dns:NAME or cn:NAME, which the certificate has to have (tls.client_certificates)";
     CALLER_OPERATIONS = "operations", Kind::List, "",
-        "what it may do: score, swagger, infer, shared_memory, model_metadata, server_metadata, token, status, model_control [default: all but status and model_control; for primary and \
-         secondary: all]";
+        "what it may do: score, swagger, infer, shared_memory, model_metadata, server_metadata, token, status, model_control, collect_control [default: all but status, model_control \
+         and collect_control; for primary and secondary: all]";
     CALLER_MODELS = "models", Kind::List, "",
         "models that it may infer with and ask about, by name; a `*` at the end stands for any rest [default: all]";
     CALLER_RATE = "rate", Kind::Number { min: outrigger_auth::MIN_RATE, max: outrigger_auth::MAX_RATE }, "",
@@ -758,7 +758,7 @@ table_keys! { "collections", COLLECTION_KEYS,
     COLLECTION_FULL = "full", Kind::OneOf(&["drop_newest", "drop_oldest", "block"]), "drop_newest",
         "what happens without room, in memory or on disk: what comes is dropped, or what has waited longest, or calls wait until what is collected of them is on disk";
     COLLECTION_BLOCK = "block", Kind::Timeout, "2s",
-        "longest time that a call waits with full = \"block\"";
+        "longest time that a call waits with full = \"block\", 10m at most";
     COLLECTION_SYNC = "sync", Kind::OneOf(&["always", "interval", "never"]), "interval",
         "when what is written is safe from the end of the machine too: before anybody is told, every sync_interval, or as the system likes; it is safe from the end of the process in any case";
     COLLECTION_SYNC_INTERVAL = "sync_interval", Kind::Timeout, "1s",

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::openapi::paths;
 use super::reply::certificate_of;
 use super::routes::{Described, Routes};
-use super::{labels, logs, models, openapi};
+use super::{collected, labels, logs, models, openapi};
 use crate::keys::KeyReport;
 use crate::models::NamedStatus;
 use crate::replica::Replica;
@@ -31,7 +31,8 @@ pub(super) fn routes(replica: Option<&Replica>) -> Routes {
         get(keys),
         paths::keys,
     );
-    openapi::beside(logs::routes(labels::routes(models::routes(routes))), Operation::Status, replica)
+    let routes = collected::routes(logs::routes(labels::routes(models::routes(routes))));
+    openapi::beside(routes, Operation::Status, replica)
 }
 
 /// The listener.

@@ -4,6 +4,7 @@ mod admin;
 mod begun;
 mod body;
 mod collect;
+mod collected;
 mod cors;
 mod entire;
 mod given;

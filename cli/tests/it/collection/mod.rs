@@ -2,6 +2,7 @@
 
 mod calls;
 mod crashes;
+mod deletion;
 mod outages;
 mod scripts;
 mod settings;

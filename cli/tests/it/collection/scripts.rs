@@ -169,7 +169,11 @@ async fn rows_of_v1_reach_azures_storage_and_join() {
 }
 
 /// Everything that is at a location, into a folder.
-async fn download(at: &str, environment: impl Iterator<Item = (&'static str, String)>, folder: &Path) {
+pub(super) async fn download(
+    at: &str,
+    environment: impl Iterator<Item = (&'static str, String)>,
+    folder: &Path,
+) {
     let environment = environment.map(|(name, value)| (name.to_owned(), value)).collect();
     let location = Location::open(at, folder, &environment).unwrap();
     let store = location.store();

@@ -32,6 +32,7 @@ fn mistakes_are_named() {
         ("collect.to = 'blob'\n[collections.request]\nhash = ['/a']\n", "salt"),
         ("collect.to = 'blob'\n[collections.request]\npatterns = ['(']\n", "patterns"),
         ("collect.to = 'blob'\n[collections.request]\ndisk = '1MiB'\n", "collections.request.disk"),
+        ("collect.to = 'https://example.org/x'\n[collections.request]\n", "a web server, to which nothing"),
         ("collect.to = 'ftp://x'\n[collections.request]\n", "collect.to"),
     ] {
         let text = refused(config);

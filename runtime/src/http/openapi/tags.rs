@@ -76,7 +76,7 @@ impl Tag {
             Self::Health => "Whether the service is up and takes calls; nobody needs a key.",
             Self::Load => "How busy the replica is, for load balancers, scalers and dashboards.",
             Self::Management => {
-                "What the replica is doing, and its models: loading, unloading, pinning and naming their versions."
+                "What the replica is doing, its models (loading, unloading, pinning and naming their versions), and what it has collected."
             }
             Self::Tokens => "Tokens that this service gives for keys.",
             Self::Grpc => {

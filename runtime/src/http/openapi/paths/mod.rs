@@ -1,6 +1,7 @@
 //! What there is at each path: the functions that routes are added with.
 
 mod admin;
+mod collected;
 mod description;
 mod grpc;
 mod observe;
@@ -10,6 +11,7 @@ mod v2;
 mod vertex;
 
 pub(in crate::http) use admin::{events, keys, label, logs, model, model_control, models, status};
+pub(in crate::http) use collected::{collected, deletion, deletions, expire};
 pub(in crate::http) use description::{document, page};
 pub(in crate::http) use grpc::grpc;
 pub(in crate::http) use observe::{busy, health, healthy, live, metrics, ready, started};

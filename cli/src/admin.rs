@@ -1,5 +1,6 @@
-//! What an admin listener answers: over its Unix socket, or over TCP with a key or token, in TLS where it speaks that.
+//! Asking a replica at its admin listener: over its Unix socket, or over TCP with a key or token, in TLS where it speaks that.
 
+use std::cell::OnceCell;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -7,12 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::{Arg, ArgMatches};
 use outrigger_auth::{AuthMode, KeySource, Secret};
-use outrigger_runtime::config::{AdminAccess, AdminTls, Endpoint};
+use outrigger_runtime::config::{self, AdminAccess, AdminTls, Endpoint};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 
+use crate::sources;
 use crate::tls::{self, Trust};
 
 /// How long a replica has for its answer, or for the next sign of life: it gives one every few seconds.
@@ -22,18 +25,51 @@ const HEAD: u64 = 64 * 1024;
 /// The longest key or token that is sent.
 const MOST: u64 = 64 * 1024;
 
+/// The flag of every command that asks.
+pub(crate) fn key_file() -> Arg {
+    Arg::new("key-file").long("key-file").value_name("FILE").help(
+        "Sends the key or token in this file, or on stdin (`-`), where admin.listen is an address",
+    )
+}
+
+/// The admin listener of the replica of a configuration.
+pub(crate) struct Admin {
+    access: AdminAccess,
+    /// A file with what says who asks.
+    given: Option<String>,
+    /// What says who asks, once that is known.
+    key: OnceCell<Secret>,
+}
+
 /// An answer whose head has been read.
-pub(super) struct Answer {
-    pub(super) body: BufReader<Box<dyn Read>>,
+pub(crate) struct Answer {
+    pub(crate) body: BufReader<Box<dyn Read>>,
 }
 
 trait Stream: Read + Write {}
 
 impl<S: Read + Write> Stream for S {}
 
-impl Answer {
-    /// Asks with `GET`; `given` names a file with what says who asks.
-    pub(super) fn to(access: &AdminAccess, given: Option<&str>, path: &str) -> anyhow::Result<Self> {
+impl Admin {
+    /// That of a command's configuration.
+    pub(crate) fn of(matches: &ArgMatches) -> anyhow::Result<Self> {
+        let access = config::admin_access(&sources::collect(matches)?).map_err(|mistakes| {
+            let all: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("the configuration is wrong: {}", all.join("; "))
+        })?;
+        Ok(Self { access, given: matches.get_one("key-file").cloned(), key: OnceCell::new() })
+    }
+
+    /// Asks for something whose answer is JSON.
+    pub(crate) fn json(&self, method: &str, path: &str, body: &str) -> anyhow::Result<Value> {
+        let mut text = String::new();
+        self.ask(method, path, body)?.body.read_to_string(&mut text)?;
+        serde_json::from_str(&text).context("the answer is not JSON")
+    }
+
+    /// Asks for a path; a body is JSON.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
+        let access = &self.access;
         let endpoint = &access.endpoint;
         let to = || format!("no answer at {endpoint} (admin.listen): is the replica running?");
         let (mut stream, authorization): (Box<dyn Stream>, _) = match endpoint {
@@ -43,7 +79,7 @@ impl Answer {
                 (Box::new(stream), String::new())
             }
             Endpoint::Tcp(address) => {
-                let key = key(access, *address, given)?;
+                let key = self.key(*address)?;
                 let header = format!("Authorization: Bearer {}\r\n", key.expose());
                 let stream = TcpStream::connect_timeout(address, PATIENCE).with_context(to)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
@@ -56,13 +92,29 @@ impl Answer {
                 }
             }
         };
+        let about = match method {
+            "GET" => String::new(),
+            _ => format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()),
+        };
         // The old version has the end of the connection be the end of the answer.
-        let request = Secret::new(format!("GET {path} HTTP/1.0\r\nHost: replica\r\n{authorization}\r\n"));
+        let request =
+            format!("{method} {path} HTTP/1.0\r\nHost: replica\r\n{authorization}{about}\r\n{body}");
+        let request = Secret::new(request);
         drop(Secret::new(authorization));
         stream.write_all(request.expose().as_bytes()).with_context(|| unanswered(access, &to()))?;
-        Self::read(access, stream)
+        Answer::read(access, stream)
     }
 
+    fn key(&self, address: SocketAddr) -> anyhow::Result<&Secret> {
+        if let Some(key) = self.key.get() {
+            return Ok(key);
+        }
+        let key = key(&self.access, address, self.given.as_deref())?;
+        Ok(self.key.get_or_init(|| key))
+    }
+}
+
+impl Answer {
     fn read(access: &AdminAccess, stream: Box<dyn Stream>) -> anyhow::Result<Self> {
         let endpoint = &access.endpoint;
         let to = || unanswered(access, &format!("no answer at {endpoint} (admin.listen)"));
@@ -81,7 +133,7 @@ impl Answer {
             line.clear();
         }
         match status.split(' ').nth(1) {
-            Some("200") => Ok(Self { body }),
+            Some(code) if code.starts_with('2') => Ok(Self { body }),
             None => bail!("{endpoint} does not speak HTTP here, or TLS is expected of it and it speaks none"),
             Some(_) => {
                 let mut text = String::new();
