@@ -24,7 +24,7 @@ use crate::log::{Bounds, Log};
 use crate::redact::Redactor;
 use crate::ring::Wake;
 use crate::settings::{CollectionSettings, Format, Settings, SettingsError};
-use crate::spool::Spool;
+use crate::spool::{Spool, may_pass};
 use crate::upload::{Asked, Source, Uploader};
 use crate::writer::{Command, Writer};
 
@@ -67,6 +67,13 @@ pub enum OpenError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl OpenError {
+    /// Whether it may be over by itself: a disk that is full, or fails.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Spool { source, .. } if may_pass(source))
+    }
 }
 
 /// How a collection is doing.

@@ -32,6 +32,8 @@ pub struct Record {
     pub content_type: Option<Arc<str>>,
     /// The body, or a table's rows: see [`Table`].
     pub data: Bytes,
+    /// Whether that is only the beginning of what there was. What patterns look for may be cut in two at its end, so none of it is written where there are any.
+    pub cut: bool,
     /// What else is said of it: names and values, such as `collectdatatype` and `agent` out of `ce-` headers, without that prefix. At most
     /// [`crate::Settings::attributes`] are kept, and none replaces what a field above says.
     pub attributes: Vec<(Arc<str>, Arc<str>)>,
@@ -56,6 +58,7 @@ impl Record {
             version: None,
             content_type: None,
             data,
+            cut: false,
             attributes: Vec::new(),
             outcome: Outcome::default(),
             table: None,

@@ -13,6 +13,8 @@ pub const MAX_COLLECTIONS: usize = 32;
 pub const MAX_NAME: usize = 64;
 /// Most pointers, and most patterns, of a collection.
 pub const MAX_RULES: usize = 64;
+/// Longest time that anybody waits with [`Full::Block`].
+const MAX_BLOCK: Duration = Duration::from_secs(600);
 
 /// What is collected. `Settings::default()` collects nothing.
 #[derive(Clone, Debug)]
@@ -346,6 +348,14 @@ impl Settings {
             error(
                 &format!("{name}.full"),
                 "who waits for no time does not wait: drop the newest instead".into(),
+            );
+        }
+        if let Full::Block(bound) = of.full
+            && bound > MAX_BLOCK
+        {
+            error(
+                &format!("{name}.full"),
+                format!("{bound:?} is too long to wait, {MAX_BLOCK:?} are the most"),
             );
         }
         if of.retention_days == Some(0) {

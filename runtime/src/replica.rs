@@ -38,6 +38,9 @@ use crate::upstream::{Upstream, UpstreamStatus};
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long workers have to end after the last call.
 const WORKER_GRACE: Duration = Duration::from_secs(5);
+/// When collection is tried again that a disk did not let begin, and what it is called then.
+const COLLECT_AGAIN: Duration = Duration::from_secs(10);
+const COLLECT: &str = "collect";
 
 /// Why a replica does not come up.
 #[derive(Debug, thiserror::Error)]
@@ -210,7 +213,10 @@ impl Replica {
         let score = Listener::bind(&Endpoint::Tcp(config.listen.score), "score.listen")?;
         let observe = Listener::bind(&Endpoint::Tcp(config.listen.observe), "observe.listen")?;
         let admin = Listener::bind(&config.listen.admin, "admin.listen")?;
-        let collect = config.collect.as_ref().map(|collect| Endpoint::Tcp(collect.listen));
+        // Who else is on the machine is offered nothing where nobody hands anything over.
+        let hands_over = config.script.is_some() || config.upstream.is_some();
+        let collect = config.collect.as_ref().filter(|_| hands_over);
+        let collect = collect.map(|collect| Endpoint::Tcp(collect.listen));
         let collector = collect.as_ref().map(|at| Listener::bind(at, "collect.listen")).transpose()?;
         let bound = |listener: &Listener, asked: &Endpoint| listener.bound().unwrap_or_else(|| asked.clone());
         let addresses = Addresses {
@@ -397,8 +403,27 @@ impl Replica {
         Ok(())
     }
 
-    /// Begins to collect, where anything is to be collected.
-    async fn collect(&self) -> Result<Option<Arc<Collecting>>, CollectError> {
+    /// Begins to collect, where anything is to be collected. A disk that is full, or fails, keeps nobody from serving: it is tried again.
+    async fn collect(self: &Arc<Self>) -> Result<Option<Arc<Collecting>>, CollectError> {
+        match self.begin_to_collect().await {
+            Err(CollectError::Open(error)) if error.may_pass() => {
+                tracing::error!(%error, "nothing is collected as long as the disk does not let that begin");
+                self.concerns.raise(Part::Storage, COLLECT, error.to_string());
+                let (replica, stop) = (Arc::clone(self), self.others.stop.clone());
+                self.others.connections.spawn(async move {
+                    while let Some(()) = stop.run_until_cancelled(tokio::time::sleep(COLLECT_AGAIN)).await {
+                        if replica.begin_to_collect().await.is_ok() {
+                            return replica.concerns.settle(Part::Storage, COLLECT);
+                        }
+                    }
+                });
+                Ok(None)
+            }
+            begun => begun,
+        }
+    }
+
+    async fn begin_to_collect(&self) -> Result<Option<Arc<Collecting>>, CollectError> {
         let Some(config) = &self.config.collect else { return Ok(None) };
         let collecting = Collecting::open(config, self.metrics.registry()).await?;
         let listener = self.collector.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -38,14 +38,20 @@ pub(crate) fn is_json(record: &Record) -> bool {
     suffix.eq_ignore_ascii_case("json")
 }
 
+/// Whether the content type says that it is a form.
+pub(crate) fn is_form(record: &Record) -> bool {
+    let essence = record.content_type.as_deref().and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
 /// Whether the data can be a part of a line.
 pub(crate) fn is_text(record: &Record) -> bool {
     let Some(kind) = &record.content_type else { return str::from_utf8(&record.data).is_ok() };
     let essence = kind.split(';').next().unwrap_or_default().trim();
     let (main, _) = essence.split_once('/').unwrap_or_default();
-    let form = essence.eq_ignore_ascii_case("application/x-www-form-urlencoded");
     let xml = essence.eq_ignore_ascii_case("application/xml");
-    let says = is_json(record) || main.eq_ignore_ascii_case("text") || form || xml || essence.is_empty();
+    let says =
+        is_json(record) || main.eq_ignore_ascii_case("text") || is_form(record) || xml || essence.is_empty();
     says && str::from_utf8(&record.data).is_ok()
 }
 

@@ -106,7 +106,7 @@ impl Layout {
 
     /// A correlation id as it is written.
     pub(crate) fn correlation<'a>(&self, id: &'a str) -> std::borrow::Cow<'a, str> {
-        self.redactor.text(id)
+        self.redactor.identifier(id)
     }
 
     /// Takes out of a record what must not be written, and says where it goes.

@@ -155,7 +155,7 @@ fn a_log_that_is_full_is_written_again_at_the_same_place() {
 fn what_could_not_be_synced_stays_gathered() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut log = Log::open(dir.path(), Bounds { sync: Sync::Always, ..bounds() }).expect("a folder");
-    let mut append = |log: &mut Log, time| {
+    let append = |log: &mut Log, time| {
         log.append(1, &Stored { time, correlation: b"", line: &line(time), side: None })
     };
     log.begin(1, Beginning { path: "object 1".into(), format: Format::Events, header: Arc::from([]) });

@@ -3,6 +3,7 @@
 //! Whatever cannot be looked at as the rules need it is not written at all. JSON is rewritten as it is read: members stay in their order, numbers keep their
 //! digits, and a member that is there twice is looked at twice.
 
+mod encoded;
 mod json;
 mod rules;
 
@@ -12,8 +13,9 @@ use std::sync::Arc;
 use regex::{Regex, RegexBuilder};
 
 use self::rules::{Action, Rules};
+use crate::erase::{UUID, is_uuid};
 use crate::layout::events;
-use crate::record::Record;
+use crate::record::{Record, Table};
 use crate::settings::{MAX_RULES, Redaction, Replacement};
 
 /// Largest compiled pattern, bytes.
@@ -120,7 +122,7 @@ impl Redactor {
         if record.data.is_empty() {
             return Ok(());
         }
-        if record.data.len() > self.data_bytes {
+        if record.data.len() > self.data_bytes || record.cut && !self.patterns.is_empty() {
             return Err(Unreadable);
         }
         if !self.rules.is_empty() || events::is_json(record) {
@@ -130,8 +132,12 @@ impl Redactor {
             return Ok(());
         }
         let text = str::from_utf8(&record.data).map_err(|_| Unreadable)?;
-        if let Cow::Owned(text) = self.value(text) {
+        let decoded = if events::is_form(record) { self.encoded(text) } else { Cow::Borrowed(text) };
+        let is_changed = matches!(decoded, Cow::Owned(_));
+        if let Cow::Owned(text) = self.value(&decoded) {
             record.data = text.into_bytes().into();
+        } else if is_changed {
+            record.data = decoded.into_owned().into_bytes().into();
         }
         Ok(())
     }
@@ -141,19 +147,24 @@ impl Redactor {
         if self.patterns.is_empty() {
             return;
         }
-        let replace = |text: &mut Arc<str>| {
-            if let Cow::Owned(redacted) = self.text(text) {
+        let with = |text: &mut Arc<str>, redacted: Cow<'_, str>| {
+            if let Cow::Owned(redacted) = redacted {
                 *text = redacted.into();
             }
         };
-        replace(&mut record.request_id);
+        let text = |text: &mut Arc<str>| with(text, self.text(&Arc::clone(text)));
+        let encoded = |text: &mut Arc<str>| with(text, self.encoded(&Arc::clone(text)));
+        let identifier = |text: &mut Arc<str>| with(text, self.identifier(&Arc::clone(text)));
+        identifier(&mut record.request_id);
         let Record { id, kind, correlation_id, path, model, version, content_type, attributes, .. } = record;
-        [id, kind, correlation_id, path, model, version, content_type]
-            .into_iter()
-            .flatten()
-            .for_each(replace);
+        [id, correlation_id].into_iter().flatten().for_each(identifier);
+        [kind, model, version, content_type].into_iter().flatten().for_each(text);
+        path.iter_mut().for_each(encoded);
         attributes.retain(|(name, _)| matches!(self.text(name), Cow::Borrowed(_)));
-        attributes.iter_mut().for_each(|(_, value)| replace(value));
+        attributes.iter_mut().for_each(|(_, value)| encoded(value));
+        if let Some(Table { workspace, service, name, .. }) = &mut record.table {
+            [workspace, service, name].into_iter().flatten().for_each(text);
+        }
     }
 
     /// A document, rewritten.
@@ -206,6 +217,29 @@ impl Redactor {
             }
         }
         text
+    }
+
+    /// An identifier without what the patterns match. A UUID says nothing of anybody and has digits by chance, so that nothing within one is replaced, or records
+    /// that belong together would not any more, and none were found that are to be deleted; where a pattern matches one as a whole, that is meant.
+    pub(crate) fn identifier<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let Some((before, uuid)) = text.len().checked_sub(UUID).and_then(|at| text.split_at_checked(at))
+        else {
+            return self.text(text);
+        };
+        if !(is_uuid(uuid) && (before.is_empty() || before.ends_with('-'))) {
+            return self.text(text);
+        }
+        let is_meant = |regex: &Regex| regex.find(uuid).is_some_and(|found| found.range() == (0..UUID));
+        let uuid = match self.patterns.iter().any(|(regex, _)| is_meant(regex)) {
+            true => self.text(uuid),
+            false => Cow::Borrowed(uuid),
+        };
+        let before = match before.strip_suffix('-') {
+            Some(said) => Cow::Owned(format!("{}-", self.text(said))),
+            None => Cow::Borrowed(before),
+        };
+        let whole = format!("{before}{uuid}");
+        if whole == text { Cow::Borrowed(text) } else { Cow::Owned(whole) }
     }
 
     /// A value: what the patterns match taken out, and then what is too long cut off.

@@ -144,6 +144,73 @@ fn what_stands_beside_the_data_is_looked_at_too() {
 }
 
 #[test]
+fn what_is_percent_encoded_is_looked_at_as_what_it_says() {
+    let pattern = with_pattern("[a-z]+@[a-z.]+|[0-9]{4} [0-9]{4}", Replacement::Text("*".into()));
+    let with_path = |path: &str, kind: Option<&str>, data: &str| {
+        let mut record = Record::new("r", SystemTime::UNIX_EPOCH, Bytes::copy_from_slice(data.as_bytes()));
+        record.content_type = kind.map(Into::into);
+        record.path = Some(path.into());
+        record.attributes = vec![("agent".into(), path.into())];
+        Redactor::new(&pattern).expect("rules").record(&mut record).expect("it can be looked at");
+        assert_eq!(record.path, Some(Arc::clone(&record.attributes[0].1)));
+        (record.path.expect("a path").to_string(), String::from_utf8(record.data.to_vec()).expect("text"))
+    };
+    let path = |path: &str| with_path(path, None, "").0;
+    assert_eq!(path("/score?user=ann%40example.com&x=%20"), "/score?user=*&x= ");
+    assert_eq!(path("/score?user=ann%2540example.com"), "/score?user=*");
+    assert_eq!(path("/score?card=1234+5678"), "/score?card=*");
+    assert_eq!(path("/score?x=%20&y=a+b"), "/score?x=%20&y=a+b", "what has nothing stays as it was");
+    assert_eq!(path("/score?x=%252525252540"), "***", "nobody writes that by accident");
+    let form = with_path("/", Some("application/x-www-form-urlencoded"), "user=ann%40example.com&n=1");
+    assert_eq!(form.1, "user=*&n=1");
+}
+
+#[test]
+fn what_was_cut_may_have_a_half_at_its_end() {
+    let pattern = with_pattern("[0-9]{12,}", Replacement::Text("*".into()));
+    let cut = |of: &Redaction, data: &'static [u8]| {
+        let mut record = Record::new("r", SystemTime::UNIX_EPOCH, Bytes::from_static(data));
+        (record.content_type, record.cut) = (Some("text/plain".into()), true);
+        Redactor::new(of).expect("rules").record(&mut record).map(|()| record.data)
+    };
+    assert_eq!(cut(&pattern, b"card 12345"), Err(Unreadable));
+    let short = Redaction { text_chars: Some(3), ..Default::default() };
+    assert_eq!(cut(&short, b"card 12345").as_deref(), Ok("car…".as_bytes()));
+}
+
+#[test]
+fn what_folders_are_called_is_looked_at_too() {
+    let pattern = with_pattern("ann", Replacement::Text("*".into()));
+    let mut record = Record::new("r", SystemTime::UNIX_EPOCH, Bytes::new());
+    record.table = Some(crate::record::Table {
+        designation: crate::record::Designation::General,
+        columns: Vec::new(),
+        correlated: true,
+        workspace: Some("s/g/ann".into()),
+        service: Some("ann".into()),
+        name: Some("of ann".into()),
+    });
+    Redactor::new(&pattern).expect("rules").texts(&mut record);
+    let table = record.table.expect("it is there");
+    let texts =
+        [table.workspace, table.service, table.name].map(|text| text.expect("it is there").to_string());
+    assert_eq!(texts, ["s/g/*", "*", "of *"]);
+}
+
+#[test]
+fn a_uuid_is_replaced_as_a_whole_or_not_at_all() {
+    let uuid = "12345678-1234-4321-8123-123456789012";
+    let redactor = |regex| Redactor::new(&with_pattern(regex, Replacement::Text("*".into()))).expect("rules");
+    let digits = redactor("[0-9]{4,}");
+    assert_eq!(digits.identifier(uuid), uuid);
+    assert_eq!(digits.identifier(&format!("card-44445555-{uuid}")), format!("card-*-{uuid}"));
+    assert_eq!(digits.identifier(&format!("44445555{uuid}")), "*-*-*-*-*");
+    assert_eq!(digits.identifier("44445555"), "*");
+    assert_eq!(redactor("[0-9a-f-]{36}").identifier(&format!("ann-{uuid}")), "ann-*");
+    assert_eq!(digits.identifier("\u{fc}2345678-1234-4321-8123-123456789012"), "\u{fc}*-*-*-*-*");
+}
+
+#[test]
 fn columns_are_named_by_pointers() {
     let cell = |of: &Redaction, column: &str, json: &'static str| {
         Redactor::new(of).expect("rules").cell(column, json)

@@ -1,7 +1,7 @@
 //! Bytes of requests and answers that are held while their calls go on, bounded over all of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
@@ -13,16 +13,30 @@ const SMALL: usize = 4096;
 pub(super) struct Held {
     bytes: Arc<AtomicUsize>,
     most: usize,
+    cut: Arc<Cut>,
+}
+
+/// Bodies of which not all is kept: as each is bounded, and as all are.
+#[derive(Default)]
+struct Cut {
+    body: AtomicU64,
+    bodies: AtomicU64,
 }
 
 impl Held {
     pub(super) fn new(most: usize) -> Self {
-        Self { bytes: Arc::default(), most }
+        Self { bytes: Arc::default(), most, cut: Arc::default() }
     }
 
     /// Bytes that are held now.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bodies of which not all was kept, by the key that was in the way.
+    pub(super) fn cut(&self) -> [(&'static str, u64); 2] {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [("body", read(&self.cut.body)), ("bodies", read(&self.cut.bodies))]
     }
 
     /// Takes so many more, if there is room for them.
@@ -66,7 +80,15 @@ impl Passed {
             return;
         }
         let fits = piece.len().min(self.most - self.kept);
-        if fits == 0 || !self.held.take(fits) {
+        let is_room = fits == 0 || self.held.take(fits);
+        if !is_room {
+            self.held.cut.bodies.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if fits < piece.len() {
+            self.held.cut.body.fetch_add(1, Ordering::Relaxed);
+        }
+        if fits == 0 {
             return;
         }
         self.kept += fits;
@@ -158,6 +180,7 @@ mod tests {
         let mut passed = Passed::new(&held, 5);
         ["abc", "def", "g"].into_iter().for_each(|piece| passed.push(&Bytes::from(piece)));
         assert_eq!((passed.data(), passed.length(), passed.is_whole()), ("abcde".into(), 7, false));
+        assert_eq!(held.cut(), [("body", 1), ("bodies", 0)], "once for each body");
     }
 
     #[test]
@@ -168,6 +191,7 @@ mod tests {
         first.push(&piece);
         second.push(&piece);
         assert_eq!((held.bytes(), second.data().len(), second.is_whole()), (6, 0, false));
+        assert_eq!(held.cut(), [("body", 0), ("bodies", 1)]);
         drop(first);
         second.push(&piece);
         assert_eq!((held.bytes(), second.data().len()), (0, 0), "a hole would not be seen");

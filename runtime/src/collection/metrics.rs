@@ -83,6 +83,11 @@ const HELD: (&str, &str) = (
     "Bytes of requests and answers that are held while their calls go on, of collect.bodies",
 );
 
+const TRUNCATED: (&str, &str) = (
+    "outrigger_collect_truncated_total",
+    "Requests and answers of which only the beginning is kept, by which of collect.body and collect.bodies was too small",
+);
+
 impl Shown {
     pub(super) fn new(collecting: Arc<Collecting>) -> Result<Self, prometheus::Error> {
         let describe = |name: &str, help: &str, labels: &[&str]| {
@@ -91,6 +96,7 @@ impl Shown {
         };
         let mut descriptions =
             vec![describe(DROPPED.0, DROPPED.1, &["collection", "reason"])?, describe(HELD.0, HELD.1, &[])?];
+        descriptions.push(describe(TRUNCATED.0, TRUNCATED.1, &["limit"])?);
         for (name, help, ..) in ROWS {
             descriptions.push(describe(name, help, &["collection"])?);
         }
@@ -122,6 +128,8 @@ impl Collector for Shown {
         families.push(family(DROPPED.0, DROPPED.1, MetricType::COUNTER, dropped.collect()));
         let held = gauge(&[], self.collecting.held.bytes() as f64);
         families.push(family(HELD.0, HELD.1, MetricType::GAUGE, vec![held]));
+        let cut = self.collecting.held.cut().map(|(limit, count)| counter(&[("limit", limit)], count as f64));
+        families.push(family(TRUNCATED.0, TRUNCATED.1, MetricType::COUNTER, cut.into()));
         families
     }
 }

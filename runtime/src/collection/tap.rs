@@ -19,7 +19,7 @@ use outrigger_collect::{Offered, Outcome, Record};
 use outrigger_protocol::ErrorCode;
 
 use super::held::Passed;
-use super::{Collecting, Tapped};
+use super::{Collecting, Tapped, secrets};
 
 /// What a call is recorded as whose client has gone: nobody has seen a status.
 const CLIENT_LEFT: u16 = 499;
@@ -237,6 +237,7 @@ impl End {
             record.outcome = outcome;
             record.model = model.clone();
             if !passed.is_whole() {
+                record.cut = true;
                 record.attributes.push(("truncatedfrom".into(), passed.length().to_string().into()));
             }
             if !passed.has_ended() {
@@ -248,7 +249,8 @@ impl End {
             let begun = SystemTime::now().checked_sub(latency).unwrap_or(SystemTime::UNIX_EPOCH);
             let mut record = base(passed, begun);
             record.method = Some(about.method.as_str().into());
-            record.path = Some(about.uri.path_and_query().map_or("/", |path| path.as_str()).into());
+            let path = about.uri.path_and_query().map_or("/", |path| path.as_str());
+            record.path = Some(secrets::without(path).into());
             record.content_type = about.content_type.as_ref().and_then(text);
             record.attributes.extend(attributes(&about.headers));
             record

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
-use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use outrigger_collect::{
     CollectionSettings, Format, Full, MAX_COLLECTIONS, MAX_NAME, Pattern, Redaction, Replacement, Rolling,
     Settings as Collecting, Sync,
@@ -22,6 +21,7 @@ use super::key::{
 };
 use super::value::Value;
 use super::{Mistake, Origin, Section, Settings, Sources};
+use crate::collection::is_secret;
 
 /// What was asked.
 pub const REQUEST: &str = "request";
@@ -30,8 +30,6 @@ pub const RESPONSE: &str = "response";
 /// What `ModelDataCollector` collects.
 pub const MODELDATA: &str = "modeldata";
 
-/// Headers that are a caller's credentials, or hold them.
-const CREDENTIALS: [HeaderName; 3] = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
 /// What takes the place of what a pattern matches.
 const MASK: &str = "***";
 /// The first pause before an object is written again.
@@ -262,7 +260,7 @@ impl Builder<'_> {
         let mut headers = Vec::new();
         for name in names {
             match name.parse::<HeaderName>() {
-                Ok(name) if CREDENTIALS.contains(&name) => {
+                Ok(name) if is_secret(name.as_str()) => {
                     let problem = format!(
                         "`collect.headers` names `{name}`, which holds credentials and is never kept"
                     );

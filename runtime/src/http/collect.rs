@@ -11,8 +11,8 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use http::Method;
 use http::request::Parts;
+use http::{Method, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use outrigger_collect::{Collection, Designation, Kept, Record, Table};
 use outrigger_protocol::aml;
@@ -55,6 +55,14 @@ impl Taking {
         }
         if parts.method != Method::POST {
             return Err(method_not_allowed(aml::METHOD_NOT_ALLOWED_FOR_URL));
+        }
+        // A page that somebody looks at on this machine is no script. What it can send unasked has an origin, and is not JSON.
+        if parts.headers.contains_key(header::ORIGIN) {
+            return Err(CallError::new(ErrorCode::Forbidden, "collected data is not taken from web pages"));
+        }
+        if path == ROWS && !is_json(&parts) {
+            let text = format!("what is posted to {ROWS} has the content type application/json");
+            return Err(CallError::new(ErrorCode::UnsupportedMediaType, text));
         }
         let Ok(_place) = self.free.try_acquire() else {
             let text = "as many bodies are being handed over as collect.calls allows";
@@ -126,6 +134,12 @@ impl Taking {
             Err(_) => Err(CallError::new(ErrorCode::BodyTimeout, "the body did not arrive in time")),
         }
     }
+}
+
+fn is_json(parts: &Parts) -> bool {
+    let kind =
+        parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// What is said to who has handed something over.
