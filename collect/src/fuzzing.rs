@@ -204,6 +204,23 @@ pub fn lines(data: &[u8]) {
     }
 }
 
+/// Objects out of blob, of which records are to be gone: what is left has none of them, and is what was there but for these.
+pub fn erasing(data: &[u8]) {
+    const WANTED: &[u8] = b"ann";
+    for format in [Format::Events, Format::Csv] {
+        let settings = CollectionSettings { format, ..CollectionSettings::default() };
+        let layout = Layout::new("c", &Settings::default(), &settings, Redactor::default(), "mem:");
+        let without = |bytes: &[u8]| layout.without(format, Bytes::copy_from_slice(bytes), WANTED);
+        let Ok(Some(left)) = without(data) else { continue };
+        assert!(left.records > 0);
+        let Some(bytes) = left.bytes else { continue };
+        assert!(bytes.len() < data.len());
+        assert!(without(&bytes).is_ok_and(|left| left.is_none()));
+        let mut rest = data.iter();
+        assert!(bytes.iter().all(|byte| rest.any(|other| other == byte)), "nothing else is in it");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -254,9 +271,24 @@ mod tests {
                 super::log(data);
                 super::redaction(data);
                 super::lines(data);
+                super::erasing(data);
                 super::lines(&[&b"a\0b\0c\0\0\0"[..], data].concat());
                 super::lines(&[&b"a\0b\0c\0d\0e\0["[..], data, b"]"].concat());
             }
+        }
+
+        #[test]
+        fn what_is_left_has_nothing_of_what_is_to_be_gone(
+            rows in prop::collection::vec(prop::sample::select(vec![
+                "x,ann\r\n", "\"a\nb\",ann\r\n", "y,bob\n", "\"\"\"\",\"ann\"\r\n", "z,\"b,\r\nc\"\r\n", "\n", "q",
+            ]), 0..12),
+            lines in prop::collection::vec(prop::sample::select(vec![
+                "{\"correlationid\":\"ann\",\"data\":{\"a\":[1]}}\n", "{\"data\":1}\n", "{\"correlationid\":\"bob\"}\n", "\n", "{",
+                "{\"correlationid\":\"\\u0061nn\"}",
+            ]), 0..12),
+        ) {
+            super::erasing(format!("text,$aml_dc_correlation_id\r\n{}", rows.concat()).as_bytes());
+            super::erasing(lines.concat().as_bytes());
         }
 
         #[test]

@@ -408,6 +408,16 @@ fn collect() {
     seeds.add(&[], r#" [ {"b" : "\u0031234", "12345": 1234567 } , [true, false, "a longer text"], {} ] "#);
     seeds.add(&[], r#"{"\u0061":1,"a":2,"a":[[[]]]}"#);
 
+    let mut seeds = Seeds::of("collect_erasure");
+    seeds.add(
+        &[],
+        "{\"correlationid\":\"ann\",\"data\":{\"a\":1}}\n{\"correlationid\":\"bob\",\"data\":null}\n{\"data\":1}\n\n",
+    );
+    seeds.add(
+        &[],
+        "text,$aml_dc_correlation_id\r\n\"a\nb\",ann\r\nc,bob\r\n\"d, \"\"e\"\"\",\"ann-6f1c2a9e-3c1f-4a9e-9a55-0f4b1d2c3e4f\"\r\n",
+    );
+
     let mut seeds = Seeds::of("collect_lines");
     seeds.add(b"r\0/score\x003\0\0\0", "{\"data\": [[1.5, 2],\n [3e3, null]]}");
     seeds.add(b"a\0b\0c\0\0\0", r#"[["x,y", 1, true], ["\"", null, ""]]"#);

@@ -14,8 +14,8 @@ use crate::settings::Format;
 #[derive(Default)]
 pub(crate) struct Left {
     /// Nothing where there are no others.
-    pub(super) bytes: Option<Vec<u8>>,
-    pub(super) records: u64,
+    pub(crate) bytes: Option<Vec<u8>>,
+    pub(crate) records: u64,
     /// Objects of the data of those that go.
     pub(super) sides: BTreeSet<String>,
 }

@@ -6,7 +6,7 @@ use outrigger_testkit::onnx;
 use outrigger_testkit::replica::KEY;
 use serde_json::{Value, json};
 
-use super::{collecting, events, objects, until_settled};
+use super::{collecting, events, metrics, objects, until_settled};
 use crate::support::{ECHO, client, infer, outcome, score, still_serves};
 
 fn of<'a>(events: &'a [Value], request: &str) -> &'a Value {
@@ -152,6 +152,18 @@ async fn of_a_long_body_the_beginning_is_kept() {
     let requests = events(&replica, "request");
     let event = of(&requests, "long");
     assert_eq!((&event["data"], &event["truncatedfrom"]), (&json!(body[..1024]), &json!("3000")));
+    assert_eq!(metrics(&replica).await["outrigger_collect_truncated_total{limit=\"body\"}"], 1.0);
+}
+
+#[tokio::test]
+async fn credentials_of_a_query_are_not_kept() {
+    let replica = collecting("request").script(ECHO).start();
+    let url = format!("{}/score?a=1&api_key=very-secret&max_tokens=5", replica.score);
+    let request = client().post(url).bearer_auth(KEY).header("x-request-id", "one").body("1");
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    until_settled(&replica, "request", 1.0).await;
+    let requests = events(&replica, "request");
+    assert_eq!(of(&requests, "one")["path"], "/score?a=1&api_key=***&max_tokens=5");
 }
 
 #[tokio::test]

@@ -28,6 +28,12 @@ fn launch(spool: &Path, blob: &Path, policy: &str) -> Launch {
         .args(["--config", "o.toml"])
 }
 
+/// What is asked under an identifier: other numbers each time.
+fn numbers(id: &str) -> [f64; 2] {
+    let (round, number) = id.split_once('-').unwrap();
+    [round.parse().unwrap(), number.parse().unwrap()]
+}
+
 /// Has several clients call until they are told to end, or the replica is gone. Gives the identifiers of what was answered.
 async fn call(replica: &ReplicaProcess, round: usize, over: &AtomicBool) -> Vec<String> {
     let number = AtomicUsize::new(0);
@@ -35,7 +41,7 @@ async fn call(replica: &ReplicaProcess, round: usize, over: &AtomicBool) -> Vec<
         let mut answered = Vec::new();
         while !over.load(Ordering::Relaxed) {
             let id = format!("{round}-{}", number.fetch_add(1, Ordering::Relaxed));
-            let request = infer(replica, "add", addends()).header("x-request-id", &id);
+            let request = infer(replica, "add", addends(numbers(&id)).to_string()).header("x-request-id", &id);
             let Ok(answer) = request.header("content-type", "application/json").send().await else { break };
             // A client that has not got the whole of an answer has none.
             let status = answer.status();
@@ -57,11 +63,27 @@ fn kept(blob: &Path, collection: &str) -> BTreeMap<String, usize> {
         if name.contains(&format!("/{collection}/")) && name.ends_with(".jsonl") {
             for line in std::str::from_utf8(&bytes).unwrap().lines() {
                 let event: Value = serde_json::from_str(line).unwrap();
-                *kept.entry(event["xrequestid"].as_str().unwrap().to_owned()).or_default() += 1;
+                let id = event["xrequestid"].as_str().unwrap();
+                is_what_was_collected(collection, id, &event);
+                *kept.entry(id.to_owned()).or_default() += 1;
             }
         }
     }
     kept
+}
+
+/// What is kept is what was asked, or answered; of a call that was killed it may be the beginning.
+fn is_what_was_collected(collection: &str, id: &str, event: &Value) {
+    if event["incomplete"] == "true" || event["status"] != 200 {
+        return;
+    }
+    match collection {
+        "request" => assert_eq!(event["data"], addends(numbers(id)), "{event}"),
+        _ => {
+            let sums = numbers(id).map(|number| 2.0 * number);
+            assert_eq!(event["data"]["outputs"][0]["data"], json!(sums), "{event}");
+        }
+    }
 }
 
 /// Kills a replica again and again while it is called, and starts it on what it has left. Gives what was answered.

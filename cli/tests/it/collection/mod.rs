@@ -34,9 +34,9 @@ fn collected(launch: Launch, collections: &str) -> Launch {
 }
 
 /// A call of a model that adds two tensors of two values.
-fn addends() -> String {
-    let tensor = |name: &str| json!({"name": name, "shape": [1, 2], "datatype": "FP32", "data": [1, 2]});
-    json!({"inputs": [tensor("x"), tensor("y")]}).to_string()
+fn addends(numbers: [f64; 2]) -> Value {
+    let tensor = |name: &str| json!({"name": name, "shape": [1, 2], "datatype": "FP32", "data": numbers});
+    json!({"inputs": [tensor("x"), tensor("y")]})
 }
 
 /// All metrics.

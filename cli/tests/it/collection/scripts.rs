@@ -107,6 +107,41 @@ def run(data):
     return answer.tolist()
 "#;
 
+/// Posts to the listener what somebody else might.
+const POSTS: &str = r#"
+import http.client, json, os
+def init():
+    pass
+def run(data):
+    answers = []
+    for path, headers in json.loads(data):
+        connection = http.client.HTTPConnection(os.environ["AZUREML_MDC_HOST"], int(os.environ["AZUREML_MDC_PORT"]))
+        connection.request("POST", path, "{}", headers)
+        answers.append(connection.getresponse().status)
+        connection.close()
+    return answers
+"#;
+
+#[tokio::test]
+async fn web_pages_hand_nothing_over() {
+    let replica = collecting("mine, modeldata").script(POSTS).start();
+    let events = |more: Value| {
+        let mut headers = json!({"ce-type": "azureml.inference.mine", "content-type": "application/json"});
+        headers.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!(["/modeldata/log", headers])
+    };
+    let posts = json!([
+        events(json!({})),
+        events(json!({"content-type": "text/plain"})),
+        events(json!({"origin": "http://127.0.0.1:50011"})),
+        ["/modeldata/csv", {"content-type": "text/plain"}],
+        ["/modeldata/csv", {"content-type": "application/json", "origin": "null"}],
+    ]);
+    let (status, _, answers) = outcome(score(&replica, posts.to_string()).send().await.unwrap()).await;
+    assert_eq!((status, answers), (200, json!([200, 200, 403, 415, 403])), "{}", replica.log_text());
+    until_settled(&replica, "mine", 2.0).await;
+}
+
 /// Reads all files of each designation as one frame, and joins them.
 const JOIN: &str = r#"
 import glob, json, sys

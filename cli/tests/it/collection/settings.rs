@@ -27,6 +27,8 @@ fn mistakes_are_named() {
         ("collect.to = 'blob'\n[collections.modeldata]\nformat = 'events'\n", "collections.modeldata.format"),
         ("collect.to = 'blob'\ncollect.listen = '0.0.0.0:0'\n[collections.request]\n", "127.0.0.0/8"),
         ("collect.to = 'blob'\ncollect.headers = ['Authorization']\n[collections.request]\n", "never kept"),
+        ("collect.to = 'blob'\ncollect.headers = ['X-Api-Key']\n[collections.request]\n", "never kept"),
+        ("collect.to = 'blob'\n[collections.request]\nfull = 'block'\nblock = '1h'\n", "too long to wait"),
         ("collect.to = 'blob'\ncollect.endpoint = 'a/b'\n[collections.request]\n", "collect.endpoint"),
         ("collect.to = 'blob'\ncollect.workspace = 'a'\n[collections.request]\n", "collect.workspace"),
         ("collect.to = 'blob'\n[collections.request]\nhash = ['/a']\n", "salt"),
