@@ -31,11 +31,12 @@ mod ring;
 mod sampling;
 mod settings;
 mod spool;
+mod status;
 mod upload;
 mod writer;
 
 pub use collection::{Collection, Kept, Offered, Waiting};
-pub use collections::{Collections, OpenError, Status, Stopped, Target};
+pub use collections::{Collections, OpenError, Stopped, Target};
 pub use counts::{Counts, Reason};
 pub use erase::{Deleted, EraseError};
 pub use record::{Designation, Outcome, Record, Table};
@@ -43,3 +44,4 @@ pub use settings::{
     CollectionSettings, Format, Full, MAX_COLLECTIONS, MAX_NAME, MAX_RULES, Pattern, Redaction, Replacement,
     Rolling, Settings, SettingsError, Sync,
 };
+pub use status::Status;

@@ -7,26 +7,25 @@
 pub(crate) mod frame;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod read;
 mod recover;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Seek as _, SeekFrom};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use self::frame::{Body, Head, Kind, Opened, Reader, SEGMENT_HEAD, Stored};
-use self::table::{Doubt, Object, Part, Position, Segment, Shared};
+use self::frame::{Kind, Opened, SEGMENT_HEAD, Stored};
+pub(crate) use self::read::{read, read_one};
+use self::table::{Doubt, Object, Position, Segment, Shared};
 use crate::layout::date::micros;
 use crate::settings::{Format, Sync};
 use crate::spool::may_pass;
-
-/// What a reader of a segment has in memory at a time, beside a body.
-const READ: usize = 64 << 10;
 
 /// What a log is kept to.
 #[derive(Clone, Copy, Debug)]
@@ -441,49 +440,4 @@ fn make(dir: &Path) -> io::Result<()> {
 /// Where a segment is.
 pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:012}.log"))
-}
-
-/// A frame's place and what is in it.
-pub(crate) type Visit<'a> = (Position, Head, Body<'a>);
-
-/// Reads the frames in a part of a segment. Those of which `wants` says no are passed by.
-///
-/// # Errors
-/// Of the disk.
-pub(crate) fn read(
-    dir: &Path,
-    part: &Part,
-    wants: impl Fn(&Head) -> bool,
-    mut each: impl FnMut(Visit<'_>),
-) -> io::Result<()> {
-    let mut file = File::open(segment_path(dir, part.segment))?;
-    file.seek(SeekFrom::Start(part.from))?;
-    let input = BufReader::with_capacity(READ, file);
-    let mut reader = Reader::of_part(input, part.salt, part.from, part.to);
-    while let Some((offset, head, body)) = reader.next(&wants)? {
-        each((Position { segment: part.segment, offset }, head, body));
-    }
-    Ok(())
-}
-
-/// Reads the first frame of a part, if it is the one that is wanted and whole.
-///
-/// # Errors
-/// Of the disk.
-pub(crate) fn read_one(
-    dir: &Path,
-    part: Option<Part>,
-    is_it: impl Fn(&Head) -> bool,
-    take: impl FnOnce(&[u8]),
-) -> io::Result<()> {
-    let Some(part) = part else { return Ok(()) };
-    let mut file = File::open(segment_path(dir, part.segment))?;
-    file.seek(SeekFrom::Start(part.from))?;
-    let mut reader = Reader::of_part(file, part.salt, part.from, part.to);
-    if let Some((_, head, Body::Whole(body))) = reader.next(&is_it)?
-        && is_it(&head)
-    {
-        take(body);
-    }
-    Ok(())
 }

@@ -5,8 +5,9 @@ use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 use super::frame::{Body, Kind, Opened, Reader, Stored};
+use super::read::READ;
+use super::segment_path;
 use super::table::{Object, Position, Segment, Table};
-use super::{READ, segment_path};
 use crate::settings::Format;
 
 /// Reads all segments into a table, in which nothing more comes to any object, and says which number the next segment has.
@@ -18,6 +19,14 @@ use crate::settings::Format;
 pub(super) fn recover(dir: &Path, table: &mut Table) -> io::Result<u64> {
     let mut numbers = numbers(dir)?;
     numbers.sort_unstable();
+    // Something that lies far behind all others, and is no segment, is not ours: all others would be before a gap.
+    while let [.., before, last] = numbers[..]
+        && before.checked_add(1) != Some(last)
+        && !is_segment(dir, last)?
+    {
+        tracing::warn!(path = %segment_path(dir, last).display(), "what is no segment of collected data is left where it is");
+        numbers.pop();
+    }
     let next = numbers.last().map_or(1, |last| last + 1);
     let whole =
         numbers.iter().rev().zip((0..next).rev()).take_while(|(number, wanted)| *number == wanted).count();
@@ -32,6 +41,10 @@ pub(super) fn recover(dir: &Path, table: &mut Table) -> io::Result<u64> {
     }
     table.objects.retain(|_, object| object.records > 0);
     Ok(next)
+}
+
+fn is_segment(dir: &Path, number: u64) -> io::Result<bool> {
+    Ok(Reader::of_segment(File::open(segment_path(dir, number))?, number, 0)?.is_some())
 }
 
 fn numbers(dir: &Path) -> io::Result<Vec<u64>> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::frame::Body;
+use super::frame::{Body, Head};
 use super::*;
 
 fn bounds() -> Bounds {
@@ -148,6 +148,18 @@ fn a_log_that_is_full_is_written_again_at_the_same_place() {
     log.commit().expect("there is room");
     drop(log);
     assert_eq!(found(dir.path()), Objects::from([("object 1".to_owned(), (0..10).collect())]));
+}
+
+#[test]
+fn what_is_no_segment_puts_none_before_a_gap() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let whole = write(dir.path(), 30, 4);
+    for name in ["999999999999.log", "000000000500.log", "7777.log", "18446744073709551615.log"] {
+        fs::write(dir.path().join(name), "not a segment, though it is longer than the head of one")
+            .expect("a file");
+    }
+    assert_eq!(found(dir.path()), whole);
+    assert!(dir.path().join("000000000500.log").exists());
 }
 
 /// What the disk has not confirmed is not told as kept, and is written once more elsewhere.
