@@ -57,7 +57,7 @@ impl Layout {
                 continue;
             }
             let read: Line<'_> = serde_json::from_slice(line)
-                .map_err(|error| format!("line {number} is no event: {error}"))?;
+                .map_err(|error| format!("line {number} is no event, from column {} on", error.column()))?;
             if !read.correlationid.is_some_and(|found| is_meant(found.as_bytes(), wanted)) {
                 bytes.extend_from_slice(line);
                 continue;

@@ -156,7 +156,10 @@ impl Job {
         let (bytes, joined) = match self.with_what_is_there(content, lost, target, &path, timeout).await? {
             Whole::Ours(bytes) => (bytes, false),
             Whole::Joined(bytes) => (bytes, true),
-            Whole::There => return Ok(Ended::There { records, joined: true }),
+            Whole::There => {
+                Gauges::tell(&self.source.gauges.blob_problem, None);
+                return Ok(Ended::There { records, joined: true });
+            }
             Whole::Unreadable => return Ok(Ended::Kept),
         };
         let size = bytes.len() as u64;

@@ -1,10 +1,11 @@
 //! A disk that is full: a file system of 4 MB, which is there for one process.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use outrigger_collect::{CollectionSettings, Full, Reason, Sync};
+use outrigger_collect::{CollectionSettings, Full, Kept, Reason, Sync};
 
 use crate::support::{LONG, Mood, Moody, balance, ids, open, record, settings, text, until};
 
@@ -15,10 +16,30 @@ const VARIABLE: &str = "OUTRIGGER_TEST_COLLECT_DISK";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
     let Some(disk) = std::env::var_os(VARIABLE).map(PathBuf::from) else { return };
+    starts(&disk.join("start"), &disk.join("filler")).await;
     let policies = [Full::DropNewest, Full::DropOldest, Full::Block(Duration::from_millis(20))];
     for (nth, policy) in policies.into_iter().enumerate() {
         fills(&disk.join(nth.to_string()), policy).await;
     }
+}
+
+/// A disk that is full before anything is on it.
+async fn starts(spool: &Path, filler: &Path) {
+    std::fs::create_dir(spool).expect("there is room");
+    let mut file = std::fs::File::create(filler).expect("there is room");
+    while file.write_all(&[1; 1024]).is_ok() {}
+    let store = Moody::new();
+    let collections = open(settings(spool, CollectionSettings::default()), store.target()).await;
+    let collection = collections.collection("c").expect("it is there");
+    assert_eq!(collection.offer(record(1, "1")).kept().await, Kept::Queued);
+    until("it stalls", || collections.status()[0].stalled).await;
+    std::fs::remove_file(filler).expect("it is there");
+    drop(file);
+    until("it goes on", || !collections.status()[0].stalled).await;
+    assert!(collections.flush(LONG).await);
+    assert_eq!(ids(&store.objects().await), ["1"]);
+    assert_eq!(collections.stop(LONG).await.pending, 0);
+    std::fs::remove_dir_all(spool).expect("it is there");
 }
 
 async fn fills(spool: &Path, policy: Full) {
