@@ -1,6 +1,7 @@
 //! Data collection in the replica: what was asked and answered is tapped as it passes ([`tap`]), scripts hand over what they collect themselves
 //! (`http/collect.rs`), and both go to [`outrigger_collect`], which keeps them on disk and brings them to blob storage.
 
+mod bodies;
 mod deletions;
 mod held;
 mod metrics;

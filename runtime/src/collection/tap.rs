@@ -3,21 +3,18 @@
 //! A call is not held up by that, unless a collection's policy is `block`: then the end of its answer waits until both are on disk, so that an answer that
 //! a client has is one that is kept.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use http_body::{Frame, SizeHint};
 use outrigger_auth::OfModel;
 use outrigger_collect::{Offered, Outcome, Record};
 use outrigger_protocol::ErrorCode;
 
+use super::bodies::{Answered, Asked};
 use super::held::Passed;
 use super::{Collecting, Tapped, secrets};
 
@@ -27,10 +24,10 @@ const CLIENT_LEFT: u16 = 499;
 /// A call whose records may be kept. One that was allowed and comes to no answer, as its client has gone, is offered when this is dropped.
 pub(crate) struct Tap(Option<Tapping>);
 
-struct Tapping {
+pub(super) struct Tapping {
     collecting: Arc<Collecting>,
     request: Half,
-    response: Half,
+    pub(super) response: Half,
     about: About,
     /// Set once the call has been allowed, with the model where the caller has named one by then.
     allowed: OnceLock<Option<Arc<str>>>,
@@ -47,7 +44,7 @@ struct About {
 }
 
 /// What becomes of a call's request, or of its answer.
-enum Half {
+pub(super) enum Half {
     /// There is no such collection.
     Off,
     /// It is not of those that are kept, whatever becomes of the call.
@@ -144,7 +141,7 @@ impl Tap {
             kept(end.offer(Ended::Whole)).await;
             body
         } else if end.tapping.request.is_kept() || end.tapping.response.is_kept() {
-            Body::new(Answered { body, end: Some(end), waiting: None, last: None })
+            Body::new(Answered::new(body, end))
         } else {
             drop(end.offer(Ended::Whole));
             body
@@ -181,13 +178,13 @@ fn text(value: &HeaderValue) -> Option<Arc<str>> {
     value.to_str().ok().map(Arc::from)
 }
 
-fn with<T>(passed: &Mutex<Passed>, then: impl FnOnce(&mut Passed) -> T) -> T {
+pub(super) fn with<T>(passed: &Mutex<Passed>, then: impl FnOnce(&mut Passed) -> T) -> T {
     // What a thread that panicked has pushed is there.
     then(&mut passed.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Waits for those that are to be waited for.
-async fn kept(offered: [Option<Offered>; 2]) {
+pub(super) async fn kept(offered: [Option<Offered>; 2]) {
     // The second has been offered as well by now, so that one wait is as long as both.
     for offered in offered.into_iter().flatten() {
         offered.kept().await;
@@ -203,7 +200,7 @@ struct Answer {
 
 /// How an answer has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ended {
+pub(super) enum Ended {
     /// The client has all of it.
     Whole,
     /// The client has gone before.
@@ -213,15 +210,15 @@ enum Ended {
 }
 
 /// Everything that is offered when an answer ends.
-struct End {
-    tapping: Tapping,
+pub(super) struct End {
+    pub(super) tapping: Tapping,
     model: Option<Arc<str>>,
     answer: Answer,
 }
 
 impl End {
     /// Offers request and answer.
-    fn offer(self, ended: Ended) -> [Option<Offered>; 2] {
+    pub(super) fn offer(self, ended: Ended) -> [Option<Offered>; 2] {
         let Self { tapping: Tapping { collecting, request, response, about, allowed }, model, answer } = self;
         let latency = about.begun.elapsed();
         let status = match ended {
@@ -283,124 +280,5 @@ fn offered(
             Some(collection.offer_decided(with(passed, record)))
         }
         Half::Skipped | Half::Kept(_) => Some(collection.skip()),
-    }
-}
-
-fn push(passed: &Mutex<Passed>, frame: Option<&Result<Frame<Bytes>, axum::Error>>) {
-    if let Some(Ok(frame)) = frame
-        && let Some(data) = frame.data_ref()
-    {
-        with(passed, |passed| passed.push(data));
-    }
-}
-
-/// A request's body.
-struct Asked {
-    body: Body,
-    passed: Arc<Mutex<Passed>>,
-}
-
-impl http_body::Body for Asked {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        push(&self.passed, frame.as_ref());
-        if !matches!(frame, Some(Err(_))) && (frame.is_none() || self.body.is_end_stream()) {
-            with(&self.passed, Passed::end);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// An answer's body.
-struct Answered {
-    body: Body,
-    /// Until it has ended.
-    end: Option<End>,
-    /// Until what is collected of it is kept.
-    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// What goes out then.
-    last: Option<Frame<Bytes>>,
-}
-
-impl Answered {
-    /// Offers what there is, and begins to wait for it where anybody is to.
-    fn ends(&mut self) {
-        let Some(end) = self.end.take() else { return };
-        let offered = end.offer(Ended::Whole);
-        if offered.iter().flatten().any(|offered| matches!(offered, Offered::Waiting(_))) {
-            self.waiting = Some(Box::pin(kept(offered)));
-        }
-    }
-}
-
-impl http_body::Body for Answered {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = &mut *self;
-        if this.waiting.is_none() && this.last.is_none() {
-            if this.end.is_none() && http_body::Body::is_end_stream(&this.body) {
-                return Poll::Ready(None);
-            }
-            let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-            if let Some(End { tapping: Tapping { response: Half::Kept(passed), .. }, .. }) = &this.end {
-                push(passed, frame.as_ref());
-            }
-            match frame {
-                Some(Ok(frame)) if http_body::Body::is_end_stream(&this.body) => {
-                    this.last = Some(frame);
-                    this.ends();
-                }
-                Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
-                // It has not been answered.
-                Some(Err(error)) => {
-                    drop(this.end.take().map(|end| end.offer(Ended::Broken)));
-                    return Poll::Ready(Some(Err(error)));
-                }
-                None => this.ends(),
-            }
-        }
-        if let Some(waiting) = &mut this.waiting {
-            ready!(waiting.as_mut().poll(context));
-            this.waiting = None;
-        }
-        Poll::Ready(this.last.take().map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.end.is_none() && self.waiting.is_none() && self.last.is_none() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let Some(last) = self.last.as_ref().and_then(Frame::data_ref) else { return self.body.size_hint() };
-        // It is the last one.
-        SizeHint::with_exact(last.len() as u64)
-    }
-}
-
-impl Drop for Answered {
-    fn drop(&mut self) {
-        // The client has gone before it had all of it.
-        if let Some(end) = self.end.take() {
-            drop(end.offer(Ended::Left));
-        }
     }
 }
