@@ -188,6 +188,7 @@ fn parameters() -> BTreeMap<&'static str, Parameter> {
         ("version", path("version", "A version of it, by its own name or by what it is called.")),
         ("label", path("label", "What versions are called.")),
         ("region", path("region", "What the region is called.")),
+        ("deletion", path("deletion", "The id that a deletion was answered with.")),
         (
             "RequestId",
             header(

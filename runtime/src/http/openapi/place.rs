@@ -115,7 +115,7 @@ impl Place<'_> {
 
     fn parameters(&self, operation: &Operation) -> Vec<Value> {
         let reference = |name: &str| json!({ "$ref": format!("#/components/parameters/{name}") });
-        let names = ["model", "version", "label", "region"];
+        let names = ["model", "version", "label", "region", "deletion"];
         let varies = names.into_iter().filter(|name| self.path.contains(&format!("{{{name}}}")));
         let mut parameters: Vec<_> = varies.map(reference).collect();
         parameters.extend(operation.parameters.iter().cloned());
