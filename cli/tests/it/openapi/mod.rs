@@ -29,6 +29,12 @@ fn everything(launch: Launch) -> Launch {
         "--auth-mode",
         "both",
         "--tokens-local",
+        "--collect-to",
+        "blob",
+        "--collect-collections",
+        "request",
+        "--collect-listen",
+        "127.0.0.1:0",
     ])
 }
 

@@ -34,11 +34,13 @@ async fn every_route_and_method_is_described_and_nothing_else() {
             if is_grpc(path) {
                 assert_eq!(item.keys().collect::<Vec<_>>(), ["post"], "{path}");
             }
-            let url =
-                ["model", "version", "label", "region"].iter().fold(format!("{base}{path}"), |url, name| {
+            let url = ["model", "version", "label", "region", "deletion"].iter().fold(
+                format!("{base}{path}"),
+                |url, name| {
                     let value = if *name == "model" { "add" } else { "1" };
                     url.replace(&format!("{{{name}}}"), value)
-                });
+                },
+            );
             for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
                 // Preflights are answered to browsers, and are none of the service's operations.
                 if method == "OPTIONS" && ["/", "/score", "/swagger.json"].contains(&path) {

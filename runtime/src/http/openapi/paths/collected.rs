@@ -8,7 +8,15 @@ use super::super::tags::Tag;
 use crate::collection::Deletion;
 use crate::http::collected::{Collected, Wanted};
 
+/// Whether anything is collected; else there is nothing to describe.
+fn collects(place: &Place<'_>) -> bool {
+    place.facts.config.collect.is_some()
+}
+
 pub(in crate::http) fn collected(place: &mut Place<'_>) {
+    if !collects(place) {
+        return;
+    }
     let answer = place.answer::<Collected>();
     place.add(
         get(Tag::Management, "What became of collected records, and of deletions")
@@ -18,6 +26,9 @@ pub(in crate::http) fn collected(place: &mut Place<'_>) {
 }
 
 pub(in crate::http) fn deletions(place: &mut Place<'_>) {
+    if !collects(place) {
+        return;
+    }
     let (answer, request) = (place.answer::<Deletion>(), place.request::<Wanted>());
     place.add(
         post(Tag::Management, "Has all records of a correlation id deleted, wherever they are")
@@ -37,6 +48,9 @@ pub(in crate::http) fn deletions(place: &mut Place<'_>) {
 }
 
 pub(in crate::http) fn expire(place: &mut Place<'_>) {
+    if !collects(place) {
+        return;
+    }
     let answer = place.answer::<Deletion>();
     place.add(
         post(Tag::Management, "Has what is older than its collection keeps it deleted now")
@@ -47,6 +61,9 @@ pub(in crate::http) fn expire(place: &mut Place<'_>) {
 }
 
 pub(in crate::http) fn deletion(place: &mut Place<'_>) {
+    if !collects(place) {
+        return;
+    }
     let answer = place.answer::<Deletion>();
     place.add(
         get(Tag::Management, "How far a deletion is")
