@@ -27,9 +27,10 @@ const MOST: u64 = 64 * 1024;
 
 /// The flag of every command that asks.
 pub(crate) fn key_file() -> Arg {
-    Arg::new("key-file").long("key-file").value_name("FILE").help(
-        "Sends the key or token in this file, or on stdin (`-`), where admin.listen is an address",
-    )
+    Arg::new("key-file")
+        .long("key-file")
+        .value_name("FILE")
+        .help("Sends the key or token in this file, or on stdin (`-`), where admin.listen is an address")
 }
 
 /// The admin listener of the replica of a configuration.

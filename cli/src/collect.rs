@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
-use crate::table::Table;
 use crate::admin::{Admin, key_file};
+use crate::table::Table;
 use crate::{exit, sources};
 
 /// How often it asks whether something is done.

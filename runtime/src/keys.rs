@@ -397,8 +397,7 @@ mod tests {
         };
         let store = StoreFile::new(folder.path().join("store.toml"));
         let keys = KeyFiles { service, store };
-        let config =
-            AuthConfig { enabled: true, keys, poll: second, note: second, notice: second };
+        let config = AuthConfig { enabled: true, keys, poll: second, note: second, notice: second };
         let start = || KeyKeeper::start(&config, &PolicyConfig::default(), None, Instant::now()).unwrap();
         let (keeper, mut seen, keys) = start();
         assert!(keys.is_made());

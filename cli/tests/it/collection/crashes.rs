@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use outrigger_testkit::{Launch, ReplicaProcess, onnx};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{addends, collecting, counted, objects};
 use crate::proof::{say, scale};
@@ -41,7 +41,8 @@ async fn call(replica: &ReplicaProcess, round: usize, over: &AtomicBool) -> Vec<
         let mut answered = Vec::new();
         while !over.load(Ordering::Relaxed) {
             let id = format!("{round}-{}", number.fetch_add(1, Ordering::Relaxed));
-            let request = infer(replica, "add", addends(numbers(&id)).to_string()).header("x-request-id", &id);
+            let request =
+                infer(replica, "add", addends(numbers(&id)).to_string()).header("x-request-id", &id);
             let Ok(answer) = request.header("content-type", "application/json").send().await else { break };
             // A client that has not got the whole of an answer has none.
             let status = answer.status();

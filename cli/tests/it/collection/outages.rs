@@ -53,8 +53,10 @@ async fn calls_do_not_notice_that_blob_storage_is_away() {
         let (mut calls, mut times) = (0.0, Vec::new());
         while since.elapsed() < block {
             let begun = Instant::now();
-            let answer =
-                infer(&replica, "add", addends([1.0, 2.0]).to_string()).header("content-type", "application/json").send().await;
+            let answer = infer(&replica, "add", addends([1.0, 2.0]).to_string())
+                .header("content-type", "application/json")
+                .send()
+                .await;
             assert_eq!(answer.unwrap().status(), 200);
             times.push(begun.elapsed().as_secs_f64());
             calls += 1.0;
@@ -121,8 +123,11 @@ async fn calls_go_on_while_the_disk_is_full() {
         .into_iter()
         .fold(launch, |launch, (name, value)| launch.env(name, value));
     let replica = launch.file("add.onnx", onnx::add(2)).args(["--model", "add=add.onnx"]).start();
-    let long =
-        addends([1.0, 2.0]).to_string().replacen('{', &format!("{{\"parameters\":{{\"note\":\"{}\"}},", "x".repeat(8000)), 1);
+    let long = addends([1.0, 2.0]).to_string().replacen(
+        '{',
+        &format!("{{\"parameters\":{{\"note\":\"{}\"}},", "x".repeat(8000)),
+        1,
+    );
     let call = async || {
         let asked = infer(&replica, "add", long.clone()).header("content-type", "application/json");
         assert_eq!(asked.send().await.unwrap().status(), 200, "{}", replica.log_text());
