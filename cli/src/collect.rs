@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use outrigger_runtime::config;
 use serde_json::{Value, json};
 
 use crate::admin::{Admin, key_file};
@@ -158,26 +159,12 @@ fn status(matches: &ArgMatches) -> anyhow::Result<()> {
 
 /// A time such as `90s`, `5m` or `1h`.
 fn time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no time, such as 90s, 5m or 1h");
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3600,
-        _ => return Err(wrong()),
-    };
-    let count: u32 = text.get(..text.len() - 1).and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
-    Ok(Duration::from_secs(u64::from(count) * unit))
+    config::parse_duration(text).ok_or_else(|| format!("`{text}` is no time, such as 90s, 5m or 1h"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_have_a_unit() {
-        assert_eq!(time("5m"), Ok(Duration::from_secs(300)));
-        assert!(["", "5", "m", "-1s", "1.5h", "5\u{e9}"].into_iter().all(|text| time(text).is_err()));
-    }
 
     #[test]
     fn a_deletion_needs_an_id() {

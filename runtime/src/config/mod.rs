@@ -54,7 +54,7 @@ pub use tls::{ClientCertificates, TlsConfig, TlsListener, TlsVersion};
 pub(crate) use tokens::check_url as check_token_url;
 pub use tokens::{IssuerConfig, LocalConfig, Place as TokenPlace, TokensConfig};
 pub use upstream::{PathPattern, ProbeConfig, UpstreamAddress, UpstreamConfig};
-pub use value::{Endpoint, Kind, Value};
+pub use value::{Endpoint, Kind, Value, parse_duration};
 
 pub use http::HeaderValue;
 

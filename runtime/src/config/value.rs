@@ -177,7 +177,8 @@ fn split_unit(text: &str) -> Option<(f64, &str)> {
     Some((number, text[end..].trim()))
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A time as the configuration has it: `250ms`, `90s`, `1.5h`; a year at most.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let seconds = match unit {
         "us" | "µs" => 1e-6,
