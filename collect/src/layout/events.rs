@@ -2,10 +2,9 @@
 
 use std::io::Write as _;
 
-use serde::de::IgnoredAny;
-
 use super::Layout;
 use super::date::Date;
+use super::json::{self, Document};
 use crate::record::Record;
 
 /// Longest name or value of an attribute, bytes.
@@ -29,9 +28,15 @@ const FIELDS: [&str; 15] = [
     "status",
 ];
 
+/// What nearly everything is.
+const JSON: &str = "application/json";
+
 /// Whether the content type says JSON.
 pub(crate) fn is_json(record: &Record) -> bool {
     let Some(kind) = &record.content_type else { return true };
+    if &**kind == JSON {
+        return true;
+    }
     let essence = kind.split(';').next().unwrap_or_default().trim();
     let (_, subtype) = essence.split_once('/').unwrap_or_default();
     let suffix = subtype.rsplit('+').next().unwrap_or_default();
@@ -57,13 +62,21 @@ pub(crate) fn is_text(record: &Record) -> bool {
 
 /// Appends a JSON string.
 pub(crate) fn push_string(to: &mut Vec<u8>, text: &str) {
+    // Nearly all of them are as they are: that is found out many bytes at a time, as no byte ends it.
+    let is_odd = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
+    if !text.bytes().fold(false, |odd, byte| odd | is_odd(byte)) {
+        to.push(b'"');
+        to.extend_from_slice(text.as_bytes());
+        to.push(b'"');
+        return;
+    }
     // Writing to memory does not fail.
     let _ = serde_json::to_writer(&mut *to, text);
 }
 
-/// Appends JSON without what is between its parts, so that it is in one line. It must be JSON.
-fn push_compact(to: &mut Vec<u8>, json: &[u8]) {
-    if !json.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+/// Appends JSON without what is between its parts, where that would not be in one line.
+fn push_compact(to: &mut Vec<u8>, json: &[u8], document: Document) {
+    if !document.has_lines {
         return to.extend_from_slice(json.trim_ascii());
     }
     let (mut inside, mut escaped) = (false, false);
@@ -84,16 +97,19 @@ impl Layout {
     /// Appends the line.
     pub(super) fn write_event(&self, record: &Record, time: u64, side: Option<&str>, to: &mut Vec<u8>) {
         let field = |to: &mut Vec<u8>, name: &str, value: &str| {
-            to.push(b',');
-            push_string(to, name);
-            to.push(b':');
+            to.extend_from_slice(b",\"");
+            to.extend_from_slice(name.as_bytes());
+            to.extend_from_slice(b"\":");
             push_string(to, value);
         };
         to.extend_from_slice(br#"{"specversion":"1.0","id":"#);
         match &record.id {
             Some(id) => push_string(to, id),
             None => {
-                let _ = write!(to, "\"{}\"", uuid::Uuid::new_v4());
+                to.push(b'"');
+                let mut text = uuid::Uuid::encode_buffer();
+                to.extend_from_slice(uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text).as_bytes());
+                to.push(b'"');
             }
         }
         field(to, "source", &self.source);
@@ -103,7 +119,7 @@ impl Layout {
                 let _ = write!(to, ",\"type\":\"azureml.inference.{}\"", self.collection);
             }
         }
-        field(to, "datacontenttype", record.content_type.as_deref().unwrap_or("application/json"));
+        field(to, "datacontenttype", record.content_type.as_deref().unwrap_or(JSON));
         to.extend_from_slice(br#","time":""#);
         Date::of(time).write_iso(to);
         to.extend_from_slice(br#"Z","data":"#);
@@ -136,7 +152,8 @@ impl Layout {
             let _ = write!(to, ",\"status\":{status}");
         }
         if let Some(latency) = record.outcome.latency {
-            let _ = write!(to, ",\"latencyms\":{}", latency.as_micros() as f64 / 1000.0);
+            let micros = latency.as_micros();
+            let _ = write!(to, ",\"latencyms\":{}.{:03}", micros / 1000, micros % 1000);
         }
         let mut kept: Vec<&str> = Vec::new();
         for (name, value) in &record.attributes {
@@ -145,7 +162,10 @@ impl Layout {
                 FIELDS.contains(&name) || matches!(name, "modelname" | "latencyms") || kept.contains(&name);
             let long = name.len() > MAX_ATTRIBUTE || value.len() > MAX_ATTRIBUTE;
             if kept.len() < self.attributes && !taken && !long && !name.is_empty() {
-                field(to, name, value);
+                to.push(b',');
+                push_string(to, name);
+                to.push(b':');
+                push_string(to, value);
                 kept.push(name);
             }
         }
@@ -154,8 +174,10 @@ impl Layout {
 }
 
 fn push_data(to: &mut Vec<u8>, record: &Record) {
-    if is_json(record) && serde_json::from_slice::<IgnoredAny>(&record.data).is_ok() {
-        return push_compact(to, &record.data);
+    if is_json(record)
+        && let Some(document) = json::document(&record.data)
+    {
+        return push_compact(to, &record.data, document);
     }
     match str::from_utf8(&record.data) {
         Ok(text) => push_string(to, text),

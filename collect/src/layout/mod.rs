@@ -3,6 +3,7 @@
 pub(crate) mod csv;
 pub(crate) mod date;
 pub(crate) mod events;
+pub(crate) mod json;
 pub(crate) mod parquet;
 
 use std::sync::Arc;
