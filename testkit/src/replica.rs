@@ -208,12 +208,21 @@ impl Launch {
         (self.command, self.directory)
     }
 
-    /// Runs it to its end, which must come by itself.
+    /// Runs it to its end, which must come by itself; one that serves instead is killed after a while.
     ///
     /// # Panics
-    /// If it does not end.
+    /// If it does not start.
     pub fn run(mut self) -> Ended {
-        let output = self.command.output().expect("the replica's executable starts");
+        let child = self.command.spawn().expect("the replica's executable starts");
+        let (pid, (ended, waits)) = (child.id(), std::sync::mpsc::channel::<()>());
+        let watching = std::thread::spawn(move || {
+            if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                kill("KILL", pid);
+            }
+        });
+        let output = child.wait_with_output().expect("a child");
+        drop(ended);
+        let _ = watching.join();
         let log = String::from_utf8_lossy(&output.stderr)
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.to_owned())))

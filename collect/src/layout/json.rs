@@ -14,13 +14,14 @@ pub(crate) struct Document {
 
 /// Looks whether these bytes are one. Its strings may be of other bytes than UTF-8.
 pub(crate) fn document(bytes: &[u8]) -> Option<Document> {
-    let mut scan = Scan { rest: bytes, has_lines: false };
+    let mut scan = Scan { bytes, at: 0, has_lines: false };
     scan.document()?;
     Some(Document { has_lines: scan.has_lines })
 }
 
 struct Scan<'a> {
-    rest: &'a [u8],
+    bytes: &'a [u8],
+    at: usize,
     has_lines: bool,
 }
 
@@ -43,7 +44,7 @@ impl Scan<'_> {
                         depth += 1;
                         continue;
                     }
-                    self.skip(1);
+                    self.at += 1;
                     (depth < DEPTH).then_some(())?;
                 }
                 b'{' => {
@@ -53,7 +54,7 @@ impl Scan<'_> {
                         self.name()?;
                         continue;
                     }
-                    self.skip(1);
+                    self.at += 1;
                     (depth < DEPTH).then_some(())?;
                 }
                 b'"' => self.string()?,
@@ -94,21 +95,19 @@ impl Scan<'_> {
     /// The rest of a string.
     fn string(&mut self) -> Option<()> {
         loop {
-            let at = self.rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
-            let byte = *self.rest.get(at)?;
-            self.skip(at + 1);
-            match byte {
+            match self.byte()? {
                 b'"' => return Some(()),
                 b'\\' => match self.byte()? {
                     b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
                     b'u' => {
-                        let digits = self.rest.get(..4)?;
+                        let digits = self.bytes.get(self.at..self.at + 4)?;
                         digits.iter().all(u8::is_ascii_hexdigit).then_some(())?;
-                        self.skip(4);
+                        self.at += 4;
                     }
                     _ => return None,
                 },
-                _ => return None,
+                0..0x20 => return None,
+                _ => {}
             }
         }
     }
@@ -117,79 +116,79 @@ impl Scan<'_> {
     fn number(&mut self, first: u8) -> Option<()> {
         match first {
             b'0' => {}
-            b'1'..=b'9' => self.skip(self.digits()),
+            b'1'..=b'9' => self.at = self.behind_digits(self.at),
             _ => return None,
         }
-        if self.rest.first() == Some(&b'.') {
-            self.skip(1);
-            self.some_digits()?;
+        if self.bytes.get(self.at) == Some(&b'.') {
+            self.digits(self.at + 1)?;
         }
-        if let Some(b'e' | b'E') = self.rest.first() {
-            self.skip(1);
-            if let Some(b'+' | b'-') = self.rest.first() {
-                self.skip(1);
-            }
-            self.some_digits()?;
+        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
+            let is_signed = matches!(self.bytes.get(self.at + 1), Some(b'+' | b'-'));
+            self.digits(self.at + 1 + usize::from(is_signed))?;
         }
         Some(())
     }
 
-    /// How many digits come next: eight at a time, as numbers are most of what there is.
-    fn digits(&self) -> usize {
+    /// Goes behind digits, of which there is one at least.
+    fn digits(&mut self, from: usize) -> Option<()> {
+        self.at = self.behind_digits(from);
+        (self.at > from).then_some(())
+    }
+
+    /// Where digits end: eight at a time, as numbers are most of what there is.
+    fn behind_digits(&self, from: usize) -> usize {
         const EACH: u64 = u64::MAX / 0xff;
-        let (eights, rest) = self.rest.as_chunks::<8>();
-        for (nth, eight) in eights.iter().enumerate() {
+        let mut at = from;
+        while let Some(eight) = self.bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
             let eight = u64::from_le_bytes(*eight);
             // Digits are 0x30 to 0x39: so is the upper half, and stays when 6 is added. What is carried comes from what is none.
             let upper = |bytes: u64| (bytes & (EACH * 0xf0)) ^ (EACH * 0x30);
             let others = upper(eight) | upper(eight.wrapping_add(EACH * 6));
             if others != 0 {
-                return nth * 8 + others.trailing_zeros() as usize / 8;
+                return at + others.trailing_zeros() as usize / 8;
             }
+            at += 8;
         }
-        let before = self.rest.len() - rest.len();
-        before + rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len())
-    }
-
-    fn some_digits(&mut self) -> Option<()> {
-        let digits = self.digits();
-        self.skip(digits);
-        (digits > 0).then_some(())
+        while self.bytes.get(at).is_some_and(u8::is_ascii_digit) {
+            at += 1;
+        }
+        at
     }
 
     fn word(&mut self, rest: &[u8]) -> Option<()> {
-        self.rest = self.rest.strip_prefix(rest)?;
+        let end = self.at + rest.len();
+        (self.bytes.get(self.at..end)? == rest).then_some(())?;
+        self.at = end;
         Some(())
     }
 
     /// The next byte that is no white space.
+    #[inline]
     fn peek(&mut self) -> Option<u8> {
         loop {
-            let byte = *self.rest.first()?;
+            let byte = *self.bytes.get(self.at)?;
             match byte {
                 b' ' | b'\t' => {}
                 b'\n' | b'\r' => self.has_lines = true,
                 _ => return Some(byte),
             }
-            self.skip(1);
+            self.at += 1;
         }
     }
 
     /// The same, gone past.
+    #[inline]
     fn next(&mut self) -> Option<u8> {
         let byte = self.peek()?;
-        self.skip(1);
+        self.at += 1;
         Some(byte)
     }
 
+    #[inline]
     fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.rest.split_first()?;
-        self.rest = rest;
-        Some(*first)
-    }
-
-    fn skip(&mut self, bytes: usize) {
-        self.rest = self.rest.get(bytes..).unwrap_or_default();
+        let byte = *self.bytes.get(self.at)?;
+        self.at += 1;
+        Some(byte)
     }
 }
 
