@@ -19,7 +19,7 @@ use outrigger_benches::options::Options;
 use outrigger_benches::server::{self, Server};
 use outrigger_benches::stats;
 use outrigger_testkit::replica::KEY;
-use outrigger_testkit::{Launch, ReplicaProcess, onnx};
+use outrigger_testkit::{Launch, ReplicaProcess, http, onnx};
 
 const JSON: &str = "application/json";
 /// What names the other build.
@@ -88,7 +88,26 @@ fn main() -> anyhow::Result<()> {
     println!(
         "\n| connections | from | to | µs CPU more (95 %) | per cent more (95 %) |\n|---|---|---|---|---|\n{differences}"
     );
+    // What is dropped costs less than what is sent, so it is told beside the figures.
+    for (contender, replica) in contest.contenders.iter().zip(&contest.replicas) {
+        for line in told(replica)? {
+            println!("{}: {line}", contender.name);
+        }
+    }
     Ok(())
+}
+
+/// What became of spans and of records, as metrics have it.
+fn told(replica: &ReplicaProcess) -> anyhow::Result<Vec<String>> {
+    let address = replica.observe.trim_start_matches("http://").parse()?;
+    let metrics = String::from_utf8(http::ask(address, "GET", "/metrics", &[], b"")?.body)?;
+    let names = [
+        "outrigger_telemetry_requests_total",
+        "outrigger_collect_dropped_total",
+        "outrigger_collect_persisted_total",
+    ];
+    let is_one = |line: &&str| names.iter().any(|name| line.starts_with(name));
+    Ok(metrics.lines().filter(is_one).map(str::to_owned).collect())
 }
 
 /// Who takes part, and the processes.

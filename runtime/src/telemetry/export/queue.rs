@@ -15,6 +15,8 @@ use super::send::SendError;
 const BATCH: usize = 512;
 /// How long they wait for others.
 const GATHER: Duration = Duration::from_secs(1);
+/// How often it is looked whether a batch is full.
+const LOOK: Duration = Duration::from_millis(20);
 /// How often one who took nothing is asked again while there is nothing to hand over.
 const PROBE: Duration = Duration::from_secs(30);
 /// How long the end of the replica waits for what is still to be handed over.
@@ -144,19 +146,19 @@ impl Left {
     }
 }
 
-/// Those that come meanwhile go along.
+/// Those that come meanwhile go along, up to a batch. It looks from time to time, as being woken for each would cost requests more than leaving it does.
 async fn gather(received: &mut mpsc::Receiver<Arc<Recorded>>, batch: &mut Vec<Arc<Recorded>>, stop: &Stop) {
-    if batch.len() >= BATCH || stop.is_near() {
-        return;
-    }
-    tokio::select! {
-        () = tokio::time::sleep(GATHER) => {}
-        () = stop.comes() => {}
-    }
-    while batch.len() < BATCH
-        && let Ok(record) = received.try_recv()
-    {
-        batch.push(record);
+    let until = Instant::now() + GATHER;
+    while batch.len() < BATCH && !stop.is_near() && Instant::now() < until {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.comes() => {}
+        }
+        while batch.len() < BATCH
+            && let Ok(record) = received.try_recv()
+        {
+            batch.push(record);
+        }
     }
 }
 
@@ -215,6 +217,25 @@ mod tests {
         assert_eq!(["sent", "failed", "dropped"].map(|outcome| count("there", outcome)), [10, 0, 0]);
         let [sent, failed, dropped] = ["sent", "failed", "dropped"].map(|outcome| count("away", outcome));
         assert!(sent == 0 && failed + dropped == 10 && failed >= 1, "{failed} {dropped}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_are_handed_over_as_they_come() {
+        let (counts, mut spans) = (counts(), Spans::default());
+        let left = spans.place("it", 2048, &counts);
+        let token = CancellationToken::new();
+        let (stop, notes) = (Stop::new(token.clone()), Notes::default());
+        let calls = async {
+            // 30,000 a second.
+            for _ in 0..3_000 {
+                (0..30).for_each(|_| spans.leave(|| Some(Recorded::empty())));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            token.cancel();
+        };
+        tokio::join!(left.hand_over(&stop, &notes), calls);
+        let count = |outcome: &str| counts.with_label_values(&["it", outcome]).get();
+        assert_eq!(["sent", "failed", "dropped"].map(count), [90_000, 0, 0]);
     }
 
     #[tokio::test(start_paused = true)]
