@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::layout::date::Calendar;
 use crate::layout::{Layout, events, parquet};
 use crate::log::frame::{self, Body, Kind, Reader, SEGMENT_HEAD, Stored};
 use crate::log::fuzzing::frames;
@@ -137,7 +138,7 @@ fn record(kind: &str, parts: &[&[u8]], data: &[u8]) -> Record {
     };
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(data.len() as u64 * 86_399_999_999);
     let mut record = Record::new(text(0), time, Bytes::copy_from_slice(data));
-    record.content_type = (!kind.is_empty()).then(|| kind.into());
+    record.content_type = (!kind.is_empty()).then(|| kind.to_owned().into());
     record.path = Some(text(1).into());
     record.version = Some(text(2).into());
     record.attributes = vec![(text(1).into(), text(2).into()), ("id".into(), text(0).into())];
@@ -169,7 +170,7 @@ pub fn lines(data: &[u8]) {
     };
     for kind in ["", "application/json", "text/plain"] {
         let (layout, mut record) = (layout(Format::Events), record(kind, &parts, body));
-        let place = layout.prepare(&mut record).expect("nothing is redacted");
+        let place = layout.prepare(&mut record, &mut Calendar::default()).expect("nothing is redacted");
         assert_eq!(place.aside, str::from_utf8(body).is_err());
         let path = layout.path(&place, "i", 1);
         assert!(path.starts_with(layout.prefix()) && path.ends_with("/i-1.jsonl"));
@@ -189,7 +190,7 @@ pub fn lines(data: &[u8]) {
         }
     }
     let (layout, mut record) = (layout(Format::Csv), record("", &parts, body));
-    let Ok(place) = layout.prepare(&mut record) else { return };
+    let Ok(place) = layout.prepare(&mut record, &mut Calendar::default()) else { return };
     let path = layout.path(&place, "i", 1);
     assert!(
         path.starts_with("modeldata/")

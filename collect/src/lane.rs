@@ -1,6 +1,6 @@
 //! From one ring to one log.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::collection::{Collection, Kept};
 use crate::counts::Reason;
 use crate::gauges::Gauges;
-use crate::layout::date::micros;
+use crate::layout::date::{Calendar, micros};
 use crate::layout::{Key, Layout, Place, events};
 use crate::log::frame::Stored;
 use crate::log::{Beginning, Log};
@@ -41,10 +41,13 @@ pub(crate) struct Lane {
     full: Full,
     sync: Sync,
     bounds: Bounds,
-    open: HashMap<Key, Open>,
+    open: BTreeMap<Key, Open>,
     /// Those of what is gathered, each with its record's object.
     acks: Vec<(u64, oneshot::Sender<Kept>)>,
     line: Vec<u8>,
+    calendar: Calendar,
+    /// When what is written together was taken.
+    now: Instant,
     /// There was no room, and it is not tried again before then.
     retry: Option<Instant>,
     /// Since when there is none.
@@ -94,7 +97,9 @@ impl Lane {
             full: settings.full,
             sync: settings.sync,
             bounds,
-            open: HashMap::new(),
+            open: BTreeMap::new(),
+            calendar: Calendar::default(),
+            now: Instant::now(),
             acks: Vec::new(),
             line: Vec::new(),
             retry: None,
@@ -117,6 +122,7 @@ impl Lane {
             self.open.retain(|_, open| !ended.contains(&open.number));
         }
         let mut records = 0;
+        self.now = Instant::now();
         while records < BATCH_RECORDS && self.log.gathered() < BATCH_BYTES {
             let Some(queued) = self.collection.ring.pop() else { break };
             records += 1;
@@ -204,7 +210,10 @@ impl Lane {
 
     fn take(&mut self, queued: Queued, spool: &mut Spool) {
         let Queued { mut record, ack, .. } = queued;
-        let taken = self.layout.prepare(&mut record).and_then(|place| self.append(&record, &place, spool));
+        let taken = self
+            .layout
+            .prepare(&mut record, &mut self.calendar)
+            .and_then(|place| self.append(&record, &place, spool));
         match (taken, ack) {
             (Ok(object), Some(ack)) => self.acks.push((object, ack)),
             (Ok(_), None) => {}
@@ -245,7 +254,7 @@ impl Lane {
         self.log.append(open.number, &stored);
         open.bytes += self.line.len();
         open.records += 1;
-        open.last = Instant::now();
+        open.last = self.now;
         Ok(open.number)
     }
 
@@ -272,7 +281,7 @@ impl Lane {
             bytes: header.len(),
             records: 0,
             until: place.until,
-            last: Instant::now(),
+            last: self.now,
             segment,
         };
         self.open.insert(place.key.clone(), open);
@@ -287,7 +296,7 @@ impl Lane {
 
     /// Nothing more comes to any object that there is.
     pub(crate) fn close_all(&mut self) {
-        for (_, open) in self.open.drain() {
+        for (_, open) in std::mem::take(&mut self.open) {
             self.log.close(open.number);
         }
         if self.log.gathered() == 0 {

@@ -1,5 +1,6 @@
 //! What is offered to a collection.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,15 +22,15 @@ pub struct Record {
     /// What joins it with others; the request's identifier where there is none. Records are deleted by it.
     pub correlation_id: Option<Arc<str>>,
     /// The HTTP method, of a request.
-    pub method: Option<Arc<str>>,
+    pub method: Option<Cow<'static, str>>,
     /// Path and query, of a request.
-    pub path: Option<Arc<str>>,
+    pub path: Option<Cow<'static, str>>,
     /// The model that was asked.
     pub model: Option<Arc<str>>,
     /// Its version; `default` is written where there is none.
     pub version: Option<Arc<str>>,
     /// Of `data`. JSON and text are in the line itself; what is neither is an object of its own.
-    pub content_type: Option<Arc<str>>,
+    pub content_type: Option<Cow<'static, str>>,
     /// The body, or a table's rows: see [`Table`].
     pub data: Bytes,
     /// Whether that is only the beginning of what there was. What patterns look for may be cut in two at its end, so none of it is written where there are any.
@@ -67,9 +68,10 @@ impl Record {
 
     /// About how many bytes it holds, with what it refers to.
     pub(crate) fn size(&self) -> usize {
-        let texts = [&self.id, &self.kind, &self.correlation_id, &self.method, &self.path];
-        let texts = texts.into_iter().chain([&self.model, &self.version, &self.content_type]);
-        let texts: usize = texts.flatten().map(|text| text.len()).sum();
+        let shared = [&self.id, &self.kind, &self.correlation_id, &self.model, &self.version];
+        let texts: usize = shared.into_iter().flatten().map(|text| text.len()).sum();
+        let own = [&self.method, &self.path, &self.content_type];
+        let texts = texts + own.into_iter().flatten().map(|text| text.len()).sum::<usize>();
         let attributes: usize =
             self.attributes.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
         let table = self.table.as_ref().map_or(0, Table::size);

@@ -82,7 +82,7 @@ impl Layout {
     pub(super) fn write_rows(
         &self,
         record: &Record,
-        time: u64,
+        date: Date,
         most: usize,
         to: &mut Vec<u8>,
     ) -> Result<(), Reason> {
@@ -92,7 +92,7 @@ impl Layout {
             0 => rows.first().map_or(0, Vec::len),
             columns => columns,
         };
-        let correlations = self.correlations(record, table, time);
+        let correlations = self.correlations(record, table, date);
         let start = to.len();
         for row in rows {
             let mut cells = Vec::with_capacity(columns + CORRELATIONS.len());
@@ -125,12 +125,12 @@ impl Layout {
         Ok(())
     }
 
-    fn correlations(&self, record: &Record, table: &Table, time: u64) -> Vec<String> {
+    fn correlations(&self, record: &Record, table: &Table, date: Date) -> Vec<String> {
         if !table.correlated {
             return Vec::new();
         }
         let mut timestamp = Vec::new();
-        Date::of(time).write_iso(&mut timestamp);
+        date.write_iso(&mut timestamp);
         let boundary = if self.rolling == Rolling::Hour { "60" } else { "1440" };
         vec![
             events::correlation(record).to_owned(),

@@ -36,6 +36,35 @@ pub(crate) fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     u64::try_from(date.ok()?.midnight().assume_utc().unix_timestamp()).ok().map(|seconds| seconds / DAY)
 }
 
+/// Where in the calendar moments are that come after each other: most are in the second of the one before.
+#[derive(Debug, Default)]
+pub(crate) struct Calendar(Option<(u64, Rolling, At)>);
+
+/// Where a second is.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    date: Date,
+    bucket: u64,
+    until: u64,
+}
+
+impl Calendar {
+    /// The date of so many microseconds since 1970, which folder it is in, and when that ends.
+    pub(crate) fn at(&mut self, micros: u64, rolling: Rolling) -> (Date, u64, u64) {
+        let second = micros / 1_000_000;
+        let at = match self.0 {
+            Some((known, of, at)) if known == second && of == rolling => at,
+            _ => {
+                let date = Date::of(micros);
+                let (bucket, until) = date.bucket(rolling);
+                At { date, bucket, until }
+            }
+        };
+        self.0 = Some((second, rolling, at));
+        (Date { micros: micros % 1_000_000, ..at.date }, at.bucket, at.until)
+    }
+}
+
 impl Date {
     /// Of microseconds since 1970.
     pub(crate) fn of(micros: u64) -> Self {
@@ -127,6 +156,18 @@ mod tests {
         assert_eq!(iso(4_107_542_399_000_000), "2100-02-28T23:59:59");
         assert_eq!(iso(4_107_542_400_000_000), "2100-03-01T00:00:00");
         assert_eq!(iso(u64::MAX), "9999-12-31T23:59:59.999999");
+    }
+
+    #[test]
+    fn a_calendar_is_right_whatever_was_asked_before() {
+        let mut calendar = Calendar::default();
+        for micros in [0, 1, 999_999, 1_000_000, 1_000_001, 3_600_000_000, 0, LAST, LAST - 1] {
+            for rolling in [Rolling::Hour, Rolling::Minute, Rolling::Minute] {
+                let date = Date::of(micros);
+                let (bucket, until) = date.bucket(rolling);
+                assert_eq!(calendar.at(micros, rolling), (date, bucket, until), "{micros}");
+            }
+        }
     }
 
     #[test]

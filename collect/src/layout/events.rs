@@ -1,7 +1,5 @@
 //! Records as CloudEvents, in the fields of AzureML's v2 collector.
 
-use std::io::Write as _;
-
 use super::Layout;
 use super::date::Date;
 use super::json::{self, Document};
@@ -93,15 +91,42 @@ fn push_compact(to: &mut Vec<u8>, json: &[u8], document: Document) {
     }
 }
 
+/// What is the same in each event of a collection.
+#[derive(Debug)]
+pub(super) struct Fields {
+    source: Vec<u8>,
+    kind: Vec<u8>,
+}
+
+impl Fields {
+    pub(super) fn new(source: &str, collection: &str) -> Self {
+        let field = |name: &str, value: &str| {
+            let mut to = Vec::new();
+            push_field(&mut to, name, value);
+            to
+        };
+        Self {
+            source: field("source", source),
+            kind: field("type", &format!("azureml.inference.{collection}")),
+        }
+    }
+}
+
+/// Appends a member of an event that is not its first.
+fn push_field(to: &mut Vec<u8>, name: &str, value: &str) {
+    to.extend_from_slice(b",\"");
+    to.extend_from_slice(name.as_bytes());
+    to.extend_from_slice(b"\":");
+    push_string(to, value);
+}
+
+fn push_number(to: &mut Vec<u8>, number: impl itoa::Integer) {
+    to.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
 impl Layout {
     /// Appends the line.
-    pub(super) fn write_event(&self, record: &Record, time: u64, side: Option<&str>, to: &mut Vec<u8>) {
-        let field = |to: &mut Vec<u8>, name: &str, value: &str| {
-            to.extend_from_slice(b",\"");
-            to.extend_from_slice(name.as_bytes());
-            to.extend_from_slice(b"\":");
-            push_string(to, value);
-        };
+    pub(super) fn write_event(&self, record: &Record, date: Date, side: Option<&str>, to: &mut Vec<u8>) {
         to.extend_from_slice(br#"{"specversion":"1.0","id":"#);
         match &record.id {
             Some(id) => push_string(to, id),
@@ -112,16 +137,14 @@ impl Layout {
                 to.push(b'"');
             }
         }
-        field(to, "source", &self.source);
+        to.extend_from_slice(&self.fields.source);
         match &record.kind {
-            Some(kind) => field(to, "type", kind),
-            None => {
-                let _ = write!(to, ",\"type\":\"azureml.inference.{}\"", self.collection);
-            }
+            Some(kind) => push_field(to, "type", kind),
+            None => to.extend_from_slice(&self.fields.kind),
         }
-        field(to, "datacontenttype", record.content_type.as_deref().unwrap_or(JSON));
+        push_field(to, "datacontenttype", record.content_type.as_deref().unwrap_or(JSON));
         to.extend_from_slice(br#","time":""#);
-        Date::of(time).write_iso(to);
+        date.write_iso(to);
         to.extend_from_slice(br#"Z","data":"#);
         let size = record.data.len();
         match side {
@@ -130,30 +153,42 @@ impl Layout {
             None => push_data(to, record),
         }
         if let Some(path) = &record.path {
-            field(to, "path", path);
+            push_field(to, "path", path);
         }
         if let Some(method) = &record.method {
-            field(to, "method", method);
+            push_field(to, "method", method);
         }
-        let _ = match size.checked_sub(1) {
-            Some(last) => write!(to, ",\"contentrange\":\"bytes 0-{last}/{size}\""),
-            None => write!(to, ",\"contentrange\":\"*\""),
-        };
+        match size.checked_sub(1) {
+            Some(last) => {
+                to.extend_from_slice(br#","contentrange":"bytes 0-"#);
+                push_number(to, last);
+                to.push(b'/');
+                push_number(to, size);
+                to.push(b'"');
+            }
+            None => to.extend_from_slice(br#","contentrange":"*""#),
+        }
         if side.is_some() {
             to.extend_from_slice(br#","datainblob":true"#);
         }
-        field(to, "correlationid", correlation(record));
-        field(to, "xrequestid", &record.request_id);
-        field(to, "modelversion", record.version.as_deref().unwrap_or("default"));
+        push_field(to, "correlationid", correlation(record));
+        push_field(to, "xrequestid", &record.request_id);
+        push_field(to, "modelversion", record.version.as_deref().unwrap_or("default"));
         if let Some(model) = &record.model {
-            field(to, "modelname", model);
+            push_field(to, "modelname", model);
         }
         if let Some(status) = record.outcome.status {
-            let _ = write!(to, ",\"status\":{status}");
+            to.extend_from_slice(br#","status":"#);
+            push_number(to, status);
         }
         if let Some(latency) = record.outcome.latency {
             let micros = latency.as_micros();
-            let _ = write!(to, ",\"latencyms\":{}.{:03}", micros / 1000, micros % 1000);
+            to.extend_from_slice(br#","latencyms":"#);
+            push_number(to, micros / 1000);
+            // The leading 1 becomes the point, so that there are three digits behind it.
+            let point = to.len();
+            push_number(to, 1000 + micros % 1000);
+            to.get_mut(point).into_iter().for_each(|digit| *digit = b'.');
         }
         let mut kept: Vec<&str> = Vec::new();
         for (name, value) in &record.attributes {

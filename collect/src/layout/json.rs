@@ -61,11 +61,10 @@ impl Scan<'_> {
                 b't' => self.word(b"rue")?,
                 b'f' => self.word(b"alse")?,
                 b'n' => self.word(b"ull")?,
-                b'-' => {
-                    let digit = self.byte()?;
-                    self.number(digit)?;
+                _ => {
+                    self.at -= 1;
+                    self.numbers(depth.checked_sub(1).and_then(|last| open.get(last)))?;
                 }
-                digit => self.number(digit)?,
             }
             // What is behind a value.
             loop {
@@ -112,47 +111,17 @@ impl Scan<'_> {
         }
     }
 
-    /// The rest of a number, whose first digit this is.
-    fn number(&mut self, first: u8) -> Option<()> {
-        match first {
-            b'0' => {}
-            b'1'..=b'9' => self.at = self.behind_digits(self.at),
-            _ => return None,
+    /// A number, and in an array those that follow it: numbers are most of what there is.
+    fn numbers(&mut self, container: Option<&Container>) -> Option<()> {
+        let in_array = container == Some(&Container::Array);
+        loop {
+            self.at = behind_number(self.bytes, self.at)?;
+            self.at += match self.bytes.get(self.at..) {
+                Some([b',', b'-' | b'0'..=b'9', ..]) if in_array => 1,
+                Some([b',', b' ', b'-' | b'0'..=b'9', ..]) if in_array => 2,
+                _ => return Some(()),
+            };
         }
-        if self.bytes.get(self.at) == Some(&b'.') {
-            self.digits(self.at + 1)?;
-        }
-        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
-            let is_signed = matches!(self.bytes.get(self.at + 1), Some(b'+' | b'-'));
-            self.digits(self.at + 1 + usize::from(is_signed))?;
-        }
-        Some(())
-    }
-
-    /// Goes behind digits, of which there is one at least.
-    fn digits(&mut self, from: usize) -> Option<()> {
-        self.at = self.behind_digits(from);
-        (self.at > from).then_some(())
-    }
-
-    /// Where digits end: eight at a time, as numbers are most of what there is.
-    fn behind_digits(&self, from: usize) -> usize {
-        const EACH: u64 = u64::MAX / 0xff;
-        let mut at = from;
-        while let Some(eight) = self.bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-            let eight = u64::from_le_bytes(*eight);
-            // Digits are 0x30 to 0x39: so is the upper half, and stays when 6 is added. What is carried comes from what is none.
-            let upper = |bytes: u64| (bytes & (EACH * 0xf0)) ^ (EACH * 0x30);
-            let others = upper(eight) | upper(eight.wrapping_add(EACH * 6));
-            if others != 0 {
-                return at + others.trailing_zeros() as usize / 8;
-            }
-            at += 8;
-        }
-        while self.bytes.get(at).is_some_and(u8::is_ascii_digit) {
-            at += 1;
-        }
-        at
     }
 
     fn word(&mut self, rest: &[u8]) -> Option<()> {
@@ -190,6 +159,57 @@ impl Scan<'_> {
         self.at += 1;
         Some(byte)
     }
+}
+
+/// Where the number ends that begins here, if one does.
+#[inline]
+fn behind_number(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let mut first = *bytes.get(at)?;
+    if first == b'-' {
+        at += 1;
+        first = *bytes.get(at)?;
+    }
+    at = match first {
+        b'0' => at + 1,
+        b'1'..=b'9' => behind_digits(bytes, at + 1),
+        _ => return None,
+    };
+    if bytes.get(at) == Some(&b'.') {
+        at = behind_some_digits(bytes, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        let is_signed = matches!(bytes.get(at + 1), Some(b'+' | b'-'));
+        at = behind_some_digits(bytes, at + 1 + usize::from(is_signed))?;
+    }
+    Some(at)
+}
+
+/// Where digits end, of which there is one at least.
+#[inline]
+fn behind_some_digits(bytes: &[u8], from: usize) -> Option<usize> {
+    let at = behind_digits(bytes, from);
+    (at > from).then_some(at)
+}
+
+/// Where digits end: eight at a time.
+#[inline]
+fn behind_digits(bytes: &[u8], from: usize) -> usize {
+    const EACH: u64 = u64::MAX / 0xff;
+    let mut at = from;
+    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let eight = u64::from_le_bytes(*eight);
+        // Digits are 0x30 to 0x39: so is the upper half, and stays when 6 is added. What is carried comes from what is none.
+        let upper = |bytes: u64| (bytes & (EACH * 0xf0)) ^ (EACH * 0x30);
+        let others = upper(eight) | upper(eight.wrapping_add(EACH * 6));
+        if others != 0 {
+            return at + others.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    at
 }
 
 #[cfg(test)]
@@ -236,6 +256,18 @@ mod tests {
             "[1,]",
             "[,1]",
             "[1 2]",
+            "[1,2]",
+            "[1, 2]",
+            "[1,  2]",
+            "[-1, -2.5e3,0,01]",
+            "[-1, -2.5e3,0]",
+            "[1,-]",
+            "[1, ]",
+            "[1,,2]",
+            "[1,2",
+            "1,2",
+            "{\"a\":1,2}",
+            "{\"a\":1, 2}",
             "[[],[[]]]",
             "]",
             "[1",

@@ -6,9 +6,7 @@ pub(crate) mod events;
 pub(crate) mod json;
 pub(crate) mod parquet;
 
-use std::sync::Arc;
-
-use self::date::Date;
+use self::date::{Calendar, Date};
 use crate::counts::Reason;
 use crate::record::Record;
 use crate::redact::Redactor;
@@ -17,14 +15,13 @@ use crate::settings::{CollectionSettings, Format, Rolling, Settings};
 /// The layout of one collection.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    pub(crate) collection: Arc<str>,
     pub(crate) format: Format,
     rolling: Rolling,
     /// Of events: up to the time.
     folder: String,
     /// Of tables that say neither workspace nor service: up to the model.
     tables: String,
-    source: String,
+    fields: events::Fields,
     endpoint: String,
     workspace: String,
     url: String,
@@ -34,7 +31,7 @@ pub(crate) struct Layout {
 }
 
 /// What tells the objects of a collection from each other that are open at the same time.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
     /// Of events: the folder.
     Time(u64),
@@ -49,6 +46,7 @@ pub(crate) struct Place {
     /// When the next folder begins, microseconds since 1970.
     pub(crate) until: u64,
     pub(crate) time: u64,
+    pub(crate) date: Date,
     /// Whether its data is an object of its own.
     pub(crate) aside: bool,
 }
@@ -69,12 +67,11 @@ impl Layout {
             (_, rolling) => rolling,
         };
         Self {
-            collection: name.into(),
             format: settings.format,
             rolling,
             folder: format!("modelDataCollector/{endpoint}/{deployment}/{name}/"),
             tables: csv::service_folder(&all.workspace, endpoint),
-            source: all.source.clone().unwrap_or_else(source),
+            fields: events::Fields::new(&all.source.clone().unwrap_or_else(source), name),
             endpoint: endpoint.clone(),
             workspace: all.workspace.clone(),
             url: all.url.as_deref().unwrap_or(shown).trim_end_matches('/').to_owned(),
@@ -114,21 +111,20 @@ impl Layout {
     ///
     /// # Errors
     /// Why it is not written at all.
-    pub(crate) fn prepare(&self, record: &mut Record) -> Result<Place, Reason> {
+    pub(crate) fn prepare(&self, record: &mut Record, calendar: &mut Calendar) -> Result<Place, Reason> {
         let time = date::micros(record.time);
-        let date = Date::of(time);
-        let (bucket, until) = date.bucket(self.rolling);
+        let (date, bucket, until) = calendar.at(time, self.rolling);
         if self.format == Format::Csv {
             self.redactor.texts(record);
             let table = record.table.as_ref().ok_or(Reason::Invalid)?;
             let folder = self.table_folder(record, table, &date);
             let header = self.table_header(table, &record.data)?;
             let key = Key::Table(folder.into_boxed_str(), header.into_boxed_slice());
-            return Ok(Place { key, until, time, aside: false });
+            return Ok(Place { key, until, time, date, aside: false });
         }
         self.redactor.record(record).map_err(|_| Reason::Redaction)?;
         let aside = record.data.len() > self.inline_bytes || !events::is_text(record);
-        Ok(Place { key: Key::Time(bucket), until, time, aside })
+        Ok(Place { key: Key::Time(bucket), until, time, date, aside })
     }
 
     /// The name of an object below the target.
@@ -140,7 +136,7 @@ impl Layout {
             }
             Key::Time(_) => {
                 let mut path = self.folder.clone();
-                Date::of(place.time).write_folder(self.rolling, &mut path);
+                place.date.write_folder(self.rolling, &mut path);
                 format!("{path}/{instance}-{number}.{}", self.format.extension())
             }
         }
@@ -174,9 +170,9 @@ impl Layout {
         to: &mut Vec<u8>,
     ) -> Result<(), Reason> {
         match self.format {
-            Format::Csv => self.write_rows(record, place.time, most, to),
+            Format::Csv => self.write_rows(record, place.date, most, to),
             Format::Events | Format::Parquet => {
-                self.write_event(record, place.time, side, to);
+                self.write_event(record, place.date, side, to);
                 Ok(())
             }
         }

@@ -153,13 +153,21 @@ impl Redactor {
             }
         };
         let text = |text: &mut Arc<str>| with(text, self.text(&Arc::clone(text)));
+        let own = |text: &mut Cow<'static, str>, redacted: Option<String>| {
+            if let Some(redacted) = redacted {
+                *text = redacted.into();
+            }
+        };
+        let changed =
+            |redacted: Cow<'_, str>| matches!(redacted, Cow::Owned(_)).then(|| redacted.into_owned());
         let encoded = |text: &mut Arc<str>| with(text, self.encoded(&Arc::clone(text)));
         let identifier = |text: &mut Arc<str>| with(text, self.identifier(&Arc::clone(text)));
         identifier(&mut record.request_id);
         let Record { id, kind, correlation_id, path, model, version, content_type, attributes, .. } = record;
         [id, correlation_id].into_iter().flatten().for_each(identifier);
-        [kind, model, version, content_type].into_iter().flatten().for_each(text);
-        path.iter_mut().for_each(encoded);
+        [kind, model, version].into_iter().flatten().for_each(text);
+        content_type.iter_mut().for_each(|text| own(text, changed(self.text(text))));
+        path.iter_mut().for_each(|text| own(text, changed(self.encoded(text))));
         attributes.retain(|(name, _)| matches!(self.text(name), Cow::Borrowed(_)));
         attributes.iter_mut().for_each(|(_, value)| encoded(value));
         if let Some(Table { workspace, service, name, .. }) = &mut record.table {

@@ -1,7 +1,7 @@
 //! The bodies of a call that is tapped: they pass on what comes, and have what is kept of it told.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
@@ -10,20 +10,23 @@ use http_body::{Frame, SizeHint};
 use outrigger_collect::Offered;
 
 use super::held::Passed;
-use super::tap::{End, Ended, Half, Tapping, kept, with};
-
-fn push(passed: &Mutex<Passed>, frame: Option<&Result<Frame<Bytes>, axum::Error>>) {
-    if let Some(Ok(frame)) = frame
-        && let Some(data) = frame.data_ref()
-    {
-        with(passed, |passed| passed.push(data));
-    }
-}
+use super::tap::{End, Ended, Half, Passing, kept};
 
 /// A request's body.
 pub(super) struct Asked {
     pub(super) body: Body,
-    pub(super) passed: Arc<Mutex<Passed>>,
+    pub(super) passing: Arc<Passing>,
+}
+
+impl Passing {
+    /// Takes a further piece of one of the two.
+    fn push(&self, half: &Half, frame: Option<&Result<Frame<Bytes>, axum::Error>>) {
+        if let Some(Ok(frame)) = frame
+            && let Some(data) = frame.data_ref()
+        {
+            half.with(|passed| passed.push(data, self.held()));
+        }
+    }
 }
 
 impl http_body::Body for Asked {
@@ -35,9 +38,10 @@ impl http_body::Body for Asked {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        push(&self.passed, frame.as_ref());
-        if !matches!(frame, Some(Err(_))) && (frame.is_none() || self.body.is_end_stream()) {
-            with(&self.passed, Passed::end);
+        let Self { body, passing } = &*self;
+        passing.push(&passing.request, frame.as_ref());
+        if !matches!(frame, Some(Err(_))) && (frame.is_none() || body.is_end_stream()) {
+            passing.request.with(Passed::end);
         }
         Poll::Ready(frame)
     }
@@ -91,8 +95,8 @@ impl http_body::Body for Answered {
                 return Poll::Ready(None);
             }
             let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-            if let Some(End { tapping: Tapping { response: Half::Kept(passed), .. }, .. }) = &this.end {
-                push(passed, frame.as_ref());
+            if let Some(end) = &this.end {
+                end.passing().push(&end.passing().response, frame.as_ref());
             }
             match frame {
                 Some(Ok(frame)) if http_body::Body::is_end_stream(&this.body) => {

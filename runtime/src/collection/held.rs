@@ -1,6 +1,5 @@
 //! Bytes of requests and answers that are held while their calls go on, bounded over all of them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
@@ -9,23 +8,26 @@ use bytes::{Bytes, BytesMut};
 const SMALL: usize = 4096;
 
 /// Bytes that are held.
-#[derive(Clone)]
 pub(super) struct Held {
-    bytes: Arc<AtomicUsize>,
-    most: usize,
-    cut: Arc<Cut>,
-}
-
-/// Bodies of which not all is kept: as each is bounded, and as all are.
-#[derive(Default)]
-struct Cut {
-    body: AtomicU64,
-    bodies: AtomicU64,
+    bytes: AtomicUsize,
+    /// Most of a body.
+    each: usize,
+    /// Most of all together.
+    all: usize,
+    /// Bodies of which not all was kept: as each is bounded, and as all are.
+    cut_body: AtomicU64,
+    cut_bodies: AtomicU64,
 }
 
 impl Held {
-    pub(super) fn new(most: usize) -> Self {
-        Self { bytes: Arc::default(), most, cut: Arc::default() }
+    pub(super) fn new(each: usize, all: usize) -> Self {
+        Self {
+            bytes: AtomicUsize::new(0),
+            each,
+            all,
+            cut_body: AtomicU64::new(0),
+            cut_bodies: AtomicU64::new(0),
+        }
     }
 
     /// Bytes that are held now.
@@ -36,17 +38,27 @@ impl Held {
     /// Bodies of which not all was kept, by the key that was in the way.
     pub(super) fn cut(&self) -> [(&'static str, u64); 2] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        [("body", read(&self.cut.body)), ("bodies", read(&self.cut.bodies))]
+        [("body", read(&self.cut_body)), ("bodies", read(&self.cut_bodies))]
     }
 
     /// Takes so many more, if there is room for them.
     fn take(&self, more: usize) -> bool {
-        let room = |held: usize| held.checked_add(more).filter(|all| *all <= self.most);
+        let room = |held: usize| held.checked_add(more).filter(|all| *all <= self.all);
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+
+    /// So many are held no more.
+    pub(super) fn release(&self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
 /// What has passed of a body. One that comes in a piece, and is kept whole, is referred to and not copied.
+///
+/// Whoever has it releases what it keeps: it does not refer to [`Held`] itself, as that would be counted for each body, by all threads at once.
+#[derive(Default)]
 pub(super) struct Passed {
     pieces: Pieces,
     /// Whether its end has been seen.
@@ -55,38 +67,33 @@ pub(super) struct Passed {
     kept: usize,
     /// Bytes that have passed.
     length: u64,
-    most: usize,
-    held: Held,
 }
 
 /// Most bodies are one piece.
+#[derive(Default)]
 enum Pieces {
+    #[default]
     None,
     One(Bytes),
     Many(BytesMut),
 }
 
 impl Passed {
-    /// Nothing yet; of what comes, so many bytes are kept.
-    pub(super) fn new(held: &Held, most: usize) -> Self {
-        Self { pieces: Pieces::None, ended: false, kept: 0, length: 0, most, held: held.clone() }
-    }
-
     /// A further piece. What does not fit any more is counted, and so is all that follows.
-    pub(super) fn push(&mut self, piece: &Bytes) {
+    pub(super) fn push(&mut self, piece: &Bytes, held: &Held) {
         let is_whole = self.is_whole();
         self.length = self.length.saturating_add(piece.len() as u64);
         if !is_whole || piece.is_empty() {
             return;
         }
-        let fits = piece.len().min(self.most - self.kept);
-        let is_room = fits == 0 || self.held.take(fits);
+        let fits = piece.len().min(held.each.saturating_sub(self.kept));
+        let is_room = fits == 0 || held.take(fits);
         if !is_room {
-            self.held.cut.bodies.fetch_add(1, Ordering::Relaxed);
+            held.cut_bodies.fetch_add(1, Ordering::Relaxed);
             return;
         }
         if fits < piece.len() {
-            self.held.cut.body.fetch_add(1, Ordering::Relaxed);
+            held.cut_body.fetch_add(1, Ordering::Relaxed);
         }
         if fits == 0 {
             return;
@@ -125,6 +132,11 @@ impl Passed {
         self.kept as u64 == self.length
     }
 
+    /// Bytes that are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
+    }
+
     /// Bytes that have passed.
     pub(super) fn length(&self) -> u64 {
         self.length
@@ -140,65 +152,56 @@ impl Passed {
     }
 }
 
-impl Drop for Passed {
-    fn drop(&mut self) {
-        self.held.bytes.fetch_sub(self.kept, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn one_piece_is_not_copied_and_several_are_joined() {
-        let held = Held::new(100);
-        let large = Held::new(2 * SMALL);
-        let mut passed = Passed::new(&large, 2 * SMALL);
+        let held = Held::new(SMALL, 10 * SMALL);
+        let mut passed = Passed::default();
         let piece = Bytes::from(vec![1; SMALL]);
-        passed.push(&piece);
+        passed.push(&piece, &held);
         assert!(passed.is_whole());
         assert_eq!(passed.data().as_ptr(), piece.as_ptr());
-        drop(passed);
-        let mut passed = Passed::new(&large, SMALL);
+        let mut passed = Passed::default();
         let piece = Bytes::from(vec![1; SMALL + 1]);
-        passed.push(&piece);
+        passed.push(&piece, &held);
         assert_ne!(passed.data().as_ptr(), piece.as_ptr(), "a part keeps nothing of the rest");
-        let mut passed = Passed::new(&held, 50);
+        let mut passed = Passed::default();
         let small = Bytes::from(vec![1; 100]).slice(..1);
-        passed.push(&small);
+        passed.push(&small, &held);
         assert_ne!(passed.data().as_ptr(), small.as_ptr(), "a small one keeps no large buffer");
-        drop(passed);
-        let mut passed = Passed::new(&held, 50);
-        [&b"ab"[..], b"", b"cd"].into_iter().for_each(|piece| passed.push(&Bytes::from_static(piece)));
+        let mut passed = Passed::default();
+        [&b"ab"[..], b"", b"cd"].into_iter().for_each(|piece| passed.push(&Bytes::from_static(piece), &held));
         assert_eq!((passed.data(), passed.length(), passed.is_whole()), ("abcd".into(), 4, true));
     }
 
     #[test]
     fn what_is_too_much_is_left_out_from_there_on() {
-        let held = Held::new(100);
-        let mut passed = Passed::new(&held, 5);
-        ["abc", "def", "g"].into_iter().for_each(|piece| passed.push(&Bytes::from(piece)));
+        let held = Held::new(5, 100);
+        let mut passed = Passed::default();
+        ["abc", "def", "g"].into_iter().for_each(|piece| passed.push(&Bytes::from(piece), &held));
         assert_eq!((passed.data(), passed.length(), passed.is_whole()), ("abcde".into(), 7, false));
         assert_eq!(held.cut(), [("body", 1), ("bodies", 0)], "once for each body");
     }
 
     #[test]
     fn all_share_what_there_is() {
-        let held = Held::new(10);
-        let (mut first, mut second) = (Passed::new(&held, 8), Passed::new(&held, 8));
+        let held = Held::new(8, 10);
+        let (mut first, mut second) = (Passed::default(), Passed::default());
         let piece = Bytes::from_static(b"abcdef");
-        first.push(&piece);
-        second.push(&piece);
+        first.push(&piece, &held);
+        second.push(&piece, &held);
         assert_eq!((held.bytes(), second.data().len(), second.is_whole()), (6, 0, false));
         assert_eq!(held.cut(), [("body", 0), ("bodies", 1)]);
-        drop(first);
-        second.push(&piece);
+        held.release(first.kept());
+        second.push(&piece, &held);
         assert_eq!((held.bytes(), second.data().len()), (0, 0), "a hole would not be seen");
-        let mut third = Passed::new(&held, 8);
-        third.push(&piece);
+        let mut third = Passed::default();
+        third.push(&piece, &held);
         assert_eq!(held.bytes(), 6);
-        drop((second, third));
+        [second, third].into_iter().for_each(|passed| held.release(passed.kept()));
         assert_eq!(held.bytes(), 0);
     }
 }

@@ -97,7 +97,7 @@ impl Collecting {
         let (request, response) = (tapped(REQUEST), tapped(RESPONSE));
         let names: Vec<_> = config.settings.collections.keys().map(String::as_str).collect();
         tracing::info!(to = %location, collections = names.join(", "), "collecting");
-        let held = Held::new(config.bodies);
+        let held = Held::new(config.body, config.bodies);
         let (config, deletions) = (config.clone(), Deletions::default());
         let collecting = Arc::new(Self { config, collections, deletions, request, response, held });
         registry.register(Box::new(metrics::Shown::new(Arc::clone(&collecting))?))?;

@@ -3,6 +3,7 @@
 //! A call is not held up by that, unless a collection's policy is `block`: then the end of its answer waits until both are on disk, so that an answer that
 //! a client has is one that is kept.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -15,7 +16,7 @@ use outrigger_collect::{Offered, Outcome, Record};
 use outrigger_protocol::ErrorCode;
 
 use super::bodies::{Answered, Asked};
-use super::held::Passed;
+use super::held::{Held, Passed};
 use super::{Collecting, Tapped, secrets};
 
 /// What a call is recorded as whose client has gone: nobody has seen a status.
@@ -24,13 +25,18 @@ const CLIENT_LEFT: u16 = 499;
 /// A call whose records may be kept. One that was allowed and comes to no answer, as its client has gone, is offered when this is dropped.
 pub(crate) struct Tap(Option<Tapping>);
 
-pub(super) struct Tapping {
-    collecting: Arc<Collecting>,
-    request: Half,
-    pub(super) response: Half,
+struct Tapping {
+    passing: Arc<Passing>,
     about: About,
     /// Set once the call has been allowed, with the model where the caller has named one by then.
     allowed: OnceLock<Option<Arc<str>>>,
+}
+
+/// What has passed of a call's request and its answer.
+pub(super) struct Passing {
+    collecting: Arc<Collecting>,
+    pub(super) request: Half,
+    pub(super) response: Half,
 }
 
 /// What is known of a call from its head. Nothing of it is copied before the call is offered.
@@ -50,24 +56,42 @@ pub(super) enum Half {
     /// It is not of those that are kept, whatever becomes of the call.
     Skipped,
     /// It may be kept.
-    Kept(Arc<Mutex<Passed>>),
+    Kept(Mutex<Passed>),
 }
 
 impl Half {
-    fn new(collecting: &Collecting, tapped: Option<&Tapped>, request_id: &str) -> Self {
+    fn new(tapped: Option<&Tapped>, request_id: &str) -> Self {
         match tapped {
             None => Self::Off,
             Some(tapped) if !tapped.late && !tapped.collection.decide(request_id, Outcome::default()) => {
                 Self::Skipped
             }
-            Some(_) => {
-                Self::Kept(Arc::new(Mutex::new(Passed::new(&collecting.held, collecting.config.body))))
-            }
+            Some(_) => Self::Kept(Mutex::default()),
         }
     }
 
     fn is_kept(&self) -> bool {
         matches!(self, Self::Kept(_))
+    }
+
+    /// Of one that may be kept.
+    pub(super) fn with<T>(&self, then: impl FnOnce(&mut Passed) -> T) -> Option<T> {
+        let Self::Kept(passed) = self else { return None };
+        // What a thread that panicked has pushed is there.
+        Some(then(&mut passed.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Passing {
+    pub(super) fn held(&self) -> &Held {
+        &self.collecting.held
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        let kept = [&self.request, &self.response].map(|half| half.with(|passed| passed.kept()));
+        self.held().release(kept.into_iter().flatten().sum());
     }
 }
 
@@ -83,8 +107,8 @@ impl Tap {
             return None;
         }
         let id = request_id.to_str().unwrap_or_default();
-        let request = Half::new(collecting, collecting.request.as_ref(), id);
-        let response = Half::new(collecting, collecting.response.as_ref(), id);
+        let request = Half::new(collecting.request.as_ref(), id);
+        let response = Half::new(collecting.response.as_ref(), id);
         let wanted = collecting.config.headers.iter().chain(ENCODING).filter(|_| request.is_kept());
         let about = About {
             begun,
@@ -94,18 +118,22 @@ impl Tap {
             content_type: parts.headers.get(header::CONTENT_TYPE).cloned(),
             headers: wanted.filter_map(|name| pair(name, &parts.headers)).collect(),
         };
-        let collecting = Arc::clone(collecting);
-        Some(Self(Some(Tapping { collecting, request, response, about, allowed: OnceLock::new() })))
+        let passing = Arc::new(Passing { collecting: Arc::clone(collecting), request, response });
+        Some(Self(Some(Tapping { passing, about, allowed: OnceLock::new() })))
     }
 
     /// The request's body, which is tapped.
     pub(crate) fn request(&self, body: Body) -> Body {
-        let Some(Tapping { request: Half::Kept(passed), .. }) = &self.0 else { return body };
+        let Some(Tapping { passing, .. }) =
+            self.0.as_ref().filter(|tapping| tapping.passing.request.is_kept())
+        else {
+            return body;
+        };
         if http_body::Body::is_end_stream(&body) {
-            with(passed, Passed::end);
+            passing.request.with(Passed::end);
             return body;
         }
-        Body::new(Asked { body, passed: Arc::clone(passed) })
+        Body::new(Asked { body, passing: Arc::clone(passing) })
     }
 
     /// The call may be made. Of several models it is of the first.
@@ -140,7 +168,7 @@ impl Tap {
         let body = if http_body::Body::is_end_stream(&body) {
             kept(end.offer(Ended::Whole)).await;
             body
-        } else if end.tapping.request.is_kept() || end.tapping.response.is_kept() {
+        } else if end.passing().request.is_kept() || end.passing().response.is_kept() {
             Body::new(Answered::new(body, end))
         } else {
             drop(end.offer(Ended::Whole));
@@ -159,6 +187,8 @@ impl Drop for Tap {
     }
 }
 
+/// What nearly everything is.
+const JSON: &str = "application/json";
 /// How a body is compressed.
 const ENCODING: &[HeaderName] = &[header::CONTENT_ENCODING];
 
@@ -178,9 +208,19 @@ fn text(value: &HeaderValue) -> Option<Arc<str>> {
     value.to_str().ok().map(Arc::from)
 }
 
-pub(super) fn with<T>(passed: &Mutex<Passed>, then: impl FnOnce(&mut Passed) -> T) -> T {
-    // What a thread that panicked has pushed is there.
-    then(&mut passed.lock().unwrap_or_else(PoisonError::into_inner))
+/// A content type; that which most have is not copied.
+fn content_type(value: &HeaderValue) -> Option<Cow<'static, str>> {
+    let text = value.to_str().ok()?;
+    Some(if text == JSON { JSON.into() } else { text.to_owned().into() })
+}
+
+/// A method; those that most have are not copied.
+fn method(method: Method) -> Cow<'static, str> {
+    match method {
+        Method::POST => "POST".into(),
+        Method::GET => "GET".into(),
+        other => other.as_str().to_owned().into(),
+    }
 }
 
 /// Waits for those that are to be waited for.
@@ -211,16 +251,21 @@ pub(super) enum Ended {
 
 /// Everything that is offered when an answer ends.
 pub(super) struct End {
-    pub(super) tapping: Tapping,
+    tapping: Tapping,
     model: Option<Arc<str>>,
     answer: Answer,
 }
 
 impl End {
+    pub(super) fn passing(&self) -> &Passing {
+        &self.tapping.passing
+    }
+
     /// Offers request and answer.
     pub(super) fn offer(self, ended: Ended) -> [Option<Offered>; 2] {
-        let Self { tapping: Tapping { collecting, request, response, about, allowed }, model, answer } = self;
-        let latency = about.begun.elapsed();
+        let Self { tapping: Tapping { passing, about, allowed }, model, answer } = self;
+        let Passing { collecting, request, response } = &*passing;
+        let (latency, now) = (about.begun.elapsed(), SystemTime::now());
         let status = match ended {
             Ended::Whole => answer.status,
             Ended::Left => CLIENT_LEFT,
@@ -242,22 +287,21 @@ impl End {
             }
             record
         };
-        let asked = offered(collecting.request.as_ref(), &request, &request_id, outcome, |passed| {
-            let begun = SystemTime::now().checked_sub(latency).unwrap_or(SystemTime::UNIX_EPOCH);
-            let mut record = base(passed, begun);
-            record.method = Some(about.method.as_str().into());
+        let asked = offered(collecting.request.as_ref(), request, &request_id, outcome, |passed| {
+            let mut record = base(passed, now.checked_sub(latency).unwrap_or(SystemTime::UNIX_EPOCH));
+            record.method = Some(method(about.method));
             let path = about.uri.path_and_query().map_or("/", |path| path.as_str());
-            record.path = Some(secrets::without(path).into());
-            record.content_type = about.content_type.as_ref().and_then(text);
+            record.path = Some(secrets::without(path).into_owned().into());
+            record.content_type = about.content_type.as_ref().and_then(content_type);
             record.attributes.extend(attributes(&about.headers));
             record
         });
-        let answered = offered(collecting.response.as_ref(), &response, &request_id, outcome, |passed| {
+        let answered = offered(collecting.response.as_ref(), response, &request_id, outcome, |passed| {
             if ended == Ended::Whole {
                 passed.end();
             }
-            let mut record = base(passed, SystemTime::now());
-            record.content_type = answer.content_type.as_ref().and_then(text);
+            let mut record = base(passed, now);
+            record.content_type = answer.content_type.as_ref().and_then(content_type);
             record.attributes.extend(attributes(&answer.headers));
             record
         });
@@ -276,8 +320,8 @@ fn offered(
     match half {
         Half::Off => None,
         // What only its end says has not been decided yet.
-        Half::Kept(passed) if !late || collection.decide(request_id, outcome) => {
-            Some(collection.offer_decided(with(passed, record)))
+        Half::Kept(_) if !late || collection.decide(request_id, outcome) => {
+            half.with(record).map(|record| collection.offer_decided(record))
         }
         Half::Skipped | Half::Kept(_) => Some(collection.skip()),
     }

@@ -90,7 +90,7 @@ impl Taking {
         record.id = event.id.map(Arc::from);
         record.correlation_id = event.correlation_id.map(Arc::from);
         record.version = event.version.map(Arc::from);
-        record.content_type = event.content_type.map(Arc::from);
+        record.content_type = event.content_type.map(Into::into);
         record.attributes =
             event.attributes.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         Ok((collection, record))
