@@ -48,6 +48,8 @@ pub(crate) struct Lane {
     calendar: Calendar,
     /// When what is written together was taken.
     now: Instant,
+    /// Records that have been taken.
+    turn: u64,
     /// There was no room, and it is not tried again before then.
     retry: Option<Instant>,
     /// Since when there is none.
@@ -71,6 +73,8 @@ struct Open {
     /// Microseconds since 1970.
     until: u64,
     last: Instant,
+    /// Whose turn it was last, of those that are open.
+    turn: u64,
     segment: u64,
 }
 
@@ -100,6 +104,7 @@ impl Lane {
             open: BTreeMap::new(),
             calendar: Calendar::default(),
             now: Instant::now(),
+            turn: 0,
             acks: Vec::new(),
             line: Vec::new(),
             retry: None,
@@ -254,7 +259,8 @@ impl Lane {
         self.log.append(open.number, &stored);
         open.bytes += self.line.len();
         open.records += 1;
-        open.last = self.now;
+        self.turn += 1;
+        (open.last, open.turn) = (self.now, self.turn);
         Ok(open.number)
     }
 
@@ -265,7 +271,7 @@ impl Lane {
             self.log.close(open.number);
         }
         if self.open.len() >= self.bounds.open_objects
-            && let Some(key) = self.open.iter().min_by_key(|(_, open)| open.last).map(|(key, _)| key.clone())
+            && let Some(key) = self.open.iter().min_by_key(|(_, open)| open.turn).map(|(key, _)| key.clone())
         {
             self.close_one(&key);
         }
@@ -282,6 +288,7 @@ impl Lane {
             records: 0,
             until: place.until,
             last: self.now,
+            turn: self.turn,
             segment,
         };
         self.open.insert(place.key.clone(), open);
