@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use super::quietly;
+use crate::optional::is_ci;
 use crate::repo::Repo;
 use crate::{process, say, signals};
 
@@ -141,6 +142,8 @@ struct Daemon {
     socket: PathBuf,
     /// Sockets and process files: in a short path, since a socket's name has at most 107 bytes.
     run: PathBuf,
+    /// Images and layers.
+    data: PathBuf,
     /// Let go when it has ended.
     _turn: File,
 }
@@ -154,6 +157,7 @@ impl Daemon {
         };
         let kept = repo.target()?.join("image/engine");
         fs::create_dir_all(&kept).with_context(|| format!("could not make {}", kept.display()))?;
+        let data = kept.join("data");
         let run = std::env::temp_dir().join(format!("outrigger-engine-{}", std::process::id()));
         DirBuilder::new()
             .mode(0o700)
@@ -166,7 +170,7 @@ impl Daemon {
         let mut command = repo.command("setpriv");
         command.args(["--pdeathsig", "TERM", "dockerd", "--host"]);
         command.arg(format!("unix://{}", socket.display()));
-        command.arg("--data-root").arg(kept.join("data")).arg("--exec-root").arg(run.join("exec"));
+        command.arg("--data-root").arg(&data).arg("--exec-root").arg(run.join("exec"));
         command.arg("--pidfile").arg(run.join("dockerd.pid"));
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         // A group of its own: Ctrl-C must not end it before its containers are removed.
@@ -178,7 +182,7 @@ impl Daemon {
                 return Ok(Err(format!("dockerd cannot be started: {error}")));
             }
         };
-        let mut daemon = Self { child, socket, run, _turn: turn };
+        let mut daemon = Self { child, socket, run, data, _turn: turn };
         let begin = Instant::now();
         while !client.answers(Some(&daemon.socket)) {
             if signals::heard() > 0 {
@@ -212,6 +216,10 @@ impl Drop for Daemon {
             }
         }
         let _ = fs::remove_dir_all(&self.run);
+        // What makes a developer's next run short is 5 GB; a machine that begins from nothing each time needs them for what comes next.
+        if is_ci() {
+            let _ = fs::remove_dir_all(&self.data);
+        }
     }
 }
 
