@@ -113,20 +113,19 @@ impl SpanId {
 
     /// As a header says it.
     pub(crate) fn header(self, sampled: bool) -> String {
-        use std::fmt::Write as _;
         let mut text = String::with_capacity(55);
         text.push_str("00-");
-        // Writing to a `String` cannot fail.
-        self.trace.iter().for_each(|byte| {
-            let _ = write!(text, "{byte:02x}");
-        });
+        push_hex(&mut text, &self.trace);
         text.push('-');
-        self.span.iter().for_each(|byte| {
-            let _ = write!(text, "{byte:02x}");
-        });
+        push_hex(&mut text, &self.span);
         text.push_str(if sampled { "-01" } else { "-00" });
         text
     }
+}
+
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    let digit = |half: u8| char::from(if half < 10 { b'0' + half } else { b'a' + half - 10 });
+    bytes.iter().for_each(|byte| text.extend([digit(byte >> 4), digit(byte & 15)]));
 }
 
 /// The first half of a UUID, which has 60 random bits, the first ones among them, and is never 0, for it holds the version.
@@ -139,7 +138,8 @@ fn new_span() -> [u8; 8] {
 /// The context as it is handed on: the trace's span that is under way here, its state, and baggage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Carried {
-    parent: Option<HeaderValue>,
+    /// The span, and whether it is recorded. What it is as a header is made for who gets it.
+    parent: Option<(SpanId, bool)>,
     state: Option<HeaderValue>,
     baggage: Option<HeaderValue>,
 }
@@ -160,16 +160,20 @@ impl Carried {
 
     /// That of a span.
     pub(crate) fn on(id: &SpanId, sampled: bool, state: Option<HeaderValue>, headers: &HeaderMap) -> Self {
-        let parent = HeaderValue::try_from(id.header(sampled)).ok();
-        Self { parent, state, baggage: baggage(headers) }
+        Self { parent: Some((*id, sampled)), state, baggage: baggage(headers) }
+    }
+
+    fn values(&self) -> [Option<HeaderValue>; 3] {
+        let parent = self.parent.and_then(|(id, sampled)| HeaderValue::try_from(id.header(sampled)).ok());
+        [parent, self.state.clone(), self.baggage.clone()]
     }
 
     /// Puts it into the headers of a request, in place of what is there.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
-        let values = [(TRACEPARENT, &self.parent), (TRACESTATE, &self.state), (BAGGAGE, &self.baggage)];
-        for (name, value) in values {
+        let [parent, state, baggage] = self.values();
+        for (name, value) in [(TRACEPARENT, parent), (TRACESTATE, state), (BAGGAGE, baggage)] {
             match value {
-                Some(value) => drop(headers.insert(name, value.clone())),
+                Some(value) => drop(headers.insert(name, value)),
                 None => drop(headers.remove(name)),
             }
         }
@@ -177,7 +181,7 @@ impl Carried {
 
     /// The three of them, each behind the end of a line, for a worker; nothing where there is none.
     pub(crate) fn lines(&self) -> Vec<u8> {
-        let values = [&self.parent, &self.state, &self.baggage];
+        let values = self.values();
         if values.iter().all(|value| value.is_none()) {
             return Vec::new();
         }

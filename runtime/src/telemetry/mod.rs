@@ -70,7 +70,7 @@ impl Telemetry {
     fn ended(&self, passage: &Passage) {
         let now = Instant::now();
         if let Some(answered) = passage.answered() {
-            passage.add(Phase::Send, now.saturating_duration_since(answered.at));
+            passage.add_until(Phase::Send, now.saturating_duration_since(answered.at), now);
         }
         self.count(passage, now);
         if let Some((spans, _)) = self.spans.as_ref().filter(|_| passage.trace().is_some()) {
@@ -132,7 +132,7 @@ pub(crate) fn with<R>(then: impl FnOnce(&Arc<Passage>) -> R) -> Option<R> {
 
 /// The request that is being worked on has spent the time since then so.
 pub(crate) fn spent(phase: Phase, since: Instant) {
-    with(|passage| passage.add(phase, since.elapsed()));
+    with(|passage| passage.add_since(phase, since));
 }
 
 /// Tells whoever gets these headers to which trace the request belongs that is being worked on.

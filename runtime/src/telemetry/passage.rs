@@ -163,10 +163,16 @@ impl Passage {
     /// The same for what has ended then.
     pub(crate) fn add_until(&self, phase: Phase, time: Duration, end: Instant) {
         self.count(phase, time);
-        if let Some(ends) = self.ends.get(phase as usize) {
+        if let Some(ends) = self.ends.get(phase as usize).filter(|_| self.trace.get().is_some()) {
             let end = end.saturating_duration_since(self.begun).as_nanos();
             ends.store(u64::try_from(end).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
+    }
+
+    /// It has spent the time since then with this.
+    pub(crate) fn add_since(&self, phase: Phase, since: Instant) {
+        let now = Instant::now();
+        self.add_until(phase, now.saturating_duration_since(since), now);
     }
 
     /// When a phase ended, since it came.
@@ -190,7 +196,7 @@ impl Passage {
 
     /// A lane begins with it, which was let through then.
     pub(crate) fn begin(&self, through: Instant, now: Instant) {
-        self.add(Phase::Batch, now.saturating_duration_since(through));
+        self.add_until(Phase::Batch, now.saturating_duration_since(through), now);
         let since = now.saturating_duration_since(self.begun).as_nanos();
         self.lane.store(u64::try_from(since).unwrap_or(u64::MAX - 1).saturating_add(1), Ordering::Relaxed);
     }
