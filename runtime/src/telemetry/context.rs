@@ -5,6 +5,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
+use super::Phase;
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
@@ -109,6 +111,16 @@ impl SpanId {
     /// Another span of the same trace.
     pub(crate) fn another(self) -> Self {
         Self { span: new_span(), ..self }
+    }
+
+    /// The number of the span of one of its phases: this one's but for the last byte, so that it need not be drawn. It is not 0, as the version is in
+    /// another byte, and two requests of a trace would have to be apart in that byte alone to have one in common.
+    pub(crate) fn child(self, phase: Phase) -> [u8; 8] {
+        let mut span = self.span;
+        if let Some(last) = span.last_mut() {
+            *last ^= phase as u8 + 1;
+        }
+        span
     }
 
     /// As a header says it.
@@ -272,5 +284,10 @@ mod tests {
         let one = SpanId::new();
         let other = one.another();
         assert!(one.trace == other.trace && one.span != other.span && one.span != [0; 8]);
+        let mut all: Vec<_> = Phase::ALL.map(|phase| one.child(phase)).into();
+        all.push(one.span);
+        all.sort_unstable();
+        all.dedup();
+        assert!(all.len() == Phase::ALL.len() + 1 && !all.contains(&[0; 8]), "{all:?}");
     }
 }

@@ -30,7 +30,7 @@ pub use kept::{KeptLine, KeptLines, Severity, Source};
 use phase::PhaseMetrics;
 
 pub(crate) use calls::ModelSeries;
-pub(crate) use passage::{Answered, Asked, Ending, Passage, Together};
+pub(crate) use passage::{Answered, Asked, Ending, MAX_LINKS, Passage, Together};
 pub(crate) use phase::Phase;
 pub(crate) use shown::Shown;
 pub(crate) use timing::asks_for_timing;
@@ -74,7 +74,7 @@ impl Telemetry {
         }
         self.count(passage, now);
         if let Some((spans, _)) = self.spans.as_ref().filter(|_| passage.trace().is_some()) {
-            spans.leave(|| Recorded::of(passage));
+            spans.leave(|| Recorded::of(passage, now));
         }
     }
 

@@ -14,6 +14,7 @@ use outrigger_protocol::error::ErrorCode;
 use outrigger_protocol::operation::Operation;
 
 use super::context::{Carried, SpanId};
+use super::phase::Times;
 use super::trace::Trace;
 use super::{Phase, Telemetry};
 use crate::models::NamedModel;
@@ -86,13 +87,16 @@ pub(crate) struct Passage {
     panicked: AtomicBool,
 }
 
+/// The most requests that the span of one names with which it has run.
+pub(crate) const MAX_LINKS: usize = 32;
+
 /// Calls that have run as one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Together {
     /// How many, itself counted in.
     pub(crate) calls: usize,
-    /// Those of the others that are recorded, too, as far as they are told.
-    pub(crate) others: Vec<SpanId>,
+    /// Those that are recorded, itself among them; of many, as many as have to be named.
+    pub(crate) recorded: Arc<[SpanId]>,
 }
 
 impl Passage {
@@ -175,9 +179,10 @@ impl Passage {
         self.add_until(phase, now.saturating_duration_since(since), now);
     }
 
-    /// When a phase ended, since it came.
-    pub(crate) fn ended_at(&self, phase: Phase) -> Option<Duration> {
-        Some(Duration::from_nanos(self.ends.get(phase as usize)?.load(Ordering::Relaxed)))
+    /// All that is known of its phases.
+    pub(super) fn times(&self) -> Times {
+        let all = |of: &[AtomicU64; Phase::ALL.len()]| of.each_ref().map(|one| one.load(Ordering::Relaxed));
+        Times { spent: all(&self.nanos), ends: all(&self.ends) }
     }
 
     fn count(&self, phase: Phase, time: Duration) {

@@ -54,6 +54,22 @@ impl Phase {
     }
 }
 
+/// What a request has spent with each phase, and when that ended since it came, nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// Plus 1; 0 where it has not come to it.
+    pub(super) spent: [u64; Phase::ALL.len()],
+    pub(super) ends: [u64; Phase::ALL.len()],
+}
+
+impl Times {
+    /// Each that it has come to, when it ended, and how long it was.
+    pub(crate) fn phases(&self) -> impl Iterator<Item = (Phase, u64, u64)> {
+        let all = Phase::ALL.into_iter().zip(self.ends).zip(self.spent);
+        all.filter_map(|((phase, end), spent)| Some((phase, end, spent.checked_sub(1)?)))
+    }
+}
+
 /// From 5 µs to 50 s, three to a decade.
 const SECONDS: &[f64] = &[
     5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0,

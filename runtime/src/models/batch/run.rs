@@ -1,5 +1,6 @@
 //! Runs a batch, and finds those that make it fail.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,7 @@ use super::super::ModelInstance;
 use super::super::cancels::UnderWay;
 use super::super::job::{self, Failure, Job};
 use super::{Former, Member, rows};
-use crate::telemetry::{self, Phase, Together};
-
-/// Other calls of its batch that are named in a call's span.
-const MAX_LINKS: usize = 32;
+use crate::telemetry::{self, MAX_LINKS, Phase, Together};
 
 /// What a batch has to know of the threads that run it.
 pub(in super::super) trait Around {
@@ -120,13 +118,13 @@ fn alone(model: &ModelInstance, former: &Former, member: Member, around: &impl A
 /// Each of the calls has spent that time.
 fn note(group: &[Member], begun: Instant, joined: Duration, took: Duration) {
     let passages = || group.iter().filter_map(|member| member.job.passage());
-    let recorded: Vec<_> = passages().filter_map(|passage| Some(passage.trace()?.id)).collect();
+    let recorded = passages().filter_map(|passage| Some(passage.trace()?.id));
+    let recorded: Arc<[_]> = recorded.take(MAX_LINKS + 1).collect();
     for passage in passages() {
         passage.add_until(Phase::CopyIn, joined, begun + joined);
         passage.add_until(Phase::Run, took.saturating_sub(joined), begun + took);
-        if let Some(own) = passage.trace() {
-            let others = recorded.iter().filter(|id| **id != own.id).take(MAX_LINKS).copied().collect();
-            passage.ran_with(Together { calls: group.len(), others });
+        if passage.trace().is_some() {
+            passage.ran_with(Together { calls: group.len(), recorded: Arc::clone(&recorded) });
         }
     }
 }

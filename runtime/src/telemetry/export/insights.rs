@@ -7,7 +7,6 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,11 +18,10 @@ use opentelemetry::trace::{
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_application_insights::Exporter;
 use opentelemetry_http::HttpClient;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter, SpanLinks};
 
-use super::Recorded;
+use super::record::{Recorded, Text, Value};
 use super::send::SendError;
 use crate::config::OtlpConfig;
 
@@ -65,7 +63,7 @@ impl Insights {
     }
 
     /// Sends records of requests; the exporter tries some times over, within the time that there is.
-    pub(super) async fn send(&self, spans: &[Arc<Recorded>]) -> Result<(), SendError> {
+    pub(super) async fn send(&self, spans: &[Recorded]) -> Result<(), SendError> {
         if spans.is_empty() {
             return Ok(());
         }
@@ -86,31 +84,30 @@ impl Insights {
             false,
             TraceState::default(),
         );
-        let known = span.attributes.iter().filter_map(|pair| {
-            let value = pair.value.as_ref()?.value.as_ref()?;
-            match value {
-                Value::StringValue(text) => Some(KeyValue::new(pair.key.clone(), text.clone())),
-                Value::IntValue(number) => Some(KeyValue::new(pair.key.clone(), *number)),
-                _ => None,
-            }
+        let mut attributes = Vec::with_capacity(32);
+        span.attributes(|name, value| {
+            attributes.push(match value {
+                Value::Text(text) => KeyValue::new(name, text.to_owned()),
+                Value::Number(number) => KeyValue::new(name, number),
+            });
         });
-        let phases = span.phases.iter().map(|(phase, _, spent)| {
-            KeyValue::new(format!("outrigger.{}_ms", phase.as_str()), spent.as_secs_f64() * 1e3)
-        });
-        let text = |name: &'static str, value: &Option<String>| {
-            KeyValue::new(name, value.clone().unwrap_or_default())
-        };
-        let ids = [text("Request Id", &span.request_id), text("Client Request Id", &span.client_request_id)];
-        let method = KeyValue::new("http_method", span.method.clone());
-        let attributes = known.chain(phases).chain(ids).chain([method]).chain(self.own.clone()).collect();
+        attributes.extend(span.times.phases().map(|(phase, _, spent)| {
+            let millis = Duration::from_nanos(spent).as_secs_f64() * 1e3;
+            KeyValue::new(format!("outrigger.{}_ms", phase.as_str()), millis)
+        }));
+        let text = |name: &'static str, text: Text| KeyValue::new(name, span.text(text).to_owned());
+        attributes.push(text("Request Id", Text::RequestId));
+        attributes.push(text("Client Request Id", Text::ClientRequestId));
+        attributes.push(KeyValue::new("http_method", span.method));
+        attributes.extend_from_slice(&self.own);
         let mut events = SpanEvents::default();
-        events.events.extend(span.failure.iter().map(|code| {
-            let what = vec![KeyValue::new("exception.type", code.clone())];
+        events.events.extend(span.failure().map(|code| {
+            let what = vec![KeyValue::new("exception.type", code.to_owned())];
             Event::new("exception", span.begun + span.took, what, 0)
         }));
         // As AzureML's server counts it: what is refused is no success either.
-        let status = match span.status {
-            Some(status) if status < 400 => Status::Ok,
+        let status = match span.outcome {
+            Some(status) if status.as_u16() < 400 => Status::Ok,
             _ => Status::error(""),
         };
         SpanData {
@@ -118,7 +115,7 @@ impl Insights {
             parent_span_id: span.parent.map_or(Span::INVALID, Span::from_bytes),
             parent_span_is_remote: span.parent.is_some(),
             span_kind: SpanKind::Server,
-            name: span.name.clone().into(),
+            name: span.name().concat().into(),
             start_time: span.begun,
             end_time: span.begun + span.took,
             attributes,

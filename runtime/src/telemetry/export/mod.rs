@@ -6,16 +6,15 @@
 mod insights;
 mod metrics;
 mod queue;
+mod record;
 mod send;
 mod spans;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +24,9 @@ use crate::replica::Replica;
 use insights::Insights;
 pub(super) use queue::Spans;
 use queue::{Left, Stop, Taker};
-use send::{Client, SendError, Signal};
-pub(super) use spans::Recorded;
+pub(super) use record::Recorded;
+use send::{Client, Framed, SendError, Signal};
+use spans::Body;
 
 /// How often sending is tried, and after which pauses.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
@@ -91,13 +91,15 @@ impl Exporter {
         let (collector, replica, stop) = (&collector, &replica, &Stop::new(stop));
         let spans = async {
             if let Some(left) = traces {
-                left.hand_over(stop, &ToCollector { collector, replica, stop }).await;
+                let body = Body::new(&collector.resource);
+                left.hand_over(stop, ToCollector { collector, replica, stop, body }).await;
             }
         };
         let records = async {
             if let Some((insights, left)) = insights {
                 let failures = collector.failures.with_label_values(&[INSIGHTS]);
-                left.hand_over(stop, &ToInsights { insights, failures, replica, stop }).await;
+                let batch = Vec::new();
+                left.hand_over(stop, ToInsights { insights, failures, replica, stop, batch }).await;
             }
         };
         let measures = async {
@@ -116,7 +118,7 @@ impl Exporter {
                 let Ok(families) = gathered else { continue };
                 let request = metrics::request(&collector.resource, &families, started);
                 // Told of where it failed; the next ones have all that was counted.
-                let _ = collector.deliver(Signal::Metrics, &request, replica, stop).await;
+                let _ = collector.deliver(Signal::Metrics, &Framed::of(&request), replica, stop).await;
             }
         };
         tokio::join!(spans, records, measures);
@@ -128,12 +130,23 @@ struct ToCollector<'a> {
     collector: &'a Collector,
     replica: &'a Replica,
     stop: &'a Stop,
+    body: Body,
 }
 
 impl Taker for ToCollector<'_> {
-    async fn take(&self, batch: Vec<Arc<Recorded>>) -> Result<(), SendError> {
-        let request = request(&self.collector.resource, &batch);
-        self.collector.deliver(Signal::Traces, &request, self.replica, self.stop).await
+    fn add(&mut self, record: Recorded) {
+        self.body.add(&record);
+    }
+
+    fn is_full(&self) -> bool {
+        self.body.is_full()
+    }
+
+    async fn send(&mut self) -> Result<(), SendError> {
+        let message = self.body.finish();
+        let sent = self.collector.deliver(Signal::Traces, &message, self.replica, self.stop).await;
+        self.body.take_back(message);
+        sent
     }
 }
 
@@ -143,10 +156,20 @@ struct ToInsights<'a> {
     failures: IntCounter,
     replica: &'a Replica,
     stop: &'a Stop,
+    batch: Vec<Recorded>,
 }
 
 impl Taker for ToInsights<'_> {
-    async fn take(&self, batch: Vec<Arc<Recorded>>) -> Result<(), SendError> {
+    fn add(&mut self, record: Recorded) {
+        self.batch.push(record);
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    async fn send(&mut self) -> Result<(), SendError> {
+        let batch = std::mem::take(&mut self.batch);
         let sent = self.stop.bound(self.insights.send(&batch)).await;
         if let Err(error) = &sent {
             self.failures.inc();
@@ -162,14 +185,13 @@ impl Collector {
     async fn deliver(
         &self,
         signal: Signal,
-        message: &impl prost::Message,
+        message: &Framed,
         replica: &Replica,
         stop: &Stop,
     ) -> Result<(), SendError> {
-        let body = message.encode_to_vec();
         let mut pauses = PAUSES.iter();
         let sent = loop {
-            let error = match stop.bound(self.client.send(signal, body.clone())).await {
+            let error = match stop.bound(self.client.send(signal, message)).await {
                 Ok(rejected) => {
                     self.rejected.with_label_values(&[signal.as_str()]).inc_by(rejected);
                     break Ok(());
@@ -197,15 +219,6 @@ fn tell(replica: &Replica, signal: &str, sent: &Result<(), SendError>) {
     match sent {
         Ok(()) => replica.concerns.settle(Part::Telemetry, signal),
         Err(error) => replica.concerns.raise(Part::Telemetry, signal, error.to_string()),
-    }
-}
-
-fn request(resource: &Resource, batch: &[Arc<Recorded>]) -> ExportTraceServiceRequest {
-    let spans = batch.iter().flat_map(|record| record.spans()).collect();
-    let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, schema_url: String::new() }];
-    let resource = Some(resource.clone());
-    ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans { resource, scope_spans, schema_url: String::new() }],
     }
 }
 
@@ -240,10 +253,6 @@ fn pair(name: &str, value: any_value::Value) -> KeyValue {
 
 fn text(name: &str, value: &str) -> KeyValue {
     pair(name, any_value::Value::StringValue(value.into()))
-}
-
-fn number(name: &str, value: i64) -> KeyValue {
-    pair(name, any_value::Value::IntValue(value))
 }
 
 fn nanos(time: SystemTime) -> u64 {

@@ -1,8 +1,8 @@
 //! Requests that are over, on their way to one who takes their spans: whoever leaves one never waits, and a task hands them over in batches.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use prometheus::{IntCounter, IntCounterVec};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -13,6 +13,8 @@ use super::send::SendError;
 
 /// Requests whose spans are handed over at once.
 const BATCH: usize = 512;
+/// How many of them are taken from the queue in one go.
+pub(super) const SOME: usize = 32;
 /// How long they wait for others.
 const GATHER: Duration = Duration::from_secs(1);
 /// How often it is looked whether a batch is full.
@@ -27,19 +29,25 @@ const LAST: Duration = Duration::from_secs(2);
 pub(crate) struct Spans(Vec<Place>);
 
 struct Place {
-    queue: mpsc::Sender<Arc<Recorded>>,
+    queue: mpsc::Sender<Recorded>,
     dropped: IntCounter,
 }
 
 /// One who takes spans.
 pub(super) trait Taker {
-    /// Takes them, or says why not. None at all tell whether they would be taken.
-    fn take(&self, batch: Vec<Arc<Recorded>>) -> impl Future<Output = Result<(), SendError>> + Send;
+    /// Adds one to what is sent next.
+    fn add(&mut self, record: Recorded);
+
+    /// Whether those that have been added should be sent before others are.
+    fn is_full(&self) -> bool;
+
+    /// Sends what has been added, or says why it was not taken; there is nothing added afterwards. None at all tell whether any would be taken.
+    fn send(&mut self) -> impl Future<Output = Result<(), SendError>> + Send;
 }
 
 /// What was left at a place.
 pub(super) struct Left {
-    received: mpsc::Receiver<Arc<Recorded>>,
+    received: mpsc::Receiver<Recorded>,
     sent: IntCounter,
     failed: IntCounter,
 }
@@ -55,21 +63,15 @@ impl Spans {
 
     /// Leaves one everywhere. Where there is no room it is dropped, and counted.
     pub(in crate::telemetry) fn leave(&self, record: impl FnOnce() -> Option<Recorded>) {
-        let mut record = Some(record);
-        let mut made = None;
-        for place in &self.0 {
-            let Ok(room) = place.queue.try_reserve() else {
-                place.dropped.inc();
-                continue;
-            };
-            // Made once, and only where there is room.
-            if let Some(record) = record.take() {
-                made = record().map(Arc::new);
-            }
-            if let Some(record) = &made {
-                room.send(Arc::clone(record));
-            }
-        }
+        let mut rooms = self.0.iter().filter_map(|place| {
+            let room = place.queue.try_reserve();
+            room.inspect_err(|_| place.dropped.inc()).ok()
+        });
+        // Made once, and only where there is room.
+        let Some(first) = rooms.next() else { return };
+        let Some(record) = record() else { return };
+        rooms.for_each(|room| room.send(record.clone()));
+        first.send(record);
     }
 }
 
@@ -113,9 +115,9 @@ impl Stop {
 impl Left {
     /// Hands over in batches until the replica ends, and then what is there, for as long as there is time. Whoever took nothing is asked again
     /// with nothing at all, so that it is known when it is there again.
-    pub(super) async fn hand_over(self, stop: &Stop, to: &impl Taker) {
+    pub(super) async fn hand_over(self, stop: &Stop, mut to: impl Taker) {
         let Self { mut received, sent, failed } = self;
-        let mut batch = Vec::new();
+        let mut some = Vec::with_capacity(SOME);
         let mut is_away = false;
         let mut last = None;
         loop {
@@ -126,46 +128,59 @@ impl Left {
                     last = Some(Instant::now() + LAST);
                     continue;
                 }
-                count = received.recv_many(&mut batch, BATCH) => count == 0,
+                count = received.recv_many(&mut some, SOME) => count == 0,
                 () = tokio::time::sleep(PROBE), if is_away && last.is_none() => {
-                    is_away = to.take(Vec::new()).await.is_err();
+                    is_away = to.send().await.is_err();
                     continue;
                 }
             };
             if ends {
                 return;
             }
-            gather(&mut received, &mut batch, stop).await;
-            let count = batch.len() as u64;
-            let in_time = last.is_none_or(|last| Instant::now() < last);
-            let batch = std::mem::take(&mut batch);
-            is_away = !in_time || to.take(batch).await.is_err();
+            if last.is_some_and(|last| last <= Instant::now()) {
+                failed.inc_by(some.drain(..).count() as u64);
+                continue;
+            }
+            let count = gather(&mut received, &mut some, &mut to, stop).await;
+            is_away = to.send().await.is_err();
             let counter = if is_away { &failed } else { &sent };
-            counter.inc_by(count);
+            counter.inc_by(count as u64);
         }
     }
 }
 
-/// Those that come meanwhile go along, up to a batch. It looks from time to time, as being woken for each would cost requests more than leaving it does.
-async fn gather(received: &mut mpsc::Receiver<Arc<Recorded>>, batch: &mut Vec<Arc<Recorded>>, stop: &Stop) {
+/// Those go along that come meanwhile, up to a batch, and it is said how many they are. It looks from time to time, as being woken for each would
+/// cost requests more than leaving it does.
+async fn gather(
+    received: &mut mpsc::Receiver<Recorded>,
+    some: &mut Vec<Recorded>,
+    to: &mut impl Taker,
+    stop: &Stop,
+) -> usize {
     let until = Instant::now() + GATHER;
-    while batch.len() < BATCH && !stop.is_near() && Instant::now() < until {
+    let mut count = 0;
+    loop {
+        count += some.len();
+        some.drain(..).for_each(|record| to.add(record));
+        let room = BATCH.saturating_sub(count).min(SOME);
+        if room == 0 || to.is_full() {
+            return count;
+        }
+        if received.recv_many(some, room).now_or_never().is_some_and(|there| there > 0) {
+            continue;
+        }
+        if stop.is_near() || until <= Instant::now() {
+            return count;
+        }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = stop.comes() => {}
-        }
-        while batch.len() < BATCH
-            && let Ok(record) = received.try_recv()
-        {
-            batch.push(record);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use prometheus::Opts;
 
     use super::*;
@@ -175,17 +190,32 @@ mod tests {
     }
 
     /// Notes how much it is given, and takes nothing the first times.
-    #[derive(Default)]
     struct Notes {
-        seen: Mutex<Vec<usize>>,
+        added: usize,
+        /// With so many it is full.
+        most: usize,
+        seen: Vec<usize>,
         refuses: usize,
     }
 
-    impl Taker for Notes {
-        async fn take(&self, batch: Vec<Arc<Recorded>>) -> Result<(), SendError> {
-            let mut seen = self.seen.lock().unwrap();
-            seen.push(batch.len());
-            if seen.len() > self.refuses { Ok(()) } else { Err(SendError::NoClient) }
+    impl Notes {
+        fn new(refuses: usize) -> Self {
+            Self { added: 0, most: usize::MAX, seen: Vec::new(), refuses }
+        }
+    }
+
+    impl Taker for &mut Notes {
+        fn add(&mut self, _: Recorded) {
+            self.added += 1;
+        }
+
+        fn is_full(&self) -> bool {
+            self.added == self.most
+        }
+
+        async fn send(&mut self) -> Result<(), SendError> {
+            self.seen.push(std::mem::take(&mut self.added));
+            if self.seen.len() > self.refuses { Ok(()) } else { Err(SendError::NoClient) }
         }
     }
 
@@ -193,7 +223,13 @@ mod tests {
     struct Hangs(Stop);
 
     impl Taker for Hangs {
-        async fn take(&self, _: Vec<Arc<Recorded>>) -> Result<(), SendError> {
+        fn add(&mut self, _: Recorded) {}
+
+        fn is_full(&self) -> bool {
+            false
+        }
+
+        async fn send(&mut self) -> Result<(), SendError> {
             self.0.bound(std::future::pending()).await
         }
     }
@@ -203,7 +239,7 @@ mod tests {
         let (counts, mut spans) = (counts(), Spans::default());
         let (there, away) = (spans.place("there", 4, &counts), spans.place("away", 2, &counts));
         let token = CancellationToken::new();
-        let notes = Notes::default();
+        let mut notes = Notes::new(0);
         let (stop, hangs) = (Stop::new(token.clone()), Hangs(Stop::new(token.clone())));
         let calls = async {
             for _ in 0..10 {
@@ -212,7 +248,7 @@ mod tests {
             }
             token.cancel();
         };
-        tokio::join!(there.hand_over(&stop, &notes), away.hand_over(&stop, &hangs), calls);
+        tokio::join!(there.hand_over(&stop, &mut notes), away.hand_over(&stop, hangs), calls);
         let count = |to: &str, outcome: &str| counts.with_label_values(&[to, outcome]).get();
         assert_eq!(["sent", "failed", "dropped"].map(|outcome| count("there", outcome)), [10, 0, 0]);
         let [sent, failed, dropped] = ["sent", "failed", "dropped"].map(|outcome| count("away", outcome));
@@ -224,7 +260,7 @@ mod tests {
         let (counts, mut spans) = (counts(), Spans::default());
         let left = spans.place("it", 2048, &counts);
         let token = CancellationToken::new();
-        let (stop, notes) = (Stop::new(token.clone()), Notes::default());
+        let (stop, mut notes) = (Stop::new(token.clone()), Notes::new(0));
         let calls = async {
             // 30,000 a second.
             for _ in 0..3_000 {
@@ -233,7 +269,7 @@ mod tests {
             }
             token.cancel();
         };
-        tokio::join!(left.hand_over(&stop, &notes), calls);
+        tokio::join!(left.hand_over(&stop, &mut notes), calls);
         let count = |outcome: &str| counts.with_label_values(&["it", outcome]).get();
         assert_eq!(["sent", "failed", "dropped"].map(count), [90_000, 0, 0]);
     }
@@ -242,11 +278,23 @@ mod tests {
     async fn one_who_was_away_is_asked_again() {
         let (counts, mut spans) = (counts(), Spans::default());
         let left = spans.place("it", 4, &counts);
-        let (stop, notes) = (Stop::new(CancellationToken::new()), Notes { refuses: 2, ..Notes::default() });
+        let (stop, mut notes) = (Stop::new(CancellationToken::new()), Notes::new(2));
         spans.leave(|| Some(Recorded::empty()));
-        let handing = left.hand_over(&stop, &notes);
+        let handing = left.hand_over(&stop, &mut notes);
         assert!(tokio::time::timeout(10 * PROBE, handing).await.is_err(), "it goes on");
         // Once it has answered, there is nothing more to find out.
-        assert_eq!(*notes.seen.lock().unwrap(), [1, 0, 0]);
+        assert_eq!(notes.seen, [1, 0, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_has_enough_is_given_the_rest_later() {
+        let (counts, mut spans) = (counts(), Spans::default());
+        let left = spans.place("it", 128, &counts);
+        let (stop, mut notes) = (Stop::new(CancellationToken::new()), Notes::new(0));
+        notes.most = 64;
+        (0..100).for_each(|_| spans.leave(|| Some(Recorded::empty())));
+        assert!(tokio::time::timeout(10 * PROBE, left.hand_over(&stop, &mut notes)).await.is_err());
+        assert_eq!(notes.seen, [64, 36]);
+        assert_eq!(counts.with_label_values(&["it", "sent"]).get(), 100);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
@@ -11,7 +11,50 @@ use prost::Message as _;
 use crate::config::{OtlpConfig, OtlpProtocol};
 
 /// What is before a message in gRPC, bytes: whether it is compressed, and its length.
-const FRAME: usize = 5;
+pub(super) const FRAME: usize = 5;
+
+/// A message behind its frame, as gRPC has it: not compressed, its length, itself. By HTTP it goes without.
+#[derive(Clone)]
+pub(super) struct Framed(Bytes);
+
+impl Framed {
+    pub(super) fn of(message: &impl prost::Message) -> Self {
+        let mut bytes = Vec::with_capacity(FRAME + message.encoded_len());
+        bytes.resize(FRAME, 0);
+        // A vector has room for any.
+        let _ = message.encode(&mut bytes);
+        Self::behind(bytes, FRAME)
+    }
+
+    /// A message that begins there, with room for its frame before it.
+    pub(super) fn behind(mut bytes: Vec<u8>, begin: usize) -> Self {
+        let length = u32::try_from(bytes.len().saturating_sub(begin)).unwrap_or(u32::MAX);
+        let frame = begin.saturating_sub(FRAME);
+        if let Some(mut place) = bytes.get_mut(frame..begin) {
+            place.put_u8(0);
+            place.put_u32(length);
+        }
+        let mut bytes = Bytes::from(bytes);
+        bytes.advance(frame);
+        Self(bytes)
+    }
+
+    /// Bytes, of the frame too.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Without the frame.
+    fn message(&self) -> Bytes {
+        self.0.slice(FRAME.min(self.0.len())..)
+    }
+}
+
+impl From<Framed> for Bytes {
+    fn from(framed: Framed) -> Self {
+        framed.0
+    }
+}
 
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +133,7 @@ impl Client {
     }
 
     /// Hands over a message, and says how many of what is in it are rejected.
-    pub(super) async fn send(&self, signal: Signal, message: Vec<u8>) -> Result<u64, SendError> {
+    pub(super) async fn send(&self, signal: Signal, message: &Framed) -> Result<u64, SendError> {
         let url = match signal {
             Signal::Traces => &self.traces,
             Signal::Metrics => &self.metrics,
@@ -100,13 +143,13 @@ impl Client {
         let client = self.client.as_ref().ok_or(SendError::NoClient)?;
         let request = client.post(url).headers(self.headers.clone()).timeout(self.timeout);
         let request = match self.protocol {
-            OtlpProtocol::Http => {
-                request.header(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf")).body(message)
-            }
+            OtlpProtocol::Http => request
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"))
+                .body(message.message()),
             OtlpProtocol::Grpc => request
                 .header(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))
                 .header("te", HeaderValue::from_static("trailers"))
-                .body(framed(&message)),
+                .body(message.0.clone()),
         };
         let answer = request.send().await.map_err(unreachable)?;
         let (status, headers) = (answer.status(), answer.headers().clone());
@@ -150,13 +193,4 @@ fn unreachable(error: reqwest::Error) -> SendError {
         source = reason.source();
     }
     SendError::Unreachable(text)
-}
-
-/// A message as gRPC has it: not compressed, its length, itself.
-fn framed(message: &[u8]) -> Bytes {
-    let mut framed = BytesMut::with_capacity(message.len() + FRAME);
-    framed.put_u8(0);
-    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    framed.extend_from_slice(message);
-    framed.freeze()
 }
