@@ -73,7 +73,7 @@ struct Open {
     /// Microseconds since 1970.
     until: u64,
     last: Instant,
-    /// Whose turn it was last, of those that are open.
+    /// Records that the lane had taken by then: it tells those apart that are of one batch.
     turn: u64,
     segment: u64,
 }

@@ -11,47 +11,27 @@ use outrigger_collect::Offered;
 
 use super::held::Passed;
 use super::tap::{End, Ended, Half, Passing, kept};
+use crate::observed::Observer;
 
-/// A request's body.
-pub(super) struct Asked {
-    pub(super) body: Body,
-    pub(super) passing: Arc<Passing>,
+/// Who keeps what passes of a request's body.
+pub(super) struct Asked(pub(super) Arc<Passing>);
+
+impl Observer for Asked {
+    fn passes(&mut self, piece: &Bytes) {
+        self.0.push(&self.0.request, piece);
+    }
+
+    fn ends(&mut self, is_whole: bool) {
+        if is_whole {
+            self.0.request.with(Passed::end);
+        }
+    }
 }
 
 impl Passing {
     /// Takes a further piece of one of the two.
-    fn push(&self, half: &Half, frame: Option<&Result<Frame<Bytes>, axum::Error>>) {
-        if let Some(Ok(frame)) = frame
-            && let Some(data) = frame.data_ref()
-        {
-            half.with(|passed| passed.push(data, self.held()));
-        }
-    }
-}
-
-impl http_body::Body for Asked {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let Self { body, passing } = &*self;
-        passing.push(&passing.request, frame.as_ref());
-        if !matches!(frame, Some(Err(_))) && (frame.is_none() || body.is_end_stream()) {
-            passing.request.with(Passed::end);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn push(&self, half: &Half, piece: &Bytes) {
+        half.with(|passed| passed.push(piece, self.held()));
     }
 }
 
@@ -95,8 +75,10 @@ impl http_body::Body for Answered {
                 return Poll::Ready(None);
             }
             let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-            if let Some(end) = &this.end {
-                end.passing().push(&end.passing().response, frame.as_ref());
+            if let (Some(end), Some(Ok(frame))) = (&this.end, &frame)
+                && let Some(piece) = frame.data_ref()
+            {
+                end.passing().push(&end.passing().response, piece);
             }
             match frame {
                 Some(Ok(frame)) if http_body::Body::is_end_stream(&this.body) => {

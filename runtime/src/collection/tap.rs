@@ -18,6 +18,8 @@ use outrigger_protocol::ErrorCode;
 use super::bodies::{Answered, Asked};
 use super::held::{Held, Passed};
 use super::{Collecting, Tapped, secrets};
+use crate::methods;
+use crate::observed::Observed;
 
 /// What a call is recorded as whose client has gone: nobody has seen a status.
 const CLIENT_LEFT: u16 = 499;
@@ -133,7 +135,7 @@ impl Tap {
             passing.request.with(Passed::end);
             return body;
         }
-        Body::new(Asked { body, passing: Arc::clone(passing) })
+        Body::new(Observed { body, observer: Asked(Arc::clone(passing)) })
     }
 
     /// The call may be made. Of several models it is of the first.
@@ -214,13 +216,9 @@ fn content_type(value: &HeaderValue) -> Option<Cow<'static, str>> {
     Some(if text == JSON { JSON.into() } else { text.to_owned().into() })
 }
 
-/// A method; those that most have are not copied.
-fn method(method: Method) -> Cow<'static, str> {
-    match method {
-        Method::POST => "POST".into(),
-        Method::GET => "GET".into(),
-        other => other.as_str().to_owned().into(),
-    }
+/// A method; one that HTTP knows is not copied.
+fn method(method: &Method) -> Cow<'static, str> {
+    methods::known(method).map_or_else(|| method.as_str().to_owned().into(), Cow::Borrowed)
 }
 
 /// Waits for those that are to be waited for.
@@ -289,7 +287,7 @@ impl End {
         };
         let asked = offered(collecting.request.as_ref(), request, &request_id, outcome, |passed| {
             let mut record = base(passed, now.checked_sub(latency).unwrap_or(SystemTime::UNIX_EPOCH));
-            record.method = Some(method(about.method));
+            record.method = Some(method(&about.method));
             let path = about.uri.path_and_query().map_or("/", |path| path.as_str());
             record.path = Some(secrets::without(path).into_owned().into());
             record.content_type = about.content_type.as_ref().and_then(content_type);

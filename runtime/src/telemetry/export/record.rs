@@ -4,10 +4,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{HeaderValue, StatusCode, Version};
 use outrigger_protocol::operation::Operation;
 use smallvec::SmallVec;
 
+use crate::methods;
 use crate::telemetry::context::SpanId;
 use crate::telemetry::phase::Times;
 use crate::telemetry::{Answered, MAX_LINKS, Passage, Together};
@@ -116,7 +117,7 @@ impl Recorded {
             parent: trace.parent,
             begun: clock.checked_sub(took).unwrap_or(clock),
             took,
-            method: known(&asked.method),
+            method: methods::known(&asked.method).unwrap_or(OTHER),
             operation: asked.operation,
             version: asked.version,
             is_encrypted: asked.is_encrypted,
@@ -201,22 +202,6 @@ impl Recorded {
 
 fn text(value: Option<&HeaderValue>) -> &str {
     value.and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
-
-/// As the conventions write it: what a caller has made up is none.
-fn known(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
-        Method::CONNECT => "CONNECT",
-        Method::PATCH => "PATCH",
-        Method::TRACE => "TRACE",
-        _ => OTHER,
-    }
 }
 
 /// As the conventions write it.
