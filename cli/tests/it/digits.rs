@@ -23,8 +23,9 @@ fn folder() -> PathBuf {
 
 fn held_out() -> HeldOut {
     let path = folder().join("held_out.json");
-    let text = std::fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask train`", path.display()));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+        panic!("{}: {error}: run `cargo xtask test`, which trains it", path.display())
+    });
     serde_json::from_str(&text).unwrap()
 }
 
